@@ -1,0 +1,5 @@
+"""Variational autoencoders in Pyro, and what their log p(x) really is."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,14 @@
+from .guides import DiagonalNormalEncoder as DiagonalNormalEncoder
+from .likelihoods import BernoulliDecoder as BernoulliDecoder
+from .likelihoods import BernoulliVector as BernoulliVector
+from .likelihoods import NormalDecoder as NormalDecoder
+from .networks import MLP as MLP
+from .objectives import ELBO as ELBO
+from .objectives import IWAE as IWAE
+from .objectives import AnalyticELBO as AnalyticELBO
+from .objectives import Objective as Objective
+from .particles import Particles as Particles
+from .particles import draw_particles as draw_particles
+from .priors import LearnedNormal as LearnedNormal
+from .priors import StandardNormal as StandardNormal
+from .vae import VAE as VAE

@@ -1,0 +1,41 @@
+"""Where tensors live."""
+
+import torch
+from torch import Tensor
+
+RESIDENT_FRACTION = 0.5
+"""A data set moves to the GPU for good when it takes at most this fraction of the free memory."""
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """The device called ``name``; ``auto`` takes CUDA where there is one, then MPS, then the CPU.
+
+    Raises:
+        ValueError: If the name is unknown or this machine has no such device.
+    """
+    if str(name) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:N or mps.") from error
+    present = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(device.type, False):
+        raise ValueError(f"device {str(name)!r} is not on this machine: use --device auto or cpu.")
+    return device
+
+
+def make_resident(x: Tensor, device: torch.device) -> Tensor:
+    """``x`` on ``device`` when it fits there, else in pinned memory, to be sent batch by batch."""
+    if device.type != "cuda":
+        return x.to(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    if x.numel() * x.element_size() <= RESIDENT_FRACTION * free:
+        return x.to(device)
+    return x.cpu().pin_memory()

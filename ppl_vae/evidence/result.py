@@ -1,0 +1,183 @@
+"""What an estimator of log p(x) returns, and differences between two of them."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Direction = Literal["lower", "upper", "unbiased", "consistent"]
+
+MIN_EFFECTIVE_SAMPLE_SIZE = 5.0
+"""Below this many effective samples a delta-method standard error is itself an accident."""
+
+
+@final
+@dataclass(frozen=True)
+class Evidence:
+    """Estimates of log p(x) for N data, in nats. All tensors have shape (N,), on the CPU.
+
+    Attributes:
+        log_prob: The estimate of log p(x_i).
+        standard_error: Its Monte Carlo standard error.
+        effective_sample_size: Of its importance weights, between 1 and num_particles.
+        num_particles: Draws used per datum.
+        direction: In expectation, a lower or upper bound of log p(x), unbiased, or consistent only.
+        method: Name of the estimator.
+        seconds: Wall-clock time taken.
+    """
+
+    log_prob: Float[Tensor, " batch"]
+    standard_error: Float[Tensor, " batch"]
+    effective_sample_size: Float[Tensor, " batch"]
+    num_particles: int
+    direction: Direction
+    method: str
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.log_prob)
+
+    @property
+    def mean(self) -> float:
+        """Mean of log p(x_i) over the data, in nats per datum."""
+        return self.log_prob.mean().item()
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Standard error of the mean from the finite number of particles, the data held fixed.
+
+        ``sqrt(sum_i SE_i^2) / N``: what a repetition with other particles would show.
+        """
+        return self.standard_error.square().sum().sqrt().item() / len(self)
+
+    @property
+    def total_error(self) -> float:
+        """Standard error of the mean as an estimate for the population the data came from.
+
+        ``s / sqrt(N)`` with s the standard deviation of the estimates over the data. That spread
+        holds the Monte Carlo noise already: adding the two would count it twice.
+        """
+        return _standard_error_of_mean(self.log_prob)
+
+    @property
+    def data_error(self) -> float:
+        """The part of :attr:`total_error` from the finite number of data, the particles' removed.
+
+        ``sqrt(max(0, total^2 - monte_carlo^2))``.
+        """
+        return _remainder(self.total_error, self.monte_carlo_error)
+
+    @property
+    def warning(self) -> str | None:
+        """Why the estimate should not be trusted, or None if nothing speaks against it."""
+        if self.num_particles < 2:
+            return "one particle has no standard error: raise the number of particles"
+        poor = int((self.effective_sample_size < MIN_EFFECTIVE_SAMPLE_SIZE).sum())
+        if poor == 0:
+            return None
+        return (
+            f"{poor} of {len(self)} data have fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:g} effective "
+            "samples: their log p(x) is likely too low and its error understated; use more "
+            "particles or a better guide"
+        )
+
+    def __str__(self) -> str:
+        text = (
+            f"log p(x) = {self.mean:.3f} nats per datum "
+            f"(Monte Carlo error {self.monte_carlo_error:.3f}, finite-data error "
+            f"{self.data_error:.3f}, together {self.total_error:.3f}; N = {len(self)}, "
+            f"{self.method} with K = {self.num_particles}, {self._direction_in_words})"
+        )
+        return text if self.warning is None else f"{text}\nnot to be trusted: {self.warning}"
+
+    @property
+    def _direction_in_words(self) -> str:
+        bound = self.direction in ("lower", "upper")
+        return f"a {self.direction} bound in expectation" if bound else self.direction
+
+    def summary(self) -> dict[str, float | int | str | None]:
+        """The data-set estimate as plain values, for JSON."""
+        return {
+            "log_prob": self.mean,
+            "monte_carlo_error": _or_none(self.monte_carlo_error),
+            "data_error": _or_none(self.data_error),
+            "total_error": _or_none(self.total_error),
+            "num_data": len(self),
+            "num_particles": self.num_particles,
+            "min_effective_sample_size": self.effective_sample_size.min().item(),
+            "median_effective_sample_size": self.effective_sample_size.median().item(),
+            "method": self.method,
+            "direction": self.direction,
+            "seconds": self.seconds,
+            "warning": self.warning,
+        }
+
+
+@final
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean over the same data of log p_a(x_i) - log p_b(x_i), in nats per datum.
+
+    Attributes:
+        mean: The mean difference.
+        monte_carlo_error: Its standard error from the particles, the data held fixed.
+        total_error: Its standard error as an estimate for the data's population, both sources.
+    """
+
+    mean: float
+    monte_carlo_error: float
+    total_error: float
+
+    @property
+    def data_error(self) -> float:
+        """The part of the total error from the finite number of data."""
+        return _remainder(self.total_error, self.monte_carlo_error)
+
+
+def paired_difference(a: Evidence, b: Evidence) -> PairedDifference:
+    """Compare two models evaluated on the same data, datum by datum.
+
+    Raises:
+        ValueError: If the two have different numbers of data.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"paired evidence needs the same data, got {len(a)} and {len(b)} values.")
+    difference = a.log_prob - b.log_prob
+    variance = a.standard_error.square().sum() + b.standard_error.square().sum()
+    return PairedDifference(
+        mean=difference.mean().item(),
+        monte_carlo_error=variance.sqrt().item() / len(a),
+        total_error=_standard_error_of_mean(difference),
+    )
+
+
+def _standard_error_of_mean(values: Tensor) -> float:
+    if len(values) < 2:
+        return math.nan
+    return values.std(correction=1).item() / math.sqrt(len(values))
+
+
+def _remainder(total: float, part: float) -> float:
+    return math.nan if math.isnan(total + part) else math.sqrt(max(0.0, total**2 - part**2))
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def concatenate(parts: list[Evidence]) -> Evidence:
+    """One result for the data of all parts, in order; they come from one estimator."""
+    first = parts[0]
+    return Evidence(
+        log_prob=torch.cat([part.log_prob for part in parts]),
+        standard_error=torch.cat([part.standard_error for part in parts]),
+        effective_sample_size=torch.cat([part.effective_sample_size for part in parts]),
+        num_particles=first.num_particles,
+        direction=first.direction,
+        method=first.method,
+        seconds=sum(part.seconds for part in parts),
+    )

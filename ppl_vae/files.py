@@ -1,0 +1,41 @@
+"""Writing files so that a reader finds the old one or the new one, never a part of one."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write ``content`` to a temporary file beside ``path``, then rename it into place.
+
+    Whatever goes wrong (a full disk, an interruption), an earlier file at ``path`` stays whole
+    and nothing else is left behind.
+
+    Raises:
+        OSError: If the file cannot be written; names ``path`` and says why.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private to their owner; give this one what open() would have given.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"could not write {path}: {error.strerror}; an earlier file is untouched"
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

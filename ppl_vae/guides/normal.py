@@ -1,0 +1,33 @@
+"""Amortised normal guides."""
+
+from typing import final
+
+import pyro.distributions as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+_MIN_SCALE = 1e-6
+"""Keeps log q finite where softplus underflows."""
+
+
+@final
+class DiagonalNormalEncoder(nn.Module):
+    """q(z|x) = Normal(loc(x), diag(scale(x)^2)), the scale by softplus.
+
+    Args:
+        network: Maps (batch, *event) to (batch, 2 * latent): loc, then the unconstrained scale.
+
+    References:
+        Kingma and Welling, 2014, Auto-encoding variational Bayes.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Float[Tensor, "batch *event"]) -> dist.TorchDistribution:
+        """The guide's distribution, event shape (latent,)."""
+        loc, unconstrained = self.network(x).chunk(2, dim=-1)
+        scale = functional.softplus(unconstrained) + _MIN_SCALE
+        return dist.Normal(loc, scale, validate_args=False).to_event(1)

@@ -1,0 +1,188 @@
+"""Likelihoods: a network's output read as p(x|z)."""
+
+import math
+from typing import Any, ClassVar, final
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ppl_vae.networks import set_output_bias
+
+_MEAN_MARGIN = 1e-2
+"""Pixel means are kept this far from 0 and 1, so that no output bias starts saturated."""
+
+
+class _BernoulliLogProb(torch.autograd.Function):
+    r"""``sum_d log Bernoulli(x_d; logits_d)`` for binary x, with one pass of log for 32 features.
+
+    With s = (2x - 1) logits, ``log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|))``. The terms
+    1 + exp(-|s|) lie in [1, 2], so that products of up to 63 of them stay in range and one
+    logarithm serves them all; log1p of every element costs more than the decoder's last layer.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, x: Tensor) -> Tensor:
+        signed = (2 * x - 1) * logits
+        below_zero = signed.clamp(max=0).sum(-1)
+        factors = signed.abs_().neg_().exp_().add_(1)
+        for _ in range(5):
+            factors = _multiply_halves(factors)
+        return below_zero - factors.log_().sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        logits, x = ctx.saved_tensors
+        return grad_outputs[0].unsqueeze(-1) * (x - torch.sigmoid(logits)), None
+
+
+def _multiply_halves(factors: Tensor) -> Tensor:
+    """Products of pairs along the last dimension; an odd one out joins the first pair."""
+    half = factors.shape[-1] // 2
+    if half == 0:
+        return factors
+    products = factors[..., :half] * factors[..., half : 2 * half]
+    if factors.shape[-1] % 2:
+        products[..., 0] *= factors[..., -1]
+    return products
+
+
+def bernoulli_log_prob(
+    logits: Float[Tensor, "*shape features"], x: Float[Tensor, "*batch features"]
+) -> Float[Tensor, "*shape"]:
+    """``sum_d x_d log sigmoid(l_d) + (1 - x_d) log sigmoid(-l_d)`` in nats, for binary x."""
+    if logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64):
+        result: Tensor = _BernoulliLogProb.apply(logits, x)
+        return result
+    return (logits * x - functional.softplus(logits)).sum(-1)
+
+
+@final
+class BernoulliVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
+    """Independent Bernoulli features as one event of shape (features,), by their logits.
+
+    The same distribution as ``Bernoulli(logits=logits).to_event(1)``, faster on a CPU, and with an
+    error on grey values that says what to do about them.
+    """
+
+    # Logits are a network's output: checking every one costs more than it tells, since a non-finite
+    # one makes a non-finite log-density. Values are checked.
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.independent(constraints.boolean, 1)
+
+    def __init__(
+        self, logits: Float[Tensor, "*shape features"], validate_args: bool | None = None
+    ) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "BernoulliVector":
+        """The same distribution with its batch shape broadcast."""
+        expanded = self.logits.expand(*batch_shape, self.logits.shape[-1])
+        return BernoulliVector(expanded, validate_args=self._validate_args)
+
+    @property
+    def mean(self) -> Float[Tensor, "*shape features"]:
+        """``sigmoid(logits)``."""
+        return torch.sigmoid(self.logits)
+
+    @property
+    def variance(self) -> Float[Tensor, "*shape features"]:
+        """``mean (1 - mean)``."""
+        return self.mean * (1 - self.mean)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draws in {0, 1}, shape (*sample_shape, *batch_shape, features)."""
+        with torch.no_grad():
+            return torch.bernoulli(self.mean.expand(self._extended_shape(sample_shape)))
+
+    def log_prob(self, value: Float[Tensor, "*batch features"]) -> Float[Tensor, "*shape"]:
+        """Log-probability in nats.
+
+        Raises:
+            ValueError: If validation is on (the default) and a value is neither 0 nor 1.
+        """
+        if self._validate_args:
+            self._require_binary(value)
+        return bernoulli_log_prob(self.logits, value)
+
+    @staticmethod
+    def _require_binary(value: Tensor) -> None:
+        binary = (value == 0) | (value == 1)
+        if not bool(binary.all()):
+            example = value[~binary].flatten()[0].item()
+            raise ValueError(
+                f"a Bernoulli likelihood takes data in {{0, 1}}, got {example:.4g}: binarise the "
+                "data (--binarize static or dynamic), or take another likelihood "
+                "(--likelihood normal)."
+            )
+
+
+@final
+class BernoulliDecoder(nn.Module):
+    """p(x|z) = prod_d Bernoulli(x_d; sigmoid(network(z)_d)).
+
+    Args:
+        network: Maps (..., latent) to logits of shape (..., features).
+        data_mean: Mean of the training data, shape (features,); when given, the network's last
+            bias starts at its logit, so that the first decoder output is the data mean.
+    """
+
+    def __init__(
+        self, network: nn.Module, data_mean: Float[Tensor, " features"] | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        if data_mean is not None:
+            set_output_bias(network, data_mean.clamp(_MEAN_MARGIN, 1 - _MEAN_MARGIN).logit())
+
+    def forward(self, z: Float[Tensor, "*shape latent"]) -> BernoulliVector:
+        """The distribution of x, event shape (features,)."""
+        return BernoulliVector(self.network(z))
+
+
+@final
+class NormalDecoder(nn.Module):
+    """p(x|z) = prod_d Normal(x_d; network(z)_d, scale), one scale for all features.
+
+    Args:
+        network: Maps (..., latent) to means of shape (..., features).
+        scale: Standard deviation in the units of the data, or its starting value if learned.
+        learn_scale: Whether the scale is a parameter.
+        data_mean: Mean of the training data, shape (features,); when given, the network's last
+            bias starts there.
+
+    Raises:
+        ValueError: If the scale is not positive.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scale: float = 1.0,
+        *,
+        learn_scale: bool = False,
+        data_mean: Float[Tensor, " features"] | None = None,
+    ) -> None:
+        super().__init__()
+        if not (scale > 0 and math.isfinite(scale)):
+            raise ValueError(f"scale must be positive and finite, got {scale}.")
+        self.network = network
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learn_scale)
+        if data_mean is not None:
+            set_output_bias(network, data_mean)
+
+    def forward(self, z: Float[Tensor, "*shape latent"]) -> dist.TorchDistribution:
+        """The distribution of x, event shape (features,)."""
+        loc = self.network(z)
+        return dist.Normal(loc, self.log_scale.exp(), validate_args=False).to_event(1)

@@ -1,0 +1,119 @@
+"""The linear-Gaussian model, in which everything the package estimates is known exactly."""
+
+import math
+from typing import final
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ppl_vae.priors import StandardNormal
+from ppl_vae.randomness import Stream, seeded
+from ppl_vae.vae import VAE
+
+
+@final
+class LinearGaussian(nn.Module):
+    """z ~ Normal(0, I), x|z ~ Normal(W z + b, s^2 I).
+
+    Then x ~ Normal(b, W W' + s^2 I), and the posterior is Normal(M^-1 W'(x - b)/s^2, M^-1) with
+    M = I + W'W/s^2. At the exact posterior every importance weight equals p(x).
+
+    Args:
+        weight: W, shape (features, latent).
+        bias: b, shape (features,); zeros if not given.
+        noise_scale: s, the standard deviation of the noise, in the units of x.
+
+    Raises:
+        ValueError: If noise_scale is not positive.
+
+    References:
+        Tipping and Bishop, 1999, Probabilistic principal component analysis.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "features latent"],
+        bias: Float[Tensor, " features"] | None = None,
+        noise_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not (noise_scale > 0 and math.isfinite(noise_scale)):
+            raise ValueError(f"noise_scale must be positive and finite, got {noise_scale}.")
+        self.weight = nn.Parameter(weight.clone())
+        self.bias = nn.Parameter(weight.new_zeros(len(weight)) if bias is None else bias.clone())
+        self.noise_scale = noise_scale
+        self.prior = StandardNormal(weight.shape[1]).to(weight.dtype)
+
+    @classmethod
+    def random(
+        cls, features: int, latent: int, noise_scale: float = 1.0, *, seed: int = 0
+    ) -> "LinearGaussian":
+        """A model in double precision whose weights are Normal(0, 1/latent) draws."""
+        with seeded(seed, Stream.INITIALIZATION):
+            weight = torch.randn(features, latent, dtype=torch.float64) / math.sqrt(latent)
+            bias = torch.randn(features, dtype=torch.float64)
+        return cls(weight, bias, noise_scale)
+
+    def decoder(self, z: Float[Tensor, "*shape latent"]) -> dist.TorchDistribution:
+        """p(x|z), event shape (features,)."""
+        loc = functional.linear(z, self.weight, self.bias)
+        return dist.Normal(loc, self.noise_scale, validate_args=False).to_event(1)
+
+    @property
+    def posterior_precision(self) -> Float[Tensor, "latent latent"]:
+        """M = I + W'W/s^2, the same for every x."""
+        identity = torch.eye(self.weight.shape[1], dtype=self.weight.dtype)
+        return identity.to(self.weight.device) + self.weight.T @ self.weight / self.noise_scale**2
+
+    def _posterior_mean(self, x: Tensor) -> Tensor:
+        projected = (x - self.bias) @ self.weight / self.noise_scale**2
+        return torch.linalg.solve(self.posterior_precision, projected.mT).mT
+
+    def posterior(self, x: Float[Tensor, "batch features"]) -> dist.TorchDistribution:
+        """p(z|x), event shape (latent,)."""
+        # An explicit covariance batch: a shared precision matrix does not expand in every torch.
+        covariance = torch.linalg.inv(self.posterior_precision).expand(len(x), -1, -1)
+        mean = self._posterior_mean(x)
+        return dist.MultivariateNormal(mean, covariance_matrix=covariance, validate_args=False)
+
+    def mean_field_posterior(self, x: Float[Tensor, "batch features"]) -> dist.TorchDistribution:
+        """The diagonal normal that maximises the ELBO: posterior mean, precision diag(M)."""
+        scale = self.posterior_precision.diagonal().rsqrt()
+        return dist.Normal(self._posterior_mean(x), scale, validate_args=False).to_event(1)
+
+    def log_evidence(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
+        """Exact log p(x) per datum, in nats."""
+        # Woodbury and the determinant lemma: features^2 never appears.
+        centred = (x - self.bias) / self.noise_scale
+        explained = (self._posterior_mean(x) * (centred @ self.weight)).sum(-1) / self.noise_scale
+        quadratic = centred.square().sum(-1) - explained
+        log_det = torch.logdet(self.posterior_precision)
+        features = self.weight.shape[0]
+        log_norm = features * math.log(2 * math.pi * self.noise_scale**2)
+        return -0.5 * (quadratic + log_det + log_norm)
+
+    def mean_field_gap(self) -> Float[Tensor, ""]:
+        """log p(x) - ELBO of the best diagonal guide: 0.5 (log det diag(M) - log det M), nats."""
+        precision = self.posterior_precision
+        return 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
+
+    def vae(self) -> VAE:
+        """The model with its exact posterior as the guide."""
+        return VAE(self.prior, self.decoder, self.posterior)
+
+    def mean_field_vae(self) -> VAE:
+        """The model with its best diagonal guide."""
+        return VAE(self.prior, self.decoder, self.mean_field_posterior)
+
+    def simulate(self, num_data: int, *, seed: int = 0) -> Float[Tensor, "num_data features"]:
+        """Draws of x from the model."""
+        with seeded(seed, Stream.SAMPLING), torch.no_grad(), pyro.plate("data", num_data):
+            z = self.prior().expand([num_data]).sample()
+            return self.decoder(z).sample()

@@ -1,0 +1,52 @@
+"""Random streams derived from one seed, so that no result depends on what ran before it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Stream(IntEnum):
+    """What a stream of random numbers is for; streams of one seed are independent."""
+
+    INITIALIZATION = 0
+    DATA_ORDER = 1
+    TRAINING = 2
+    VALIDATION = 3
+    EVALUATION = 4
+    SAMPLING = 5
+    BINARIZATION = 6
+
+
+def derive_seed(seed: int, *path: int) -> int:
+    """A 63-bit seed for the stream named by ``path``, the same on every machine.
+
+    Raises:
+        ValueError: If the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}.")
+    sequence = np.random.SeedSequence([seed, *(int(part) for part in path)])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(seed: int, *path: int) -> torch.Generator:
+    """A CPU generator on the stream named by ``path``."""
+    return torch.Generator().manual_seed(derive_seed(seed, *path))
+
+
+@contextmanager
+def seeded(seed: int | None, *path: int) -> Iterator[None]:
+    """Draw from the stream named by ``path`` inside; the caller's random state is left as it was.
+
+    ``None`` draws from the caller's own random state instead.
+    """
+    if seed is None:
+        yield
+        return
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive_seed(seed, *path))
+        yield

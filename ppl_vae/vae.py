@@ -1,0 +1,94 @@
+"""The variational autoencoder as a Pyro model and guide."""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any, final
+
+import pyro
+from jaxtyping import Float
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
+from torch import Tensor, nn
+
+
+@final
+class VAE(nn.Module):
+    """p(z) p(x|z) with guide q(z|x).
+
+    Three conditional distributions, each anything with the right ``forward``:
+
+    Args:
+        prior: ``() -> Distribution`` with event shape (latent,).
+        decoder: ``z (..., latent) -> Distribution`` with the event shape of a datum.
+        encoder: ``x (batch, *event) -> Distribution`` with event shape (latent,).
+
+    References:
+        Kingma and Welling, 2014, Auto-encoding variational Bayes.
+        Rezende, Mohamed and Wierstra, 2014, Stochastic backpropagation.
+    """
+
+    def __init__(
+        self,
+        prior: Callable[[], Any],
+        decoder: Callable[[Tensor], Any],
+        encoder: Callable[[Tensor], Any],
+    ) -> None:
+        super().__init__()
+        self.prior = prior
+        self.decoder = decoder
+        self.encoder = encoder
+
+    def model(self, x: Float[Tensor, "batch *event"]) -> None:
+        """Draw z ~ p(z), x ~ p(x|z), independently for each datum."""
+        self._announce(prior=self.prior, decoder=self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", _as_event("prior", self.prior()))
+            pyro.sample("x", _as_event("decoder", self.decoder(z)), obs=x)
+
+    def guide(self, x: Float[Tensor, "batch *event"]) -> None:
+        """Draw z ~ q(z|x), independently for each datum."""
+        self._announce(encoder=self.encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", _as_event("encoder", self.encoder(x)))
+
+    def _announce(self, **parts: Callable[..., Any]) -> None:
+        """Show the parameters to a handler that collects them, as ``pyro.infer.SVI`` does.
+
+        Parameters live in the module; Pyro's store is touched only when somebody listens to it.
+        """
+        if not any(isinstance(handler, TraceMessenger) for handler in _PYRO_STACK):
+            return
+        for part, module in parts.items():
+            if isinstance(module, nn.Module) and any(p.requires_grad for p in module.parameters()):
+                pyro.module(_free_name(f"vae.{part}", module), module)
+
+
+def _free_name(name: str, module: nn.Module) -> str:
+    """``name``, numbered if Pyro's store holds another module's parameters under it.
+
+    ``pyro.module`` silently trains the first module registered under a name in place of a second
+    one, so that each model in a process needs names of its own.
+    """
+    store = pyro.get_param_store()
+    path, parameter = next((n, p) for n, p in module.named_parameters() if p.requires_grad)
+    held = dict(store.named_parameters())
+    for number in count(1):
+        candidate = name if number == 1 else f"{name}.{number}"
+        if held.get(f"{candidate}$$${path}", parameter) is parameter:
+            return candidate
+    raise AssertionError("unreachable: count() does not end")
+
+
+def _as_event(part: str, distribution: Any) -> Any:
+    if not isinstance(distribution, TorchDistributionMixin):
+        raise TypeError(
+            f"the {part} returned {type(distribution).__module__}.{type(distribution).__name__}: "
+            "return a distribution from pyro.distributions."
+        )
+    if distribution.event_dim == 0:
+        raise ValueError(
+            f"the {part} returned a distribution with event shape (): a datum's dimensions are one "
+            "event, so end it with .to_event(1)."
+        )
+    return distribution
