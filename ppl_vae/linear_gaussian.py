@@ -3,7 +3,6 @@
 import math
 from typing import final
 
-import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
@@ -74,7 +73,8 @@ class LinearGaussian(nn.Module):
 
     def _posterior_mean(self, x: Tensor) -> Tensor:
         projected = (x - self.bias) @ self.weight / self.noise_scale**2
-        return torch.linalg.solve(self.posterior_precision, projected.mT).mT
+        mean: Tensor = torch.linalg.solve(self.posterior_precision, projected.mT).mT
+        return mean
 
     def posterior(self, x: Float[Tensor, "batch features"]) -> dist.TorchDistribution:
         """p(z|x), event shape (latent,)."""
@@ -100,7 +100,7 @@ class LinearGaussian(nn.Module):
         return -0.5 * (quadratic + log_det + log_norm)
 
     def mean_field_gap(self) -> Float[Tensor, ""]:
-        """log p(x) - ELBO of the best diagonal guide: 0.5 (log det diag(M) - log det M), nats."""
+        """Gap log p(x) - ELBO of the best diagonal guide: 0.5 (log det diag(M) - log det M)."""
         precision = self.posterior_precision
         return 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
 
@@ -114,6 +114,6 @@ class LinearGaussian(nn.Module):
 
     def simulate(self, num_data: int, *, seed: int = 0) -> Float[Tensor, "num_data features"]:
         """Draws of x from the model."""
-        with seeded(seed, Stream.SAMPLING), torch.no_grad(), pyro.plate("data", num_data):
-            z = self.prior().expand([num_data]).sample()
-            return self.decoder(z).sample()
+        with seeded(seed, Stream.SAMPLING), torch.no_grad():
+            x: Tensor = self.decoder(self.prior().sample((num_data,))).sample()
+        return x

@@ -18,6 +18,7 @@ from ppl_vae.weights import RunningWeights
 # enough rows to be busy. Both keep the temporaries far below 1 GB for 784 features.
 _CPU_ROWS = 2_000
 _GPU_ROWS = 131_072
+_PARTICLES_AT_ONCE = 500
 
 
 @final
@@ -83,13 +84,11 @@ class ImportanceSampling:
         # Few data and many particles a chunk: the guide then runs once for many draws.
         data_at_once = max(1, min(len(x), rows // min(self.num_particles, _PARTICLES_AT_ONCE)))
         particles_at_once = max(1, rows // data_at_once)
-        parts = []
+        bar = tqdm(x.split(data_at_once), "log p(x)", disable=None if progress else True)
         with seeded(seed, Stream.EVALUATION), torch.no_grad():
-            for batch in tqdm(
-                x.split(data_at_once), "log p(x)", disable=None if progress else True
-            ):
-                parts.append(self._estimate(model, guide, batch.to(device), particles_at_once))
-        return concatenate(parts)
+            return concatenate(
+                [self._estimate(model, guide, part.to(device), particles_at_once) for part in bar]
+            )
 
     def _estimate(
         self, model: Program, guide: Program, x: Tensor, particles_at_once: int
@@ -112,6 +111,3 @@ class ImportanceSampling:
             method="importance sampling",
             seconds=time.perf_counter() - start,
         )
-
-
-_PARTICLES_AT_ONCE = 500

@@ -1,0 +1,1 @@
+"""Planned comparisons: configurations, runs in folders, paired statistics."""

@@ -1,0 +1,183 @@
+"""One training update: a protocol and its two implementations."""
+
+from collections.abc import Mapping
+from typing import Protocol, final
+
+import pyro
+import pyro.optim
+import torch
+from jaxtyping import Float
+from pyro.infer import SVI
+from torch import Tensor
+
+from ppl_vae.objectives import Objective
+from ppl_vae.particles import Particles, Program
+from ppl_vae.training.history import parts_of
+
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Step(Protocol):
+    """Updates parameters from one batch.
+
+    The loss is the objective's divided by the batch size, so that learning rate and gradient
+    clipping mean the same for every batch size.
+    """
+
+    parameters: dict[str, Tensor]
+
+    def __init__(
+        self,
+        objective: Objective,
+        model: Program,
+        guide: Program,
+        parameters: dict[str, Tensor],
+        clip_norm: float | None = None,
+    ) -> None:
+        """Bind the step to one model and guide."""
+        ...
+
+    def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
+        """Update once; return the batch sums of :func:`~ppl_vae.training.history.parts_of`."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's state, key/parameter-name to tensor."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the optimiser's state, as :meth:`state` gave it."""
+        ...
+
+
+class _Loss:
+    """The objective per datum, its gradient clipped by the global norm."""
+
+    def __init__(
+        self, objective: Objective, parameters: dict[str, Tensor], clip_norm: float | None
+    ) -> None:
+        self.objective = objective
+        self.parameters = list(parameters.values())
+        self.clip_norm = clip_norm
+
+    def backward(
+        self, model: Program, guide: Program, x: Tensor
+    ) -> tuple[Tensor, Particles, Tensor]:
+        particles = self.objective.draw(model, guide, x)
+        total, bound = self.objective.loss_of(particles)
+        loss = total / len(x)
+        loss.backward()
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        return loss.detach(), particles, bound
+
+
+@final
+class TorchStep:
+    """The objective as a torch module under one fused Adam; nothing waits for the device."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        model: Program,
+        guide: Program,
+        parameters: dict[str, Tensor],
+        clip_norm: float | None = None,
+    ) -> None:
+        self.parameters = parameters
+        self._programs = (model, guide)
+        self._loss = _Loss(objective, parameters, clip_norm)
+        self._optimizer = torch.optim.Adam(list(parameters.values()), fused=True)
+
+    def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
+        """Update once."""
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._optimizer.zero_grad(set_to_none=True)
+        _, particles, bound = self._loss.backward(*self._programs, x)
+        self._optimizer.step()
+        return parts_of(particles, bound)
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's state."""
+        return {
+            f"{key}/{name}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self._optimizer.state[parameter].items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the optimiser's state."""
+        _load_adam(self._optimizer, list(self.parameters), state)
+
+
+@final
+class SVIStep:
+    """``pyro.infer.SVI`` with ``pyro.optim.Adam``: Pyro's own path, one optimiser a parameter."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        model: Program,
+        guide: Program,
+        parameters: dict[str, Tensor],
+        clip_norm: float | None = None,
+    ) -> None:
+        self.parameters = parameters
+        self._loss = _Loss(objective, parameters, clip_norm)
+        self._optimizer = pyro.optim.Adam({})
+        self._svi = SVI(
+            model,
+            guide,
+            self._optimizer,
+            loss=objective.loss,
+            loss_and_grads=self._loss_and_grads,
+        )
+        self._parts: Tensor | None = None
+
+    def _loss_and_grads(self, model: Program, guide: Program, x: Tensor) -> Tensor:
+        loss, particles, bound = self._loss.backward(model, guide, x)
+        self._parts = parts_of(particles, bound)
+        return loss
+
+    def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
+        """Update once."""
+        self._optimizer.pt_optim_args = {"lr": learning_rate}
+        for optimizer in self._optimizer.optim_objs.values():
+            optimizer.param_groups[0]["lr"] = learning_rate
+        self._svi.step(x)
+        if self._parts is None:
+            raise RuntimeError("SVI made a step without evaluating its loss.")
+        return self._parts
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimisers' state."""
+        return {
+            f"{key}/{name}": value
+            for name, parameter in self.parameters.items()
+            if parameter in self._optimizer.optim_objs
+            for key, value in self._optimizer.optim_objs[parameter].state[parameter].items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the optimisers' state."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        # Without gradients a call makes each parameter's optimiser and leaves the parameter alone.
+        self._optimizer(list(self.parameters.values()))
+        for name, parameter in self.parameters.items():
+            _load_adam(self._optimizer.optim_objs[parameter], [name], state)
+
+
+def _load_adam(
+    optimizer: torch.optim.Optimizer, names: list[str], state: Mapping[str, Tensor]
+) -> None:
+    """Load named state through torch's own loader, which puts each tensor where it belongs."""
+    if not state:
+        return
+    saved = {i: {key: state[f"{key}/{name}"] for key in ADAM_STATE} for i, name in enumerate(names)}
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": saved, "param_groups": groups})
+
+
+STEPS: dict[str, type[Step]] = {"torch": TorchStep, "svi": SVIStep}
+"""Steps by their names on the command line."""
