@@ -1,0 +1,349 @@
+"""The command line ``ppl-vae``: names to classes, options to arguments; no logic.
+
+Nothing heavy is imported here: ``ppl_vae`` loads its parts on first use, so that help is instant.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+import ppl_vae as pv
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DATA_HELP = (
+    "Data set: digits (embedded), mnist, fashion-mnist, kmnist, omniglot, binarized-mnist, or a "
+    ".npy, .npz, .csv or .parquet file with one datum a row."
+)
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_place = _options(
+    click.option(
+        "--data-root",
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        help="Folder of the data sets.  [default: $PPL_VAE_DATA, else the user's cache]",
+    ),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else."),
+)
+
+_model = _options(
+    click.option(
+        "--data", default="digits", show_default=True, metavar="NAME|FILE", help=DATA_HELP
+    ),
+    click.option(
+        "--binarize",
+        type=click.Choice(["auto", "none", "static", "dynamic"]),
+        default="auto",
+        show_default=True,
+        help="Draw grey values in [0, 1] as 0 or 1: never, once (static), or afresh each "
+        "time a training image is seen (dynamic). auto: static for the named grey image "
+        "sets under a Bernoulli likelihood, else none.",
+    ),
+    click.option(
+        "--prior",
+        default="normal",
+        show_default=True,
+        metavar="NAME",
+        help="p(z): normal, learned-normal, or module:Class called with --latent.",
+    ),
+    click.option(
+        "--likelihood",
+        default="bernoulli",
+        show_default=True,
+        metavar="NAME",
+        help="p(x|z): bernoulli, normal (learned standard deviation) or normal:SD (fixed, "
+        "in the units of the data).",
+    ),
+    click.option("--latent", default=50, show_default=True, help="Latent dimensions."),
+    click.option(
+        "--hidden",
+        default="200,200",
+        show_default=True,
+        metavar="SIZES",
+        help="Hidden layer sizes of the encoder; the decoder mirrors them.",
+    ),
+    click.option(
+        "--activation",
+        default="tanh",
+        show_default=True,
+        help="tanh, relu, silu, gelu, elu, softplus or leaky-relu.",
+    ),
+    click.option("--epochs", default=100, show_default=True, help="Passes over the training data."),
+    click.option("--batch-size", default=100, show_default=True, help="Data a batch."),
+    click.option("--learning-rate", default=1e-3, show_default=True, help="Adam's, at the start."),
+    click.option(
+        "--schedule",
+        default="constant",
+        show_default=True,
+        help="Learning rate over training: constant, exponential (to a tenth), cosine, burda.",
+    ),
+    click.option(
+        "--clip-norm",
+        type=float,
+        metavar="NORM",
+        help="Largest gradient norm, nats per datum.  [default: no clipping]",
+    ),
+    click.option(
+        "--patience",
+        type=int,
+        metavar="EPOCHS",
+        help="Stop after so many epochs without a better validation bound.  [default: "
+        "never; the best epoch is kept either way]",
+    ),
+    click.option(
+        "--validation-particles",
+        default=50,
+        show_default=True,
+        help="K of the importance-weighted bound on the validation data.",
+    ),
+    click.option(
+        "--step",
+        default="torch",
+        show_default=True,
+        help="torch (one fused optimiser) or svi (pyro.infer.SVI).",
+    ),
+    click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
+)
+
+_evaluation = _options(
+    click.option(
+        "--split",
+        type=click.Choice(["test", "valid", "train"]),
+        default="test",
+        show_default=True,
+        help="Data to estimate log p(x) on.",
+    ),
+    click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Only N of these data, a fixed random subset.  [default: all]",
+    ),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ppl_vae")
+def cli() -> None:
+    """Train variational autoencoders in Pyro and estimate their log p(x), with standard errors.
+
+    All log-probabilities are in nats per datum. Commands go on where an interrupted one stopped.
+    """
+
+
+@cli.command()
+@click.option(
+    "--objective",
+    default="elbo",
+    show_default=True,
+    metavar="NAME",
+    help="elbo, elbo-analytic, iwae:K (K particles), or module:Class.",
+)
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Folder of the run.",
+)
+@_model
+@_place
+def fit(folder: Path, data_root: Path | None, device: str, as_json: bool, **settings: Any) -> None:
+    """Train one model into a folder."""
+    config = _config(settings)
+    run, result = pv.studies.train_run(config, folder, data_root=data_root, device=device)
+    record = result.history.records[result.kept_epoch - 1]
+    kl = ", ".join(f"KL({site}) {value:.3f}" for site, value in record.kl.items())
+    text = (
+        f"{run.dataset.description}\n"
+        f"{len(result.history)} epochs{' (stopped early)' if result.stopped_early else ''}, kept "
+        f"epoch {record.epoch}: {config.objective} bound {record.bound:.3f} nats on training data "
+        f"(log-likelihood {record.log_likelihood:.3f}, {kl}), validation bound "
+        f"{record.validation:.3f} +- {record.validation_error:.3f}\n"
+        f"run in {folder}; next: ppl-vae evaluate {folder}"
+    )
+    values = {
+        "folder": str(folder),
+        "epochs": len(result.history),
+        "kept": dataclasses.asdict(record),
+    }
+    _print(text, values, as_json)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--particles", default=5000, show_default=True, help="K, draws per datum.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@_evaluation
+@_place
+def evaluate(
+    folder: Path,
+    particles: int,
+    seed: int,
+    split: str,
+    limit: int | None,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Estimate log p(x) of a trained run, with its standard error."""
+    run = pv.studies.open_run(folder, data_root=data_root, device=device)
+    evidence = pv.studies.evaluate_run(
+        run, num_particles=particles, split=split, limit=limit, seed=seed
+    )
+    parts = pv.diagnostics.decompose(
+        run.vae.model, run.vae.guide, run.split(split, limit), device=run.device, seed=seed
+    )
+    text = f"{run.config.objective} on {run.dataset.name}, {split} data\n{evidence}\n\n{parts}\n"
+    text += f"\nper-datum values in {folder / pv.studies.EVIDENCE}"
+    _print(text, {**evidence.summary(), "decomposition": parts.summary()}, as_json)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--count",
+    type=click.IntRange(1, 100),
+    default=10,
+    show_default=True,
+    help="Columns of the pictures.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@_place
+def sample(
+    folder: Path, count: int, seed: int, data_root: Path | None, device: str, as_json: bool
+) -> None:
+    """Draw pictures: the decoder's mean for draws from the prior, and reconstructions."""
+    run = pv.studies.open_run(folder, data_root=data_root, device=device)
+    paths = pv.report.write_sample_figures(run, count=count, seed=seed)
+    _print("\n".join(map(str, paths)), {"files": [str(path) for path in paths]}, as_json)
+
+
+@cli.command()
+@click.option(
+    "--objective",
+    "objectives",
+    multiple=True,
+    default=("elbo", "iwae:50"),
+    show_default=True,
+    metavar="NAME",
+    help="An objective to compare (repeat): elbo, elbo-analytic, iwae:K, module:Class.",
+)
+@click.option("--seeds", default=3, show_default=True, help="Training runs of each objective.")
+@click.option(
+    "--particles",
+    default=1000,
+    show_default=True,
+    help="K, draws per datum when estimating log p(x).",
+)
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder of the runs and results.  [default: compare-DATA]",
+)
+@_model
+@_evaluation
+@_place
+def compare(
+    objectives: tuple[str, ...],
+    seeds: int,
+    particles: int,
+    folder: Path | None,
+    split: str,
+    limit: int | None,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Compare objectives over seeds: train each, evaluate each on the same data."""
+    config = _config(settings)
+    folder = folder or Path(f"compare-{Path(config.data).stem}")
+    result = pv.studies.run_study(
+        config,
+        objectives,
+        seeds,
+        folder,
+        num_particles=particles,
+        split=split,
+        limit=limit,
+        data_root=data_root,
+        device=device,
+        report=lambda line: click.echo(line, err=True),
+    )
+    title = f"{split} log p(x) on {config.data}"
+    pictures = pv.report.write_study_figures(result, folder, title)
+    text = pv.studies.format_comparison(result.comparison, title)
+    text += "\n\npictures: " + ", ".join(map(str, pictures))
+    text += f"\nnumbers:  {folder / 'comparison.json'}, {folder / 'comparison.nc'}"
+    values = {**result.comparison.summary(), "pictures": [str(path) for path in pictures]}
+    _print(text, values, as_json)
+
+
+def _config(settings: dict[str, Any]) -> Any:
+    try:
+        hidden = [int(size) for size in settings["hidden"].split(",") if size.strip()]
+    except ValueError as error:
+        raise click.BadParameter(
+            "give layer sizes such as 200,200", param_hint="--hidden"
+        ) from error
+    data = settings["data"]
+    if Path(data).suffix and Path(data).exists():
+        data = str(Path(data).resolve())
+    return pv.studies.RunConfig.from_mapping({**settings, "hidden": hidden, "data": data})
+
+
+def _print(text: str, values: dict[str, Any], as_json: bool) -> None:
+    click.echo(json.dumps(values, indent=2) if as_json else text)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every failure a user can cause is one line and a non-zero exit."""
+    try:
+        cli.main(args=arguments, prog_name="ppl-vae", standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "ppl-vae"
+        _fail(f"{error.format_message()} See: {command} --help", code=2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("stopped; the same command goes on from the last checkpoint.", code=130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+        _fail(_one_line(error), code=1)
+
+
+def _one_line(error: BaseException) -> str:
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        message = f"{error.filename}: {message}"
+    return " ".join(message.split()) or type(error).__name__
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"ppl-vae: error: {message}", err=True)
+    sys.exit(code)

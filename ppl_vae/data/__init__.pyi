@@ -1,0 +1,11 @@
+from .arrays import dataset_from_array as dataset_from_array
+from .arrays import dataset_from_splits as dataset_from_splits
+from .binarization import BINARIZATION_MODES as BINARIZATION_MODES
+from .binarization import binarize_batch as binarize_batch
+from .binarization import binarize_static as binarize_static
+from .dataset import Dataset as Dataset
+from .load import DATASETS as DATASETS
+from .load import load_dataset as load_dataset
+from .names import DATASET_NAMES as DATASET_NAMES
+from .names import FILE_SUFFIXES as FILE_SUFFIXES
+from .storage import find_data_root as find_data_root

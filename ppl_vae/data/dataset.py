@@ -1,0 +1,108 @@
+"""The one shape that every data set takes: three fixed splits of flat float rows."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ppl_vae.data.binarization import BINARIZATION_MODES, binarize_static, check_probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Train, validation and test rows, and what they are.
+
+    Attributes:
+        name: Short name, such as "mnist".
+        train: Training rows, float32, shape (n, features).
+        valid: Validation rows, float32, shape (n, features).
+        test: Test rows, float32, shape (n, features).
+        image_shape: Shape of one row as an image, such as (28, 28), or None for a table.
+        feature_names: Column names of a table, or None.
+        description: What the data are and how they were split, scaled and binarised.
+    """
+
+    name: str
+    train: torch.Tensor = field(repr=False)
+    valid: torch.Tensor = field(repr=False)
+    test: torch.Tensor = field(repr=False)
+    image_shape: tuple[int, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        for split, x in self._splits().items():
+            rows = x.ndim == 2 and x.dtype == torch.float32 and x.numel() > 0
+            if not rows or x.shape[1] != self.train.shape[1]:
+                raise ValueError(
+                    f"data set {self.name!r}: {split} is {x.dtype} of shape {tuple(x.shape)}, "
+                    "expected torch.float32 of shape (n, features), none empty and features equal: "
+                    "use dataset_from_array or dataset_from_splits"
+                )
+
+    @property
+    def features(self) -> int:
+        """Number of values in a row."""
+        return self.train.shape[1]
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every value of every split is 0 or 1."""
+        return all(bool(((x == 0) | (x == 1)).all()) for x in self._splits().values())
+
+    def fingerprint(self) -> str:
+        """Hash the three splits: SHA-256, in hex, of their shapes and values in order.
+
+        Equal fingerprints mean equal data, whatever the name or description.
+        """
+        digest = hashlib.sha256()
+        for x in self._splits().values():
+            digest.update(repr(tuple(x.shape)).encode())
+            digest.update(x.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def binarized(self, mode: str, seed: int = 0) -> "Dataset":
+        """Replace grey values by Bernoulli draws.
+
+        Validation and test are fixed draws in both modes, and the same ones for the same seed,
+        so that log p(x) on them is well defined and comparable between modes.
+
+        Args:
+            mode: "none" (as it is), "static" (every split drawn once) or "dynamic" (train stays
+                grey: training passes each batch through `binarize_batch`).
+            seed: Seed of the fixed draws; the splits have independent streams.
+
+        Returns:
+            A new data set of the same shapes, or this one for "none".
+
+        Raises:
+            ValueError: If the mode is unknown, the seed negative, or a value outside [0, 1].
+        """
+        if mode not in BINARIZATION_MODES:
+            raise ValueError(
+                f"unknown binarisation {mode!r}: choose one of {', '.join(BINARIZATION_MODES)}"
+            )
+        if mode == "none":
+            return self
+        for split, x in self._splits().items():
+            check_probabilities(x, f"{split} of {self.name!r}")
+        # Streams by split, so that valid and test are drawn alike in both modes.
+        return replace(
+            self,
+            train=binarize_static(self.train, seed, 0) if mode == "static" else self.train,
+            valid=binarize_static(self.valid, seed, 1),
+            test=binarize_static(self.test, seed, 2),
+            description=f"{self.description} {_sentence(mode, seed)}",
+        )
+
+    def _splits(self) -> dict[str, torch.Tensor]:
+        return {"train": self.train, "valid": self.valid, "test": self.test}
+
+
+def _sentence(mode: str, seed: int) -> str:
+    if mode == "static":
+        return f"Binarised by one fixed Bernoulli draw per value (seed {seed})."
+    return (
+        "Binarised dynamically: train is drawn afresh at every visit, "
+        f"valid and test are one fixed Bernoulli draw per value (seed {seed})."
+    )

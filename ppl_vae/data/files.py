@@ -1,0 +1,53 @@
+"""Data sets from NumPy's files."""
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from ppl_vae.data.arrays import dataset_from_array, dataset_from_splits
+from ppl_vae.data.dataset import Dataset
+
+
+def load_array_file(path: Path) -> Dataset:
+    """Load a .npy file, or a .npz file of one array or of train, test and perhaps valid.
+
+    Args:
+        path: The file; its stem becomes the name.
+
+    Returns:
+        The data set, split as the file says or else 80/10/10.
+
+    Raises:
+        ValueError: If the file is broken, holds Python objects or other arrays, or its values
+            are no data set (see `dataset_from_array`).
+    """
+    arrays = _read(path)
+    if set(arrays) in ({"train", "test"}, {"train", "valid", "test"}):
+        return dataset_from_splits(
+            arrays["train"], arrays["test"], arrays.get("valid"), name=path.stem
+        )
+    if len(arrays) == 1:
+        return dataset_from_array(next(iter(arrays.values())), path.stem)
+    raise ValueError(
+        f"{path}: holds the arrays {', '.join(arrays) or '(none)'}, expected exactly one, or "
+        "train, test and optionally valid: save it again with only these"
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file:
+            # Unpickling would run whatever code the file holds.
+            loaded = np.load(file, allow_pickle=False)
+            return {path.stem: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        if "Object arrays" in str(error):
+            raise ValueError(
+                f"{path}: holds Python objects, expected an array of numbers: convert it with "
+                "x.astype('float32') and save it again"
+            ) from error
+        raise ValueError(
+            f"{path}: not a readable NumPy file (corrupt or cut short): save or copy it again"
+        ) from error

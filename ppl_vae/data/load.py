@@ -1,0 +1,89 @@
+"""One door to all data sets: names, files and arrays."""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ppl_vae.data.arrays import dataset_from_array
+from ppl_vae.data.binarized_mnist import load_binarized_mnist
+from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.digits import load_digits
+from ppl_vae.data.files import load_array_file
+from ppl_vae.data.mnist import load_mnist
+from ppl_vae.data.names import FILE_SUFFIXES
+from ppl_vae.data.omniglot import load_omniglot
+from ppl_vae.data.storage import find_data_root
+from ppl_vae.data.tables import load_table_file
+
+# Each takes the folder of data sets.
+DATASETS: dict[str, Callable[[Path], Dataset]] = {
+    "digits": lambda _root: load_digits(),
+    "mnist": partial(load_mnist, "mnist"),
+    "fashion-mnist": partial(load_mnist, "fashion-mnist"),
+    "kmnist": partial(load_mnist, "kmnist"),
+    "omniglot": load_omniglot,
+    "binarized-mnist": load_binarized_mnist,
+}
+
+
+def load_dataset(
+    source: str | Path | np.ndarray | torch.Tensor,
+    data_root: Path | str | None = None,
+    *,
+    binarize: str = "none",
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set by name, from a file, or from an array.
+
+    The splits are fixed: no seed changes them.
+
+    Args:
+        source: One of `DATASET_NAMES`; a .npy, .npz, .csv or .parquet file; or an array or
+            tensor of shape (n, ...).
+        data_root: Folder of named data sets, by default the environment variable PPL_VAE_DATA,
+            else the user's cache folder.
+        binarize: "none", "static" or "dynamic", as in `Dataset.binarized`.
+        seed: Seed of the binarisation's fixed draws.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If the name is unknown, or the data are broken or unfit.
+        FileNotFoundError: If the file, or the named set, is not there and cannot be had.
+        TypeError: If source is none of these.
+    """
+    return _load(source, data_root).binarized(binarize, seed)
+
+
+def _load(source: str | Path | np.ndarray | torch.Tensor, data_root: Path | str | None) -> Dataset:
+    if isinstance(source, np.ndarray | torch.Tensor):
+        return dataset_from_array(source)
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            f"cannot load a data set from {type(source).__name__}: give a name, a path, a NumPy "
+            "array or a torch tensor"
+        )
+    if str(source) in DATASETS:
+        return DATASETS[str(source)](find_data_root(data_root))
+    path = Path(source).expanduser()
+    if path.suffix.lower() not in FILE_SUFFIXES:
+        raise ValueError(_unknown(str(source)))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: check the path, or give a data set's name")
+    return (
+        load_array_file(path) if path.suffix.lower() in (".npy", ".npz") else load_table_file(path)
+    )
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), DATASETS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return (
+        f"unknown data set {name!r}: {hint}known: {', '.join(DATASETS)}; or a .npy, .npz, .csv or "
+        ".parquet file"
+    )

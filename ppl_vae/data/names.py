@@ -1,0 +1,11 @@
+"""The names and file types `load_dataset` knows, in a module that is cheap to import."""
+
+DATASET_NAMES = (
+    "digits",
+    "mnist",
+    "fashion-mnist",
+    "kmnist",
+    "omniglot",
+    "binarized-mnist",
+)
+FILE_SUFFIXES = (".npy", ".npz", ".csv", ".parquet")

@@ -1,0 +1,76 @@
+"""Where downloaded data sets live, and how they get there."""
+
+import contextlib
+import http.client
+import os
+import sys
+import tempfile
+import urllib.error
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+DOWNLOAD_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    http.client.HTTPException,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+
+
+def find_data_root(data_root: Path | str | None = None) -> Path:
+    """Find the folder of data sets.
+
+    Args:
+        data_root: The folder, if the user named one.
+
+    Returns:
+        It; else the environment variable PPL_VAE_DATA; else the user's cache folder.
+    """
+    chosen = data_root or os.environ.get("PPL_VAE_DATA") or user_cache_dir("ppl_vae")
+    return Path(chosen).expanduser()
+
+
+def fetch(
+    name: str, folder: Path, wanted: Sequence[str], download: Callable[[Path], object]
+) -> None:
+    """Download files or folders into a folder, all of them or none.
+
+    The download goes to a temporary folder nearby and is moved when whole, so that one broken off
+    leaves nothing. What is there already stays.
+
+    Args:
+        name: Name of the data set, for the message.
+        folder: Where the files belong.
+        wanted: Their names in it.
+        download: Writes them to the temporary folder it is given.
+
+    Raises:
+        FileNotFoundError: If the download failed, or there is no place to put it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # torchvision may print; stdout belongs to the user's results.
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as staging,
+            contextlib.redirect_stdout(sys.stderr),
+        ):
+            download(Path(staging))
+            found = {path.name: path for path in Path(staging).rglob("*")}
+            for file in wanted:
+                if not (folder / file).exists():
+                    os.replace(found[file], folder / file)
+    except DOWNLOAD_ERRORS as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise FileNotFoundError(
+            f"data set {name!r} not found: looked for {', '.join(wanted)} in {folder}, and the "
+            f"download failed ({cause}): put the files there, or pass --data-root or set "
+            "PPL_VAE_DATA to a folder that has them"
+        ) from error

@@ -1,0 +1,95 @@
+"""Data sets from tables: CSV and Parquet files of numeric columns."""
+
+import csv
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ppl_vae.data.arrays import check_finite, dataset_from_array
+from ppl_vae.data.dataset import Dataset
+
+MISSING_WORDS = {"", "na", "n/a", "null", "none"}
+
+
+def load_table_file(path: Path) -> Dataset:
+    """Load a .csv or .parquet file, split 80/10/10 by a permutation with a constant seed.
+
+    A CSV file's first row is data if all its cells are numbers or missing, and a header if not;
+    without a header the columns are called x1, x2, ...
+
+    Args:
+        path: The file; its stem becomes the name.
+
+    Returns:
+        The data set, with feature_names.
+
+    Raises:
+        ValueError: If the file is broken, or a cell is not a finite number.
+    """
+    table = _read(path)
+    names = [str(column) for column in table.columns]
+    values = np.empty(table.shape, dtype=np.float64)
+    for i, name in enumerate(names):
+        values[:, i] = _numbers(table.iloc[:, i], name, path)
+    check_finite(values, str(path), names)
+    return dataset_from_array(values, path.stem, feature_names=names)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings():
+            # Rows longer than the header: pandas would drop their last cells with a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return _read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+    # The parsers of CSV and Parquet have exceptions of many kinds for a broken file.
+    except (ValueError, OSError, csv.Error, pd.errors.ParserWarning) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: not a readable table ({reason}): expected a {path.suffix.lower()} file with "
+            "as many cells in every row"
+        ) from error
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        first = next(csv.reader(file), [])
+    header = not all(_is_number_or_missing(cell) for cell in first)
+    table = pd.read_csv(
+        path,
+        header=0 if header else None,
+        index_col=False,
+        low_memory=False,
+        # In a table of one column a blank line is a missing value.
+        skip_blank_lines=len(first) > 1,
+    )
+    if not header:
+        table.columns = pd.Index([f"x{i + 1}" for i in range(table.shape[1])])
+    return table
+
+
+def _is_number_or_missing(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return cell.strip().lower() in MISSING_WORDS
+    return True
+
+
+def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
+    """Convert one column to float64, shape (n,), missing cells to NaN."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    text = column.astype(object)
+    # Dates would convert to nanoseconds, so only text is tried.
+    is_text = pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)
+    numbers = pd.to_numeric(text, errors="coerce") if is_text else text.where(text.isna(), np.nan)
+    bad = np.flatnonzero(column.notna() & numbers.isna())
+    if len(bad):
+        raise ValueError(
+            f"{path}: column {name!r} is not numeric: {str(column.iloc[bad[0]])!r} in row "
+            f"{bad[0] + 1} (counted from 1), expected numbers separated by commas: drop or encode "
+            "this column"
+        )
+    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -1,0 +1,147 @@
+"""Figures from result objects, as PNG bytes."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ppl_vae.studies.comparison import Comparison, CrossedMean
+from ppl_vae.training import History
+
+_WIDTH = 7.0
+
+
+def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False)
+    return figure, list(axes[0])
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130)
+    return out.getvalue()
+
+
+def plot_comparison(comparison: Comparison, title: str) -> bytes:
+    """Forest plots: log p(x) of each arm and its seeds; paired differences with intervals."""
+    rows = max(len(comparison.arms), len(comparison.differences), 2)
+    columns = 2 if comparison.differences else 1
+    figure, axes = _figure(1.7 + 0.4 * rows, columns)
+    arms = {arm: (mean, mean.interval()) for arm, mean in comparison.arms.items()}
+    _forest(axes[0], arms, "log p(x), nats per datum")
+    if comparison.differences:
+        pairs = {
+            f"{a}\n- {b}": (mean, comparison.interval((a, b)))
+            for (a, b), mean in comparison.differences.items()
+        }
+        _forest(axes[1], pairs, "paired difference, nats per datum")
+        axes[1].axvline(0, color="0.6", linewidth=1, zorder=0)
+    figure.suptitle(title, fontsize=11)
+    percent = f"{100 * comparison.confidence:g}%"
+    figure.supxlabel(
+        f"bars: {percent} intervals over data and seeds; open circles: single seeds", fontsize=8
+    )
+    return _png(figure)
+
+
+def _forest(
+    ax: Axes, rows: Mapping[str, tuple[CrossedMean, tuple[float, float]]], label: str
+) -> None:
+    for height, (mean, (low, high)) in enumerate(rows.values()):
+        color = f"C{height}"
+        ax.plot([low, high], [height, height], color=color, linewidth=2)
+        ax.plot(mean.mean, height, "o", color=color, markersize=7)
+        if len(mean.per_seed) > 1:
+            ax.plot(mean.per_seed, [height + 0.22] * len(mean.per_seed), "o", color=color,
+                    markerfacecolor="none", markersize=4)  # fmt: skip
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel(label)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def plot_histories(histories: Mapping[str, Sequence[History]], title: str) -> bytes:
+    """Learning curves of each arm: one line a seed, the training bound and the validation bound."""
+    figure, axes = _figure(3.4, 2)
+    for index, (arm, runs) in enumerate(histories.items()):
+        for seed, history in enumerate(runs):
+            label = arm if seed == 0 else None
+            epochs = [record.epoch for record in history.records]
+            axes[0].plot(
+                epochs, [r.bound for r in history.records], color=f"C{index}", label=label, lw=1
+            )
+            checked = [r for r in history.records if r.validation is not None]
+            values = [r.validation or 0.0 for r in checked]
+            axes[1].plot([r.epoch for r in checked], values, color=f"C{index}", label=label, lw=1)
+    for ax, name in zip(
+        axes, ("training: each arm's own bound", "validation: one bound for all"), strict=True
+    ):
+        ax.set_title(name, fontsize=10)
+        ax.set_xlabel("epoch")
+        ax.spines[["top", "right"]].set_visible(False)
+        _zoom_past_the_start(ax)
+    axes[0].set_ylabel("nats per datum")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return _png(figure)
+
+
+def _zoom_past_the_start(ax: Axes) -> None:
+    """Leave out the first tenth of the epochs' values, which dwarf all that follows."""
+    later = [
+        value
+        for line in ax.get_lines()
+        for value in np.asarray(line.get_ydata(), dtype=float)[len(line.get_xdata()) // 10 :]  # type: ignore[arg-type]
+    ]
+    if later:
+        margin = 0.05 * (max(later) - min(later)) or 1.0
+        ax.set_ylim(min(later) - margin, max(later) + margin)
+
+
+def plot_images(
+    rows: Sequence[Float[Tensor, "columns features"]],
+    image_shape: tuple[int, ...],
+    title: str,
+    row_names: Sequence[str] | None = None,
+) -> bytes:
+    """A grid of images, one given batch a row, values in [0, 1] from white to black."""
+    columns = len(rows[0])
+    figure = Figure(figsize=(_WIDTH, _WIDTH * len(rows) / columns + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, images in zip(grid, rows, strict=True):
+        for ax, image in zip(axes, images, strict=True):
+            pixels = image.reshape(image_shape).clamp(0, 1).numpy()
+            if len(image_shape) == 3:
+                ax.imshow(np.moveaxis(pixels, 0, -1), interpolation="nearest")
+            else:
+                ax.imshow(pixels, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+    for axes, name in zip(grid, row_names or [], strict=False):
+        axes[0].set_ylabel(name, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return _png(figure)
+
+
+def plot_profiles(groups: Mapping[str, Float[Tensor, "rows features"]], title: str) -> bytes:
+    """Data that are no images: one line a row over the features, one panel a group."""
+    figure, axes = _figure(3.4, len(groups))
+    for index, (ax, (name, rows)) in enumerate(zip(axes, groups.items(), strict=True)):
+        ax.plot(rows.T.numpy(), color=f"C{index}", lw=0.8, alpha=0.5)
+        ax.set_title(name, fontsize=10)
+        ax.set_xlabel("feature")
+        ax.spines[["top", "right"]].set_visible(False)
+    low = min(float(rows.min()) for rows in groups.values())
+    high = max(float(rows.max()) for rows in groups.values())
+    for ax in axes:
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    figure.suptitle(title, fontsize=11)
+    return _png(figure)

@@ -1,0 +1,49 @@
+"""Runs and studies drawn into their folders."""
+
+from pathlib import Path
+
+import torch
+
+from ppl_vae.files import write_atomically
+from ppl_vae.plots import plot_comparison, plot_histories, plot_images, plot_profiles
+from ppl_vae.randomness import Stream, seeded
+from ppl_vae.studies import Run, StudyResult
+
+
+def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Path]:
+    """Draw ``samples.png`` and ``reconstructions.png`` into the run's folder; return their paths.
+
+    Samples are means of p(x|z) for z from the prior; reconstructions are means of p(x|z) for z from
+    q(z|x), below the test data x they belong to.
+    """
+    data = run.split("test", count).to(run.device)
+    with seeded(seed, Stream.SAMPLING), torch.no_grad():
+        prior_means = run.vae.decoder(run.vae.prior().sample((count * 5,))).mean.cpu()
+        reconstructed = run.vae.decoder(run.vae.encoder(data).sample()).mean.cpu()
+    shape, data = run.dataset.image_shape, data.cpu()
+    titles = "draws from the prior: mean of p(x|z), z ~ p(z)", "mean of p(x|z), z ~ q(z|x)"
+    if shape is None:
+        samples = plot_profiles(
+            {"test data": data, titles[0]: prior_means[:count]}, run.dataset.name
+        )
+        pairs = plot_profiles({"test data": data, titles[1]: reconstructed}, run.dataset.name)
+    else:
+        samples = plot_images(list(prior_means.split(count)), shape, titles[0])
+        names = ["data", "reconstruction"]
+        pairs = plot_images([data, reconstructed], shape, f"test data and {titles[1]}", names)
+    return _write(run.folder, {"samples.png": samples, "reconstructions.png": pairs})
+
+
+def write_study_figures(result: StudyResult, folder: Path, title: str) -> list[Path]:
+    """Draw ``comparison.png`` and ``curves.png`` into the folder; return their paths."""
+    figures = {
+        "comparison.png": plot_comparison(result.comparison, title),
+        "curves.png": plot_histories(result.histories, "learning curves"),
+    }
+    return _write(folder, figures)
+
+
+def _write(folder: Path, figures: dict[str, bytes]) -> list[Path]:
+    for name, content in figures.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in figures]

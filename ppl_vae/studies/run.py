@@ -1,0 +1,220 @@
+"""One run in a folder: configuration, checkpoint, history, evidence."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree, load_netcdf, save_netcdf
+from ppl_vae.data import Dataset, binarize_batch, load_dataset
+from ppl_vae.devices import resolve_device
+from ppl_vae.evidence import Evidence, ImportanceSampling
+from ppl_vae.files import write_atomically
+from ppl_vae.studies.config import RunConfig
+from ppl_vae.training import Checkpoint, FitResult, History, fit, load_parameters
+from ppl_vae.vae import VAE
+
+CONFIG, CHECKPOINT, HISTORY, EVIDENCE = (
+    "config.json",
+    "checkpoint.safetensors",
+    "history.csv",
+    "evidence.nc",
+)
+Split = Literal["train", "valid", "test"]
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its configuration, its data, its model with the kept parameters."""
+
+    folder: Path
+    config: RunConfig
+    dataset: Dataset
+    vae: VAE
+    history: History
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.vae.parameters()).device
+
+    def split(self, name: Split, limit: int | None = None) -> Tensor:
+        """Test, validation or training data; at most ``limit`` of them, a fixed random subset."""
+        data: Tensor = getattr(self.dataset, name)
+        if limit is None or limit >= len(data):
+            return data
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+        return data[order[:limit]]
+
+
+def train_run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> tuple[Run, FitResult]:
+    """Train into ``folder``, going on from what is there if it is the same run.
+
+    Raises:
+        ValueError: If the folder holds a run with other settings or on other data.
+        FileNotFoundError: If the data are missing.
+    """
+    objective, schedule = config.objects()
+    dataset = config.prepare(load_dataset(config.data, data_root=data_root))
+    vae = config.build_vae(dataset)
+    _require_binary_for_bernoulli(config, dataset)
+    _claim(folder, config, dataset)
+    result = fit(
+        vae.model,
+        vae.guide,
+        objective,
+        dataset.train,
+        valid=dataset.valid,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=schedule,
+        clip_norm=config.clip_norm,
+        patience=config.patience,
+        validation_particles=config.validation_particles,
+        transform=binarize_batch if config.binarize == "dynamic" else None,
+        step=config.step,
+        device=device,
+        seed=config.seed,
+        checkpoint=folder / CHECKPOINT,
+        progress=progress,
+    )
+    write_atomically(folder / HISTORY, result.history.to_csv())
+    return Run(folder, config, dataset, vae, result.history), result
+
+
+def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto") -> Run:
+    """Read a run back, with the parameters it kept.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run.
+        ValueError: If a file of it is damaged, or the data are not those it was trained on.
+    """
+    saved = _read_config(folder)
+    config = RunConfig.from_mapping(saved["config"])
+    checkpoint = Checkpoint.load(folder / CHECKPOINT)
+    dataset = config.prepare(load_dataset(config.data, data_root=data_root))
+    _require_same_data(folder, saved, dataset)
+    vae = config.build_vae(dataset)
+    load_parameters(
+        {name: value for name, value in vae.named_parameters() if value.requires_grad},
+        checkpoint.best,
+        f"checkpoint in {folder}",
+    )
+    vae.to(resolve_device(device)).eval()
+    history = History.from_json(checkpoint.progress["history"])
+    return Run(folder, config, dataset, vae, history)
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    num_particles: int = 5000,
+    split: Split = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Evidence:
+    """Estimate log p(x) on a split, keep it in the run's folder, reuse it when nothing changed."""
+    path = run.folder / EVIDENCE
+    key = _evaluation_key(run, num_particles, split, limit, seed)
+    if path.exists():
+        tree = load_netcdf(path)
+        if tree.attrs.get("evaluation") == key:
+            return evidence_from_datatree(tree)
+    evidence = ImportanceSampling(num_particles)(
+        run.vae.model,
+        run.vae.guide,
+        run.split(split, limit),
+        device=run.device,
+        seed=seed,
+        progress=progress,
+    )
+    tree = evidence_to_datatree(evidence)
+    tree.attrs["evaluation"] = key
+    save_netcdf(tree, path)
+    return evidence
+
+
+def _evaluation_key(run: Run, *parts: Any) -> str:
+    """Names the parameters and the settings that an evaluation came from."""
+    digest = hashlib.sha256((run.folder / CHECKPOINT).read_bytes()).hexdigest()
+    return json.dumps([digest, *parts])
+
+
+def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
+    """Write the configuration, or check that the folder's own is the same but for the epochs."""
+    if (folder / CONFIG).exists():
+        saved = _read_config(folder)
+        there, here = saved["config"], json.loads(config.to_json())
+        other = [
+            f"{name} {there.get(name)} there, {value} here"
+            for name, value in here.items()
+            if name != "epochs" and there.get(name) != value
+        ]
+        if other:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({'; '.join(other)}): choose another "
+                "folder with --out, or remove it."
+            )
+        _require_same_data(folder, saved, dataset)
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no run: choose another --out.")
+    content = {"config": asdict(config), "data_sha256": dataset.fingerprint()}
+    write_atomically(folder / CONFIG, json.dumps(content, indent=2) + "\n")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no run (no {CONFIG}): make one with ppl-vae fit.")
+    try:
+        saved = json.loads(path.read_text())
+        if not isinstance(saved["config"], dict):
+            raise TypeError("config is no mapping")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): bring back a copy, or train anew."
+        ) from error
+    return dict(saved)
+
+
+def _require_same_data(folder: Path, saved: dict[str, Any], dataset: Dataset) -> None:
+    if saved.get("data_sha256") != dataset.fingerprint():
+        raise ValueError(
+            f"{dataset.name} differs from the data the run in {folder} was trained on: point "
+            "--data-root at those data, or train anew in another folder."
+        )
+
+
+def _require_binary_for_bernoulli(config: RunConfig, dataset: Dataset) -> None:
+    """Fail before training starts, and on all of the data at once."""
+    if config.likelihood != "bernoulli":
+        return
+    checked = [dataset.valid, dataset.test]
+    if config.binarize != "dynamic":
+        checked.append(dataset.train)
+    for x in checked:
+        bad = x[(x != 0) & (x != 1)]
+        if len(bad):
+            raise ValueError(
+                f"a Bernoulli likelihood takes data in {{0, 1}}, and {config.data} holds "
+                f"{bad[0].item():.4g}: add --binarize static or dynamic, or take --likelihood "
+                "normal."
+            )
+
+
+def with_seed(config: RunConfig, objective: str, seed: int) -> RunConfig:
+    """The cell of a comparison: the same run but for its objective and seed."""
+    return replace(config, objective=objective, seed=seed)

@@ -1,0 +1,87 @@
+"""Objectives by seeds: train each, evaluate each on the same data, compare, draw."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from ppl_vae.arviz import comparison_to_datatree, save_netcdf
+from ppl_vae.evidence import Evidence
+from ppl_vae.files import write_atomically
+from ppl_vae.studies.comparison import Comparison, compare
+from ppl_vae.studies.config import RunConfig, parse_objective
+from ppl_vae.studies.run import Run, Split, evaluate_run, train_run, with_seed
+from ppl_vae.training import History
+
+
+@final
+@dataclass(frozen=True)
+class StudyResult:
+    """What a comparison of objectives over seeds came to."""
+
+    comparison: Comparison
+    histories: dict[str, list[History]]
+    runs: dict[str, list[Run]]
+
+
+def run_study(
+    config: RunConfig,
+    objectives: Sequence[str],
+    num_seeds: int,
+    folder: Path,
+    *,
+    num_particles: int = 1000,
+    split: Split = "test",
+    limit: int | None = None,
+    data_root: Path | None = None,
+    device: str = "auto",
+    report: Callable[[str], None] = lambda line: None,
+    progress: bool = True,
+) -> StudyResult:
+    """Train and evaluate every (objective, seed), going on from what ``folder`` holds already.
+
+    Seeds are ``config.seed, config.seed + 1, ...``. All objectives of one seed share the initial
+    parameters, the data order and the evaluation's random numbers, so that differences are paired.
+
+    Raises:
+        ValueError: If an objective is unknown or named twice, or there are no seeds.
+    """
+    if num_seeds < 1:
+        raise ValueError(f"a comparison needs 1 seed or more, got {num_seeds}.")
+    if len(set(objectives)) < len(objectives):
+        raise ValueError(f"objectives must differ, got {', '.join(objectives)}.")
+    for objective in objectives:
+        parse_objective(objective)
+    evidence: dict[str, list[Evidence]] = {objective: [] for objective in objectives}
+    runs: dict[str, list[Run]] = {objective: [] for objective in objectives}
+    for seed in range(config.seed, config.seed + num_seeds):
+        for objective in objectives:
+            cell = folder / f"{objective.replace(':', '-')}-seed{seed}"
+            run, fitted = train_run(
+                with_seed(config, objective, seed),
+                cell,
+                data_root=data_root,
+                device=device,
+                progress=progress,
+            )
+            result = evaluate_run(
+                run, num_particles=num_particles, split=split, limit=limit, seed=seed,
+                progress=progress,
+            )  # fmt: skip
+            runs[objective].append(run)
+            evidence[objective].append(result)
+            report(
+                f"{objective} seed {seed}: log p(x) = {result.mean:.3f} nats, "
+                f"{len(fitted.history)} epochs, kept epoch {fitted.kept_epoch}"
+            )
+    comparison = compare(evidence)
+    _write(folder, comparison, evidence)
+    histories = {arm: [run.history for run in cells] for arm, cells in runs.items()}
+    return StudyResult(comparison, histories, runs)
+
+
+def _write(folder: Path, comparison: Comparison, evidence: dict[str, list[Evidence]]) -> None:
+    summary: dict[str, Any] = comparison.summary()
+    write_atomically(folder / "comparison.json", json.dumps(summary, indent=2) + "\n")
+    save_netcdf(comparison_to_datatree(evidence), folder / "comparison.nc")
