@@ -203,16 +203,17 @@ def evaluate(
     folder: Path,
     particles: int,
     seed: int,
-    split: str,
+    split: Any,
     limit: int | None,
     data_root: Path | None,
     device: str,
     as_json: bool,
 ) -> None:
     """Estimate log p(x) of a trained run, with its standard error."""
+    estimator = pv.ImportanceSampling(particles)
     run = pv.studies.open_run(folder, data_root=data_root, device=device)
     evidence = pv.studies.evaluate_run(
-        run, num_particles=particles, split=split, limit=limit, seed=seed
+        run, estimator=estimator, split=split, limit=limit, seed=seed
     )
     parts = pv.diagnostics.decompose(
         run.vae.model, run.vae.guide, run.split(split, limit), device=run.device, seed=seed
@@ -274,7 +275,7 @@ def compare(
     seeds: int,
     particles: int,
     folder: Path | None,
-    split: str,
+    split: Any,
     limit: int | None,
     data_root: Path | None,
     device: str,
@@ -289,7 +290,7 @@ def compare(
         objectives,
         seeds,
         folder,
-        num_particles=particles,
+        estimator=pv.ImportanceSampling(particles),
         split=split,
         limit=limit,
         data_root=data_root,

@@ -60,7 +60,7 @@ class LinearGaussian(nn.Module):
             bias = torch.randn(features, dtype=torch.float64)
         return cls(weight, bias, noise_scale)
 
-    def decoder(self, z: Float[Tensor, "*shape latent"]) -> dist.TorchDistribution:
+    def decoder(self, z: Float[Tensor, "*shape latent"]) -> dist.Distribution:
         """p(x|z), event shape (features,)."""
         loc = functional.linear(z, self.weight, self.bias)
         return dist.Normal(loc, self.noise_scale, validate_args=False).to_event(1)
@@ -76,14 +76,14 @@ class LinearGaussian(nn.Module):
         mean: Tensor = torch.linalg.solve(self.posterior_precision, projected.mT).mT
         return mean
 
-    def posterior(self, x: Float[Tensor, "batch features"]) -> dist.TorchDistribution:
+    def posterior(self, x: Float[Tensor, "batch features"]) -> dist.Distribution:
         """p(z|x), event shape (latent,)."""
         # An explicit covariance batch: a shared precision matrix does not expand in every torch.
         covariance = torch.linalg.inv(self.posterior_precision).expand(len(x), -1, -1)
         mean = self._posterior_mean(x)
         return dist.MultivariateNormal(mean, covariance_matrix=covariance, validate_args=False)
 
-    def mean_field_posterior(self, x: Float[Tensor, "batch features"]) -> dist.TorchDistribution:
+    def mean_field_posterior(self, x: Float[Tensor, "batch features"]) -> dist.Distribution:
         """The diagonal normal that maximises the ELBO: posterior mean, precision diag(M)."""
         scale = self.posterior_precision.diagonal().rsqrt()
         return dist.Normal(self._posterior_mean(x), scale, validate_args=False).to_event(1)

@@ -44,9 +44,9 @@ class Particles:
     log_prior: dict[str, Float[Tensor, "particles batch"]]
     log_guide: dict[str, Float[Tensor, "particles batch"]]
     log_likelihood: Float[Tensor, "particles batch"]
-    prior: dict[str, dist.TorchDistribution]
-    guide: dict[str, dist.TorchDistribution]
-    likelihood: dict[str, dist.TorchDistribution]
+    prior: dict[str, dist.Distribution]
+    guide: dict[str, dist.Distribution]
+    likelihood: dict[str, dist.Distribution]
     masked: frozenset[str]
     scale: float | Tensor
 
@@ -213,7 +213,7 @@ def _assemble(
             for name in latent
             if model_sites[name]["mask"] is not None or guide_sites[name]["mask"] is not None
         ),
-        scale=_common_scale({**model_sites, **guide_sites}),
+        scale=_common_scale(_labelled(model_sites, guide_sites)),
     )
 
 
@@ -228,9 +228,19 @@ def _check_sites_match(model_sites: Mapping[str, Site], guide_sites: Mapping[str
             raise ValueError(f"the guide misses the model's latent site {name!r}: sample it there.")
     if all(not site["is_observed"] for site in model_sites.values()):
         raise ValueError("the model observes nothing: give its likelihood site obs=x.")
-    sizes = {name: _data_plate_size(site) for name, site in {**guide_sites, **model_sites}.items()}
+    sites = _labelled(model_sites, guide_sites)
+    sizes = {label: _data_plate_size(site) for label, site in sites.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"sites disagree on the size of the data plate: {sizes}.")
+        listed = ", ".join(f"{label} {size}" for label, size in sizes.items())
+        raise ValueError(f"sites disagree on the size of the data plate: {listed}.")
+
+
+def _labelled(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> dict[str, Site]:
+    """Every site of both programs; a latent one is in each."""
+    return {
+        **{f"{name!r} of the guide": site for name, site in guide_sites.items()},
+        **{f"{name!r} of the model": site for name, site in model_sites.items()},
+    }
 
 
 def _data_plate_size(site: Site) -> int:
@@ -263,11 +273,11 @@ def _log_density(site: Site, num_dims: int) -> Float[Tensor, "particles batch"]:
 def _common_scale(sites: Mapping[str, Site]) -> float | Tensor:
     (first, *others) = sites
     reference: float | Tensor = sites[first]["scale"]
-    for name in others:
-        scale = sites[name]["scale"]
+    for label in others:
+        scale = sites[label]["scale"]
         if scale is not reference and not bool(torch.as_tensor(scale == reference).all()):
             raise ValueError(
-                f"sites {first!r} and {name!r} have different scales, {reference} and {scale}: a "
+                f"sites {first} and {label} have different scales, {reference} and {scale}: a "
                 "log-weight needs one scale for all; shape the KL term in the objective instead."
             )
     return reference

@@ -61,6 +61,10 @@ class VAE(nn.Module):
             return
         for part, module in parts.items():
             if isinstance(module, nn.Module) and any(p.requires_grad for p in module.parameters()):
+                for parameter in module.parameters():
+                    # The store keeps, and SVI would train, a copy of any other layout.
+                    if not parameter.is_contiguous():
+                        parameter.data = parameter.data.contiguous()
                 pyro.module(_free_name(f"vae.{part}", module), module)
 
 

@@ -63,7 +63,7 @@ class RunningWeights:
         weight = torch.exp(log_weight - shift)
         self._sum = self._sum * rescale + weight.sum(0)
         self._sum_of_squares = self._sum_of_squares * rescale**2 + weight.square().sum(0)
-        self._max = shift
+        self._max = new_max
         self.num_particles += log_weight.shape[0]
 
     def _totals(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ class DiagonalNormalEncoder(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Float[Tensor, "batch *event"]) -> dist.TorchDistribution:
+    def forward(self, x: Float[Tensor, "batch *event"]) -> dist.Distribution:
         """The guide's distribution, event shape (latent,)."""
         loc, unconstrained = self.network(x).chunk(2, dim=-1)
         scale = functional.softplus(unconstrained) + _MIN_SCALE

@@ -49,15 +49,11 @@ class AnalyticELBO(Objective):
 def site_kl(particles: Particles, name: str) -> Float[Tensor, "particles batch"]:
     """A term whose mean over particles estimates the site's KL: exact where it can be, in nats.
 
-    Given the latents drawn before it, the KL of the site is ``KL(q(z_i|.) || p(z_i|.))``, in closed
-    form if torch knows it. That holds only while p(z_i|.) does not depend on z_i itself through
-    a latent that the guide drew later, so the closed form is used only if every latent that
-    precedes the site in the model precedes it in the guide too. Otherwise ``log q - log p``.
+    The closed form, where torch registers one and where :func:`closed_form_is_exact`; otherwise
+    ``log q - log p``.
     """
     monte_carlo = particles.log_guide[name] - particles.log_prior[name]
-    before_in_model = _before(name, list(particles.log_prior))
-    before_in_guide = _before(name, list(particles.log_guide))
-    if name in particles.masked or not before_in_model <= before_in_guide:
+    if not closed_form_is_exact(particles, name):
         return monte_carlo
     try:
         kl: Tensor = kl_divergence(particles.guide[name], particles.prior[name])
@@ -65,6 +61,19 @@ def site_kl(particles: Particles, name: str) -> Float[Tensor, "particles batch"]
         return monte_carlo
     between = tuple(range(1, kl.dim() - 1))
     return kl.sum(between) if between else kl
+
+
+def closed_form_is_exact(particles: Particles, name: str) -> bool:
+    """Whether ``KL(q(z_i|.) || p(z_i|.))`` of two distributions is the mean of ``log q - log p``.
+
+    Given the latents drawn before it, the KL of the site is that of its two distributions. That
+    holds only while p(z_i|.) does not depend on z_i itself through a latent that the guide drew
+    later, so every latent that precedes the site in the model must precede it in the guide too.
+    A mask must be absent as well: a closed form would ignore it.
+    """
+    before_in_model = _before(name, list(particles.log_prior))
+    before_in_guide = _before(name, list(particles.log_guide))
+    return name not in particles.masked and before_in_model <= before_in_guide
 
 
 def _before(name: str, order: list[str]) -> set[str]:

@@ -33,7 +33,7 @@ class StandardNormal(nn.Module):
         self.register_buffer("loc", torch.zeros(latent), persistent=False)
         self.register_buffer("scale", torch.ones(latent), persistent=False)
 
-    def forward(self) -> dist.TorchDistribution:
+    def forward(self) -> dist.Distribution:
         """The prior, event shape (latent,)."""
         return dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
 
@@ -55,6 +55,6 @@ class LearnedNormal(nn.Module):
         self.loc = nn.Parameter(torch.zeros(latent))
         self.log_scale = nn.Parameter(torch.zeros(latent))
 
-    def forward(self) -> dist.TorchDistribution:
+    def forward(self) -> dist.Distribution:
         """The prior, event shape (latent,)."""
         return dist.Normal(self.loc, self.log_scale.exp(), validate_args=False).to_event(1)

@@ -96,12 +96,15 @@ def crossed_mean(
 def _satterthwaite(
     seed_ms: float, datum_ms: float, rest_ms: float, num_seeds: int, num_data: int
 ) -> float:
-    numerator = max(seed_ms + datum_ms - rest_ms, seed_ms, datum_ms) ** 2
-    denominator = datum_ms**2 / (num_data - 1)
+    total = max(seed_ms + datum_ms - rest_ms, seed_ms, datum_ms)
+    if total == 0:
+        return float(num_data - 1)
+    # Shares, not squares: values that agree to rounding would underflow.
+    inverse = (datum_ms / total) ** 2 / (num_data - 1)
     if num_seeds > 1:
-        denominator += seed_ms**2 / (num_seeds - 1)
-        denominator += rest_ms**2 / ((num_seeds - 1) * (num_data - 1))
-    return numerator / denominator if denominator > 0 else float(num_data - 1)
+        inverse += (seed_ms / total) ** 2 / (num_seeds - 1)
+        inverse += (rest_ms / total) ** 2 / ((num_seeds - 1) * (num_data - 1))
+    return 1 / inverse
 
 
 def _root(value: float) -> float:

@@ -142,7 +142,7 @@ def parse_objective(text: str) -> Objective:
         name = f"{name}:{cls}"
     elif name not in OBJECTIVES and argument and not argument.isdigit():
         name, argument = text, ""
-    factory = _resolve("objective", name, OBJECTIVES)
+    factory: Callable[..., Objective] = _resolve("objective", name, OBJECTIVES)
     if not argument:
         if name == "iwae":
             raise ValueError("objective 'iwae' needs its number of particles, such as iwae:50.")

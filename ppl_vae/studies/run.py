@@ -120,7 +120,7 @@ def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto
 def evaluate_run(
     run: Run,
     *,
-    num_particles: int = 5000,
+    estimator: ImportanceSampling,
     split: Split = "test",
     limit: int | None = None,
     seed: int = 0,
@@ -128,12 +128,12 @@ def evaluate_run(
 ) -> Evidence:
     """Estimate log p(x) on a split, keep it in the run's folder, reuse it when nothing changed."""
     path = run.folder / EVIDENCE
-    key = _evaluation_key(run, num_particles, split, limit, seed)
+    key = _evaluation_key(run, repr(estimator), split, limit, seed)
     if path.exists():
         tree = load_netcdf(path)
         if tree.attrs.get("evaluation") == key:
             return evidence_from_datatree(tree)
-    evidence = ImportanceSampling(num_particles)(
+    evidence = estimator(
         run.vae.model,
         run.vae.guide,
         run.split(split, limit),

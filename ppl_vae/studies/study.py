@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from ppl_vae.arviz import comparison_to_datatree, save_netcdf
-from ppl_vae.evidence import Evidence
+from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.files import write_atomically
 from ppl_vae.studies.comparison import Comparison, compare
 from ppl_vae.studies.config import RunConfig, parse_objective
@@ -31,7 +31,7 @@ def run_study(
     num_seeds: int,
     folder: Path,
     *,
-    num_particles: int = 1000,
+    estimator: ImportanceSampling,
     split: Split = "test",
     limit: int | None = None,
     data_root: Path | None = None,
@@ -55,7 +55,8 @@ def run_study(
         parse_objective(objective)
     evidence: dict[str, list[Evidence]] = {objective: [] for objective in objectives}
     runs: dict[str, list[Run]] = {objective: [] for objective in objectives}
-    for seed in range(config.seed, config.seed + num_seeds):
+    seeds = range(config.seed, config.seed + num_seeds)
+    for seed in seeds:
         for objective in objectives:
             cell = folder / f"{objective.replace(':', '-')}-seed{seed}"
             run, fitted = train_run(
@@ -66,7 +67,7 @@ def run_study(
                 progress=progress,
             )
             result = evaluate_run(
-                run, num_particles=num_particles, split=split, limit=limit, seed=seed,
+                run, estimator=estimator, split=split, limit=limit, seed=seed,
                 progress=progress,
             )  # fmt: skip
             runs[objective].append(run)
@@ -76,12 +77,7 @@ def run_study(
                 f"{len(fitted.history)} epochs, kept epoch {fitted.kept_epoch}"
             )
     comparison = compare(evidence)
-    _write(folder, comparison, evidence)
+    write_atomically(folder / "comparison.json", json.dumps(comparison.summary(), indent=2) + "\n")
+    save_netcdf(comparison_to_datatree(evidence, seeds=seeds), folder / "comparison.nc")
     histories = {arm: [run.history for run in cells] for arm, cells in runs.items()}
     return StudyResult(comparison, histories, runs)
-
-
-def _write(folder: Path, comparison: Comparison, evidence: dict[str, list[Evidence]]) -> None:
-    summary: dict[str, Any] = comparison.summary()
-    write_atomically(folder / "comparison.json", json.dumps(summary, indent=2) + "\n")
-    save_netcdf(comparison_to_datatree(evidence), folder / "comparison.nc")

@@ -1,0 +1,346 @@
+"""The ELBO taken apart: log-likelihood, KL per latent site and dimension, active units."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from ppl_vae.objectives.elbo import closed_form_is_exact, site_kl
+from ppl_vae.particles import Particles, Program, draw_particles
+from ppl_vae.randomness import Stream, seeded
+
+_BOOTSTRAP_REPLICATES = 200
+"""Enough for a standard error that is itself known to 5 per cent."""
+
+
+@final
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over the data, in nats per datum, with its errors.
+
+    Attributes:
+        value: The mean.
+        monte_carlo_error: Its standard error from the particles, the data held fixed.
+        total_error: Its standard error as an estimate for the population the data came from,
+            ``s / sqrt(N)``. It holds the Monte Carlo noise already.
+    """
+
+    value: float
+    monte_carlo_error: float
+    total_error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:12.3f} {self.monte_carlo_error:12.3f} {self.total_error:12.3f}"
+
+
+@final
+@dataclass(frozen=True)
+class PerDimension:
+    """One value for each latent dimension of a site, shape (latent,), in double precision.
+
+    Attributes:
+        value: The estimates.
+        standard_error: Their standard errors as estimates for the population, both sources of
+            error together.
+    """
+
+    value: Float[Tensor, " latent"]
+    standard_error: Float[Tensor, " latent"]
+
+
+@final
+@dataclass(frozen=True)
+class ActiveUnits:
+    """How many latent dimensions of a site vary with the data.
+
+    Attributes:
+        count: Dimensions whose activity is above the threshold.
+        latent: Dimensions in all.
+        standard_error: Of the count, by a bootstrap over the data. It is 0 where no dimension's
+            activity comes near the threshold.
+    """
+
+    count: int
+    latent: int
+    standard_error: float
+
+
+@final
+@dataclass(frozen=True)
+class Decomposition:
+    """``ELBO = E log p(x|z) - sum over sites of KL``, mean over N data, in nats per datum.
+
+    Attributes:
+        elbo: The evidence lower bound; exactly log_likelihood minus the sum of kl.
+        log_likelihood: E_q log p(x|z).
+        kl: Site name to ``E_q [log q(z_site|.) - log p(z_site|.)]``, in the model's order. Where
+            the guide draws the sites in another order than the model, a single term is no KL
+            divergence and can be negative; their sum is one.
+        kl_per_dimension: Site name to the KL of each dimension, for sites where guide and prior
+            both factorise over the dimensions and the closed form is known and exact.
+        activity: Site name to ``Var_x E_q[z_u|x]``, in the squared units of z, for sites with one
+            event dimension. An estimate can be below 0: the Monte Carlo noise is subtracted.
+        active_units: Site name to the number of dimensions whose activity exceeds the threshold.
+        threshold: The activity above which a unit counts as active.
+        num_data: N.
+        num_particles: K, draws per datum.
+    """
+
+    elbo: Estimate
+    log_likelihood: Estimate
+    kl: dict[str, Estimate]
+    kl_per_dimension: dict[str, PerDimension]
+    activity: dict[str, PerDimension]
+    active_units: dict[str, ActiveUnits]
+    threshold: float
+    num_data: int
+    num_particles: int
+
+    def __str__(self) -> str:
+        rows = {"ELBO": self.elbo, "log-likelihood": self.log_likelihood}
+        rows |= {f"KL {name}": estimate for name, estimate in self.kl.items()}
+        width = max(map(len, rows))
+        lines = [f"{'nats per datum':{width}} {'mean':>12} {'Monte Carlo':>12} {'total error':>12}"]
+        lines += [f"{name:{width}} {estimate}" for name, estimate in rows.items()]
+        lines += [
+            f"active units of {name}: {units.count} of {units.latent} "
+            f"(standard error {units.standard_error:.1f}; Var_x E[z|x] > {self.threshold:g})"
+            for name, units in self.active_units.items()
+        ]
+        return "\n".join([*lines, f"N = {self.num_data}, K = {self.num_particles}"])
+
+    def summary(self) -> dict[str, Any]:
+        """The result as plain numbers, lists and dictionaries, for JSON."""
+        plain: dict[str, Any] = asdict(self, dict_factory=_plain_values)
+        return plain
+
+
+def decompose(
+    model: Program,
+    guide: Program,
+    x: Float[Tensor, "num_data *event"],
+    *,
+    num_particles: int = 100,
+    batch_size: int = 100,
+    device: torch.device | str | None = None,
+    seed: int | None = 0,
+    max_plate_nesting: int = 1,
+    threshold: float = 0.01,
+) -> Decomposition:
+    """Take the ELBO apart: ``E log p(x|z) - sum over sites of KL``, and count active units.
+
+    A latent dimension u is active if ``Var_x E_q[z_u|x]`` exceeds the threshold. E_q[z|x] is the
+    mean over particles of the guide's mean (of the draws, where the guide's distribution has no
+    known mean). Where that mean has Monte Carlo noise, the noise would add its variance to Var_x,
+    so ``mean_x(s^2_k / K)`` is subtracted and the variance is unbiased.
+
+    Costs K decoder evaluations per datum. Memory holds num_particles * batch_size decoded rows at
+    once and, per datum, a few numbers for each latent dimension.
+
+    Args:
+        model: Pyro model with its data plate at dim -1.
+        guide: Pyro guide over the same latents.
+        x: The data, shape (num_data, *event).
+        num_particles: K.
+        batch_size: Data handled at once. Another size draws other particles.
+        device: Where to compute; the data's device if not given.
+        seed: Of the draws and the bootstrap; ``None`` uses the caller's random state.
+        max_plate_nesting: Plate dimensions the programs use, the data plate included.
+        threshold: Activity above which a unit is active.
+
+    Raises:
+        ValueError: If there are fewer than 2 data or 2 particles (no standard error), batch_size
+            or threshold is out of range, or a log-density is not finite (names the site).
+
+    References:
+        Burda, Grosse and Salakhutdinov, 2016, Importance weighted autoencoders, appendix C.
+        Hoffman and Johnson, 2016, ELBO surgery: yet another way to carve up the variational
+        evidence lower bound.
+    """
+    _check_arguments(len(x), num_particles, batch_size, threshold)
+    device = x.device if device is None else torch.device(device)
+    with torch.no_grad(), seeded(seed, Stream.EVALUATION):
+        draws = (
+            draw_particles(
+                model, guide, part.to(device), num_particles, max_plate_nesting=max_plate_nesting
+            )
+            for part in x.split(batch_size)
+        )
+        table = _join(_tabulate(particles) for particles in draws)
+        units = {name: _active_units(means, threshold) for name, means in table["mean"].items()}
+    return Decomposition(
+        elbo=table["total"]["elbo"].estimate(),
+        log_likelihood=table["total"]["log_likelihood"].estimate(),
+        kl={name: terms.estimate() for name, terms in table["kl"].items()},
+        kl_per_dimension={n: terms.per_dimension() for n, terms in table["dimension_kl"].items()},
+        activity={name: _activity(means) for name, means in table["mean"].items()},
+        active_units=units,
+        threshold=threshold,
+        num_data=len(x),
+        num_particles=num_particles,
+    )
+
+
+def _check_arguments(num_data: int, num_particles: int, batch_size: int, threshold: float) -> None:
+    if num_data < 2:
+        raise ValueError(f"decompose needs 2 data or more for a standard error, got {num_data}.")
+    if num_particles < 2:
+        raise ValueError(
+            f"decompose needs num_particles >= 2 for a Monte Carlo error, got {num_particles}."
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
+    if not 0 <= threshold < math.inf:
+        raise ValueError(f"threshold must be 0 or more and finite, got {threshold}.")
+
+
+@final
+@dataclass(frozen=True)
+class _PerDatum:
+    """A mean over particles for each datum, and the variance of its Monte Carlo noise.
+
+    Both in double precision on the CPU, shape (batch, *rest).
+    """
+
+    value: Tensor
+    noise: Tensor
+
+    @classmethod
+    def over_particles(cls, terms: Float[Tensor, "particles batch *rest"]) -> "_PerDatum":
+        terms = terms.double()
+        return cls(terms.mean(0).cpu(), (terms.var(0) / len(terms)).cpu())
+
+    def estimate(self) -> Estimate:
+        return Estimate(
+            value=self.value.mean().item(),
+            monte_carlo_error=self.noise.sum().sqrt().item() / len(self.value),
+            total_error=_standard_error_of_mean(self.value).item(),
+        )
+
+    def per_dimension(self) -> PerDimension:
+        return PerDimension(self.value.mean(0), _standard_error_of_mean(self.value))
+
+
+_Table = dict[str, dict[str, _PerDatum]]
+
+
+def _tabulate(particles: Particles) -> _Table:
+    """What one batch contributes, per kind of quantity and site."""
+    kl = {name: site_kl(particles, name) for name in particles.log_prior}
+    log_likelihood = particles.log_likelihood
+    # Subtracted draw by draw, so that the ELBO's error knows how its parts vary together.
+    elbo = log_likelihood.double() - sum(terms.double() for terms in kl.values())
+    vectors = [name for name in kl if _is_vector(particles, name)]
+    dimension_kl = {name: _dimension_kl(particles, name) for name in vectors}
+    terms: dict[str, dict[str, Tensor]] = {
+        "total": {"elbo": elbo, "log_likelihood": log_likelihood},
+        "kl": kl,
+        "dimension_kl": {n: values for n, values in dimension_kl.items() if values is not None},
+        "mean": {name: _guide_mean(particles, name) for name in vectors},
+    }
+    return {
+        kind: {name: _PerDatum.over_particles(values) for name, values in named.items()}
+        for kind, named in terms.items()
+    }
+
+
+def _join(batches: Iterable[_Table]) -> _Table:
+    tables = list(batches)
+    return {
+        kind: {
+            name: _PerDatum(
+                torch.cat([table[kind][name].value for table in tables]),
+                torch.cat([table[kind][name].noise for table in tables]),
+            )
+            for name in named
+        }
+        for kind, named in tables[0].items()
+    }
+
+
+def _is_vector(particles: Particles, name: str) -> bool:
+    """Whether the site has one event dimension, and no plate besides the data's."""
+    between = particles.latents[name].shape[1:-2]
+    return particles.guide[name].event_dim == 1 and between.numel() == 1
+
+
+def _dimension_kl(
+    particles: Particles, name: str
+) -> Float[Tensor, "particles batch latent"] | None:
+    """The KL of each dimension in closed form, or None if it has none that is exact."""
+    guide, prior = particles.guide[name], particles.prior[name]
+    if not (closed_form_is_exact(particles, name) and _factorises(guide) and _factorises(prior)):
+        return None
+    try:
+        kl: Tensor = kl_divergence(guide.base_dist, prior.base_dist)
+    except NotImplementedError:
+        return None
+    return kl.reshape(particles.num_particles, particles.batch_size, -1)
+
+
+def _factorises(distribution: Any) -> bool:
+    return (
+        isinstance(distribution, Independent)
+        and distribution.reinterpreted_batch_ndims == 1
+        and distribution.base_dist.event_shape == ()
+    )
+
+
+def _guide_mean(particles: Particles, name: str) -> Float[Tensor, "particles batch latent"]:
+    """Terms whose mean over particles estimates E_q[z|x]: the guide's means, or else its draws.
+
+    The guide's mean does not vary over particles unless it depends on a latent drawn before it.
+    """
+    draws = particles.latents[name]
+    try:
+        mean = particles.guide[name].mean
+    except (NotImplementedError, AttributeError):
+        mean = draws
+    known = mean.shape == draws.shape and bool(mean.isfinite().all())
+    terms: Tensor = mean if known else draws
+    return terms.reshape(particles.num_particles, particles.batch_size, -1)
+
+
+def _activity(means: _PerDatum) -> PerDimension:
+    """``Var_x E_q[z|x]`` as a mean of one term per datum, hence its delta-method error."""
+    num_data = len(means.value)
+    centred = means.value - means.value.mean(0)
+    terms = centred.square() * num_data / (num_data - 1) - means.noise
+    return PerDimension(terms.mean(0), _standard_error_of_mean(terms))
+
+
+def _active_units(means: _PerDatum, threshold: float) -> ActiveUnits:
+    """The count at the data, and its spread over data drawn again with replacement."""
+    num_data, latent = means.value.shape
+    centred = means.value - means.value.mean(0)
+    moments = torch.cat([centred.square() * num_data / (num_data - 1) - means.noise, centred], 1)
+
+    def count(weight: Float[Tensor, " num_data"]) -> Tensor:
+        second, first = (weight @ moments).chunk(2)
+        return (second - first.square() * num_data / (num_data - 1) > threshold).sum()
+
+    replicates = [count(_bootstrap_weight(num_data)) for _ in range(_BOOTSTRAP_REPLICATES)]
+    return ActiveUnits(
+        count=int(count(torch.full((num_data,), 1 / num_data, dtype=torch.float64))),
+        latent=latent,
+        standard_error=torch.stack(replicates).double().std().item(),
+    )
+
+
+def _bootstrap_weight(num_data: int) -> Float[Tensor, " num_data"]:
+    """How often each datum is drawn in num_data draws with replacement, as a fraction."""
+    drawn = torch.randint(num_data, (num_data,))
+    return torch.bincount(drawn, minlength=num_data).double() / num_data
+
+
+def _standard_error_of_mean(values: Tensor) -> Tensor:
+    return values.std(0) / math.sqrt(len(values))
+
+
+def _plain_values(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in fields}

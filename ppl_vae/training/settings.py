@@ -1,0 +1,75 @@
+"""How to train, as values: checked once, compared when a run is resumed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from ppl_vae.schedules import Constant, Schedule
+from ppl_vae.training.step import STEPS, Step
+
+Transform = Callable[[Tensor], Tensor]
+"""Applied to each batch on its device, as dynamic binarisation is."""
+
+
+@final
+@dataclass(frozen=True)
+class FitSettings:
+    """The settings of :func:`~ppl_vae.training.fit`, which documents them.
+
+    Raises:
+        ValueError: If a number is out of range or the step is unknown.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float | Schedule
+    clip_norm: float | None
+    patience: int | None
+    validate_every: int
+    validation_particles: int
+    validation_size: int
+    transform: Transform | None
+    step: str | type[Step]
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in (
+            "epochs", "batch_size", "validate_every", "validation_particles", "validation_size",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be 1 or more epochs, got {self.patience}.")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive, got {self.clip_norm}.")
+        if isinstance(self.step, str) and self.step not in STEPS:
+            raise ValueError(f"unknown step {self.step!r}: use {', '.join(STEPS)}.")
+        _ = self.schedule  # a bad learning rate is an error here, not in the first update
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate over the fraction of training done."""
+        rate = self.learning_rate
+        return rate if callable(rate) else Constant(rate)
+
+    @property
+    def step_class(self) -> type[Step]:
+        """The step's class."""
+        return STEPS[self.step] if isinstance(self.step, str) else self.step
+
+    def to_json(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it goes on from."""
+        return {
+            "batch_size": self.batch_size,
+            "learning_rate": repr(self.schedule),
+            # A schedule spreads over all epochs; at a constant rate a run may be made longer.
+            "epochs": None if isinstance(self.schedule, Constant) else self.epochs,
+            "clip_norm": self.clip_norm,
+            "validate_every": self.validate_every,
+            "validation_particles": self.validation_particles,
+            "validation_size": self.validation_size,
+            "step": self.step_class.__name__,
+            "seed": self.seed,
+        }

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from ppl_vae.data import load_dataset
+from ppl_vae.objectives import ELBO, IWAE, AnalyticELBO
+from ppl_vae.studies import RunConfig, parse_objective
+
+
+@pytest.mark.parametrize(
+    ("text", "cls", "particles"),
+    [
+        ("elbo", ELBO, 1),
+        ("elbo:4", ELBO, 4),
+        ("elbo-analytic", AnalyticELBO, 1),
+        ("iwae:50", IWAE, 50),
+        ("ppl_vae.objectives:IWAE:7", IWAE, 7),
+        ("ppl_vae.objectives:ELBO", ELBO, 1),
+    ],
+)
+def test_objectives_by_name(text, cls, particles):
+    objective = parse_objective(text)
+    assert type(objective) is cls
+    assert objective.num_particles == particles
+
+
+@pytest.mark.parametrize("text", ["", "iwae", "iwae:", "iwae:x", "iwae:1.5", "iwae:-3", "no:E"])
+def test_bad_objectives_are_one_line(text):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        parse_objective(text)
+
+
+def test_a_configuration_survives_json():
+    config = RunConfig(hidden=(3, 4), seed=7, objective="iwae:5")
+    import json
+
+    assert RunConfig.from_mapping(json.loads(config.to_json())) == config
+    with pytest.raises(ValueError, match="unknown setting 'epoch': did you mean 'epochs'"):
+        RunConfig.from_mapping({"epoch": 3})
+
+
+def test_the_same_seed_builds_the_same_model_and_other_seeds_do_not():
+    dataset = load_dataset("digits")
+    build = {
+        seed: RunConfig(hidden=(4,), latent=2, seed=seed).build_vae(dataset) for seed in (0, 1)
+    }
+    again = RunConfig(hidden=(4,), latent=2, seed=0, objective="iwae:9").build_vae(dataset)
+    for a, b in zip(build[0].parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    weights = [next(vae.parameters()) for vae in build.values()]
+    assert not torch.equal(*weights)
+
+
+def test_auto_binarises_named_grey_images_under_bernoulli_only():
+    dataset = load_dataset("digits")
+    assert RunConfig().prepare(dataset).is_binary
+    assert not RunConfig(likelihood="normal").prepare(dataset).is_binary
+    assert not RunConfig(data="mine.npy").prepare(dataset).is_binary
+
+
+def test_a_prior_named_by_module_and_class():
+    dataset = load_dataset("digits")
+    vae = RunConfig(prior="ppl_vae.priors:LearnedNormal", hidden=(4,), latent=3).build_vae(dataset)
+    assert vae.prior().event_shape == (3,)

@@ -1,0 +1,279 @@
+"""The command line as a careless user drives it: one clear line, a non-zero exit, nothing lost."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ppl_vae.cli import main
+
+SMALL = [
+    "--epochs", "2", "--hidden", "8", "--latent", "2", "--batch-size", "400",
+    "--validation-particles", "2",
+]  # fmt: skip
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output, standard error."""
+    status = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def fails(capsys, *arguments, code=1):
+    """The one line that a failing command leaves on standard error."""
+    status, out, err = run(capsys, *arguments)
+    assert status == code, err
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("ppl-vae: error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    folder = tmp_path / "run"
+    status, _, err = run(capsys, "fit", "--out", folder, *SMALL)
+    assert status == 0, err
+    return folder
+
+
+def test_fit_evaluate_and_sample(trained, capsys):
+    assert {path.name for path in trained.iterdir()} == {
+        "config.json",
+        "checkpoint.safetensors",
+        "history.csv",
+    }
+    status, out, _ = run(capsys, "evaluate", trained, "--particles", 20)
+    assert status == 0
+    assert "log p(x) = -" in out
+    assert "KL" in out
+    status, out, _ = run(capsys, "evaluate", trained, "--particles", 20, "--json")
+    values = json.loads(out)
+    assert values["num_data"] == 360
+    assert values["monte_carlo_error"] > 0
+    status, out, _ = run(capsys, "sample", trained, "--json")
+    for path in json.loads(out)["files"]:
+        with open(path, "rb") as file:
+            assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_evaluate_reuses_only_the_same_evaluation(trained, capsys):
+    first = json.loads(run(capsys, "evaluate", trained, "--particles", 20, "--json")[1])
+    again = json.loads(run(capsys, "evaluate", trained, "--particles", 20, "--json")[1])
+    other = json.loads(run(capsys, "evaluate", trained, "--particles", 21, "--json")[1])
+    assert again["log_prob"] == first["log_prob"]
+    assert again["seconds"] == first["seconds"]
+    assert other["num_particles"] == 21
+    assert other["log_prob"] != first["log_prob"]
+
+
+def test_fit_again_goes_on_or_refuses(trained, capsys):
+    before = (trained / "checkpoint.safetensors").read_bytes()
+    assert run(capsys, "fit", "--out", trained, *SMALL)[0] == 0
+    assert (trained / "checkpoint.safetensors").read_bytes() == before
+    line = fails(capsys, "fit", "--out", trained, *SMALL, "--latent", 3)
+    assert "latent 2 there, 3 here" in line
+    assert "--out" in line
+    assert (trained / "checkpoint.safetensors").read_bytes() == before
+    assert run(capsys, "fit", "--out", trained, *SMALL, "--epochs", 3)[0] == 0
+    assert len((trained / "history.csv").read_text().splitlines()) == 4
+
+
+def test_compare_prints_the_table_and_writes_everything(tmp_path, capsys):
+    folder = tmp_path / "study"
+    command = ["compare", "--objective", "elbo", "--objective", "iwae:3", "--seeds", 2,
+               "--particles", 10, "--out", folder, *SMALL]  # fmt: skip
+    status, out, err = run(capsys, *command)
+    assert status == 0, err
+    assert "iwae:3 - elbo" in out
+    assert "95%" in out
+    for name in ("comparison.json", "comparison.nc", "comparison.png", "curves.png"):
+        assert (folder / name).stat().st_size > 100, name
+    first = (folder / "comparison.json").read_text()
+    status, out, _ = run(capsys, *command, "--json")
+    assert json.loads(out)["num_seeds"] == 2
+    assert (folder / "comparison.json").read_text() == first
+
+
+def test_own_array_and_table(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", generator.normal(size=(60, 4)))
+    folder = tmp_path / "run"
+    status, _, err = run(
+        capsys, "fit", "--data", tmp_path / "x.npy", "--likelihood", "normal", "--out", folder,
+        *SMALL,
+    )  # fmt: skip
+    assert status == 0, err
+    assert run(capsys, "sample", folder)[0] == 0
+    np.save(tmp_path / "x.npy", generator.normal(size=(60, 4)))
+    assert "differs from the data" in fails(capsys, "evaluate", folder)
+
+
+def test_nan_in_the_data(tmp_path, capsys):
+    x = np.zeros((30, 3))
+    x[4, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    line = fails(capsys, "fit", "--data", tmp_path / "x.npy", "--out", tmp_path / "run", *SMALL)
+    assert "NaN" in line or "finite" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_grey_pixels_with_bernoulli(tmp_path, capsys):
+    line = fails(capsys, "fit", "--binarize", "none", "--out", tmp_path / "run", *SMALL)
+    assert "--binarize static or dynamic" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_dynamic_binarisation_trains(tmp_path, capsys):
+    status, _, err = run(capsys, "fit", "--binarize", "dynamic", "--out", tmp_path / "run", *SMALL)
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--objective", "iwae:0"], "1 or more"),
+        (["--objective", "iwae"], "iwae:50"),
+        (["--objective", "elb"], "did you mean 'elbo'"),
+        (["--objective", "nowhere:Thing"], "module:Class"),
+        (["--data", "digist"], "did you mean 'digits'"),
+        (["--data", "missing.npy"], "missing.npy"),
+        (["--prior", "vapm"], "unknown prior"),
+        (["--likelihood", "bernuli"], "did you mean 'bernoulli'"),
+        (["--likelihood", "normal:-1"], "positive"),
+        (["--activation", "tahn"], "did you mean 'tanh'"),
+        (["--schedule", "cosin"], "did you mean 'cosine'"),
+        (["--step", "sgd"], "unknown step"),
+        (["--epochs", "0"], "epochs must be 1 or more"),
+        (["--batch-size", "0"], "batch_size must be 1 or more"),
+        (["--latent", "0"], "1 or more"),
+        (["--learning-rate", "-1"], "learning rate must be positive"),
+        (["--learning-rate", "nan"], "learning rate must be positive"),
+        (["--clip-norm", "0"], "clip_norm must be positive"),
+        (["--seed", "-1"], "seed must be 0 or more"),
+        (["--device", "cuda:99"], "--device auto"),
+        (["--device", "gpu"], "unknown device"),
+        (["--validation-particles", "0"], "validation_particles"),
+    ],
+)
+def test_wrong_values(arguments, expected, tmp_path, capsys):
+    line = fails(capsys, "fit", "--out", tmp_path / "run", *SMALL, *arguments)
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fit", "--objectiv", "elbo"], "--objective"),
+        (["fit"], "--out"),
+        (["fti"], "fti"),
+        (["fit", "--out", "x", "--epochs", "many"], "--epochs"),
+        (["fit", "--out", "x", "--hidden", "a,b"], "200,200"),
+        (["evaluate"], "FOLDER"),
+    ],
+)
+def test_mistyped_options(arguments, expected, capsys):
+    assert expected in fails(capsys, *arguments, code=2)
+
+
+def test_compare_with_impossible_plans(tmp_path, capsys):
+    out = ["--out", tmp_path / "study", *SMALL]
+    assert "1 seed or more" in fails(capsys, "compare", "--seeds", 0, *out)
+    twice = ["--objective", "elbo", "--objective", "elbo"]
+    assert "must differ" in fails(capsys, "compare", *twice, *out)
+    assert "num_particles >= 1" in fails(capsys, "compare", "--particles", 0, *out)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_folder_that_is_no_run(tmp_path, capsys):
+    assert "holds no run" in fails(capsys, "evaluate", tmp_path)
+    assert "holds no run" in fails(capsys, "sample", tmp_path / "nowhere")
+    (tmp_path / "precious.txt").write_text("mine")
+    assert "not empty" in fails(capsys, "fit", "--out", tmp_path, *SMALL)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_zero_particles(trained, capsys):
+    assert "num_particles >= 1" in fails(capsys, "evaluate", trained, "--particles", 0)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_truncated_checkpoint(kept, trained, capsys):
+    path = trained / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    for command in (["evaluate", trained], ["fit", "--out", trained, *SMALL]):
+        assert "checkpoint.safetensors is damaged" in fails(capsys, *command)
+
+
+def test_damaged_config(trained, capsys):
+    (trained / "config.json").write_text("{")
+    assert "config.json is damaged" in fails(capsys, "evaluate", trained)
+
+
+def _ppl_vae(*arguments, **options):
+    command = [sys.executable, "-c", "from ppl_vae.cli import main; main()", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        **options,
+    )  # fmt: skip
+
+
+def test_ctrl_c_in_the_middle_keeps_the_checkpoint(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(capsys, "fit", "--out", folder, *SMALL)[0] == 0
+    before = (folder / "checkpoint.safetensors").read_bytes()
+    process = _ppl_vae("fit", "--out", folder, *SMALL, "--epochs", 1_000_000)
+    while '"epochs": 1000000' not in (folder / "config.json").read_text():
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip().splitlines()[-1] == (
+        "ppl-vae: error: stopped; the same command goes on from the last checkpoint."
+    )
+    assert (folder / "checkpoint.safetensors").read_bytes() == before
+    assert run(capsys, "evaluate", folder, "--particles", 5)[0] == 0
+
+
+def test_a_disk_that_fills_up_keeps_earlier_files(trained, capsys):
+    # A limit on file size is what a test can do; the write fails as on a full disk.
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    process = _ppl_vae("fit", "--out", trained, *SMALL, "--epochs", 3, preexec_fn=limit)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("ppl-vae: error: could not write ")
+    assert "checkpoint.safetensors" in line
+    after = {path.name: path.read_bytes() for path in trained.iterdir()}
+    assert after["checkpoint.safetensors"] == before["checkpoint.safetensors"]
+    assert after.keys() == before.keys()
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys; from ppl_vae.cli import main\n"
+        "try: main(['fit', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pyro', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--objective" in done.stdout

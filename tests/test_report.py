@@ -1,0 +1,41 @@
+"""Pictures are looked at by people; here, that they are pictures and show what they should."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ppl_vae.plots import plot_histories, plot_images, plot_profiles
+from ppl_vae.report import write_sample_figures
+from ppl_vae.studies import RunConfig, train_run
+from ppl_vae.training import EpochRecord, History
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("L"), dtype=float)
+
+
+def test_images_are_drawn_dark_where_values_are_high():
+    shape = (4, 4)
+    white, black = torch.zeros(3, 16), torch.ones(3, 16)
+    assert pixels(plot_images([white], shape, "t")).mean() > 220
+    assert pixels(plot_images([black], shape, "t")).mean() < 120
+
+
+def test_profiles_and_curves_draw_something():
+    rows = torch.randn(5, 3)
+    assert pixels(plot_profiles({"a": rows, "b": rows}, "t")).std() > 1
+    records = [EpochRecord(i, -float(9 - i), -1.0, {"z": 1.0}, 1e-3, 0.1) for i in range(1, 6)]
+    assert pixels(plot_histories({"elbo": [History(records)]}, "t")).std() > 1
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
+def test_sample_figures_of_a_run(tmp_path, likelihood):
+    config = RunConfig(likelihood=likelihood, hidden=(8,), latent=2, epochs=1)
+    run, _ = train_run(config, tmp_path / "run", progress=False)
+    first = [path.read_bytes() for path in write_sample_figures(run, count=4, seed=0)]
+    again = [path.read_bytes() for path in write_sample_figures(run, count=4, seed=0)]
+    other = [path.read_bytes() for path in write_sample_figures(run, count=4, seed=1)]
+    assert first == again != other
