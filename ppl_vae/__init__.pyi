@@ -2,6 +2,7 @@ from . import arviz as arviz
 from . import data as data
 from . import diagnostics as diagnostics
 from . import evidence as evidence
+from . import netcdf as netcdf
 from . import objectives as objectives
 from . import plots as plots
 from . import priors as priors

@@ -1,8 +1,7 @@
-"""Results as xarray DataTrees in ArviZ's schema, and netCDF files of them."""
+"""Results as xarray DataTrees in ArviZ's schema."""
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.evidence import Evidence
-from ppl_vae.files import write_atomically
 from ppl_vae.particles import Program, draw_particles
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import effective_sample_size, normalized_weights
@@ -61,13 +59,14 @@ def particles_to_datatree(
     """Draws of the latents with their log-weights, for ArviZ.
 
     Groups, all log-densities in nats:
-        posterior: Each latent site, dimensions (chain, draw, datum, latent). With one latent site
-            the last dimension is called ``latent``; with several, or where the site itself is
-            called so, ``<site>_dim``. Draws are from the guide and carry weights (below).
-        log_likelihood: log p(x|z) under the observed site's name, (chain, draw, datum).
-        sample_stats: log_weight ``log p(x|z) + log p(z) - log q(z|x)``, (chain, draw, datum), and
-            effective_sample_size of the weights, (datum,), between 1 and num_particles.
-        observed_data: x, (datum, feature).
+
+    - posterior: each latent site, dimensions (chain, draw, datum, latent). With one latent site the
+      last dimension is called ``latent``; with several, or where the site itself is called so,
+      ``<site>_dim``. Draws are from the guide and carry weights (below).
+    - log_likelihood: log p(x|z) under the observed site's name, (chain, draw, datum).
+    - sample_stats: log_weight ``log p(x|z) + log p(z) - log q(z|x)``, (chain, draw, datum), and
+      effective_sample_size of the weights, (datum,), between 1 and num_particles.
+    - observed_data: x, (datum, feature).
 
     Posterior expectations need weights ``v_k = softmax(log_weight)`` over the draws of a datum.
     With ``resample`` (sampling-importance-resampling) each datum's draws are drawn anew with
@@ -78,7 +77,7 @@ def particles_to_datatree(
     Args:
         model: Pyro model with its data plate at dim -1.
         guide: Pyro guide over the same latents.
-        x: The data, shape (num_data, *event).
+        x: The data, shape ``(num_data, *event)``.
         num_particles: K, draws per datum over all chains.
         chains: How many chains the independent draws are cut into; divides num_particles.
         resample: Draw anew with the weights.
@@ -210,33 +209,6 @@ def comparison_to_datatree(
         "datum": _names("datum_names", datum_names, len(first[0])),
     }
     return _tree({"evidence": variables}, _method(first[0]), coords)
-
-
-def save_netcdf(tree: xr.DataTree, path: Path | str) -> None:
-    """Write a tree to a netCDF-4 file; on failure an earlier file at ``path`` stays whole.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    write_atomically(Path(path), bytes(tree.to_netcdf(engine="h5netcdf")))
-
-
-def load_netcdf(path: Path | str) -> xr.DataTree:
-    """Read a tree from a netCDF-4 file into memory.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no netCDF-4 file, or a part of one.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file at {path}: write one with save_netcdf.")
-    try:
-        return xr.load_datatree(path, engine="h5netcdf")
-    except PermissionError:
-        raise
-    except (OSError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a whole netCDF-4 file: {reason}") from error
 
 
 def _draw(

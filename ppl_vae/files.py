@@ -28,7 +28,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(
-            error.errno, f"could not write {path}: {error.strerror}; an earlier file is untouched"
+            error.errno,
+            f"could not write {path}: {error.strerror or error}; an earlier file is untouched",
         ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):

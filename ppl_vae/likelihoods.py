@@ -103,7 +103,7 @@ class BernoulliVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         return self.mean * (1 - self.mean)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws in {0, 1}, shape (*sample_shape, *batch_shape, features)."""
+        """Draws in {0, 1}, shape ``(*sample_shape, *batch_shape, features)``."""
         with torch.no_grad():
             return torch.bernoulli(self.mean.expand(self._extended_shape(sample_shape)))
 

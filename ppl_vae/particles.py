@@ -29,7 +29,7 @@ class Particles:
     """K draws z_k ~ q(z|x) for each of B data. All densities are unscaled and in nats.
 
     Attributes:
-        latents: Site name to draws, shape (particles, batch, *event), in the guide's order.
+        latents: Site name to draws, shape ``(particles, batch, *event)``, in the guide's order.
         log_prior: Site name to log p(z_site | ...), shape (particles, batch), in the model's order.
         log_guide: Site name to log q(z_site | ...), shape (particles, batch), in the guide's order.
         log_likelihood: log p(x|z), summed over the observed sites, shape (particles, batch).
@@ -123,7 +123,7 @@ def draw_particles(
     Args:
         model: A Pyro program; its latent and observed sites stand in a data plate at dim -1.
         guide: A Pyro program over the same latent sites.
-        x: A batch, shape (batch, *event), handed to both.
+        x: A batch, shape ``(batch, *event)``, handed to both.
         num_particles: K.
         max_plate_nesting: How many plate dimensions the programs use, the data plate included.
             Dimensions left of the data plate are summed.

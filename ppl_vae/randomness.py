@@ -46,7 +46,8 @@ def seeded(seed: int | None, *path: int) -> Iterator[None]:
     if seed is None:
         yield
         return
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    # torch.manual_seed reaches every GPU, so every one is put back; none is woken up for it.
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, *path))
         yield

@@ -145,7 +145,7 @@ def decompose(
     Args:
         model: Pyro model with its data plate at dim -1.
         guide: Pyro guide over the same latents.
-        x: The data, shape (num_data, *event).
+        x: The data, shape ``(num_data, *event)``.
         num_particles: K.
         batch_size: Data handled at once. Another size draws other particles.
         device: Where to compute; the data's device if not given.

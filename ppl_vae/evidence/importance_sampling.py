@@ -69,7 +69,7 @@ class ImportanceSampling:
         Args:
             model: Pyro model with its data plate at dim -1.
             guide: Pyro guide over the same latents.
-            x: The data, shape (num_data, *event).
+            x: The data, shape ``(num_data, *event)``.
             device: Where to compute; the data's device if not given.
             seed: Of the draws; ``None`` uses the caller's random state.
             progress: Show a progress bar on the terminal.

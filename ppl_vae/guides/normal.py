@@ -16,7 +16,7 @@ class DiagonalNormalEncoder(nn.Module):
     """q(z|x) = Normal(loc(x), diag(scale(x)^2)), the scale by softplus.
 
     Args:
-        network: Maps (batch, *event) to (batch, 2 * latent): loc, then the unconstrained scale.
+        network: Maps ``(batch, *event)`` to (batch, 2 * latent): loc, then the unconstrained scale.
 
     References:
         Kingma and Welling, 2014, Auto-encoding variational Bayes.

@@ -9,11 +9,12 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree, load_netcdf, save_netcdf
+from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree
 from ppl_vae.data import Dataset, binarize_batch, load_dataset
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.files import write_atomically
+from ppl_vae.netcdf import load_netcdf, save_netcdf
 from ppl_vae.studies.config import RunConfig
 from ppl_vae.training import Checkpoint, FitResult, History, fit, load_parameters
 from ppl_vae.vae import VAE

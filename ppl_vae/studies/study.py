@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from ppl_vae.arviz import comparison_to_datatree, save_netcdf
+from ppl_vae.arviz import comparison_to_datatree
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.files import write_atomically
+from ppl_vae.netcdf import save_netcdf
 from ppl_vae.studies.comparison import Comparison, compare
 from ppl_vae.studies.config import RunConfig, parse_objective
 from ppl_vae.studies.run import Run, Split, evaluate_run, train_run, with_seed

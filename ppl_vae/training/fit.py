@@ -73,7 +73,7 @@ def fit(
         model: Pyro model with its data plate at dim -1.
         guide: Pyro guide over the same latents.
         objective: The bound to maximise.
-        train: Training data, shape (num_data, *event).
+        train: Training data, shape ``(num_data, *event)``.
         valid: Validation data; without them the last epoch's parameters are kept.
         epochs: Passes over the training data.
         batch_size: At most this many data a batch; batches of an epoch differ by at most one.

@@ -1,0 +1,61 @@
+"""Fixtures and rules for the whole suite."""
+
+from pathlib import Path
+
+import jaxtyping
+
+PACKAGE = Path(__file__).parents[1] / "ppl_vae"
+# data answers a careless user's wrong types itself, and its tests pass them on purpose.
+CHECKED = sorted({path.stem for path in PACKAGE.iterdir()} - {"__init__", "__pycache__", "data"})
+# Before ppl_vae is imported by anybody: shapes and types are checked in tests only.
+jaxtyping.install_import_hook([f"ppl_vae.{name}" for name in CHECKED], "typecheck.checked")
+
+import pyro  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from pyro.poutine.runtime import _PYRO_STACK  # noqa: E402
+from significance import NUM_STATISTICAL_TESTS, Significance  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    # Pyro's Distribution inherits typing.Callable, which beartype would rather see replaced.
+    config.addinivalue_line(
+        "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
+    )
+
+
+def pytest_collection_modifyitems(items):
+    statistical = [item.nodeid for item in items if "significance" in item.fixturenames]
+    if len(statistical) > NUM_STATISTICAL_TESTS:
+        raise pytest.UsageError(
+            f"{len(statistical)} statistical tests, but the suite's false-alarm rate is split over "
+            f"{NUM_STATISTICAL_TESTS}: raise NUM_STATISTICAL_TESTS in significance.py."
+        )
+
+
+@pytest.fixture
+def significance():
+    """A test's own share of the suite's false-alarm rate."""
+    return Significance()
+
+
+@pytest.fixture(autouse=True)
+def fresh_pyro():
+    """No test sees another's parameters or random state, or leaves a handler on Pyro's stack."""
+    pyro.clear_param_store()
+    torch.manual_seed(20)
+    yield
+    left = list(_PYRO_STACK)
+    _PYRO_STACK.clear()
+    pyro.clear_param_store()
+    assert left == []
+
+
+@pytest.fixture
+def unchecked_types():
+    """Types and shapes unchecked, as users have them: what does the package itself say?"""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,381 @@
+import os
+from dataclasses import replace
+
+import arviz_base
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+from arviz_stats import summary
+from programs import LinearChain, binary_data, binary_vae
+from significance import Estimate
+
+from ppl_vae.arviz import (
+    comparison_to_datatree,
+    evidence_from_datatree,
+    evidence_to_datatree,
+    particles_to_datatree,
+)
+from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.linear_gaussian import LinearGaussian
+from ppl_vae.netcdf import load_netcdf, save_netcdf
+
+
+@pytest.fixture
+def linear():
+    return LinearGaussian.random(8, 3, noise_scale=0.8)
+
+
+@pytest.fixture
+def draws(linear):
+    vae, x = linear.mean_field_vae(), linear.simulate(5)
+    return particles_to_datatree(vae.model, vae.guide, x, num_particles=200)
+
+
+def evidence(linear, seed=0, num_data=6):
+    vae, x = linear.mean_field_vae(), linear.simulate(num_data)
+    return ImportanceSampling(50)(vae.model, vae.guide, x, seed=seed)
+
+
+def stacked(variable):
+    """(particles, datum, ...)."""
+    return torch.tensor(variable.to_numpy()).flatten(0, 1)
+
+
+class TestSchema:
+    def test_groups_and_dimensions(self, draws):
+        assert {(group, name): variable.dims for group, node in draws.children.items()
+                for name, variable in node.data_vars.items()} == {
+            ("posterior", "z"): ("chain", "draw", "datum", "latent"),
+            ("log_likelihood", "x"): ("chain", "draw", "datum"),
+            ("sample_stats", "log_weight"): ("chain", "draw", "datum"),
+            ("sample_stats", "effective_sample_size"): ("datum",),
+            ("observed_data", "x"): ("datum", "feature"),
+        }  # fmt: skip
+        assert draws["posterior"]["z"].shape == (4, 50, 5, 3)
+
+    def test_coordinates(self, linear):
+        vae, x = linear.vae(), linear.simulate(3)
+        names = ["a", "b", "c"]
+        tree = particles_to_datatree(
+            vae.model, vae.guide, x, num_particles=6, chains=2, datum_names=names
+        )
+        for group in tree.children.values():
+            assert group.coords["datum"].to_numpy().tolist() == names
+        posterior = tree["posterior"].coords
+        for dimension, size in {"chain": 2, "draw": 3, "latent": 3}.items():
+            assert posterior[dimension].to_numpy().tolist() == list(range(size))
+        assert tree["observed_data"].coords["feature"].to_numpy().tolist() == list(range(8))
+        np.testing.assert_array_equal(tree["observed_data"]["x"].sel(datum="b"), x[1])
+
+    def test_several_sites_and_other_plates(self):
+        chain = LinearChain()
+        x = chain.simulate(3)
+        for nesting in (1, 2):
+            tree = particles_to_datatree(
+                chain.model, chain.top_down, x, num_particles=8, max_plate_nesting=nesting
+            )
+            posterior = tree["posterior"]
+            assert posterior["u"].dims == ("chain", "draw", "datum", "u_dim")
+            assert posterior["v"].dims == ("chain", "draw", "datum", "v_dim")
+            exact = chain.log_evidence(x).expand(8, 3)
+            torch.testing.assert_close(stacked(tree["sample_stats"]["log_weight"]), exact)
+
+    def test_inner_plate_becomes_a_latent_dimension(self):
+        def model(x):
+            with pyro.plate("data", len(x), dim=-1), pyro.plate("part", 2, dim=-2):
+                z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1), pyro.plate("part", 2, dim=-2) as part:
+                loc = 10.0 * part[:, None, None] + 100.0 * torch.arange(len(x))[:, None]
+                pyro.sample("z", dist.Normal(loc.expand(-1, -1, 3), 1e-3).to_event(1))
+
+        tree = particles_to_datatree(
+            model, guide, torch.zeros(4, 3), num_particles=8, max_plate_nesting=2
+        )
+        z = tree["posterior"]["z"]
+        assert z.dims == ("chain", "draw", "datum", "latent_0", "latent_1")
+        at = z.sel(chain=0, draw=0, datum=3, latent_0=1, latent_1=2).item()
+        assert at == pytest.approx(310, abs=1)
+
+    def test_site_named_latent_scalar_site_images_and_half_precision(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("latent", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                b = pyro.sample("b", dist.Normal(0.0, 1.0))
+                loc = (z + b[..., None])[..., None].expand(*b.shape, 2, 2)
+                pyro.sample("image", dist.Normal(loc, 1.0).to_event(2), obs=x.float())
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("latent", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                pyro.sample("b", dist.Normal(torch.zeros(len(x)), 1.0))
+
+        x = torch.zeros(3, 2, 2, dtype=torch.bfloat16)
+        tree = particles_to_datatree(model, guide, x, num_particles=4)
+        assert tree["posterior"]["latent"].dims == ("chain", "draw", "datum", "latent_dim")
+        assert tree["posterior"]["b"].dims == ("chain", "draw", "datum")
+        image = tree["observed_data"]["image"]
+        assert image.dims == ("datum", "feature_0", "feature_1")
+        assert image.dtype == np.float32
+        assert tree["log_likelihood"]["image"].shape == (4, 1, 3)
+
+    def test_attributes_say_how_to_use_the_draws(self, draws):
+        note = draws["posterior"].attrs["note"]
+        assert "softmax of sample_stats.log_weight" in note
+        assert note.count(". ") == 0
+        for node in draws.subtree:
+            assert node.attrs["inference_library"] == "ppl_vae"
+            assert node.attrs["torch_version"] == torch.__version__.split("+")[0]
+            assert node.attrs["pyro_version"] == pyro.__version__
+            assert node.attrs["num_particles"] == 200
+            assert "created_at" not in node.attrs
+            assert all(type(value) in (str, int, float) for value in node.attrs.values())
+
+    def test_arviz_summarises_it(self, draws):
+        table = summary(draws, var_names=["z"], round_to="none")
+        assert len(table) == 5 * 3
+        np.testing.assert_allclose(
+            table["mean"], draws["posterior"]["z"].mean(["chain", "draw"]).to_numpy().ravel()
+        )
+
+
+class TestWeights:
+    def test_log_mean_weight_is_the_importance_sampling_estimate(self, linear):
+        vae, x = linear.mean_field_vae(), linear.simulate(5)
+        tree = particles_to_datatree(vae.model, vae.guide, x, num_particles=200, seed=3)
+        estimate = ImportanceSampling(200)(vae.model, vae.guide, x, seed=3)
+        log_mean = stacked(tree["sample_stats"]["log_weight"]).logsumexp(0) - np.log(200)
+        torch.testing.assert_close(log_mean, estimate.log_prob)
+        ess = torch.tensor(tree["sample_stats"]["effective_sample_size"].to_numpy())
+        torch.testing.assert_close(ess, estimate.effective_sample_size)
+
+    def test_batches_leave_draws_and_weights_together(self, linear):
+        vae, x = linear.mean_field_vae(), linear.simulate(30)
+        tree = particles_to_datatree(vae.model, vae.guide, x, num_particles=1000, resample=True)
+        z = stacked(tree["posterior"]["z"])
+        log_likelihood = linear.decoder(z).log_prob(x)
+        log_weight = log_likelihood + linear.prior().log_prob(z)
+        log_weight = log_weight - linear.mean_field_posterior(x).log_prob(z)
+        torch.testing.assert_close(log_likelihood, stacked(tree["log_likelihood"]["x"]))
+        torch.testing.assert_close(log_weight, stacked(tree["sample_stats"]["log_weight"]))
+
+    @pytest.mark.parametrize("resample", [True, False])
+    def test_resampled_draws_have_the_posterior_moments(self, linear, resample, significance):
+        vae, x = linear.mean_field_vae(), linear.simulate(300)
+        tree = particles_to_datatree(
+            vae.model, vae.guide, x, num_particles=1000, resample=resample, seed=8
+        )
+        root = torch.linalg.cholesky(linear.posterior_precision)
+        # Standard normal under the exact posterior; independent over the data.
+        white = (stacked(tree["posterior"]["z"]) - linear.posterior(x).mean) @ root
+        products = torch.einsum("kni,knj->nij", white, white) / 1000
+        moments = [white.mean(0), products.flatten(1)[:, [0, 1, 2, 4, 5, 8]]]
+        expected = torch.tensor([0, 0, 0, 1, 0, 0, 1, 0, 1])
+        z_scores = []
+        limits = significance.split(9)
+        for moment, exact in zip(torch.cat(moments, 1).T, expected.tolist(), strict=True):
+            estimate = Estimate(moment.mean().item(), moment.std().item() / 300**0.5)
+            z_scores.append(abs(estimate.value - exact) / estimate.error)
+            if resample:
+                limits.require_equal(estimate, exact)
+        # The guide's own draws lack the posterior's correlations.
+        assert (max(z_scores) < limits.limit) == resample
+
+    def test_resampling_is_said_and_keeps_the_weights_diagnosis(self, linear):
+        vae, x = linear.mean_field_vae(), linear.simulate(4)
+        plain, resampled = (
+            particles_to_datatree(vae.model, vae.guide, x, num_particles=100, resample=resample)
+            for resample in (False, True)
+        )
+        assert "drawn anew" in resampled["posterior"].attrs["note"]
+        assert resampled.attrs["resampled"] == 1
+        xr.testing.assert_identical(
+            *(tree["sample_stats"]["effective_sample_size"] for tree in (plain, resampled))
+        )
+        before = set(stacked(plain["posterior"]["z"])[:, 0, 0].tolist())
+        after = set(stacked(resampled["posterior"]["z"])[:, 0, 0].tolist())
+        assert after < before
+
+    def test_same_seed_same_tree(self):
+        vae, x = binary_vae(), binary_data(5)
+        state = torch.random.get_rng_state()
+        first, again, other = (
+            particles_to_datatree(vae.model, vae.guide, x, num_particles=8, seed=s, resample=True)
+            for s in (1, 1, 2)
+        )
+        xr.testing.assert_identical(first, again)
+        assert not first["posterior"].to_dataset().equals(other["posterior"].to_dataset())
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+
+class TestEvidence:
+    def test_group(self, linear):
+        result, x = evidence(linear), linear.simulate(6)
+        tree = evidence_to_datatree(result, x, datum_names=list("abcdef"))
+        group = tree["evidence"]
+        for name in ("log_prob", "standard_error", "effective_sample_size"):
+            np.testing.assert_array_equal(group[name].to_numpy(), getattr(result, name))
+            assert group[name].dims == ("datum",)
+        for name in ("method", "direction", "num_particles", "mean", "monte_carlo_error"):
+            assert group.attrs[name] == getattr(result, name)
+        assert group.attrs["data_error"] == result.data_error
+        assert group.attrs["total_error"] == result.total_error
+        assert group.attrs["warning"] == ""
+        assert group.coords["datum"].to_numpy().tolist() == list("abcdef")
+        np.testing.assert_array_equal(tree["observed_data"]["x"], x)
+
+    def test_warning(self, linear):
+        result = evidence(linear)
+        poor = replace(result, effective_sample_size=torch.ones(6, dtype=torch.float64))
+        tree = evidence_to_datatree(poor)
+        assert tree["evidence"].attrs["warning"] == poor.warning
+        assert list(tree.children) == ["evidence"]
+
+    def test_and_back(self, linear):
+        result = evidence(linear)
+        back = evidence_from_datatree(evidence_to_datatree(result))
+        assert back.summary() == result.summary()
+        assert torch.equal(back.log_prob, result.log_prob)
+
+    @pytest.mark.parametrize("other", ["nothing", "draws", "comparison"])
+    def test_not_evidence(self, other, linear, draws):
+        trees = {
+            "nothing": xr.DataTree(),
+            "draws": draws,
+            "comparison": comparison_to_datatree({"a": [evidence(linear)]}),
+        }
+        with pytest.raises(ValueError, match="group 'evidence' by datum"):
+            evidence_from_datatree(trees[other])
+
+    def test_comparison(self, linear):
+        results = {arm: [evidence(linear, seed) for seed in (3, 4)] for arm in ("elbo", "iwae:50")}
+        tree = comparison_to_datatree(results, seeds=[3, 4])
+        log_prob = tree["evidence"]["log_prob"]
+        assert log_prob.dims == ("arm", "seed", "datum")
+        np.testing.assert_array_equal(
+            log_prob.sel(arm="iwae:50", seed=4), results["iwae:50"][1].log_prob
+        )
+
+    def test_comparison_of_different_data(self, linear):
+        results = {"a": [evidence(linear)], "b": [evidence(linear, num_data=5)]}
+        with pytest.raises(ValueError, match=r"same seeds and data, got .*'a': \[6\], 'b': \[5\]"):
+            comparison_to_datatree(results)
+        for nothing in ({}, {"a": []}):
+            with pytest.raises(ValueError, match="same seeds and data"):
+                comparison_to_datatree(nothing)
+
+
+class TestFiles:
+    def test_round_trip(self, draws, tmp_path):
+        path = tmp_path / "new" / "draws.nc"
+        save_netcdf(draws, path)
+        back = load_netcdf(path)
+        xr.testing.assert_identical(back, draws)
+        by_arviz = arviz_base.convert_to_datatree(str(path), engine="h5netcdf")
+        assert len(summary(by_arviz, var_names=["z"])) == 15
+        by_arviz.close()
+
+    def test_evidence_round_trip(self, linear, tmp_path):
+        result = evidence(linear)
+        path = tmp_path / "evidence.nc"
+        save_netcdf(evidence_to_datatree(result, datum_names=list("abcdef")), str(path))
+        tree = load_netcdf(str(path))
+        assert evidence_from_datatree(tree).summary() == result.summary()
+        assert tree["evidence"].coords["datum"].to_numpy().tolist() == list("abcdef")
+        assert tree["evidence"].attrs["warning"] == ""
+
+    def test_reading_lets_go_of_the_file(self, draws, tmp_path):
+        path = tmp_path / "draws.nc"
+        save_netcdf(draws, path)
+        back = load_netcdf(path)
+        path.unlink()
+        assert back["posterior"]["z"].sum() == draws["posterior"]["z"].sum()
+
+    @pytest.mark.parametrize("failing", ["replace", "fsync"])
+    def test_a_failed_write_leaves_the_old_file(self, failing, draws, tmp_path, monkeypatch):
+        path = tmp_path / "draws.nc"
+        save_netcdf(draws, path)
+        before = path.read_bytes()
+
+        def fail(*arguments):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, failing, fail)
+        with pytest.raises(OSError, match=r"could not write .*No space left") as error:
+            save_netcdf(draws.isel(chain=0), path)
+        assert "\n" not in str(error.value)
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_what_netcdf_cannot_hold_leaves_the_old_file(self, draws, tmp_path):
+        path = tmp_path / "draws.nc"
+        save_netcdf(draws, path)
+        before = path.read_bytes()
+        draws.attrs["function"] = {"not": "an attribute"}
+        with pytest.raises(TypeError):
+            save_netcdf(draws, path)
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_no_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"no file at .*draws\.nc"):
+            load_netcdf(tmp_path / "draws.nc")
+
+    @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
+    def test_a_part_of_a_file(self, kept, draws, tmp_path):
+        path = tmp_path / "draws.nc"
+        save_netcdf(draws, path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(kept * len(content))])
+        with pytest.raises(ValueError, match="not a whole netCDF-4 file") as error:
+            load_netcdf(path)
+        assert "\n" not in str(error.value)
+
+    def test_not_netcdf(self, tmp_path):
+        path = tmp_path / "draws.nc"
+        path.write_text("log p(x) = -90\n")
+        with pytest.raises(ValueError, match="not a whole netCDF-4 file"):
+            load_netcdf(path)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"num_particles": 10, "chains": 4}, "chains must divide num_particles, got chains=4"),
+            ({"num_particles": 0}, "chains must divide num_particles"),
+            ({"chains": 0}, "chains must divide num_particles"),
+            ({"datum_names": ["a"]}, "datum_names must name 5, got 1 names"),
+        ],
+    )
+    def test_arguments(self, arguments, message):
+        vae = binary_vae()
+        with pytest.raises(ValueError, match=message):
+            particles_to_datatree(vae.model, vae.guide, binary_data(5), **arguments)
+
+    def test_no_data(self):
+        vae = binary_vae()
+        with pytest.raises(ValueError, match="x holds no data"):
+            particles_to_datatree(vae.model, vae.guide, binary_data(0))
+
+    def test_site_with_the_name_of_a_dimension(self):
+        def model(x):
+            guide(x)
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("draw", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+        with pytest.raises(ValueError, match="site 'draw'"):
+            particles_to_datatree(model, guide, torch.zeros(3, 2), num_particles=4)
+
+    def test_evidence_of_other_data(self, linear):
+        with pytest.raises(ValueError, match="6 data of the evidence, got 5"):
+            evidence_to_datatree(evidence(linear), linear.simulate(5))
