@@ -17,6 +17,10 @@ from ppl_vae.networks import set_output_bias
 _MEAN_MARGIN = 1e-2
 """Pixel means are kept this far from 0 and 1, so that no output bias starts saturated."""
 
+_BLOCK = 2**19
+"""Elements whose log-probability is computed at once: the temporaries of larger blocks leave the
+cache and go back to the operating system after each use, which costs more than the arithmetic."""
+
 
 class _BernoulliLogProb(torch.autograd.Function):
     r"""``sum_d log Bernoulli(x_d; logits_d)`` for binary x, with one pass of log for 32 features.
@@ -30,12 +34,12 @@ class _BernoulliLogProb(torch.autograd.Function):
 
     @staticmethod
     def forward(logits: Tensor, x: Tensor) -> Tensor:
-        signed = (2 * x - 1) * logits
-        below_zero = signed.clamp(max=0).sum(-1)
-        factors = signed.abs_().neg_().exp_().add_(1)
-        for _ in range(5):
-            factors = _multiply_halves(factors)
-        return below_zero - factors.log_().sum(-1)
+        signs, logits = torch.broadcast_tensors(2 * x - 1, logits)
+        if logits.dim() == 1 or logits.numel() <= _BLOCK:
+            return _sum_log_sigmoid(signs * logits)
+        size = max(1, _BLOCK // logits[0].numel())
+        blocks = zip(signs.split(size), logits.split(size), strict=True)
+        return torch.cat([_sum_log_sigmoid(sign * part) for sign, part in blocks])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -45,6 +49,15 @@ class _BernoulliLogProb(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         logits, x = ctx.saved_tensors
         return grad_outputs[0].unsqueeze(-1) * (x - torch.sigmoid(logits)), None
+
+
+def _sum_log_sigmoid(signed: Tensor) -> Tensor:
+    """``sum_d log sigmoid(s_d)``; overwrites its argument."""
+    below_zero = signed.clamp(max=0).sum(-1)
+    factors = signed.abs_().neg_().exp_().add_(1)
+    for _ in range(5):
+        factors = _multiply_halves(factors)
+    return below_zero - factors.log_().sum(-1)
 
 
 def _multiply_halves(factors: Tensor) -> Tensor:
@@ -168,6 +181,8 @@ class NormalDecoder(nn.Module):
         ValueError: If the scale is not positive.
     """
 
+    log_scale: Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -180,7 +195,12 @@ class NormalDecoder(nn.Module):
         if not (scale > 0 and math.isfinite(scale)):
             raise ValueError(f"scale must be positive and finite, got {scale}.")
         self.network = network
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learn_scale)
+        log_scale = torch.tensor(math.log(scale))
+        if learn_scale:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            # Not a frozen parameter: at each of those, every step, pyro.module warns.
+            self.register_buffer("log_scale", log_scale)
         if data_mean is not None:
             set_output_bias(network, data_mean)
 

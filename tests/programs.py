@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
+from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
 from ppl_vae.priors import LearnedNormal, StandardNormal
 from ppl_vae.vae import VAE
@@ -58,15 +59,15 @@ class LinearChain(nn.Module):
     def _joint_covariance(self):
         """Of (u, v, x)."""
         top, (features, middle) = self.A.shape[1], self.B.shape
-        cov_v = self.A @ self.A.T + self.s**2 * torch.eye(middle)
-        cov_x = self.B @ cov_v @ self.B.T + self.t**2 * torch.eye(features)
+        cov_v = self.A @ self.A.T + self.s**2 * torch.eye(middle, dtype=torch.float64)
+        cov_x = self.B @ cov_v @ self.B.T + self.t**2 * torch.eye(features, dtype=torch.float64)
         return torch.cat(
             [
-                torch.cat([torch.eye(top), self.A.T, self.A.T @ self.B.T], 1),
+                torch.cat([torch.eye(top, dtype=torch.float64), self.A.T, self.A.T @ self.B.T], 1),
                 torch.cat([self.A, cov_v, cov_v @ self.B.T], 1),
                 torch.cat([self.B @ self.A, self.B @ cov_v, cov_x], 1),
             ]
-        ).double()
+        )
 
     def _blocks(self):
         top, (features, middle) = self.A.shape[1], self.B.shape
@@ -115,6 +116,20 @@ class LinearChain(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(num_data, len(block), dtype=torch.float64, generator=generator)
         return noise @ torch.linalg.cholesky(covariance).T
+
+
+def weight_moment(model: LinearGaussian, n: int) -> float:
+    """E_q (w / p(x))^n under the mean-field guide, the same for every x.
+
+    It is the integral of p(z|x)^n q(z|x)^(1-n), both normal with one mean.
+    """
+    precision = model.posterior_precision.detach()
+    diagonal = torch.diag(precision.diagonal())
+    both = n * precision + (1 - n) * diagonal
+    if torch.linalg.eigvalsh(both).min() <= 0:
+        raise ValueError(f"the weights have no moment of order {n}")
+    log = n * torch.logdet(precision) + (1 - n) * torch.logdet(diagonal) - torch.logdet(both)
+    return (0.5 * log).exp().item()
 
 
 def param_model(x: Tensor):

@@ -13,6 +13,9 @@ Direction = Literal["lower", "upper", "unbiased", "consistent"]
 MIN_EFFECTIVE_SAMPLE_SIZE = 5.0
 """Below this many effective samples a delta-method standard error is itself an accident."""
 
+TOLERATED_FRACTION = 0.01
+"""Of the data may have too few effective samples before the mean over all is in doubt."""
+
 
 @final
 @dataclass(frozen=True)
@@ -74,14 +77,15 @@ class Evidence:
     def warning(self) -> str | None:
         """Why the estimate should not be trusted, or None if nothing speaks against it."""
         if self.num_particles < 2:
-            return "one particle has no standard error: raise the number of particles"
+            return "not to be trusted: one particle has no standard error; use more particles"
         poor = int((self.effective_sample_size < MIN_EFFECTIVE_SAMPLE_SIZE).sum())
         if poor == 0:
             return None
+        verdict = "not to be trusted" if poor > len(self) * TOLERATED_FRACTION else "caution"
         return (
-            f"{poor} of {len(self)} data have fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:g} effective "
-            "samples: their log p(x) is likely too low and its error understated; use more "
-            "particles or a better guide"
+            f"{verdict}: {poor} of {len(self)} data have fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:g} "
+            "effective samples, so that their log p(x) is likely too low and its error understated;"
+            " use more particles or a better guide"
         )
 
     def __str__(self) -> str:
@@ -91,7 +95,7 @@ class Evidence:
             f"{self.data_error:.3f}, together {self.total_error:.3f}; N = {len(self)}, "
             f"{self.method} with K = {self.num_particles}, {self._direction_in_words})"
         )
-        return text if self.warning is None else f"{text}\nnot to be trusted: {self.warning}"
+        return text if self.warning is None else f"{text}\n{self.warning}"
 
     @property
     def _direction_in_words(self) -> str:

@@ -80,5 +80,5 @@ def _footnotes(comparison: Comparison) -> list[str]:
         notes.append(
             "One seed: these numbers say nothing of how another training run would turn out."
         )
-    notes += [f"{arm}: not to be trusted: {text}." for arm, text in comparison.warnings.items()]
+    notes += [f"{arm}: {text}." for arm, text in comparison.warnings.items()]
     return notes

@@ -12,7 +12,7 @@ from ppl_vae.particles import Program
 from ppl_vae.randomness import seeded
 
 
-class _ParameterRecorder(Messenger):  # type: ignore[misc, unused-ignore]
+class ParameterRecorder(Messenger):  # type: ignore[misc, unused-ignore]
     """Records the unconstrained tensor behind each ``pyro.param`` statement."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ def find_parameters(
     Raises:
         ValueError: If there is nothing to train.
     """
-    recorder = _ParameterRecorder()
+    recorder = ParameterRecorder()
     with seeded(0), torch.no_grad(), recorder:
         objective.draw(model, guide, x)
     owners = owners_of(model, guide)

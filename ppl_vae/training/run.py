@@ -41,8 +41,10 @@ class TrainingRun:
         self.model, self.guide, self.objective = model, guide, objective
         self.settings, self.device = settings, device
         self.history = History()
+        self._data_checked = False
         for owner in owners_of(model, guide):
-            owner.to(device)
+            # Looking for sites and parameters must not move the statistics of a batch norm.
+            owner.to(device).eval()
         self.train = make_resident(train, device)
         self.valid = None
         if valid is not None:
@@ -81,8 +83,9 @@ class TrainingRun:
         epoch = len(self.history)
         # Every datum passes the support checks of its distribution in the first epoch; after it,
         # Pyro's validation would only cost time and make a GPU wait.
-        with pyro.validation_enabled(epoch == 0):
+        with pyro.validation_enabled(not self._data_checked):
             sums, rate = self._train_epoch(epoch)
+        self._data_checked = True
         bound, log_likelihood, *kl = (sums / len(self.train)).tolist()
         self._require_finite([bound, log_likelihood, *kl])
         evidence = self._validate(epoch)
@@ -126,8 +129,8 @@ class TrainingRun:
         return batch if self.settings.transform is None else self.settings.transform(batch)
 
     def _validate(self, epoch: int) -> Evidence | None:
-        last = epoch + 1 == self.settings.epochs
-        if self.valid is None or ((epoch + 1) % self.settings.validate_every and not last):
+        # Never merely because it is the last: a run made longer must equal one planned so.
+        if self.valid is None or (epoch + 1) % self.settings.validate_every:
             return None
         for owner in owners_of(self.model, self.guide):
             owner.eval()

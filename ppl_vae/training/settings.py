@@ -40,6 +40,11 @@ class FitSettings:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+        if self.validate_every > self.epochs:
+            raise ValueError(
+                f"validate_every ({self.validate_every}) exceeds epochs ({self.epochs}): the "
+                "validation bound would never be computed."
+            )
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be 1 or more epochs, got {self.patience}.")
         if self.clip_norm is not None and not self.clip_norm > 0:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Particles, Program
 from ppl_vae.training.history import parts_of
+from ppl_vae.training.parameters import ParameterRecorder
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -133,10 +134,17 @@ class SVIStep:
             loss_and_grads=self._loss_and_grads,
         )
         self._parts: Tensor | None = None
+        self._unseen: list[Tensor] = []
+        # SVI clears gradients after an update only: what an interruption left must not be added.
+        for parameter in parameters.values():
+            parameter.grad = None
 
     def _loss_and_grads(self, model: Program, guide: Program, x: Tensor) -> Tensor:
-        loss, particles, bound = self._loss.backward(model, guide, x)
+        with ParameterRecorder() as recorder:
+            loss, particles, bound = self._loss.backward(model, guide, x)
         self._parts = parts_of(particles, bound)
+        seen = {id(parameter) for parameter in recorder.parameters.values()}
+        self._unseen = [value for value in self.parameters.values() if id(value) not in seen]
         return loss
 
     def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
@@ -147,6 +155,10 @@ class SVIStep:
         self._svi.step(x)
         if self._parts is None:
             raise RuntimeError("SVI made a step without evaluating its loss.")
+        # SVI updates what a pyro.param statement shows it; a module's methods may make none.
+        self._optimizer(self._unseen)
+        for parameter in self._unseen:
+            parameter.grad = None
         return self._parts
 
     def state(self) -> dict[str, Tensor]:
@@ -174,7 +186,12 @@ def _load_adam(
     """Load named state through torch's own loader, which puts each tensor where it belongs."""
     if not state:
         return
-    saved = {i: {key: state[f"{key}/{name}"] for key in ADAM_STATE} for i, name in enumerate(names)}
+    # A parameter that no update has reached has no state yet.
+    saved = {
+        i: {key: state[f"{key}/{name}"] for key in ADAM_STATE}
+        for i, name in enumerate(names)
+        if f"{ADAM_STATE[0]}/{name}" in state
+    }
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": saved, "param_groups": groups})
 

@@ -1,0 +1,186 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.stats import t
+from significance import Estimate, mean_of, variance_of
+
+from ppl_vae.evidence import Evidence, ImportanceSampling, paired_difference
+from ppl_vae.linear_gaussian import LinearGaussian
+
+NOISE = 1.5
+MODEL = LinearGaussian.random(4, 2, NOISE, seed=1)
+
+
+def evidence_of(log_prob, standard_error, ess=100.0, num_particles=1000):
+    log_prob = torch.as_tensor(log_prob, dtype=torch.float64)
+    return Evidence(
+        log_prob=log_prob,
+        standard_error=torch.as_tensor(standard_error, dtype=torch.float64).expand_as(log_prob),
+        effective_sample_size=torch.full_like(log_prob, ess),
+        num_particles=num_particles,
+        direction="lower",
+        method="importance sampling",
+        seconds=1.0,
+    )
+
+
+def marginal():
+    covariance = MODEL.weight @ MODEL.weight.T + NOISE**2 * torch.eye(4).double()
+    return torch.distributions.MultivariateNormal(MODEL.bias.detach(), covariance.detach())
+
+
+def entropy():
+    return marginal().entropy().item()
+
+
+def evaluate(x, size, K, model=MODEL):
+    """The rows of x as data sets of a size, each with the evidence it would have alone."""
+    vae = model.mean_field_vae()
+    whole = ImportanceSampling(K, rows=10**6)(vae.model, vae.guide, x)
+    fields = (whole.log_prob, whole.standard_error, whole.effective_sample_size)
+    return [
+        replace(whole, log_prob=log_prob, standard_error=error, effective_sample_size=ess)
+        for log_prob, error, ess in zip(*(f.split(size) for f in fields), strict=True)
+    ]
+
+
+class TestFormulas:
+    evidence = evidence_of([-1.0, -2.0, -6.0], [0.1, 0.2, 0.2])
+
+    def test_mean_and_errors(self):
+        assert self.evidence.mean == pytest.approx(-3)
+        assert self.evidence.monte_carlo_error == pytest.approx(0.3 / 3)
+        assert self.evidence.total_error == pytest.approx(math.sqrt(7 / 3))
+        assert self.evidence.data_error == pytest.approx(math.sqrt(7 / 3 - 0.01))
+
+    def test_the_data_error_is_not_negative(self):
+        assert evidence_of([-1.0, -1.0], 0.5).data_error == 0
+
+    def test_text(self):
+        text = str(self.evidence)
+        assert text.startswith("log p(x) = -3.000 nats per datum")
+        for part in ("0.100", "1.524", "1.528", "N = 3", "K = 1000", "a lower bound"):
+            assert part in text
+        assert "trusted" not in text
+
+    def test_summary_is_plain_json(self):
+        summary = self.evidence.summary()
+        assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+        assert summary["log_prob"] == pytest.approx(-3)
+        assert summary["total_error"] == pytest.approx(math.sqrt(7 / 3))
+        one = evidence_of([-1.0], math.nan, num_particles=1).summary()
+        assert json.loads(json.dumps(one, allow_nan=False))["total_error"] is None
+
+
+class TestTotalError:
+    """The spread over data holds the Monte Carlo noise already."""
+
+    @staticmethod
+    def sets(distinct):
+        """Data sets of 20 from a population of so many data; the fewer, the more is noise."""
+        x = MODEL.simulate(distinct)
+        rows = torch.randint(distinct, (5_000 * 20,), generator=torch.Generator().manual_seed(1))
+        return evaluate(x[rows], 20, K=10)
+
+    @pytest.mark.parametrize("distinct", [1, 5_000])
+    def test_the_stated_variance_is_that_of_the_mean(self, distinct, significance):
+        sets = self.sets(distinct)
+        spread = variance_of(torch.tensor([e.mean for e in sets]))
+        stated = mean_of(torch.tensor([e.total_error**2 for e in sets]))
+        significance.require_equal(spread, stated)
+
+    def test_noise_counted_twice_is_noticed(self, significance):
+        """METHODS.md's first formula, s^2/N + mean(SE^2)/N, is wrong: s^2 holds SE^2."""
+        sets = self.sets(1)
+        spread = variance_of(torch.tensor([e.mean for e in sets]))
+        noise = mean_of(torch.tensor([e.monte_carlo_error**2 for e in sets]))
+        twice = mean_of(torch.tensor([e.total_error**2 + e.monte_carlo_error**2 for e in sets]))
+        # One datum again and again: all of the spread is noise.
+        significance.split(2).require_equal(spread, noise)
+        with pytest.raises(AssertionError):
+            significance.split(2).require_equal(spread, twice)
+
+    def test_monte_carlo_error_is_the_spread_of_repetitions_on_the_same_data(self, significance):
+        sets = evaluate(MODEL.simulate(10).repeat(2_000, 1), 10, K=100)
+        stated = mean_of(torch.tensor([e.monte_carlo_error**2 for e in sets]))
+        significance.require_equal(variance_of(torch.tensor([e.mean for e in sets])), stated)
+
+    def test_data_error_is_the_spread_of_the_exact_values(self, significance):
+        """Without the particles' part, what is left is the spread of log p(x) itself."""
+        sets = evaluate(MODEL.simulate(100_000), 20, K=10)
+        left = mean_of(torch.tensor([e.total_error**2 - e.monte_carlo_error**2 for e in sets]))
+        exact = variance_of(MODEL.log_evidence(MODEL.simulate(100_000, seed=8)))
+        significance.require_equal(left, Estimate(exact.value / 20, exact.error / 20))
+
+
+def inside(values, errors, target, size, level=0.95):
+    """How many intervals, by Student's t, hold the target."""
+    limit = t.ppf((1 + level) / 2, size - 1)
+    return sum(abs(v - target) <= limit * e for v, e in zip(values, errors, strict=True))
+
+
+class TestCoverage:
+    @pytest.mark.parametrize("level", [0.8, 0.95])
+    def test_of_the_populations_mean(self, level, significance):
+        """log p(x) has mean -entropy over the population: how often is it in the interval?"""
+        sets = evaluate(MODEL.simulate(600 * 100), 100, K=50)
+        values, errors = [e.mean for e in sets], [e.total_error for e in sets]
+        count = inside(values, errors, -entropy(), 100, level)
+        significance.require_count(count, 600, level)
+
+    def test_of_the_test(self, significance):
+        """Intervals from the Monte Carlo error alone cover far too seldom."""
+        sets = evaluate(MODEL.simulate(300 * 100), 100, K=50)
+        values, errors = [e.mean for e in sets], [e.monte_carlo_error for e in sets]
+        with pytest.raises(AssertionError):
+            significance.require_count(inside(values, errors, -entropy(), 100), 300, 0.95)
+
+    def test_of_paired_differences(self, significance):
+        """Two models on the same data: their difference has a known population mean."""
+        x = MODEL.simulate(400 * 50)
+        shifted = LinearGaussian(MODEL.weight.detach(), MODEL.bias.detach() + 0.3, NOISE)
+        a, b = evaluate(x, 50, K=50), evaluate(x, 50, K=50, model=shifted)
+        differences = [paired_difference(p, q) for p, q in zip(a, b, strict=True)]
+        # KL of two normals with one covariance: half the squared distance of their means.
+        covariance = marginal().covariance_matrix
+        shift = torch.full((4,), 0.3, dtype=torch.float64)
+        exact = (shift @ torch.linalg.solve(covariance, shift) / 2).item()
+        count = inside(
+            [d.mean for d in differences], [d.total_error for d in differences], exact, 50
+        )
+        significance.require_count(count, 400, 0.95)
+
+
+class TestPairedDifference:
+    def test_formulas(self):
+        a = evidence_of([-1.0, -2.0, -6.0], [0.1, 0.2, 0.2])
+        b = evidence_of([-1.5, -3.0, -6.0], [0.2, 0.0, 0.1])
+        difference = paired_difference(a, b)
+        assert difference.mean == pytest.approx(0.5)
+        assert difference.monte_carlo_error == pytest.approx(math.sqrt(0.09 + 0.05) / 3)
+        assert difference.total_error == pytest.approx(0.5 / math.sqrt(3))
+        expected = math.sqrt(0.25 / 3 - 0.14 / 9)
+        assert difference.data_error == pytest.approx(expected)
+        reverse = paired_difference(b, a)
+        assert reverse.mean == -difference.mean
+        assert reverse.total_error == difference.total_error
+
+    def test_pairing_removes_what_the_data_share(self):
+        x = MODEL.simulate(300)
+        vae, exact = MODEL.mean_field_vae(), MODEL.vae()
+        a = ImportanceSampling(200)(vae.model, vae.guide, x)
+        b = ImportanceSampling(200)(exact.model, exact.guide, x)
+        unpaired = math.hypot(a.total_error, b.total_error)
+        assert paired_difference(a, b).total_error < unpaired / 10
+
+    def test_a_difference_from_itself_is_nothing(self):
+        a = evidence_of([-1.0, -2.0], 0.1)
+        assert paired_difference(a, a).mean == 0
+        assert paired_difference(a, a).total_error == 0
+
+    def test_different_numbers_of_data(self):
+        with pytest.raises(ValueError, match="the same data, got 2 and 3"):
+            paired_difference(evidence_of([-1.0, -2.0], 0.1), evidence_of([-1.0] * 3, 0.1))

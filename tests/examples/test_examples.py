@@ -1,0 +1,34 @@
+"""Every example runs, in a small form."""
+
+import importlib.util
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"quickstart", "two_layers"}
+
+
+def test_quickstart(capsys):
+    evidence = load("quickstart").main(epochs=2, num_particles=20)
+    assert len(evidence) == 360
+    assert "log p(x) = " in capsys.readouterr().out
+
+
+def test_two_layers(capsys):
+    results = load("two_layers").main(epochs=2, num_particles=20)
+    assert list(results) == [
+        "ELBO(num_particles=1)",
+        "AnalyticELBO(num_particles=1)",
+        "IWAE(num_particles=10)",
+    ]
+    out = capsys.readouterr().out
+    assert out.count("top") >= 3

@@ -1,0 +1,483 @@
+import contextlib
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs import LinearChain, binary_data, binary_vae
+from pyro import poutine
+from pyro.distributions import constraints
+
+from ppl_vae.particles import draw_particles
+
+
+def normal(loc, scale=1.0):
+    return dist.Normal(loc, scale).to_event(1)
+
+
+def z_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", normal(x.new_zeros(2)))
+        pyro.sample("x", normal(z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3)), obs=x)
+
+
+def z_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", normal(x[:, :2], 0.5))
+
+
+X = torch.arange(15.0).reshape(5, 3) / 10
+
+
+def hand_weight(z, x=X):
+    log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    log_guide = torch.distributions.Normal(x[:, :2], 0.5).log_prob(z).sum(-1)
+    mean = z.sum(-1, keepdim=True)
+    log_likelihood = torch.distributions.Normal(mean, 1.0).log_prob(x).sum(-1)
+    return log_likelihood + log_prior - log_guide
+
+
+class TestDraws:
+    @pytest.mark.parametrize("count", [1, 4])
+    def test_one_latent_site(self, count):
+        particles = draw_particles(z_model, z_guide, X, count)
+        z = particles.latents["z"]
+        assert (particles.num_particles, particles.batch_size) == (count, 5)
+        assert z.shape == (count, 5, 2)
+        for value in (particles.log_likelihood, *particles.log_prior.values()):
+            assert value.shape == (count, 5)
+        torch.testing.assert_close(particles.log_weight, hand_weight(z))
+        assert particles.scale == 1
+        assert particles.masked == frozenset()
+
+    def test_particles_and_data_have_draws_of_their_own(self):
+        z = draw_particles(z_model, z_guide, X[:1].expand(5, 3), 4).latents["z"]
+        assert len(z.flatten().unique()) == z.numel()
+
+    def test_several_latent_sites(self):
+        chain = LinearChain()
+        x = chain.simulate(6)
+        for guide, order in ((chain.top_down, "uv"), (chain.bottom_up, "vu")):
+            particles = draw_particles(chain.model, guide, x, 3)
+            assert "".join(particles.log_prior) == "uv"
+            assert "".join(particles.log_guide) == "".join(particles.latents) == order
+            assert particles.latents["u"].shape == (3, 6, 2)
+            assert particles.latents["v"].shape == (3, 6, 3)
+            expected = normal(particles.latents["u"] @ chain.A.T, chain.s)
+            torch.testing.assert_close(
+                particles.log_prior["v"], expected.log_prob(particles.latents["v"])
+            )
+
+    def test_the_sites_distributions_are_kept(self):
+        particles = draw_particles(z_model, z_guide, X, 4)
+        z = particles.latents["z"]
+        torch.testing.assert_close(particles.prior["z"].log_prob(z), particles.log_prior["z"])
+        torch.testing.assert_close(particles.guide["z"].log_prob(z), particles.log_guide["z"])
+        torch.testing.assert_close(particles.likelihood["x"].log_prob(X), particles.log_likelihood)
+
+    def test_several_observed_sites_add_up(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", normal(torch.zeros(2)))
+                pyro.sample("left", normal(z[..., :1]), obs=x[:, :1])
+                pyro.sample("right", normal(z), obs=x[:, 1:])
+
+        particles = draw_particles(model, z_guide, X, 4)
+        left, right = (particles.likelihood[name] for name in ("left", "right"))
+        torch.testing.assert_close(
+            particles.log_likelihood, left.log_prob(X[:, :1]) + right.log_prob(X[:, 1:])
+        )
+
+    def test_a_site_may_be_scalar(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", normal(z.unsqueeze(-1).expand(*z.shape, 3)), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+
+        particles = draw_particles(model, guide, X, 4)
+        assert particles.latents["z"].shape == (4, 5)
+        torch.testing.assert_close(particles.log_weight, particles.log_likelihood)
+
+    def test_deterministic_sites_are_no_densities(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", normal(torch.zeros(2)))
+                mean = pyro.deterministic("mean", z.sum(-1, keepdim=True), event_dim=1)
+                pyro.sample("x", normal(mean.expand(*z.shape[:-1], 3)), obs=x)
+
+        particles = draw_particles(model, z_guide, X, 4)
+        assert set(particles.likelihood) == {"x"}
+        torch.testing.assert_close(particles.log_weight, hand_weight(particles.latents["z"]))
+
+    def test_a_factor_in_the_model_is_part_of_its_likelihood(self):
+        def model(x):
+            z_model(x)
+            with pyro.plate("more", len(x), dim=-1):
+                pyro.factor("bonus", torch.arange(5.0))
+
+        particles = draw_particles(model, z_guide, X, 4)
+        expected = hand_weight(particles.latents["z"]) + torch.arange(5.0)
+        torch.testing.assert_close(particles.log_weight, expected)
+
+    def test_a_seed_gives_the_same_particles(self):
+        draws = []
+        for _ in range(2):
+            torch.manual_seed(4)
+            draws.append(draw_particles(z_model, z_guide, X, 4).log_weight)
+        assert torch.equal(*draws)
+
+    def test_gradients_flow_through_the_draws(self):
+        vae, x = binary_vae(), binary_data()
+        draw_particles(vae.model, vae.guide, x, 3).log_weight.sum().backward()
+        assert all(p.grad.abs().sum() > 0 for p in vae.parameters())
+
+
+class TestScales:
+    def test_densities_are_unscaled_and_the_scale_recorded(self):
+        torch.manual_seed(0)
+        plain = draw_particles(z_model, z_guide, X, 4)
+        torch.manual_seed(0)
+        scaled = draw_particles(
+            poutine.scale(z_model, scale=2.5), poutine.scale(z_guide, scale=2.5), X, 4
+        )
+        assert scaled.scale == 2.5
+        assert torch.equal(plain.log_weight, scaled.log_weight)
+        assert torch.equal(plain.log_likelihood, scaled.log_likelihood)
+
+    def test_a_subsampled_plate_draws_once_for_model_and_guide(self):
+        seen = []
+
+        def model(x):
+            with pyro.plate("data", len(x), subsample_size=2) as rows:
+                z = pyro.sample("z", normal(torch.zeros(2)))
+                mean = z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3)
+                pyro.sample("x", normal(mean), obs=x[rows])
+                seen.append(rows)
+
+        def guide(x):
+            with pyro.plate("data", len(x), subsample_size=2) as rows:
+                pyro.sample("z", normal(x[rows, :2], 0.5))
+                seen.append(rows)
+
+        particles = draw_particles(model, guide, X, 4)
+        assert torch.equal(*seen)
+        assert particles.scale == 2.5
+        assert particles.log_weight.shape == (4, 2)
+        expected = hand_weight(particles.latents["z"], X[seen[0]])
+        torch.testing.assert_close(particles.log_weight, expected)
+
+    def test_different_scales_name_the_sites(self):
+        def programs(*scaled):
+            def part(name, **kwargs):
+                scale = 0.5 if name in scaled else 1.0
+                with pyro.plate("data", len(X)), poutine.scale(scale=scale):
+                    pyro.sample(name[-1], normal(torch.zeros(2)), **kwargs)
+
+            def model(x):
+                part("model z")
+                part("model x", obs=x[:, :2])
+
+            return model, lambda x: part("guide z")
+
+        for scaled in (["model z"], ["guide z"], ["model z", "guide z"], ["model x"]):
+            with pytest.raises(ValueError, match=r"sites '[xz]' of the .* have different scales"):
+                draw_particles(*programs(*scaled), X)
+        assert draw_particles(*programs("model z", "model x", "guide z"), X).scale == 0.5
+
+    def test_a_tensor_scale(self):
+        scale = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+        particles = draw_particles(
+            poutine.scale(z_model, scale=scale), poutine.scale(z_guide, scale=scale), X, 4
+        )
+        assert torch.equal(particles.scale, scale)
+        other = poutine.scale(z_guide, scale=2 * scale)
+        with pytest.raises(ValueError, match="different scales"):
+            draw_particles(poutine.scale(z_model, scale=scale), other, X)
+
+
+class TestPlatesAndMasks:
+    @staticmethod
+    def inner_model(x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("features", 3, dim=-2):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(w, 0.5), obs=x.T)
+
+    @staticmethod
+    def inner_guide(x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("features", 3, dim=-2):
+            pyro.sample("w", dist.Normal(x.T, 0.7))
+
+    def test_inner_plates_are_summed(self):
+        particles = draw_particles(self.inner_model, self.inner_guide, X, 4, max_plate_nesting=2)
+        w = particles.latents["w"]
+        assert w.shape == (4, 3, 5)
+        N = torch.distributions.Normal
+        site = N(0.0, 1.0).log_prob(w) + N(w, 0.5).log_prob(X.T) - N(X.T, 0.7).log_prob(w)
+        torch.testing.assert_close(particles.log_weight, site.sum(1))
+
+    def test_a_site_outside_the_inner_plate(self):
+        def model(x):
+            with pyro.plate("data", len(x), dim=-1):
+                u = pyro.sample("u", dist.Normal(0.0, 1.0))
+                with pyro.plate("features", 3, dim=-2):
+                    pyro.sample("x", dist.Normal(u, 0.5), obs=x.T)
+
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("u", dist.Normal(x.mean(1), 0.7))
+
+        particles = draw_particles(model, guide, X, 4, max_plate_nesting=2)
+        assert particles.log_prior["u"].shape == (4, 5)
+        u = particles.latents["u"]
+        N = torch.distributions.Normal
+        likelihood = N(u, 0.5).log_prob(X.T).sum(1)
+        expected = likelihood + (N(0.0, 1.0).log_prob(u) - N(X.mean(1), 0.7).log_prob(u)).sum(1)
+        torch.testing.assert_close(particles.log_weight, expected)
+
+    def test_undeclared_inner_plates_are_an_error(self):
+        with pytest.raises(ValueError, match="collide at dim=-2"):
+            draw_particles(self.inner_model, self.inner_guide, X, 4)
+
+    def test_masked_sites(self):
+        mask = torch.tensor([True, False, True, True, False])
+        torch.manual_seed(0)
+        plain = draw_particles(z_model, z_guide, X, 4)
+        torch.manual_seed(0)
+        masked = draw_particles(
+            poutine.mask(z_model, mask=mask), poutine.mask(z_guide, mask=mask), X, 4
+        )
+        assert torch.equal(masked.log_weight, plain.log_weight * mask)
+        assert masked.masked == {"z"}
+
+    def test_masked_observations_may_be_missing(self):
+        seen = torch.tensor([[True, True, False]]).expand(5, 3)
+        x = torch.where(seen, X, torch.zeros(()))
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", normal(torch.zeros(2)))
+                mean = z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3)
+                pyro.sample("x", dist.Normal(mean, 1.0).mask(seen).to_event(1), obs=x)
+
+        particles = draw_particles(model, z_guide, x, 4)
+        mean = particles.latents["z"].sum(-1, keepdim=True)
+        expected = torch.distributions.Normal(mean, 1.0).log_prob(x)[..., :2].sum(-1)
+        torch.testing.assert_close(particles.log_likelihood, expected)
+        assert particles.masked == frozenset()
+
+
+def run_model(*sites):
+    """A model of the statements in ``sites``, inside a data plate."""
+
+    def program(x):
+        with pyro.plate("data", len(x)):
+            for site in sites:
+                site(x)
+
+    return program
+
+
+def latent(name, fn=None):
+    return lambda x: pyro.sample(name, fn or normal(torch.zeros(2)))
+
+
+def observe(x):
+    pyro.sample("x", normal(torch.zeros(3)), obs=x)
+
+
+class TestErrors:
+    """Each names the site, and leaves nothing behind on Pyro's stack (a fixture looks)."""
+
+    def test_no_particles(self):
+        with pytest.raises(ValueError, match="num_particles must be 1 or more, got 0"):
+            draw_particles(z_model, z_guide, X, 0)
+
+    def test_outside_the_data_plate_in_the_model(self):
+        def model(x):
+            pyro.sample("global", normal(torch.zeros(2)))
+            z_model(x)
+
+        def guide(x):
+            pyro.sample("global", normal(torch.zeros(2)))
+            z_guide(x)
+
+        with pytest.raises(ValueError, match="site 'global' stands outside the data plate"):
+            draw_particles(model, guide, X)
+
+    def test_outside_the_data_plate_in_the_guide(self):
+        def guide(x):
+            pyro.sample("z", normal(x[:, :2]))
+
+        with pytest.raises(ValueError, match="site 'z' stands outside the data plate"):
+            draw_particles(z_model, guide, X)
+
+    def test_observed_outside_the_data_plate(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", normal(torch.zeros(2)))
+            pyro.sample("x", normal(torch.zeros(3)), obs=x)
+
+        with pytest.raises(ValueError, match="site 'x' stands outside the data plate"):
+            draw_particles(model, z_guide, X)
+
+    def test_a_sequential_plate_is_no_data_plate(self):
+        def model(x):
+            for i in pyro.plate("data", len(x)):
+                pyro.sample(f"x{i}", normal(torch.zeros(3)), obs=x[i])
+
+        with pytest.raises(ValueError, match="site 'x0' stands outside the data plate"):
+            draw_particles(model, lambda x: None, X)
+
+    def test_guide_misses_a_latent(self):
+        model = run_model(latent("z"), latent("forgotten"), observe)
+        with pytest.raises(ValueError, match="guide misses the model's latent site 'forgotten'"):
+            draw_particles(model, z_guide, X)
+
+    def test_guide_has_a_site_too_many(self):
+        guide = run_model(latent("z"), latent("extra"))
+        with pytest.raises(ValueError, match="'extra' is not a latent site of the model"):
+            draw_particles(z_model, guide, X)
+
+    def test_guide_samples_what_the_model_observes(self):
+        guide = run_model(latent("z"), latent("x", normal(torch.zeros(3))))
+        with pytest.raises(ValueError, match="'x' is not a latent site of the model"):
+            draw_particles(z_model, guide, X)
+
+    def test_observed_in_the_guide(self):
+        with pytest.raises(ValueError, match="guide site 'x' is observed"):
+            draw_particles(z_model, run_model(latent("z"), observe), X)
+
+    def test_nothing_observed(self):
+        with pytest.raises(ValueError, match=r"the model observes nothing: .*obs=x"):
+            draw_particles(run_model(latent("z")), z_guide, X)
+
+    @pytest.mark.parametrize("where", ["model", "guide"])
+    def test_the_same_name_twice(self, where):
+        twice = run_model(latent("z"), latent("z"), *([observe] if where == "model" else []))
+        pair = (twice, z_guide) if where == "model" else (z_model, twice)
+        with pytest.raises(ValueError, match="site 'z' occurs twice"):
+            draw_particles(*pair, X)
+
+    def test_data_plates_of_different_sizes(self):
+        def guide(x):
+            with pyro.plate("one", 1):
+                pyro.sample("z", normal(torch.zeros(2)))
+
+        with pytest.raises(ValueError, match="size of the data plate: 'z' of the guide 1, 'z' of"):
+            draw_particles(z_model, guide, X)
+
+    def test_no_to_event_in_the_model(self):
+        model = run_model(latent("z", dist.Normal(torch.zeros(5), 1.0).expand([5])), observe)
+        guide = run_model(latent("z", dist.Normal(torch.zeros(5), 1.0)))
+        draw_particles(model, guide, X)  # as many latents as data: legal, one for each datum
+
+        def no_event(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(5, 2), 1.0))
+
+        with pytest.raises(ValueError, match="at site z dim -1"):
+            draw_particles(run_model(latent("z"), observe), no_event, X)
+
+    def test_no_to_event_on_the_observation(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", normal(torch.zeros(2)))
+                pyro.sample("x", dist.Normal(torch.zeros(3), 1.0), obs=x)
+
+        with pytest.raises(ValueError, match="at site x dim -1"):
+            draw_particles(model, z_guide, X)
+
+    def test_a_square_batch_without_to_event_is_caught(self):
+        # (5, 5) broadcasts silently: each value would be taken for a datum of its own.
+        x = torch.randn(5, 5)
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", normal(torch.zeros(2)))
+                pyro.sample("x", dist.Normal(torch.zeros(5), 1.0), obs=x)
+
+        with pytest.raises(ValueError, match=r"site 'x' has log-densities of shape \(5, 5\)"):
+            draw_particles(model, z_guide, x)
+
+    def test_an_observed_vector_in_place_of_a_matrix_broadcasts_to_no_error_unseen(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", normal(torch.zeros(2)))
+                pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x[:, 0])
+
+        assert draw_particles(model, z_guide, X, 3).log_likelihood.shape == (3, 5)
+
+
+class BadDensity(dist.Normal):
+    """A normal whose log-density of the second datum is what it is told."""
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.real}  # noqa: RUF012
+    bad = float("nan")
+
+    def log_prob(self, value):
+        log_prob = super().log_prob(value).clone()
+        log_prob[..., 1] = self.bad
+        return log_prob
+
+    def expand(self, batch_shape, _instance=None):
+        return super().expand(batch_shape, _instance or type(self).__new__(type(self)))
+
+
+class TestNonFinite:
+    @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+    @pytest.mark.parametrize("where", ["prior", "guide", "likelihood"])
+    def test_is_an_error_that_names_the_site(self, where, value):
+        kind = type("Bad", (BadDensity,), {"bad": float(value)})
+
+        def site(name, part, **kwargs):
+            pyro.sample(name, (kind if part == where else dist.Normal)(0.0, 1.0), **kwargs)
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                site("z", "prior")
+                site("x", "likelihood", obs=x[:, 0])
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                site("z", "guide")
+
+        place = {"prior": "site 'z' of the model", "guide": "site 'z' of the guide"}.get(
+            where, "observed site 'x'"
+        )
+        with pytest.raises(ValueError, match=rf"log-density {value} at {place} \(datum 1 of"):
+            draw_particles(model, guide, X, 3)
+        particles = draw_particles(model, guide, X, 3, check_finite=False)
+        assert not particles.log_weight[:, 1].isfinite().any()
+        assert particles.log_weight[:, [0, 2, 3, 4]].isfinite().all()
+
+
+class TestPyrosState:
+    def test_an_error_in_a_program_leaves_no_handler(self):
+        def fails(x):
+            with pyro.plate("data", len(x)):
+                raise KeyboardInterrupt
+
+        for pair in ((fails, z_guide), (z_model, fails)):
+            with pytest.raises(KeyboardInterrupt):
+                draw_particles(*pair, X)
+        assert draw_particles(z_model, z_guide, X, 3).log_weight.shape == (3, 5)
+
+    def test_the_store_and_the_random_state_are_touched_by_the_programs_only(self):
+        state = torch.get_rng_state()
+        draw_particles(z_model, z_guide, X, 3)
+        torch.set_rng_state(state)
+        vae = binary_vae()
+        with contextlib.suppress(ValueError):
+            draw_particles(vae.model, z_guide, binary_data())
+        assert dict(pyro.get_param_store().items()) == {}
+
+    def test_runs_inside_other_handlers(self):
+        with poutine.trace() as recorded, pyro.plate("outer", 1, dim=-3):
+            pass
+        assert recorded.trace is not None
+        with poutine.block():
+            assert draw_particles(z_model, z_guide, X, 3).log_weight.shape == (3, 5)
