@@ -23,10 +23,10 @@ cache and go back to the operating system after each use, which costs more than 
 
 
 class _BernoulliLogProb(torch.autograd.Function):
-    r"""``sum_d log Bernoulli(x_d; logits_d)`` for binary x, with one pass of log for 32 features.
+    r"""``sum_d log Bernoulli(x_d; logits_d)`` for binary x, with one logarithm for many features.
 
-    With s = (2x - 1) logits, ``log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|))``. The terms
-    1 + exp(-|s|) lie in [1, 2], so that products of up to 63 of them stay in range and one
+    With s = (2x - 1) logits, ``log sigmoid(s) = min(s, 0) + log sigmoid(|s|)``. The factors
+    sigmoid(|s|) lie in [1/2, 1], so that products of up to 64 of them stay in range and one
     logarithm serves them all; log1p of every element costs more than the decoder's last layer.
     """
 
@@ -54,21 +54,18 @@ class _BernoulliLogProb(torch.autograd.Function):
 def _sum_log_sigmoid(signed: Tensor) -> Tensor:
     """``sum_d log sigmoid(s_d)``; overwrites its argument."""
     below_zero = signed.clamp(max=0).sum(-1)
-    factors = signed.abs_().neg_().exp_().add_(1)
-    for _ in range(5):
-        factors = _multiply_halves(factors)
-    return below_zero - factors.log_().sum(-1)
-
-
-def _multiply_halves(factors: Tensor) -> Tensor:
-    """Products of pairs along the last dimension; an odd one out joins the first pair."""
-    half = factors.shape[-1] // 2
-    if half == 0:
-        return factors
-    products = factors[..., :half] * factors[..., half : 2 * half]
-    if factors.shape[-1] % 2:
-        products[..., 0] *= factors[..., -1]
-    return products
+    factors = signed.abs_().sigmoid_()
+    features = factors.shape[-1]
+    # Groups that leave no remainder, where there are such.
+    size = next((size for size in range(64, 15, -1) if features % size == 0), 64)
+    grouped = features - features % size
+    total = below_zero
+    if grouped:
+        groups = factors[..., :grouped].unflatten(-1, (-1, size))
+        total = total + groups.prod(-1).log_().sum(-1)
+    if grouped < features:
+        total = total + factors[..., grouped:].prod(-1).log_()
+    return total
 
 
 def bernoulli_log_prob(

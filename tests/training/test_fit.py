@@ -164,8 +164,8 @@ class TestHistory:
             validation_size=11, progress=False,
         )  # fmt: skip
         validated = [r.epoch for r in result.history.records if r.validation is not None]
-        assert validated == [2, 4, 5]
-        assert [size for size, grad in seen if not grad and size != 2] == [11] * 3
+        assert validated == [2, 4]
+        assert [size for size, grad in seen if not grad and size != 2] == [11] * 2
 
 
 class TestLearning:
@@ -423,3 +423,9 @@ def test_a_normal_likelihood_trains_without_warning(step, learn_scale):
     vae = VAE(StandardNormal(2), decoder, DiagonalNormalEncoder(MLP(6, [8], 4)))
     train(vae, torch.randn(40, 6), step=step, valid=torch.randn(10, 6))
     assert (vae.decoder.log_scale.item() != pytest.approx(math.log(0.5))) == learn_scale
+
+
+def test_validation_that_would_never_come_is_refused():
+    vae = binary_vae()
+    with pytest.raises(ValueError, match="validate_every"):
+        fit(vae.model, vae.guide, ELBO(), X, valid=VALID, epochs=3, validate_every=4)
