@@ -4,6 +4,7 @@
 objective, estimator and diagnostic is a function of the :class:`Particles` it returns.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,7 +78,7 @@ class Particles:
             ValueError: If one is NaN or infinite; names the site, the density and the datum.
         """
         # One sum looks at all densities at once; the sites are searched only after a failure.
-        if self.log_weight.detach().sum().isfinite():
+        if math.isfinite(self.log_weight.detach().sum().item()):
             return
         named = {
             **{f"site {name!r} of the guide": value for name, value in self.log_guide.items()},

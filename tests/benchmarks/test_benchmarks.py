@@ -31,13 +31,13 @@ def test_step_times_every_variant(steps):
     one, many = steps
     assert (one["batch_size"], one["num_particles"]) == (128, 1)
     assert (many["batch_size"], many["num_particles"]) == (100, 50)
-    names = {"pyro-example", "pyro-logits", "ours-svi", "ours-torch"}
+    names = {"pyro-example", "pyro-tuned", "ours-svi", "ours-torch"}
     names |= {"plain-torch", "plain-torch-fused"}
     assert set(one["variants"]) == names
     assert set(many["variants"]) == names | {"pyro-renyi"}
     for row in [*one["variants"].values(), *many["variants"].values()]:
         assert row["microseconds_per_step"]["median"] > 0
-        assert set(row["speedup_over"]) == {"pyro-example", "pyro-logits"}
+        assert set(row["speedup_over"]) == {"pyro-example", "pyro-tuned"}
 
 
 def test_step_times_the_same_computation(steps):
