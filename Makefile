@@ -8,7 +8,8 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint docs bench clean
 
 demo: $(READY)
-	$(BIN)/ppl-vae compare --data digits --objective elbo --objective iwae:50 --seeds 3 --out demo
+	$(BIN)/ppl-vae compare --data digits --objective elbo --objective iwae:50 --seeds 3 \
+	  --hidden 100,100 --latent 20 --out demo
 
 test: $(READY) lint
 	$(BIN)/pytest -n 2

@@ -299,10 +299,14 @@ def compare(
     )
     title = f"{split} log p(x) on {config.data}"
     pictures = pv.report.write_study_figures(result, folder, title)
-    text = pv.studies.format_comparison(result.comparison, title)
+    text = pv.studies.format_comparison(result.comparison, title, result.notes)
     text += "\n\npictures: " + ", ".join(map(str, pictures))
     text += f"\nnumbers:  {folder / 'comparison.json'}, {folder / 'comparison.nc'}"
-    values = {**result.comparison.summary(), "pictures": [str(path) for path in pictures]}
+    values = {
+        **result.comparison.summary(),
+        "notes": result.notes,
+        "pictures": [str(path) for path in pictures],
+    }
     _print(text, values, as_json)
 
 

@@ -15,13 +15,24 @@ from ppl_vae.studies.config import RunConfig, parse_objective
 from ppl_vae.studies.run import Run, Split, evaluate_run, train_run, with_seed
 from ppl_vae.training import History
 
+STILL_IMPROVING = 0.95
+"""A best epoch after this fraction of all is taken as a sign that training was cut short."""
+
 
 @final
 @dataclass(frozen=True)
 class StudyResult:
-    """What a comparison of objectives over seeds came to."""
+    """What a comparison of objectives over seeds came to.
+
+    Attributes:
+        comparison: Means, differences and their errors.
+        notes: What a reader should know before believing them, one sentence each.
+        histories: Arm to its learning curves, one a seed.
+        runs: Arm to its trained runs, one a seed.
+    """
 
     comparison: Comparison
+    notes: list[str]
     histories: dict[str, list[History]]
     runs: dict[str, list[Run]]
 
@@ -78,7 +89,22 @@ def run_study(
                 f"{len(fitted.history)} epochs, kept epoch {fitted.kept_epoch}"
             )
     comparison = compare(evidence)
-    write_atomically(folder / "comparison.json", json.dumps(comparison.summary(), indent=2) + "\n")
+    notes = _notes(comparison, runs, config.epochs)
+    summary = {**comparison.summary(), "notes": notes}
+    write_atomically(folder / "comparison.json", json.dumps(summary, indent=2) + "\n")
     save_netcdf(comparison_to_datatree(evidence, seeds=seeds), folder / "comparison.nc")
     histories = {arm: [run.history for run in cells] for arm, cells in runs.items()}
-    return StudyResult(comparison, histories, runs)
+    return StudyResult(comparison, notes, histories, runs)
+
+
+def _notes(comparison: Comparison, runs: dict[str, list[Run]], epochs: int) -> list[str]:
+    """Arms that were still getting better when training ended, and untrustworthy estimates."""
+    notes = [f"{arm}: {text}." for arm, text in comparison.warnings.items()]
+    for arm, cells in runs.items():
+        last = [run for run in cells if (run.history.best_epoch or 0) > STILL_IMPROVING * epochs]
+        if last:
+            notes.append(
+                f"{arm}: the validation bound was still rising at the end of {len(last)} of "
+                f"{len(cells)} runs: with more --epochs the comparison may come out otherwise."
+            )
+    return notes

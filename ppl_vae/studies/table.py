@@ -1,13 +1,14 @@
 """A comparison as text."""
 
 import math
+from collections.abc import Sequence
 
 from ppl_vae.studies.comparison import Comparison, CrossedMean
 
 _COLUMNS = f"{'log p(x)':>10} {'error':>8}   {'data':>7} {'seeds':>7} {'MC':>7}   {'seed sd':>7}"
 
 
-def format_comparison(comparison: Comparison, title: str) -> str:
+def format_comparison(comparison: Comparison, title: str, notes: Sequence[str] = ()) -> str:
     """The table that ``ppl-vae compare`` prints: arms, then paired differences with a verdict."""
     width = max(
         [len(arm) for arm in comparison.arms] + [len(_pair(p)) for p in comparison.differences]
@@ -37,7 +38,7 @@ def format_comparison(comparison: Comparison, title: str) -> str:
                 "Per seed: "
                 + "; ".join(_per_seed(p, m) for p, m in comparison.differences.items()),
             ]
-    lines += ["", *_footnotes(comparison)]
+    lines += ["", *_footnotes(comparison), *notes]
     return "\n".join(lines)
 
 
@@ -80,5 +81,4 @@ def _footnotes(comparison: Comparison) -> list[str]:
         notes.append(
             "One seed: these numbers say nothing of how another training run would turn out."
         )
-    notes += [f"{arm}: {text}." for arm, text in comparison.warnings.items()]
     return notes
