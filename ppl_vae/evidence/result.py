@@ -13,7 +13,7 @@ Direction = Literal["lower", "upper", "unbiased", "consistent"]
 MIN_EFFECTIVE_SAMPLE_SIZE = 5.0
 """Below this many effective samples a delta-method standard error is itself an accident."""
 
-TOLERATED_FRACTION = 0.01
+TOLERATED_FRACTION = 0.05
 """Of the data may have too few effective samples before the mean over all is in doubt."""
 
 
