@@ -30,6 +30,39 @@ def normalized_weights(
     return torch.softmax(log_weight, dim=0)
 
 
+def leave_one_out_log_mean_exp(
+    log_weight: Float[Tensor, "particles batch"],
+) -> Float[Tensor, "particles batch"]:
+    """``L_K^(-k)``: log_mean_exp with the geometric mean of the others in place of w_k.
+
+    Row k does not depend on w_k. Needs 2 particles or more.
+
+    References:
+        Mnih and Rezende, 2016, Variational inference for Monte Carlo objectives.
+    """
+    count = log_weight.shape[0]
+    others = (log_weight.sum(0) - log_weight) / (count - 1)
+    # Row k of the square holds all weights, its own replaced; K^2 numbers, no decoder.
+    diagonal = torch.eye(count, dtype=torch.bool, device=log_weight.device).unsqueeze(-1)
+    replaced = torch.where(diagonal, others.unsqueeze(0), log_weight.unsqueeze(0))
+    return torch.logsumexp(replaced, dim=1) - math.log(count)
+
+
+def group_log_mean_exp(
+    log_weight: Float[Tensor, "particles batch"], num_groups: int
+) -> Float[Tensor, "groups batch"]:
+    """:func:`log_mean_exp` of each of ``num_groups`` runs of consecutive particles."""
+    grouped = log_weight.unflatten(0, (num_groups, -1))
+    return torch.logsumexp(grouped, dim=1) - math.log(grouped.shape[1])
+
+
+def group_normalized_weights(
+    log_weight: Float[Tensor, "particles batch"], num_groups: int
+) -> Float[Tensor, "particles batch"]:
+    """:func:`normalized_weights` within each of ``num_groups`` runs of consecutive particles."""
+    return torch.softmax(log_weight.unflatten(0, (num_groups, -1)), dim=1).flatten(0, 1)
+
+
 def effective_sample_size(log_weight: Float[Tensor, "particles batch"]) -> Float[Tensor, " batch"]:
     """``(sum_k w_k)^2 / sum_k w_k^2`` per datum, between 1 and K.
 

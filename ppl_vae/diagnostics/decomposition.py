@@ -8,9 +8,8 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
-from ppl_vae.objectives.elbo import closed_form_is_exact, site_kl
+from ppl_vae.objectives.kl import dimension_kl, site_kl
 from ppl_vae.particles import Particles, Program, draw_particles
 from ppl_vae.randomness import Stream, seeded
 
@@ -236,11 +235,11 @@ def _tabulate(particles: Particles) -> _Table:
     # Subtracted draw by draw, so that the ELBO's error knows how its parts vary together.
     elbo = log_likelihood.double() - sum(terms.double() for terms in kl.values())
     vectors = [name for name in kl if _is_vector(particles, name)]
-    dimension_kl = {name: _dimension_kl(particles, name) for name in vectors}
+    by_dimension = {name: dimension_kl(particles, name) for name in vectors}
     terms: dict[str, dict[str, Tensor]] = {
         "total": {"elbo": elbo, "log_likelihood": log_likelihood},
         "kl": kl,
-        "dimension_kl": {n: values for n, values in dimension_kl.items() if values is not None},
+        "dimension_kl": {n: values for n, values in by_dimension.items() if values is not None},
         "mean": {name: _guide_mean(particles, name) for name in vectors},
     }
     return {
@@ -267,28 +266,6 @@ def _is_vector(particles: Particles, name: str) -> bool:
     """Whether the site has one event dimension, and no plate besides the data's."""
     between = particles.latents[name].shape[1:-2]
     return particles.guide[name].event_dim == 1 and between.numel() == 1
-
-
-def _dimension_kl(
-    particles: Particles, name: str
-) -> Float[Tensor, "particles batch latent"] | None:
-    """The KL of each dimension in closed form, or None if it has none that is exact."""
-    guide, prior = particles.guide[name], particles.prior[name]
-    if not (closed_form_is_exact(particles, name) and _factorises(guide) and _factorises(prior)):
-        return None
-    try:
-        kl: Tensor = kl_divergence(guide.base_dist, prior.base_dist)
-    except NotImplementedError:
-        return None
-    return kl.reshape(particles.num_particles, particles.batch_size, -1)
-
-
-def _factorises(distribution: Any) -> bool:
-    return (
-        isinstance(distribution, Independent)
-        and distribution.reinterpreted_batch_ndims == 1
-        and distribution.base_dist.event_shape == ()
-    )
 
 
 def _guide_mean(particles: Particles, name: str) -> Float[Tensor, "particles batch latent"]:

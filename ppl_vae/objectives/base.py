@@ -1,7 +1,9 @@
 """The template every training objective follows."""
 
+import inspect
 from abc import abstractmethod
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, final
 
 import pyro.infer
 import torch
@@ -9,7 +11,28 @@ from jaxtyping import Float
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor, nn
 
-from ppl_vae.particles import Particles, Program, draw_particles
+from ppl_vae.objectives.claims import Claims
+from ppl_vae.particles import Graph, Particles, Program, draw_particles, simulate
+
+SCORE_FUNCTION = ("reinforce:K", "vimco:K", "rws:K", "tvo:S,K")
+"""The objectives that take latents without a pathwise gradient, as on the command line."""
+
+
+@final
+@dataclass(frozen=True)
+class Context:
+    """What an objective may need to know of the training it is part of.
+
+    :func:`~ppl_vae.training.fit` sets it before every update; in your own loop, set
+    ``objective.context`` yourself.
+
+    Attributes:
+        progress: Fraction of training done, 0 at the first update.
+        num_data: Size of the training set; None if unknown.
+    """
+
+    progress: float = 0.0
+    num_data: int | None = None
 
 
 class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
@@ -31,16 +54,30 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         ValueError: If num_particles is not a positive whole number.
     """
 
+    claims: Claims = Claims()
+    graph: ClassVar[Graph] = "path"
+    """How gradients are to flow through the draws; see :data:`ppl_vae.particles.Graph`."""
+    least_particles: ClassVar[int] = 1
+    simulates: Literal["nothing", "latents", "data"] = "nothing"
+    """Whether draws from the model itself are needed, of the latents alone or of the data too."""
+    anneals: bool = False
+    """Whether the gradient depends on the progress of training."""
+
     def __init__(self, num_particles: int = 1, *, max_plate_nesting: int = 1) -> None:
-        if not isinstance(num_particles, int) or num_particles < 1:
+        least = self.least_particles
+        if not isinstance(num_particles, int) or num_particles < least:
             raise ValueError(
-                f"{type(self).__name__} needs num_particles >= 1 (a whole number), "
+                f"{type(self).__name__} needs num_particles >= {least} (a whole number), "
                 f"got {num_particles}."
             )
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+        self.context = Context()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(num_particles={self.num_particles})"
+        names = inspect.signature(type(self).__init__).parameters
+        shown = {n: getattr(self, n, None) for n in names if n != "max_plate_nesting"}
+        arguments = ", ".join(f"{name}={v}" for name, v in shown.items() if v is not None)
+        return f"{type(self).__name__}({arguments})"
 
     @abstractmethod
     def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
@@ -57,26 +94,52 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
 
         A non-finite density is an error here on the CPU only: a check would make a GPU wait.
         """
-        return draw_particles(
+        particles = draw_particles(
             model,
             guide,
             x,
             self.num_particles,
+            graph=self.graph,
             max_plate_nesting=self.max_plate_nesting,
             check_finite=x.device.type == "cpu",
         )
+        if self.simulates == "nothing" or not torch.is_grad_enabled():
+            return particles
+        simulation = simulate(
+            model,
+            guide if self.simulates == "data" else None,
+            x,
+            self.num_particles,
+            max_plate_nesting=self.max_plate_nesting,
+        )
+        return replace(particles, simulation=simulation)
 
     def loss_of(self, particles: Particles) -> tuple[Tensor, Float[Tensor, " batch"]]:
         """The differentiable loss, a scalar, and the detached bound per datum.
 
         The loss has the value ``-scale * bound.sum()`` and the gradient of the surrogate.
+
+        Raises:
+            ValueError: If a gradient is asked for that would silently lack a term.
         """
-        if torch.is_grad_enabled():
-            particles.require_reparameterized()
         bound = self.bound(particles)
+        if not torch.is_grad_enabled():
+            return -(particles.scale * bound).sum(), bound
+        self._require_gradient(particles)
         surrogate = self.surrogate(particles, bound)
         value = surrogate if surrogate is bound else surrogate + (bound - surrogate).detach()
         return -(particles.scale * value).sum(), bound.detach()
+
+    def _require_gradient(self, particles: Particles) -> None:
+        if self.graph == "score":
+            return
+        for name in particles.not_reparameterized:
+            raise ValueError(
+                f"guide site {name!r} ({type(particles.guide[name]).__name__}) has no "
+                f"reparameterised sampler, so the guide's gradient of {type(self).__name__} would "
+                f"silently lack a term: use {', '.join(SCORE_FUNCTION)}, or a reparameterised "
+                "guide."
+            )
 
     def differentiable_loss(self, model: Program, guide: Program, x: Tensor) -> Tensor:
         """The loss as a scalar tensor whose gradient is that of the surrogate."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_vae.devices import make_resident
 from ppl_vae.evidence import Evidence, ImportanceSampling
-from ppl_vae.objectives import Objective
+from ppl_vae.objectives import Context, Objective
 from ppl_vae.objectives.base import owners_of
 from ppl_vae.particles import Program, draw_particles
 from ppl_vae.randomness import Stream, derive_seed, generator, seeded
@@ -63,6 +63,7 @@ class TrainingRun:
         return {
             **self.settings.to_json(),
             "objective": repr(self.objective),
+            **({"epochs": self.settings.epochs} if self.objective.anneals else {}),
             "train_shape": list(self.train.shape),
             "valid_shape": None if self.valid is None else list(self.valid.shape),
         }
@@ -112,7 +113,9 @@ class TrainingRun:
         with seeded(self.settings.seed, Stream.TRAINING, epoch):
             for number, batch in enumerate(self._batches(epoch)):
                 updates = epoch * self.num_batches + number
-                rate = self.settings.schedule(updates / (self.settings.epochs * self.num_batches))
+                progress = updates / (self.settings.epochs * self.num_batches)
+                rate = self.settings.schedule(progress)
+                self.objective.context = Context(progress, len(self.train))
                 sums = sums + self.step(batch, rate)
         return torch.as_tensor(sums).double().cpu(), rate
 

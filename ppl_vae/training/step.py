@@ -1,5 +1,6 @@
 """One training update: a protocol and its two implementations."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Protocol, final
 
@@ -58,8 +59,9 @@ class _Loss:
         self, objective: Objective, parameters: dict[str, Tensor], clip_norm: float | None
     ) -> None:
         self.objective = objective
-        self.parameters = list(parameters.values())
+        self.parameters = parameters
         self.clip_norm = clip_norm
+        self._checked = False
 
     def backward(
         self, model: Program, guide: Program, x: Tensor
@@ -68,9 +70,22 @@ class _Loss:
         total, bound = self.objective.loss_of(particles)
         loss = total / len(x)
         loss.backward()
+        if not self._checked:
+            self._warn_of_untrained()
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.clip_norm)
         return loss.detach(), particles, bound
+
+    def _warn_of_untrained(self) -> None:
+        """A parameter that nothing trains is said to be so, once."""
+        self._checked = True
+        untrained = [name for name, value in self.parameters.items() if value.grad is None]
+        if untrained:
+            warnings.warn(
+                f"{self.objective!r} gives no gradient to {', '.join(untrained)}: they stay as "
+                "they are. Take another objective, or freeze them (requires_grad_(False)).",
+                stacklevel=2,
+            )
 
 
 @final

@@ -1,0 +1,41 @@
+"""What an objective says of itself, for its documentation and for the check that it is true."""
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+
+@final
+@dataclass(frozen=True)
+class Claims:
+    """The claims that :func:`ppl_vae.testing.check_objective` tests and the documentation prints.
+
+    The defaults are those of a plain lower bound that is differentiated through the draws.
+
+    Attributes:
+        name: As on the command line, with its arguments.
+        formula: What is reported.
+        direction: Of the reported value's expectation, against log p(x).
+        gradient: What the gradients of theta (the model) and phi (the guide) estimate.
+        bias: Of value and gradients.
+        cost: Decoder evaluations per datum and update.
+        use: When to use it.
+        reference: Author, year, title.
+        unbiased: Which of ``theta`` and ``phi`` have an unbiased gradient of the expectation of
+            the reported value.
+        exact_at_posterior: With the posterior as the guide, every draw reports log p(x) itself.
+        zero_at_posterior: With the posterior as the guide, every draw gives phi a gradient of 0.
+        grows: The expectation grows (or stays) with the number of particles.
+    """
+
+    name: str = ""
+    formula: str = ""
+    direction: Literal["lower", "upper", "neither"] = "lower"
+    gradient: str = ""
+    bias: str = ""
+    cost: str = "K"
+    use: str = ""
+    reference: str = ""
+    unbiased: frozenset[Literal["theta", "phi"]] = frozenset({"theta", "phi"})
+    exact_at_posterior: bool = True
+    zero_at_posterior: bool = False
+    grows: bool = True

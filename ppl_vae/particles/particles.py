@@ -1,0 +1,126 @@
+"""The particles themselves: draws and log-densities, no Pyro programs."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import pyro.distributions as dist
+from jaxtyping import Float
+from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Simulation:
+    """Draws (z, x) ~ p from the model itself, as many as there are particles.
+
+    Attributes:
+        latents: Site name to draws, shape ``(particles, batch, *event)``: with the gradient of a
+            reparameterised prior where they alone are asked for, else without.
+        log_guide: log q(z|x) of these draws summed over sites, shape (particles, batch), with the
+            gradient of the guide's parameters; None where x was not asked for.
+    """
+
+    latents: dict[str, Tensor]
+    log_guide: Float[Tensor, "particles batch"] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Particles:
+    """K draws z_k ~ q(z|x) for each of B data. All densities are unscaled and in nats.
+
+    Attributes:
+        latents: Site name to draws, shape ``(particles, batch, *event)``, in the guide's order.
+            All densities are taken at them.
+        log_prior: Site name to log p(z_site | ...), shape (particles, batch), in the model's order.
+        log_guide: Site name to log q(z_site | ...), shape (particles, batch), in the guide's order.
+        log_likelihood: log p(x|z), summed over the observed sites, shape (particles, batch).
+        prior: Site name to the distribution the model gave it.
+        guide: Site name to the distribution the guide gave it.
+        likelihood: Observed site name to the distribution the model gave it.
+        masked: Latent sites under a mask, whose closed-form KL would ignore it.
+        scale: What plates and ``poutine.scale`` multiply every log-density by.
+        paths: Where the latents are leaves of their own (``graph="split"``), the same draws as
+            functions of the guide's parameters.
+        simulation: Draws from the model, for an objective that asks for them.
+    """
+
+    latents: dict[str, Tensor]
+    log_prior: dict[str, Float[Tensor, "particles batch"]]
+    log_guide: dict[str, Float[Tensor, "particles batch"]]
+    log_likelihood: Float[Tensor, "particles batch"]
+    prior: dict[str, dist.Distribution]
+    guide: dict[str, dist.Distribution]
+    likelihood: dict[str, dist.Distribution]
+    masked: frozenset[str]
+    scale: float | Tensor
+    paths: dict[str, Tensor] | None = None
+    simulation: Simulation | None = None
+
+    @cached_property
+    def log_weight(self) -> Float[Tensor, "particles batch"]:
+        """``log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x)``, shape (particles, batch)."""
+        total = self.log_likelihood
+        for log_prior in self.log_prior.values():
+            total = total + log_prior
+        for log_guide in self.log_guide.values():
+            total = total - log_guide
+        return total
+
+    @cached_property
+    def log_joint(self) -> Float[Tensor, "particles batch"]:
+        """``log p(x, z_k)``, shape (particles, batch)."""
+        return self.log_likelihood + self.log_latent_prior
+
+    @cached_property
+    def log_latent_prior(self) -> Float[Tensor, "particles batch"]:
+        """``log p(z_k)`` over all sites, shape (particles, batch)."""
+        first, *others = self.log_prior.values()
+        return sum(others, first)
+
+    @cached_property
+    def log_proposal(self) -> Float[Tensor, "particles batch"]:
+        """``log q(z_k|x)`` over all sites, shape (particles, batch)."""
+        first, *others = self.log_guide.values()
+        return sum(others, first)
+
+    @property
+    def num_particles(self) -> int:
+        """K."""
+        return self.log_likelihood.shape[0]
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.log_likelihood.shape[1]
+
+    def require_finite(self) -> None:
+        """Check every log-density.
+
+        Raises:
+            ValueError: If one is NaN or infinite; names the site, the density and the datum.
+        """
+        # One sum looks at all densities at once; the sites are searched only after a failure.
+        if math.isfinite(self.log_weight.detach().sum().item()):
+            return
+        named = {
+            **{f"site {name!r} of the guide": value for name, value in self.log_guide.items()},
+            **{f"site {name!r} of the model": value for name, value in self.log_prior.items()},
+            f"observed site {', '.join(map(repr, self.likelihood))}": self.log_likelihood,
+        }
+        for where, value in named.items():
+            bad = ~value.detach().isfinite()
+            if bad.any():
+                particle, datum = (int(index) for index in bad.nonzero()[0])
+                raise ValueError(
+                    f"log-density {value[particle, datum].item()} at {where} (datum {datum} of the "
+                    "batch): look for diverged parameters (lower the learning rate, clip "
+                    "gradients) or data outside the distribution's support."
+                )
+
+    @property
+    def not_reparameterized(self) -> list[str]:
+        """Guide sites whose draws are no differentiable function of the guide's parameters."""
+        return [name for name, guide in self.guide.items() if not guide.has_rsample]

@@ -1,0 +1,220 @@
+"""One run of a Pyro program, and what its sample sites say."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ppl_vae.particles.particles import Particles
+
+Site = Mapping[str, Any]
+Program = Callable[[Tensor], Any]
+"""A Pyro model or guide: called on a batch, it runs sample statements."""
+
+
+@final
+@dataclass(frozen=True)
+class SiteRun:
+    """The sample sites of one run of a program, by name, and its subsampled indices."""
+
+    sites: Mapping[str, Site]
+    subsamples: dict[str, Tensor]
+
+    @property
+    def latents(self) -> dict[str, Tensor]:
+        """Latent site name to its draws."""
+        return {name: s["value"] for name, s in self.sites.items() if not s["is_observed"]}
+
+    @property
+    def observed(self) -> dict[str, Tensor]:
+        """Observed site name to its value (of a simulated run: drawn)."""
+        return {name: s["value"] for name, s in self.sites.items() if s["is_observed"]}
+
+    def at(self, latents: Mapping[str, Tensor]) -> "SiteRun":
+        """The same distributions with other values."""
+        sites = {name: {**site, "value": latents[name]} for name, site in self.sites.items()}
+        return SiteRun(sites, self.subsamples)
+
+
+def run(
+    program: Program,
+    x: Tensor,
+    num_particles: int,
+    max_plate_nesting: int,
+    latents: Mapping[str, Tensor] | None = None,
+    subsamples: Mapping[str, Tensor] | None = None,
+    *,
+    detach: bool = False,
+    simulated: bool = False,
+) -> SiteRun:
+    """Run a program inside a particle plate, with given latents and subsampled indices.
+
+    ``detach`` cuts each draw off the parameters; ``simulated`` draws the observed sites too.
+    """
+    recorder = _SiteRecorder(latents or {}, subsamples or {}, detach, simulated)
+    with recorder, _ParticlePlate("_particles", num_particles, dim=-1 - max_plate_nesting):
+        program(x)
+    return SiteRun(recorder.sites, recorder.subsamples)
+
+
+class _ParticlePlate(IndepMessenger):  # type: ignore[misc, unused-ignore]
+    """An outermost plate for the particles; ``pyro.plate`` without its subsampling."""
+
+    def _process_message(self, msg: Any) -> None:
+        super()._process_message(msg)
+        BroadcastMessenger._pyro_sample(msg)
+
+
+class _SiteRecorder(Messenger):  # type: ignore[misc, unused-ignore]
+    """Records sample sites, after setting those named in ``values`` (and subsampled indices)."""
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        subsamples: Mapping[str, Tensor],
+        detach: bool,
+        simulated: bool,
+    ) -> None:
+        super().__init__()
+        self._values = values
+        self._replayed_subsamples = subsamples
+        self._detach, self._simulated = detach, simulated
+        self.sites: dict[str, Site] = {}
+        self.subsamples: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        values = self._replayed_subsamples if site_is_subsample(msg) else self._values
+        if msg["name"] in values and not msg["is_observed"]:
+            msg["value"] = values[msg["name"]]
+            msg["done"] = True
+        elif self._simulated and msg["is_observed"] and not msg["infer"].get("_deterministic"):
+            msg["value"], msg["done"], msg["is_observed"] = None, False, False
+            msg["infer"] = {**msg["infer"], "_simulated": True}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if site_is_subsample(msg):
+            # A plate that takes all its rows asks for them too, with a size of None.
+            if msg["fn"].subsample_size is not None:
+                self.subsamples[name] = msg["value"]
+        elif not msg["infer"].get("_deterministic"):
+            if name in self.sites:
+                raise ValueError(f"site {name!r} occurs twice in one run: site names are unique.")
+            if msg["infer"].get("enumerate"):
+                raise ValueError(
+                    f"site {name!r} asks for enumeration, which is not done here: drop "
+                    "infer={'enumerate': ...} or config_enumerate, or use TraceEnum_ELBO of Pyro."
+                )
+            if self._detach and not msg["is_observed"]:
+                msg["value"] = msg["value"].detach()
+            simulated = msg["infer"].get("_simulated", False)
+            self.sites[name] = {**msg, "is_observed": msg["is_observed"] or simulated}
+
+
+def log_densities(sites: SiteRun, num_dims: int) -> dict[str, Float[Tensor, "particles batch"]]:
+    """Site name to its unscaled log-density."""
+    return {name: _log_density(site, num_dims) for name, site in sites.sites.items()}
+
+
+def assemble(
+    modelled: SiteRun, drawn: SiteRun, num_dims: int, paths: dict[str, Tensor] | None = None
+) -> Particles:
+    """The particles of a run of the model at the draws of a run of the guide."""
+    model_sites, guide_sites = modelled.sites, drawn.sites
+    _check_sites_match(model_sites, guide_sites)
+    latent = [name for name, site in model_sites.items() if not site["is_observed"]]
+    observed = [name for name, site in model_sites.items() if site["is_observed"]]
+    log_prior = {name: _log_density(model_sites[name], num_dims) for name in latent}
+    log_likelihood = _log_density(model_sites[observed[0]], num_dims)
+    for name in observed[1:]:
+        log_likelihood = log_likelihood + _log_density(model_sites[name], num_dims)
+    return Particles(
+        latents=drawn.latents,
+        log_prior=log_prior,
+        log_guide=log_densities(drawn, num_dims),
+        log_likelihood=log_likelihood,
+        prior={name: model_sites[name]["fn"] for name in latent},
+        guide={name: site["fn"] for name, site in guide_sites.items()},
+        likelihood={name: model_sites[name]["fn"] for name in observed},
+        masked=frozenset(
+            name
+            for name in latent
+            if model_sites[name]["mask"] is not None or guide_sites[name]["mask"] is not None
+        ),
+        scale=_common_scale(_labelled(model_sites, guide_sites)),
+        paths=paths,
+    )
+
+
+def _check_sites_match(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> None:
+    for name, site in guide_sites.items():
+        if site["is_observed"]:
+            raise ValueError(f"guide site {name!r} is observed: a guide only has latent sites.")
+        if name not in model_sites or model_sites[name]["is_observed"]:
+            raise ValueError(f"guide site {name!r} is not a latent site of the model.")
+    for name, site in model_sites.items():
+        if not site["is_observed"] and name not in guide_sites:
+            raise ValueError(f"the guide misses the model's latent site {name!r}: sample it there.")
+    if all(not site["is_observed"] for site in model_sites.values()):
+        raise ValueError("the model observes nothing: give its likelihood site obs=x.")
+    sites = _labelled(model_sites, guide_sites)
+    sizes = {label: _data_plate_size(site) for label, site in sites.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{label} {size}" for label, size in sizes.items())
+        raise ValueError(f"sites disagree on the size of the data plate: {listed}.")
+
+
+def _labelled(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> dict[str, Site]:
+    """Every site of both programs; a latent one is in each."""
+    return {
+        **{f"{name!r} of the guide": site for name, site in guide_sites.items()},
+        **{f"{name!r} of the model": site for name, site in model_sites.items()},
+    }
+
+
+def _data_plate_size(site: Site) -> int:
+    size = _plate_size(site, dim=-1)
+    if size is None:
+        raise ValueError(
+            f"site {site['name']!r} stands outside the data plate: sample it inside "
+            "`with pyro.plate('data', len(x)):` (dim -1)."
+        )
+    return size
+
+
+def _plate_size(site: Site, dim: int) -> int | None:
+    frames = (frame for frame in site["cond_indep_stack"] if frame.vectorized)
+    return next((int(frame.size) for frame in frames if frame.dim == dim), None)
+
+
+def _log_density(site: Site, num_dims: int) -> Float[Tensor, "particles batch"]:
+    """The site's unscaled, masked log-density, dimensions between particles and data summed."""
+    log_density: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+    ends = _plate_size(site, dim=-num_dims), _data_plate_size(site)
+    if log_density.dim() != num_dims or (log_density.shape[0], log_density.shape[-1]) != ends:
+        raise ValueError(
+            f"site {site['name']!r} has log-densities of shape {tuple(log_density.shape)}, expected"
+            f" (particles, batch) = {ends}: declare other dimensions with .to_event(n)."
+        )
+    return log_density.sum(tuple(range(1, num_dims - 1))) if num_dims > 2 else log_density
+
+
+def _common_scale(sites: Mapping[str, Site]) -> float | Tensor:
+    (first, *others) = sites
+    reference: float | Tensor = sites[first]["scale"]
+    for label in others:
+        scale = sites[label]["scale"]
+        if scale is not reference and not bool(torch.as_tensor(scale == reference).all()):
+            raise ValueError(
+                f"sites {first} and {label} have different scales, {reference} and {scale}: a "
+                "log-weight needs one scale for all; shape the KL term in the objective instead."
+            )
+    return reference
