@@ -6,11 +6,14 @@ that tells them apart, so that parameters shared by model and guide, learned pri
 several sites all get each part once.
 """
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.particles import Particles
+from ppl_vae.particles import Particles, Program, draw_particles
+from ppl_vae.randomness import seeded
 
 
 def leaf_gradients(
@@ -54,3 +57,46 @@ def _dot(
     product = weight.detach().reshape(shape) * gradient * z
     batch = 1 + between
     return product.sum([d for d in range(product.dim()) if d != batch])
+
+
+def split_parameters(
+    model: Program,
+    guide: Program,
+    x: Float[Tensor, "batch *event"],
+    parameters: Mapping[str, Tensor],
+    *,
+    max_plate_nesting: int = 1,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Which parameters are theta (of the model) and which phi (of the guide).
+
+    theta: those that log p(x, z) depends on at fixed z. phi: those that the draws, or log q(z|x) at
+    fixed z, depend on. The autograd graph tells, so that a parameter that both programs use is in
+    both, and one that neither uses in none. Two draws are made, in a random state of their own.
+
+    Args:
+        model: Pyro model with its data plate at dim -1.
+        guide: Pyro guide over the same latents.
+        x: A few data, shape ``(batch, *event)``.
+        parameters: Name to leaf tensor that requires a gradient.
+        max_plate_nesting: Plate dimensions the programs use, the data plate included.
+    """
+    with seeded(0), torch.enable_grad():
+        particles = draw_particles(
+            model, guide, x, 2, graph="split", max_plate_nesting=max_plate_nesting
+        )
+    paths = [z for z in (particles.paths or {}).values() if z.is_floating_point()]
+    model_side = [particles.log_joint]
+    guide_side = [particles.log_proposal, *paths]
+    return (
+        {n: p for n, p in parameters.items() if _depends(model_side, p)},
+        {n: p for n, p in parameters.items() if _depends(guide_side, p)},
+    )
+
+
+def _depends(outputs: list[Tensor], parameter: Tensor) -> bool:
+    reachable = [output.sum() for output in outputs if output.requires_grad]
+    if not reachable:
+        return False
+    total = torch.stack(reachable).sum()
+    (gradient,) = torch.autograd.grad(total, [parameter], retain_graph=True, allow_unused=True)
+    return gradient is not None
