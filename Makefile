@@ -21,6 +21,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)
+	$(BIN)/python docs/generate_objectives.py
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
 bench: $(READY)

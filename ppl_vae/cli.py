@@ -159,7 +159,8 @@ def cli() -> None:
     default="elbo",
     show_default=True,
     metavar="NAME",
-    help="elbo, elbo-analytic, iwae:K (K particles), or module:Class.",
+    help="elbo, stl, iwae:K (K particles), dreg:K, ... (ppl-vae objectives lists them), or "
+    "module:Class.",
 )
 @click.option(
     "--out",
@@ -251,7 +252,7 @@ def sample(
     default=("elbo", "iwae:50"),
     show_default=True,
     metavar="NAME",
-    help="An objective to compare (repeat): elbo, elbo-analytic, iwae:K, module:Class.",
+    help="An objective to compare (repeat); ppl-vae objectives lists them.",
 )
 @click.option("--seeds", default=3, show_default=True, help="Training runs of each objective.")
 @click.option(
@@ -308,6 +309,31 @@ def compare(
         "pictures": [str(path) for path in pictures],
     }
     _print(text, values, as_json)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
+def objectives(as_json: bool) -> None:
+    """List the objectives and KL shapings, by the names that --objective takes."""
+    claims = {name: named.build.claims for name, named in pv.studies.OBJECTIVES.items()}
+    rows = [(c.name, c.direction, c.formula, c.use) for c in claims.values()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    shapings = [named.form for named in pv.studies.SHAPINGS.values()]
+    with_kl = [name for name in claims if pv.studies.takes_kl_shaping(name)]
+    text = "\n".join(lines)
+    text += f"\n\nKL shaping of {', '.join(with_kl)}, as elbo+beta:4: {', '.join(shapings)}"
+    values = {
+        "objectives": {
+            name: dataclasses.asdict(c, dict_factory=_plain) for name, c in claims.items()
+        },
+        "kl_shapings": shapings,
+    }
+    _print(text, values, as_json)
+
+
+def _plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: sorted(v) if isinstance(v, frozenset) else v for name, v in fields}
 
 
 def _config(settings: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ppl_vae.cli import main
+from ppl_vae.studies import OBJECTIVES
 
 SMALL = [
     "--epochs", "2", "--hidden", "8", "--latent", "2", "--batch-size", "400",
@@ -277,3 +278,14 @@ def test_help_is_quick_and_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--objective" in done.stdout
+
+
+def test_objectives_lists_every_name(capsys):
+    status, out, _ = run(capsys, "objectives")
+    assert status == 0
+    for name in OBJECTIVES:
+        assert f"\n{name}:" in f"\n{out}"
+    _, out, _ = run(capsys, "objectives", "--json")
+    listed = json.loads(out)
+    assert list(listed["objectives"]) == list(OBJECTIVES)
+    assert listed["objectives"]["dreg"]["unbiased"] == ["phi", "theta"]

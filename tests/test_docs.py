@@ -1,5 +1,6 @@
 """The Python blocks of README and the quickstart run as printed, and the docs build."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -30,6 +31,14 @@ def test_files_that_the_readme_shows_exist():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_page_of_objectives_is_what_the_classes_say():
+    path = ROOT / "docs" / "generate_objectives.py"
+    spec = importlib.util.spec_from_file_location("generate_objectives", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(), "run python docs/generate_objectives.py"
 
 
 def test_docs_build_without_warnings(tmp_path):

@@ -39,7 +39,7 @@ class Renyi(Objective):
         name="renyi:alpha,K",
         formula="1/(1 - alpha) log mean_k w_k^(1 - alpha)",
         gradient="unbiased for theta and phi, of the K-particle value",
-        bias="towards the ELBO, O(1/K), against the exact bound",
+        bias="O(1/K) towards the ELBO; no bound for alpha < 0",
         use="between mass-covering (alpha < 1) and mode-seeking (alpha > 1) guides",
         reference="Li and Turner, 2016, Renyi divergence variational inference",
     )

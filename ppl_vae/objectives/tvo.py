@@ -49,7 +49,7 @@ class TVO(Objective):
 
     graph: ClassVar[Graph] = "score"
     claims = Claims(
-        name="tvo:S,K",
+        name="tvo:S,K,PARTITION,SIDE",
         formula="sum_s (b_(s+1) - b_s) E_(pi_(b_s)) log w",
         gradient="covariance gradient of theta and phi, bias O(1/K)",
         bias="O(1/K) of self-normalised expectations",

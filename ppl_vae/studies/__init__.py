@@ -1,13 +1,16 @@
 """Planned comparisons: configurations, runs in folders, paired statistics."""
 
 from ppl_vae.studies.comparison import Comparison, CrossedMean, compare, crossed_mean
-from ppl_vae.studies.config import RunConfig, parse_objective
+from ppl_vae.studies.config import RunConfig
+from ppl_vae.studies.objective_names import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
 from ppl_vae.studies.run import EVIDENCE, Run, evaluate_run, open_run, train_run
 from ppl_vae.studies.study import StudyResult, run_study
 from ppl_vae.studies.table import format_comparison
 
 __all__ = [
     "EVIDENCE",
+    "OBJECTIVES",
+    "SHAPINGS",
     "Comparison",
     "CrossedMean",
     "Run",
@@ -20,5 +23,6 @@ __all__ = [
     "open_run",
     "parse_objective",
     "run_study",
+    "takes_kl_shaping",
     "train_run",
 ]

@@ -1,10 +1,8 @@
 """One training run as plain values, and the objects those values name."""
 
-import difflib
-import importlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, final
 
@@ -15,17 +13,14 @@ from ppl_vae.data import Dataset
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder, NormalDecoder
 from ppl_vae.networks import ACTIVATIONS, MLP
-from ppl_vae.objectives import ELBO, IWAE, AnalyticELBO, Objective
+from ppl_vae.objectives import Objective
 from ppl_vae.priors import LearnedNormal, StandardNormal
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.schedules import Burda, Constant, Cosine, Exponential, Schedule
+from ppl_vae.studies.naming import require_known, resolve
+from ppl_vae.studies.objective_names import parse_objective
 from ppl_vae.vae import VAE
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
-    "elbo": ELBO,
-    "elbo-analytic": AnalyticELBO,
-    "iwae": IWAE,
-}
 PRIORS: dict[str, Callable[[int], nn.Module]] = {
     "normal": StandardNormal,
     "learned-normal": LearnedNormal,
@@ -50,7 +45,7 @@ class RunConfig:
         data: Name of a data set, or path of a file.
         binarize: ``none``, ``static``, ``dynamic``, or ``auto``: static for a named set of grey
             images under a Bernoulli likelihood, none otherwise.
-        objective: Such as ``elbo`` or ``iwae:50`` (K particles), or ``module:Class[:K]``.
+        objective: Such as ``elbo``, ``iwae:50`` (K particles), ``elbo+beta:4``, ``module:Class:7``.
         prior: ``normal``, ``learned-normal``, or ``module:Class``, called with the latent size.
         likelihood: ``bernoulli``, ``normal`` (learned scale) or ``normal:SCALE`` (fixed).
         latent: Latent dimensions.
@@ -98,7 +93,7 @@ class RunConfig:
         """
         known = [field.name for field in fields(cls)]
         for name in values:
-            _require_known("setting", name, known)
+            require_known("setting", name, known)
         values = dict(values)
         if "hidden" in values:
             values["hidden"] = tuple(values["hidden"])
@@ -106,12 +101,12 @@ class RunConfig:
 
     def objects(self) -> tuple[Objective, Schedule]:
         """The objective and the learning-rate schedule; checks both names."""
-        _require_known("schedule", self.schedule, SCHEDULES)
+        require_known("schedule", self.schedule, SCHEDULES)
         return parse_objective(self.objective), SCHEDULES[self.schedule](self.learning_rate)
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """The data set, binarised as configured."""
-        _require_known("binarisation", self.binarize, BINARIZATIONS)
+        require_known("binarisation", self.binarize, BINARIZATIONS)
         mode = self.binarize
         if mode == "auto":
             grey = self.data in _GREY_IMAGES and self.likelihood == "bernoulli"
@@ -121,40 +116,18 @@ class RunConfig:
 
     def build_vae(self, dataset: Dataset) -> VAE:
         """A newly initialised model and guide for the data."""
-        _require_known("activation", self.activation, ACTIVATIONS)
+        require_known("activation", self.activation, ACTIVATIONS)
         with seeded(self.seed, Stream.INITIALIZATION):
             encoder = MLP(dataset.features, self.hidden, 2 * self.latent, self.activation)
             body = MLP(self.latent, self.hidden[::-1], dataset.features, self.activation)
-            prior = _resolve("prior", self.prior, PRIORS)(self.latent)
+            prior = resolve("prior", self.prior, PRIORS)(self.latent)
             decoder = _decoder(self.likelihood, body, dataset.train)
         return VAE(prior, decoder, DiagonalNormalEncoder(encoder))
 
 
-def parse_objective(text: str) -> Objective:
-    """The objective called ``name``, ``name:K``, or ``module:Class[:K]``.
-
-    Raises:
-        ValueError: If the name is unknown or K is not a positive whole number.
-    """
-    name, _, argument = text.partition(":")
-    if name not in OBJECTIVES and "." in name and ":" in argument:
-        cls, _, argument = argument.partition(":")
-        name = f"{name}:{cls}"
-    elif name not in OBJECTIVES and argument and not argument.isdigit():
-        name, argument = text, ""
-    factory: Callable[..., Objective] = _resolve("objective", name, OBJECTIVES)
-    if not argument:
-        if name == "iwae":
-            raise ValueError("objective 'iwae' needs its number of particles, such as iwae:50.")
-        return factory()
-    if not argument.isdigit() or int(argument) < 1:
-        raise ValueError(f"objective {text!r}: K must be a whole number of 1 or more, as {name}:50")
-    return factory(int(argument))
-
-
 def _decoder(likelihood: str, network: MLP, train: torch.Tensor) -> nn.Module:
     name, _, argument = likelihood.partition(":")
-    _require_known("likelihood", name, LIKELIHOODS)
+    require_known("likelihood", name, LIKELIHOODS)
     mean = train.mean(0)
     if name == "bernoulli":
         if argument:
@@ -171,28 +144,3 @@ def _decoder(likelihood: str, network: MLP, train: torch.Tensor) -> nn.Module:
     if not (scale > 0 and math.isfinite(scale)):
         raise ValueError(f"likelihood {likelihood!r}: the scale must be a positive number.")
     return NormalDecoder(network, scale, data_mean=mean)
-
-
-def _resolve(kind: str, name: str, known: Mapping[str, Any]) -> Any:
-    """The entry called ``name``, or the object at ``module:Class``."""
-    if name in known:
-        return known[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        _require_known(kind, name, known)
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{kind} {name!r}: {error}; use one of {', '.join(known)}, or module:Class of a class "
-            "that Python can import from here."
-        ) from error
-
-
-def _require_known(kind: str, name: str, known: Iterable[str]) -> None:
-    names = list(known)
-    if name in names:
-        return
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {kind} {name!r}:{hint} known: {', '.join(names)}.")

@@ -11,7 +11,8 @@ from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.files import write_atomically
 from ppl_vae.netcdf import save_netcdf
 from ppl_vae.studies.comparison import Comparison, compare
-from ppl_vae.studies.config import RunConfig, parse_objective
+from ppl_vae.studies.config import RunConfig
+from ppl_vae.studies.objective_names import parse_objective
 from ppl_vae.studies.run import Run, Split, evaluate_run, train_run, with_seed
 from ppl_vae.training import History
 

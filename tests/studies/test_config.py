@@ -2,31 +2,7 @@ import pytest
 import torch
 
 from ppl_vae.data import load_dataset
-from ppl_vae.objectives import ELBO, IWAE, AnalyticELBO
-from ppl_vae.studies import RunConfig, parse_objective
-
-
-@pytest.mark.parametrize(
-    ("text", "cls", "particles"),
-    [
-        ("elbo", ELBO, 1),
-        ("elbo:4", ELBO, 4),
-        ("elbo-analytic", AnalyticELBO, 1),
-        ("iwae:50", IWAE, 50),
-        ("ppl_vae.objectives:IWAE:7", IWAE, 7),
-        ("ppl_vae.objectives:ELBO", ELBO, 1),
-    ],
-)
-def test_objectives_by_name(text, cls, particles):
-    objective = parse_objective(text)
-    assert type(objective) is cls
-    assert objective.num_particles == particles
-
-
-@pytest.mark.parametrize("text", ["", "iwae", "iwae:", "iwae:x", "iwae:1.5", "iwae:-3", "no:E"])
-def test_bad_objectives_are_one_line(text):
-    with pytest.raises(ValueError, match=r"^[^\n]+$"):
-        parse_objective(text)
+from ppl_vae.studies import RunConfig
 
 
 def test_a_configuration_survives_json():

@@ -180,7 +180,8 @@ class WithIdlePart(nn.Module):
         self.vae.guide(x)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ["torch", "svi"])
+@pytest.mark.filterwarnings("ignore:.*gives no gradient to idle.weight, idle.bias")
 def test_parameters_without_gradient_are_left_alone_and_resume(step, tmp_path):
     whole, half = WithIdlePart(), WithIdlePart()
     half.load_state_dict(whole.state_dict())
@@ -192,6 +193,13 @@ def test_parameters_without_gradient_are_left_alone_and_resume(step, tmp_path):
         train(half, step=step, epochs=epochs, checkpoint=path)
     assert same_state(whole, half)
     assert torch.equal(half.idle.weight, idle)
+
+
+@pytest.mark.parametrize("step", ["torch", "svi"])
+def test_parameters_without_gradient_are_named_once(step):
+    with pytest.warns(UserWarning, match=r"gives no gradient to idle.weight, idle.bias") as found:
+        train(WithIdlePart(), step=step, epochs=2)
+    assert len(found) == 1
 
 
 def test_nothing_to_train_is_an_error():
