@@ -27,8 +27,8 @@ class TVO(Objective):
     O(1/K); draw by draw, the log of the mean weight is the same integral over the weights at hand,
     so that the left sum lies between the ELBO's value and that of IWAE, and is a lower bound for
     every K. The gradient of each term is the covariance gradient ``E[grad log w] + Cov(log w, grad
-    log pi_b~)``, also O(1/K) biased. Any latents. Costs K decoder evaluations per datum, none
-    differentiated to z, whatever S.
+    log pi_b~)``: unbiased at b = 0, else biased by O(1/K). Any latents. Costs K >= 2 decoder
+    evaluations per datum, none differentiated to z, whatever S.
 
     With ``side="right"`` phi descends (an upper bound is to be made small) and theta ascends.
 
@@ -48,6 +48,8 @@ class TVO(Objective):
     """
 
     graph: ClassVar[Graph] = "score"
+    # One draw has no covariance: phi would get a score of expectation 0 and never learn.
+    least_particles: ClassVar[int] = 2
     claims = Claims(
         name="tvo:S,K,PARTITION,SIDE",
         formula="sum_s (b_(s+1) - b_s) E_(pi_(b_s)) log w",
@@ -103,7 +105,9 @@ class TVO(Objective):
     def _term(self, particles: Particles, b: Tensor) -> Float[Tensor, " batch"]:
         log_weight = particles.log_weight.detach()
         weight = torch.softmax(b * log_weight, 0)
-        centred = weight * (log_weight - (weight * log_weight).sum(0))
+        # A sample covariance about its own mean is low by (K - 1)/K; at b = 0 exactly so.
+        correction = particles.num_particles / (particles.num_particles - 1)
+        centred = correction * weight * (log_weight - (weight * log_weight).sum(0))
         log_joint, log_guide = particles.log_joint, particles.log_proposal
         # An upper bound is a lower one's mirror image for the guide.
         sign = -1.0 if self.side == "right" else 1.0
