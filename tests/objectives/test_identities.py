@@ -91,8 +91,8 @@ VALUES = {
         MIWAE(6, 1), CIWAE(6, 1.0), MMD(3.0, 6), InfoVAE(0.5, 3.0, 6), BetaTC(4.0, 2.0, 3.0, 6),
     ],
     iwae: [
-        IWAE(6), IWAESTL(6), DReG(6), GeneralizedDReG(6), VIMCO(6), RWS(6), PIWAE(2, 3), PIWAE(3, 2),
-        MIWAE(1, 6), Renyi(0.0, 6), CIWAE(6, 0.0), CUBO(1, 6),
+        IWAE(6), IWAESTL(6), DReG(6), GeneralizedDReG(6), VIMCO(6), RWS(6), PIWAE(2, 3),
+        PIWAE(3, 2), MIWAE(1, 6), Renyi(0.0, 6), CIWAE(6, 0.0), CUBO(1, 6),
     ],
     lambda w: (iwae(w[:3]) + iwae(w[3:])) / 2: [MIWAE(2, 3)],
     lambda w: 0.25 * elbo(w) + 0.75 * iwae(w): [CIWAE(6, 0.25)],
