@@ -4,17 +4,19 @@ from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
-from pyro.distributions import (
+from pyro.distributions import Logistic
+from torch import Tensor
+
+# Torch's classes, which Pyro's inherit: a LogNormal of Pyro is no TransformedDistribution of Pyro.
+from torch.distributions import (
     Cauchy,
     Gumbel,
     Independent,
     Laplace,
-    Logistic,
     MultivariateNormal,
     Normal,
     TransformedDistribution,
 )
-from torch import Tensor
 
 from ppl_vae.objectives.base import Objective
 from ppl_vae.objectives.claims import Claims
