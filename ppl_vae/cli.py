@@ -355,6 +355,8 @@ def _print(text: str, values: dict[str, Any], as_json: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every failure a user can cause is one line and a non-zero exit."""
+    # So that module:Class finds a class in the folder one works in; last, to shadow nothing.
+    sys.path.append(str(Path.cwd()))
     try:
         cli.main(args=arguments, prog_name="ppl-vae", standalone_mode=False)
     except click.UsageError as error:

@@ -35,13 +35,13 @@ def plot_comparison(comparison: Comparison, title: str) -> bytes:
     columns = 2 if comparison.differences else 1
     figure, axes = _figure(1.7 + 0.4 * rows, columns)
     arms = {arm: (mean, mean.interval()) for arm, mean in comparison.arms.items()}
-    _forest(axes[0], arms, "log p(x), nats per datum")
+    _forest(axes[0], arms, "log p(x), nats per datum", [f"C{index}" for index in range(len(arms))])
     if comparison.differences:
         pairs = {
             f"{a}\n- {b}": (mean, comparison.interval((a, b)))
             for (a, b), mean in comparison.differences.items()
         }
-        _forest(axes[1], pairs, "paired difference, nats per datum")
+        _forest(axes[1], pairs, "paired difference, nats per datum", ["0.25"] * len(pairs))
         axes[1].axvline(0, color="0.6", linewidth=1, zorder=0)
     figure.suptitle(title, fontsize=11)
     percent = f"{100 * comparison.confidence:g}%"
@@ -52,10 +52,13 @@ def plot_comparison(comparison: Comparison, title: str) -> bytes:
 
 
 def _forest(
-    ax: Axes, rows: Mapping[str, tuple[CrossedMean, tuple[float, float]]], label: str
+    ax: Axes,
+    rows: Mapping[str, tuple[CrossedMean, tuple[float, float]]],
+    label: str,
+    colors: Sequence[str],
 ) -> None:
     for height, (mean, (low, high)) in enumerate(rows.values()):
-        color = f"C{height}"
+        color = colors[height]
         ax.plot([low, high], [height, height], color=color, linewidth=2)
         ax.plot(mean.mean, height, "o", color=color, markersize=7)
         if len(mean.per_seed) > 1:

@@ -289,3 +289,22 @@ def test_objectives_lists_every_name(capsys):
     listed = json.loads(out)
     assert list(listed["objectives"]) == list(OBJECTIVES)
     assert listed["objectives"]["dreg"]["unbiased"] == ["phi", "theta"]
+
+
+OWN = """
+import ppl_vae as pv
+
+class Halfway(pv.Objective):
+    def bound(self, particles):
+        return particles.log_weight.mean(0)
+"""
+
+
+def test_an_objective_of_ones_own_in_the_folder_one_works_in(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_objectives_here.py").write_text(OWN)
+    arguments = "fit", "--objective", "my_objectives_here:Halfway:2", "--out", "run", *SMALL
+    status, out, err = run(capsys, *arguments)
+    assert status == 0, err
+    assert "my_objectives_here:Halfway:2 bound -" in out

@@ -101,11 +101,14 @@ def run_study(
 def _notes(comparison: Comparison, runs: dict[str, list[Run]], epochs: int) -> list[str]:
     """Arms that were still getting better when training ended, and untrustworthy estimates."""
     notes = [f"{arm}: {text}." for arm, text in comparison.warnings.items()]
+    rising = []
     for arm, cells in runs.items():
         last = [run for run in cells if (run.history.best_epoch or 0) > STILL_IMPROVING * epochs]
         if last:
-            notes.append(
-                f"{arm}: the validation bound was still rising at the end of {len(last)} of "
-                f"{len(cells)} runs: with more --epochs the comparison may come out otherwise."
-            )
+            rising.append(f"{arm} ({len(last)} of {len(cells)} runs)")
+    if rising:
+        notes.append(
+            f"still rising at the last epoch was the validation bound of {', '.join(rising)}: with "
+            "more --epochs the comparison may come out otherwise."
+        )
     return notes

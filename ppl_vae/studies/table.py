@@ -7,6 +7,9 @@ from ppl_vae.studies.comparison import Comparison, CrossedMean
 
 _COLUMNS = f"{'log p(x)':>10} {'error':>8}   {'data':>7} {'seeds':>7} {'MC':>7}   {'seed sd':>7}"
 
+_FEW = 3
+"""Differences whose values of each seed fit on a line; more are in the JSON and the figure."""
+
 
 def format_comparison(comparison: Comparison, title: str, notes: Sequence[str] = ()) -> str:
     """The table that ``ppl-vae compare`` prints: arms, then paired differences with a verdict."""
@@ -32,7 +35,7 @@ def format_comparison(comparison: Comparison, title: str, notes: Sequence[str] =
             f"{_interval(comparison.interval(pair)):>22}   {comparison.verdict(pair)}"
             for pair, mean in comparison.differences.items()
         ]
-        if comparison.num_seeds > 1:
+        if comparison.num_seeds > 1 and len(comparison.differences) <= _FEW:
             lines += [
                 "",
                 "Per seed: "
