@@ -144,8 +144,11 @@ def test_dynamic_binarisation_trains(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--objective", "iwae:0"], "1 or more"),
-        (["--objective", "iwae"], "iwae:50"),
+        (["--objective", "iwae:0"], "'iwae:0': IWAE needs num_particles >= 1"),
+        (["--objective", "iwae"], "write iwae:K"),
+        (["--objective", "iwae:4+beta:2"], "no KL term to shape"),
+        (["--objective", "elbo+bta:2"], "did you mean 'beta'"),
+        (["--objective", "ciwae:4"], "write ciwae:K,beta"),
         (["--objective", "elb"], "did you mean 'elbo'"),
         (["--objective", "nowhere:Thing"], "module:Class"),
         (["--data", "digist"], "did you mean 'digits'"),

@@ -167,7 +167,10 @@ def _build(kind: str, text: str, named: Named, arguments: str, extra: dict[str, 
         name: _convert(f"{kind} {text!r}", named.form, name, parameters[name].annotation, value)
         for name, value in zip(named.arguments, values, strict=False)
     }
-    return named.build(**given, **extra)
+    try:
+        return named.build(**given, **extra)
+    except ValueError as error:
+        raise ValueError(f"{kind} {text!r}: {error}") from error
 
 
 def _convert(where: str, form: str, name: str, kind: Any, value: str) -> Any:
