@@ -86,13 +86,14 @@ def aggregate_log_densities(
 
     Raises:
         ValueError: If the batch has one datum, or the guide is more than one site of independent
-            dimensions.
+            dimensions in the data plate alone.
     """
     names = list(particles.guide)
-    if len(names) != 1 or not factorises(particles.guide[names[0]]):
+    alone = len(names) == 1 and particles.latents[names[0]].dim() == 3
+    if not alone or not factorises(particles.guide[names[0]]):
         raise ValueError(
-            f"beta-tc needs a guide with one latent site of independent dimensions, got sites "
-            f"{', '.join(names)}: use Normal(...).to_event(1) for one site."
+            f"beta-tc needs a guide with one latent site of independent dimensions in the data "
+            f"plate alone, got sites {', '.join(names)}: use Normal(...).to_event(1) for one site."
         )
     if particles.batch_size < 2:
         raise ValueError("beta-tc needs batches of 2 data or more.")

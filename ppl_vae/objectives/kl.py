@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from ppl_vae.particles import Particles
+from ppl_vae.particles.particles import side_by_side
 
 
 def site_kl(particles: Particles, name: str) -> Float[Tensor, "particles batch"]:
@@ -36,7 +37,7 @@ def dimension_kl(particles: Particles, name: str) -> Float[Tensor, "particles ba
         kl: Tensor = kl_divergence(guide.base_dist, prior.base_dist)
     except NotImplementedError:
         return None
-    return kl.reshape(particles.num_particles, particles.batch_size, -1)
+    return side_by_side(kl, 1)
 
 
 def dimension_log_densities(
@@ -55,8 +56,8 @@ def dimension_log_densities(
             "take the whole site as one group instead."
         )
     z = particles.latents[name]
-    shape = particles.num_particles, particles.batch_size, -1
-    return guide.base_dist.log_prob(z).reshape(shape), prior.base_dist.log_prob(z).reshape(shape)
+    log_guide, log_prior = guide.base_dist.log_prob(z), prior.base_dist.log_prob(z)
+    return side_by_side(log_guide, 1), side_by_side(log_prior, 1)
 
 
 def closed_form_is_exact(particles: Particles, name: str) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ppl_vae.objectives.base import Objective
 from ppl_vae.objectives.claims import Claims
 from ppl_vae.particles import Particles
+from ppl_vae.particles.particles import side_by_side
 
 _KERNEL_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -126,12 +127,19 @@ def discrepancy(particles: Particles) -> Float[Tensor, ""]:
     """Unbiased MMD^2 between the aggregate posterior and the prior, from one batch.
 
     Raises:
-        ValueError: If the batch has one datum, or the particles come without prior draws.
+        ValueError: If the batch has one datum, the particles come without prior draws, or a learned
+            prior has no reparameterised sampler.
     """
     if particles.simulation is None:
         raise ValueError("MMD needs draws of the prior: take particles from the objective's draw.")
     if particles.batch_size < 2:
         raise ValueError("MMD needs batches of 2 data or more: pairs within a datum are excluded.")
+    for name in particles.simulation.untrained:
+        raise ValueError(
+            f"the prior of latent site {name!r} ({type(particles.prior[name]).__name__}) has no "
+            "reparameterised sampler, so MMD would not train its parameters: fix them with "
+            "requires_grad_(False), or use another prior or objective."
+        )
     q = _flat(particles.latents, particles)
     p = _flat(particles.simulation.latents, particles)
     scale = 2.0 * q.shape[-1]
@@ -148,8 +156,8 @@ def discrepancy(particles: Particles) -> Float[Tensor, ""]:
 
 def _flat(latents: dict[str, Tensor], particles: Particles) -> Float[Tensor, "draws latent"]:
     """All sites side by side, one row a draw, particle by particle."""
-    rows = particles.num_particles * particles.batch_size
-    return torch.cat([latents[name].reshape(rows, -1) for name in particles.latents], -1)
+    sites = [side_by_side(latents[name], q.event_dim) for name, q in particles.guide.items()]
+    return torch.cat(sites, -1).flatten(0, 1)
 
 
 def _kernel(a: Tensor, b: Tensor, scale: float) -> Float[Tensor, "left right"]:

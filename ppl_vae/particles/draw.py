@@ -92,7 +92,7 @@ def simulate(
     with torch.set_grad_enabled(torch.is_grad_enabled() and guide is None):
         drawn = run(model, x, num_particles, max_plate_nesting, simulated=True)
     if guide is None:
-        return Simulation(drawn.latents)
+        return Simulation(drawn.latents, untrained=drawn.untrained)
     observed = drawn.observed
     shapes = {name: tuple(value.shape[max_plate_nesting:]) for name, value in observed.items()}
     size = num_particles * x.numel()

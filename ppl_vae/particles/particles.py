@@ -10,6 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def side_by_side(value: Tensor, event_dim: int) -> Float[Tensor, "particles batch dimension"]:
+    """A site's ``(particles, *plates, batch, *event)`` with plates and event in one dimension."""
+    value = value.movedim(-1 - event_dim, 1)
+    return value.reshape(*value.shape[:2], -1)
+
+
 @final
 @dataclass(frozen=True)
 class Simulation:
@@ -20,10 +26,13 @@ class Simulation:
             reparameterised prior where they alone are asked for, else without.
         log_guide: log q(z|x) of these draws summed over sites, shape (particles, batch), with the
             gradient of the guide's parameters; None where x was not asked for.
+        untrained: Latent sites whose distribution has parameters that its draws carry no gradient
+            of, where the latents alone are asked for.
     """
 
     latents: dict[str, Tensor]
     log_guide: Float[Tensor, "particles batch"] | None = None
+    untrained: frozenset[str] = frozenset()
 
 
 @final

@@ -38,6 +38,16 @@ class SiteRun:
         """Observed site name to its value (of a simulated run: drawn)."""
         return {name: s["value"] for name, s in self.sites.items() if s["is_observed"]}
 
+    @property
+    def untrained(self) -> frozenset[str]:
+        """Latent sites with parameters that need a gradient, and draws without one."""
+        held = {n: s["fn"] for n, s in self.sites.items() if not s["is_observed"]}
+        return frozenset(
+            name
+            for name, fn in held.items()
+            if not fn.has_rsample and fn.log_prob(self.sites[name]["value"].detach()).requires_grad
+        )
+
     def at(self, latents: Mapping[str, Tensor]) -> "SiteRun":
         """The same distributions with other values."""
         sites = {name: {**site, "value": latents[name]} for name, site in self.sites.items()}
