@@ -31,6 +31,7 @@ _ROWS = 10_000
 """Particles times data decoded at once."""
 
 _PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
+_OPTIONAL = ("pareto_k", "evaluations")
 
 _WEIGHTED = (
     "Draws from the guide q(z|x): for posterior expectations weight them, for each datum, by the "
@@ -130,7 +131,8 @@ def evidence_to_datatree(
 ) -> xr.DataTree:
     """Estimates of log p(x) as a group ``evidence``, and the data as ``observed_data``.
 
-    The group holds log_prob, standard_error (nats) and effective_sample_size, (datum,). Its
+    The group holds log_prob, standard_error (nats) and effective_sample_size, (datum,), and, where
+    the estimator gave them, pareto_k and the decoder evaluations of each datum. Its
     attributes say how they were made and what they come to: method, direction, num_particles,
     seconds, mean, monte_carlo_error, data_error, total_error, and warning ("" if there is none).
 
@@ -140,7 +142,11 @@ def evidence_to_datatree(
     if x is not None and len(x) != len(evidence):
         raise ValueError(f"x must hold the {len(evidence)} data of the evidence, got {len(x)}.")
     groups: _Groups = {
-        "evidence": {name: (["datum"], _numpy(getattr(evidence, name))) for name in _PER_DATUM}
+        "evidence": {
+            name: (["datum"], _numpy(values))
+            for name in (*_PER_DATUM, *_OPTIONAL)
+            if (values := getattr(evidence, name)) is not None
+        }
     }
     if x is not None:
         groups["observed_data"] = {"x": _observed(x)}
@@ -152,6 +158,8 @@ def evidence_to_datatree(
         "data_error": evidence.data_error,
         "total_error": evidence.total_error,
         "warning": evidence.warning or "",
+        "advice": evidence.advice,
+        **({} if evidence.gap is None else {"gap": evidence.gap}),
     }
     return _tree(groups, attrs, {"datum": _names("datum_names", datum_names, len(evidence))})
 
@@ -168,13 +176,16 @@ def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
             f"expected a tree with a group 'evidence' by datum, got groups {list(tree.children)}: "
             "make it with evidence_to_datatree."
         )
-    values = {name: torch.tensor(group[name].to_numpy()) for name in _PER_DATUM}
+    names = [*_PER_DATUM, *(name for name in _OPTIONAL if name in group)]
+    values = {name: torch.tensor(group[name].to_numpy()) for name in names}
     return Evidence(
         **values,
         num_particles=int(group.attrs["num_particles"]),
         direction=group.attrs["direction"],
         method=str(group.attrs["method"]),
         seconds=float(group.attrs["seconds"]),
+        gap=float(group.attrs["gap"]) if "gap" in group.attrs else None,
+        advice=str(group.attrs["advice"]),
     )
 
 

@@ -1,20 +1,23 @@
 """What an estimator of log p(x) returns, and differences between two of them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Direction = Literal["lower", "upper", "unbiased", "consistent"]
+Direction = Literal["lower", "upper", "unbiased", "consistent", "exact"]
 
 MIN_EFFECTIVE_SAMPLE_SIZE = 5.0
 """Below this many effective samples a delta-method standard error is itself an accident."""
 
 TOLERATED_FRACTION = 0.05
 """Of the data may have too few effective samples before the mean over all is in doubt."""
+
+TOLERATED_GAP = 0.1
+"""Nats between the two sides of a sandwich on simulated data before a schedule is in doubt."""
 
 
 @final
@@ -26,10 +29,20 @@ class Evidence:
         log_prob: The estimate of log p(x_i).
         standard_error: Its Monte Carlo standard error.
         effective_sample_size: Of its importance weights, between 1 and num_particles.
-        num_particles: Draws used per datum.
-        direction: In expectation, a lower or upper bound of log p(x), unbiased, or consistent only.
+        num_particles: Draws used per datum, of the datum with most; chains, where there are chains.
+        direction: In expectation, a lower or upper bound of log p(x), unbiased, consistent only, or
+            exact: the number itself.
         method: Name of the estimator.
         seconds: Wall-clock time taken.
+        pareto_k: Shape of the generalised Pareto tail of the weights, where it was fitted. Above
+            :attr:`pareto_threshold` the estimate and its error are not to be trusted.
+        evaluations: Decoder evaluations spent on each datum; num_particles each if None.
+        gap: Mean width in nats of a sandwich of log p(x) on simulated data by the same settings,
+            where there is one.
+        advice: What to try next when the estimate is in doubt.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
     """
 
     log_prob: Float[Tensor, " batch"]
@@ -39,6 +52,10 @@ class Evidence:
     direction: Direction
     method: str
     seconds: float
+    pareto_k: Float[Tensor, " batch"] | None = None
+    evaluations: Float[Tensor, " batch"] | None = None
+    gap: float | None = None
+    advice: str = "use more particles or a better guide"
 
     def __len__(self) -> int:
         return len(self.log_prob)
@@ -74,19 +91,58 @@ class Evidence:
         return _remainder(self.total_error, self.monte_carlo_error)
 
     @property
+    def pareto_threshold(self) -> float:
+        """``min(1 - 1 / log10(K), 0.7)``: Pareto shapes above it need more draws than there are."""
+        return min(1 - 1 / math.log10(max(self.num_particles, 10)), 0.7)
+
+    @property
+    def evaluations_per_datum(self) -> float:
+        """Mean number of decoder evaluations spent on a datum."""
+        return self.num_particles if self.evaluations is None else self.evaluations.mean().item()
+
+    @property
     def warning(self) -> str | None:
         """Why the estimate should not be trusted, or None if nothing speaks against it."""
+        if self.direction == "exact":
+            return None
         if self.num_particles < 2:
             return "not to be trusted: one particle has no standard error; use more particles"
-        poor = int((self.effective_sample_size < MIN_EFFECTIVE_SAMPLE_SIZE).sum())
-        if poor == 0:
+        findings = [self._few_effective, self._heavy_tails, self._wide_gap]
+        found = sorted((f for f in findings if f is not None), key=lambda f: f.share, reverse=True)
+        if not found:
             return None
-        verdict = "not to be trusted" if poor > len(self) * TOLERATED_FRACTION else "caution"
-        return (
-            f"{verdict}: {poor} of {len(self)} data have fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:g} "
-            "effective samples, so that their log p(x) is likely too low and its error understated;"
-            " use more particles or a better guide"
+        verdict = "not to be trusted" if found[0].share > TOLERATED_FRACTION else "caution"
+        return f"{verdict}: {'; '.join(f.text for f in found)}; {self.advice}"
+
+    @property
+    def _few_effective(self) -> "_Finding | None":
+        poor = int((self.effective_sample_size < MIN_EFFECTIVE_SAMPLE_SIZE).sum())
+        text = (
+            f"{poor} of {len(self)} data have fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:g} effective "
+            "samples, so that their log p(x) is likely too low and its error understated"
         )
+        return _Finding(text, poor / len(self)) if poor else None
+
+    @property
+    def _heavy_tails(self) -> "_Finding | None":
+        if self.pareto_k is None:
+            return None
+        poor = int((self.pareto_k > self.pareto_threshold).sum())
+        text = (
+            f"{poor} of {len(self)} data have Pareto k above {self.pareto_threshold:.2f}, so that "
+            "neither their log p(x) nor its error is reliable"
+        )
+        return _Finding(text, poor / len(self)) if poor else None
+
+    @property
+    def _wide_gap(self) -> "_Finding | None":
+        if self.gap is None or self.gap <= TOLERATED_GAP:
+            return None
+        text = (
+            f"on simulated data the same settings leave log p(x) uncertain by {self.gap:.2f} nats, "
+            f"more than {TOLERATED_GAP:g}"
+        )
+        return _Finding(text, 1.0)
 
     def __str__(self) -> str:
         text = (
@@ -115,9 +171,21 @@ class Evidence:
             "median_effective_sample_size": self.effective_sample_size.median().item(),
             "method": self.method,
             "direction": self.direction,
+            "evaluations_per_datum": self.evaluations_per_datum,
+            "max_pareto_k": None if self.pareto_k is None else _or_none(self.pareto_k.max().item()),
+            "gap": self.gap,
             "seconds": self.seconds,
             "warning": self.warning,
         }
+
+
+@final
+@dataclass(frozen=True)
+class _Finding:
+    """Something that speaks against an estimate, and for what share of the data."""
+
+    text: str
+    share: float
 
 
 @final
@@ -175,13 +243,23 @@ def _or_none(value: float) -> float | None:
 
 def concatenate(parts: list[Evidence]) -> Evidence:
     """One result for the data of all parts, in order; they come from one estimator."""
-    first = parts[0]
-    return Evidence(
+    return replace(
+        parts[0],
         log_prob=torch.cat([part.log_prob for part in parts]),
         standard_error=torch.cat([part.standard_error for part in parts]),
         effective_sample_size=torch.cat([part.effective_sample_size for part in parts]),
-        num_particles=first.num_particles,
-        direction=first.direction,
-        method=first.method,
+        pareto_k=_cat([part.pareto_k for part in parts]),
+        evaluations=_cat([part.evaluations for part in parts]),
+        num_particles=max(part.num_particles for part in parts),
         seconds=sum(part.seconds for part in parts),
     )
+
+
+def _cat(parts: list[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if len(known) == len(parts) else None
+
+
+def bits_per_dimension(nats: float, dimensions: int) -> float:
+    """``- log p(x) / (D log 2)`` for D discrete dimensions: lower is better."""
+    return -nats / (dimensions * math.log(2))
