@@ -25,6 +25,7 @@ class Claims:
         exact_at_posterior: With the posterior as the guide, every draw reports log p(x) itself.
         zero_at_posterior: With the posterior as the guide, every draw gives phi a gradient of 0.
         grows: The expectation grows (or stays) with the number of particles.
+        per_datum: A datum's value does not depend on the other data of its batch.
     """
 
     name: str = ""
@@ -39,3 +40,4 @@ class Claims:
     exact_at_posterior: bool = True
     zero_at_posterior: bool = False
     grows: bool = True
+    per_datum: bool = True

@@ -1,6 +1,7 @@
 """The evidence lower bound, by Monte Carlo and with analytic KL terms."""
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -33,6 +34,13 @@ class KLObjective(Objective):
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
         self.kl = kl
         self.anneals = kl is not None and kl.anneals
+        if kl is not None:
+            self.claims = replace(
+                self.claims,
+                gradient=f"of the ELBO with its KL terms shaped by {kl}",
+                unbiased=frozenset(),
+                zero_at_posterior=False,
+            )
 
     def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
         """Mean log-likelihood minus KL, in nats: the ELBO, however its gradient is shaped."""

@@ -84,6 +84,8 @@ class TVO(Objective):
         self.smallest = smallest
         if side == "right":
             self.claims = replace(self.claims, direction="neither")
+        if partition == "moment":
+            self.claims = replace(self.claims, per_datum=False)
 
     def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
         """The Riemann sum of self-normalised expectations, in nats."""

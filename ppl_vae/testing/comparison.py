@@ -1,0 +1,184 @@
+"""Comparisons of what was found with what was expected, and the report they add up to."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from scipy.stats import norm
+from torch import Tensor
+
+ROUNDING = 1e-8
+"""What an identity in double precision may be off by, through a few hundred operations or a central
+difference, relative to values of 1 and more. No mistake in a formula is as small."""
+
+Skip = Literal["not claimed", "not applicable"]
+Outcome = Literal["passed", "failed", "not claimed", "not applicable"]
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """A number found, what it should be, and how far apart they may be.
+
+    Attributes:
+        what: What is compared.
+        found: The number.
+        expected: What it is compared with.
+        error: Standard error of their difference; None where they should be equal to rounding.
+        relation: ``found`` equals ``expected``, or is at most or at least that.
+    """
+
+    what: str
+    found: float
+    expected: float
+    error: float | None = None
+    relation: Literal["=", "<=", ">="] = "="
+
+    @property
+    def deviation(self) -> float:
+        """In standard errors (z) or, for an identity, relative; positive where found is larger."""
+        difference = self.found - self.expected
+        unit = 1 + abs(self.expected)
+        if self.error is None:
+            return difference / unit
+        # Estimates that are equal draw by draw have no standard error but that of rounding.
+        return difference / math.hypot(self.error, ROUNDING * unit)
+
+    def excess(self, limit: float) -> float:
+        """How many times the deviation is what it may be, given the limit of z; above 1 it fails.
+
+        A deviation to the side that the relation allows counts for nothing.
+        """
+        allowed = ROUNDING if self.error is None else limit
+        wrong = {"=": abs(self.deviation), "<=": self.deviation, ">=": -self.deviation}
+        size = wrong[self.relation] / allowed
+        return math.inf if math.isnan(size) else max(size, 0.0)
+
+    def __str__(self) -> str:
+        relation = {"=": "", "<=": "at most ", ">=": "at least "}[self.relation]
+        measure = "relative error" if self.error is None else "z ="
+        return (
+            f"{self.what}: expected {relation}{self.expected:.6g}, found {self.found:.6g}, "
+            f"{measure} {self.deviation:.3g}"
+        )
+
+
+Answer = list[Comparison] | Skip
+"""What a rung comes to: its comparisons, or why there are none."""
+
+
+@final
+@dataclass(frozen=True)
+class Rung:
+    """One rung of the ladder.
+
+    Attributes:
+        name: What it is about.
+        comparisons: All that were made.
+        skipped: Why none were made, if so.
+        raised: What the objective raised instead of an answer.
+    """
+
+    name: str
+    comparisons: tuple[Comparison, ...] = ()
+    skipped: Skip | None = None
+    raised: str = ""
+
+    @property
+    def num_statistical(self) -> int:
+        """Comparisons by a z-score."""
+        return sum(comparison.error is not None for comparison in self.comparisons)
+
+    def failed(self, limit: float) -> list[Comparison]:
+        """The comparisons that do not hold, worst first."""
+        ordered = sorted(self.comparisons, key=lambda c: -c.excess(limit))
+        return [comparison for comparison in ordered if comparison.excess(limit) > 1]
+
+    def outcome(self, limit: float) -> Outcome:
+        """What came of it, given the limit of |z|."""
+        if self.raised or self.failed(limit):
+            return "failed"
+        return self.skipped or "passed"
+
+    @property
+    def largest(self) -> str:
+        """The largest error and z, for the table; z has a sign where one side is innocent."""
+        statistical = [c for c in self.comparisons if c.error is not None]
+        relative = [abs(c.deviation) for c in self.comparisons if c.error is None]
+        parts = [f"error {max(relative):.0e}"] if relative else []
+        if statistical:
+            worst = max(statistical, key=lambda c: abs(c.deviation))
+            z = worst.deviation
+            parts.append(f"|z| {abs(z):.1f}" if worst.relation == "=" else f"z {z:+.1f}")
+        return ", ".join(parts)
+
+    def complaint(self, limit: float) -> str:
+        """One line on what is wrong."""
+        if self.raised:
+            return f"{self.name}: {self.raised}"
+        worst, *others = self.failed(limit)
+        more = f" (and {len(others)} more)" if others else ""
+        return f"{self.name}: {worst}{more}"
+
+
+@final
+@dataclass(frozen=True)
+class Report:
+    """The rungs of a check, in order; prints as a table.
+
+    Attributes:
+        subject: What was checked.
+        rungs: All rungs.
+        limit: Largest |z| of an innocent comparison: the false-alarm rate of the whole check, split
+            over its statistical comparisons (Bonferroni).
+    """
+
+    subject: str
+    rungs: tuple[Rung, ...]
+    limit: float
+
+    @classmethod
+    def of(cls, subject: str, rungs: list[Rung], false_alarm: float) -> "Report":
+        """A report whose limit on |z| follows from the rate and the number of comparisons."""
+        count = sum(rung.num_statistical for rung in rungs)
+        return cls(subject, tuple(rungs), float(norm.isf(false_alarm / 2 / max(count, 1))))
+
+    def require_passed(self) -> None:
+        """Raise an AssertionError with one line for each rung that failed."""
+        failed = [rung for rung in self.rungs if rung.outcome(self.limit) == "failed"]
+        if failed:
+            lines = "".join(f"\n- {rung.complaint(self.limit)}" for rung in failed)
+            raise AssertionError(
+                f"{self.subject} fails {len(failed)} of {len(self.rungs)} rungs "
+                f"(|z| may be {self.limit:.1f}):{lines}"
+            )
+
+    def __str__(self) -> str:
+        width = max(len(rung.name) for rung in self.rungs)
+        lines = [f"{self.subject}, |z| below {self.limit:.1f}:"]
+        for rung in self.rungs:
+            line = f"  {rung.name:<{width}}  {rung.outcome(self.limit):<14}  {rung.largest}"
+            lines.append(line.rstrip())
+        return "\n".join(lines)
+
+
+def same(what: str, found: Tensor | float, expected: Tensor | float) -> Comparison:
+    """That two tensors, or numbers, are equal to rounding: their worst entries."""
+    values = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (found, expected))
+    a, b = torch.broadcast_tensors(*values)
+    worst = int(((a - b).abs() / (1 + b.abs())).nan_to_num(nan=math.inf).argmax())
+    return Comparison(what, a.flatten()[worst].item(), b.flatten()[worst].item())
+
+
+def mean_is(
+    what: str,
+    found: Float[Tensor, " rows"],
+    expected: Float[Tensor, " rows"],
+    relation: Literal["=", "<=", ">="] = "=",
+) -> Comparison:
+    """That the mean of independent ``found - expected`` is 0, or on one side of it."""
+    difference = (found - expected).detach().double()
+    error = difference.std().item() / math.sqrt(len(difference))
+    return Comparison(what, found.mean().item(), expected.mean().item(), error, relation)

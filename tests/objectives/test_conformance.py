@@ -1,0 +1,222 @@
+"""Every objective of the package is what it claims to be; every wrong one is found out."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from significance import TEST_FALSE_ALARM
+
+from ppl_vae.objectives import (
+    CATALOGUE,
+    CIWAE,
+    CUBO,
+    ELBO,
+    IWAE,
+    IWAESTL,
+    MIWAE,
+    MMD,
+    PIWAE,
+    RWS,
+    STL,
+    TVO,
+    VIMCO,
+    AnalyticELBO,
+    Beta,
+    BetaTC,
+    Capacity,
+    Claims,
+    CyclicalAnnealing,
+    DReG,
+    FreeBits,
+    GeneralizedDReG,
+    InfoVAE,
+    LinearAnnealing,
+    Objective,
+    Reinforce,
+    Renyi,
+    TailAdaptive,
+    VRMax,
+)
+from ppl_vae.testing import check_objective
+from ppl_vae.testing.programs import one_layer
+from ppl_vae.weights import log_mean_exp
+
+from . import wrong_variants as wrong
+
+RIGHT = [
+    ELBO(3),
+    AnalyticELBO(3),
+    STL(3),
+    IWAE(1),
+    IWAE(5),
+    IWAESTL(5),
+    DReG(1),
+    DReG(5),
+    GeneralizedDReG(5),
+    VIMCO(2),
+    VIMCO(5),
+    Reinforce(2),
+    Reinforce(5),
+    RWS(5),
+    RWS(5, "sleep"),
+    RWS(5, "both"),
+    MIWAE(2, 3),
+    PIWAE(2, 3),
+    CIWAE(5, 0.3),
+    Renyi(0.5, 5),
+    Renyi(-1.0, 5),
+    Renyi(2.0, 5),
+    VRMax(5),
+    CUBO(2, 5),
+    TVO(3, 5),
+    TVO(3, 5, "moment"),
+    TVO(3, 5, side="right"),
+    TailAdaptive(5),
+    MMD(10.0, 2),
+    InfoVAE(0.0, 10.0, 2),
+    BetaTC(num_particles=2),
+    IWAE(3, max_plate_nesting=2),
+    VIMCO(3, max_plate_nesting=2),
+]
+SHAPED = [
+    ELBO(3, kl=Beta(4.0)),
+    ELBO(3, kl=LinearAnnealing()),
+    STL(3, kl=FreeBits(0.5)),
+    AnalyticELBO(3, kl=Capacity(2.0)),
+    Reinforce(3, kl=CyclicalAnnealing()),
+]
+
+
+def test_no_objective_of_the_catalogue_is_missing():
+    assert {type(objective) for objective in RIGHT} == set(CATALOGUE)
+
+
+@pytest.mark.parametrize("objective", RIGHT + SHAPED, ids=repr)
+def test_it_is_what_it_claims_to_be(objective, significance):
+    report = check_objective(objective, false_alarm=significance.rate)
+    outcomes = {rung.name: rung.outcome(report.limit) for rung in report.rungs}
+    for group in ("theta", "phi"):
+        claimed = group in objective.claims.unbiased
+        assert outcomes[f"{group} unbiased"] == ("passed" if claimed else "not claimed")
+    assert outcomes["reported value"] == outcomes["scale and subsampling"] == "passed"
+
+
+@pytest.mark.parametrize("objective", SHAPED, ids=repr)
+def test_a_shaped_kl_reports_the_same_bound_and_claims_no_gradient(objective):
+    plain = type(objective)(3)
+    case = one_layer(4)
+    particles = objective.draw(*case.programs(case.parameters), case.x)
+    assert torch.equal(objective.bound(particles), plain.bound(particles))
+    assert objective.claims.unbiased == frozenset()
+    assert type(objective).claims.unbiased == {"theta", "phi"}
+
+
+class Damped(Objective):
+    """Somebody's own: halfway between the ELBO and L_K, in three lines."""
+
+    def bound(self, particles):
+        log_weight = particles.log_weight
+        return (log_weight.mean(0) + log_mean_exp(log_weight)) / 2
+
+
+class PlainScore(Objective):
+    """Somebody's own score-function gradient of the ELBO, without any baseline."""
+
+    graph = "score"
+
+    def bound(self, particles):
+        return particles.log_weight.mean(0)
+
+    def surrogate(self, particles, bound):
+        score = particles.log_weight.detach() * particles.log_proposal
+        return (particles.log_joint + score).mean(0)
+
+
+@pytest.mark.parametrize("objective", [Damped(4), PlainScore(1), PlainScore(4)], ids=repr)
+def test_an_objective_of_ones_own(objective, significance):
+    report = check_objective(objective, false_alarm=significance.rate)
+    assert {rung.outcome(report.limit) for rung in report.rungs} <= {
+        "passed",
+        "not claimed",
+        "not applicable",
+    }
+
+
+# Each with the rungs that are to catch it; others may fail as well.
+WRONG = [
+    (wrong.ScaleInside(4), ["scale and subsampling"]),
+    (wrong.ScalesItsValueOnly(4), ["scale and subsampling"]),
+    (wrong.OneWeightForTheBatch(4), ["each datum by itself"]),
+    (wrong.WrongAxis(4), ["theta unbiased", "phi unbiased"]),
+    # With as many groups as particles in each, the expectation is the right one.
+    (wrong.WrongGroupAxis(6), ["theta unbiased", "phi unbiased"]),
+    (wrong.ReportsItsSurrogate(4), ["direction of the bound", "finite differences"]),
+    (wrong.LogsItsSurrogate(4), ["reported value"]),
+    (wrong.DividesByAnotherCount(4), ["evidence at the posterior"]),
+    (wrong.BetaInside(4), ["evidence at the posterior"]),
+    (wrong.FirstSiteOnly(4), ["evidence at the posterior"]),
+    (wrong.AlwaysAnalytic(4), ["evidence at the posterior"]),
+    (wrong.MissingDetach(4), ["theta unbiased", "phi unbiased"]),
+    (wrong.AddsEncoderGradients(4), ["phi unbiased"]),
+    (wrong.UndetachedDReG(4), ["theta unbiased"]),
+    (wrong.SquaresTheModelsWeights(4), ["theta unbiased"]),
+    (wrong.PlainWeightsForThePath(4), ["phi unbiased"]),
+    (wrong.DetachesTheDistribution(4), ["no guide gradient at the posterior"]),
+    (wrong.DropsTheScore(4), ["phi unbiased", "discrete latents"]),
+    (wrong.IWAEWithoutTheScore(4), ["phi unbiased", "discrete latents"]),
+    (wrong.RenyiWithoutTheScore(4), ["phi unbiased", "discrete latents"]),
+    (wrong.IgnoresDiscreteGuides(4), ["discrete latents"]),
+    (wrong.BiasedBaseline(4), ["phi unbiased", "discrete latents"]),
+    (wrong.UndetachedGain(4), ["phi unbiased", "discrete latents"]),
+    (wrong.ForgetsTheOwnCount(4), ["phi unbiased", "discrete latents"]),
+]
+
+
+def failed_rungs(objective):
+    # At the rate that right ones are tested at; a wrong one raises no false alarm.
+    with pytest.raises(AssertionError) as caught:
+        check_objective(objective, false_alarm=TEST_FALSE_ALARM)
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith(f"{objective!r} fails {len(lines)} of 12 rungs")
+    return {line.removeprefix("- ").split(":")[0]: line for line in lines}
+
+
+@pytest.mark.parametrize(("objective", "rungs"), WRONG, ids=lambda v: type(v).__name__)
+def test_of_the_check(objective, rungs):
+    assert set(rungs) <= set(failed_rungs(objective))
+
+
+def test_of_the_check_every_wrong_variant_is_tried():
+    tried = {type(objective) for objective, _ in WRONG}
+    right_bounds = {wrong.ImportanceWeighted, wrong.MeanLogWeight, Objective}
+    written = {v for v in vars(wrong).values() if isinstance(v, type) and issubclass(v, Objective)}
+    assert written - right_bounds == tried
+
+
+def claiming(objective, **claims):
+    objective.claims = replace(objective.claims, **claims)
+    return objective
+
+
+@pytest.mark.parametrize(
+    ("objective", "rung"),
+    [
+        (claiming(IWAE(4), direction="upper"), "direction of the bound"),
+        (claiming(VRMax(8), direction="lower"), "direction of the bound"),
+        (claiming(IWAE(4), zero_at_posterior=True), "no guide gradient at the posterior"),
+        (claiming(AnalyticELBO(4), exact_at_posterior=True), "evidence at the posterior"),
+        (claiming(Renyi(2.0, 4), grows=True), "growth with particles"),
+        (claiming(TVO(3, 4, "moment"), per_datum=True), "each datum by itself"),
+        (claiming(IWAESTL(4), unbiased=Claims().unbiased), "phi unbiased"),
+        (claiming(RWS(4), unbiased=Claims().unbiased), "discrete latents"),
+        (claiming(TVO(3, 4), unbiased=Claims().unbiased), "theta unbiased"),
+        (claiming(TailAdaptive(4), unbiased=Claims().unbiased), "phi unbiased"),
+        (claiming(PIWAE(2, 3), unbiased=Claims().unbiased), "phi unbiased"),
+        (claiming(CUBO(2, 4), unbiased=frozenset({"phi"})), "phi unbiased"),
+        (claiming(ELBO(3, kl=Beta(4.0)), unbiased=Claims().unbiased), "phi unbiased"),
+        (claiming(MMD(10.0, 2), unbiased=frozenset({"phi"})), "phi unbiased"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else repr(v),
+)
+def test_a_claim_too_many_is_found_out(objective, rung):
+    assert rung in failed_rungs(objective)
