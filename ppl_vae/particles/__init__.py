@@ -4,8 +4,21 @@ This folder is the only place in the package that reads a Pyro program's sample 
 objective, estimator and diagnostic is a function of the :class:`Particles` it returns.
 """
 
+from ppl_vae.particles.cross import cross_log_guide
 from ppl_vae.particles.draw import Graph, draw_particles, simulate
+from ppl_vae.particles.offsets import Offset, OffsetGuide, zero_offsets
 from ppl_vae.particles.particles import Particles, Simulation
 from ppl_vae.particles.sites import Program
 
-__all__ = ["Graph", "Particles", "Program", "Simulation", "draw_particles", "simulate"]
+__all__ = [
+    "Graph",
+    "Offset",
+    "OffsetGuide",
+    "Particles",
+    "Program",
+    "Simulation",
+    "cross_log_guide",
+    "draw_particles",
+    "simulate",
+    "zero_offsets",
+]

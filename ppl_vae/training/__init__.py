@@ -1,19 +1,26 @@
 """Training: steps, the fitting loop, checkpoints."""
 
+from ppl_vae.training.alternating import AggressiveStep, AlternatingStep
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters
 from ppl_vae.training.fit import FitResult, fit
 from ppl_vae.training.history import EpochRecord, History
-from ppl_vae.training.step import STEPS, Step, SVIStep, TorchStep
+from ppl_vae.training.naming import STEPS, parse_step
+from ppl_vae.training.semi_amortised import SemiAmortisedStep
+from ppl_vae.training.step import Step, SVIStep, TorchStep
 
 __all__ = [
     "STEPS",
+    "AggressiveStep",
+    "AlternatingStep",
     "Checkpoint",
     "EpochRecord",
     "FitResult",
     "History",
     "SVIStep",
+    "SemiAmortisedStep",
     "Step",
     "TorchStep",
     "fit",
     "load_parameters",
+    "parse_step",
 ]

@@ -16,9 +16,9 @@ from ppl_vae.particles import Program
 from ppl_vae.schedules import Schedule
 from ppl_vae.training.checkpoint import Checkpoint
 from ppl_vae.training.history import History
+from ppl_vae.training.naming import StepFactory
 from ppl_vae.training.run import TrainingRun
 from ppl_vae.training.settings import FitSettings, Transform
-from ppl_vae.training.step import Step
 
 
 @final
@@ -56,7 +56,7 @@ def fit(
     validation_particles: int = 50,
     validation_size: int = 1000,
     transform: Transform | None = None,
-    step: str | type[Step] = "torch",
+    step: str | StepFactory = "torch",
     device: str | torch.device = "auto",
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -84,7 +84,9 @@ def fit(
         validation_particles: K of the validation bound.
         validation_size: At most this many validation data, a fixed random subset.
         transform: Applied to each training batch on its device.
-        step: ``torch`` (one fused optimiser), ``svi`` (Pyro's own), or a class of that form.
+        step: ``torch`` (one fused optimiser), ``svi`` (Pyro's own), ``alternating:N``,
+            ``aggressive``, ``semi-amortised:N``, or a class of the form of
+            :class:`~ppl_vae.training.Step`.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         seed: Of data order, draws and validation.
         checkpoint: File to go on from, if it exists, and to save to.

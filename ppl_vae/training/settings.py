@@ -7,7 +7,7 @@ from typing import Any, final
 from torch import Tensor
 
 from ppl_vae.schedules import Constant, Schedule
-from ppl_vae.training.step import STEPS, Step
+from ppl_vae.training.naming import StepFactory, describe_step, parse_step
 
 Transform = Callable[[Tensor], Tensor]
 """Applied to each batch on its device, as dynamic binarisation is."""
@@ -31,7 +31,7 @@ class FitSettings:
     validation_particles: int
     validation_size: int
     transform: Transform | None
-    step: str | type[Step]
+    step: str | StepFactory
     seed: int
 
     def __post_init__(self) -> None:
@@ -49,9 +49,8 @@ class FitSettings:
             raise ValueError(f"patience must be 1 or more epochs, got {self.patience}.")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, got {self.clip_norm}.")
-        if isinstance(self.step, str) and self.step not in STEPS:
-            raise ValueError(f"unknown step {self.step!r}: use {', '.join(STEPS)}.")
-        _ = self.schedule  # a bad learning rate is an error here, not in the first update
+        # A bad name or learning rate is an error here, not in the first update.
+        _ = self.step_class, self.schedule
 
     @property
     def schedule(self) -> Schedule:
@@ -60,9 +59,9 @@ class FitSettings:
         return rate if callable(rate) else Constant(rate)
 
     @property
-    def step_class(self) -> type[Step]:
-        """The step's class."""
-        return STEPS[self.step] if isinstance(self.step, str) else self.step
+    def step_class(self) -> StepFactory:
+        """The step's class, or what makes one."""
+        return parse_step(self.step) if isinstance(self.step, str) else self.step
 
     def to_json(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it goes on from."""
@@ -75,6 +74,6 @@ class FitSettings:
             "validate_every": self.validate_every,
             "validation_particles": self.validation_particles,
             "validation_size": self.validation_size,
-            "step": self.step_class.__name__,
+            "step": describe_step(self.step_class),
             "seed": self.seed,
         }

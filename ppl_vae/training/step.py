@@ -1,4 +1,4 @@
-"""One training update: a protocol and its two implementations."""
+"""One training update: a protocol, and all parameters at once by torch or by Pyro."""
 
 import warnings
 from collections.abc import Mapping
@@ -52,8 +52,8 @@ class Step(Protocol):
         ...
 
 
-class _Loss:
-    """The objective per datum, its gradient clipped by the global norm."""
+class Loss:
+    """The objective per datum, its gradient for some parameters clipped by their global norm."""
 
     def __init__(
         self, objective: Objective, parameters: dict[str, Tensor], clip_norm: float | None
@@ -66,10 +66,11 @@ class _Loss:
     def backward(
         self, model: Program, guide: Program, x: Tensor
     ) -> tuple[Tensor, Particles, Tensor]:
+        """Add the gradient to the parameters' ``.grad``; the loss, particles, bound per datum."""
         particles = self.objective.draw(model, guide, x)
         total, bound = self.objective.loss_of(particles)
         loss = total / len(x)
-        loss.backward()
+        loss.backward(inputs=list(self.parameters.values()))
         if not self._checked:
             self._warn_of_untrained()
         if self.clip_norm is not None:
@@ -102,7 +103,7 @@ class TorchStep:
     ) -> None:
         self.parameters = parameters
         self._programs = (model, guide)
-        self._loss = _Loss(objective, parameters, clip_norm)
+        self._loss = Loss(objective, parameters, clip_norm)
         self._optimizer = torch.optim.Adam(list(parameters.values()), fused=True)
 
     def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
@@ -115,15 +116,11 @@ class TorchStep:
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's state."""
-        return {
-            f"{key}/{name}": value
-            for name, parameter in self.parameters.items()
-            for key, value in self._optimizer.state[parameter].items()
-        }
+        return adam_state(self._optimizer, self.parameters)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Set the optimiser's state."""
-        _load_adam(self._optimizer, list(self.parameters), state)
+        load_adam(self._optimizer, list(self.parameters), state)
 
 
 @final
@@ -139,7 +136,7 @@ class SVIStep:
         clip_norm: float | None = None,
     ) -> None:
         self.parameters = parameters
-        self._loss = _Loss(objective, parameters, clip_norm)
+        self._loss = Loss(objective, parameters, clip_norm)
         self._optimizer = pyro.optim.Adam({})
         self._svi = SVI(
             model,
@@ -192,10 +189,21 @@ class SVIStep:
         # Without gradients a call makes each parameter's optimiser and leaves the parameter alone.
         self._optimizer(list(self.parameters.values()))
         for name, parameter in self.parameters.items():
-            _load_adam(self._optimizer.optim_objs[parameter], [name], state)
+            load_adam(self._optimizer.optim_objs[parameter], [name], state)
 
 
-def _load_adam(
+def adam_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The optimiser's state by name, as :func:`load_adam` takes it."""
+    return {
+        f"{key}/{name}": value
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def load_adam(
     optimizer: torch.optim.Optimizer, names: list[str], state: Mapping[str, Tensor]
 ) -> None:
     """Load named state through torch's own loader, which puts each tensor where it belongs."""
@@ -209,7 +217,3 @@ def _load_adam(
     }
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": saved, "param_groups": groups})
-
-
-STEPS: dict[str, type[Step]] = {"torch": TorchStep, "svi": SVIStep}
-"""Steps by their names on the command line."""
