@@ -49,6 +49,8 @@ from .particles import Particles as Particles
 from .particles import draw_particles as draw_particles
 from .priors import LearnedNormal as LearnedNormal
 from .priors import StandardNormal as StandardNormal
+from .refinement import Refinement as Refinement
+from .refinement import refine as refine
 from .training import FitResult as FitResult
 from .training import History as History
 from .training import fit as fit

@@ -122,7 +122,10 @@ _model = _options(
         "--step",
         default="torch",
         show_default=True,
-        help="torch (one fused optimiser) or svi (pyro.infer.SVI).",
+        metavar="NAME",
+        help="torch (one fused optimiser), svi (pyro.infer.SVI), alternating:N (N updates of the "
+        "guide for one of the model), aggressive (until the bound stops improving), or "
+        "semi-amortised:N (q refined N times for each datum).",
     ),
     click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
 )
@@ -197,12 +200,19 @@ def fit(folder: Path, data_root: Path | None, device: str, as_json: bool, **sett
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--particles", default=5000, show_default=True, help="K, draws per datum.")
+@click.option(
+    "--refine",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Refine the guide for each datum by so many updates beforehand.  [default: not at all]",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
 @_evaluation
 @_place
 def evaluate(
     folder: Path,
     particles: int,
+    refine: int | None,
     seed: int,
     split: Any,
     limit: int | None,
@@ -211,7 +221,8 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Estimate log p(x) of a trained run, with its standard error."""
-    estimator = pv.ImportanceSampling(particles)
+    refinement = None if refine is None else pv.Refinement(refine)
+    estimator = pv.ImportanceSampling(particles, refine=refinement)
     run = pv.studies.open_run(folder, data_root=data_root, device=device)
     evidence = pv.studies.evaluate_run(
         run, estimator=estimator, split=split, limit=limit, seed=seed

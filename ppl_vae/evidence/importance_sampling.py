@@ -147,4 +147,4 @@ class ImportanceSampling:
     def _method(self) -> str:
         if self.refine is None:
             return "importance sampling"
-        return f"importance sampling, the guide refined by {self.refine.steps} steps per datum"
+        return f"importance sampling (guide refined by {self.refine.steps} steps)"

@@ -19,6 +19,7 @@ from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.schedules import Burda, Constant, Cosine, Exponential, Schedule
 from ppl_vae.studies.naming import require_known, resolve
 from ppl_vae.studies.objective_names import parse_objective
+from ppl_vae.training import parse_step
 from ppl_vae.vae import VAE
 
 PRIORS: dict[str, Callable[[int], nn.Module]] = {
@@ -58,7 +59,7 @@ class RunConfig:
         clip_norm: Largest gradient norm, or None.
         patience: Epochs without a better validation bound before stopping, or None.
         validation_particles: K of the validation bound.
-        step: ``torch`` or ``svi``.
+        step: ``torch``, ``svi``, ``alternating:N``, ``aggressive`` or ``semi-amortised:N``.
         seed: Of everything random in the run.
     """
 
@@ -100,8 +101,9 @@ class RunConfig:
         return cls(**values)
 
     def objects(self) -> tuple[Objective, Schedule]:
-        """The objective and the learning-rate schedule; checks both names."""
+        """The objective and the learning-rate schedule; checks their names and the step's."""
         require_known("schedule", self.schedule, SCHEDULES)
+        parse_step(self.step)
         return parse_objective(self.objective), SCHEDULES[self.schedule](self.learning_rate)
 
     def prepare(self, dataset: Dataset) -> Dataset:

@@ -1,5 +1,6 @@
 """Importance sampling from a guide refined for each datum."""
 
+import json
 import math
 
 import pyro
@@ -9,12 +10,14 @@ import torch
 from programs import LinearChain, binary_data, binary_vae
 from significance import mean_of
 
+from ppl_vae.cli import main
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.objectives import KLObjective
 from ppl_vae.particles import draw_particles
 from ppl_vae.randomness import seeded
 from ppl_vae.refinement import Refinement, refine
+from ppl_vae.studies import RunConfig, train_run
 from ppl_vae.weights import log_mean_exp
 
 MODEL = LinearGaussian.random(4, 2, 1.0, seed=3)
@@ -136,7 +139,7 @@ class TestWhatItSays:
     def test_the_method_and_the_key(self):
         estimator = ImportanceSampling(10, refine=SHORT)
         evidence = estimator(VAE.model, weak_guide, MODEL.simulate(2))
-        assert evidence.method == "importance sampling, the guide refined by 5 steps per datum"
+        assert evidence.method == "importance sampling (guide refined by 5 steps)"
         assert "refined by 5 steps" in str(evidence)
         assert evidence.direction == "lower"
         assert evidence.seconds > 0
@@ -154,3 +157,18 @@ class TestWhatItSays:
         assert torch.equal(state, torch.get_rng_state())
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
+
+
+def test_on_the_command_line(tmp_path, capsys):
+    config = RunConfig(epochs=1, hidden=(4,), latent=2, batch_size=500, validation_particles=2)
+    train_run(config, tmp_path, device="cpu", progress=False)
+    command = ["evaluate", str(tmp_path), "--particles", "20", "--limit", "30", "--json"]
+    found = {}
+    for refine in ([], ["--refine", "2"], ["--refine", "3"]):
+        main([*command, *refine])
+        found[tuple(refine)] = json.loads(capsys.readouterr().out)
+    plain, two, three = found.values()
+    assert plain["method"] == "importance sampling"
+    assert two["method"] == "importance sampling (guide refined by 2 steps)"
+    # An estimate made with other settings is not handed out again.
+    assert len({result["log_prob"] for result in (plain, two, three)}) == 3

@@ -21,6 +21,7 @@ from ppl_vae.particles import cross_log_guide, draw_particles
 from ppl_vae.priors import LearnedNormal
 from ppl_vae.refinement import Refinement
 from ppl_vae.schedules import Cosine
+from ppl_vae.studies import RunConfig, open_run, train_run
 from ppl_vae.training import (
     AggressiveStep,
     AlternatingStep,
@@ -563,3 +564,18 @@ def test_learns(name, significance):
     start = evidence()
     train(vae, x, step=name, epochs=15, batch_size=50, learning_rate=0.01)
     significance.require_less(mean_of(start - evidence()), 0.0)
+
+
+class TestRuns:
+    def test_a_typo_is_found_before_anything_is_written(self, tmp_path):
+        for name in ("agressive", "alternating", "torch:2"):
+            with pytest.raises(ValueError, match=rf"^[^\n]*step '{name}'[^\n]*$"):
+                train_run(RunConfig(step=name), tmp_path / "run", progress=False)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("name", ["alternating:2", "semi-amortised:1"])
+    def test_by_name(self, name, tmp_path):
+        config = RunConfig(step=name, epochs=1, hidden=(4,), latent=2, batch_size=500)
+        run, _ = train_run(config, tmp_path, device="cpu", progress=False)
+        assert math.isfinite(run.history.records[0].bound)
+        assert open_run(tmp_path, device="cpu").config.step == name
