@@ -6,6 +6,9 @@ import torch
 from ppl_vae.weights import (
     RunningWeights,
     effective_sample_size,
+    group_log_mean_exp,
+    group_normalized_weights,
+    leave_one_out_log_mean_exp,
     log_mean_exp,
     normalized_weights,
 )
@@ -99,3 +102,58 @@ def test_equal_weights_have_no_error_and_one_particle_an_unknown_one():
 def test_no_weights_is_an_error():
     with pytest.raises(ValueError, match="call add first"):
         _ = RunningWeights().log_mean
+
+
+@pytest.mark.parametrize("groups", [1, 3, 60])
+def test_groups_are_runs_of_consecutive_particles(log_weight, groups):
+    runs = log_weight.split(60 // groups)
+    expected = torch.stack([log_mean_exp(run) for run in runs])
+    torch.testing.assert_close(group_log_mean_exp(log_weight, groups), expected)
+    expected = torch.cat([normalized_weights(run) for run in runs])
+    torch.testing.assert_close(
+        group_normalized_weights(log_weight, groups), expected, equal_nan=True
+    )
+
+
+def test_groups_are_of_equal_size():
+    for function in (group_log_mean_exp, group_normalized_weights):
+        with pytest.raises(RuntimeError, match="unflatten"):
+            function(torch.zeros(5, 2), 2)
+
+
+def test_leave_one_out_by_hand():
+    log_weight = torch.log(torch.tensor([[1.0, 4.0], [2.0, 1.0], [8.0, 0.25]], dtype=torch.float64))
+    # Row k: the mean of the others and of their geometric mean.
+    expected = torch.tensor(
+        [[(4 + 2 + 8) / 3, (0.5 + 1 + 0.25) / 3],
+         [(1 + 8**0.5 + 8) / 3, (4 + 1 + 0.25) / 3],
+         [(1 + 2 + 2**0.5) / 3, (4 + 1 + 2) / 3]],
+        dtype=torch.float64,
+    )  # fmt: skip
+    torch.testing.assert_close(leave_one_out_log_mean_exp(log_weight).exp(), expected)
+
+
+def test_leave_one_out_does_not_depend_on_what_is_left_out():
+    log_weight = torch.randn(5, 3, dtype=torch.float64)
+    before = leave_one_out_log_mean_exp(log_weight)
+    for k in range(5):
+        changed = log_weight.clone()
+        changed[k] += 100
+        after = leave_one_out_log_mean_exp(changed)
+        torch.testing.assert_close(after[k], before[k])
+        others = [j for j in range(5) if j != k]
+        assert (after[others] != before[others]).all()
+
+
+def test_leave_one_out_of_equal_weights_is_their_mean():
+    log_weight = torch.full((4, 2), -700.0)
+    assert torch.equal(
+        leave_one_out_log_mean_exp(log_weight), log_mean_exp(log_weight).expand(4, 2)
+    )
+
+
+@pytest.mark.parametrize("shift", [-1e4, 1e4])
+def test_leave_one_out_far_from_zero(shift):
+    log_weight = torch.randn(5, 3, dtype=torch.float64)
+    expected = leave_one_out_log_mean_exp(log_weight) + shift
+    torch.testing.assert_close(leave_one_out_log_mean_exp(log_weight + shift), expected)
