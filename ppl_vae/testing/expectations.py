@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ppl_vae.objectives import Objective
 from ppl_vae.objectives.splitting import split_parameters
-from ppl_vae.randomness import derive_seed, seeded
+from ppl_vae.randomness import derive_seed
 from ppl_vae.testing.comparison import Answer, Comparison, mean_is, same
-from ppl_vae.testing.draws import ascent, bound_of, central_differences
+from ppl_vae.testing.draws import ascent, bound_of, central_differences, same_draws
 from ppl_vae.testing.programs import Case, exact, exact_chain, one_layer, two_layers
 
 Group = Literal["theta", "phi", "shared"]
-_DRAWS = 20_000
+_DRAWS = 10_000
 """Particles of one estimate, over all its replicates."""
 _FEWEST = 400
 """Replicates that a standard error is taken from, at the least."""
@@ -99,7 +99,7 @@ def _unbiased_in(objective: Objective, case: Case, seed: int, group: Group) -> l
     replicates = case.replicated(num_replicates(objective))
     everything = replicates.parameters
     leaves = replicates.leaves()
-    with seeded(seed):
+    with same_draws(seed):
         found = ascent(objective, replicates.programs(leaves), replicates.x, leaves)
     # On the same draws, which takes from the difference what they have in common.
     expected = central_differences(

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Program
-from ppl_vae.randomness import seeded
 from ppl_vae.testing.comparison import Answer, Comparison, same
-from ppl_vae.testing.draws import ascent, bound_of, central_differences, given
+from ppl_vae.testing.draws import ascent, bound_of, central_differences, given, same_draws
 from ppl_vae.testing.programs import Parameters, exact, exact_chain, one_layer
 
 _BATCH = 8
@@ -28,7 +27,7 @@ def zero_at_posterior(objective: Objective, seed: int) -> Answer:
     for posterior, _ in (exact(1), exact_chain(1, bottom_up=False), exact_chain(1, bottom_up=True)):
         case = posterior.replicated(_BATCH)
         leaves = case.leaves()
-        with seeded(seed):
+        with same_draws(seed):
             gradients = ascent(objective, case.programs(leaves), case.x, leaves)
         comparisons += [
             same(f"gradient of {name}, {case.name}", found, 0.0)
@@ -52,7 +51,7 @@ def reported_value(objective: Objective, seed: int) -> Answer:
     expected = -scale * bound_of(objective, case, case.parameters, seed).sum()
     found = []
     for name, way in ways.items():
-        with seeded(seed):
+        with same_draws(seed):
             found.append(same(f"{name} against -scale * sum of bound", way(case.x), expected))
     return found
 
@@ -66,11 +65,11 @@ class _Measured(NamedTuple):
 def _measure(
     objective: Objective, model: Program, guide: Program, x: Tensor, leaves: Parameters, seed: int
 ) -> _Measured:
-    with seeded(seed), torch.no_grad():
+    with same_draws(seed), torch.no_grad():
         bound = objective.bound(objective.draw(model, guide, x))
     for leaf in leaves.values():
         leaf.grad = None
-    with seeded(seed):
+    with same_draws(seed):
         loss = objective.loss_and_grads(model, guide, x)
     gradients = {
         name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -118,7 +117,7 @@ def each_datum_by_itself(objective: Objective, seed: int) -> Answer:
         return "not claimed"
     case = one_layer(_BATCH)
     programs = case.programs(case.parameters)
-    with seeded(seed), torch.no_grad():
+    with same_draws(seed), torch.no_grad():
         particles = objective.draw(*programs, case.x)
         together = objective.bound(particles)
         comparisons = []
@@ -138,12 +137,12 @@ def finite_differences(objective: Objective, seed: int) -> Answer:
     case = one_layer().replicated(4)
     leaves = case.leaves()
     programs = case.programs(leaves)
-    with seeded(seed):
+    with same_draws(seed):
         particles = objective.draw(*programs, case.x)
     bound = objective.bound(particles)
     if objective.graph != "path" or objective.surrogate(particles, bound) is not bound:
         return "not applicable"
-    with seeded(seed):
+    with same_draws(seed):
         found = ascent(objective, programs, case.x, leaves)
     expected = central_differences(lambda p: bound_of(objective, case, p, seed), case.parameters)
     return [same(f"gradient of {name}", found[name], expected[name]) for name in found]
