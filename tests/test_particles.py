@@ -7,8 +7,10 @@ import torch
 from programs import LinearChain, binary_data, binary_vae
 from pyro import poutine
 from pyro.distributions import constraints
+from pyro.infer import config_enumerate
+from significance import mean_of
 
-from ppl_vae.particles import draw_particles
+from ppl_vae.particles import draw_particles, simulate
 
 
 def normal(loc, scale=1.0):
@@ -130,10 +132,308 @@ class TestDraws:
             draws.append(draw_particles(z_model, z_guide, X, 4).log_weight)
         assert torch.equal(*draws)
 
+    def test_sums_over_sites(self):
+        chain = LinearChain()
+        x = chain.simulate(4)
+        for guide in (chain.top_down, chain.bottom_up):
+            particles = draw_particles(chain.model, guide, x, 3)
+            u, v = (particles.latents[name] for name in "uv")
+            zeros = torch.zeros(2, dtype=x.dtype)
+            prior = normal(zeros).log_prob(u) + normal(u @ chain.A.T, chain.s).log_prob(v)
+            torch.testing.assert_close(particles.log_latent_prior, prior)
+            joint = prior + normal(v @ chain.B.T, chain.t).log_prob(x)
+            torch.testing.assert_close(particles.log_joint, joint)
+            # At the posterior: log q = log p(x, z) - log p(x).
+            posterior = joint - chain.log_evidence(x)
+            torch.testing.assert_close(particles.log_proposal, posterior)
+            log_weight = particles.log_joint - particles.log_proposal
+            torch.testing.assert_close(particles.log_weight, log_weight)
+
     def test_gradients_flow_through_the_draws(self):
         vae, x = binary_vae(), binary_data()
         draw_particles(vae.model, vae.guide, x, 3).log_weight.sum().backward()
         assert all(p.grad.abs().sum() > 0 for p in vae.parameters())
+
+
+GRAPHS = ["path", "split", "score"]
+
+
+def hierarchy(parameters):
+    """Two layers whose parameters are named for the densities they enter; w enters all."""
+    a, b, c, d, w = parameters
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", normal(a * torch.ones(2), w.exp()))
+            v = pyro.sample("v", normal(b * u, w.exp()))
+            pyro.sample("x", normal(v + w), obs=x[:, :2])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            v = pyro.sample("v", normal(c * x[:, :2], w.exp()))
+            pyro.sample("u", normal(d * v, w.exp()))
+
+    return model, guide
+
+
+def leaves():
+    return [torch.tensor(value, requires_grad=True) for value in (0.3, 0.5, -0.4, 0.7, 0.2)]
+
+
+class TestGraphs:
+    """Values do not depend on how the draws hang in the autograd graph; gradients do."""
+
+    @pytest.mark.parametrize("graph", GRAPHS)
+    def test_the_values_are_the_same(self, graph):
+        for programs in (hierarchy(leaves()), (z_model, z_guide)):
+            found = []
+            for kind in ("path", graph):
+                torch.manual_seed(3)
+                found.append(draw_particles(*programs, X, 4, graph=kind))
+            assert torch.equal(found[0].log_weight, found[1].log_weight)
+            for name in found[0].latents:
+                assert torch.equal(found[0].latents[name], found[1].latents[name])
+
+    def test_split_draws_are_leaves_and_their_paths_kept(self):
+        parameters = leaves()
+        particles = draw_particles(*hierarchy(parameters), X, 4, graph="split")
+        assert list(particles.paths) == list(particles.latents) == ["v", "u"]
+        for name, z in particles.latents.items():
+            assert z.is_leaf
+            assert z.requires_grad
+            assert torch.equal(z, particles.paths[name])
+            assert not particles.paths[name].is_leaf
+        # u moves with c through v alone: the whole path is in the graph.
+        _, _, c, d, _ = parameters
+        (through_v,) = torch.autograd.grad(particles.paths["u"].sum(), [c], retain_graph=True)
+        expected = (d * X[:, :2]).sum() * 4
+        torch.testing.assert_close(through_v, expected)
+
+    def test_without_gradients_nothing_is_a_leaf_to_differentiate(self):
+        with torch.no_grad():
+            particles = draw_particles(*hierarchy(leaves()), X, 4, graph="split")
+        assert not any(z.requires_grad for z in particles.latents.values())
+
+    def gradients(self, graph, density):
+        parameters = leaves()
+        torch.manual_seed(3)
+        particles = draw_particles(*hierarchy(parameters), X, 4, graph=graph)
+        values = getattr(particles, density)
+        return torch.autograd.grad(values.sum(), parameters, allow_unused=True), particles
+
+    @pytest.mark.parametrize("density", ["log_joint", "log_proposal"])
+    def test_split_and_scored_densities_have_their_direct_gradient_alone(self, density):
+        (split, particles), (score, _) = (self.gradients(g, density) for g in ("split", "score"))
+        used = [gradient is not None for gradient in split]
+        own = {"log_joint": [True, True, False, False, True]}
+        assert used == own.get(density, [False, False, True, True, True])
+        torch.testing.assert_close(split, score)
+        # The same densities of draws that are given.
+        parameters = leaves()
+        a, b, c, d, w = parameters
+        u, v = (particles.latents[name].detach() for name in "uv")
+        if density == "log_joint":
+            likelihood = normal(v + w).log_prob(X[:, :2])
+            top = normal(a * torch.ones(2), w.exp()).log_prob(u)
+            expected = likelihood + top + normal(b * u, w.exp()).log_prob(v)
+        else:
+            lower = normal(c * X[:, :2], w.exp()).log_prob(v)
+            expected = lower + normal(d * v, w.exp()).log_prob(u)
+        by_hand = torch.autograd.grad(expected.sum(), parameters, allow_unused=True)
+        torch.testing.assert_close(split, by_hand)
+
+    def test_direct_part_and_path_add_up(self):
+        """d log w = direct + (d log w / dz) dz, whichever parameters the programs share."""
+        (whole, _) = self.gradients("path", "log_weight")
+        parameters = leaves()
+        torch.manual_seed(3)
+        split = draw_particles(*hierarchy(parameters), X, 4, graph="split")
+        total = split.log_weight.sum()
+        slopes = torch.autograd.grad(total, list(split.latents.values()), retain_graph=True)
+        paths = zip(slopes, split.paths.values(), strict=True)
+        path = sum((slope * z).sum() for slope, z in paths)
+        found = torch.autograd.grad(total + path, parameters)
+        torch.testing.assert_close(found, whole)
+
+    def test_discrete_draws_may_be_split(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                k = pyro.sample("k", dist.Categorical(torch.ones(3)))
+                pyro.sample("x", normal(k.unsqueeze(-1).expand(*k.shape, 3).float()), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("k", dist.Categorical(torch.ones(3)))
+
+        for graph in GRAPHS:
+            particles = draw_particles(model, guide, X, 4, graph=graph)
+            assert not particles.latents["k"].requires_grad
+            assert particles.not_reparameterized == ["k"]
+
+    @pytest.mark.parametrize("graph", GRAPHS)
+    def test_a_second_run_of_the_guide_is_on_the_same_draws(self, graph):
+        """A split guide of several sites is run again, on the same rows too."""
+        calls = []
+
+        def model(x):
+            with pyro.plate("data", len(x), subsample_size=2) as rows:
+                a = pyro.sample("a", normal(torch.zeros(2)))
+                b = pyro.sample("b", normal(a))
+                pyro.sample("x", normal(b), obs=x[rows, :2])
+
+        def guide(x):
+            with pyro.plate("data", len(x), subsample_size=2) as rows:
+                calls.append(rows)
+                a = pyro.sample("a", normal(x[rows, :2]))
+                pyro.sample("b", normal(a))
+
+        particles = draw_particles(model, guide, X, 4, graph=graph)
+        assert len(calls) == (2 if graph == "split" else 1)
+        assert torch.equal(calls[0], calls[-1])
+        a, b = (particles.latents[name] for name in "ab")
+        expected = normal(X[calls[0], :2]).log_prob(a) + normal(a).log_prob(b)
+        torch.testing.assert_close(particles.log_proposal, expected)
+
+
+class TestEnumeration:
+    @pytest.mark.parametrize("where", ["model", "guide"])
+    def test_is_refused_by_name(self, where):
+        def program(x, enumerate_):
+            with pyro.plate("data", len(x)):
+                infer = {"enumerate": "parallel"} if enumerate_ else {}
+                return pyro.sample("k", dist.Categorical(torch.ones(3)), infer=infer)
+
+        def model(x):
+            k = program(x, where == "model")
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", normal(k.unsqueeze(-1).expand(*k.shape, 3).float()), obs=x)
+
+        with pytest.raises(ValueError, match=r"site 'k' asks for enumeration.*TraceEnum_ELBO"):
+            draw_particles(model, lambda x: program(x, where == "guide"), X, 4)
+
+    def test_by_config_too(self):
+        @config_enumerate
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("k", dist.Categorical(torch.ones(3)))
+
+        with pytest.raises(ValueError, match="site 'k' asks for enumeration"):
+            draw_particles(z_model, guide, X)
+
+
+class TestSimulate:
+    def test_without_a_guide_the_latents_alone(self):
+        particles = simulate(z_model, None, X, 4)
+        assert particles.latents["z"].shape == (4, 5, 2)
+        assert particles.log_guide is None
+
+    def test_draws_are_those_of_the_model(self, significance):
+        """Mean, variance, and correlation between layers."""
+        chain = LinearChain()
+        draws = simulate(chain.model, None, torch.zeros(2_000, 4).double(), 5).latents
+        u, v = draws["u"].detach().flatten(0, 1), draws["v"].detach().flatten(0, 1)
+        A = chain.A.detach()
+        significance = significance.split(2 + 3 + 6)
+        for i in range(2):
+            significance.require_equal(mean_of(u[:, i]), 0)
+        for j in range(3):
+            variance = (A[j].square().sum() + chain.s**2).item()
+            significance.require_equal(mean_of(v[:, j].square()), variance)
+            for i in range(2):
+                significance.require_equal(mean_of(u[:, i] * v[:, j]), A[j, i].item())
+
+    def test_alone_they_carry_the_gradient_of_a_learned_prior(self):
+        chain = LinearChain()
+        simulation = simulate(chain.model, None, chain.simulate(3), 4)
+        assert simulation.latents["v"].requires_grad
+        assert simulation.untrained == frozenset()
+
+    def test_a_learned_prior_without_pathwise_draws_is_told(self):
+        logits = torch.zeros(3, requires_grad=True)
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("k", dist.Categorical(logits=logits))
+                z = pyro.sample("z", normal(torch.zeros(3)))
+                pyro.sample("x", normal(z), obs=x)
+
+        assert simulate(model, None, X).untrained == {"k"}
+        logits.requires_grad_(False)
+        assert simulate(model, None, X).untrained == frozenset()
+
+    def test_with_a_guide_its_density_of_simulated_data(self):
+        """log q(z|x) at pairs (z, x) that the model drew, each with its own x."""
+        seen = []
+        shift = torch.tensor(0.3, requires_grad=True)
+
+        def guide(x):
+            seen.append(x)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", normal(x[:, :2] + shift, 0.5))
+
+        simulation = simulate(z_model, guide, X, 4)
+        (rows,) = seen
+        z = simulation.latents["z"]
+        assert rows.shape == (20, 3)
+        assert (z.shape, simulation.log_guide.shape) == ((4, 5, 2), (4, 5))
+        expected = normal(rows[:, :2] + shift, 0.5).log_prob(z.flatten(0, 1)).reshape(4, 5)
+        torch.testing.assert_close(simulation.log_guide, expected)
+        # The rows go with their z: x is around the sum of z.
+        off = rows - z.flatten(0, 1).sum(-1, keepdim=True)
+        assert off.abs().max() < 5
+        assert not z.requires_grad
+        assert torch.autograd.grad(simulation.log_guide.sum(), [shift])[0] != 0
+
+    def test_the_model_gets_no_gradient_from_the_guides_density(self):
+        chain = LinearChain()
+        simulation = simulate(chain.model, chain.rough, chain.simulate(3), 4)
+        assert not any(z.requires_grad for z in simulation.latents.values())
+
+    def test_data_are_drawn_anew_whatever_x(self):
+        torch.manual_seed(0)
+        first = simulate(z_model, z_guide, X, 4)
+        torch.manual_seed(0)
+        second = simulate(z_model, z_guide, X + 50, 4)
+        assert torch.equal(first.log_guide, second.log_guide)
+
+    def test_inner_plates(self):
+        def model(x):
+            with pyro.plate("data", len(x), dim=-1), pyro.plate("inner", 2, dim=-2):
+                pyro.sample("w", dist.Normal(torch.zeros(2, 1), 1.0))
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("x", normal(torch.zeros(3)), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1), pyro.plate("inner", 2, dim=-2):
+                pyro.sample("w", dist.Normal(x[:, 0], 1.0))
+
+        torch.manual_seed(0)
+        simulation = simulate(model, guide, X, 4, max_plate_nesting=2)
+        assert simulation.latents["w"].shape == (4, 2, 5)
+        assert simulation.log_guide.shape == (4, 5)
+        torch.manual_seed(0)
+        w = torch.randn(4, 2, 5)
+        x = torch.randn(4, 1, 5, 3)
+        torch.testing.assert_close(simulation.latents["w"], w)
+        expected = torch.distributions.Normal(x[..., 0], 1.0).log_prob(w).sum(1)
+        torch.testing.assert_close(simulation.log_guide, expected)
+
+    def test_what_the_guide_cannot_see_is_refused(self):
+        def two(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", normal(torch.zeros(2)))
+                pyro.sample("left", normal(z[..., :1]), obs=x[:, :1])
+                pyro.sample("right", normal(z), obs=x[:, 1:])
+
+        def other_shape(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", normal(torch.zeros(2)))
+                pyro.sample("x", normal(z), obs=x[:, :2])
+
+        for model, listed in ((two, "'left': .*'right': "), (other_shape, r"'x': \(5, 2\)")):
+            with pytest.raises(ValueError, match=rf"of the shape of x, \(5, 3\).*{listed}"):
+                simulate(model, z_guide, X)
+            assert simulate(model, None, X).latents["z"].shape == (1, 5, 2)
 
 
 class TestScales:
