@@ -164,9 +164,9 @@ def test_on_the_command_line(tmp_path, capsys):
     train_run(config, tmp_path, device="cpu", progress=False)
     command = ["evaluate", str(tmp_path), "--particles", "20", "--limit", "30", "--json"]
     found = {}
-    for refine in ([], ["--refine", "2"], ["--refine", "3"]):
-        main([*command, *refine])
-        found[tuple(refine)] = json.loads(capsys.readouterr().out)
+    for option in ([], ["--refine", "2"], ["--refine", "3"]):
+        main([*command, *option])
+        found[tuple(option)] = json.loads(capsys.readouterr().out)
     plain, two, three = found.values()
     assert plain["method"] == "importance sampling"
     assert two["method"] == "importance sampling (guide refined by 2 steps)"

@@ -270,6 +270,15 @@ class TestInformation:
         expected = dist.Normal(x, 0.5).to_event(1).log_prob(z.unsqueeze(1))
         torch.testing.assert_close(crossed, expected)
 
+    def test_each_draw_is_held_against_the_guides_of_all_data(self):
+        x = torch.randn(5, 2, dtype=torch.float64)
+        guide = self.guide(0.1 + x.square())
+        torch.manual_seed(1)
+        crossed = cross_log_guide(guide, x)
+        torch.manual_seed(1)
+        expected = [crossed[j, j] - crossed[j].exp().mean().log() for j in range(5)]
+        assert batch_information(guide, x) == pytest.approx(torch.stack(expected).mean().item())
+
     @pytest.mark.parametrize("order", ["top_down", "bottom_up"])
     def test_several_sites(self, order):
         """At the posterior, log q(z_j|x_i) = log p(z_j) + log p(x_i|z_j) - log p(x_i)."""
