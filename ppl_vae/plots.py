@@ -8,8 +8,11 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETDOWN
 from torch import Tensor
 
+from ppl_vae.diagnostics import GradientBench
+from ppl_vae.diagnostics.gradient_bench import Group
 from ppl_vae.studies.comparison import Comparison, CrossedMean
 from ppl_vae.training import History
 
@@ -148,3 +151,65 @@ def plot_profiles(groups: Mapping[str, Float[Tensor, "rows features"]], title: s
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     figure.suptitle(title, fontsize=11)
     return _png(figure)
+
+
+def plot_signal_to_noise(bench: GradientBench, title: str) -> bytes:
+    """Signal-to-noise ratio of phi and theta against K on log axes, with 95% intervals.
+
+    Grey lines have the slopes 1/2 and -1/2. An arrow ends at the upper limit of a ratio that does
+    not stand out of the noise of its replicates.
+    """
+    figure, axes = _figure(4.2, 2)
+    panels: dict[Group, str] = {"phi": "phi, of the guide", "theta": "theta, of the model"}
+    for ax, (group, name) in zip(axes, panels.items(), strict=True):
+        for index, objective in enumerate(bench.objectives):
+            _signal_curve(ax, bench, objective, group, index)
+        ax.set(xscale="log", yscale="log", title=name)
+        ax.title.set_fontsize(10)
+        particles = sorted({row.num_particles for row in bench.rows})
+        ax.set_xticks(particles, [str(K) for K in particles])
+        ax.minorticks_off()
+        ax.set_xlabel("particles K")
+        ax.spines[["top", "right"]].set_visible(False)
+        _guide_lines(ax)
+        ax.legend(frameon=False, fontsize=7.5, title="slope", title_fontsize=7.5)
+    axes[0].set_ylabel("signal-to-noise ratio of the gradient")
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(
+        "median over coordinates, bars: 95% bootstrap intervals; arrows: upper limits; grey: "
+        "slopes 1/2 and -1/2",
+        fontsize=8,
+    )
+    return _png(figure)
+
+
+def _signal_curve(ax: Axes, bench: GradientBench, objective: str, group: Group, index: int) -> None:
+    curve = bench.curve(objective, group)
+    color = f"C{index}"
+    # Side by side, where several objectives have the same ratio.
+    shift = 1.05 ** (index - (len(bench.objectives) - 1) / 2)
+    seen = {K: ratio for K, ratio in curve.items() if ratio.resolved}
+    slope = bench.slopes.get((objective, group))
+    label = objective if slope is None else f"{objective} {slope.slope:+.2f} ± {slope.error:.2f}"
+    bars = [
+        [ratio.value - ratio.low for ratio in seen.values()],
+        [ratio.high - ratio.value for ratio in seen.values()],
+    ]
+    ax.errorbar([K * shift for K in seen], [ratio.value for ratio in seen.values()],
+                np.clip(bars, 0, None), color=color, marker="o", markersize=4, lw=1.2,
+                elinewidth=1, capsize=2, label=label)  # fmt: skip
+    limits = {K: r.high for K, r in curve.items() if not r.resolved and r.high > 0}
+    ax.plot([K * shift for K in limits], list(limits.values()), color=color, ls="none",
+            marker=CARETDOWN, markersize=6)  # fmt: skip
+
+
+def _guide_lines(ax: Axes) -> None:
+    """Grey lines of slope 1/2 and -1/2, a factor of 10 apart, behind the data."""
+    low, high = ax.get_ylim()
+    left, right = ax.get_xlim()
+    K = np.array([left, right])
+    span = (right / left) ** 0.5
+    for start in 10.0 ** np.arange(np.floor(np.log10(low / span)), np.log10(high * span) + 1):
+        for slope in (0.5, -0.5):
+            ax.plot(K, start * (K / left) ** slope, color="0.9", lw=0.8, zorder=0)
+    ax.set(xlim=(left, right), ylim=(low, high))

@@ -1,11 +1,20 @@
 """Runs and studies drawn into their folders."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from ppl_vae.diagnostics import GradientBench
 from ppl_vae.files import write_atomically
-from ppl_vae.plots import plot_comparison, plot_histories, plot_images, plot_profiles
+from ppl_vae.plots import (
+    plot_comparison,
+    plot_histories,
+    plot_images,
+    plot_profiles,
+    plot_signal_to_noise,
+)
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.studies import Run, StudyResult
 
@@ -43,7 +52,17 @@ def write_study_figures(result: StudyResult, folder: Path, title: str) -> list[P
     return _write(folder, figures)
 
 
-def _write(folder: Path, figures: dict[str, bytes]) -> list[Path]:
-    for name, content in figures.items():
+def write_gradient_bench(bench: GradientBench, folder: Path, title: str) -> list[Path]:
+    """Write ``gradients.csv``, ``gradients.json`` and ``snr.png``; return their paths."""
+    files: dict[str, bytes | str] = {
+        "gradients.csv": bench.to_frame().to_csv(index=False),
+        "gradients.json": json.dumps(bench.summary(), indent=2) + "\n",
+        "snr.png": plot_signal_to_noise(bench, title),
+    }
+    return _write(folder, files)
+
+
+def _write(folder: Path, files: Mapping[str, bytes | str]) -> list[Path]:
+    for name, content in files.items():
         write_atomically(folder / name, content)
-    return [folder / name for name in figures]
+    return [folder / name for name in files]

@@ -7,5 +7,25 @@ from ppl_vae.diagnostics.decomposition import (
     PerDimension,
     decompose,
 )
+from ppl_vae.diagnostics.gradient_bench import GradientBench, GroupGradient
+from ppl_vae.diagnostics.gradient_statistics import Interval, Slope
+from ppl_vae.diagnostics.gradients import gradient_statistics
+from ppl_vae.diagnostics.linear_gaussian_gradients import (
+    LinearGaussianProblem,
+    linear_gaussian_bench,
+)
 
-__all__ = ["ActiveUnits", "Decomposition", "Estimate", "PerDimension", "decompose"]
+__all__ = [
+    "ActiveUnits",
+    "Decomposition",
+    "Estimate",
+    "GradientBench",
+    "GroupGradient",
+    "Interval",
+    "LinearGaussianProblem",
+    "PerDimension",
+    "Slope",
+    "decompose",
+    "gradient_statistics",
+    "linear_gaussian_bench",
+]

@@ -1,0 +1,260 @@
+"""What a gradient bench found, as a table, as plain values, as a data frame."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, final
+
+import pandas as pd
+
+from ppl_vae.diagnostics.gradient_statistics import Bias, Interval, Slope, fit_slope
+
+Group = Literal["theta", "phi"]
+Claim = Literal["unbiased", "biased by design", "follows another target"]
+_SLOPE_NOTES = (
+    "As K grows: IWAE's phi loses its signal as K^(-1/2), its theta gains as K^(1/2) (Rainforth et "
+    "al., 2018);",
+    "DReG's phi gains as K^(1/2) (Tucker et al., 2019). Intervals: 95%, all of them together.",
+)
+GROUPS: tuple[Group, Group] = ("theta", "phi")
+
+
+@final
+@dataclass(frozen=True)
+class GroupGradient:
+    """The gradient of one group of parameters, by one objective with K particles.
+
+    The gradient is of the reported bound summed over the data, to be ascended, in nats per unit of
+    each parameter.
+
+    Attributes:
+        objective: Its name without K.
+        num_particles: K, draws per datum.
+        group: theta (the model's parameters) or phi (the guide's).
+        replicates: Independent gradients that were taken.
+        signal_to_noise: Median over coordinates of the absolute mean / standard deviation.
+        variance: Mean over coordinates of the variance of one gradient.
+        bias: Against the gradient of the expectation of the reported bound.
+        claim: What the objective says of this gradient.
+        biased: Whether the largest absolute z-score is beyond the limit of the whole bench.
+        reference: What the bias was taken against.
+        coordinates: Coordinates compared.
+        live: Coordinates whose gradient is not 0 in every replicate, to rounding; the others have
+            no signal-to-noise ratio.
+        worst: Name of the coordinate of the largest absolute z-score.
+        seconds: Of one step (loss and gradient), the median of several.
+        decoder_evaluations: Per datum and step.
+    """
+
+    objective: str
+    num_particles: int
+    group: Group
+    replicates: int
+    signal_to_noise: Interval
+    variance: Interval
+    bias: Bias
+    claim: Claim
+    biased: bool
+    reference: str
+    coordinates: int
+    live: int
+    worst: str
+    seconds: float
+    decoder_evaluations: int
+
+    @property
+    def verdict(self) -> str:
+        """What the bias means, in words."""
+        if self.claim == "unbiased":
+            return "BIASED, against its claim" if self.biased else "no bias found"
+        return self.claim + (", found" if self.biased else ", not seen here")
+
+
+@final
+@dataclass(frozen=True)
+class GradientBench:
+    """Gradients of several objectives on the same model, guide and data.
+
+    Attributes:
+        rows: One for each objective, K and group.
+        slopes: ``(objective, group)`` to the slope of log SNR against log K, where several K were
+            measured and their ratios stand out of the noise.
+        expected_slopes: The same keys to the slope that theory gives as K grows, where it does.
+        shared: Parameters in both groups: the gradient of such a one is the sum of both effects.
+        parameters: Group to the names of its parameters.
+        limit: The absolute z-score beyond which a bias counts as found, for all rows together.
+        false_alarm: Probability of any false alarm in the table that the limit was made for.
+        num_data: Data in the batch.
+    """
+
+    rows: tuple[GroupGradient, ...]
+    slopes: dict[tuple[str, Group], Slope]
+    expected_slopes: dict[tuple[str, Group], float]
+    parameters: dict[Group, tuple[str, ...]]
+    shared: tuple[str, ...]
+    limit: float
+    false_alarm: float
+    num_data: int
+
+    def row(self, objective: str, num_particles: int, group: Group) -> GroupGradient:
+        """The row of an objective, K and group.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        for row in self.rows:
+            if (row.objective, row.num_particles, row.group) == (objective, num_particles, group):
+                return row
+        raise KeyError(f"no row {objective} K = {num_particles} {group}.")
+
+    def curve(self, objective: str, group: Group) -> dict[int, Interval]:
+        """K to signal-to-noise ratio."""
+        rows = (row for row in self.rows if (row.objective, row.group) == (objective, group))
+        return {row.num_particles: row.signal_to_noise for row in rows}
+
+    def slope_interval(
+        self, objective: str, group: Group, confidence: float = 0.95
+    ) -> tuple[float, float]:
+        """The interval of one slope; those of all slopes hold together at the confidence."""
+        each = 1 - (1 - confidence) / len(self.slopes)
+        return self.slopes[objective, group].interval(each)
+
+    def agrees(self, objective: str, group: Group) -> bool | None:
+        """Whether the slope of theory lies in the interval; None where there is no theory."""
+        expected = self.expected_slopes.get((objective, group))
+        if expected is None:
+            return None
+        low, high = self.slope_interval(objective, group)
+        return low <= expected <= high
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names without K, in order."""
+        return tuple(dict.fromkeys(row.objective for row in self.rows))
+
+    def summary(self) -> dict[str, Any]:
+        """The result as plain values, for JSON; what is not a finite number is None."""
+        return {
+            "unit": "nats per unit of the parameter, summed over the data",
+            "num_data": self.num_data,
+            "parameters": {group: list(names) for group, names in self.parameters.items()},
+            "shared": list(self.shared),
+            "largest_innocent_z": self.limit,
+            "false_alarm": self.false_alarm,
+            "rows": [_plain({**asdict(row), "verdict": row.verdict}) for row in self.rows],
+            "slopes": [self._slope_summary(*key) for key in self.slopes],
+        }
+
+    def _slope_summary(self, objective: str, group: Group) -> dict[str, Any]:
+        slope = self.slopes[objective, group]
+        values = {
+            "objective": objective,
+            "group": group,
+            **asdict(slope),
+            "interval": list(self.slope_interval(objective, group)),
+            "expected": self.expected_slopes.get((objective, group)),
+        }
+        return _plain(values)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line a row, numbers in columns of their own."""
+        lines = []
+        for row in self.rows:
+            values = asdict(row)
+            flat: dict[str, Any] = {}
+            for name, value in values.items():
+                parts = value.items() if isinstance(value, dict) else [("", value)]
+                flat |= {_column(name, part): entry for part, entry in parts}
+            lines.append({**flat, "verdict": row.verdict})
+        return pd.DataFrame(lines)
+
+    def __str__(self) -> str:
+        return "\n".join([*self._table(), "", *self._slope_lines(), *self._notes()])
+
+    def _table(self) -> list[str]:
+        width = max(9, *(len(row.objective) for row in self.rows))
+        head = (
+            f"{'objective':{width}} {'K':>5} {'group':5} {'SNR':>8} {'95% interval':>19} "
+            f"{'variance':>9} {'bias, rms':>10} {'its error':>10} {'max |z|':>8} {'ms/step':>8} "
+            f"{'decoder':>7}  verdict"
+        )
+        return [head, *(f"{row.objective:{width}} {_cells(row)}" for row in self.rows)]
+
+    def _slope_lines(self) -> list[str]:
+        if not self.slopes:
+            return []
+        width = max(len(objective) for objective, _ in self.slopes)
+        head = (
+            f"{'slope of log SNR against log K':{width + 6}} {'error':>7} {'interval':>16}   "
+            f"{'theory':7}"
+        )
+        lines = [head]
+        for (objective, group), slope in self.slopes.items():
+            low, high = self.slope_interval(objective, group)
+            particles = ",".join(map(str, slope.particles))
+            lines.append(
+                f"{objective:{width}} {group:5} {slope.slope:+11.3f} {slope.error:>7.3f} "
+                f"[{low:+.3f}, {high:+.3f}]   {self._theory(objective, group)}  K = {particles}"
+            )
+        return [*lines, *_SLOPE_NOTES, ""]
+
+    def _theory(self, objective: str, group: Group) -> str:
+        agrees = self.agrees(objective, group)
+        if agrees is None:
+            return f"{'none':22}"
+        words = "inside" if agrees else "OUTSIDE"
+        return f"{self.expected_slopes[objective, group]:+.1f}, {words:16}"
+
+    def _notes(self) -> list[str]:
+        counts = sorted({row.replicates for row in self.rows})
+        coordinates = {row.group: row.coordinates for row in self.rows}
+        listed = ", ".join(f"{count} of {group}" for group, count in coordinates.items())
+        notes = [
+            f"N = {self.num_data} data, {' or '.join(map(str, counts))} replicates, coordinates: "
+            f"{listed}.",
+            "SNR: median over coordinates of |mean| / standard deviation. Bias: against the "
+            "gradient of the reported bound's expectation,",
+            f"found if a |z| exceeds {self.limit:.2f} (any false alarm in the table: "
+            f"{self.false_alarm:g}). Decoder: evaluations per datum and step.",
+        ]
+        if self.shared:
+            notes.append(f"In both groups, with one gradient: {', '.join(self.shared)}.")
+        return notes
+
+
+def slopes_of(rows: tuple[GroupGradient, ...]) -> dict[tuple[str, Group], Slope]:
+    """The slope of every objective and group that has one."""
+    curves: dict[tuple[str, Group], dict[int, Interval]] = {}
+    for row in rows:
+        curve = curves.setdefault((row.objective, row.group), {})
+        curve[row.num_particles] = row.signal_to_noise
+    fitted = {key: fit_slope(curve) for key, curve in curves.items()}
+    return {key: slope for key, slope in fitted.items() if slope is not None}
+
+
+def _cells(row: GroupGradient) -> str:
+    ratio, bias = row.signal_to_noise, row.bias
+    interval = f"[{ratio.low:.3g}, {ratio.high:.3g}]" if math.isfinite(ratio.value) else "-"
+    value = f"{ratio.value:.3g}" if math.isfinite(ratio.value) else "-"
+    return (
+        f"{row.num_particles:>5} {row.group:5} {value:>8} {interval:>19} "
+        f"{row.variance.value:>9.3g} {bias.rms:>10.2g} {bias.rms_error:>10.2g} "
+        f"{abs(bias.largest_z):>8.2f} {1e3 * row.seconds:>8.2f} {row.decoder_evaluations:>7}  "
+        f"{row.verdict}"
+    )
+
+
+def _column(name: str, part: str) -> str:
+    """``bias`` and ``rms`` -> ``bias_rms``; the value of an interval has the plain name."""
+    return name if part in ("", "value") else f"{name}_{part}"
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _plain_value(value) for name, value in values.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _plain(value)
+    if isinstance(value, list | tuple):
+        return [_plain_value(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
