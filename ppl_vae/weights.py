@@ -99,6 +99,40 @@ class RunningWeights:
         self._max = new_max
         self.num_particles += log_weight.shape[0]
 
+    def merged(self, other: "RunningWeights") -> "RunningWeights":
+        """The sums over the particles of both, of the same data."""
+        shift, total, squares = self._totals()
+        other_shift, other_total, other_squares = other._totals()
+        new_max = torch.maximum(shift, other_shift)
+        safe = torch.where(new_max.isfinite(), new_max, torch.zeros_like(new_max))
+        ours, theirs = torch.exp(shift - safe), torch.exp(other_shift - safe)
+        return RunningWeights._of(
+            self.num_particles + other.num_particles,
+            new_max,
+            total * ours + other_total * theirs,
+            squares * ours**2 + other_squares * theirs**2,
+        )
+
+    def rows(self, chosen: Tensor) -> "RunningWeights":
+        """The sums of some of the data."""
+        shift, total, squares = self._totals()
+        return RunningWeights._of(self.num_particles, shift[chosen], total[chosen], squares[chosen])
+
+    @classmethod
+    def side_by_side(cls, parts: list["RunningWeights"]) -> "RunningWeights":
+        """The sums of the data of all parts, in order; all over as many particles."""
+        shift, total, squares = (
+            torch.cat(values) for values in zip(*(part._totals() for part in parts), strict=True)
+        )
+        return cls._of(parts[0].num_particles, shift, total, squares)
+
+    @classmethod
+    def _of(cls, count: int, shift: Tensor, total: Tensor, squares: Tensor) -> "RunningWeights":
+        made = cls()
+        made.num_particles, made._max = count, shift
+        made._sum, made._sum_of_squares = total, squares
+        return made
+
     def _totals(self) -> tuple[Tensor, Tensor, Tensor]:
         if self._max is None:
             raise ValueError("RunningWeights has seen no weights: call add first.")

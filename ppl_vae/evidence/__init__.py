@@ -1,6 +1,27 @@
 """Estimators of log p(x), each with its standard error."""
 
+from ppl_vae.evidence.adaptive import AdaptiveSampling
+from ppl_vae.evidence.defensive import DefensiveSampling
 from ppl_vae.evidence.importance_sampling import ImportanceSampling
-from ppl_vae.evidence.result import Evidence, PairedDifference, paired_difference
+from ppl_vae.evidence.jackknife import Jackknife
+from ppl_vae.evidence.psis import ParetoSmoothed
+from ppl_vae.evidence.result import (
+    Evidence,
+    PairedDifference,
+    bits_per_dimension,
+    paired_difference,
+)
+from ppl_vae.evidence.sumo import SUMO
 
-__all__ = ["Evidence", "ImportanceSampling", "PairedDifference", "paired_difference"]
+__all__ = [
+    "SUMO",
+    "AdaptiveSampling",
+    "DefensiveSampling",
+    "Evidence",
+    "ImportanceSampling",
+    "Jackknife",
+    "PairedDifference",
+    "ParetoSmoothed",
+    "bits_per_dimension",
+    "paired_difference",
+]

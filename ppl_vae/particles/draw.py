@@ -1,5 +1,6 @@
 """Running a guide and a model together, and a model by itself."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.particles.particles import Particles, Simulation
-from ppl_vae.particles.sites import Program, assemble, log_densities, run
+from ppl_vae.particles.sites import Program, SiteRun, assemble, log_densities, run
 
 Graph = Literal["path", "split", "score"]
 """How draws and densities hang together in the autograd graph.
@@ -47,8 +48,8 @@ def draw_particles(
 
     Raises:
         ValueError: If a site stands outside the data plate or is to be enumerated, the guide
-            misses a latent or has one too many, scales differ between sites, or a log-density is
-            not finite. Names the site.
+            misses a latent or has one too many, scales differ between sites, a log-density is not
+            finite, or a guide to be split gives other densities when run again. Names the site.
     """
     if num_particles < 1:
         raise ValueError(f"num_particles must be 1 or more, got {num_particles}.")
@@ -59,12 +60,41 @@ def draw_particles(
         paths, latents = latents, {name: _leaf(value) for name, value in latents.items()}
         # A lone site's distribution depends on no latent: its density needs no second run.
         alone = len(latents) == 1
-        drawn = drawn.at(latents) if alone else run(guide, x, *plate, latents, drawn.subsamples)
+        first = drawn
+        drawn = first.at(latents) if alone else run(guide, x, *plate, latents, first.subsamples)
+        if check_finite and not alone:
+            _require_same(first, drawn, max_plate_nesting + 1)
     modelled = run(model, x, *plate, latents, drawn.subsamples)
     particles = assemble(modelled, drawn, max_plate_nesting + 1, paths)
     if check_finite:
         particles.require_finite()
     return particles
+
+
+def evaluate_particles(
+    model: Program,
+    guide: Program,
+    x: Float[Tensor, "batch *event"],
+    latents: Mapping[str, Tensor],
+    *,
+    max_plate_nesting: int = 1,
+) -> Particles:
+    """The particles that given latents are, wherever they were drawn.
+
+    Args:
+        model: As for :func:`draw_particles`.
+        guide: As for :func:`draw_particles`.
+        x: A batch, shape ``(batch, *event)``.
+        latents: Site name to values, shape ``(particles, batch, *event)``.
+        max_plate_nesting: As for :func:`draw_particles`.
+
+    Raises:
+        ValueError: As :func:`draw_particles`.
+    """
+    count = len(next(iter(latents.values())))
+    guided = run(guide, x, count, max_plate_nesting, latents)
+    modelled = run(model, x, count, max_plate_nesting, latents, guided.subsamples)
+    return assemble(modelled, guided, max_plate_nesting + 1)
 
 
 def simulate(
@@ -111,6 +141,18 @@ def simulate(
     guided = run(guide, rows, 1, max_plate_nesting, latents)
     densities = log_densities(guided, max_plate_nesting + 1).values()
     return Simulation(drawn.latents, sum(densities, torch.zeros(())).reshape(num_particles, len(x)))
+
+
+def _require_same(first: SiteRun, second: SiteRun, num_dims: int) -> None:
+    """The densities at leaves must be those of the distributions that the draws are from."""
+    again = log_densities(second, num_dims)
+    for name, value in log_densities(first, num_dims).items():
+        if not torch.allclose(value, again[name], rtol=1e-4, atol=1e-4, equal_nan=True):
+            raise ValueError(
+                f"guide site {name!r} has another density when the guide is run again on its own "
+                "draws: randomness besides its sample sites, such as dropout, cannot be split by "
+                "this objective; switch it off in the guide, or use elbo:K or iwae:K."
+            )
 
 
 def _leaf(value: Tensor) -> Tensor:

@@ -141,6 +141,7 @@ class TrainingRun:
         estimate = ImportanceSampling(
             self.settings.validation_particles,
             max_plate_nesting=int(self.objective.max_plate_nesting),
+            tails=False,
         )
         return estimate(self.model, self.guide, self.valid, seed=seed)
 
