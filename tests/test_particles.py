@@ -294,6 +294,36 @@ class TestGraphs:
         expected = normal(X[calls[0], :2]).log_prob(a) + normal(a).log_prob(b)
         torch.testing.assert_close(particles.log_proposal, expected)
 
+    @pytest.mark.parametrize("training", [True, False])
+    def test_dropout_in_a_guide_of_several_sites_cannot_be_split(self, training):
+        """The second run would have another mask, and its densities would not be of the draws."""
+        dropout = torch.nn.Dropout().train(training)
+        model, _ = hierarchy(leaves())
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                v = pyro.sample("v", normal(dropout(1 + x[:, :2])))
+                pyro.sample("u", normal(v))
+
+        draw_particles(model, guide, X, 4)
+        if not training:
+            draw_particles(model, guide, X, 4, graph="split")
+            return
+        with pytest.raises(ValueError, match=r"guide site 'v' has another density .* dropout"):
+            draw_particles(model, guide, X, 4, graph="split")
+
+    def test_dropout_in_a_guide_of_one_site_can_be_split(self):
+        """Its distribution is not made again."""
+        dropout = torch.nn.Dropout()
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", normal(dropout(1 + x[:, :2]), 0.5))
+
+        particles = draw_particles(z_model, guide, X, 4, graph="split")
+        own = particles.guide["z"].log_prob(particles.paths["z"])
+        torch.testing.assert_close(particles.log_guide["z"], own)
+
 
 class TestEnumeration:
     @pytest.mark.parametrize("where", ["model", "guide"])
