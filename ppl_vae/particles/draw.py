@@ -1,5 +1,6 @@
 """Running a guide and a model together, and a model by itself."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -68,6 +69,32 @@ def draw_particles(
     if check_finite:
         particles.require_finite()
     return particles
+
+
+def evaluate_particles(
+    model: Program,
+    guide: Program,
+    x: Float[Tensor, "batch *event"],
+    latents: Mapping[str, Tensor],
+    *,
+    max_plate_nesting: int = 1,
+) -> Particles:
+    """The particles that given latents are, wherever they were drawn.
+
+    Args:
+        model: As for :func:`draw_particles`.
+        guide: As for :func:`draw_particles`.
+        x: A batch, shape ``(batch, *event)``.
+        latents: Site name to values, shape ``(particles, batch, *event)``.
+        max_plate_nesting: As for :func:`draw_particles`.
+
+    Raises:
+        ValueError: As :func:`draw_particles`.
+    """
+    count = len(next(iter(latents.values())))
+    guided = run(guide, x, count, max_plate_nesting, latents)
+    modelled = run(model, x, count, max_plate_nesting, latents, guided.subsamples)
+    return assemble(modelled, guided, max_plate_nesting + 1)
 
 
 def simulate(
