@@ -6,7 +6,7 @@ import pytest
 import torch
 from programs import LinearChain, binary_data, binary_vae
 from pyro import poutine
-from pyro.distributions import constraints
+from pyro.distributions import constraints, transforms
 from pyro.infer import config_enumerate
 from significance import mean_of
 
@@ -311,6 +311,18 @@ class TestGraphs:
             return
         with pytest.raises(ValueError, match=r"guide site 'v' has another density .* dropout"):
             draw_particles(model, guide, X, 4, graph="split")
+
+    def test_a_flow_without_an_inverse_has_densities_of_its_own_draws_alone(self):
+        flow = transforms.Planar(2)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.TransformedDistribution(normal(x[:, :2]), [flow]))
+
+        draw_particles(z_model, guide, X, 4)
+        for graph in ("split", "score"):
+            with pytest.raises(ValueError, match="site 'z' has no density at given values"):
+                draw_particles(z_model, guide, X, 4, graph=graph)
 
     def test_dropout_in_a_guide_of_one_site_can_be_split(self):
         """Its distribution is not made again."""

@@ -207,7 +207,14 @@ def _plate_size(site: Site, dim: int) -> int | None:
 
 def _log_density(site: Site, num_dims: int) -> Float[Tensor, "particles batch"]:
     """The site's unscaled, masked log-density, dimensions between particles and data summed."""
-    log_density: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+    try:
+        log_density: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+    except (KeyError, NotImplementedError) as error:
+        raise ValueError(
+            f"site {site['name']!r} has no density at given values ({error}): a flow without an "
+            "inverse has that of its own draws alone; give it an inverse, or, if it is the "
+            "guide's, use an objective that keeps the draws as they are, such as elbo:K or iwae:K."
+        ) from error
     ends = _plate_size(site, dim=-num_dims), _data_plate_size(site)
     if log_density.dim() != num_dims or (log_density.shape[0], log_density.shape[-1]) != ends:
         raise ValueError(
