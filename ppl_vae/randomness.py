@@ -28,7 +28,9 @@ def derive_seed(seed: int, *path: int) -> int:
     """
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}.")
-    sequence = np.random.SeedSequence([seed, *(int(part) for part in path)])
+    # The length, because a seed sequence takes no notice of zeros at the end of what it is given:
+    # (TRAINING,) and (TRAINING, 0) would be one stream.
+    sequence = np.random.SeedSequence([seed, len(path), *(int(part) for part in path)])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -9,8 +9,8 @@ from ppl_vae.randomness import Stream, derive_seed, generator, seeded
 
 def test_seeds_are_the_same_on_every_machine():
     # NumPy promises SeedSequence's output for good: these values may never change.
-    assert derive_seed(0, Stream.TRAINING) == 8597659618385908031
-    assert derive_seed(7, Stream.DATA_ORDER, 3) == 7964965305340474863
+    assert derive_seed(0, Stream.TRAINING) == 1535930435702422785
+    assert derive_seed(7, Stream.DATA_ORDER, 3) == 3054083959148606292
 
 
 def test_streams_differ():
@@ -19,6 +19,11 @@ def test_streams_differ():
     }
     assert len(seeds) == 20 * len(Stream) * 20
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_zeros_at_the_end_of_a_path_count():
+    paths = [(), (0,), (0, 0), (Stream.TRAINING,), (Stream.TRAINING, 0), (Stream.TRAINING, 0, 0)]
+    assert len({derive_seed(3, *path) for path in paths}) == len(paths)
 
 
 def test_negative_seed():

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
@@ -16,21 +16,29 @@ from ppl_vae.particles import Program
 from ppl_vae.randomness import Stream, derive_seed
 from ppl_vae.weights import RunningWeights
 
+_MARGIN = 1.2
+"""More draws than the pilot asks for, which is itself uncertain."""
+_FAR = 1.5
+"""Times the target: stopping exactly at it would again stop by the draws that count."""
+
 
 @final
 @dataclass(frozen=True)
 class AdaptiveSampling:
     """Importance sampling with as many draws of each datum as its standard error asks for.
 
-    Every datum gets ``first`` draws; those whose standard error is above the target, or whose
-    effective sample size is too small for the error to be believed, get as many again as they have,
-    until they are below it or have ``most``. Stopping by the draws themselves makes the estimate
-    consistent rather than a strict bound in expectation: data that look settled early are left
-    early. Costs as many decoder evaluations as are drawn.
+    A pilot of ``first`` draws says how many each datum needs: the relative variance of its weights
+    over the target squared. The pilot is then thrown away, because an estimate that stops by its
+    own draws stops early where they happen to look settled, and is low there. The draws that count
+    grow by halves until a datum has what it needs, and a fifth more for the pilot's own noise; only
+    one that then misses the target by far, or whose effective sample size is too small for its
+    error to be believed, goes on, up to ``most``. What is left of the dependence makes the estimate
+    consistent rather than a strict bound in expectation. Costs as many decoder evaluations as are
+    drawn, the pilot's included.
 
     Args:
         target: Standard error wanted of each log p(x_i), in nats.
-        first: Draws of every datum.
+        first: Draws of every datum in the pilot, and the least that count.
         most: Draws of a datum at which it is given up.
         least_effective: Effective samples below which a standard error is not believed.
         rows: Particles times data decoded at once; by default what suits the device.
@@ -73,17 +81,20 @@ class AdaptiveSampling:
         if len(x) == 0:
             raise ValueError("x holds no data: log p(x) needs at least one datum.")
         start = time.perf_counter()
+        pilot = self._draw(model, guide, x, self.first, "pilot", device, seed)
+        wanted = self._wanted(pilot)
         active, drawn = torch.arange(len(x)), 0
         sums: RunningWeights | None = None
         final: list[tuple[Tensor, Evidence]] = []
         bar = tqdm(total=len(x), desc="log p(x)", disable=None if progress else True)
         with bar:
             while len(active):
-                size = self.first if drawn == 0 else min(drawn, self.most - drawn)
+                size = min(max(self.first, drawn // 2), self.most - drawn)
                 fresh = self._draw(model, guide, x[active], size, drawn, device, seed)
                 sums = fresh if sums is None else sums.merged(fresh)
                 drawn += size
-                done = self._done(sums, drawn)
+                done = self._done(sums, drawn) & (wanted[active] <= drawn)
+                done |= drawn >= self.most
                 final.append((active[done], self._evidence(sums.rows(done), drawn)))
                 active, sums = active[~done], sums.rows(~done)
                 bar.update(int(done.sum()))
@@ -91,13 +102,18 @@ class AdaptiveSampling:
         together = concatenate([part for _, part in final])
         return replace(_reordered(together, order), seconds=time.perf_counter() - start)
 
+    def _wanted(self, pilot: RunningWeights) -> Tensor:
+        """Draws that each datum needs, by the relative variance of its weights in the pilot."""
+        needed = _MARGIN * self.first * (pilot.standard_error / self.target).square()
+        return needed.nan_to_num(nan=float(self.most)).clamp(max=self.most)
+
     def _draw(
         self,
         model: Program,
         guide: Program,
         x: Tensor,
         size: int,
-        drawn: int,
+        stage: int | Literal["pilot"],
         device: torch.device | str | None,
         seed: int | None,
     ) -> RunningWeights:
@@ -111,15 +127,15 @@ class AdaptiveSampling:
             found.append(weights)
             return self._evidence(weights, size)
 
-        own = None if seed is None else derive_seed(seed, Stream.EVALUATION, drawn)
+        path = () if stage == "pilot" else (stage,)
+        own = None if seed is None else derive_seed(seed, Stream.EVALUATION, *path)
         work = Chunking(size, None, self.rows, self.max_plate_nesting)
         work.run(estimate, model, guide, x, device=device, seed=own, progress=False)
         return RunningWeights.side_by_side(found)
 
     def _done(self, sums: RunningWeights, drawn: int) -> Tensor:
         known = sums.effective_sample_size >= min(self.least_effective, 0.5 * drawn)
-        settled = (sums.standard_error <= self.target) & known
-        return settled | torch.full_like(settled, drawn >= self.most)
+        return (sums.standard_error <= _FAR * self.target) & known
 
     def _evidence(self, sums: RunningWeights, drawn: int) -> Evidence:
         log_mean = sums.log_mean
@@ -131,7 +147,7 @@ class AdaptiveSampling:
             direction="consistent",
             method=f"importance sampling to a standard error of {self.target:g}",
             seconds=0.0,
-            evaluations=torch.full_like(log_mean, float(drawn)),
+            evaluations=torch.full_like(log_mean, float(drawn + self.first)),
             advice=ADVICE,
         )
 
