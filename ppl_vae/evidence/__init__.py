@@ -1,6 +1,7 @@
 """Estimators of log p(x), each with its standard error."""
 
 from ppl_vae.evidence.adaptive import AdaptiveSampling
+from ppl_vae.evidence.annealing import AnnealedImportanceSampling
 from ppl_vae.evidence.defensive import DefensiveSampling
 from ppl_vae.evidence.importance_sampling import ImportanceSampling
 from ppl_vae.evidence.jackknife import Jackknife
@@ -16,6 +17,7 @@ from ppl_vae.evidence.sumo import SUMO
 __all__ = [
     "SUMO",
     "AdaptiveSampling",
+    "AnnealedImportanceSampling",
     "DefensiveSampling",
     "Evidence",
     "ImportanceSampling",

@@ -5,13 +5,16 @@ objective, estimator and diagnostic is a function of the :class:`Particles` it r
 """
 
 from ppl_vae.particles.cross import cross_log_guide
-from ppl_vae.particles.draw import Graph, draw_particles, simulate
+from ppl_vae.particles.density import LatentDensity, LogDensities, simulate_data
+from ppl_vae.particles.draw import Graph, draw_particles, evaluate_particles, simulate
 from ppl_vae.particles.offsets import Offset, OffsetGuide, zero_offsets
 from ppl_vae.particles.particles import Particles, Simulation
 from ppl_vae.particles.sites import Program
 
 __all__ = [
     "Graph",
+    "LatentDensity",
+    "LogDensities",
     "Offset",
     "OffsetGuide",
     "Particles",
@@ -19,6 +22,8 @@ __all__ = [
     "Simulation",
     "cross_log_guide",
     "draw_particles",
+    "evaluate_particles",
     "simulate",
+    "simulate_data",
     "zero_offsets",
 ]

@@ -1,0 +1,269 @@
+"""Log-densities as functions of unconstrained latents, for methods that move along gradients."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Size, Tensor
+from torch.distributions import biject_to, constraints
+from torch.distributions.transforms import ComposeTransform
+
+from ppl_vae.particles.draw import draw_particles
+from ppl_vae.particles.sites import Program, SiteRun, log_densities, run
+
+
+class LogDensities(NamedTuple):
+    """What :class:`LatentDensity` says of positions u, each of shape (chains, batch), in nats.
+
+    Attributes:
+        prior: ``log p(z(u)) + log |dz/du|``.
+        likelihood: ``log p(x|z(u))``.
+        guide: ``log q(z(u)|x) + log |dz/du|``.
+    """
+
+    prior: Float[Tensor, "chains batch"]
+    likelihood: Float[Tensor, "chains batch"]
+    guide: Float[Tensor, "chains batch"]
+
+
+@final
+class LatentDensity:
+    """``log p(z), log p(x|z), log q(z|x)`` as functions of unconstrained u, for a batch x.
+
+    All latent sites of a datum stand side by side in one vector u, each mapped to the support of
+    its prior by ``biject_to``; the densities of z are taken per unit volume of u, so that they
+    integrate to 1 over u. Chains and data do not touch: the gradient of a sum over all of them
+    holds the gradient of each.
+
+    Args:
+        model: Pyro model with its data plate at dim -1.
+        guide: Pyro guide over the same latents.
+        x: The batch, shape ``(batch, *event)``.
+        num_chains: Positions held for each datum at once.
+        max_plate_nesting: Plate dimensions the programs use, the data plate included.
+
+    Raises:
+        ValueError: If a latent is discrete, has a support that depends on other latents, or one
+            that the guide does not share, or if a plate subsamples; names the site. As
+            :func:`~ppl_vae.particles.draw_particles` otherwise.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        x: Float[Tensor, "batch *event"],
+        num_chains: int,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        self._model, self._guide, self._x = model, guide, x
+        self.num_chains, self._nesting = num_chains, max_plate_nesting
+        # Once with validation on, so that data outside a support are reported here.
+        with torch.no_grad():
+            particles = draw_particles(
+                model, guide, x, num_chains, max_plate_nesting=max_plate_nesting
+            )
+            self._sites = {
+                name: _LatentSite.of(name, prior, particles.latents[name], max_plate_nesting)
+                for name, prior in particles.prior.items()
+            }
+            self._check_guide(particles.guide)
+            with pyro.validation_enabled(False):
+                self._drawn = self._run(guide)
+                self._check_model(self._run(model, self._drawn.latents))
+        self.dim = sum(site.size for site in self._sites.values())
+
+    def __call__(self, u: Float[Tensor, "chains batch dim"]) -> LogDensities:
+        """All three log-densities; differentiable in u."""
+        latents, log_volume = self._unpack(u)
+        with pyro.validation_enabled(False):
+            log_guide = log_densities(self._guided(latents), self._nesting + 1)
+        guide = _total([*log_guide.values(), *log_volume])
+        return LogDensities(*self._of_model(latents, log_volume), guide)
+
+    def of_model(
+        self, u: Float[Tensor, "chains batch dim"]
+    ) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, "chains batch"]]:
+        """Prior and likelihood alone; the guide does not run."""
+        return self._of_model(*self._unpack(u))
+
+    def _of_model(
+        self, latents: Mapping[str, Tensor], log_volume: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        with pyro.validation_enabled(False):
+            modelled = self._run(self._model, latents)
+            log_density = log_densities(modelled, self._nesting + 1)
+        prior = [log_density[name] for name in modelled.latents]
+        likelihood = [log_density[name] for name in modelled.observed]
+        return _total(prior + log_volume), _total(likelihood)
+
+    def unpack(self, u: Float[Tensor, "chains batch dim"]) -> dict[str, Tensor]:
+        """Site name to latents as the programs have them, from positions."""
+        return self._unpack(u)[0]
+
+    def pack(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "chains batch dim"]:
+        """Positions, from site name to latents of shape ``(chains, *plates, batch, *event)``."""
+        return torch.cat([site.free(latents[name]) for name, site in self._sites.items()], -1)
+
+    def draw_guide(self) -> Float[Tensor, "chains batch dim"]:
+        """Positions of draws z ~ q(z|x)."""
+        with torch.no_grad():
+            return self.pack(self._run(self._guide).latents)
+
+    def draw_prior(self) -> Float[Tensor, "chains batch dim"]:
+        """Positions of draws z ~ p(z)."""
+        with torch.no_grad():
+            return self.pack(self._run(self._model, simulated=True).latents)
+
+    def _run(
+        self,
+        program: Program,
+        latents: Mapping[str, Tensor] | None = None,
+        *,
+        simulated: bool = False,
+    ) -> SiteRun:
+        return run(program, self._x, self.num_chains, self._nesting, latents, simulated=simulated)
+
+    def _guided(self, latents: Mapping[str, Tensor]) -> SiteRun:
+        # A lone site's distribution depends on no latent: the encoder need not run again.
+        if len(self._sites) == 1:
+            return self._drawn.at(latents)
+        return self._run(self._guide, latents)
+
+    def _unpack(self, u: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Latents, and log-volumes of the sites whose support is not the whole space."""
+        parts = u.split([site.size for site in self._sites.values()], -1)
+        latents, log_volumes = {}, []
+        for (name, site), part in zip(self._sites.items(), parts, strict=True):
+            latents[name], log_volume = site.constrained(part)
+            if log_volume is not None:
+                log_volumes.append(log_volume)
+        return latents, log_volumes
+
+    def _check_guide(self, guides: Mapping[str, Any]) -> None:
+        for name, site in self._sites.items():
+            if not _alike(_bijection(guides[name].support), site.transform):
+                raise ValueError(
+                    f"guide site {name!r} has support {guides[name].support}, the prior has another"
+                    " one: annealing needs a guide on the prior's support; transform its draws."
+                )
+
+    def _check_model(self, modelled: SiteRun) -> None:
+        for name in [*self._drawn.subsamples, *modelled.subsamples]:
+            raise ValueError(
+                f"plate {name!r} subsamples: log p(x) is of every datum, so take all its rows."
+            )
+        for name, site in self._sites.items():
+            if not _alike(_bijection(modelled.sites[name]["fn"].support), site.transform):
+                raise ValueError(
+                    f"the support of latent site {name!r} changes from draw to draw: sample it on "
+                    "a fixed support and transform it in the model."
+                )
+
+
+def simulate_data(
+    model: Program, x: Float[Tensor, "batch *event"], *, max_plate_nesting: int = 1
+) -> tuple[dict[str, Tensor], Float[Tensor, "batch *event"]]:
+    """Draw (z, x) ~ p, one pair for each row of x, which is seen for its shape only.
+
+    Args:
+        model: Pyro model with its data plate at dim -1.
+        x: Anything of the shape and type of the data.
+        max_plate_nesting: Plate dimensions the model uses, the data plate included.
+
+    Returns:
+        Site name to latents, shape ``(1, *plates, batch, *event)``, and the data.
+
+    Raises:
+        ValueError: If the model does not observe exactly one site of the shape of x.
+    """
+    with torch.no_grad():
+        drawn = run(model, x, 1, max_plate_nesting, simulated=True)
+    shapes = {name: tuple(value.shape) for name, value in drawn.observed.items()}
+    if len(shapes) != 1 or next(iter(shapes.values()))[max_plate_nesting:] != tuple(x.shape):
+        raise ValueError(
+            f"data can be simulated only if the model observes one site of the shape of x, "
+            f"{tuple(x.shape)}; it observes {shapes} (after a dimension of one draw)."
+        )
+    (fantasies,) = drawn.observed.values()
+    return drawn.latents, fantasies.reshape(x.shape)
+
+
+@final
+@dataclass(frozen=True)
+class _LatentSite:
+    """How one latent site's values stand in u.
+
+    Attributes:
+        transform: From the whole space onto the support; None where that is the same.
+        shape: Of the unconstrained values, the batch in front: ``(chains, batch, ...)``.
+        data_dim: Where the programs have the batch.
+    """
+
+    transform: Any
+    shape: Size
+    data_dim: int
+
+    @classmethod
+    def of(cls, name: str, prior: Any, value: Tensor, data_dim: int) -> "_LatentSite":
+        if prior.support.is_discrete:
+            raise ValueError(
+                f"latent site {name!r} is discrete, and annealing moves along gradients: estimate "
+                "log p(x) by ImportanceSampling, or sum the site out by enumeration."
+            )
+        transform = _bijection(prior.support)
+        free = value if transform is None else transform.inv(value)
+        return cls(transform, free.movedim(data_dim, 1).shape, data_dim)
+
+    @property
+    def size(self) -> int:
+        """Unconstrained dimensions of one datum."""
+        return self.shape[2:].numel()
+
+    def free(self, value: Tensor) -> Tensor:
+        """``(chains, *plates, batch, *event)`` -> ``(chains, batch, size)``, unconstrained."""
+        value = value if self.transform is None else self.transform.inv(value)
+        return value.movedim(self.data_dim, 1).reshape(*self.shape[:2], -1)
+
+    def constrained(self, free: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The reverse, with log |dz/du| where it is not 0."""
+        free = free.reshape(self.shape).movedim(1, self.data_dim)
+        if self.transform is None:
+            return free, None
+        value = self.transform(free)
+        log_volume = self.transform.log_abs_det_jacobian(free, value)
+        return value, log_volume.movedim(self.data_dim, 1).reshape(*self.shape[:2], -1).sum(-1)
+
+
+def _bijection(support: Any) -> Any:
+    """``biject_to(support)``, or None for the whole space."""
+    return None if _core(support) is constraints.real else biject_to(support)
+
+
+def _core(support: Any) -> Any:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two bijections are the same; torch compares most kinds, but not inside events."""
+    if hasattr(a, "base_transform") and hasattr(b, "base_transform"):
+        return _alike(a.base_transform, b.base_transform)
+    if isinstance(a, ComposeTransform) and isinstance(b, ComposeTransform):
+        pairs = zip(a.parts, b.parts, strict=False)
+        return len(a.parts) == len(b.parts) and all(_alike(*pair) for pair in pairs)
+    # A kind without a comparison of its own has no parameters to differ in.
+    return type(a) is type(b) and ("__eq__" not in _methods(type(a)) or bool(a == b))
+
+
+def _methods(kind: type) -> set[str]:
+    return {name for base in kind.__mro__[:-1] for name in vars(base)}
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    first, *others = parts
+    return sum(others, first)
