@@ -1,6 +1,7 @@
 """Training: steps, the fitting loop, checkpoints."""
 
-from ppl_vae.training.alternating import AggressiveStep, AlternatingStep
+from ppl_vae.training.aggressive import AggressiveStep
+from ppl_vae.training.alternating import AlternatingStep
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters
 from ppl_vae.training.fit import FitResult, fit
 from ppl_vae.training.history import EpochRecord, History

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import final
 
-from ppl_vae.training.alternating import AggressiveStep, AlternatingStep
+from ppl_vae.training.aggressive import AggressiveStep
+from ppl_vae.training.alternating import AlternatingStep
 from ppl_vae.training.semi_amortised import SemiAmortisedStep
 from ppl_vae.training.step import Step, SVIStep, TorchStep
 
