@@ -13,6 +13,9 @@ from ppl_vae.priors import StandardNormal
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.vae import VAE
 
+_WEIGHT_ROUNDING = 1e-4
+"""By how much the sum of mixture weights in single precision may differ from 1."""
+
 
 @final
 class LinearGaussian(nn.Module):
@@ -90,14 +93,42 @@ class LinearGaussian(nn.Module):
 
     def log_evidence(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
         """Exact log p(x) per datum, in nats."""
-        # Woodbury and the determinant lemma: features^2 never appears.
-        centred = (x - self.bias) / self.noise_scale
-        explained = (self._posterior_mean(x) * (centred @ self.weight)).sum(-1) / self.noise_scale
-        quadratic = centred.square().sum(-1) - explained
-        log_det = torch.logdet(self.posterior_precision)
-        features = self.weight.shape[0]
-        log_norm = features * math.log(2 * math.pi * self.noise_scale**2)
-        return -0.5 * (quadratic + log_det + log_norm)
+        return _log_marginal(x - self.bias, self.weight, self.noise_scale)
+
+    def mixture_log_evidence(
+        self,
+        x: Float[Tensor, "batch features"],
+        weights: Float[Tensor, " components"],
+        means: Float[Tensor, "components latent"],
+        covariances: Float[Tensor, "components latent *square"],
+    ) -> Float[Tensor, " batch"]:
+        """Exact log p(x) per datum, in nats, under a mixture of Gaussians as the prior.
+
+        ``log sum_c pi_c Normal(x; W m_c + b, W C_c W' + s^2 I)``. A VampPrior is such a mixture,
+        with the encoder's means and variances at the pseudo-inputs.
+
+        Args:
+            x: The data.
+            weights: pi, positive, with sum 1.
+            means: m_c, in latent space.
+            covariances: C_c as matrices, or the variances of diagonal ones.
+
+        Raises:
+            ValueError: If the weights are no probabilities.
+
+        References:
+            Tomczak and Welling, 2018, VAE with a VampPrior.
+        """
+        if bool((weights < 0).any()) or abs(weights.sum().item() - 1) > _WEIGHT_ROUNDING:
+            raise ValueError(
+                f"mixture weights must be 0 or more with sum 1, got sum {weights.sum().item():.6g}."
+            )
+        diagonal = covariances.dim() == means.dim()
+        # A component is the standard normal prior of a decoder that stretches and shifts first.
+        factor = covariances.sqrt().diag_embed() if diagonal else torch.linalg.cholesky(covariances)
+        centred = x - self.bias - functional.linear(means, self.weight).unsqueeze(1)
+        by_component = _log_marginal(centred, self.weight @ factor, self.noise_scale)
+        return torch.logsumexp(weights.log().unsqueeze(-1) + by_component, 0)
 
     def mean_field_gap(self) -> Float[Tensor, ""]:
         """Gap log p(x) - ELBO of the best diagonal guide: 0.5 (log det diag(M) - log det M)."""
@@ -117,3 +148,19 @@ class LinearGaussian(nn.Module):
         with seeded(seed, Stream.SAMPLING), torch.no_grad():
             x: Tensor = self.decoder(self.prior().sample((num_data,))).sample()
         return x
+
+
+def _log_marginal(
+    centred: Float[Tensor, "*components batch features"],
+    weight: Float[Tensor, "*components features latent"],
+    noise_scale: float,
+) -> Float[Tensor, "*components batch"]:
+    """``log Normal(x; 0, W W' + s^2 I)``."""
+    # Woodbury and the determinant lemma: features^2 never appears.
+    scaled, weight = centred / noise_scale, weight / noise_scale
+    identity = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
+    precision, projected = identity + weight.mT @ weight, scaled @ weight
+    explained = (torch.linalg.solve(precision, projected.mT).mT * projected).sum(-1)
+    quadratic: Tensor = scaled.square().sum(-1) - explained
+    log_norm = weight.shape[-2] * math.log(2 * math.pi * noise_scale**2)
+    return -0.5 * (quadratic + torch.logdet(precision).unsqueeze(-1) + log_norm)

@@ -1,0 +1,172 @@
+"""log p(x, z) as a function of one unconstrained vector u per datum, all sites side by side."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from ppl_vae.particles import Particles, Program, simulate
+from ppl_vae.particles.sites import log_densities, run
+
+
+@final
+@dataclass(frozen=True)
+class SiteCoordinates:
+    """The part of u that one site is.
+
+    Attributes:
+        transform: From unconstrained values to the site's support.
+        shape: Of one datum's unconstrained value, ``(*plates, *event)``.
+        num_plates: Plates left of the data's.
+        dtype: Of the site's values.
+    """
+
+    transform: Any
+    shape: tuple[int, ...]
+    num_plates: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, name: str, value: Tensor, prior: Any, num_plates: int) -> "SiteCoordinates":
+        """The coordinates of a site of which a draw, ``(points, *plates, batch, *event)``, is seen.
+
+        Raises:
+            ValueError: If the site is discrete, or its support varies.
+        """
+        support = prior.support
+        if support.is_discrete:
+            raise ValueError(
+                f"latent site {name!r} is discrete, and quadrature integrates continuous ones: "
+                "take Enumeration()."
+            )
+        transform = biject_to(_fixed_support(name, support, prior.event_dim))
+        plates, event = value.shape[1 : 1 + num_plates], value.shape[2 + num_plates :]
+        shape = transform.inverse_shape(plates + event)
+        return cls(transform, tuple(shape), num_plates, value.dtype)
+
+    @property
+    def size(self) -> int:
+        """Numbers per datum."""
+        return math.prod(self.shape)
+
+    def constrain(self, u: Float[Tensor, "points batch size"]) -> tuple[Tensor, Tensor]:
+        """The site's value, ``(points, *plates, batch, *event)``, and log |dz/du|."""
+        rows = u.unflatten(-1, self.shape) if self.shape else u.squeeze(-1)
+        value = self.transform(rows)
+        log_jacobian = self.transform.log_abs_det_jacobian(rows, value)
+        log_jacobian = log_jacobian.reshape(*u.shape[:2], -1).sum(-1)
+        return value.movedim(1, 1 + self.num_plates).to(self.dtype), log_jacobian
+
+    def unconstrain(self, value: Tensor) -> Float[Tensor, "points batch size"]:
+        """The inverse of :meth:`constrain`, in double precision."""
+        rows = value.double().movedim(1 + self.num_plates, 1)
+        unconstrained: Tensor = self.transform.inv(rows).reshape(*rows.shape[:2], self.size)
+        return unconstrained
+
+
+@final
+@dataclass(frozen=True)
+class Joint:
+    """``log p(x, u) = log p(x, z(u)) + log |dz/du|`` of a Pyro model, in nats.
+
+    Attributes:
+        model: The Pyro model.
+        x: The data, shape ``(batch, *event)``.
+        sites: Site name to its part of u, in order.
+        max_plate_nesting: Plate dimensions the model uses.
+        rows: Points times data decoded at once where no gradient is taken.
+    """
+
+    model: Program
+    x: Float[Tensor, "batch *event"]
+    sites: Mapping[str, SiteCoordinates]
+    max_plate_nesting: int
+    rows: int
+
+    @classmethod
+    def of(
+        cls, model: Program, x: Tensor, particles: Particles, max_plate_nesting: int, rows: int
+    ) -> "Joint":
+        """The joint of a model of which particles have been drawn.
+
+        Raises:
+            ValueError: If a latent site is discrete, or has a support that varies; names it.
+        """
+        plates = max_plate_nesting - 1
+        sites = {
+            name: SiteCoordinates.of(name, value, particles.prior[name], plates)
+            for name, value in particles.latents.items()
+        }
+        return cls(model, x, sites, max_plate_nesting, rows)
+
+    @property
+    def dim(self) -> int:
+        """Latent dimensions of all sites together."""
+        return sum(site.size for site in self.sites.values())
+
+    @property
+    def epsilon(self) -> float:
+        """Relative rounding of the least precise site."""
+        return max(torch.finfo(site.dtype).eps for site in self.sites.values())
+
+    def __call__(
+        self, rows: Int[Tensor, " batch"], u: Float[Tensor, "points batch dim"]
+    ) -> Float[Tensor, "points batch"]:
+        """Log p(x_rows, u); -inf where the model gives no number."""
+        x = self.x[rows]
+        if u.requires_grad:
+            return self._evaluate(x, u)
+        parts = u.split(max(1, self.rows // len(x)))
+        return torch.cat([self._evaluate(x, part) for part in parts])
+
+    def _evaluate(self, x: Tensor, u: Tensor) -> Tensor:
+        latents, total = {}, u.new_zeros(u.shape[:2])
+        parts = u.split([site.size for site in self.sites.values()], -1)
+        for (name, site), part in zip(self.sites.items(), parts, strict=True):
+            latents[name], log_jacobian = site.constrain(part)
+            total = total + log_jacobian
+        modelled = run(self.model, x, len(u), self.max_plate_nesting, latents)
+        for log_density in log_densities(modelled, self.max_plate_nesting + 1).values():
+            total = total + log_density.double()
+        return total.nan_to_num(nan=-torch.inf)
+
+    def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "points batch dim"]:
+        """U of given draws of all sites."""
+        return torch.cat([site.unconstrain(latents[n]) for n, site in self.sites.items()], -1)
+
+    def prior_draws(self, count: int) -> Float[Tensor, "points batch dim"]:
+        """U of draws from the prior."""
+        drawn = simulate(self.model, None, self.x, count, max_plate_nesting=self.max_plate_nesting)
+        return self.unconstrain(drawn.latents)
+
+
+def _fixed_support(name: str, support: Any, event_dim: int) -> Any:
+    """The support with bounds that are the same for every draw and datum, or a refusal."""
+    if isinstance(support, constraints.independent):
+        base = _fixed_support(name, support.base_constraint, event_dim)
+        return constraints.independent(base, support.reinterpreted_batch_ndims)
+    if hasattr(support, "base_constraint"):  # a mixture's, which is its components'
+        return _fixed_support(name, support.base_constraint, event_dim)
+    bounds = [
+        _one_for_all(name, getattr(support, bound), event_dim)
+        for bound in ("lower_bound", "upper_bound")
+        if hasattr(support, bound)
+    ]
+    return type(support)(*bounds) if bounds else support
+
+
+def _one_for_all(name: str, bound: Any, event_dim: int) -> Any:
+    if not isinstance(bound, Tensor) or bound.dim() <= event_dim:
+        return bound
+    bounds = bound.detach().flatten(0, bound.dim() - event_dim - 1)
+    if not bool((bounds == bounds[0]).all()):
+        raise ValueError(
+            f"the support of latent site {name!r} varies with other latents or with the data: "
+            "write it as a transform of a latent of fixed support."
+        )
+    return bounds[0]
