@@ -3,6 +3,7 @@
 from ppl_vae.evidence.adaptive import AdaptiveSampling
 from ppl_vae.evidence.annealing import AnnealedImportanceSampling
 from ppl_vae.evidence.defensive import DefensiveSampling
+from ppl_vae.evidence.exact import Enumeration, Quadrature
 from ppl_vae.evidence.importance_sampling import ImportanceSampling
 from ppl_vae.evidence.jackknife import Jackknife
 from ppl_vae.evidence.psis import ParetoSmoothed
@@ -19,11 +20,13 @@ __all__ = [
     "AdaptiveSampling",
     "AnnealedImportanceSampling",
     "DefensiveSampling",
+    "Enumeration",
     "Evidence",
     "ImportanceSampling",
     "Jackknife",
     "PairedDifference",
     "ParetoSmoothed",
+    "Quadrature",
     "bits_per_dimension",
     "paired_difference",
 ]
