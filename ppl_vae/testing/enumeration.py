@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ppl_vae.objectives import Objective
 from ppl_vae.testing.comparison import Answer, same
-from ppl_vae.testing.draws import ascent, central_differences, given
+from ppl_vae.testing.draws import ascent, central_differences, given, same_draws
 from ppl_vae.testing.expectations import claims_unbiased, groups_of, with_particles
 from ppl_vae.testing.programs import DISCRETE_STATES, Parameters, discrete
 
@@ -17,7 +17,7 @@ _MOST_PARTICLES = 3
 def discrete_latents(objective: Objective, seed: int) -> Answer:
     """The exact mean gradient is the derivative of the exact mean bound; or a ValueError."""
     if objective.graph != "score":
-        return _refuses(objective)
+        return _refuses(objective, seed)
     if objective.simulates != "nothing":
         # Draws of the model would have to be enumerated too.
         return "not applicable"
@@ -26,13 +26,13 @@ def discrete_latents(objective: Objective, seed: int) -> Answer:
     return _enumerate(_affordable(objective), names) if names else "not claimed"
 
 
-def _refuses(objective: Objective) -> Answer:
+def _refuses(objective: Objective, seed: int) -> Answer:
     case = discrete()
     programs = case.programs(case.leaves())
     for act in (objective.differentiable_loss, objective.loss_and_grads):
         try:
-            loss = torch.as_tensor(act(*programs, case.x)).item()
-            said = f"a loss of {loss:.6g}"
+            with same_draws(seed):
+                said = f"a loss of {torch.as_tensor(act(*programs, case.x)).item():.6g}"
         except ValueError as error:
             said = f"ValueError: {error}"
         if not ("ValueError" in said and "'bits'" in said and "vimco" in said):

@@ -16,7 +16,7 @@ from ppl_vae.testing.programs import Case, exact, exact_chain, one_layer, two_la
 Group = Literal["theta", "phi", "shared"]
 _DRAWS = 10_000
 """Particles of one estimate, over all its replicates."""
-_FEWEST = 400
+_FEWEST = 1000
 """Replicates that a standard error is taken from, at the least."""
 
 

@@ -51,7 +51,8 @@ def check_objective(objective: Objective, *, seed: int = 0, false_alarm: float =
     in a discrete model with all draws enumerated (others must refuse it). Derivatives are by
     differences of the reported value, so that no ``detach`` goes unnoticed.
 
-    Give it 2 particles or more: many mistakes cannot show with one. Takes about a second.
+    Give it 3 to 20 particles: many mistakes cannot show with one. Takes about a second, on the CPU;
+    with hundreds of particles, half a minute.
 
     Args:
         objective: An instance, with its ``claims``; the default claims are those of a lower bound
@@ -66,9 +67,6 @@ def check_objective(objective: Objective, *, seed: int = 0, false_alarm: float =
         AssertionError: If a rung fails; one line for each with what was expected and found.
         TypeError: If ``objective`` is no instance of :class:`~ppl_vae.objectives.Objective`.
         ValueError: If ``false_alarm`` is not between 0 and 1.
-
-    Example:
-        >>> print(check_objective(IWAE(5)))  # doctest: +SKIP
     """
     if not isinstance(objective, Objective):
         raise TypeError(f"check_objective takes an objective, such as IWAE(5), got {objective!r}.")
@@ -87,8 +85,6 @@ def check_objective(objective: Objective, *, seed: int = 0, false_alarm: float =
 def _climb(name: str, rung: Callable[[], Answer]) -> Rung:
     try:
         answer = rung()
-    except AssertionError as error:
-        return Rung(name, raised=str(error))
     except Exception as error:  # an objective of anybody's may raise anything
-        return Rung(name, raised=f"{type(error).__name__}: {error}")
+        return Rung(name, raised=error)
     return Rung(name, skipped=answer) if isinstance(answer, str) else Rung(name, tuple(answer))
