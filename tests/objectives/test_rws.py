@@ -139,6 +139,17 @@ def test_the_sleep_update_is_unbiased(significance):
     require_gradient(significance, gradient, exact_sleep(values), PHI)
 
 
+def test_the_sleep_update_is_a_mean_over_draws():
+    objective = RWS(5, "sleep")
+    drawn = draw_once(objective)
+    particles = drawn.particles
+    weight = torch.softmax(particles.log_weight.detach(), 0)
+    simulated = particles.simulation.log_guide
+    assert simulated.shape == (5, 6)
+    expected = (weight * particles.log_joint).sum(0) + simulated.mean(0)
+    torch.testing.assert_close(objective.surrogate(particles, drawn.bound), expected)
+
+
 def test_both_is_the_mean_of_wake_and_sleep():
     wake, sleep, both = (draw_once(RWS(4, phi)).gradient for phi in ("wake", "sleep", "both"))
     for name in PHI:

@@ -1,6 +1,7 @@
 """Estimators split into direct part, score and path, where the split is not easy."""
 
 import math
+import unittest.mock
 
 import pyro
 import pyro.distributions as dist
@@ -105,6 +106,81 @@ def test_at_a_posterior_of_two_layers_the_path_is_zero(kind, order):
     # At the posterior all weights are 1/K; generalised DReG leaves the likelihood alone.
     expected = torch.autograd.grad(-particles.log_likelihood.mean(0).sum(), [chain.B])
     torch.testing.assert_close(found, expected)
+
+
+def shaped_latent(how, loc, scale):
+    """Six scalars: one event, a matrix, sites of their own, or rows of inner plates."""
+
+    def sample(name, loc, scale):
+        if how == "event":
+            return pyro.sample(name, dist.Normal(loc, scale).to_event(1))
+        if how == "matrix":
+            both = (value.expand(loc.shape).unflatten(-1, (2, 3)) for value in (loc, scale))
+            return pyro.sample(name, dist.Normal(*both).to_event(2)).flatten(-2)
+        columns = zip(loc.unbind(-1), scale.expand(loc.shape).unbind(-1), strict=True)
+        sites = [pyro.sample(f"{name}{i}", dist.Normal(*c)) for i, c in enumerate(columns)]
+        return torch.stack(sites, -1)
+
+    return sample("z", loc, scale)
+
+
+def shaped_gradient(objective, how):
+    """Of the guide's and the prior's loc and log-scale, on the draws of given noise."""
+    leaves = [torch.full((6,), value).double().requires_grad_() for value in (0.2, -0.3, 0.1, 0.4)]
+    loc, log_scale, prior_loc, prior_log_scale = leaves
+    rows = torch.linspace(-1, 1, 5, dtype=torch.float64).unsqueeze(-1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = shaped_latent(how, prior_loc + 0 * x, prior_log_scale.exp())
+            pyro.sample("x", dist.Normal(z.square().sum(-1, keepdim=True), 2.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            shaped_latent(how, loc + x, log_scale.exp())
+
+    noise = torch.randn(K, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    queue = {"event": [noise], "matrix": [noise.unflatten(-1, (2, 3))], "sites": noise.unbind(-1)}
+    draws = iter(queue[how])
+    with unittest.mock.patch(
+        "torch.distributions.normal._standard_normal", lambda shape, **_: next(draws).reshape(shape)
+    ):
+        loss = objective.differentiable_loss(model, guide, rows)
+    return torch.autograd.grad(loss, leaves)
+
+
+@pytest.mark.parametrize("how", ["matrix", "sites"])
+@pytest.mark.parametrize("kind", [STL, IWAESTL, DReG, GeneralizedDReG, CUBO, TailAdaptive])
+def test_the_shape_of_a_latent_does_not_matter(kind, how):
+    objective = CUBO(2, K) if kind is CUBO else kind(K)
+    torch.testing.assert_close(shaped_gradient(objective, how), shaped_gradient(objective, "event"))
+
+
+@pytest.mark.parametrize("kind", [STL, IWAESTL, DReG, GeneralizedDReG, TailAdaptive])
+def test_inner_plates_are_part_of_the_datum(kind):
+    """At the posterior of every inner row the path is zero, and phi has no gradient."""
+    shift = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
+    rows = torch.randn(5, 3, dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("inner", 3, dim=-2):
+            w = pyro.sample("w", dist.Normal(x.new_zeros(3, 1), 1.0))
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x.T)
+
+    def gradient(offset):
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1), pyro.plate("inner", 3, dim=-2):
+                pyro.sample("w", dist.Normal(x.T / 2 + offset + shift, 0.5**0.5))
+
+        loss = kind(K, max_plate_nesting=2).differentiable_loss(model, guide, rows)
+        return torch.autograd.grad(loss, [shift])[0]
+
+    torch.testing.assert_close(gradient(0.0), torch.zeros(3, 1, dtype=torch.float64))
+    # Off by one row, only that row's parameter moves, back to where it should be.
+    off = torch.tensor([[0.0], [0.3], [0.0]], dtype=torch.float64)
+    found = gradient(off)
+    assert found[1] > 0
+    torch.testing.assert_close(found[[0, 2]], torch.zeros(2, 1, dtype=torch.float64))
 
 
 def test_partial_importance_weighting_adds_no_two_gradients():
