@@ -387,7 +387,9 @@ def gradients(
     with the number of particles; DReG's grows.
     """
     built_in = model == "linear-gaussian"
-    families = _over_particles(names, particles or ("1,4,16,64,256" if built_in else "1,4,16,64"))
+    if particles is None:
+        particles = "1,4,16,64,256" if built_in else "1,4,16,64"
+    families = _over_particles(names, particles)
     if built_in:
         if limit is not None:
             raise click.BadParameter("belongs to a run, not to linear-gaussian", param_hint="limit")

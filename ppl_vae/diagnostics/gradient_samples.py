@@ -85,13 +85,13 @@ class Groups:
 
     def pick(self, gradients: Mapping[str, Float[Tensor, "replicates *shape"]]) -> Sample:
         """The coordinates of each group, in double precision on the CPU."""
+        flat = {name: value.reshape(len(value), -1) for name, value in gradients.items()}
+        joined = {
+            group: torch.cat([flat[n] for n in names], 1) for group, names in self.names.items()
+        }
         return {
-            group: torch.cat([gradients[name].flatten(1) for name in names], 1)[
-                :, self.coordinates[group].to(gradients[names[0]].device)
-            ]
-            .double()
-            .cpu()
-            for group, names in self.names.items()
+            group: values[:, self.coordinates[group].to(values.device)].double().cpu()
+            for group, values in joined.items()
         }
 
     def label(self, group: Group, coordinate: int) -> str:

@@ -192,10 +192,11 @@ def fit_slope(ratios: dict[int, Interval]) -> Slope | None:
     """Fit ``log SNR`` against ``log K`` over the four largest K whose ratios are resolved.
 
     The slopes of the theory hold as K grows. What small K add to the logarithm is of order 1/K, so
-    the smallest are left out and the next order is fitted along. None if fewer than 2 ratios are
-    resolved.
+    the smallest are left out and the next order is fitted along; K = 1, where nothing is weighted,
+    never counts. None if fewer than 2 ratios are resolved.
     """
-    points = sorted(K for K, ratio in ratios.items() if ratio.resolved and ratio.error > 0)
+    usable = {K: ratio for K, ratio in ratios.items() if ratio.resolved and ratio.error > 0}
+    points = sorted(K for K in usable if K > 1)
     points = points[-_SLOPE_POINTS:]
     if len(points) < 2:
         return None

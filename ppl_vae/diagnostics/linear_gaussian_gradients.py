@@ -95,9 +95,14 @@ class LinearGaussianProblem:
                 pyro.sample("x", _normal(loc, self.noise_scale), obs=x)
 
         def guide(x: Tensor) -> None:
-            loc = torch.einsum("bf,bfl->bl", x, p["guide_weight"]) + p["guide_bias"]
+            # Simulated data come as many times as there are particles, in the order of the data.
+            times = len(x) // len(p["guide_bias"])
+            weight, bias, log_scale = (
+                torch.cat([p[f"guide_{name}"]] * times) for name in ("weight", "bias", "log_scale")
+            )
+            loc = torch.einsum("bf,bfl->bl", x, weight) + bias
             with pyro.plate("data", len(x)):
-                pyro.sample("z", _normal(loc, p["guide_log_scale"].exp()))
+                pyro.sample("z", _normal(loc, log_scale.exp()))
 
         return model, guide
 
