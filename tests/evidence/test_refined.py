@@ -78,7 +78,7 @@ class TestGain:
         significance.require_less(mean_of(-gain), 0.0)
 
     def test_a_network(self, significance):
-        vae, x = binary_vae(), binary_data(100)
+        vae, x = binary_vae(), binary_data(500)
         # A guide with its noise put in: far from any posterior.
         with torch.no_grad():
             for parameter in vae.encoder.parameters():
