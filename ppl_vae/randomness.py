@@ -7,6 +7,9 @@ from enum import IntEnum
 import numpy as np
 import torch
 
+_END = 2**31
+"""Larger than any part of a path, so that a path's length is not taken for a part of it."""
+
 
 class Stream(IntEnum):
     """What a stream of random numbers is for; streams of one seed are independent."""
@@ -28,9 +31,10 @@ def derive_seed(seed: int, *path: int) -> int:
     """
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}.")
-    # The length, because a seed sequence takes no notice of zeros at the end of what it is given:
-    # (TRAINING,) and (TRAINING, 0) would be one stream.
-    sequence = np.random.SeedSequence([seed, len(path), *(int(part) for part in path)])
+    # A seed sequence takes no notice of zeros at the end of what it is given: without its length,
+    # the path (TRAINING, 0) would name the stream (TRAINING,).
+    entropy = [seed, *(int(part) for part in path)]
+    sequence = np.random.SeedSequence(entropy if len(path) == 1 else [*entropy, _END + len(path)])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
