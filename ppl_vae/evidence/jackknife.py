@@ -28,8 +28,8 @@ class Jackknife:
 
     The bias of L_K is a series in 1/K. With ``c_j = (-1)^j (G - j)^m / ((m - j)! j!)`` its first m
     terms cancel, and O(K^-(m+1)) is left, for some more variance. It is no bound. The standard
-    error is that of the first-order jackknife over the blocks. Costs K decoder evaluations per
-    datum.
+    error is by the delta method: to first order the correction does not change the variance. Costs
+    K decoder evaluations per datum.
 
     Args:
         num_particles: K, split into 16 blocks; at least 32.
@@ -89,7 +89,7 @@ class Jackknife:
         enough = self.num_particles >= LEAST_PARTICLES
         return Evidence(
             log_prob=jackknife(blocks, each, self.order),
-            standard_error=_standard_error(blocks, each),
+            standard_error=weights.standard_error,
             effective_sample_size=weights.effective_sample_size,
             num_particles=self.num_particles,
             direction="consistent",
@@ -122,11 +122,3 @@ def _left_out(
     kept = list(combinations(range(count), count - number))
     chosen = blocks[torch.tensor(kept, device=blocks.device)]
     return torch.logsumexp(chosen, 1) - math.log(particles_each * (count - number))
-
-
-def _standard_error(
-    blocks: Float[Tensor, "blocks batch"], particles_each: int
-) -> Float[Tensor, " batch"]:
-    count = len(blocks)
-    spread = _left_out(blocks, particles_each, 1).var(0, correction=0)
-    return torch.sqrt((count - 1) * spread)

@@ -1,0 +1,330 @@
+"""Estimators by importance sampling other than the plain one, on the exact model."""
+
+import math
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from arviz_stats.base import array_stats
+from programs import weight_moment
+from significance import Estimate, mean_of
+
+from ppl_vae.evidence import (
+    SUMO,
+    AdaptiveSampling,
+    DefensiveSampling,
+    ImportanceSampling,
+    Jackknife,
+    ParetoSmoothed,
+    bits_per_dimension,
+)
+from ppl_vae.evidence.jackknife import jackknife
+from ppl_vae.evidence.pareto import pareto_smooth
+from ppl_vae.evidence.sumo import draw_lengths, sumo_series, survival
+from ppl_vae.linear_gaussian import LinearGaussian
+from ppl_vae.particles import draw_particles
+from ppl_vae.vae import VAE
+from ppl_vae.weights import RunningWeights, log_mean_exp
+
+LIGHT = LinearGaussian.random(4, 2, 1.0, seed=3)
+HEAVY = LinearGaussian.random(4, 2, 0.4, seed=2)
+MODEL = LinearGaussian.random(6, 2, 0.7, seed=2)
+X = MODEL.simulate(30, seed=3)
+FAMILY = [
+    ImportanceSampling(400),
+    ParetoSmoothed(400),
+    Jackknife(400, 1),
+    Jackknife(400, 2),
+    Jackknife(400, 3),
+    SUMO(100, 10),
+    DefensiveSampling(400),
+    AdaptiveSampling(0.05),
+]
+
+
+def narrow(model, factor):
+    """The best mean-field guide with its scale divided: a bad proposal."""
+
+    def encoder(x):
+        q = model.mean_field_posterior(x).base_dist
+        return dist.Normal(q.loc, q.scale / factor).to_event(1)
+
+    return VAE(model.prior, model.decoder, encoder)
+
+
+def replicates(estimator, count, model=LIGHT, seed=0):
+    """The estimator's result on ``count`` copies of one datum, and the exact log p(x)."""
+    vae, x = model.mean_field_vae(), model.simulate(1, seed=3)
+    found = estimator(vae.model, vae.guide, x.expand(count, -1), seed=seed)
+    return found, model.log_evidence(x).item()
+
+
+@pytest.mark.parametrize("estimator", FAMILY, ids=repr)
+def test_near_the_exact_value_within_its_error(estimator, significance):
+    vae = MODEL.mean_field_vae()
+    found = estimator(vae.model, vae.guide, X)
+    exact = MODEL.log_evidence(X).mean().item()
+    significance.require_equal(Estimate(found.mean, found.monte_carlo_error), exact)
+    assert found.monte_carlo_error < 0.05
+
+
+@pytest.mark.parametrize("estimator", FAMILY[:5] + FAMILY[6:], ids=repr)
+def test_at_the_posterior_it_is_exact(estimator):
+    vae = MODEL.vae()
+    found = estimator(vae.model, vae.guide, X)
+    if isinstance(estimator, DefensiveSampling):
+        # A part of its draws comes from the prior: the weights are bounded, not equal.
+        assert (found.log_prob - MODEL.log_evidence(X)).abs().max() < 0.2
+        return
+    torch.testing.assert_close(found.log_prob, MODEL.log_evidence(X).detach())
+    assert found.standard_error.abs().max() < 1e-6
+    assert found.warning is None
+
+
+@pytest.mark.parametrize("estimator", FAMILY, ids=repr)
+def test_the_same_seed_gives_the_same_numbers(estimator):
+    vae = MODEL.mean_field_vae()
+    first, again, other = (estimator(vae.model, vae.guide, X, seed=s) for s in (1, 1, 2))
+    assert torch.equal(first.log_prob, again.log_prob)
+    assert not torch.equal(first.log_prob, other.log_prob)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "count"),
+    [
+        (ImportanceSampling(500, tails=False, rows=100_000), 4000),
+        (ParetoSmoothed(500, rows=100_000), 1000),
+        (Jackknife(512, 1, rows=100_000), 1000),
+        (Jackknife(512, 2, rows=100_000), 1000),
+        (DefensiveSampling(500, rows=100_000), 1000),
+        (AdaptiveSampling(0.03, rows=100_000), 4000),
+    ],
+    ids=repr,
+)
+def test_a_stated_95_percent_interval_covers_as_often(estimator, count):
+    found, exact = replicates(estimator, count)
+    z = (found.log_prob - exact) / found.standard_error
+    covered = (z.abs() < 1.96).double().mean().item()
+    assert 0.93 <= covered <= 0.97
+
+
+@pytest.mark.parametrize(
+    "estimator", [DefensiveSampling(20, rows=10**5), ImportanceSampling(20, rows=10**5)], ids=repr
+)
+def test_the_exponential_is_unbiased(estimator, significance):
+    found, exact = replicates(estimator, 20_000)
+    significance.require_equal(mean_of((found.log_prob - exact).exp()), 1.0)
+
+
+class TestPareto:
+    def test_smoothing_is_arviz_s(self):
+        log_weight = torch.randn(400, 3, dtype=torch.float64) * 2 - 100
+        smoothed = pareto_smooth(log_weight)
+        for i in range(3):
+            expected, k = array_stats.psislw(-log_weight[:, i].numpy(), axis=-1)
+            ours = torch.log_softmax(smoothed.log_weight[:, i], 0).numpy()
+            np.testing.assert_allclose(ours, expected, atol=1e-10)
+            assert smoothed.pareto_k[i].item() == pytest.approx(float(k))
+
+    def test_weights_below_the_tail_stay_as_they_were(self):
+        log_weight = torch.randn(400, 1, dtype=torch.float64)
+        low = log_weight < log_weight.quantile(0.8)
+        smoothed = pareto_smooth(log_weight).log_weight
+        torch.testing.assert_close(smoothed[low], log_weight[low])
+
+    def test_a_known_shape(self, significance):
+        """exp of an exponential variable of rate a is Pareto with shape 1/a."""
+        log_weight = -torch.rand(20_000, 100, dtype=torch.float64).log() * 0.6
+        # The fit's prior pulls its 424 tail values towards 0.5 as 10 values would.
+        expected = (424 * 0.6 + 10 * 0.5) / 434
+        significance.require_equal(mean_of(pareto_smooth(log_weight).pareto_k), expected)
+
+    def test_equal_weights_have_no_tail(self):
+        smoothed = pareto_smooth(torch.full((50, 2), -3.0, dtype=torch.float64))
+        assert (smoothed.pareto_k == -math.inf).all()
+        assert (smoothed.log_weight == -3.0).all()
+
+    @pytest.mark.parametrize("estimator", [ImportanceSampling(1000), ParetoSmoothed(1000)])
+    def test_a_bad_guide_is_announced(self, estimator):
+        vae = narrow(MODEL, 10)
+        found = estimator(vae.model, vae.guide, X)
+        assert (found.pareto_k > found.pareto_threshold).double().mean() > 0.5
+        assert found.warning.startswith("not to be trusted")
+        assert "Pareto k above 0.67" in found.warning
+        assert "annealed importance sampling" in found.warning
+        assert found.summary()["max_pareto_k"] > 0.7
+
+    def test_the_defensive_mixture_stands_it(self):
+        vae, exact = narrow(MODEL, 10), MODEL.log_evidence(X).mean().item()
+        plain = ImportanceSampling(1000)(vae.model, vae.guide, X)
+        mixed = DefensiveSampling(1000, 0.5)(vae.model, vae.guide, X)
+        assert abs(mixed.mean - exact) < 0.1 < 1 < abs(plain.mean - exact)
+
+    def test_few_particles_are_not_fitted(self):
+        vae = MODEL.mean_field_vae()
+        assert ImportanceSampling(24)(vae.model, vae.guide, X).pareto_k is None
+        assert ImportanceSampling(400, tails=False)(vae.model, vae.guide, X).pareto_k is None
+        with pytest.raises(ValueError, match="num_particles >= 25"):
+            ParetoSmoothed(24)
+
+
+class TestJackknife:
+    @pytest.mark.parametrize("order", [1, 2, 3])
+    def test_a_polynomial_bias_is_removed_exactly(self, order):
+        """With values that are log p + a_1/n + ... + a_m/n^m the correction gives log p."""
+        blocks = torch.randn(16, 3, dtype=torch.float64)
+        plain = [jackknife(blocks, 4, order)]
+        # By hand, from the means over subsets of each size.
+        from itertools import combinations
+
+        means = []
+        for left_out in range(order + 1):
+            kept = torch.tensor(list(combinations(range(16), 16 - left_out)))
+            size = 4 * (16 - left_out)
+            means.append((torch.logsumexp(blocks[kept], 1) - math.log(size)).mean(0))
+        # Lagrange extrapolation to 1/n = 0 through the points 1/n_j.
+        nodes = [1 / (16 - j) for j in range(order + 1)]
+        expected = sum(
+            mean * math.prod(-b / (a - b) for b in nodes if b != a)
+            for a, mean in zip(nodes, means, strict=True)
+        )
+        torch.testing.assert_close(plain[0], expected)
+
+    def test_it_takes_bias_away(self, significance):
+        significance = significance.split(2)
+        variance = weight_moment(HEAVY, 2) - 1
+        vae, x = HEAVY.mean_field_vae(), HEAVY.simulate(1, seed=3)
+        exact = HEAVY.log_evidence(x).item()
+        with torch.no_grad():
+            drawn = draw_particles(vae.model, vae.guide, x.expand(60_000, -1), 32)
+        plain = mean_of(log_mean_exp(drawn.log_weight))
+        blocks = torch.logsumexp(drawn.log_weight.unflatten(0, (16, 2)), 1)
+        mended = mean_of(jackknife(blocks, 2, 1))
+        significance.require_less(plain, exact)
+        assert plain.value == pytest.approx(exact - variance / 64, abs=2e-3)
+        # What is left is of second order: below what the plain bound is low by.
+        significance.require_less(plain, mended)
+        assert abs(mended.value - exact) < abs(plain.value - exact) / 2
+
+    @pytest.mark.parametrize("count", [16, 100, 0])
+    def test_blocks_must_fit(self, count):
+        with pytest.raises(ValueError, match="Jackknife needs num_particles"):
+            Jackknife(count)
+
+    def test_order(self):
+        with pytest.raises(ValueError, match="order 1, 2 or 3, got 4"):
+            Jackknife(32, 4)
+
+
+class TestSUMO:
+    def test_the_truncation_has_the_stated_tail(self, significance):
+        lengths = draw_lengths(200_000)
+        points = [1, 5, 40, 79, 85, 100]
+        significance = significance.split(len(points))
+        tails = survival(torch.tensor(points, dtype=torch.float64))
+        for j, probability in zip(points, tails.tolist(), strict=True):
+            count = int((lengths >= j).sum())
+            significance.require_count(count, len(lengths), probability)
+        assert lengths.min() == 0
+
+    def test_a_series_by_hand(self):
+        log_weight = torch.randn(12, dtype=torch.float64)
+        lengths = torch.tensor([2, 0, 1])
+        found = sumo_series(log_weight, lengths, 2)
+        start = 0
+        for value, n in zip(found, lengths.tolist(), strict=True):
+            part = log_weight[start : start + n + 3]
+            bound = [part[:k].exp().mean().log() for k in range(1, len(part) + 1)]
+            expected = bound[1] + sum((bound[2 + j] - bound[1 + j]) * (j + 1) for j in range(n + 1))
+            torch.testing.assert_close(value, expected)
+            start += n + 3
+
+    def test_it_is_unbiased_for_the_logarithm_itself(self, significance):
+        """From 2 particles on, where the plain bound is far too low."""
+        found, exact = replicates(SUMO(20, 2, rows=50_000), 3_000, HEAVY)
+        significance = significance.split(2)
+        significance.require_equal(mean_of(found.log_prob), exact)
+        plain, _ = replicates(ImportanceSampling(8, tails=False, rows=100_000), 20_000, HEAVY)
+        significance.require_less(mean_of(plain.log_prob), exact)
+
+    def test_one_replicate_has_no_error(self):
+        with pytest.raises(ValueError, match="replicates >= 2"):
+            SUMO(1)
+
+
+class TestAdaptive:
+    def test_draws_go_where_they_are_needed(self):
+        vae = MODEL.mean_field_vae()
+        x = torch.cat([X, X + 4])
+        found = AdaptiveSampling(0.02)(vae.model, vae.guide, x)
+        assert found.standard_error.max() <= 1.5 * 0.02
+        assert len(found.evaluations.unique()) > 2
+        # The order of the data is kept.
+        assert (found.log_prob - MODEL.log_evidence(x)).abs().max() < 0.15
+
+    def test_it_gives_up_at_most(self):
+        vae = narrow(MODEL, 10)
+        found = AdaptiveSampling(0.01, first=50, most=400)(vae.model, vae.guide, X)
+        assert found.num_particles == 400
+        assert found.evaluations.max() == 450
+
+    def test_stopping_leaves_no_bias_that_matters(self, significance):
+        """Against a plain estimate of as many draws; once, pilot and draws shared a stream."""
+        found, exact = replicates(AdaptiveSampling(0.03, first=50, rows=100_000), 20_000)
+        # A plain estimate of as many draws is low by half the squared standard error.
+        low = found.standard_error.square().mean().item() / 2
+        significance.require_equal(mean_of(found.log_prob + low), exact)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"target": 0.0}, "target > 0"),
+            ({"target": math.nan}, "target > 0"),
+            ({"first": 0}, "first >= 1"),
+            ({"first": 10, "most": 5}, "most >= first"),
+        ],
+    )
+    def test_wrong_arguments(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            AdaptiveSampling(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prior_share": 0.0}, "between 0 and 1"),
+        ({"prior_share": 1.0}, "between 0 and 1"),
+        ({"num_particles": 3}, "num_particles >= 4"),
+    ],
+)
+def test_wrong_mixtures(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DefensiveSampling(**arguments)
+
+
+@pytest.mark.parametrize("estimator", FAMILY, ids=repr)
+def test_no_data(estimator):
+    vae = MODEL.mean_field_vae()
+    with pytest.raises(ValueError, match="x holds no data"):
+        estimator(vae.model, vae.guide, X[:0])
+
+
+def test_running_weights_merge_cut_and_stand_side_by_side():
+    log_weight = torch.randn(30, 6, dtype=torch.float64) * 5 - 300
+    log_weight[:, 5] = -math.inf
+    whole, first, second = (RunningWeights() for _ in range(3))
+    whole.add(log_weight)
+    first.add(log_weight[:10])
+    second.add(log_weight[10:])
+    both = first.merged(second)
+    for one in (both, RunningWeights.side_by_side([both.rows(torch.arange(6) < 2),
+                                                   both.rows(torch.arange(6) >= 2)])):  # fmt: skip
+        assert one.num_particles == 30
+        torch.testing.assert_close(one.log_mean, whole.log_mean)
+        torch.testing.assert_close(one.standard_error[:5], whole.standard_error[:5])
+        torch.testing.assert_close(one.effective_sample_size, whole.effective_sample_size)
+
+
+def test_bits_per_dimension():
+    assert bits_per_dimension(-math.log(2) * 8, 4) == pytest.approx(2.0)
