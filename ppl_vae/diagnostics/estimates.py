@@ -1,0 +1,69 @@
+"""Means over data and draws, with their errors."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_vae.diagnostics.decomposition import Estimate
+
+
+@final
+@dataclass(frozen=True)
+class MonteCarlo:
+    """An estimate of a number that belongs to the data at hand, with its Monte Carlo error.
+
+    Attributes:
+        value: The estimate.
+        standard_error: From the finite number of draws, the data held fixed.
+    """
+
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:12.3f} {self.standard_error:12.3f}"
+
+
+def over_draws(terms: Float[Tensor, "draws batch"]) -> MonteCarlo:
+    """The mean over data of each datum's mean over its own, independent draws."""
+    noise = terms.var(0) / len(terms)
+    return MonteCarlo(terms.mean().item(), noise.sum().sqrt().item() / len(noise))
+
+
+def over_data(value: Float[Tensor, " batch"], noise: Float[Tensor, " batch"]) -> Estimate:
+    """The mean over data of estimates with given Monte Carlo variances."""
+    return Estimate(
+        value=value.mean().item(),
+        monte_carlo_error=noise.sum().sqrt().item() / len(value),
+        total_error=value.std().item() / math.sqrt(len(value)) if len(value) > 1 else math.nan,
+    )
+
+
+def table(title: str, columns: tuple[str, ...], rows: dict[str, str]) -> str:
+    """Lines of text: a heading, and a name and its columns a row."""
+    width = max(map(len, [title, *rows]))
+    heading = " ".join(f"{column:>12}" for column in columns)
+    return "\n".join([f"{title:{width}} {heading}", *(f"{n:{width}} {r}" for n, r in rows.items())])
+
+
+def plain(result: Any) -> dict[str, Any]:
+    """A result's fields as plain values, for JSON, which has no NaN."""
+    values: dict[str, Any] = asdict(result, dict_factory=_plain_fields)
+    return values
+
+
+def _plain_fields(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,202 @@
+"""The ELBO's KL: what the latents tell about the datum, and how far q(z) is from the prior."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_vae.diagnostics.estimates import MonteCarlo, over_draws, plain, table
+from ppl_vae.objectives.kl import dimension_log_densities
+from ppl_vae.particles import Particles, Program, draw_particles
+from ppl_vae.particles.aggregate import aggregate_log_density
+from ppl_vae.randomness import Stream, seeded
+
+_NEAR_THE_LIMIT = 0.1
+"""Nats below log N where the information says more about N than about the guide."""
+
+
+@final
+@dataclass(frozen=True)
+class ElboSurgery:
+    """``ELBO = E log p(x|z) - I_q(n; z) - KL(q(z), p(z))``, mean over N data, in nats per datum.
+
+    q(z) is the guide averaged over these N data. The errors are of the draws, the data held fixed:
+    information and marginal KL belong to this set of data, and change with N.
+
+    Attributes:
+        elbo: The evidence lower bound.
+        log_likelihood: E_q log p(x|z).
+        kl: The mean of KL(q(z|x), p(z)); exactly information plus marginal_kl.
+        information: Index-code mutual information I_q(n; z), at most log N.
+        marginal_kl: KL(q(z), p(z)).
+        total_correlation: KL(q(z), prod_j q(z_j)), where guide and prior factorise over the
+            dimensions of one site; else None.
+        dimension_kl: Sum over dimensions of KL(q(z_j), p(z_j)), likewise; marginal_kl is
+            exactly total_correlation plus this.
+        per_dimension: Its terms.
+        num_data: N.
+        num_particles: Draws per datum.
+    """
+
+    elbo: MonteCarlo
+    log_likelihood: MonteCarlo
+    kl: MonteCarlo
+    information: MonteCarlo
+    marginal_kl: MonteCarlo
+    total_correlation: MonteCarlo | None
+    dimension_kl: MonteCarlo | None
+    per_dimension: list[MonteCarlo] | None
+    num_data: int
+    num_particles: int
+
+    @property
+    def most_information(self) -> float:
+        """The logarithm of N, in nats."""
+        return math.log(self.num_data)
+
+    @property
+    def notes(self) -> list[str]:
+        """What to keep in mind of these numbers."""
+        if self.information.value < self.most_information - _NEAR_THE_LIMIT:
+            return []
+        return [
+            "the information has reached its limit log N: the codes of these data hardly overlap, "
+            "so that only more data can tell how much there is"
+        ]
+
+    def __str__(self) -> str:
+        parts = {
+            "ELBO": self.elbo,
+            "log-likelihood": self.log_likelihood,
+            "KL": self.kl,
+            f"  information (< {self.most_information:.2f})": self.information,
+            "  KL(q(z), p(z))": self.marginal_kl,
+            "    total correlation": self.total_correlation,
+            "    sum over dimensions": self.dimension_kl,
+        }
+        rows = {name: str(value) for name, value in parts.items() if value is not None}
+        last = f"N = {self.num_data}, K = {self.num_particles}"
+        return "\n".join([table("nats per datum", ("mean", "error"), rows), *self.notes, last])
+
+    def summary(self) -> dict[str, Any]:
+        """The result as plain values, for JSON."""
+        return plain(self) | {"most_information": self.most_information, "notes": self.notes}
+
+
+def elbo_surgery(
+    model: Program,
+    guide: Program,
+    x: Float[Tensor, "num_data *event"],
+    *,
+    num_particles: int = 10,
+    batch_size: int = 100,
+    device: torch.device | str | None = None,
+    seed: int | None = 0,
+    max_plate_nesting: int = 1,
+) -> ElboSurgery:
+    """Take the ELBO apart: ``E log p(x|z) - I_q(n; z) - KL(q(z), p(z))``.
+
+    With n uniform over the N data, ``I = E log q(z|x_n)/q(z)`` and ``KL = E log q(z)/p(z)``, the
+    mean over draws z ~ q(z|x_n), K for each datum. q(z) is the mean over all N data, none left out,
+    so that the terms are unbiased for these data. Marginal KL further splits into total correlation
+    and dimension-wise KL, where guide and prior have independent dimensions.
+
+    Costs K decoder evaluations per datum and K N^2 densities of the guide.
+
+    Args:
+        model: Pyro model with its data plate at dim -1.
+        guide: Pyro guide over the same latents.
+        x: The data, shape ``(num_data, *event)``: all that the guide is to be averaged over.
+        num_particles: K.
+        batch_size: Data handled at once. Another size draws other particles.
+        device: Where to compute; the data's device if not given.
+        seed: Of the draws; ``None`` uses the caller's random state.
+        max_plate_nesting: Plate dimensions the programs use, the data plate included.
+
+    Raises:
+        ValueError: If there are no data, or fewer than 2 particles (no error).
+
+    References:
+        Hoffman and Johnson, 2016, ELBO surgery: yet another way to carve up the variational
+        evidence lower bound.
+        Chen et al., 2018, Isolating sources of disentanglement in variational autoencoders.
+    """
+    if len(x) == 0 or num_particles < 2:
+        raise ValueError(
+            f"elbo_surgery needs data and num_particles >= 2 for its errors, got {len(x)} data and "
+            f"num_particles={num_particles}."
+        )
+    device = x.device if device is None else torch.device(device)
+    parts = []
+    with torch.no_grad(), seeded(seed, Stream.EVALUATION):
+        for part in x.split(batch_size):
+            particles = draw_particles(
+                model, guide, part.to(device), num_particles, max_plate_nesting=max_plate_nesting
+            )
+            parts.append(_terms(particles, guide, x, max_plate_nesting))
+    terms = _join(parts)
+    named = {name: over_draws(values) for name, values in terms.items() if values.dim() == 2}
+    dimensions = terms.get("per_dimension")
+    return ElboSurgery(
+        elbo=named["elbo"],
+        log_likelihood=named["log_likelihood"],
+        kl=named["kl"],
+        information=named["information"],
+        marginal_kl=named["marginal_kl"],
+        total_correlation=named.get("total_correlation"),
+        dimension_kl=named.get("dimension_kl"),
+        per_dimension=(
+            None if dimensions is None else [over_draws(terms) for terms in dimensions.unbind(-1)]
+        ),
+        num_data=len(x),
+        num_particles=num_particles,
+    )
+
+
+def _terms(
+    particles: Particles, guide: Program, x: Tensor, max_plate_nesting: int
+) -> dict[str, Float[Tensor, "particles batch *latent"]]:
+    """Terms of one batch's draws whose means are the quantities, on the CPU."""
+    log_guide, log_prior = particles.log_proposal.double(), particles.log_latent_prior.double()
+    shape = log_guide.shape
+    # (particles, *plates, batch, *event) -> (particles * batch, *plates, *event)
+    points = {
+        name: z.movedim(max_plate_nesting, 1).flatten(0, 1) for name, z in particles.latents.items()
+    }
+    aggregate = aggregate_log_density(
+        guide, x, points, max_plate_nesting=max_plate_nesting, device=log_guide.device
+    )
+    joint = aggregate.joint.reshape(shape)
+    terms = {
+        "elbo": particles.log_weight,
+        "log_likelihood": particles.log_likelihood,
+        "kl": log_guide - log_prior,
+        "information": log_guide - joint,
+        "marginal_kl": joint - log_prior,
+    }
+    if aggregate.marginals is not None:
+        marginals = aggregate.marginals.reshape(*shape, -1)
+        terms |= _by_dimension(particles, joint, marginals)
+    return {name: values.double().cpu() for name, values in terms.items()}
+
+
+def _by_dimension(particles: Particles, joint: Tensor, marginals: Tensor) -> dict[str, Tensor]:
+    (name,) = particles.latents
+    try:
+        _, log_prior = dimension_log_densities(particles, name)
+    except ValueError:  # the prior does not factorise
+        return {}
+    return {
+        "total_correlation": joint - marginals.sum(-1),
+        "dimension_kl": (marginals - log_prior).sum(-1),
+        "per_dimension": marginals - log_prior,
+    }
+
+
+def _join(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    tables = list(parts)
+    return {name: torch.cat([table[name] for table in tables], 1) for name in tables[0]}
