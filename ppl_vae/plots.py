@@ -172,7 +172,7 @@ def plot_signal_to_noise(bench: GradientBench, title: str) -> bytes:
         ax.set_xlabel("particles K")
         ax.spines[["top", "right"]].set_visible(False)
         _guide_lines(ax)
-        ax.legend(frameon=False, fontsize=7.5, title="slope", title_fontsize=7.5)
+        ax.legend(frameon=False, fontsize=7.5, title="slope ± standard error", title_fontsize=7.5)
     axes[0].set_ylabel("signal-to-noise ratio of the gradient")
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(
@@ -190,7 +190,7 @@ def _signal_curve(ax: Axes, bench: GradientBench, objective: str, group: Group, 
     shift = 1.05 ** (index - (len(bench.objectives) - 1) / 2)
     seen = {K: ratio for K, ratio in curve.items() if ratio.resolved}
     slope = bench.slopes.get((objective, group))
-    label = objective if slope is None else f"{objective} {slope.slope:+.2f} ± {slope.error:.2f}"
+    label = objective if slope is None else f"{objective}  {slope.slope:+.3f} ± {slope.error:.3f}"
     bars = [
         [ratio.value - ratio.low for ratio in seen.values()],
         [ratio.high - ratio.value for ratio in seen.values()],

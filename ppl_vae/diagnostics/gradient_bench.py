@@ -195,7 +195,18 @@ class GradientBench:
                 f"{objective:{width}} {group:5} {slope.slope:+11.3f} {slope.error:>7.3f} "
                 f"[{low:+.3f}, {high:+.3f}]   {self._theory(objective, group)}  K = {particles}"
             )
-        return [*lines, *_SLOPE_NOTES, ""]
+        return [*lines, *self._without_slope(), *_SLOPE_NOTES, ""]
+
+    def _without_slope(self) -> list[str]:
+        """Curves over several K of which too little stands out of the noise for a slope."""
+        curves = ((objective, group) for objective in self.objectives for group in GROUPS)
+        return [
+            f"{objective} {group}: no slope, too few ratios stand out of the noise; take more "
+            "replicates."
+            for objective, group in curves
+            if (objective, group) not in self.slopes
+            and sum(K > 1 for K in self.curve(objective, group)) > 1
+        ]
 
     def _theory(self, objective: str, group: Group) -> str:
         agrees = self.agrees(objective, group)

@@ -78,7 +78,7 @@ def gradient_statistics(
     r"""Bias, variance and signal-to-noise ratio of gradients, at the parameters as they are.
 
     For each objective and K, and for theta (parameters that log p(x, z) depends on) and phi (those
-    that the draws or log q(z|x) depend on) apart:
+    that the draws or log q(z|x) depend on) apart::
 
         SNR of a coordinate = |E g| / sd(g),    bias = E g - grad E[reported bound],
 

@@ -346,6 +346,13 @@ class TestSlopes:
         assert wrong.agrees("IWAE", "phi") is False
         assert "+0.5, OUTSIDE" in str(wrong)
 
+    def test_a_slope_lost_in_noise_is_said_to_be(self):
+        objectives = [*(IWAE(K) for K in (16, 64)), *(DReG(K) for K in (16, 64))]
+        bench = linear_gaussian_bench(objectives, replicates=300)
+        assert ("IWAE", "phi") not in bench.slopes
+        assert "IWAE phi: no slope" in str(bench)
+        assert "DReG phi: no slope" not in str(bench)
+
     def test_dreg_gains_it(self, significance):
         bench = linear_gaussian_bench(
             [DReG(K) for K in (4, 16, 64, 256)], replicates=3000, reference_replicates=2
