@@ -350,7 +350,7 @@ def compare(
     "--replicates",
     type=click.IntRange(min=2),
     metavar="R",
-    help="Independent gradients each is taken from.  [default: 20000; of a run 200]",
+    help="Independent gradients each is taken from.  [default: 30000; of a run 200]",
 )
 @click.option(
     "--limit",
@@ -395,7 +395,7 @@ def gradients(
             raise click.BadParameter("belongs to a run, not to linear-gaussian", param_hint="limit")
         _require_writable(folder)
         bench = pv.diagnostics.linear_gaussian_bench(
-            families, replicates=replicates or 20_000, seed=seed
+            families, replicates=replicates or 30_000, seed=seed
         )
     else:
         run = pv.studies.open_run(Path(model), data_root=data_root, device=device)
