@@ -1,11 +1,20 @@
 """What a trained model and guide are like."""
 
+from ppl_vae.diagnostics.bound_curve import BoundCurve, Extrapolation, bound_against_particles
+from ppl_vae.diagnostics.calibration import Calibration, RankTest, simulation_based_calibration
 from ppl_vae.diagnostics.decomposition import (
     ActiveUnits,
     Decomposition,
     Estimate,
     PerDimension,
     decompose,
+)
+from ppl_vae.diagnostics.estimates import MonteCarlo
+from ppl_vae.diagnostics.gaps import (
+    GeneralizationGap,
+    InferenceGap,
+    generalization_gap,
+    inference_gap,
 )
 from ppl_vae.diagnostics.gradient_bench import GradientBench, GroupGradient
 from ppl_vae.diagnostics.gradient_statistics import Interval, Slope
@@ -14,18 +23,32 @@ from ppl_vae.diagnostics.linear_gaussian_gradients import (
     LinearGaussianProblem,
     linear_gaussian_bench,
 )
+from ppl_vae.diagnostics.surgery import ElboSurgery, elbo_surgery
 
 __all__ = [
     "ActiveUnits",
+    "BoundCurve",
+    "Calibration",
     "Decomposition",
+    "ElboSurgery",
     "Estimate",
+    "Extrapolation",
+    "GeneralizationGap",
     "GradientBench",
     "GroupGradient",
+    "InferenceGap",
     "Interval",
     "LinearGaussianProblem",
+    "MonteCarlo",
     "PerDimension",
+    "RankTest",
     "Slope",
+    "bound_against_particles",
     "decompose",
+    "elbo_surgery",
+    "generalization_gap",
     "gradient_statistics",
+    "inference_gap",
     "linear_gaussian_bench",
+    "simulation_based_calibration",
 ]

@@ -126,7 +126,7 @@ class GeneralizationGap:
         return plain(self)
 
 
-def generalisation_gap(train: InferenceGap, test: InferenceGap) -> GeneralizationGap:
+def generalization_gap(train: InferenceGap, test: InferenceGap) -> GeneralizationGap:
     """The amortisation gap on test data minus that on training data.
 
     The model is the same and each gap is against the best q* for the datum, so that what differs is

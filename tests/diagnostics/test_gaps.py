@@ -11,7 +11,7 @@ from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate as Measured
 
 from ppl_vae.diagnostics.full_covariance import refine_full_covariance
-from ppl_vae.diagnostics.gaps import generalisation_gap, inference_gap
+from ppl_vae.diagnostics.gaps import generalization_gap, inference_gap
 from ppl_vae.evidence import Evidence, ImportanceSampling, Quadrature
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.particles import draw_particles
@@ -167,14 +167,14 @@ class TestGeneralisation:
         test = inference_gap(
             MODEL.vae().model, shifted(1.5), other, evidence_of(other), refinement=SHORT
         )
-        gap = generalisation_gap(train, test)
+        gap = generalization_gap(train, test)
         expected = test.amortization.value - train.amortization.value
         assert gap.difference.value == pytest.approx(expected)
         assert gap.difference.total_error == pytest.approx(
             math.hypot(train.amortization.total_error, test.amortization.total_error)
         )
         assert gap.difference.value > 10 * gap.difference.total_error
-        assert generalisation_gap(train, train).difference.value == 0
+        assert generalization_gap(train, train).difference.value == 0
         assert "test - train" in str(gap)
         assert json.loads(json.dumps(gap.summary()))["difference"]["value"] == pytest.approx(
             expected
