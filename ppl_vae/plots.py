@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN
 from torch import Tensor
 
-from ppl_vae.diagnostics import GradientBench
+from ppl_vae.diagnostics import Calibration, GradientBench
 from ppl_vae.diagnostics.gradient_bench import Group
 from ppl_vae.studies.comparison import Comparison, CrossedMean
 from ppl_vae.training import History
@@ -213,3 +213,34 @@ def _guide_lines(ax: Axes) -> None:
         for slope in (0.5, -0.5):
             ax.plot(K, start * (K / left) ** slope, color="0.9", lw=0.8, zorder=0)
     ax.set(xlim=(left, right), ylim=(low, high))
+
+
+def plot_calibration(calibration: Calibration, title: str) -> bytes:
+    """Rank ECDF minus that of uniform ranks, one line a dimension; grey: where calibrated ones lie.
+
+    Dimensions that are not calibrated are named, with what is wrong.
+    """
+    figure, (ax,) = _figure(3.6)
+    L = calibration.num_draws
+    ranks = (np.arange(L + 1) + 1) / (L + 1)
+    band = calibration.ecdf_band
+    ax.fill_between([0, 1], -band, band, color="0.9", lw=0)
+    wrong = calibration.findings
+    for index, name in enumerate(calibration.names):
+        found = name in wrong
+        label = f"{name}: {', '.join(wrong[name])}" if found else None
+        color = f"C{list(wrong).index(name)}" if found else "0.5"
+        difference = calibration.ecdf_difference[:, index].numpy()
+        ax.plot(np.r_[0, ranks], np.r_[0, difference], color=color, lw=1.2, label=label)
+    ax.set(xlim=(0, 1), xlabel="rank of z* among the draws, as a fraction")
+    ax.set_ylabel("ECDF - uniform")
+    ax.spines[["top", "right"]].set_visible(False)
+    if wrong:
+        ax.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(
+        f"grey: all lines of a calibrated guide, with probability {1 - calibration.false_alarm:g}; "
+        "rising at both ends: too narrow; falling: too wide; to one side: shifted",
+        fontsize=8,
+    )
+    return _png(figure)

@@ -103,6 +103,26 @@ class Calibration:
         return (self.ranks.double() + 0.5) / (self.num_draws + 1)
 
     @property
+    def ecdf_difference(self) -> Float[Tensor, "values dimensions"]:
+        """Fraction of ranks at r or below minus ``(r + 1) / (L + 1)``, for r = 0, ..., L.
+
+        0 if calibrated. Draws that are too narrow make it rise at both ends and fall between.
+        """
+        values = torch.arange(self.num_draws + 1)
+        counts = torch.stack([torch.bincount(r, minlength=len(values)) for r in self.ranks.T], 1)
+        below = counts.double().cumsum(0) / self.num_simulations
+        return below - ((values + 1.0) / len(values)).unsqueeze(-1)
+
+    @property
+    def ecdf_band(self) -> float:
+        """What no dimension's difference exceeds, at the false-alarm rate over all dimensions.
+
+        By the inequality of Dvoretzky, Kiefer and Wolfowitz, with Massart's constant.
+        """
+        each = self.false_alarm / len(self.names)
+        return math.sqrt(math.log(2 / each) / (2 * self.num_simulations))
+
+    @property
     def tests(self) -> list[RankTest]:
         """The tests of each dimension."""
         level = self.false_alarm / (_TESTS * len(self.names))
