@@ -1,7 +1,15 @@
 """Estimators of log p(x), each with its standard error."""
 
 from ppl_vae.evidence.adaptive import AdaptiveSampling
-from ppl_vae.evidence.annealing import AnnealedImportanceSampling
+from ppl_vae.evidence.annealing import (
+    AnnealedImportanceSampling,
+    BidirectionalMonteCarlo,
+    Sandwich,
+    SequentialMonteCarlo,
+    ThermodynamicIntegration,
+    calibrate,
+    reverse_ais,
+)
 from ppl_vae.evidence.defensive import DefensiveSampling
 from ppl_vae.evidence.exact import Enumeration, Quadrature
 from ppl_vae.evidence.importance_sampling import ImportanceSampling
@@ -19,6 +27,7 @@ __all__ = [
     "SUMO",
     "AdaptiveSampling",
     "AnnealedImportanceSampling",
+    "BidirectionalMonteCarlo",
     "DefensiveSampling",
     "Enumeration",
     "Evidence",
@@ -27,6 +36,11 @@ __all__ = [
     "PairedDifference",
     "ParetoSmoothed",
     "Quadrature",
+    "Sandwich",
+    "SequentialMonteCarlo",
+    "ThermodynamicIntegration",
     "bits_per_dimension",
+    "calibrate",
     "paired_difference",
+    "reverse_ais",
 ]

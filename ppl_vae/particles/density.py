@@ -110,12 +110,12 @@ class LatentDensity:
 
     def draw_guide(self) -> Float[Tensor, "chains batch dim"]:
         """Positions of draws z ~ q(z|x)."""
-        with torch.no_grad():
+        with torch.no_grad(), pyro.validation_enabled(False):
             return self.pack(self._run(self._guide).latents)
 
     def draw_prior(self) -> Float[Tensor, "chains batch dim"]:
         """Positions of draws z ~ p(z)."""
-        with torch.no_grad():
+        with torch.no_grad(), pyro.validation_enabled(False):
             return self.pack(self._run(self._model, simulated=True).latents)
 
     def _run(

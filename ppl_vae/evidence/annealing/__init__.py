@@ -1,5 +1,19 @@
 """Estimators of log p(x) that anneal from a start to the posterior."""
 
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
+from ppl_vae.evidence.annealing.bidirectional import BidirectionalMonteCarlo
+from ppl_vae.evidence.annealing.calibration import calibrate
+from ppl_vae.evidence.annealing.reverse import reverse_ais
+from ppl_vae.evidence.annealing.sandwich import Sandwich
+from ppl_vae.evidence.annealing.smc import SequentialMonteCarlo
+from ppl_vae.evidence.annealing.thermodynamic import ThermodynamicIntegration
 
-__all__ = ["AnnealedImportanceSampling"]
+__all__ = [
+    "AnnealedImportanceSampling",
+    "BidirectionalMonteCarlo",
+    "Sandwich",
+    "SequentialMonteCarlo",
+    "ThermodynamicIntegration",
+    "calibrate",
+    "reverse_ais",
+]

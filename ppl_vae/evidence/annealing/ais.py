@@ -146,13 +146,11 @@ class AnnealedImportanceSampling:
         self, model: Program, guide: Program, x: Float[Tensor, "batch *event"], streams: Streams
     ) -> Annealer:
         """Run the pilot for a chunk of data; chains that are weighted come after."""
-        low, high = _PILOT_CHAINS
-        num_pilots = min(max(self.num_chains, low), high)
         transition = HamiltonianTransition(self.leapfrog_steps, self.refreshment)
         adaptive = self.schedule == "adaptive"
         pilot = Pilot(transition, self.target_acceptance, adaptive, self.leapfrog_steps)
         with streams.stream(Purpose.PILOT):
-            path = self._path(model, guide, x, num_pilots)
+            path = self._path(model, guide, x, self._num_pilots)
             like = path.density.draw_prior()
             schedule = self._first_schedule().to(like).unsqueeze(-1)
             tuning = pilot(path, schedule, precisions(path, self.mass, like))
@@ -172,7 +170,7 @@ class AnnealedImportanceSampling:
         """An estimate for each chunk of data that fits in ``rows``."""
         device, nesting = call.device_for(x), self.max_plate_nesting
         rows = self.rows or (_CPU_ROWS if device.type == "cpu" else _GPU_ROWS)
-        data_at_once = max(1, rows // max(self.num_chains, _PILOT_CHAINS[0]))
+        data_at_once = max(1, rows // max(self.num_chains, self._num_pilots))
 
         def identity(how: str) -> RunIdentity:
             return identify(f"{estimator!r}, {how}", model, guide, x, device, nesting)
@@ -182,9 +180,16 @@ class AnnealedImportanceSampling:
     def evaluations(self, annealer: Annealer) -> int:
         """Gradient evaluations of one annealing per datum, the pilot's included."""
         chain = 1 + (self.num_temperatures - 1) * self.leapfrog_steps
+        return self.num_chains * chain + self.pilot_evaluations(annealer)
+
+    def pilot_evaluations(self, annealer: Annealer) -> int:
+        """Gradient evaluations of the pilot run per datum."""
+        return self._num_pilots * annealer.tuning.evaluations
+
+    @property
+    def _num_pilots(self) -> int:
         low, high = _PILOT_CHAINS
-        pilots = min(max(self.num_chains, low), high)
-        return self.num_chains * chain + pilots * annealer.tuning.evaluations
+        return min(max(self.num_chains, low), high)
 
     @property
     def described(self) -> str:

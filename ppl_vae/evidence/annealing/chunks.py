@@ -27,10 +27,17 @@ class Purpose(IntEnum):
 @final
 @dataclass(frozen=True)
 class Streams:
-    """The random streams of one chunk; without a seed, the caller's random state for all."""
+    """The random streams of one chunk; without a seed, the caller's random state for all.
+
+    Attributes:
+        seed: Of the whole call.
+        chunk: Number of the chunk.
+        first: Number of its first datum.
+    """
 
     seed: int | None
     chunk: int
+    first: int
 
     @contextmanager
     def stream(self, purpose: Purpose) -> Iterator[None]:
@@ -92,7 +99,8 @@ class Call:
         with bar, torch.no_grad():
             for number, chunk in enumerate(x.split(data_at_once)):
                 if number >= len(parts):
-                    columns = estimate(chunk.to(device), Streams(self.seed, number))
+                    streams = Streams(self.seed, number, number * data_at_once)
+                    columns = estimate(chunk.to(device), streams)
                     parts.append({name: value.cpu() for name, value in columns.items()})
                     if finished is not None:
                         finished.save(parts)

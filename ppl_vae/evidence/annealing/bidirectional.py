@@ -1,0 +1,136 @@
+"""Annealing forwards and backwards between a start and an exact posterior draw."""
+
+import time
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
+from ppl_vae.evidence.annealing.annealer import Annealer
+from ppl_vae.evidence.annealing.checkpoint import Columns
+from ppl_vae.evidence.annealing.chunks import Call, Purpose, Streams
+from ppl_vae.evidence.annealing.columns import evidence_of, weight_columns
+from ppl_vae.evidence.annealing.sandwich import Sandwich
+from ppl_vae.evidence.annealing.settings import require_count
+from ppl_vae.evidence.result import Direction, Evidence
+from ppl_vae.particles import Program, simulate_data
+from ppl_vae.randomness import Stream, seeded
+
+
+@final
+@dataclass(frozen=True)
+class BidirectionalMonteCarlo:
+    """``E log mean W <= log p(x) <= E[-log mean W_rev]`` for x simulated together with its z*.
+
+    If (z*, x) ~ p(z) p(x|z), then z* is an exact draw from p(z|x), for any model. Annealing
+    forwards from the start gives weights with mean p(x), hence a lower bound; annealing backwards
+    from z*, along the same temperatures with the same frozen step sizes, weights with mean
+    1 / p(x), hence an upper bound. Their gap bounds what either is off by, in the mean over data.
+
+    The bounds are for data from the model itself: real data may be harder. All backward chains of
+    a datum start at its one z*, which leaves the upper bound valid and makes it noisier than its
+    chains suggest; the gap's error is therefore taken over data, of which there should be several.
+
+    Costs twice the annealing.
+
+    Args:
+        ais: The annealing to be judged.
+        num_data: How many data to simulate.
+
+    Raises:
+        ValueError: If num_data is less than 1.
+
+    References:
+        Grosse, Ghahramani and Adams, 2015, Sandwiching the marginal likelihood using bidirectional
+        Monte Carlo.
+    """
+
+    ais: AnnealedImportanceSampling = field(default_factory=AnnealedImportanceSampling)
+    num_data: int = 20
+
+    def __post_init__(self) -> None:
+        require_count("BidirectionalMonteCarlo", "num_data", self.num_data)
+
+    def __call__(
+        self,
+        model: Program,
+        guide: Program,
+        x: Float[Tensor, "num_examples *event"],
+        *,
+        device: torch.device | str | None = None,
+        seed: int | None = 0,
+        progress: bool = False,
+    ) -> Sandwich:
+        """Simulate data and bound their log p(x).
+
+        Args:
+            model: Pyro model with its data plate at dim -1, all latents continuous.
+            guide: Pyro guide over the same latents.
+            x: One or more data; only the shape and type of the first are used.
+            device: Where to compute; the example's device if not given.
+            seed: Of all draws; ``None`` uses the caller's random state.
+            progress: Show a progress bar on the terminal.
+
+        Raises:
+            ValueError: If the model does not observe exactly one site of the shape of x, or as the
+                annealing does.
+        """
+        begun = time.perf_counter()
+        call = Call(device, seed, progress)
+        latents, x = self._simulate(model, x, call)
+
+        def estimate(x: Tensor, streams: Streams) -> Columns:
+            annealer = self.ais.prepare(model, guide, x, streams)
+            return self._both(annealer, self._rows(latents, streams.first, len(x)), streams)
+
+        columns = self.ais.by_chunk(call, self, estimate, model, guide, x)
+        seconds = time.perf_counter() - begun
+        lower, upper = (self._side(side, columns, seconds) for side in ("lower", "upper"))
+        return Sandwich(x.cpu(), lower, upper)
+
+    def _simulate(self, model: Program, x: Tensor, call: Call) -> tuple[dict[str, Tensor], Tensor]:
+        rows = x[:1].expand(self.num_data, *x.shape[1:]).to(call.device_for(x))
+        with seeded(call.seed, Stream.SAMPLING):
+            return simulate_data(model, rows, max_plate_nesting=self.ais.max_plate_nesting)
+
+    def _rows(self, latents: dict[str, Tensor], start: int, size: int) -> dict[str, Tensor]:
+        """The posterior draws of some data, one for all chains of a datum."""
+        dim, chains = self.ais.max_plate_nesting, self.ais.num_chains
+        rows = {name: value.narrow(dim, start, size) for name, value in latents.items()}
+        return {name: value.expand(chains, *value.shape[1:]) for name, value in rows.items()}
+
+    def _both(self, annealer: Annealer, exact: dict[str, Tensor], streams: Streams) -> Columns:
+        with streams.stream(Purpose.FORWARD):
+            forward, _ = annealer.forward()
+        with streams.stream(Purpose.REVERSE):
+            path = annealer.path
+            backward = annealer.reverse(path.at(path.density.pack(exact)))
+        evaluations = self.ais.evaluations(annealer)
+        both = {
+            "lower": weight_columns(forward, evaluations),
+            "upper": weight_columns(backward, evaluations),
+        }
+        both["upper"] = {**both["upper"], "log_prob": -both["upper"]["log_prob"]}
+        return {
+            f"{side}/{name}": value
+            for side, columns in both.items()
+            for name, value in columns.items()
+        }
+
+    def _side(self, side: Direction, columns: Columns, seconds: float) -> Evidence:
+        mine = {
+            name.split("/")[1]: value
+            for name, value in columns.items()
+            if name.startswith(f"{side}/")
+        }
+        towards = "" if side == "lower" else "backwards "
+        return evidence_of(
+            mine,
+            num_particles=self.ais.num_chains,
+            direction=side,
+            method=f"annealed importance sampling {towards}{self.ais.described}",
+            seconds=seconds,
+        )

@@ -1,0 +1,168 @@
+"""Sandwiches on simulated data, and what they are used for."""
+
+import math
+
+import pytest
+import torch
+from programs import LinearChain
+from significance import mean_of
+
+from ppl_vae.evidence import (
+    AnnealedImportanceSampling,
+    BidirectionalMonteCarlo,
+    calibrate,
+    reverse_ais,
+)
+from ppl_vae.evidence.annealing import bidirectional
+from ppl_vae.particles import simulate_data
+
+from .cases import MODEL, VAE, Positive, X, ratio, run
+
+ALL = 10**6
+AIS = AnnealedImportanceSampling
+
+
+def sandwich(ais, num_data, programs=VAE, x=X, **kwargs):
+    return run(BidirectionalMonteCarlo(ais, num_data), x, programs, **kwargs)
+
+
+class TestUnbiased:
+    """Both sides over independent simulated data: E[W] = p(x), E[W_rev] = 1 / p(x)."""
+
+    @pytest.mark.parametrize("start", ["prior", "guide"])
+    def test_both_sides(self, start, significance):
+        found = sandwich(AIS(15, 4, 2, start, rows=ALL), 1500)
+        exact = MODEL.log_evidence(found.x).detach()
+        significance = significance.split(2)
+        significance.require_equal(mean_of((found.lower.log_prob - exact).exp()), 1.0)
+        significance.require_equal(mean_of((exact - found.upper.log_prob).exp()), 1.0)
+
+    def test_two_layers_and_an_adaptive_schedule(self, significance):
+        chain = LinearChain()
+        estimator = BidirectionalMonteCarlo(AIS(15, 4, 2, schedule="adaptive", rows=ALL), 800)
+        found = estimator(chain.model, chain.rough, chain.simulate(1))
+        exact = chain.log_evidence(found.x).detach()
+        significance = significance.split(2)
+        significance.require_equal(mean_of((found.lower.log_prob - exact).exp()), 1.0)
+        significance.require_equal(mean_of((exact - found.upper.log_prob).exp()), 1.0)
+
+    def test_constrained_latents(self, significance):
+        positive = Positive()
+        found = sandwich(AIS(15, 4, 2, rows=ALL), 800, positive, positive.x)
+        exact = (2 / (1 + found.x[:, 0]) ** 3).log()
+        significance = significance.split(2)
+        significance.require_equal(mean_of((found.lower.log_prob - exact).exp()), 1.0)
+        significance.require_equal(mean_of((exact - found.upper.log_prob).exp()), 1.0)
+
+    def test_not_from_latents_of_another_datum(self, monkeypatch, significance):
+        """The wrong variant: z* and x are no pair."""
+
+        def strangers(model, x, **kwargs):
+            latents, data = simulate_data(model, x, **kwargs)
+            return latents, data.flip(0)
+
+        monkeypatch.setattr(bidirectional, "simulate_data", strangers)
+        found = sandwich(AIS(15, 4, 2, rows=ALL), 1000)
+        exact = MODEL.log_evidence(found.x).detach()
+        with pytest.raises(AssertionError):
+            significance.require_less(mean_of(exact - found.upper.log_prob), 0.0)
+
+
+class TestOrder:
+    def test_lower_exact_upper_and_a_gap_that_closes(self, significance):
+        short, long = (sandwich(AIS(T, 2, 2, rows=ALL), 400) for T in (4, 40))
+        exact = MODEL.log_evidence(short.x).detach()
+        assert torch.equal(short.x, long.x)
+        significance = significance.split(3)
+        significance.require_less(mean_of(short.lower.log_prob - exact), 0.0)
+        significance.require_less(mean_of(exact - short.upper.log_prob), 0.0)
+        widths = (found.upper.log_prob - found.lower.log_prob for found in (long, short))
+        significance.require_less(mean_of(next(widths) - next(widths)), 0.0)
+
+    def test_from_the_posterior_there_is_no_gap(self):
+        found = sandwich(AIS(4, 3, 2, "guide"), 5, MODEL.vae())
+        exact = MODEL.log_evidence(found.x).detach()
+        for side in (found.lower, found.upper):
+            torch.testing.assert_close(side.log_prob, exact, rtol=0, atol=1e-10)
+        assert abs(found.gap) < 1e-10
+
+
+class TestResult:
+    def test_table_and_directions(self):
+        found = sandwich(AIS(3, 2, 1), 4)
+        assert (found.lower.direction, found.upper.direction) == ("lower", "upper")
+        widths = found.upper.log_prob - found.lower.log_prob
+        assert found.gap == pytest.approx(widths.mean().item())
+        assert found.gap_error == pytest.approx(widths.std().item() / 2)
+        lines = str(found).splitlines()
+        assert "4 simulated data" in lines[0]
+        assert [line.split()[0] for line in lines[1:]] == ["upper", "lower", "gap"]
+        assert f"{found.gap:.3f}" in lines[3]
+
+    def test_one_datum_has_no_error(self):
+        assert math.isnan(sandwich(AIS(2, 2, 1), 1).gap_error)
+
+    def test_chunks_start_at_their_own_latents(self, significance):
+        """As in one chunk, but for the random numbers."""
+        found = sandwich(AIS(2, 2, 1, "guide", rows=16), 6, MODEL.vae())
+        torch.testing.assert_close(
+            found.upper.log_prob, MODEL.log_evidence(found.x).detach(), rtol=0, atol=1e-10
+        )
+        chunked = sandwich(AIS(10, 2, 1, rows=8 * 100), 400)
+        exact = MODEL.log_evidence(chunked.x).detach()
+        significance.require_equal(mean_of((exact - chunked.upper.log_prob).exp()), 1.0)
+
+    def test_a_seed_gives_the_same_numbers(self):
+        first, second = (sandwich(AIS(3, 2, 1), 3, seed=4) for _ in range(2))
+        assert torch.equal(first.upper.log_prob, second.upper.log_prob)
+        assert torch.equal(first.lower.log_prob, second.lower.log_prob)
+
+    def test_needs_data(self):
+        with pytest.raises(ValueError, match="num_data >= 1"):
+            BidirectionalMonteCarlo(AIS(3, 2, 1), 0)
+
+
+class TestCalibration:
+    settings = AIS(1, 4, 2, rows=ALL)
+
+    def test_the_shortest_schedule_that_is_good_enough(self):
+        lengths = (40, 2, 5, 1000)
+        gaps = {T: sandwich(AIS(T, 4, 2, rows=ALL), 50) for T in (2, 5, 40)}
+        target = gaps[5].gap
+        found = calibrate(VAE.model, VAE.guide, X, target, lengths, ais=self.settings, num_data=50)
+        assert found.num_temperatures == 40
+        assert found.gap == gaps[40].gap < target < gaps[2].gap
+        assert run(found).gap == found.gap
+
+    def test_none_is_good_enough(self):
+        with pytest.raises(ValueError, match=r"below 1e-06 nats .*\(2: .* \+- .*; 3: "):
+            calibrate(VAE.model, VAE.guide, X, 1e-6, (3, 2), ais=self.settings, num_data=3)
+
+    @pytest.mark.parametrize(
+        ("target", "lengths", "num_data"), [(0.0, (3,), 3), (1.0, (), 3), (1.0, (3,), 1)]
+    )
+    def test_arguments_out_of_range(self, target, lengths, num_data):
+        with pytest.raises(ValueError, match="calibrate needs"):
+            calibrate(VAE.model, VAE.guide, X, target, lengths, num_data=num_data)
+
+
+class TestReverse:
+    def test_agrees_where_chains_mix(self, significance):
+        """In p(x) / estimate, of which the weights backwards are unbiased estimates."""
+        evidence = reverse_ais(
+            AIS(20, 2000, 3, rows=ALL), VAE.model, VAE.guide, X[:3], transitions=20
+        )
+        backwards = evidence.log_prob.neg()
+        inverse = type(evidence)(**{**vars(evidence), "log_prob": backwards})
+        exact = MODEL.log_evidence(X[:3])
+        significance.require_equal(ratio(inverse, -exact), 1.0)
+
+    def test_promises_nothing(self):
+        evidence = reverse_ais(AIS(3, 2, 1), VAE.model, VAE.guide, X[:2], transitions=2)
+        assert evidence.direction == "consistent"
+        assert "no guaranteed upper bound" in evidence.method
+        assert "missed backwards too" in " ".join(reverse_ais.__doc__.split())
+
+    def test_needs_transitions(self):
+        with pytest.raises(ValueError, match="transitions >= 1"):
+            reverse_ais(AIS(3, 2, 1), VAE.model, VAE.guide, X, transitions=0)
