@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl_vae.diagnostics import Calibration
 from ppl_vae.evidence import Evidence
 from ppl_vae.particles import Program, draw_particles
 from ppl_vae.randomness import Stream, seeded
@@ -31,7 +32,7 @@ _ROWS = 10_000
 """Particles times data decoded at once."""
 
 _PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
-_OPTIONAL = ("pareto_k", "evaluations")
+_OPTIONAL = ("pareto_k", "tail_share", "evaluations")
 
 _WEIGHTED = (
     "Draws from the guide q(z|x): for posterior expectations weight them, for each datum, by the "
@@ -220,6 +221,27 @@ def comparison_to_datatree(
         "datum": _names("datum_names", datum_names, len(first[0])),
     }
     return _tree({"evidence": variables}, _method(first[0]), coords)
+
+
+def calibration_to_datatree(calibration: Calibration) -> xr.DataTree:
+    """Simulation-based calibration as a group ``prior_sbc``, where ArviZ looks for it.
+
+    Each latent dimension is a variable with (chain, draw): one chain, a draw a simulation, the
+    normalised rank ``(rank + 1/2) / (L + 1)`` of z* among the guide's draws, uniform over (0, 1) if
+    the guide is calibrated. Such a tree is what ``arviz_plots.plot_ecdf_pit`` takes. Attributes:
+    num_simulations, num_draws, false_alarm, and calibrated (0 or 1).
+    """
+    names = zip(calibration.names, calibration.normalized_ranks.unbind(1), strict=True)
+    attrs: dict[str, Attribute] = {
+        "num_simulations": calibration.num_simulations,
+        "num_draws": calibration.num_draws,
+        "false_alarm": calibration.false_alarm,
+        "calibrated": int(calibration.calibrated),
+    }
+    groups: _Groups = {
+        "prior_sbc": {name: (["chain", "draw"], _numpy(r.unsqueeze(0))) for name, r in names}
+    }
+    return _tree(groups, attrs, {})
 
 
 def _draw(

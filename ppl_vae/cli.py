@@ -148,6 +148,70 @@ _evaluation = _options(
 )
 
 
+_estimator = _options(
+    click.option("--particles", type=int, metavar="K", help="Draws per datum.  [default: 5000]"),
+    click.option(
+        "--refine",
+        type=click.IntRange(min=1),
+        metavar="STEPS",
+        help="Refine the guide for each datum by so many updates beforehand.  [default: not at "
+        "all]",
+    ),
+    click.option(
+        "--target-se",
+        type=float,
+        metavar="NATS",
+        help="adaptive: standard error wanted of each log p(x).  [default: 0.05]",
+    ),
+    click.option(
+        "--order", type=int, metavar="M", help="jackknife: 1, 2 or 3 terms of bias.  [default: 1]"
+    ),
+    click.option(
+        "--prior-share",
+        type=float,
+        metavar="SHARE",
+        help="defensive: of the draws, from the prior.  [default: 0.1]",
+    ),
+    click.option(
+        "--replicates", type=int, metavar="R", help="sumo: series averaged.  [default: 200]"
+    ),
+    click.option(
+        "--temperatures",
+        type=int,
+        metavar="T",
+        help="ais, smc, ti, bdmc: steps from start to posterior.  [default: 1000; ti 50]",
+    ),
+    click.option(
+        "--chains",
+        type=int,
+        metavar="C",
+        help="ais, smc, ti, bdmc: chains of each datum.  [default: 16; smc 64]",
+    ),
+    click.option(
+        "--leapfrog",
+        type=int,
+        metavar="L",
+        help="ais, smc, ti, bdmc: leapfrog steps of a transition.  [default: 10]",
+    ),
+    click.option(
+        "--start",
+        type=click.Choice(["prior", "guide"]),
+        help="ais, smc, ti, bdmc: where chains start.  [default: prior]",
+    ),
+    click.option(
+        "--schedule",
+        type=click.Choice(["linear", "sigmoidal", "adaptive"]),
+        help="ais, smc, ti, bdmc: spacing of temperatures.  [default: sigmoidal]",
+    ),
+    click.option(
+        "--simulated",
+        type=int,
+        metavar="N",
+        help="bdmc: data simulated to find the gap.  [default: 20]",
+    ),
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="ppl_vae")
 def cli() -> None:
@@ -200,40 +264,54 @@ def fit(folder: Path, data_root: Path | None, device: str, as_json: bool, **sett
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--particles", default=5000, show_default=True, help="K, draws per datum.")
 @click.option(
-    "--refine",
-    type=click.IntRange(min=1),
-    metavar="STEPS",
-    help="Refine the guide for each datum by so many updates beforehand.  [default: not at all]",
+    "--method",
+    default="iwae",
+    show_default=True,
+    metavar="NAME",
+    help="iwae (importance sampling), psis, defensive, jackknife, sumo, adaptive, ais, smc, ti, "
+    "bdmc or exact; docs/evidence.md says which to use when.",
 )
+@_estimator
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
 @_evaluation
 @_place
 def evaluate(
     folder: Path,
-    particles: int,
-    refine: int | None,
+    method: str,
     seed: int,
     split: Any,
     limit: int | None,
     data_root: Path | None,
     device: str,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Estimate log p(x) of a trained run, with its standard error."""
-    refinement = None if refine is None else pv.Refinement(refine)
-    estimator = pv.ImportanceSampling(particles, refine=refinement)
+    estimator = pv.studies.build_estimator(method, options)
     run = pv.studies.open_run(folder, data_root=data_root, device=device)
+    programs = run.vae.model, run.vae.guide
+    data = run.split(split, limit)
+    sandwich = None
+    if method == "bdmc":
+        sandwich = estimator(*programs, data, device=run.device, seed=seed, progress=True)
+        estimator = pv.studies.with_gap(estimator, sandwich.gap)
+    file = pv.studies.EVIDENCE if method == "iwae" else f"evidence-{method}.nc"
     evidence = pv.studies.evaluate_run(
-        run, estimator=estimator, split=split, limit=limit, seed=seed
+        run, estimator=estimator, split=split, limit=limit, seed=seed, file=file
     )
-    parts = pv.diagnostics.decompose(
-        run.vae.model, run.vae.guide, run.split(split, limit), device=run.device, seed=seed
-    )
-    text = f"{run.config.objective} on {run.dataset.name}, {split} data\n{evidence}\n\n{parts}\n"
-    text += f"\nper-datum values in {folder / pv.studies.EVIDENCE}"
-    _print(text, {**evidence.summary(), "decomposition": parts.summary()}, as_json)
+    parts = pv.diagnostics.decompose(*programs, data, device=run.device, seed=seed)
+    lines = [f"{run.config.objective} on {run.dataset.name}, {split} data", str(evidence)]
+    values = {**evidence.summary(), "decomposition": parts.summary()}
+    if run.config.likelihood == "bernoulli":
+        bits = pv.evidence.bits_per_dimension(evidence.mean, run.dataset.features)
+        lines.append(f"{bits:.4f} bits per dimension, of {run.dataset.features}")
+        values["bits_per_dimension"] = bits
+    if sandwich is not None:
+        lines += ["", str(sandwich)]
+        values["sandwich"] = {"gap": sandwich.gap, "gap_error": sandwich.gap_error}
+    lines += ["", str(parts), "", f"per-datum values in {folder / file}"]
+    _print("\n".join(lines), values, as_json)
 
 
 @cli.command()

@@ -89,7 +89,7 @@ class DefensiveSampling:
         log_weight = torch.cat(strata)
         weights = RunningWeights()
         weights.add(log_weight)
-        enough = count >= LEAST_PARTICLES
+        tails = pareto_smooth(log_weight) if count >= LEAST_PARTICLES else None
         return Evidence(
             log_prob=weights.log_mean,
             standard_error=_stratified_error(strata, weights.log_mean),
@@ -100,7 +100,8 @@ class DefensiveSampling:
                 f"defensive importance sampling ({share:.0%} from the prior)", self.refine
             ),
             seconds=0.0,
-            pareto_k=pareto_smooth(log_weight).pareto_k if enough else None,
+            pareto_k=None if tails is None else tails.pareto_k,
+            tail_share=None if tails is None else tails.tail_share,
             advice=ADVICE,
         )
 

@@ -34,7 +34,7 @@ class ImportanceSampling:
         refine: How to refine the guide beforehand; None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
-        tails: Fit a Pareto tail to the weights of each datum, from 25 particles on; its shape says
+        tails: Fit a Pareto tail to the weights of each datum, from 100 particles on; its shape says
             whether the estimate and its error can be trusted.
 
     Raises:
@@ -83,11 +83,11 @@ class ImportanceSampling:
         )
 
     def _estimate(self, chunk: Chunk) -> Evidence:
-        weights, pareto_k = RunningWeights(), None
+        weights, tails = RunningWeights(), None
         if self.tails and self.num_particles >= LEAST_PARTICLES:
             log_weight = chunk.all_log_weights(self.num_particles)
             weights.add(log_weight)
-            pareto_k = pareto_smooth(log_weight).pareto_k
+            tails = pareto_smooth(log_weight)
         else:
             for part in chunk.log_weights(self.num_particles):
                 weights.add(part)
@@ -99,7 +99,8 @@ class ImportanceSampling:
             direction="lower",
             method=with_refinement("importance sampling", self.refine),
             seconds=0.0,
-            pareto_k=pareto_k,
+            pareto_k=None if tails is None else tails.pareto_k,
+            tail_share=None if tails is None else tails.tail_share,
             advice=ADVICE,
         )
 

@@ -87,6 +87,7 @@ class Jackknife:
         weights = RunningWeights()
         weights.add(log_weight)
         enough = self.num_particles >= LEAST_PARTICLES
+        tails = pareto_smooth(log_weight) if enough else None
         return Evidence(
             log_prob=jackknife(blocks, each, self.order),
             standard_error=weights.standard_error,
@@ -95,7 +96,8 @@ class Jackknife:
             direction="consistent",
             method=with_refinement(f"jackknife of order {self.order}", self.refine),
             seconds=0.0,
-            pareto_k=pareto_smooth(log_weight).pareto_k if enough else None,
+            pareto_k=None if tails is None else tails.pareto_k,
+            tail_share=None if tails is None else tails.tail_share,
             advice=ADVICE,
         )
 

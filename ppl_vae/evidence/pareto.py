@@ -9,8 +9,8 @@ from arviz_stats.base import array_stats
 from jaxtyping import Float
 from torch import Tensor
 
-LEAST_PARTICLES = 25
-"""With fewer, the largest fifth of the weights is too few to fit a tail to."""
+LEAST_PARTICLES = 100
+"""With fewer, the largest fifth of the weights is too few for a fit that means something."""
 
 
 @final
@@ -21,26 +21,36 @@ class Smoothed:
     Attributes:
         log_weight: Unnormalised, shape (particles, batch), in nats.
         pareto_k: Shape of the tail of each datum's weights; -inf where all weights are equal.
+        tail_share: Part of the sum of all weights by which the tail exceeds where it begins.
     """
 
     log_weight: Float[Tensor, "particles batch"]
     pareto_k: Float[Tensor, " batch"]
+    tail_share: Float[Tensor, " batch"]
 
 
 def pareto_smooth(log_weight: Float[Tensor, "particles batch"]) -> Smoothed:
     """The largest ``min(K/5, 3 sqrt(K))`` weights replaced by quantiles of their fitted tail.
 
     Args:
-        log_weight: log w_k, shape (particles, batch), at least 25 particles.
+        log_weight: log w_k, shape (particles, batch), at least 100 particles.
 
     References:
         Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
     """
-    columns = [_smooth_one(column) for column in log_weight.double().cpu().unbind(1)]
+    log_weight = log_weight.double().cpu()
+    columns = [_smooth_one(column) for column in log_weight.unbind(1)]
     return Smoothed(
         torch.stack([column for column, _ in columns], 1),
         torch.tensor([k for _, k in columns], dtype=torch.float64),
+        _tail_share(log_weight),
     )
+
+
+def _tail_share(log_weight: Float[Tensor, "particles batch"]) -> Float[Tensor, " batch"]:
+    weight = torch.softmax(log_weight, 0)
+    tail = weight.topk(_tail_size(len(weight)) + 1, dim=0).values
+    return (tail[:-1] - tail[-1]).sum(0)
 
 
 def _smooth_one(log_weight: Float[Tensor, " particles"]) -> tuple[Tensor, float]:

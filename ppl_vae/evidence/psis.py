@@ -27,13 +27,13 @@ class ParetoSmoothed:
     Costs K decoder evaluations per datum.
 
     Args:
-        num_particles: K, at least 25.
+        num_particles: K, at least 100.
         refine: How to refine the guide beforehand; None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
-        ValueError: If num_particles is less than 25 or rows less than 1.
+        ValueError: If num_particles is less than 100 or rows less than 1.
 
     References:
         Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
@@ -81,5 +81,6 @@ class ParetoSmoothed:
             method=with_refinement("Pareto-smoothed importance sampling", self.refine),
             seconds=0.0,
             pareto_k=smoothed.pareto_k,
+            tail_share=smoothed.tail_share,
             advice=ADVICE,
         )

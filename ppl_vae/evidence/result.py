@@ -16,6 +16,9 @@ MIN_EFFECTIVE_SAMPLE_SIZE = 5.0
 TOLERATED_FRACTION = 0.05
 """Of the data may have too few effective samples before the mean over all is in doubt."""
 
+TOLERATED_TAIL = 0.02
+"""Of an estimate may come from a heavy tail's excess: about as many nats are then in doubt."""
+
 TOLERATED_GAP = 0.1
 """Nats between the two sides of a sandwich on simulated data before a schedule is in doubt."""
 
@@ -35,7 +38,9 @@ class Evidence:
         method: Name of the estimator.
         seconds: Wall-clock time taken.
         pareto_k: Shape of the generalised Pareto tail of the weights, where it was fitted. Above
-            :attr:`pareto_threshold` the estimate and its error are not to be trusted.
+            :attr:`pareto_threshold` the estimate and its error are not to be trusted, if the tail
+            carries a part of the estimate that matters.
+        tail_share: The part of the estimate by which the tail's weights exceed where it begins.
         evaluations: Decoder evaluations spent on each datum; num_particles each if None.
         gap: Mean width in nats of a sandwich of log p(x) on simulated data by the same settings,
             where there is one.
@@ -53,6 +58,7 @@ class Evidence:
     method: str
     seconds: float
     pareto_k: Float[Tensor, " batch"] | None = None
+    tail_share: Float[Tensor, " batch"] | None = None
     evaluations: Float[Tensor, " batch"] | None = None
     gap: float | None = None
     advice: str = "use more particles or a better guide"
@@ -117,9 +123,11 @@ class Evidence:
     @property
     def _few_effective(self) -> "_Finding | None":
         poor = int((self.effective_sample_size < MIN_EFFECTIVE_SAMPLE_SIZE).sum())
+        low = "their log p(x) is likely too low and its error understated"
+        few = "a few replicates make their log p(x) and its error"
         text = (
             f"{poor} of {len(self)} data have fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:g} effective "
-            "samples, so that their log p(x) is likely too low and its error understated"
+            f"samples, so that {few if self.direction == 'unbiased' else low}"
         )
         return _Finding(text, poor / len(self)) if poor else None
 
@@ -127,10 +135,14 @@ class Evidence:
     def _heavy_tails(self) -> "_Finding | None":
         if self.pareto_k is None:
             return None
-        poor = int((self.pareto_k > self.pareto_threshold).sum())
+        heavy = self.pareto_k > self.pareto_threshold
+        if self.tail_share is not None:
+            # A tail may be heavy and yet so small that nothing in it could move the estimate.
+            heavy = heavy & (self.tail_share > TOLERATED_TAIL)
+        poor = int(heavy.sum())
         text = (
-            f"{poor} of {len(self)} data have Pareto k above {self.pareto_threshold:.2f}, so that "
-            "neither their log p(x) nor its error is reliable"
+            f"{poor} of {len(self)} data have Pareto k above {self.pareto_threshold:.2f} in a tail "
+            "that matters, so that neither their log p(x) nor its error is reliable"
         )
         return _Finding(text, poor / len(self)) if poor else None
 
@@ -249,6 +261,7 @@ def concatenate(parts: list[Evidence]) -> Evidence:
         standard_error=torch.cat([part.standard_error for part in parts]),
         effective_sample_size=torch.cat([part.effective_sample_size for part in parts]),
         pareto_k=_cat([part.pareto_k for part in parts]),
+        tail_share=_cat([part.tail_share for part in parts]),
         evaluations=_cat([part.evaluations for part in parts]),
         num_particles=max(part.num_particles for part in parts),
         seconds=sum(part.seconds for part in parts),

@@ -2,6 +2,7 @@
 
 from ppl_vae.studies.comparison import Comparison, CrossedMean, compare, crossed_mean
 from ppl_vae.studies.config import RunConfig
+from ppl_vae.studies.estimator_names import METHODS, build_estimator, with_gap
 from ppl_vae.studies.objective_names import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
 from ppl_vae.studies.run import EVIDENCE, Run, evaluate_run, open_run, train_run
 from ppl_vae.studies.study import StudyResult, run_study
@@ -9,6 +10,7 @@ from ppl_vae.studies.table import format_comparison
 
 __all__ = [
     "EVIDENCE",
+    "METHODS",
     "OBJECTIVES",
     "SHAPINGS",
     "Comparison",
@@ -16,6 +18,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "StudyResult",
+    "build_estimator",
     "compare",
     "crossed_mean",
     "evaluate_run",
@@ -25,4 +28,5 @@ __all__ = [
     "run_study",
     "takes_kl_shaping",
     "train_run",
+    "with_gap",
 ]

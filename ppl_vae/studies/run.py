@@ -1,6 +1,7 @@
 """One run in a folder: configuration, checkpoint, history, evidence."""
 
 import hashlib
+import inspect
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from torch import Tensor
 from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree
 from ppl_vae.data import Dataset, binarize_batch, load_dataset
 from ppl_vae.devices import resolve_device
-from ppl_vae.evidence import Evidence, ImportanceSampling
+from ppl_vae.evidence import Evidence
 from ppl_vae.files import write_atomically
 from ppl_vae.netcdf import load_netcdf, save_netcdf
 from ppl_vae.studies.config import RunConfig
+from ppl_vae.studies.estimator_names import Estimator
 from ppl_vae.training import Checkpoint, FitResult, History, fit, load_parameters
 from ppl_vae.vae import VAE
 
@@ -121,19 +123,24 @@ def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto
 def evaluate_run(
     run: Run,
     *,
-    estimator: ImportanceSampling,
+    estimator: Estimator,
     split: Split = "test",
     limit: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    file: str = EVIDENCE,
 ) -> Evidence:
-    """Estimate log p(x) on a split, keep it in the run's folder, reuse it when nothing changed."""
-    path = run.folder / EVIDENCE
+    """Estimate log p(x) on a split, keep it in the run's folder, reuse it when nothing changed.
+
+    An estimator that can be interrupted goes on from where it was.
+    """
+    path = run.folder / file
     key = _evaluation_key(run, repr(estimator), split, limit, seed)
     if path.exists():
         tree = load_netcdf(path)
         if tree.attrs.get("evaluation") == key:
             return evidence_from_datatree(tree)
+    unfinished = _unfinished(run, estimator, key)
     evidence = estimator(
         run.vae.model,
         run.vae.guide,
@@ -141,11 +148,22 @@ def evaluate_run(
         device=run.device,
         seed=seed,
         progress=progress,
+        **unfinished,
     )
     tree = evidence_to_datatree(evidence)
     tree.attrs["evaluation"] = key
     save_netcdf(tree, path)
+    for leftover in unfinished.values():
+        leftover.unlink(missing_ok=True)
     return evidence
+
+
+def _unfinished(run: Run, estimator: Estimator, key: str) -> dict[str, Path]:
+    """Where an estimator that takes a checkpoint keeps what it has done of this evaluation."""
+    if "checkpoint" not in inspect.signature(estimator.__call__).parameters:
+        return {}
+    name = hashlib.sha256(key.encode()).hexdigest()[:12]
+    return {"checkpoint": run.folder / f"unfinished-{name}.npz"}
 
 
 def _evaluation_key(run: Run, *parts: Any) -> str:

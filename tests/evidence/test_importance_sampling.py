@@ -228,11 +228,11 @@ class TestEdges:
 
     @pytest.mark.parametrize("K", [0, -3])
     def test_no_particles(self, K):
-        with pytest.raises(ValueError, match=f"needs num_particles >= 1, got {K}"):
+        with pytest.raises(ValueError, match=rf"needs num_particles >= 1 .* got {K}"):
             ImportanceSampling(K)
 
     def test_no_rows(self):
-        with pytest.raises(ValueError, match="rows must be 1 or more, got 0"):
+        with pytest.raises(ValueError, match=r"needs rows >= 1 .* got 0"):
             ImportanceSampling(rows=0)
 
     def test_no_data(self):

@@ -104,8 +104,7 @@ VALUES = {
 
 @pytest.mark.parametrize(
     ("value", "objective"),
-    [(v, o) for v, objectives in VALUES.items() for o in objectives],
-    ids=str,
+    [pytest.param(v, o, id=repr(o)) for v, objectives in VALUES.items() for o in objectives],
 )
 def test_the_value_is_the_formula(value, objective):
     drawn = draw_once(objective)

@@ -1,0 +1,173 @@
+"""Estimators of log p(x) by their names, with the options that each takes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from ppl_vae.evidence import (
+    SUMO,
+    AdaptiveSampling,
+    AnnealedImportanceSampling,
+    BidirectionalMonteCarlo,
+    DefensiveSampling,
+    Evidence,
+    ImportanceSampling,
+    Jackknife,
+    ParetoSmoothed,
+    Quadrature,
+    SequentialMonteCarlo,
+    ThermodynamicIntegration,
+)
+from ppl_vae.particles import Program
+from ppl_vae.refinement import Refinement
+from ppl_vae.studies.naming import require_known
+
+
+class Estimator(Protocol):
+    """Anything that estimates log p(x) of every datum, as ``ImportanceSampling`` does."""
+
+    def __call__(
+        self,
+        model: Program,
+        guide: Program,
+        x: Tensor,
+        *,
+        device: torch.device | str | None = None,
+        seed: int | None = 0,
+        progress: bool = False,
+    ) -> Evidence:
+        """Estimate log p(x_i) for every datum."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Method:
+    """An estimator's name on the command line.
+
+    Attributes:
+        summary: What it is, in a line.
+        build: Makes it from the options given.
+        options: Those it takes.
+    """
+
+    summary: str
+    build: Callable[[Mapping[str, Any]], Any]
+    options: tuple[str, ...]
+
+
+_ANNEALING = ("temperatures", "chains", "leapfrog", "start", "schedule")
+_RENAMED = {
+    "particles": "num_particles",
+    "temperatures": "num_temperatures",
+    "chains": "num_chains",
+    "leapfrog": "leapfrog_steps",
+    "target_se": "target",
+    "simulated": "num_data",
+}
+
+
+def _arguments(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {_RENAMED.get(name, name): options[name] for name in names if name in options}
+
+
+def _ais(options: Mapping[str, Any], **defaults: Any) -> AnnealedImportanceSampling:
+    return AnnealedImportanceSampling(**{**defaults, **_arguments(options, *_ANNEALING)})
+
+
+def _jackknife(options: Mapping[str, Any]) -> Jackknife:
+    arguments = _arguments(options, "particles", "order", "refine")
+    return Jackknife(**{"num_particles": 4992, **arguments})
+
+
+def _bidirectional(options: Mapping[str, Any]) -> BidirectionalMonteCarlo:
+    return BidirectionalMonteCarlo(_ais(options), **_arguments(options, "simulated"))
+
+
+METHODS: dict[str, Method] = {
+    "iwae": Method(
+        "importance sampling from the guide: a lower bound in expectation",
+        lambda o: ImportanceSampling(**_arguments(o, "particles", "refine")),
+        ("particles", "refine"),
+    ),
+    "psis": Method(
+        "importance sampling with Pareto-smoothed weights: less variance, no bound",
+        lambda o: ParetoSmoothed(**_arguments(o, "particles", "refine")),
+        ("particles", "refine"),
+    ),
+    "defensive": Method(
+        "importance sampling from a mixture of guide and prior: bounded weights",
+        lambda o: DefensiveSampling(**_arguments(o, "particles", "prior_share", "refine")),
+        ("particles", "prior_share", "refine"),
+    ),
+    "jackknife": Method(
+        "importance sampling with its leading bias removed: no bound",
+        _jackknife,
+        ("particles", "order", "refine"),
+    ),
+    "sumo": Method(
+        "a randomly truncated series: unbiased for log p(x), its variance may be infinite",
+        lambda o: SUMO(**_arguments(o, "replicates", "refine")),
+        ("replicates", "refine"),
+    ),
+    "adaptive": Method(
+        "importance sampling until each datum's standard error is below a target",
+        lambda o: AdaptiveSampling(**_arguments(o, "target_se")),
+        ("target_se",),
+    ),
+    "ais": Method(
+        "annealed importance sampling: a lower bound in expectation, whatever the guide",
+        _ais,
+        _ANNEALING,
+    ),
+    "smc": Method(
+        "sequential Monte Carlo: annealing with resampling",
+        lambda o: SequentialMonteCarlo(_ais(o, num_chains=64)),
+        _ANNEALING,
+    ),
+    "ti": Method(
+        "thermodynamic integration along the annealing path: a cross-check",
+        lambda o: ThermodynamicIntegration(_ais(o, num_temperatures=50)),
+        _ANNEALING,
+    ),
+    "bdmc": Method(
+        "annealing sandwiched on simulated data, then on these",
+        _bidirectional,
+        (*_ANNEALING, "simulated"),
+    ),
+    "exact": Method("quadrature, for up to 3 latent dimensions", lambda _: Quadrature(), ()),
+}
+"""Estimators by their names on the command line."""
+
+
+def build_estimator(method: str, options: Mapping[str, Any]) -> Any:
+    """The estimator called ``method``; options that are None keep their defaults.
+
+    Raises:
+        ValueError: If the name is unknown, or an option is none of the method's.
+    """
+    require_known("method", method, METHODS)
+    given = {name: value for name, value in options.items() if value is not None}
+    taken = METHODS[method].options
+    for name in given:
+        if name not in taken:
+            users = [other for other, m in METHODS.items() if name in m.options]
+            raise ValueError(
+                f"{_flag(name)} is an option of --method {', '.join(users)}; {method} takes "
+                f"{', '.join(map(_flag, taken)) or 'none'}."
+            )
+    if isinstance(given.get("refine"), int):
+        given["refine"] = Refinement(given["refine"])
+    return METHODS[method].build(given)
+
+
+def with_gap(estimator: BidirectionalMonteCarlo, gap: float) -> AnnealedImportanceSampling:
+    """The annealing that a sandwich judged, carrying the width it found."""
+    return replace(estimator.ais, gap=gap)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
