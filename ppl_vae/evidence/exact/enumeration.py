@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from tqdm.auto import tqdm
 
+from ppl_vae.evidence.exact.joint import require_all_rows
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import Particles, Program, draw_particles
 from ppl_vae.particles.sites import log_densities, run
@@ -103,6 +104,7 @@ class Enumeration:
             index = torch.arange(first, min(first + size, states.count), device=x.device)
             latents = states.at(index, len(x))
             modelled = run(model, x, len(index), self.max_plate_nesting, latents)
+            require_all_rows(modelled)
             densities = list(log_densities(modelled, self.max_plate_nesting + 1).values())
             weights.add(sum((d.double() for d in densities[1:]), densities[0].double()))
         log_prob = (weights.log_mean + math.log(states.count)).cpu()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from ppl_vae.evidence.exact.modes import LogJoint
 
-_DEPTH = 45.0
-"""Below the largest value, in nats: what lies lower has no mass that counts."""
+_MARGIN = 15.0
+"""Nats below the tolerance that a density may fall to, seen from its top, at the box's sides."""
 _FIRST = {1: 401, 2: 61, 3: 21}
 _SEARCHES = 40
+_AGREEING = 3
 _RAISE = 1.4
 
 
@@ -70,24 +72,32 @@ def integrate_on_grid(
         max_nodes: Nodes of the finest grid.
     """
     dim = len(box.low)
-    box, spent = _find_box(log_joint, row, box, known)
+    depth = _MARGIN - math.log(min(tolerance, 1.0))
+    box, spent = _find_box(log_joint, row, box, known, depth)
     number = max(_FIRST[dim], int((box.width.max() / finest).clamp(max=1e6)) + 2)
     number = min(number, int(max_nodes ** (1 / dim) / _RAISE**2) - 2)
-    total, change, error = math.inf, math.inf, math.inf
-    while number**dim <= max_nodes and error > tolerance:
-        values = log_joint(row, box.grid(number))[:, 0]
-        value = float(torch.logsumexp(values, 0) + box.log_cell(number))
-        moved = abs(value - total)
-        total, change, error = value, moved, moved + change
+    values: list[float] = []
+    while number**dim <= max_nodes and _change(values, _AGREEING) > tolerance:
+        densities = log_joint(row, box.grid(number))[:, 0]
+        values.append(float(torch.logsumexp(densities, 0) + box.log_cell(number)))
         spent += number**dim
         number = math.ceil(_RAISE * number)
-    return total, error, spent
+    error = _change(values, _AGREEING)
+    # Where the density has kinks the changes are erratic: two small ones in turn are an accident.
+    return values[-1], error if error <= tolerance else _change(values, _AGREEING + 2), spent
+
+
+def _change(values: list[float], last: int) -> float:
+    """What the steps between the last so many values have changed in all."""
+    if len(values) < _AGREEING:
+        return math.inf
+    return sum(abs(b - a) for a, b in pairwise(values[-last:]))
 
 
 def _find_box(
-    log_joint: LogJoint, row: Tensor, box: Box, known: Float[Tensor, "points dim"]
+    log_joint: LogJoint, row: Tensor, box: Box, known: Float[Tensor, "points dim"], depth: float
 ) -> tuple[Box, int]:
-    """Shrink and stretch a box until it just holds everything within 45 nats of the largest."""
+    """Shrink and stretch a box until it just holds what is less than ``depth`` below the top."""
     number, spent = _FIRST[len(box.low)], 0
     top = log_joint(row, known.unsqueeze(1)).amax()
     for _ in range(_SEARCHES):
@@ -95,7 +105,7 @@ def _find_box(
         values = log_joint(row, points)[:, 0]
         spent += len(values)
         top = torch.maximum(top, values.amax())
-        hot = torch.cat([points[values > top - _DEPTH, 0], known])
+        hot = torch.cat([points[values > top - depth, 0], known])
         spacing = box.width / (number - 1)
         at_low = hot.amin(0) <= box.low + 0.5 * spacing
         at_high = hot.amax(0) >= box.high - 0.5 * spacing

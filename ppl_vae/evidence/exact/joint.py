@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ppl_vae.particles import Particles, Program, simulate
-from ppl_vae.particles.sites import log_densities, run
+from ppl_vae.particles.sites import SiteRun, log_densities, run
+
+_ROUNDINGS = 8
 
 
 @final
@@ -95,8 +97,12 @@ class Joint:
         """The joint of a model of which particles have been drawn.
 
         Raises:
-            ValueError: If a latent site is discrete, or has a support that varies; names it.
+            ValueError: If a latent site is discrete, or has a support that varies, or a plate
+                subsamples; names it.
         """
+        require_all_rows(
+            run(model, x, len(particles.log_weight), max_plate_nesting, particles.latents)
+        )
         plates = max_plate_nesting - 1
         sites = {
             name: SiteCoordinates.of(name, value, particles.prior[name], plates)
@@ -110,9 +116,14 @@ class Joint:
         return sum(site.size for site in self.sites.values())
 
     @property
-    def epsilon(self) -> float:
-        """Relative rounding of the least precise site."""
-        return max(torch.finfo(site.dtype).eps for site in self.sites.values())
+    def all_rows(self) -> Int[Tensor, " batch"]:
+        """All data, by number."""
+        return torch.arange(len(self.x), device=self.x.device)
+
+    def rounding(self, log_density: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """How far a log-density of that size may be off in the precision of the sites, in nats."""
+        epsilon = max(torch.finfo(site.dtype).eps for site in self.sites.values())
+        return _ROUNDINGS * epsilon * log_density.abs()
 
     def __call__(
         self, rows: Int[Tensor, " batch"], u: Float[Tensor, "points batch dim"]
@@ -143,6 +154,18 @@ class Joint:
         """U of draws from the prior."""
         drawn = simulate(self.model, None, self.x, count, max_plate_nesting=self.max_plate_nesting)
         return self.unconstrain(drawn.latents)
+
+
+def require_all_rows(modelled: SiteRun) -> None:
+    """Refuse a model that sees some of the data only.
+
+    Raises:
+        ValueError: If a plate subsamples; names it.
+    """
+    for name in modelled.subsamples:
+        raise ValueError(
+            f"plate {name!r} subsamples: log p(x) is of every datum, so take all its rows."
+        )
 
 
 def _fixed_support(name: str, support: Any, event_dim: int) -> Any:

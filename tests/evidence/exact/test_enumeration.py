@@ -158,6 +158,19 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"'z' has support.*or Quadrature for continuous"):
             Enumeration()(vae.model, vae.guide, binary_data(2))
 
+    def test_a_plate_that_subsamples(self):
+        def guide(x):
+            with pyro.plate("data", 4, subsample_size=1):
+                pyro.sample("z", dist.Bernoulli(torch.tensor(0.5)))
+
+        def model(x):
+            with pyro.plate("data", 4, subsample_size=1):
+                z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.5)))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:1, 0])
+
+        with pytest.raises(ValueError, match="plate 'data' subsamples"):
+            Enumeration()(model, guide, X[:1].float())
+
     def test_counts_without_end(self):
         def guide(x):
             with pyro.plate("data", len(x)):

@@ -10,7 +10,8 @@ from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate
 
 from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.evidence.exact import Quadrature, quadrature
+from ppl_vae.evidence.exact import Quadrature, adaptive
+from ppl_vae.evidence.exact.adaptive import AdaptiveIntegral
 from ppl_vae.evidence.exact.hermite import hermite_nodes
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.priors import StandardNormal
@@ -301,6 +302,19 @@ class TestWhatItSays:
         with pytest.raises(ValueError, match="support of latent site 'v' varies"):
             Quadrature()(model, program, torch.zeros(2, 1, dtype=torch.float64))
 
+    def test_a_plate_that_subsamples(self):
+        def guide(x):
+            with pyro.plate("data", len(x), subsample_size=2):
+                pyro.sample("z", dist.Normal(0 * ONE, 1 * ONE))
+
+        def model(x):
+            with pyro.plate("data", len(x), subsample_size=2) as rows:
+                z = pyro.sample("z", dist.Normal(0 * ONE, 1 * ONE))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[rows, 0])
+
+        with pytest.raises(ValueError, match="plate 'data' subsamples"):
+            Quadrature()(model, guide, torch.zeros(4, 1, dtype=torch.float64))
+
     def test_bounds_that_differ_between_dimensions(self):
         low, high = (torch.tensor(v, dtype=torch.float64) for v in ([0.0, -2.0], [1.0, 3.0]))
 
@@ -354,9 +368,7 @@ class TestOfTheTests:
     @pytest.fixture
     def one_ascent(self, monkeypatch):
         """Only the guide's mean is started from: one of four modes is found."""
-        monkeypatch.setattr(
-            quadrature, "_choose_starts", lambda joint, rows, scouts: scouts[:1] * 0 + 1.5
-        )
+        monkeypatch.setattr(adaptive, "_starts", lambda joint, scouts, guided: scouts[:1] * 0 + 1.5)
 
     def test_the_wide_grid_sees_modes_that_no_ascent_found(self, one_ascent):
         evidence = Quadrature(tolerance=1e-6)(self.MODEL, wide(2), self.X)
@@ -365,7 +377,7 @@ class TestOfTheTests:
 
     def test_without_the_wide_grid_they_are_missed(self, one_ascent, monkeypatch):
         nothing = torch.zeros(1, dtype=torch.bool)
-        monkeypatch.setattr(quadrature, "_mass_elsewhere", lambda *_: nothing)
+        monkeypatch.setattr(AdaptiveIntegral, "_mass_elsewhere", lambda *_: nothing)
         evidence = Quadrature(tolerance=1e-6)(self.MODEL, wide(2), self.X)
         missed = self.exact() - evidence.log_prob
         torch.testing.assert_close(missed, torch.full_like(missed, math.log(4)))
