@@ -102,7 +102,7 @@ class TestResult:
 
     def test_resampling_helps_a_short_schedule(self, significance):
         """Lower bounds, of which the higher is the better one."""
-        x = TEN.simulate(600)
+        x = TEN.simulate(500)
         programs = TEN.mean_field_vae()
         without, with_ = (run(smc(15, 1, 40, 1, t), x, programs) for t in (0.0, 0.5))
         significance.require_less(mean_of(without.log_prob - with_.log_prob), 0.0)
