@@ -117,4 +117,4 @@ class Call:
                 "a checkpoint needs a seed: without one, a run that goes on cannot give the "
                 "numbers of one that was never stopped."
             )
-        return FinishedChunks(self.checkpoint, identity(settings))
+        return FinishedChunks(Path(self.checkpoint), identity(settings))
