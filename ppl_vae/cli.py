@@ -292,9 +292,12 @@ def evaluate(
     run = pv.studies.open_run(folder, data_root=data_root, device=device)
     programs = run.vae.model, run.vae.guide
     data = run.split(split, limit)
-    sandwich = None
+    sandwich, pictures = None, []
     if method == "bdmc":
-        sandwich = estimator(*programs, data, device=run.device, seed=seed, progress=True)
+        found = pv.studies.sandwiches(estimator, *programs, data, device=run.device, seed=seed)
+        title = f"{run.config.objective} on {run.dataset.name}: simulated data"
+        pictures = pv.report.write_sandwich(found, folder, title)
+        sandwich = found[estimator.ais.num_temperatures]
         estimator = pv.studies.with_gap(estimator, sandwich.gap)
     file = pv.studies.EVIDENCE if method == "iwae" else f"evidence-{method}.nc"
     evidence = pv.studies.evaluate_run(
@@ -309,9 +312,41 @@ def evaluate(
         values["bits_per_dimension"] = bits
     if sandwich is not None:
         lines += ["", str(sandwich)]
+        lines += [f"picture: {path}" for path in pictures]
         values["sandwich"] = {"gap": sandwich.gap, "gap_error": sandwich.gap_error}
     lines += ["", str(parts), "", f"per-datum values in {folder / file}"]
     _print("\n".join(lines), values, as_json)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--particles", default=5000, show_default=True, help="K of log p(x), per datum.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=2),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Only N of the data of each split, a fixed random subset.",
+)
+@_place
+def diagnose(
+    folder: Path,
+    particles: int,
+    seed: int,
+    limit: int,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Say what a trained run is like: gaps, information, calibration, bound against particles."""
+    run = pv.studies.open_run(folder, data_root=data_root, device=device)
+    found = pv.studies.diagnose_run(run, limit=limit, particles=particles, seed=seed)
+    title = f"{run.config.objective} on {run.dataset.name}"
+    paths = pv.report.write_diagnosis(found, folder, title)
+    text = f"{title}, test data\n\n{found}\n\nwritten: {', '.join(map(str, paths))}"
+    _print(text, {**found.summary(), "files": [str(path) for path in paths]}, as_json)
 
 
 @cli.command()

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN
 from torch import Tensor
 
-from ppl_vae.diagnostics import Calibration, GradientBench
+from ppl_vae.diagnostics import BoundCurve, Calibration, GradientBench
 from ppl_vae.diagnostics.gradient_bench import Group
+from ppl_vae.evidence import Sandwich
 from ppl_vae.studies.comparison import Comparison, CrossedMean
 from ppl_vae.training import History
 
@@ -243,4 +244,43 @@ def plot_calibration(calibration: Calibration, title: str) -> bytes:
         "rising at both ends: too narrow; falling: too wide; to one side: shifted",
         fontsize=8,
     )
+    return _png(figure)
+
+
+def plot_bound_curve(curve: BoundCurve, title: str) -> bytes:
+    """E[L_K] against K with two Monte Carlo standard errors, and the extrapolated limit."""
+    figure, (ax,) = _figure(3.4)
+    counts = list(curve.bounds)
+    values = [curve.bounds[K].value for K in counts]
+    errors = [2 * curve.bounds[K].monte_carlo_error for K in counts]
+    limit = curve.extrapolation.limit
+    low, high = limit.value - 2 * limit.monte_carlo_error, limit.value + 2 * limit.monte_carlo_error
+    ax.axhspan(low, high, color="0.88", lw=0)
+    ax.axhline(limit.value, color="0.5", lw=1, label="limit by the fit in 1/K")
+    ax.errorbar(counts, values, yerr=errors, fmt="o-", ms=4, lw=1, label="bound on K particles")
+    ax.set(xscale="log", xlabel="K, particles", ylabel="nats per datum")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return _png(figure)
+
+
+def plot_sandwich(sandwiches: Mapping[int, Sandwich], title: str) -> bytes:
+    """Lower and upper bound of log p(x) on simulated data against the number of temperatures."""
+    figure, (ax,) = _figure(3.4)
+    lengths = sorted(sandwiches)
+    sides = {
+        "upper bound, backwards": [sandwiches[T].upper for T in lengths],
+        "lower bound, forwards": [sandwiches[T].lower for T in lengths],
+    }
+    for name, found in sides.items():
+        errors = [2 * evidence.monte_carlo_error for evidence in found]
+        means = [evidence.mean for evidence in found]
+        ax.errorbar(lengths, means, yerr=errors, fmt="o-", ms=4, lw=1, capsize=2, label=name)
+    ax.set(xscale="log", xlabel="temperatures", ylabel="log p(x), nats per datum")
+    ax.set_xticks(lengths, [str(T) for T in lengths])
+    ax.minorticks_off()
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
     return _png(figure)

@@ -7,16 +7,20 @@ from pathlib import Path
 import torch
 
 from ppl_vae.diagnostics import GradientBench
+from ppl_vae.evidence import Sandwich
 from ppl_vae.files import write_atomically
 from ppl_vae.plots import (
+    plot_bound_curve,
+    plot_calibration,
     plot_comparison,
     plot_histories,
     plot_images,
     plot_profiles,
+    plot_sandwich,
     plot_signal_to_noise,
 )
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.studies import Run, StudyResult
+from ppl_vae.studies import Diagnosis, Run, StudyResult
 
 
 def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Path]:
@@ -60,6 +64,21 @@ def write_gradient_bench(bench: GradientBench, folder: Path, title: str) -> list
         "snr.png": plot_signal_to_noise(bench, title),
     }
     return _write(folder, files)
+
+
+def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path]:
+    """Write ``diagnosis.json``, ``bound_curve.png`` and ``calibration.png``; return their paths."""
+    files: dict[str, bytes | str] = {
+        "diagnosis.json": json.dumps(diagnosis.summary(), indent=2) + "\n",
+        "bound_curve.png": plot_bound_curve(diagnosis.curve, f"{title}: bound against particles"),
+        "calibration.png": plot_calibration(diagnosis.calibration, f"{title}: calibration"),
+    }
+    return _write(folder, files)
+
+
+def write_sandwich(sandwiches: Mapping[int, Sandwich], folder: Path, title: str) -> list[Path]:
+    """Write ``sandwich.png``; return its path."""
+    return _write(folder, {"sandwich.png": plot_sandwich(sandwiches, title)})
 
 
 def _write(folder: Path, files: Mapping[str, bytes | str]) -> list[Path]:

@@ -2,7 +2,8 @@
 
 from ppl_vae.studies.comparison import Comparison, CrossedMean, compare, crossed_mean
 from ppl_vae.studies.config import RunConfig
-from ppl_vae.studies.estimator_names import METHODS, build_estimator, with_gap
+from ppl_vae.studies.diagnosis import Diagnosis, diagnose_run
+from ppl_vae.studies.estimator_names import METHODS, build_estimator, sandwiches, with_gap
 from ppl_vae.studies.objective_names import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
 from ppl_vae.studies.run import EVIDENCE, Run, evaluate_run, open_run, train_run
 from ppl_vae.studies.study import StudyResult, run_study
@@ -15,17 +16,20 @@ __all__ = [
     "SHAPINGS",
     "Comparison",
     "CrossedMean",
+    "Diagnosis",
     "Run",
     "RunConfig",
     "StudyResult",
     "build_estimator",
     "compare",
     "crossed_mean",
+    "diagnose_run",
     "evaluate_run",
     "format_comparison",
     "open_run",
     "parse_objective",
     "run_study",
+    "sandwiches",
     "takes_kl_shaping",
     "train_run",
     "with_gap",

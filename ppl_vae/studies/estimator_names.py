@@ -18,6 +18,7 @@ from ppl_vae.evidence import (
     Jackknife,
     ParetoSmoothed,
     Quadrature,
+    Sandwich,
     SequentialMonteCarlo,
     ThermodynamicIntegration,
 )
@@ -162,6 +163,16 @@ def build_estimator(method: str, options: Mapping[str, Any]) -> Any:
     if isinstance(given.get("refine"), int):
         given["refine"] = Refinement(given["refine"])
     return METHODS[method].build(given)
+
+
+def sandwiches(
+    estimator: BidirectionalMonteCarlo, model: Program, guide: Program, x: Tensor, **call: Any
+) -> dict[int, Sandwich]:
+    """The sandwich at the estimator's number of temperatures, and at 1/3, 1/10 and 1/30 of it."""
+    longest = estimator.ais.num_temperatures
+    lengths = sorted({max(2, longest // part) for part in (30, 10, 3)} | {longest})
+    shorter = {T: replace(estimator.ais, num_temperatures=T) for T in lengths}
+    return {T: replace(estimator, ais=ais)(model, guide, x, **call) for T, ais in shorter.items()}
 
 
 def with_gap(estimator: BidirectionalMonteCarlo, gap: float) -> AnnealedImportanceSampling:
