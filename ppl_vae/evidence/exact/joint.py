@@ -14,6 +14,8 @@ from ppl_vae.particles import Particles, Program, simulate
 from ppl_vae.particles.sites import SiteRun, log_densities, run
 
 _ROUNDINGS = 8
+_EDGE = 40.0
+"""Unconstrained coordinate of the edge: exp(-40) from it."""
 
 
 @final
@@ -68,7 +70,8 @@ class SiteCoordinates:
         """The inverse of :meth:`constrain`, in double precision."""
         rows = value.double().movedim(1 + self.num_plates, 1)
         unconstrained: Tensor = self.transform.inv(rows).reshape(*rows.shape[:2], self.size)
-        return unconstrained
+        # A draw that was rounded to the edge of the support stands somewhere all the same.
+        return unconstrained.nan_to_num(posinf=_EDGE, neginf=-_EDGE)
 
 
 @final

@@ -75,7 +75,14 @@ def derivatives(
         (gradient,) = torch.autograd.grad(value.sum(), point, create_graph=True)
         totals = [gradient[..., i].sum() for i in range(point.shape[-1])]
         hessian = torch.stack([_gradient_or_zero(total, point) for total in totals], -2)
-    return value.detach(), gradient.detach(), -0.5 * (hessian + hessian.mT)
+    precision = -0.5 * (hessian + hessian.mT)
+    # Where the density is 0 nothing leads anywhere.
+    return value.detach(), _finite(gradient.detach()), _finite(precision)
+
+
+def _finite(values: Tensor) -> Tensor:
+    """The same, with 0 for all that is no number."""
+    return torch.where(values.isfinite(), values, 0.0)
 
 
 def _gradient_or_zero(total: Tensor, point: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.evidence.exact import Quadrature, adaptive
 from ppl_vae.evidence.exact.adaptive import AdaptiveIntegral
 from ppl_vae.evidence.exact.hermite import hermite_nodes
+from ppl_vae.evidence.exact.joint import SiteCoordinates
+from ppl_vae.evidence.exact.modes import find_modes
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.priors import StandardNormal
 from ppl_vae.vae import VAE
@@ -220,6 +222,41 @@ class TestAwkwardPosteriors:
         assert "2 of 2 data above the tolerance of 1e-09" in str(evidence)
         assert evidence.standard_error.min() > 1e-9
         assert ((evidence.log_prob - exact).abs() <= evidence.standard_error).all()
+
+    def test_where_the_model_gives_no_number_there_is_no_mass(self):
+        """x ~ log z: not a number for z < 0, and starts of the prior stand there."""
+
+        def decoder(z):
+            return dist.Normal(z.log(), 0.5, validate_args=False).to_event(1)
+
+        x = torch.tensor([0.1, 0.9], dtype=torch.float64)
+        model = of_decoder(decoder, 1)
+
+        def joint(z):
+            return dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z.log(), 0.5).log_prob(x)
+
+        exact = log_integral(joint, 1e-9, 9)
+        evidence = Quadrature(tolerance=1e-6)(model, wide(1, 3.0, 0.1), x.unsqueeze(-1))
+        agrees_within_its_error(evidence, exact, 1e-6)
+
+    def test_ascents_from_where_the_density_is_0(self):
+        """Two Gamma(2, 1) variables by log relu: no derivative below 0, the mode at 1."""
+
+        def log_joint(rows, u):
+            return (torch.relu(u).log() - u).sum(-1)
+
+        starts = torch.tensor([[-1.0, -1.0], [-1.0, 0.5], [0.5, 3.0]], dtype=torch.float64)
+        modes = find_modes(log_joint, torch.zeros(1).long(), starts.unsqueeze(1))
+        torch.testing.assert_close(modes.point[2, 0], torch.ones(2, dtype=torch.float64))
+        assert modes.precision.isfinite().all()
+        assert modes.laplace()[:2].max() == -math.inf
+
+    def test_draws_at_the_edge_of_the_support(self):
+        value = torch.tensor([0.0, 1.0, 1e-9], dtype=torch.float64).unsqueeze(-1)
+        site = SiteCoordinates.of("rate", value, dist.Gamma(ONE, ONE), 0)
+        u = site.unconstrain(value).flatten()
+        expected = torch.tensor([-40.0, 0.0, math.log(1e-9)], dtype=torch.float64)
+        torch.testing.assert_close(u, expected)
 
 
 class TestAgainstImportanceSampling:
