@@ -14,7 +14,11 @@ def load(name):
 
 
 def test_every_example_is_tested():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"quickstart", "two_layers"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        "quickstart",
+        "two_layers",
+        "marginal_likelihood",
+    }
 
 
 def test_quickstart(capsys):
@@ -32,3 +36,12 @@ def test_two_layers(capsys):
     ]
     out = capsys.readouterr().out
     assert out.count("top") >= 3
+
+
+def test_marginal_likelihood(capsys):
+    found = load("marginal_likelihood").main(epochs=5, num_data=8, temperatures=40)
+    exact = found["quadrature"]
+    for evidence in found.values():
+        error = evidence.monte_carlo_error + exact.monte_carlo_error
+        assert abs(evidence.mean - exact.mean) < 5 * error
+    assert capsys.readouterr().out.count("\n") == 7
