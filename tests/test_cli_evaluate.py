@@ -1,0 +1,99 @@
+"""evaluate --method and diagnose, as typed."""
+
+import json
+
+import pytest
+
+from ppl_vae.cli import main
+from ppl_vae.studies import METHODS
+
+SMALL = [
+    "--epochs", "3", "--hidden", "8", "--latent", "2", "--batch-size", "400",
+    "--validation-particles", "2",
+]  # fmt: skip
+OPTIONS = {
+    "iwae": ["--particles", "50", "--refine", "2"],
+    "psis": ["--particles", "100"],
+    "defensive": ["--particles", "50"],
+    "jackknife": ["--particles", "32"],
+    "sumo": ["--replicates", "5"],
+    "adaptive": ["--target-se", "0.5"],
+    "ais": ["--temperatures", "5", "--chains", "4", "--leapfrog", "2"],
+    "smc": ["--temperatures", "5", "--chains", "16", "--leapfrog", "2"],
+    "ti": ["--temperatures", "4", "--chains", "2", "--leapfrog", "1"],
+    "bdmc": ["--temperatures", "30", "--chains", "4", "--leapfrog", "1", "--simulated", "2"],
+    "exact": [],
+}
+
+
+def run(capsys, *arguments):
+    status = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    main(["fit", "--out", str(folder), *SMALL])
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(method, trained, capsys):
+    arguments = ["evaluate", trained, "--method", method, "--limit", "3", *OPTIONS[method]]
+    status, out, err = run(capsys, *arguments)
+    assert status == 0, err
+    assert "log p(x) = -" in out
+    assert "bits per dimension, of 64" in out
+    name = "evidence.nc" if method == "iwae" else f"evidence-{method}.nc"
+    assert (trained / name).exists()
+    assert not list(trained.glob("unfinished-*"))
+    # The second time it is read back.
+    before = (trained / name).stat().st_mtime_ns
+    status, out, _ = run(capsys, *arguments, "--json")
+    found = json.loads(out)
+    assert found["log_prob"] < 0
+    assert found["bits_per_dimension"] > 0
+    assert (trained / name).stat().st_mtime_ns == before
+
+
+def test_a_sandwich_is_drawn(trained, capsys):
+    arguments = ["--limit", "3", *OPTIONS["bdmc"]]
+    status, out, _ = run(capsys, "evaluate", trained, "--method", "bdmc", *arguments)
+    assert status == 0
+    assert "gap" in out
+    assert (trained / "sandwich.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_diagnose(trained, capsys):
+    arguments = ["diagnose", trained, "--limit", "30", "--particles", "20"]
+    status, out, err = run(capsys, *arguments)
+    assert status == 0, err
+    for part in ("Inference gap", "amortisation", "information", "L_10", "ranks of z*"):
+        assert part in out
+    for name in ("diagnosis.json", "bound_curve.png", "calibration.png"):
+        assert (trained / name).exists()
+    assert set(json.loads((trained / "diagnosis.json").read_text())) == {
+        "decomposition", "surgery", "inference_gap", "generalization_gap", "bound_curve",
+        "calibration",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "asi"], "did you mean 'ais'"),
+        (["--method", "ais", "--particles", "3"], "--particles is an option of"),
+        (["--particles", "0"], "num_particles >= 1"),
+    ],
+)
+def test_wrong_input_is_one_line(trained, capsys, arguments, message):
+    status, out, err = run(capsys, "evaluate", trained, *arguments)
+    assert (status, out) == (1, "")
+    assert err.count("\n") == 1
+    assert message in err
