@@ -242,6 +242,7 @@ def _interrupt(process):
             return process.communicate(timeout=20)[1]
         except subprocess.TimeoutExpired:
             continue
+    process.kill()
     raise AssertionError("six interrupts were not heard")
 
 

@@ -19,6 +19,10 @@ TOLERATED_FRACTION = 0.05
 TOLERATED_TAIL = 0.02
 """Of an estimate may come from a heavy tail's excess: about as many nats are then in doubt."""
 
+TOLERATED_HEAVY = 0.25
+"""Of the data may have heavy tails before the mean over all is in doubt: a heavy tail makes an
+understated error likely, few effective samples make it certain."""
+
 TOLERATED_GAP = 0.1
 """Nats between the two sides of a sandwich on simulated data before a schedule is in doubt."""
 
@@ -114,10 +118,10 @@ class Evidence:
         if self.num_particles < 2:
             return "not to be trusted: one particle has no standard error; use more particles"
         findings = [self._few_effective, self._heavy_tails, self._wide_gap]
-        found = sorted((f for f in findings if f is not None), key=lambda f: f.share, reverse=True)
+        found = sorted((f for f in findings if f is not None), key=lambda f: not f.serious)
         if not found:
             return None
-        verdict = "not to be trusted" if found[0].share > TOLERATED_FRACTION else "caution"
+        verdict = "not to be trusted" if found[0].serious else "caution"
         return f"{verdict}: {'; '.join(f.text for f in found)}; {self.advice}"
 
     @property
@@ -129,7 +133,7 @@ class Evidence:
             f"{poor} of {len(self)} data have fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:g} effective "
             f"samples, so that {few if self.direction == 'unbiased' else low}"
         )
-        return _Finding(text, poor / len(self)) if poor else None
+        return _Finding(text, poor > TOLERATED_FRACTION * len(self)) if poor else None
 
     @property
     def _heavy_tails(self) -> "_Finding | None":
@@ -144,7 +148,7 @@ class Evidence:
             f"{poor} of {len(self)} data have Pareto k above {self.pareto_threshold:.2f} in a tail "
             "that matters, so that neither their log p(x) nor its error is reliable"
         )
-        return _Finding(text, poor / len(self)) if poor else None
+        return _Finding(text, poor > TOLERATED_HEAVY * len(self)) if poor else None
 
     @property
     def _wide_gap(self) -> "_Finding | None":
@@ -154,7 +158,7 @@ class Evidence:
             f"on simulated data the same settings leave log p(x) uncertain by {self.gap:.2f} nats, "
             f"more than {TOLERATED_GAP:g}"
         )
-        return _Finding(text, 1.0)
+        return _Finding(text, serious=True)
 
     def __str__(self) -> str:
         text = (
@@ -194,10 +198,10 @@ class Evidence:
 @final
 @dataclass(frozen=True)
 class _Finding:
-    """Something that speaks against an estimate, and for what share of the data."""
+    """Something that speaks against an estimate; serious if the mean over the data is in doubt."""
 
     text: str
-    share: float
+    serious: bool
 
 
 @final
