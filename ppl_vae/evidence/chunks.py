@@ -1,6 +1,7 @@
 """Cutting data and particles into pieces that fit: what all sampling estimators share."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import final
@@ -119,6 +120,45 @@ class Chunking:
         return [refined.rows(start, start + data_at_once) for start in starts]
 
 
+class ChunkedEstimator(ABC):
+    """An estimator of log p(x) that is done when each chunk of the data is."""
+
+    @abstractmethod
+    def _chunking(self) -> Chunking:
+        """How the work is to be cut."""
+
+    @abstractmethod
+    def _estimate(self, chunk: Chunk) -> Evidence:
+        """The result for one chunk, its ``seconds`` left at 0."""
+
+    def __call__(
+        self,
+        model: Program,
+        guide: Program,
+        x: Float[Tensor, "num_data *event"],
+        *,
+        device: torch.device | str | None = None,
+        seed: int | None = 0,
+        progress: bool = False,
+    ) -> Evidence:
+        """Estimate log p(x_i) for every datum.
+
+        Args:
+            model: Pyro model with its data plate at dim -1.
+            guide: Pyro guide over the same latents.
+            x: The data, shape ``(num_data, *event)``.
+            device: Where to compute; the data's device if not given.
+            seed: Of the draws; ``None`` uses the caller's random state.
+            progress: Show a progress bar on the terminal.
+
+        Raises:
+            ValueError: If there are no data, or a log-density is not finite (names the site).
+        """
+        return self._chunking().run(
+            self._estimate, model, guide, x, device=device, seed=seed, progress=progress
+        )
+
+
 def pieces(total: int, at_most: int) -> Iterator[int]:
     """Sizes of at most ``at_most`` that add up to ``total``."""
     while total > 0:
@@ -135,6 +175,16 @@ def require_counts(name: str, **counts: int | None) -> None:
     for field, value in counts.items():
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} needs {field} >= 1 (a whole number), got {value}.")
+
+
+def require_replicates(name: str, bootstrap: int | None) -> None:
+    """Check the number of bootstrap samples.
+
+    Raises:
+        ValueError: If there are fewer than 2.
+    """
+    if bootstrap is not None and (not isinstance(bootstrap, int) or bootstrap < 2):
+        raise ValueError(f"{name} needs bootstrap >= 2 samples, or None, got {bootstrap}.")
 
 
 def with_refinement(method: str, refine: Refinement | None) -> str:

@@ -8,18 +8,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.evidence.chunks import Chunk, Chunking, pieces, require_counts, with_refinement
+from ppl_vae.evidence.chunks import (
+    Chunk,
+    ChunkedEstimator,
+    Chunking,
+    pieces,
+    require_counts,
+    with_refinement,
+)
 from ppl_vae.evidence.importance_sampling import ADVICE
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.particles import Particles, Program, draw_particles, evaluate_particles, simulate
+from ppl_vae.particles import Particles, draw_particles, evaluate_particles, simulate
 from ppl_vae.refinement import Refinement
 from ppl_vae.weights import RunningWeights
 
 
 @final
 @dataclass(frozen=True)
-class DefensiveSampling:
+class DefensiveSampling(ChunkedEstimator):
     """``log (1/K) sum_k p(x, z_k) / ((1 - a) q(z_k|x) + a p(z_k))``, a share a drawn from p(z).
 
     A weight is at most ``p(x|z) / a``: where the likelihood is bounded, so are the weights, however
@@ -59,21 +66,8 @@ class DefensiveSampling:
                 f"DefensiveSampling needs num_particles >= 4, got {self.num_particles}."
             )
 
-    def __call__(
-        self,
-        model: Program,
-        guide: Program,
-        x: Float[Tensor, "num_data *event"],
-        *,
-        device: torch.device | str | None = None,
-        seed: int | None = 0,
-        progress: bool = False,
-    ) -> Evidence:
-        """Estimate log p(x_i) for every datum; arguments as for ``ImportanceSampling``."""
-        work = Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
-        return work.run(
-            self._estimate, model, guide, x, device=device, seed=seed, progress=progress
-        )
+    def _chunking(self) -> Chunking:
+        return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
         count = self.num_particles

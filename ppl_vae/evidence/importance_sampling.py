@@ -1,29 +1,37 @@
 """Importance sampling with the guide as the proposal."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.evidence.chunks import Chunk, Chunking, require_counts, with_refinement
+from ppl_vae.evidence.bootstrap import bootstrap_error
+from ppl_vae.evidence.chunks import (
+    Chunk,
+    ChunkedEstimator,
+    Chunking,
+    require_counts,
+    require_replicates,
+    with_refinement,
+)
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.particles import Program
 from ppl_vae.refinement import Refinement
 from ppl_vae.weights import RunningWeights
 
 
 @final
 @dataclass(frozen=True)
-class ImportanceSampling:
+class ImportanceSampling(ChunkedEstimator):
     """``log (1/K) sum_k p(x, z_k) / q(z_k|x)`` with z_k ~ q(z|x), per datum, in nats.
 
     Its exponential is unbiased for p(x), so it is a lower bound of log p(x) in expectation, low by
-    about ``Var(w) / (2 K p(x)^2)``. The standard error is by the delta method. Costs K decoder
-    evaluations per datum, in memory that does not grow with K or with the number of data, but for
-    the log-weights of a few data at a time, which the Pareto tail is fitted to.
+    about ``Var(w) / (2 K p(x)^2)``. The standard error is by the delta method, or, with
+    ``bootstrap``, from resampling the particles of each datum. Costs K decoder evaluations per
+    datum, in memory that does not grow with K or with the number of data, but for the log-weights
+    of a few data at a time, which the Pareto tail is fitted to and the bootstrap samples from.
 
     With ``refine``, q is first refined for each datum by itself, and z_k is drawn from the refined
     q. The estimate's draws are independent of those of the refinement, so that given the refined q
@@ -50,50 +58,29 @@ class ImportanceSampling:
     rows: int | None = None
     max_plate_nesting: int = 1
     tails: bool = True
+    bootstrap: int | None = None
 
     def __post_init__(self) -> None:
         require_counts("ImportanceSampling", num_particles=self.num_particles, rows=self.rows)
+        require_replicates("ImportanceSampling", self.bootstrap)
 
-    def __call__(
-        self,
-        model: Program,
-        guide: Program,
-        x: Float[Tensor, "num_data *event"],
-        *,
-        device: torch.device | str | None = None,
-        seed: int | None = 0,
-        progress: bool = False,
-    ) -> Evidence:
-        """Estimate log p(x_i) for every datum.
-
-        Args:
-            model: Pyro model with its data plate at dim -1.
-            guide: Pyro guide over the same latents.
-            x: The data, shape ``(num_data, *event)``.
-            device: Where to compute; the data's device if not given.
-            seed: Of the draws; ``None`` uses the caller's random state.
-            progress: Show a progress bar on the terminal.
-
-        Raises:
-            ValueError: If there are no data, or a log-density is not finite (names the site).
-        """
-        work = Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
-        return work.run(
-            self._estimate, model, guide, x, device=device, seed=seed, progress=progress
-        )
+    def _chunking(self) -> Chunking:
+        return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
-        weights, tails = RunningWeights(), None
-        if self.tails and self.num_particles >= LEAST_PARTICLES:
+        weights, tails, error = RunningWeights(), None, None
+        with_tails = self.tails and self.num_particles >= LEAST_PARTICLES
+        if with_tails or self.bootstrap is not None:
             log_weight = chunk.all_log_weights(self.num_particles)
             weights.add(log_weight)
-            tails = pareto_smooth(log_weight)
+            tails = pareto_smooth(log_weight) if with_tails else None
+            error = self._bootstrap_error(log_weight)
         else:
             for part in chunk.log_weights(self.num_particles):
                 weights.add(part)
         return Evidence(
             log_prob=weights.log_mean.cpu(),
-            standard_error=weights.standard_error.cpu(),
+            standard_error=weights.standard_error.cpu() if error is None else error,
             effective_sample_size=weights.effective_sample_size.cpu(),
             num_particles=self.num_particles,
             direction="lower",
@@ -103,6 +90,14 @@ class ImportanceSampling:
             tail_share=None if tails is None else tails.tail_share,
             advice=ADVICE,
         )
+
+    def _bootstrap_error(
+        self, log_weight: Float[Tensor, "particles batch"]
+    ) -> Float[Tensor, " batch"] | None:
+        if self.bootstrap is None:
+            return None
+        count = math.log(self.num_particles)
+        return bootstrap_error(log_weight, self.bootstrap, lambda sums: sums[0] - count)
 
 
 ADVICE = "use more particles, a better or refined guide, or annealed importance sampling"

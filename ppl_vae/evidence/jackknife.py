@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import final
 
@@ -9,11 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.evidence.chunks import Chunk, Chunking, require_counts, with_refinement
+from ppl_vae.evidence.bootstrap import bootstrap_error
+from ppl_vae.evidence.chunks import (
+    Chunk,
+    ChunkedEstimator,
+    Chunking,
+    require_counts,
+    require_replicates,
+    with_refinement,
+)
 from ppl_vae.evidence.importance_sampling import ADVICE
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.particles import Program
 from ppl_vae.refinement import Refinement
 from ppl_vae.weights import RunningWeights
 
@@ -23,13 +31,14 @@ _BLOCKS = 16
 
 @final
 @dataclass(frozen=True)
-class Jackknife:
+class Jackknife(ChunkedEstimator):
     r"""``sum_(j=0..m) c_j`` mean over subsets of ``L`` with j of G blocks of particles left out.
 
     The bias of L_K is a series in 1/K. With ``c_j = (-1)^j (G - j)^m / ((m - j)! j!)`` its first m
     terms cancel, and O(K^-(m+1)) is left, for some more variance. It is no bound. The standard
-    error is by the delta method: to first order the correction does not change the variance. Costs
-    K decoder evaluations per datum.
+    error is by the delta method, as to first order the correction does not change the variance, or,
+    with ``bootstrap``, from resampling the particles of each datum and correcting again. Costs K
+    decoder evaluations per datum.
 
     Args:
         num_particles: K, split into 16 blocks; at least 32.
@@ -37,6 +46,7 @@ class Jackknife:
         refine: How to refine the guide beforehand; None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
+        bootstrap: Bootstrap samples for the standard error; None: the delta method.
 
     Raises:
         ValueError: If order is not 1, 2 or 3, or num_particles no multiple of 16 of 32 or more.
@@ -52,9 +62,11 @@ class Jackknife:
     refine: Refinement | None = None
     rows: int | None = None
     max_plate_nesting: int = 1
+    bootstrap: int | None = None
 
     def __post_init__(self) -> None:
         require_counts("Jackknife", num_particles=self.num_particles, rows=self.rows)
+        require_replicates("Jackknife", self.bootstrap)
         if self.order not in (1, 2, 3):
             raise ValueError(f"Jackknife has order 1, 2 or 3, got {self.order}.")
         if self.num_particles % _BLOCKS or self.num_particles < 2 * _BLOCKS:
@@ -64,21 +76,8 @@ class Jackknife:
                 f"{self.num_particles}: take {near}."
             )
 
-    def __call__(
-        self,
-        model: Program,
-        guide: Program,
-        x: Float[Tensor, "num_data *event"],
-        *,
-        device: torch.device | str | None = None,
-        seed: int | None = 0,
-        progress: bool = False,
-    ) -> Evidence:
-        """Estimate log p(x_i) for every datum; arguments as for ``ImportanceSampling``."""
-        work = Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
-        return work.run(
-            self._estimate, model, guide, x, device=device, seed=seed, progress=progress
-        )
+    def _chunking(self) -> Chunking:
+        return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
         log_weight = chunk.all_log_weights(self.num_particles)
@@ -86,11 +85,12 @@ class Jackknife:
         each = self.num_particles // _BLOCKS
         weights = RunningWeights()
         weights.add(log_weight)
+        error = self._bootstrap_error(log_weight)
         enough = self.num_particles >= LEAST_PARTICLES
         tails = pareto_smooth(log_weight) if enough else None
         return Evidence(
             log_prob=jackknife(blocks, each, self.order),
-            standard_error=weights.standard_error,
+            standard_error=weights.standard_error if error is None else error,
             effective_sample_size=weights.effective_sample_size,
             num_particles=self.num_particles,
             direction="consistent",
@@ -100,6 +100,15 @@ class Jackknife:
             tail_share=None if tails is None else tails.tail_share,
             advice=ADVICE,
         )
+
+    def _bootstrap_error(
+        self, log_weight: Float[Tensor, "particles batch"]
+    ) -> Float[Tensor, " batch"] | None:
+        if self.bootstrap is None:
+            return None
+        each = self.num_particles // _BLOCKS
+        corrected = partial(jackknife, particles_each=each, order=self.order)
+        return bootstrap_error(log_weight, self.bootstrap, corrected, _BLOCKS)
 
 
 def jackknife(

@@ -3,22 +3,23 @@
 from dataclasses import dataclass
 from typing import final
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from ppl_vae.evidence.chunks import Chunk, Chunking, require_counts, with_refinement
+from ppl_vae.evidence.chunks import (
+    Chunk,
+    ChunkedEstimator,
+    Chunking,
+    require_counts,
+    with_refinement,
+)
 from ppl_vae.evidence.importance_sampling import ADVICE
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.particles import Program
 from ppl_vae.refinement import Refinement
 from ppl_vae.weights import RunningWeights
 
 
 @final
 @dataclass(frozen=True)
-class ParetoSmoothed:
+class ParetoSmoothed(ChunkedEstimator):
     """Importance sampling whose largest weights are replaced by quantiles of a fitted Pareto tail.
 
     The smoothing takes variance away at the price of a bias that vanishes with K, so that the
@@ -52,21 +53,8 @@ class ParetoSmoothed:
                 f"{self.num_particles}."
             )
 
-    def __call__(
-        self,
-        model: Program,
-        guide: Program,
-        x: Float[Tensor, "num_data *event"],
-        *,
-        device: torch.device | str | None = None,
-        seed: int | None = 0,
-        progress: bool = False,
-    ) -> Evidence:
-        """Estimate log p(x_i) for every datum; arguments as for ``ImportanceSampling``."""
-        work = Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
-        return work.run(
-            self._estimate, model, guide, x, device=device, seed=seed, progress=progress
-        )
+    def _chunking(self) -> Chunking:
+        return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
         smoothed = pareto_smooth(chunk.all_log_weights(self.num_particles))

@@ -8,9 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.evidence.chunks import Chunk, Chunking, require_counts, with_refinement
+from ppl_vae.evidence.chunks import (
+    Chunk,
+    ChunkedEstimator,
+    Chunking,
+    require_counts,
+    with_refinement,
+)
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.particles import Program
 from ppl_vae.refinement import Refinement
 
 _STEEP_FROM = 80
@@ -20,7 +25,7 @@ _STEEPNESS = 0.9
 
 @final
 @dataclass(frozen=True)
-class SUMO:
+class SUMO(ChunkedEstimator):
     """``L_m + sum_(j=0..N) (L_(m+j+1) - L_(m+j)) / P(N >= j)``, N random: unbiased for log p(x).
 
     L_k is the importance-weighted bound on the first k of one sequence of draws; the truncation has
@@ -56,22 +61,9 @@ class SUMO:
         if self.replicates < 2:
             raise ValueError(f"SUMO needs replicates >= 2 for an error, got {self.replicates}.")
 
-    def __call__(
-        self,
-        model: Program,
-        guide: Program,
-        x: Float[Tensor, "num_data *event"],
-        *,
-        device: torch.device | str | None = None,
-        seed: int | None = 0,
-        progress: bool = False,
-    ) -> Evidence:
-        """Estimate log p(x_i) for every datum; arguments as for ``ImportanceSampling``."""
+    def _chunking(self) -> Chunking:
         typical = self.replicates * (self.first + 5)
-        work = Chunking(typical, self.refine, self.rows, self.max_plate_nesting)
-        return work.run(
-            self._estimate, model, guide, x, device=device, seed=seed, progress=progress
-        )
+        return Chunking(typical, self.refine, self.rows, self.max_plate_nesting)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
         # Lengths of each datum's own: shared ones would make the errors of the data dependent.

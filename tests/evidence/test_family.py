@@ -1,6 +1,7 @@
 """Estimators by importance sampling other than the plain one, on the exact model."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyro.distributions as dist
@@ -19,6 +20,7 @@ from ppl_vae.evidence import (
     ParetoSmoothed,
     bits_per_dimension,
 )
+from ppl_vae.evidence.bootstrap import bootstrap_error
 from ppl_vae.evidence.jackknife import jackknife
 from ppl_vae.evidence.pareto import pareto_smooth
 from ppl_vae.evidence.sumo import draw_lengths, sumo_series, survival
@@ -115,6 +117,54 @@ def test_a_stated_95_percent_interval_covers_as_often(estimator, count):
 def test_the_exponential_is_unbiased(estimator, significance):
     found, exact = replicates(estimator, 20_000)
     significance.require_equal(mean_of((found.log_prob - exact).exp()), 1.0)
+
+
+class TestBootstrap:
+    """Against the spread of many independent estimates; the delta method is the other measure."""
+
+    @pytest.mark.parametrize(
+        "estimator",
+        [ImportanceSampling(512, tails=False, bootstrap=200), Jackknife(512, 2, bootstrap=50)],
+        ids=repr,
+    )
+    def test_its_intervals_cover(self, estimator):
+        found, exact = replicates(estimator, 1000)
+        covered = (found.log_prob - exact).abs() < 1.96 * found.standard_error
+        assert 0.93 <= covered.double().mean() <= 0.97
+
+    @pytest.mark.parametrize(
+        "estimator", [ImportanceSampling(512), Jackknife(512, 1)], ids=lambda e: type(e).__name__
+    )
+    def test_only_the_error_is_another(self, estimator):
+        vae = MODEL.mean_field_vae()
+        delta, boot = (
+            replace(estimator, bootstrap=b)(vae.model, vae.guide, X) for b in (None, 500)
+        )
+        assert torch.equal(delta.log_prob, boot.log_prob)
+        # 500 bootstrap samples know a standard deviation to 3%.
+        ratio = (boot.standard_error / delta.standard_error).median()
+        assert abs(ratio - 1) < 0.1
+        assert not torch.equal(delta.standard_error, boot.standard_error)
+
+    def test_of_a_mean_it_is_the_textbook_s(self, significance):
+        """The bootstrap variance of a mean is s^2 (K - 1) / K^2, whatever the sample."""
+        log_weight = torch.randn(40, 2, dtype=torch.float64)
+        w = log_weight.exp()
+        counts = bootstrap_error(log_weight, 40_000, lambda sums: sums[0].exp() / 40)
+        expected = w.std(0, correction=0) / 40**0.5
+        # The relative error of a standard deviation from R normal values is 1 / sqrt(2 R).
+        for found, value in zip(counts, expected, strict=True):
+            significance.require_equal(Estimate(found.item(), value / 80_000**0.5), value.item())
+
+    def test_weights_of_zero_are_no_trouble(self):
+        log_weight = torch.tensor([[0.0, -math.inf], [-math.inf, -math.inf], [0.5, 0.0]]).double()
+        error = bootstrap_error(log_weight.repeat(20, 1), 100, lambda sums: sums[0])
+        assert error.isfinite().all()
+
+    @pytest.mark.parametrize("build", [ImportanceSampling, Jackknife])
+    def test_one_sample_has_no_spread(self, build):
+        with pytest.raises(ValueError, match="bootstrap >= 2 samples, or None, got 1"):
+            build(bootstrap=1)
 
 
 class TestPareto:
