@@ -80,7 +80,7 @@ def _ais(options: Mapping[str, Any], **defaults: Any) -> AnnealedImportanceSampl
 
 
 def _jackknife(options: Mapping[str, Any]) -> Jackknife:
-    arguments = _arguments(options, "particles", "order", "refine")
+    arguments = _arguments(options, "particles", "order", "refine", "bootstrap")
     return Jackknife(**{"num_particles": 4992, **arguments})
 
 
@@ -91,8 +91,8 @@ def _bidirectional(options: Mapping[str, Any]) -> BidirectionalMonteCarlo:
 METHODS: dict[str, Method] = {
     "iwae": Method(
         "importance sampling from the guide: a lower bound in expectation",
-        lambda o: ImportanceSampling(**_arguments(o, "particles", "refine")),
-        ("particles", "refine"),
+        lambda o: ImportanceSampling(**_arguments(o, "particles", "refine", "bootstrap")),
+        ("particles", "refine", "bootstrap"),
     ),
     "psis": Method(
         "importance sampling with Pareto-smoothed weights: less variance, no bound",
@@ -107,7 +107,7 @@ METHODS: dict[str, Method] = {
     "jackknife": Method(
         "importance sampling with its leading bias removed: no bound",
         _jackknife,
-        ("particles", "order", "refine"),
+        ("particles", "order", "refine", "bootstrap"),
     ),
     "sumo": Method(
         "a randomly truncated series: unbiased for log p(x), its variance may be infinite",

@@ -6,31 +6,9 @@ import os
 
 import pytest
 
-from ppl_vae.cli import main
+from .command import fails, run
 
 QUICK = ["--replicates", 20, "--particles", "1,4"]
-
-
-def run(capsys, *arguments):
-    """Exit status, standard output, standard error."""
-    status = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-def fails(capsys, *arguments, code=1):
-    """The one line that a failing command leaves on standard error."""
-    status, out, err = run(capsys, *arguments)
-    assert status == code, err
-    assert out == ""
-    lines = err.strip().splitlines()
-    assert len(lines) == 1, err
-    assert lines[0].startswith("ppl-vae: error: ")
-    return lines[0]
 
 
 def test_table_slopes_and_files(tmp_path, capsys):

@@ -7,10 +7,8 @@ import pytest
 from ppl_vae.cli import main
 from ppl_vae.studies import METHODS
 
-SMALL = [
-    "--epochs", "3", "--hidden", "8", "--latent", "2", "--batch-size", "400",
-    "--validation-particles", "2",
-]  # fmt: skip
+from .command import SMALL, run
+
 OPTIONS = {
     "iwae": ["--particles", "50", "--refine", "2"],
     "psis": ["--particles", "100"],
@@ -24,16 +22,6 @@ OPTIONS = {
     "bdmc": ["--temperatures", "30", "--chains", "4", "--leapfrog", "1", "--simulated", "2"],
     "exact": [],
 }
-
-
-def run(capsys, *arguments):
-    status = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +72,23 @@ def test_diagnose(trained, capsys):
     }  # fmt: skip
 
 
+def test_bootstrap_errors(trained, capsys):
+    """Another error of the same estimate."""
+    both = []
+    for more in ([], ["--bootstrap", 200]):
+        arguments = ["--limit", 3, "--particles", 60, "--json", *more]
+        status, out, err = run(capsys, "evaluate", trained, *arguments)
+        assert status == 0, err
+        both.append(json.loads(out))
+    assert both[0]["log_prob"] == both[1]["log_prob"]
+    assert both[0]["monte_carlo_error"] != both[1]["monte_carlo_error"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--bootstrap", "1"], "bootstrap >= 2 samples"),
+        (["--method", "psis", "--bootstrap", "9"], "--bootstrap is an option of"),
         (["--method", "asi"], "did you mean 'ais'"),
         (["--method", "ais", "--particles", "3"], "--particles is an option of"),
         (["--particles", "0"], "num_particles >= 1"),

@@ -1,0 +1,48 @@
+"""The command line ``ppl-vae``: names to classes, options to arguments; no logic.
+
+Nothing heavy is imported here: ``ppl_vae`` loads its parts on first use, so that help is instant.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from ppl_vae.cli.compare import compare
+from ppl_vae.cli.diagnose import diagnose
+from ppl_vae.cli.evaluate import evaluate
+from ppl_vae.cli.fit import fit
+from ppl_vae.cli.gradients import gradients
+from ppl_vae.cli.objectives import objectives
+from ppl_vae.cli.output import fail, one_line
+from ppl_vae.cli.sample import sample
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ppl_vae")
+def cli() -> None:
+    """Train variational autoencoders in Pyro and estimate their log p(x), with standard errors.
+
+    All log-probabilities are in nats per datum. Commands go on where an interrupted one stopped.
+    """
+
+
+for command in (fit, evaluate, diagnose, sample, compare, gradients, objectives):
+    cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every failure a user can cause is one line and a non-zero exit."""
+    # So that module:Class finds a class in the folder one works in; last, to shadow nothing.
+    sys.path.append(str(Path.cwd()))
+    try:
+        cli.main(args=arguments, prog_name="ppl-vae", standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "ppl-vae"
+        fail(f"{error.format_message()} See: {command} --help", code=2)
+    except (click.Abort, KeyboardInterrupt):
+        fail("stopped; the same command goes on from the last checkpoint.", code=130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+        fail(one_line(error), code=1)

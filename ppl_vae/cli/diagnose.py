@@ -1,0 +1,40 @@
+"""``ppl-vae diagnose``."""
+
+from pathlib import Path
+
+import click
+
+import ppl_vae as pv
+from ppl_vae.cli.options import place
+from ppl_vae.cli.output import show
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--particles", default=5000, show_default=True, help="K of log p(x), per datum.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=2),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Only N of the data of each split, a fixed random subset.",
+)
+@place
+def diagnose(
+    folder: Path,
+    particles: int,
+    seed: int,
+    limit: int,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Say what a trained run is like: gaps, information, calibration, bound against particles."""
+    run = pv.studies.open_run(folder, data_root=data_root, device=device)
+    found = pv.studies.diagnose_run(run, limit=limit, particles=particles, seed=seed)
+    title = f"{run.config.objective} on {run.dataset.name}"
+    paths = pv.report.write_diagnosis(found, folder, title)
+    text = f"{title}, test data\n\n{found}\n\nwritten: {', '.join(map(str, paths))}"
+    show(text, {**found.summary(), "files": [str(path) for path in paths]}, as_json)

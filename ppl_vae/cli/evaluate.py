@@ -1,0 +1,66 @@
+"""``ppl-vae evaluate``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import ppl_vae as pv
+from ppl_vae.cli.options import estimator, evaluation, place
+from ppl_vae.cli.output import show
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--method",
+    default="iwae",
+    show_default=True,
+    metavar="NAME",
+    help="iwae (importance sampling), psis, defensive, jackknife, sumo, adaptive, ais, smc, ti, "
+    "bdmc or exact; docs/evidence.md says which to use when.",
+)
+@estimator
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@evaluation
+@place
+def evaluate(
+    folder: Path,
+    method: str,
+    seed: int,
+    split: Any,
+    limit: int | None,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Estimate log p(x) of a trained run, with its standard error."""
+    estimator = pv.studies.build_estimator(method, options)
+    run = pv.studies.open_run(folder, data_root=data_root, device=device)
+    programs = run.vae.model, run.vae.guide
+    data = run.split(split, limit)
+    sandwich, pictures = None, []
+    if method == "bdmc":
+        found = pv.studies.sandwiches(estimator, *programs, data, device=run.device, seed=seed)
+        title = f"{run.config.objective} on {run.dataset.name}: simulated data"
+        pictures = pv.report.write_sandwich(found, folder, title)
+        sandwich = found[estimator.ais.num_temperatures]
+        estimator = pv.studies.with_gap(estimator, sandwich.gap)
+    file = pv.studies.EVIDENCE if method == "iwae" else f"evidence-{method}.nc"
+    evidence = pv.studies.evaluate_run(
+        run, estimator=estimator, split=split, limit=limit, seed=seed, file=file
+    )
+    parts = pv.diagnostics.decompose(*programs, data, device=run.device, seed=seed)
+    lines = [f"{run.config.objective} on {run.dataset.name}, {split} data", str(evidence)]
+    values = {**evidence.summary(), "decomposition": parts.summary()}
+    if run.config.likelihood == "bernoulli":
+        bits = pv.evidence.bits_per_dimension(evidence.mean, run.dataset.features)
+        lines.append(f"{bits:.4f} bits per dimension, of {run.dataset.features}")
+        values["bits_per_dimension"] = bits
+    if sandwich is not None:
+        lines += ["", str(sandwich)]
+        lines += [f"picture: {path}" for path in pictures]
+        values["sandwich"] = {"gap": sandwich.gap, "gap_error": sandwich.gap_error}
+    lines += ["", str(parts), "", f"per-datum values in {folder / file}"]
+    show("\n".join(lines), values, as_json)

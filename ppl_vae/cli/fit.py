@@ -1,0 +1,53 @@
+"""``ppl-vae fit``."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+import ppl_vae as pv
+from ppl_vae.cli.config import config_of
+from ppl_vae.cli.options import model, place
+from ppl_vae.cli.output import show
+
+
+@click.command()
+@click.option(
+    "--objective",
+    default="elbo",
+    show_default=True,
+    metavar="NAME",
+    help="elbo, stl, iwae:K (K particles), dreg:K, ... (ppl-vae objectives lists them), or "
+    "module:Class.",
+)
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Folder of the run.",
+)
+@model
+@place
+def fit(folder: Path, data_root: Path | None, device: str, as_json: bool, **settings: Any) -> None:
+    """Train one model into a folder."""
+    config = config_of(settings)
+    run, result = pv.studies.train_run(config, folder, data_root=data_root, device=device)
+    record = result.history.records[result.kept_epoch - 1]
+    kl = ", ".join(f"KL({site}) {value:.3f}" for site, value in record.kl.items())
+    text = (
+        f"{run.dataset.description}\n"
+        f"{len(result.history)} epochs{' (stopped early)' if result.stopped_early else ''}, kept "
+        f"epoch {record.epoch}: {config.objective} bound {record.bound:.3f} nats on training data "
+        f"(log-likelihood {record.log_likelihood:.3f}, {kl}), validation bound "
+        f"{record.validation:.3f} +- {record.validation_error:.3f}\n"
+        f"run in {folder}; next: ppl-vae evaluate {folder}"
+    )
+    values = {
+        "folder": str(folder),
+        "epochs": len(result.history),
+        "kept": dataclasses.asdict(record),
+    }
+    show(text, values, as_json)

@@ -1,0 +1,135 @@
+"""``ppl-vae gradients``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import ppl_vae as pv
+from ppl_vae.cli.options import place
+from ppl_vae.cli.output import require_writable, show
+
+
+@click.command()
+@click.option(
+    "--model",
+    default="linear-gaussian",
+    show_default=True,
+    metavar="NAME|FOLDER",
+    help="linear-gaussian (built in, near its optimum), or the folder of a run of ppl-vae fit.",
+)
+@click.option(
+    "--objective",
+    "names",
+    multiple=True,
+    default=("iwae", "iwae-stl", "dreg"),
+    show_default=True,
+    metavar="NAME",
+    help="An objective to measure (repeat), at every K of --particles, or with its own K "
+    "(iwae:5); ppl-vae objectives lists them.",
+)
+@click.option(
+    "--particles",
+    metavar="K,K,...",
+    help="Numbers of particles.  [default: 1,4,16,64,256; of a run 1,4,16,64]",
+)
+@click.option(
+    "--replicates",
+    type=click.IntRange(min=2),
+    metavar="R",
+    help="Independent gradients each is taken from.  [default: 30000; of a run 200]",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Test data of a run in the batch, a fixed random subset.  [default: 20]",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("gradients"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Folder of the table, the numbers and the picture.",
+)
+@place
+def gradients(
+    model: str,
+    names: tuple[str, ...],
+    particles: str | None,
+    replicates: int | None,
+    limit: int | None,
+    seed: int,
+    folder: Path,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure the gradients of objectives: bias, variance, signal-to-noise ratio against K.
+
+    theta are the parameters of the model, phi those of the guide. IWAE's phi has a ratio that falls
+    with the number of particles; DReG's grows.
+    """
+    built_in = model == "linear-gaussian"
+    if particles is None:
+        particles = "1,4,16,64,256" if built_in else "1,4,16,64"
+    families = _over_particles(names, particles)
+    if built_in:
+        if limit is not None:
+            raise click.BadParameter("belongs to a run, not to linear-gaussian", param_hint="limit")
+        require_writable(folder)
+        bench = pv.diagnostics.linear_gaussian_bench(
+            families, replicates=replicates or 30_000, seed=seed
+        )
+    else:
+        run = pv.studies.open_run(Path(model), data_root=data_root, device=device)
+        require_writable(folder)
+        bench = pv.diagnostics.gradient_statistics(
+            run.vae.model,
+            run.vae.guide,
+            run.split("test", limit or 20).to(run.device),
+            families,
+            replicates=replicates or 200,
+            seed=seed,
+        )
+    paths = pv.report.write_gradient_bench(bench, folder, f"gradients of {model}")
+    text = f"{bench}\n\nfiles: {', '.join(map(str, paths))}"
+    show(text, {**bench.summary(), "files": [str(path) for path in paths]}, as_json)
+
+
+def _over_particles(names: tuple[str, ...], particles: str) -> dict[str, list[Any]]:
+    """Name without K to the objectives: at each K, or at the K that the name brings along."""
+    try:
+        counts = sorted({int(count) for count in particles.split(",") if count.strip()})
+    except ValueError as error:
+        raise click.BadParameter("give numbers such as 1,4,16", param_hint="particles") from error
+    if not counts or counts[0] < 1:
+        raise click.BadParameter(f"K is 1 or more, got {particles}", param_hint="particles")
+    families: dict[str, list[Any]] = {}
+    for text in dict.fromkeys(names):
+        family, texts = _with_particles(text, counts)
+        families.setdefault(family, []).extend(map(pv.studies.parse_objective, texts))
+    return families
+
+
+def _with_particles(text: str, counts: list[int]) -> tuple[str, list[str]]:
+    """The name without K, and the full names: one for each K, unless the text has its own."""
+    first, plus, shaping = text.partition("+")
+    name, _, arguments = first.partition(":")
+    given = [argument for argument in arguments.split(",") if argument]
+    named = pv.studies.OBJECTIVES.get(name)
+    if named is None:
+        # module:Class, or module:Class:K
+        own = first.count(":") != 1
+        return text, [text] if own else [f"{first}:{K}{plus}{shaping}" for K in counts]
+    place = next(
+        i for i, a in enumerate(named.arguments) if a in ("num_particles", "particles_each")
+    )
+    if len(given) > place:
+        rest = given[:place] + given[place + 1 :]
+        return ":".join([name, *filter(None, [",".join(rest)])]) + plus + shaping, [text]
+    counts = [K for K in counts if getattr(named.build, "least_particles", 1) <= K] or counts
+    return text, [f"{name}:{','.join([*given, str(K)])}{plus}{shaping}" for K in counts]

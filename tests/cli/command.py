@@ -1,0 +1,30 @@
+"""The command line driven from Python."""
+
+from ppl_vae.cli import main
+
+SMALL = [
+    "--epochs", "2", "--hidden", "8", "--latent", "2", "--batch-size", "400",
+    "--validation-particles", "2",
+]  # fmt: skip
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output, standard error."""
+    status = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def fails(capsys, *arguments, code=1):
+    """The one line that a failing command leaves on standard error."""
+    status, out, err = run(capsys, *arguments)
+    assert status == code, err
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("ppl-vae: error: ")
+    return lines[0]
