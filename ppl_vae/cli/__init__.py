@@ -15,6 +15,7 @@ from ppl_vae.cli.fit import fit
 from ppl_vae.cli.gradients import gradients
 from ppl_vae.cli.objectives import objectives
 from ppl_vae.cli.output import fail, one_line
+from ppl_vae.cli.parts import parts
 from ppl_vae.cli.sample import sample
 
 
@@ -27,7 +28,7 @@ def cli() -> None:
     """
 
 
-for command in (fit, evaluate, diagnose, sample, compare, gradients, objectives):
+for command in (fit, evaluate, diagnose, sample, compare, gradients, objectives, parts):
     cli.add_command(command)
 
 

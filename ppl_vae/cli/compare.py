@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.config import config_of
+from ppl_vae.cli.config import PartSpec, config_of
 from ppl_vae.cli.options import evaluation, model, place
 from ppl_vae.cli.output import show
 
@@ -16,12 +16,41 @@ from ppl_vae.cli.output import show
     "--objective",
     "objectives",
     multiple=True,
-    default=("elbo", "iwae:50"),
+    metavar="NAME",
+    help="An objective to compare (repeat); ppl-vae objectives lists them.  [default: elbo and "
+    "iwae:50; elbo where priors, guides or networks are compared]",
+)
+@click.option(
+    "--prior",
+    "priors",
+    type=PartSpec(),
+    multiple=True,
+    default=("normal",),
     show_default=True,
     metavar="NAME",
-    help="An objective to compare (repeat); ppl-vae objectives lists them.",
+    help="A prior p(z) to compare (repeat); ppl-vae parts lists them.",
 )
-@click.option("--seeds", default=3, show_default=True, help="Training runs of each objective.")
+@click.option(
+    "--guide",
+    "guides",
+    type=PartSpec(),
+    multiple=True,
+    default=("normal",),
+    show_default=True,
+    metavar="NAME",
+    help="A guide q(z|x) to compare (repeat); ppl-vae parts lists them.",
+)
+@click.option(
+    "--network",
+    "networks",
+    type=PartSpec(),
+    multiple=True,
+    default=("mlp",),
+    show_default=True,
+    metavar="NAME",
+    help="Bodies of encoder and decoder to compare (repeat); ppl-vae parts lists them.",
+)
+@click.option("--seeds", default=3, show_default=True, help="Training runs of each arm.")
 @click.option(
     "--particles",
     default=1000,
@@ -40,6 +69,9 @@ from ppl_vae.cli.output import show
 @place
 def compare(
     objectives: tuple[str, ...],
+    priors: tuple[Any, ...],
+    guides: tuple[Any, ...],
+    networks: tuple[Any, ...],
     seeds: int,
     particles: int,
     folder: Path | None,
@@ -50,12 +82,18 @@ def compare(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Compare objectives over seeds: train each, evaluate each on the same data."""
+    """Compare objectives, priors, guides or networks over seeds, on the same data.
+
+    Every combination of what is repeated is an arm: trained with each seed, evaluated on the same
+    data with the same random numbers.
+    """
     config = config_of(settings)
+    one_each = max(map(len, (priors, guides, networks))) == 1
+    objectives = objectives or (("elbo", "iwae:50") if one_each else ("elbo",))
+    levels = {"objective": objectives, "prior": priors, "guide": guides, "network": networks}
     folder = folder or Path(f"compare-{Path(config.data).stem}")
     result = pv.studies.run_study(
-        config,
-        objectives,
+        pv.studies.build_arms(config, levels),
         seeds,
         folder,
         estimator=pv.ImportanceSampling(particles),

@@ -1,22 +1,97 @@
-"""Options to the settings of a run."""
+"""Options to the settings of a run, typed or read from a file."""
 
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 import ppl_vae as pv
 
 
 def config_of(settings: dict[str, Any]) -> Any:
     """The settings of a run, checked: a ``RunConfig``."""
-    try:
-        hidden = [int(size) for size in settings["hidden"].split(",") if size.strip()]
-    except ValueError as error:
-        raise click.BadParameter(
-            "give layer sizes such as 200,200", param_hint="--hidden"
-        ) from error
     data = settings["data"]
     if Path(data).suffix and Path(data).exists():
         data = str(Path(data).resolve())
-    return pv.studies.RunConfig.from_mapping({**settings, "hidden": hidden, "data": data})
+    return pv.studies.RunConfig.from_mapping({**settings, "data": data})
+
+
+class Sizes(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """Layer sizes, such as 200,200; a list in a file."""
+
+    name = "sizes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Text or a list to whole numbers."""
+        parts = value.split(",") if isinstance(value, str) else value
+        try:
+            return tuple(int(size) for size in parts if str(size).strip())
+        except (TypeError, ValueError):
+            self.fail(f"give layer sizes such as 200,200, got {value!r}", param, ctx)
+
+
+class PartSpec(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A prior, likelihood, guide or network: text, or in a file a mapping with class_path."""
+
+    name = "part"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | Mapping[str, Any]:
+        """As it is, if it is one of the two."""
+        if not isinstance(value, str | Mapping):
+            self.fail(f"give a name or a mapping with class_path, got {value!r}", param, ctx)
+        return value
+
+
+def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Take a file's settings as the defaults of the options; what is typed goes before.
+
+    Raises:
+        click.BadParameter: If the file is not readable as settings, or names no option.
+    """
+    if path is None:
+        return
+    options = {
+        name.removeprefix("--").replace("-", "_"): option
+        for option in ctx.command.params
+        for name in option.opts
+        if name.startswith("--") and option is not param
+    }
+    defaults: dict[str, Any] = {}
+    for name, value in _settings(path).items():
+        option = options.get(str(name).replace("-", "_"))
+        if option is None:
+            near = difflib.get_close_matches(str(name), options, n=1)
+            hint = f" did you mean {near[0]!r}?" if near else ""
+            raise click.BadParameter(
+                f"{path}: unknown setting {name!r}:{hint} known: {', '.join(sorted(options))}",
+                ctx,
+                param,
+            )
+        if value is not None and option.name is not None:
+            several = option.multiple and not isinstance(value, list | tuple)
+            defaults[option.name] = [value] if several else value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise click.BadParameter(f"{path} is no readable YAML, TOML or JSON: {reason}") from error
+    # A run's own config.json has its settings one level down.
+    if isinstance(values, dict) and isinstance(values.get("config"), dict):
+        values = values["config"]
+    if not isinstance(values, dict):
+        raise click.BadParameter(f"{path} holds no settings: write lines such as epochs: 50")
+    return json.loads(json.dumps(values, default=str))  # type: ignore[no-any-return]

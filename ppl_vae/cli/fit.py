@@ -8,7 +8,7 @@ import click
 
 import ppl_vae as pv
 from ppl_vae.cli.config import config_of
-from ppl_vae.cli.options import model, place
+from ppl_vae.cli.options import distributions, model, place
 from ppl_vae.cli.output import show
 
 
@@ -29,6 +29,7 @@ from ppl_vae.cli.output import show
     metavar="FOLDER",
     help="Folder of the run.",
 )
+@distributions
 @model
 @place
 def fit(folder: Path, data_root: Path | None, device: str, as_json: bool, **settings: Any) -> None:

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ppl_vae.cli.config import PartSpec, Sizes, read_config
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 DATA_HELP = (
@@ -44,6 +46,16 @@ place = options(
 
 model = options(
     click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=read_config,
+        help="YAML, TOML or JSON with the settings below, or the config.json of a run; options "
+        "that are typed go before it.",
+    ),
+    click.option(
         "--data", default="digits", show_default=True, metavar="NAME|FILE", help=DATA_HELP
     ),
     click.option(
@@ -56,23 +68,18 @@ model = options(
         "sets under a Bernoulli likelihood, else none.",
     ),
     click.option(
-        "--prior",
-        default="normal",
-        show_default=True,
-        metavar="NAME",
-        help="p(z): normal, learned-normal, or module:Class called with --latent.",
-    ),
-    click.option(
         "--likelihood",
+        type=PartSpec(),
         default="bernoulli",
         show_default=True,
         metavar="NAME",
-        help="p(x|z): bernoulli, normal (learned standard deviation) or normal:SD (fixed, "
-        "in the units of the data).",
+        help="p(x|z): bernoulli, normal (learned standard deviation), normal:SD (fixed, in the "
+        "units of the data), ... (ppl-vae parts lists them), or module:Class:ARGUMENTS.",
     ),
     click.option("--latent", default=50, show_default=True, help="Latent dimensions."),
     click.option(
         "--hidden",
+        type=Sizes(),
         default="200,200",
         show_default=True,
         metavar="SIZES",
@@ -122,6 +129,34 @@ model = options(
         "semi-amortised:N (q refined N times for each datum).",
     ),
     click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
+)
+
+distributions = options(
+    click.option(
+        "--prior",
+        type=PartSpec(),
+        default="normal",
+        show_default=True,
+        metavar="NAME",
+        help="p(z): normal, ... (ppl-vae parts lists them), or module:Class:ARGUMENTS.",
+    ),
+    click.option(
+        "--guide",
+        type=PartSpec(),
+        default="normal",
+        show_default=True,
+        metavar="NAME",
+        help="q(z|x): normal, ... (ppl-vae parts lists them), or module:Class:ARGUMENTS.",
+    ),
+    click.option(
+        "--network",
+        type=PartSpec(),
+        default="mlp",
+        show_default=True,
+        metavar="NAME",
+        help="Bodies of encoder and decoder: mlp, ... (ppl-vae parts lists them), or "
+        "module:Class:ARGUMENTS.",
+    ),
 )
 
 evaluation = options(

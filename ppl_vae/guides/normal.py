@@ -26,6 +26,11 @@ class DiagonalNormalEncoder(nn.Module):
         super().__init__()
         self.network = network
 
+    @classmethod
+    def num_outputs(cls, latent: int) -> int:
+        """Outputs of the network: a location and a scale for each latent dimension."""
+        return 2 * latent
+
     def forward(self, x: Float[Tensor, "batch *event"]) -> dist.Distribution:
         """The guide's distribution, event shape (latent,)."""
         loc, unconstrained = self.network(x).chunk(2, dim=-1)

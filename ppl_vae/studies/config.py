@@ -1,32 +1,31 @@
 """One training run as plain values, and the objects those values name."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, final
 
-import torch
-from torch import nn
+from torch import Tensor
 
 from ppl_vae.data import Dataset
-from ppl_vae.guides import DiagonalNormalEncoder
-from ppl_vae.likelihoods import BernoulliDecoder, NormalDecoder
-from ppl_vae.networks import ACTIVATIONS, MLP
+from ppl_vae.likelihoods import BernoulliDecoder
+from ppl_vae.networks import ACTIVATIONS
 from ppl_vae.objectives import Objective
-from ppl_vae.priors import LearnedNormal, StandardNormal
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.schedules import Burda, Constant, Cosine, Exponential, Schedule
-from ppl_vae.studies.naming import require_known, resolve
+from ppl_vae.studies.naming import require_known
 from ppl_vae.studies.objective_names import parse_objective
+from ppl_vae.studies.part_names import (
+    DECODER_NETWORKS,
+    ENCODER_NETWORKS,
+    GUIDES,
+    LIKELIHOODS,
+    PRIORS,
+)
+from ppl_vae.studies.parts import Part, PartSpec, parse_part
 from ppl_vae.training import parse_step
 from ppl_vae.vae import VAE
 
-PRIORS: dict[str, Callable[[int], nn.Module]] = {
-    "normal": StandardNormal,
-    "learned-normal": LearnedNormal,
-}
-LIKELIHOODS = ("bernoulli", "normal")
 SCHEDULES: dict[str, Callable[[float], Schedule]] = {
     "constant": Constant,
     "exponential": lambda rate: Exponential(rate, rate / 10),
@@ -47,8 +46,10 @@ class RunConfig:
         binarize: ``none``, ``static``, ``dynamic``, or ``auto``: static for a named set of grey
             images under a Bernoulli likelihood, none otherwise.
         objective: Such as ``elbo``, ``iwae:50`` (K particles), ``elbo+beta:4``, ``module:Class:7``.
-        prior: ``normal``, ``learned-normal``, or ``module:Class``, called with the latent size.
-        likelihood: ``bernoulli``, ``normal`` (learned scale) or ``normal:SCALE`` (fixed).
+        prior: p(z), as :mod:`ppl_vae.studies.parts` says: ``normal``, ``module:Class:3``, ...
+        likelihood: p(x|z): ``bernoulli``, ``normal`` (learned scale), ``normal:0.5`` (fixed), ...
+        guide: q(z|x): ``normal``, ...
+        network: Bodies of encoder and decoder: ``mlp``, ...
         latent: Latent dimensions.
         hidden: Hidden layer sizes of the encoder, mirrored in the decoder.
         activation: Of the hidden layers.
@@ -66,8 +67,10 @@ class RunConfig:
     data: str = "digits"
     binarize: str = "auto"
     objective: str = "elbo"
-    prior: str = "normal"
-    likelihood: str = "bernoulli"
+    prior: PartSpec = "normal"
+    likelihood: PartSpec = "bernoulli"
+    guide: PartSpec = "normal"
+    network: PartSpec = "mlp"
     latent: int = 50
     hidden: tuple[int, ...] = (200, 200)
     activation: str = "tanh"
@@ -100,8 +103,33 @@ class RunConfig:
             values["hidden"] = tuple(values["hidden"])
         return cls(**values)
 
+    @property
+    def parts(self) -> "Parts":
+        """The classes that the names stand for, with their arguments.
+
+        Raises:
+            ValueError: If a name or an argument is wrong.
+        """
+        return Parts(
+            prior=parse_part("prior", self.prior, PRIORS),
+            likelihood=parse_part("likelihood", self.likelihood, LIKELIHOODS),
+            guide=parse_part("guide", self.guide, GUIDES),
+            encoder_network=parse_part("network", self.network, ENCODER_NETWORKS),
+            decoder_network=parse_part("network", self.network, DECODER_NETWORKS),
+        )
+
+    def complete(self) -> dict[str, Any]:
+        """All values, with class paths and every argument in place of names, as JSON has them."""
+        parts = self.parts
+        written = {name: getattr(parts, name).as_mapping() for name in _DISTRIBUTIONS}
+        # A network's name may stand for two classes, an encoder's and a decoder's.
+        network = {} if isinstance(self.network, str) else {"network": dict(self.network)}
+        values: dict[str, Any] = json.loads(json.dumps({**asdict(self), **written, **network}))
+        return values
+
     def objects(self) -> tuple[Objective, Schedule]:
-        """The objective and the learning-rate schedule; checks their names and the step's."""
+        """The objective and the learning-rate schedule; checks all names."""
+        _ = self.parts
         require_known("schedule", self.schedule, SCHEDULES)
         parse_step(self.step)
         return parse_objective(self.objective), SCHEDULES[self.schedule](self.learning_rate)
@@ -111,38 +139,78 @@ class RunConfig:
         require_known("binarisation", self.binarize, BINARIZATIONS)
         mode = self.binarize
         if mode == "auto":
-            grey = self.data in _GREY_IMAGES and self.likelihood == "bernoulli"
+            grey = self.data in _GREY_IMAGES and self.takes_bits
             mode = "static" if grey else "none"
         # The binarisation is part of the data, not of the run: every seed sees the same images.
         return dataset.binarized(mode, seed=derive_seed(0, Stream.BINARIZATION))
 
+    @property
+    def takes_bits(self) -> bool:
+        """Whether the likelihood is of data in {0, 1}."""
+        return self.parts.likelihood.build is BernoulliDecoder
+
     def build_vae(self, dataset: Dataset) -> VAE:
-        """A newly initialised model and guide for the data."""
+        """A newly initialised model and guide for the data.
+
+        Raises:
+            ValueError: If a part cannot be built as it is written.
+        """
         require_known("activation", self.activation, ACTIVATIONS)
         with seeded(self.seed, Stream.INITIALIZATION):
-            encoder = MLP(dataset.features, self.hidden, 2 * self.latent, self.activation)
-            body = MLP(self.latent, self.hidden[::-1], dataset.features, self.activation)
-            prior = resolve("prior", self.prior, PRIORS)(self.latent)
-            decoder = _decoder(self.likelihood, body, dataset.train)
-        return VAE(prior, decoder, DiagonalNormalEncoder(encoder))
+            return self.parts.build(self, dataset)
 
 
-def _decoder(likelihood: str, network: MLP, train: torch.Tensor) -> nn.Module:
-    name, _, argument = likelihood.partition(":")
-    require_known("likelihood", name, LIKELIHOODS)
-    mean = train.mean(0)
-    if name == "bernoulli":
-        if argument:
-            raise ValueError(f"likelihood {likelihood!r}: bernoulli takes no argument.")
-        return BernoulliDecoder(network, mean)
-    if not argument:
-        # Starting from the data's own spread, the first updates are not thrown far off.
-        start = max(train.std().item(), 1e-3)
-        return NormalDecoder(network, start, learn_scale=True, data_mean=mean)
-    try:
-        scale = float(argument)
-    except ValueError:
-        scale = math.nan
-    if not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(f"likelihood {likelihood!r}: the scale must be a positive number.")
-    return NormalDecoder(network, scale, data_mean=mean)
+_PRIOR_STREAM = 1
+_DISTRIBUTIONS = ("prior", "likelihood", "guide")
+
+
+@final
+@dataclass(frozen=True)
+class Parts:
+    """What a model and its guide are made of."""
+
+    prior: Part
+    likelihood: Part
+    guide: Part
+    encoder_network: Part
+    decoder_network: Part
+
+    def build(self, config: RunConfig, dataset: Dataset) -> VAE:
+        """Newly initialised from the caller's random state."""
+        latent, features = config.latent, dataset.features
+        body = {"activation": config.activation, "image_shape": dataset.image_shape}
+        context = {
+            "latent": latent,
+            "features": features,
+            "data": dataset.train,
+            "data_mean": _mean(dataset.train),
+            "image_shape": dataset.image_shape,
+        }
+        encoder = self.guide(
+            network=self.encoder_network(
+                in_features=features,
+                out_features=self.guide.num_outputs(latent),
+                hidden=config.hidden,
+                **body,
+            ),
+            **context,
+        )
+        # From a stream of its own: models with other priors start with the same networks.
+        with seeded(config.seed, Stream.INITIALIZATION, _PRIOR_STREAM):
+            prior = self.prior(encoder=encoder, **context)
+        decoder = self.likelihood(
+            network=self.decoder_network(
+                # Of a one-hot code there are more than latent dimensions.
+                in_features=prior().event_shape[0],
+                out_features=self.likelihood.num_outputs(features),
+                hidden=config.hidden[::-1],
+                **body,
+            ),
+            **context,
+        )
+        return VAE(prior, decoder, encoder)
+
+
+def _mean(rows: Tensor) -> Tensor:
+    """Of each column; of what is there, where cells are missing."""
+    return rows.nanmean(0) if bool(rows.isnan().any()) else rows.mean(0)

@@ -3,11 +3,12 @@
 import hashlib
 import inspect
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
+from pyro import validation_enabled
 from torch import Tensor
 
 from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree
@@ -27,6 +28,7 @@ CONFIG, CHECKPOINT, HISTORY, EVIDENCE = (
     "history.csv",
     "evidence.nc",
 )
+_ROWS = 1000
 Split = Literal["train", "valid", "test"]
 
 
@@ -45,6 +47,13 @@ class Run:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.vae.parameters()).device
+
+    @property
+    def has_discrete_data(self) -> bool:
+        """Whether p(x|z) is a probability and no density: then bits per dimension are a code."""
+        with torch.no_grad():
+            z = self.vae.prior().sample()
+            return bool(self.vae.decoder(z.unsqueeze(0)).support.is_discrete)
 
     def split(self, name: Split, limit: int | None = None) -> Tensor:
         """Test, validation or training data; at most ``limit`` of them, a fixed random subset."""
@@ -72,7 +81,7 @@ def train_run(
     objective, schedule = config.objects()
     dataset = config.prepare(load_dataset(config.data, data_root=data_root))
     vae = config.build_vae(dataset)
-    _require_binary_for_bernoulli(config, dataset)
+    _require_support(config, dataset, vae)
     _claim(folder, config, dataset)
     result = fit(
         vae.model,
@@ -176,7 +185,7 @@ def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
     """Write the configuration, or check that the folder's own is the same but for the epochs."""
     if (folder / CONFIG).exists():
         saved = _read_config(folder)
-        there, here = saved["config"], json.loads(config.to_json())
+        there, here = RunConfig.from_mapping(saved["config"]).complete(), config.complete()
         other = [
             f"{name} {there.get(name)} there, {value} here"
             for name, value in here.items()
@@ -190,7 +199,7 @@ def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
         _require_same_data(folder, saved, dataset)
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run: choose another --out.")
-    content = {"config": asdict(config), "data_sha256": dataset.fingerprint()}
+    content = {"config": config.complete(), "data_sha256": dataset.fingerprint()}
     write_atomically(folder / CONFIG, json.dumps(content, indent=2) + "\n")
 
 
@@ -217,23 +226,13 @@ def _require_same_data(folder: Path, saved: dict[str, Any], dataset: Dataset) ->
         )
 
 
-def _require_binary_for_bernoulli(config: RunConfig, dataset: Dataset) -> None:
-    """Fail before training starts, and on all of the data at once."""
-    if config.likelihood != "bernoulli":
-        return
+def _require_support(config: RunConfig, dataset: Dataset, vae: VAE) -> None:
+    """Fail before training starts, on all of the data at once, where the likelihood takes no x."""
     checked = [dataset.valid, dataset.test]
     if config.binarize != "dynamic":
         checked.append(dataset.train)
-    for x in checked:
-        bad = x[(x != 0) & (x != 1)]
-        if len(bad):
-            raise ValueError(
-                f"a Bernoulli likelihood takes data in {{0, 1}}, and {config.data} holds "
-                f"{bad[0].item():.4g}: add --binarize static or dynamic, or take --likelihood "
-                "normal."
-            )
-
-
-def with_seed(config: RunConfig, objective: str, seed: int) -> RunConfig:
-    """The cell of a comparison: the same run but for its objective and seed."""
-    return replace(config, objective=objective, seed=seed)
+    with torch.no_grad(), validation_enabled():
+        z = vae.prior().sample()
+        for x in checked:
+            for part in x.split(_ROWS):
+                vae.decoder(z.expand(len(part), -1)).log_prob(part)

@@ -1,8 +1,8 @@
-"""Objectives by seeds: train each, evaluate each on the same data, compare, draw."""
+"""Arms by seeds: train each, evaluate each on the same data, compare, draw."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -10,10 +10,10 @@ from ppl_vae.arviz import comparison_to_datatree
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.files import write_atomically
 from ppl_vae.netcdf import save_netcdf
+from ppl_vae.studies.arms import folder_name
 from ppl_vae.studies.comparison import Comparison, compare
 from ppl_vae.studies.config import RunConfig
-from ppl_vae.studies.objective_names import parse_objective
-from ppl_vae.studies.run import Run, Split, evaluate_run, train_run, with_seed
+from ppl_vae.studies.run import Run, Split, evaluate_run, train_run
 from ppl_vae.training import History
 
 STILL_IMPROVING = 0.95
@@ -23,7 +23,7 @@ STILL_IMPROVING = 0.95
 @final
 @dataclass(frozen=True)
 class StudyResult:
-    """What a comparison of objectives over seeds came to.
+    """What a comparison of arms over seeds came to.
 
     Attributes:
         comparison: Means, differences and their errors.
@@ -39,8 +39,7 @@ class StudyResult:
 
 
 def run_study(
-    config: RunConfig,
-    objectives: Sequence[str],
+    arms: Mapping[str, RunConfig],
     num_seeds: int,
     folder: Path,
     *,
@@ -52,29 +51,40 @@ def run_study(
     report: Callable[[str], None] = lambda line: None,
     progress: bool = True,
 ) -> StudyResult:
-    """Train and evaluate every (objective, seed), going on from what ``folder`` holds already.
+    """Train and evaluate every (arm, seed), going on from what ``folder`` holds already.
 
-    Seeds are ``config.seed, config.seed + 1, ...``. All objectives of one seed share the initial
-    parameters, the data order and the evaluation's random numbers, so that differences are paired.
+    Seeds are those of the arms' configurations and the next ones. All arms of one seed share the
+    streams of random numbers: the data order, the evaluation's draws, and the initial parameters
+    where they have the same, so that differences are paired.
+
+    Args:
+        arms: Label to configuration, as :func:`~ppl_vae.studies.build_arms` makes them.
+        num_seeds: Training runs of each.
+        folder: Of the runs and the results.
+        estimator: Of log p(x).
+        split: The data that log p(x) is estimated on.
+        limit: Only so many of them.
+        data_root: Folder of the data sets.
+        device: Where to compute.
+        report: Is told a line when a run is done.
+        progress: Show progress bars.
 
     Raises:
-        ValueError: If an objective is unknown or named twice, or there are no seeds.
+        ValueError: If there are no seeds or no arms, or a setting is wrong.
     """
     if num_seeds < 1:
         raise ValueError(f"a comparison needs 1 seed or more, got {num_seeds}.")
-    if len(set(objectives)) < len(objectives):
-        raise ValueError(f"objectives must differ, got {', '.join(objectives)}.")
-    for objective in objectives:
-        parse_objective(objective)
-    evidence: dict[str, list[Evidence]] = {objective: [] for objective in objectives}
-    runs: dict[str, list[Run]] = {objective: [] for objective in objectives}
-    seeds = range(config.seed, config.seed + num_seeds)
+    if not arms:
+        raise ValueError("a comparison needs an arm or more.")
+    evidence: dict[str, list[Evidence]] = {arm: [] for arm in arms}
+    runs: dict[str, list[Run]] = {arm: [] for arm in arms}
+    first = next(iter(arms.values()))
+    seeds = range(first.seed, first.seed + num_seeds)
     for seed in seeds:
-        for objective in objectives:
-            cell = folder / f"{objective.replace(':', '-')}-seed{seed}"
+        for arm, config in arms.items():
             run, fitted = train_run(
-                with_seed(config, objective, seed),
-                cell,
+                replace(config, seed=seed),
+                folder / folder_name(arm, seed),
                 data_root=data_root,
                 device=device,
                 progress=progress,
@@ -83,14 +93,14 @@ def run_study(
                 run, estimator=estimator, split=split, limit=limit, seed=seed,
                 progress=progress,
             )  # fmt: skip
-            runs[objective].append(run)
-            evidence[objective].append(result)
+            runs[arm].append(run)
+            evidence[arm].append(result)
             report(
-                f"{objective} seed {seed}: log p(x) = {result.mean:.3f} nats, "
+                f"{arm} seed {seed}: log p(x) = {result.mean:.3f} nats, "
                 f"{len(fitted.history)} epochs, kept epoch {fitted.kept_epoch}"
             )
     comparison = compare(evidence)
-    notes = _notes(comparison, runs, config.epochs)
+    notes = _notes(comparison, runs, first.epochs)
     summary = {**comparison.summary(), "notes": notes}
     write_atomically(folder / "comparison.json", json.dumps(summary, indent=2) + "\n")
     save_netcdf(comparison_to_datatree(evidence, seeds=seeds), folder / "comparison.nc")

@@ -7,15 +7,16 @@ import torch
 
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.netcdf import load_netcdf
-from ppl_vae.studies import RunConfig, evaluate_run, open_run, run_study, train_run
+from ppl_vae.studies import RunConfig, build_arms, evaluate_run, open_run, run_study, train_run
 
 CONFIG = RunConfig(hidden=(8,), latent=2, epochs=3, batch_size=300, validation_particles=3)
 ESTIMATOR = ImportanceSampling(10)
 
 
 def study(folder, config=CONFIG, objectives=("elbo", "iwae:2"), seeds=2, **options):
+    arms = build_arms(config, {"objective": objectives})
     return run_study(
-        config, objectives, seeds, folder, estimator=ESTIMATOR, device="cpu", progress=False,
+        arms, seeds, folder, estimator=ESTIMATOR, device="cpu", progress=False,
         **options,
     )  # fmt: skip
 

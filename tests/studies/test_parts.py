@@ -1,0 +1,120 @@
+"""Parts by name, by class path and from files: what is built, and what a typing error is told."""
+
+import json
+from typing import Literal
+
+import pytest
+import torch
+
+from ppl_vae.data import load_dataset
+from ppl_vae.priors import LearnedNormal, StandardNormal
+from ppl_vae.studies import RunConfig
+from ppl_vae.studies.parts import form, parse_part
+
+
+class Widened(torch.nn.Module):
+    """A prior with arguments of every kind."""
+
+    def __init__(
+        self,
+        latent: int,
+        width: float,
+        kind: Literal["round", "square"] = "round",
+        sizes: tuple[int, ...] = (3,),
+        *,
+        learned: bool = False,
+        data: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if width <= 0:
+            raise ValueError(f"width must be positive, got {width}.")
+        self.given = {
+            "latent": latent, "width": width, "kind": kind, "sizes": sizes, "learned": learned,
+            "data": data,
+        }  # fmt: skip
+
+
+KNOWN = {"normal": StandardNormal, "widened": Widened}
+PATH = f"{__name__}:Widened"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "widened:2,square,[4,5],true",
+        "widened:2,learned=true,sizes=[4,5],kind=square",
+        f"{PATH}:2.0,square,[4,5],learned=true",
+        {
+            "class_path": PATH,
+            "init_args": {"width": 2, "kind": "square", "sizes": [4, 5], "learned": True},
+        },
+        {
+            "class_path": PATH.replace(":", "."),
+            "init_args": {"width": "2", "kind": "square", "sizes": "[4, 5]", "learned": "true"},
+        },
+    ],
+    ids=str,
+)
+def test_all_ways_to_write_one_part(spec):
+    part = parse_part("prior", spec, KNOWN)
+    built = part(latent=7, data=None, features=9)
+    assert built.given == {
+        "latent": 7, "width": 2.0, "kind": "square", "sizes": (4, 5), "learned": True, "data": None,
+    }  # fmt: skip
+    assert isinstance(built.given["width"], float)
+    # Written out in full, through a file, it is the same again.
+    again = parse_part("prior", json.loads(json.dumps(part.as_mapping())), KNOWN)
+    assert again(latent=7, data=None).given == built.given
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("widend", "unknown prior 'widend': did you mean 'widened'"),
+        ("widened", "width"),
+        ("widened:x", "width cannot be 'x'. Widened takes width: float, kind: "),
+        ("widened:1,triangle", "kind cannot be 'triangle'"),
+        ("widened:1,round,[2],true,5", "too many arguments"),
+        ("widened:1,width=2", "width is given twice"),
+        ("widened:1,colour=red", "'colour' is not accepted"),
+        ("normal:3", "StandardNormal takes no arguments"),
+        ("no_such_module:Prior", "No module named 'no_such_module'"),
+        (f"{__name__}:Missing", "has no attribute 'Missing'"),
+        ({"class_path": PATH, "init_arg": {}}, "did you mean 'init_args'"),
+        ({"init_args": {}}, "write class_path: module.Class"),
+        ({"class_path": PATH, "init_args": [3]}, "init_args: a mapping"),
+        ({"class_path": "nowhere.Prior"}, "No module named 'nowhere'"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_named_in_one_line(spec, message):
+    with pytest.raises(ValueError, match=r".") as error:
+        parse_part("prior", spec, KNOWN)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_class_refuses_is_said_with_its_name():
+    part = parse_part("prior", "widened:-1", KNOWN)
+    with pytest.raises(ValueError, match=r"prior 'widened:-1': width must be positive, got -1.0"):
+        part(latent=2)
+
+
+def test_forms():
+    assert form("normal", StandardNormal) == "normal"
+    assert form("widened", Widened) == "widened:WIDTH[,KIND,SIZES,LEARNED]"
+
+
+def test_a_configuration_written_out_in_full_builds_the_same_model():
+    dataset = load_dataset("digits").binarized("static", seed=0)
+    config = RunConfig(prior="learned-normal", likelihood="normal:0.5", latent=3, hidden=(4,))
+    complete = config.complete()
+    assert complete["prior"]["class_path"] == "ppl_vae.priors.normal.LearnedNormal"
+    assert complete["likelihood"]["init_args"] == {"scale": 0.5}
+    again = RunConfig.from_mapping(json.loads(json.dumps(complete)))
+    assert again.complete() == complete
+    pairs = zip(
+        config.build_vae(dataset).parameters(), again.build_vae(dataset).parameters(), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert isinstance(again.build_vae(dataset).prior, LearnedNormal)
