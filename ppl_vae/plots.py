@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN
 from torch import Tensor
 
-from ppl_vae.diagnostics import BoundCurve, Calibration, GradientBench
+from ppl_vae.diagnostics import BoundCurve, Calibration, GradientBench, RateDistortion
 from ppl_vae.diagnostics.gradient_bench import Group
 from ppl_vae.evidence import Sandwich
+from ppl_vae.evidence.result import TOLERATED_FRACTION
 from ppl_vae.studies.comparison import Comparison, CrossedMean
 from ppl_vae.training import History
 
@@ -262,6 +263,42 @@ def plot_bound_curve(curve: BoundCurve, title: str) -> bytes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
+    return _png(figure)
+
+
+def plot_rate_distortion(curve: RateDistortion, title: str) -> bytes:
+    """Rate against distortion with two Monte Carlo standard errors, and the guide's own point.
+
+    Open circles have too few effective chains for many data. The dashed line touches the curve at
+    beta = 1: there R + D = -log p(x), and the guide stands above it by the inference gap.
+    """
+    figure, (ax,) = _figure(4.2)
+    points = curve.points
+    D, R = ([getattr(p, name).value for p in points] for name in ("distortion", "rate"))
+    errors = [
+        [2 * getattr(p, name).monte_carlo_error for p in points] for name in ("distortion", "rate")
+    ]
+    ax.errorbar(D, R, xerr=errors[0], yerr=errors[1], fmt="-", color="C0", lw=1.2, elinewidth=1,
+                label="curve, by annealing")  # fmt: skip
+    for point, d, r in zip(points, D, R, strict=True):
+        color = "white" if point.poor > TOLERATED_FRACTION else "C0"
+        ax.plot(d, r, "o", ms=4.5, color="C0", markerfacecolor=color)
+        ax.annotate(f"{point.beta:g}", (d, r), (5, 4), textcoords="offset points", fontsize=7.5)
+    ax.plot(curve.guide_distortion.value, curve.guide_rate.value, "D", ms=6, color="C1",
+            label="the guide")  # fmt: skip
+    limits = ax.get_xlim(), ax.get_ylim()
+    for point in points:
+        if point.beta == 1:
+            ax.axline((point.distortion.value, point.rate.value), slope=-1, color="0.6", ls="--",
+                      lw=1, zorder=0, label="R + D = -log p(x)")  # fmt: skip
+    ax.set(xlim=limits[0], ylim=limits[1])
+    ax.set(xlabel="distortion, E[-log p(x|z)] in nats", ylabel="rate, nats above the prior")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(
+        "numbers: beta; bars: two standard errors; open: too few effective chains", fontsize=8
+    )
     return _png(figure)
 
 

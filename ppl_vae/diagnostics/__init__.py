@@ -23,6 +23,8 @@ from ppl_vae.diagnostics.linear_gaussian_gradients import (
     LinearGaussianProblem,
     linear_gaussian_bench,
 )
+from ppl_vae.diagnostics.rate_curve import RateDistortion, RatePoint
+from ppl_vae.diagnostics.rate_distortion import rate_distortion
 from ppl_vae.diagnostics.surgery import ElboSurgery, elbo_surgery
 
 __all__ = [
@@ -42,6 +44,8 @@ __all__ = [
     "MonteCarlo",
     "PerDimension",
     "RankTest",
+    "RateDistortion",
+    "RatePoint",
     "Slope",
     "bound_against_particles",
     "decompose",
@@ -50,5 +54,6 @@ __all__ = [
     "gradient_statistics",
     "inference_gap",
     "linear_gaussian_bench",
+    "rate_distortion",
     "simulation_based_calibration",
 ]

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.checkpoint import Columns, RunIdentity, identify
+from ppl_vae.evidence.annealing.checkpoint import Columns
+from ppl_vae.evidence.identity import RunIdentity, identify
 from ppl_vae.evidence.annealing.chunks import Call, ChunkEstimate, Purpose, Streams
 from ppl_vae.evidence.annealing.columns import evidence_of, weight_columns
 from ppl_vae.evidence.annealing.hmc import HamiltonianTransition
@@ -149,16 +150,25 @@ class AnnealedImportanceSampling:
         )
 
     def prepare(
-        self, model: Program, guide: Program, x: Float[Tensor, "batch *event"], streams: Streams
+        self,
+        model: Program,
+        guide: Program,
+        x: Float[Tensor, "batch *event"],
+        streams: Streams,
+        levels: Float[Tensor, " points"] | None = None,
     ) -> Annealer:
-        """Run the pilot for a chunk of data; chains that are weighted come after."""
+        """Run the pilot for a chunk of data; chains that are weighted come after.
+
+        Temperatures are those of ``schedule`` unless ``levels`` gives others.
+        """
         transition = HamiltonianTransition(self.leapfrog_steps, self.refreshment)
         adaptive = self.schedule == "adaptive"
         pilot = Pilot(transition, self.target_acceptance, adaptive, self.leapfrog_steps)
         with streams.stream(Purpose.PILOT):
             path = self._path(model, guide, x, self._num_pilots)
             like = path.density.draw_prior()
-            schedule = self._first_schedule().to(like).unsqueeze(-1)
+            levels = self._first_schedule() if levels is None else levels
+            schedule = levels.to(like).unsqueeze(-1)
             tuning = pilot(path, schedule, precisions(path, self.mass, like))
         with streams.stream(Purpose.FORWARD):
             path = self._path(model, guide, x, self.num_chains)

@@ -31,7 +31,7 @@ class Annealer:
 
     @property
     def last(self) -> int:
-        """Number T of the last temperature, b_T = 1."""
+        """Number T of the last temperature; b_T = 1 where p(x) is wanted."""
         return len(self.tuning.schedule) - 1
 
     def forward(self) -> tuple[Float[Tensor, "chains batch"], Chains]:

@@ -55,7 +55,8 @@ class GeometricPath:
     """``log f_b(u) = (1 - b) log f_0(u) + b log p(x, u)``, for b from 0 to 1.
 
     From the prior, f_0 = p(z) and ``d/db log f_b = log p(x|z)``; from the guide, f_0 = q(z|x) and
-    ``d/db log f_b = log p(x, z) - log q(z|x)``. f_0 integrates to 1, f_1 to p(x).
+    ``d/db log f_b = log p(x, z) - log q(z|x)``. f_0 integrates to 1, f_1 to p(x). From the prior
+    the path goes on beyond b = 1, towards the z that x is most likely under.
 
     Args:
         density: The three log-densities, of a batch.

@@ -30,7 +30,8 @@ _SCALE_DRAWS = 64
 class Precisions:
     """Diagonal mass matrices along the path: ``(1 - b) / s_0^2 + b / s_1^2``.
 
-    The precisions of a geometric path between two diagonal normals with scales s_0 and s_1.
+    The precisions of a geometric path between two diagonal normals with scales s_0 and s_1; where
+    it goes on beyond b = 1, none falls below both.
 
     Attributes:
         start: 1 / s_0^2, of shape (batch, dim), or one number.
@@ -43,7 +44,8 @@ class Precisions:
     def scale(self, level: Float[Tensor, " levels"]) -> Tensor:
         """By dimension, at temperature b."""
         level = level.unsqueeze(-1)
-        return ((1 - level) * self.start + level * self.end).rsqrt()
+        along = (1 - level) * self.start + level * self.end
+        return torch.maximum(along, torch.minimum(self.start, self.end)).rsqrt()
 
 
 @final
