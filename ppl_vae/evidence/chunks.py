@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import final
 
 import torch
@@ -11,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ppl_vae.evidence.identity import RunIdentity, identify
+from ppl_vae.evidence.progress import Progress, keeping
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import Program, draw_particles
 from ppl_vae.randomness import Stream, seeded
@@ -76,11 +79,22 @@ class Chunking:
         device: torch.device | str | None,
         seed: int | None,
         progress: bool,
+        checkpoint: tuple[Path, str] | None = None,
     ) -> Evidence:
         """Estimate chunk by chunk, in constant memory, and put the results together.
 
+        Args:
+            estimate: The estimator on a chunk.
+            model: Pyro model.
+            guide: Pyro guide.
+            x: The data.
+            device: Where to compute; the data's device if None.
+            seed: Of the draws.
+            progress: Show a progress bar.
+            checkpoint: File for what is finished, and the estimator's settings in words.
+
         Raises:
-            ValueError: If there are no data.
+            ValueError: If there are no data, or the checkpoint is of another run or has no seed.
         """
         if len(x) == 0:
             raise ValueError("x holds no data: log p(x) needs at least one datum.")
@@ -89,9 +103,15 @@ class Chunking:
         # Few data and many particles a chunk: the guide then runs once for many draws.
         data_at_once = max(1, min(len(x), rows // min(self.num_particles, _PARTICLES_AT_ONCE)))
         bar = tqdm(total=len(x), desc="log p(x)", disable=None if progress else True)
-        start, parts = time.perf_counter(), []
-        with seeded(seed, Stream.EVALUATION), torch.no_grad(), bar:
-            for group in x.split(self._group_size(rows, data_at_once)):
+        start, kept = time.perf_counter(), None
+        if checkpoint is not None:
+            path, settings = checkpoint
+            identity = self._identity(settings, model, guide, x, device, seed, rows)
+            kept = Progress(path, identity, device)
+        parts = [] if kept is None else kept.parts
+        bar.update(done := sum(map(len, parts)))
+        with seeded(seed, Stream.EVALUATION), torch.no_grad(), bar, keeping(kept):
+            for group in x[done:].split(self._group_size(rows, data_at_once)) * (done < len(x)):
                 data = group.to(device)
                 proposals = self._proposals(model, guide, data, data_at_once)
                 for part, proposal in zip(data.split(data_at_once), proposals, strict=True):
@@ -99,7 +119,27 @@ class Chunking:
                     chunk = Chunk(model, proposal, part, at_once, self.max_plate_nesting)
                     parts.append(estimate(chunk))
                     bar.update(len(part))
+                if kept is not None:
+                    kept.finished_a_group()
         return replace(concatenate(parts), seconds=time.perf_counter() - start)
+
+    def _identity(
+        self,
+        settings: str,
+        model: Program,
+        guide: Program,
+        x: Tensor,
+        device: torch.device,
+        seed: int | None,
+        rows: int,
+    ) -> RunIdentity:
+        if seed is None:
+            raise ValueError(
+                "a checkpoint needs a seed: without one, a run that goes on cannot give the "
+                "numbers of one that was never stopped."
+            )
+        words = f"{settings}, seed {seed}, {device.type}, {rows} rows"
+        return identify(words, model, guide, x, device, self.max_plate_nesting)
 
     def _group_size(self, rows: int, data_at_once: int) -> int:
         """Data refined together: many more fit with few draws each than when estimating."""
@@ -140,6 +180,7 @@ class ChunkedEstimator(ABC):
         device: torch.device | str | None = None,
         seed: int | None = 0,
         progress: bool = False,
+        checkpoint: Path | None = None,
     ) -> Evidence:
         """Estimate log p(x_i) for every datum.
 
@@ -150,12 +191,23 @@ class ChunkedEstimator(ABC):
             device: Where to compute; the data's device if not given.
             seed: Of the draws; ``None`` uses the caller's random state.
             progress: Show a progress bar on the terminal.
+            checkpoint: File to which what is finished is written every few seconds, and when the
+                run is interrupted. Where it is there already, the run goes on from it, to the same
+                numbers.
 
         Raises:
-            ValueError: If there are no data, or a log-density is not finite (names the site).
+            ValueError: If there are no data, a log-density is not finite (names the site), or the
+                checkpoint is of another run.
         """
         return self._chunking().run(
-            self._estimate, model, guide, x, device=device, seed=seed, progress=progress
+            self._estimate,
+            model,
+            guide,
+            x,
+            device=device,
+            seed=seed,
+            progress=progress,
+            checkpoint=None if checkpoint is None else (Path(checkpoint), repr(self)),
         )
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.checkpoint import Columns
-from ppl_vae.evidence.identity import RunIdentity, identify
 from ppl_vae.evidence.annealing.chunks import Call, ChunkEstimate, Purpose, Streams
 from ppl_vae.evidence.annealing.columns import evidence_of, weight_columns
 from ppl_vae.evidence.annealing.hmc import HamiltonianTransition
@@ -19,6 +18,7 @@ from ppl_vae.evidence.annealing.path import GeometricPath, Start
 from ppl_vae.evidence.annealing.pilot import Mass, Pilot, precisions
 from ppl_vae.evidence.annealing.schedules import Schedule, linear, sigmoidal
 from ppl_vae.evidence.annealing.settings import require_settings
+from ppl_vae.evidence.identity import RunIdentity, identify
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.particles import LatentDensity, Program
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_vae.evidence.annealing.checkpoint import Columns, FinishedChunks, RunIdentity
+from ppl_vae.evidence.annealing.checkpoint import Columns, FinishedChunks
+from ppl_vae.evidence.identity import RunIdentity
 from ppl_vae.randomness import Stream, seeded
 
 
