@@ -1,0 +1,63 @@
+"""Modules and the distributions they return, as Pyro wants them."""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pyro
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
+from torch import nn
+
+
+def announce(**parts: Callable[..., Any]) -> None:
+    """Show the parameters to a handler that collects them, as ``pyro.infer.SVI`` does.
+
+    Parameters live in the module; Pyro's store is touched only when somebody listens to it.
+    """
+    if not any(isinstance(handler, TraceMessenger) for handler in _PYRO_STACK):
+        return
+    for part, module in parts.items():
+        if isinstance(module, nn.Module) and any(p.requires_grad for p in module.parameters()):
+            for parameter in module.parameters():
+                # The store keeps, and SVI would train, a copy of any other layout.
+                if not parameter.is_contiguous():
+                    parameter.data = parameter.data.contiguous()
+            pyro.module(_free_name(f"vae.{part}", module), module)
+
+
+def _free_name(name: str, module: nn.Module) -> str:
+    """``name``, numbered if Pyro's store holds another module's parameters under it.
+
+    ``pyro.module`` silently trains the first module registered under a name in place of a second
+    one, so that each model in a process needs names of its own.
+    """
+    store = pyro.get_param_store()
+    path, parameter = next((n, p) for n, p in module.named_parameters() if p.requires_grad)
+    held = dict(store.named_parameters())
+    for number in count(1):
+        candidate = name if number == 1 else f"{name}.{number}"
+        if held.get(f"{candidate}$$${path}", parameter) is parameter:
+            return candidate
+    raise AssertionError("unreachable: count() does not end")
+
+
+def as_event(part: str, distribution: Any) -> Any:
+    """The distribution, checked: of Pyro, over an event.
+
+    Raises:
+        TypeError: If it is no Pyro distribution; names the part.
+        ValueError: If its event shape is ().
+    """
+    if not isinstance(distribution, TorchDistributionMixin):
+        raise TypeError(
+            f"the {part} returned {type(distribution).__module__}.{type(distribution).__name__}: "
+            "return a distribution from pyro.distributions."
+        )
+    if distribution.event_dim == 0:
+        raise ValueError(
+            f"the {part} returned a distribution with event shape (): a datum's dimensions are one "
+            "event, so end it with .to_event(1)."
+        )
+    return distribution
