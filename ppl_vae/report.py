@@ -31,8 +31,8 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     """
     data = run.split("test", count).to(run.device)
     with seeded(seed, Stream.SAMPLING), torch.no_grad():
-        prior_means = run.vae.decoder(run.vae.prior().sample((count * 5,))).mean.cpu()
-        reconstructed = run.vae.decoder(run.vae.encoder(data).sample()).mean.cpu()
+        prior_means = run.vae.generate(count * 5).mean.cpu()
+        reconstructed = run.vae.reconstruct(data).mean.cpu()
     shape, data = run.dataset.image_shape, data.cpu()
     titles = "draws from the prior: mean of p(x|z), z ~ p(z)", "mean of p(x|z), z ~ q(z|x)"
     if shape is None:

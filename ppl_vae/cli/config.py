@@ -31,6 +31,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     ) -> tuple[int, ...]:
         """Text or a list to whole numbers."""
         parts = value.split(",") if isinstance(value, str) else value
+        parts = [parts] if isinstance(parts, int) else parts
         try:
             return tuple(int(size) for size in parts if str(size).strip())
         except (TypeError, ValueError):

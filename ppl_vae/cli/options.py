@@ -76,7 +76,14 @@ model = options(
         help="p(x|z): bernoulli, normal (learned standard deviation), normal:SD (fixed, in the "
         "units of the data), ... (ppl-vae parts lists them), or module:Class:ARGUMENTS.",
     ),
-    click.option("--latent", default=50, show_default=True, help="Latent dimensions."),
+    click.option(
+        "--latent",
+        type=Sizes(),
+        default="50",
+        show_default=True,
+        metavar="SIZES",
+        help="Latent dimensions; several, from the data upwards, make a hierarchy: 100,50.",
+    ),
     click.option(
         "--hidden",
         type=Sizes(),
@@ -84,6 +91,12 @@ model = options(
         show_default=True,
         metavar="SIZES",
         help="Hidden layer sizes of the encoder; the decoder mirrors them.",
+    ),
+    click.option(
+        "--upper-hidden",
+        type=Sizes(),
+        metavar="SIZES",
+        help="Hidden layer sizes between layers of latents.  [default: as --hidden]",
     ),
     click.option(
         "--activation",
@@ -146,7 +159,8 @@ distributions = options(
         default="normal",
         show_default=True,
         metavar="NAME",
-        help="q(z|x): normal, ... (ppl-vae parts lists them), or module:Class:ARGUMENTS.",
+        help="q(z|x): normal, ladder (of a hierarchy), ... (ppl-vae parts lists them), or "
+        "module:Class:ARGUMENTS.",
     ),
     click.option(
         "--network",

@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, final
 
-from torch import Tensor
-
 from ppl_vae.data import Dataset
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import ACTIVATIONS
 from ppl_vae.objectives import Objective
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.schedules import Burda, Constant, Cosine, Exponential, Schedule
+from ppl_vae.studies.build import Parts, Sizes, build
 from ppl_vae.studies.naming import require_known
 from ppl_vae.studies.objective_names import parse_objective
 from ppl_vae.studies.part_names import (
@@ -22,9 +21,9 @@ from ppl_vae.studies.part_names import (
     LIKELIHOODS,
     PRIORS,
 )
-from ppl_vae.studies.parts import Part, PartSpec, parse_part
+from ppl_vae.studies.parts import PartSpec, parse_part
 from ppl_vae.training import parse_step
-from ppl_vae.vae import VAE
+from ppl_vae.vae import VAE, HierarchicalVAE
 
 SCHEDULES: dict[str, Callable[[float], Schedule]] = {
     "constant": Constant,
@@ -48,10 +47,11 @@ class RunConfig:
         objective: Such as ``elbo``, ``iwae:50`` (K particles), ``elbo+beta:4``, ``module:Class:7``.
         prior: p(z), as :mod:`ppl_vae.studies.parts` says: ``normal``, ``module:Class:3``, ...
         likelihood: p(x|z): ``bernoulli``, ``normal`` (learned scale), ``normal:0.5`` (fixed), ...
-        guide: q(z|x): ``normal``, ...
+        guide: q(z|x): ``normal``, ...; of a hierarchy ``normal`` (bottom-up) or ``ladder``.
         network: Bodies of encoder and decoder: ``mlp``, ...
-        latent: Latent dimensions.
+        latent: Latent dimensions; several, from the data upwards, make a hierarchy.
         hidden: Hidden layer sizes of the encoder, mirrored in the decoder.
+        upper_hidden: Those between layers of latents; None: the same.
         activation: Of the hidden layers.
         epochs: Passes over the training data.
         batch_size: At most this many data a batch.
@@ -71,8 +71,9 @@ class RunConfig:
     likelihood: PartSpec = "bernoulli"
     guide: PartSpec = "normal"
     network: PartSpec = "mlp"
-    latent: int = 50
+    latent: int | tuple[int, ...] = 50
     hidden: tuple[int, ...] = (200, 200)
+    upper_hidden: tuple[int, ...] | None = None
     activation: str = "tanh"
     epochs: int = 100
     batch_size: int = 100
@@ -99,12 +100,15 @@ class RunConfig:
         for name in values:
             require_known("setting", name, known)
         values = dict(values)
-        if "hidden" in values:
-            values["hidden"] = tuple(values["hidden"])
+        for name in ("hidden", "upper_hidden", "latent"):
+            if isinstance(values.get(name), list | tuple):
+                values[name] = tuple(values[name])
+        if isinstance(values.get("latent"), tuple) and len(values["latent"]) == 1:
+            (values["latent"],) = values["latent"]
         return cls(**values)
 
     @property
-    def parts(self) -> "Parts":
+    def parts(self) -> Parts:
         """The classes that the names stand for, with their arguments.
 
         Raises:
@@ -121,8 +125,10 @@ class RunConfig:
     def complete(self) -> dict[str, Any]:
         """All values, with class paths and every argument in place of names, as JSON has them."""
         parts = self.parts
-        written = {name: getattr(parts, name).as_mapping() for name in _DISTRIBUTIONS}
-        # A network's name may stand for two classes, an encoder's and a decoder's.
+        written = {
+            name: getattr(parts, name).as_mapping() for name in ("prior", "likelihood", "guide")
+        }
+        # A network's name stands for two classes, an encoder's and a decoder's.
         network = {} if isinstance(self.network, str) else {"network": dict(self.network)}
         values: dict[str, Any] = json.loads(json.dumps({**asdict(self), **written, **network}))
         return values
@@ -149,68 +155,18 @@ class RunConfig:
         """Whether the likelihood is of data in {0, 1}."""
         return self.parts.likelihood.build is BernoulliDecoder
 
-    def build_vae(self, dataset: Dataset) -> VAE:
+    def build_vae(self, dataset: Dataset) -> VAE | HierarchicalVAE:
         """A newly initialised model and guide for the data.
 
         Raises:
             ValueError: If a part cannot be built as it is written.
         """
         require_known("activation", self.activation, ACTIVATIONS)
+        sizes = Sizes(
+            latent=(self.latent,) if isinstance(self.latent, int) else self.latent,
+            hidden=self.hidden,
+            upper_hidden=self.hidden if self.upper_hidden is None else self.upper_hidden,
+            activation=self.activation,
+        )
         with seeded(self.seed, Stream.INITIALIZATION):
-            return self.parts.build(self, dataset)
-
-
-_PRIOR_STREAM = 1
-_DISTRIBUTIONS = ("prior", "likelihood", "guide")
-
-
-@final
-@dataclass(frozen=True)
-class Parts:
-    """What a model and its guide are made of."""
-
-    prior: Part
-    likelihood: Part
-    guide: Part
-    encoder_network: Part
-    decoder_network: Part
-
-    def build(self, config: RunConfig, dataset: Dataset) -> VAE:
-        """Newly initialised from the caller's random state."""
-        latent, features = config.latent, dataset.features
-        body = {"activation": config.activation, "image_shape": dataset.image_shape}
-        context = {
-            "latent": latent,
-            "features": features,
-            "data": dataset.train,
-            "data_mean": _mean(dataset.train),
-            "image_shape": dataset.image_shape,
-        }
-        encoder = self.guide(
-            network=self.encoder_network(
-                in_features=features,
-                out_features=self.guide.num_outputs(latent),
-                hidden=config.hidden,
-                **body,
-            ),
-            **context,
-        )
-        # From a stream of its own: models with other priors start with the same networks.
-        with seeded(config.seed, Stream.INITIALIZATION, _PRIOR_STREAM):
-            prior = self.prior(encoder=encoder, **context)
-        decoder = self.likelihood(
-            network=self.decoder_network(
-                # Of a one-hot code there are more than latent dimensions.
-                in_features=prior().event_shape[0],
-                out_features=self.likelihood.num_outputs(features),
-                hidden=config.hidden[::-1],
-                **body,
-            ),
-            **context,
-        )
-        return VAE(prior, decoder, encoder)
-
-
-def _mean(rows: Tensor) -> Tensor:
-    """Of each column; of what is there, where cells are missing."""
-    return rows.nanmean(0) if bool(rows.isnan().any()) else rows.mean(0)
+            return build(self.parts, sizes, dataset, self.seed)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder, NormalDecoder
-from ppl_vae.networks import MLP
+from ppl_vae.networks import NETWORKS
 from ppl_vae.priors import LearnedNormal, StandardNormal
+from ppl_vae.vae import Ladder
 
 _LEAST_SCALE = 1e-3
 
@@ -41,13 +42,10 @@ LIKELIHOODS: Known = {
 }
 GUIDES: Known = {
     "normal": DiagonalNormalEncoder,
+    "ladder": Ladder,
 }
-ENCODER_NETWORKS: Known = {
-    "mlp": MLP,
-}
-DECODER_NETWORKS: Known = {
-    "mlp": MLP,
-}
+ENCODER_NETWORKS: Known = {name: bodies.encoder for name, bodies in NETWORKS.items()}
+DECODER_NETWORKS: Known = {name: bodies.decoder for name, bodies in NETWORKS.items()}
 PARTS: dict[str, Known] = {
     "--prior": PRIORS,
     "--likelihood": LIKELIHOODS,

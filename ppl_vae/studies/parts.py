@@ -32,6 +32,9 @@ CONTEXT = (
     "out_features",
     "hidden",
     "activation",
+    "bodies",
+    "encoders",
+    "conditionals",
 )
 """Parameters that a run fills in; all others are a part's own."""
 

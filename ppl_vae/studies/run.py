@@ -17,10 +17,11 @@ from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import write_atomically
 from ppl_vae.netcdf import load_netcdf, save_netcdf
+from ppl_vae.randomness import Stream, seeded
 from ppl_vae.studies.config import RunConfig
 from ppl_vae.studies.estimator_names import Estimator
 from ppl_vae.training import Checkpoint, FitResult, History, fit, load_parameters
-from ppl_vae.vae import VAE
+from ppl_vae.vae import VAE, HierarchicalVAE
 
 CONFIG, CHECKPOINT, HISTORY, EVIDENCE = (
     "config.json",
@@ -40,7 +41,7 @@ class Run:
     folder: Path
     config: RunConfig
     dataset: Dataset
-    vae: VAE
+    vae: VAE | HierarchicalVAE
     history: History
 
     @property
@@ -51,9 +52,8 @@ class Run:
     @property
     def has_discrete_data(self) -> bool:
         """Whether p(x|z) is a probability and no density: then bits per dimension are a code."""
-        with torch.no_grad():
-            z = self.vae.prior().sample()
-            return bool(self.vae.decoder(z.unsqueeze(0)).support.is_discrete)
+        with torch.no_grad(), seeded(0, Stream.SAMPLING):
+            return bool(self.vae.generate(1).support.is_discrete)
 
     def split(self, name: Split, limit: int | None = None) -> Tensor:
         """Test, validation or training data; at most ``limit`` of them, a fixed random subset."""
@@ -226,13 +226,12 @@ def _require_same_data(folder: Path, saved: dict[str, Any], dataset: Dataset) ->
         )
 
 
-def _require_support(config: RunConfig, dataset: Dataset, vae: VAE) -> None:
+def _require_support(config: RunConfig, dataset: Dataset, vae: VAE | HierarchicalVAE) -> None:
     """Fail before training starts, on all of the data at once, where the likelihood takes no x."""
     checked = [dataset.valid, dataset.test]
     if config.binarize != "dynamic":
         checked.append(dataset.train)
-    with torch.no_grad(), validation_enabled():
-        z = vae.prior().sample()
+    with torch.no_grad(), validation_enabled(), seeded(0, Stream.SAMPLING):
         for x in checked:
             for part in x.split(_ROWS):
-                vae.decoder(z.expand(len(part), -1)).log_prob(part)
+                vae.generate(len(part)).log_prob(part)

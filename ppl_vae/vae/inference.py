@@ -57,7 +57,7 @@ class Ladder(nn.Module):
     tell theta from phi count them to both.
 
     Args:
-        features: One a layer, from the data upwards: ``h -> h'``.
+        bodies: One a layer, from the data upwards: ``h -> h'``.
         encoders: One a layer: ``h' -> Normal(...).to_event(1)``.
         conditionals: The model's p(z_l|z_(l+1)), from the top down, all diagonal normals.
 
@@ -70,17 +70,17 @@ class Ladder(nn.Module):
 
     def __init__(
         self,
-        features: Sequence[nn.Module],
+        bodies: Sequence[nn.Module],
         encoders: Sequence[Callable[[Tensor], Any]],
         conditionals: Sequence[Callable[[Tensor], Any]],
     ) -> None:
         super().__init__()
-        if not len(features) == len(encoders) == len(conditionals) + 1:
+        if not len(bodies) == len(encoders) == len(conditionals) + 1:
             raise ValueError(
-                "a ladder of L layers has L features, L encoders and L - 1 conditionals, got "
-                f"{len(features)}, {len(encoders)} and {len(conditionals)}."
+                "a ladder of L layers has L bodies, L encoders and L - 1 conditionals, got "
+                f"{len(bodies)}, {len(encoders)} and {len(conditionals)}."
             )
-        self.features = nn.ModuleList(features)
+        self.bodies = nn.ModuleList(bodies)
         self.encoders = nn.ModuleList(encoders)  # type: ignore[arg-type]
         # Not registered here: they are the model's own, and stand there under their name.
         self._conditionals = tuple(conditionals)
@@ -100,8 +100,8 @@ class Ladder(nn.Module):
 
     def _upwards(self, x: Tensor) -> list[Any]:
         found = []
-        for feature, encoder in zip(self.features, self.encoders, strict=True):
-            x = feature(x)
+        for body, encoder in zip(self.bodies, self.encoders, strict=True):
+            x = body(x)
             found.append(encoder(x))
         return found
 

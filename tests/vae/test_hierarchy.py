@@ -84,8 +84,8 @@ def vae_of(kind, prior=StandardNormal):
     if kind == "bottom-up":
         inference = BottomUp([normal(6, 3), normal(3, 2)])
     else:
-        features = [MLP(6, [8], 5), MLP(5, [8], 4)]
-        inference = Ladder(features, [normal(5, 3), normal(4, 2)], [conditional])
+        bodies = [MLP(6, [8], 5), MLP(5, [8], 4)]
+        inference = Ladder(bodies, [normal(5, 3), normal(4, 2)], [conditional])
     return HierarchicalVAE(prior(2), [conditional], BernoulliDecoder(MLP(3, [8], 6)), inference)
 
 
@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_said():
     encoder = DiagonalNormalEncoder(MLP(6, [], 4))
     with pytest.raises(ValueError, match="two layers or more"):
         HierarchicalVAE(StandardNormal(2), [], encoder, BottomUp([encoder]))
-    with pytest.raises(ValueError, match="L features, L encoders and L - 1 conditionals"):
+    with pytest.raises(ValueError, match="L bodies, L encoders and L - 1 conditionals"):
         Ladder([nn.Identity()], [encoder], [encoder])
     heavy = Ladder(
         [nn.Identity()] * 2, [encoder, DiagonalNormalEncoder(MLP(6, [], 4))],
