@@ -40,7 +40,7 @@ def exact(x, beta, model=MODEL):
     return distortion, rate, flat + 0.5 * features * constant
 
 
-def curve(x=X, programs=VAE, betas=BETAS, T=40, K=16, L=2, **options):
+def curve(x=X, programs=VAE, betas=BETAS, T=8, K=16, L=1, **options):
     return rate_distortion(
         programs.model, programs.guide, x, betas, num_temperatures=T, num_chains=K,
         leapfrog_steps=L, rows=10**6, **options,
@@ -64,7 +64,7 @@ class TestExact:
 
     @pytest.mark.parametrize("mass", ["guide", "unit"])
     def test_every_point(self, mass, significance):
-        found = curve(X[:3], T=80, K=2000, mass=mass)
+        found = curve(X[:3], T=80, K=2000, L=2, mass=mass)
         significance = significance.split(3 * len(BETAS))
         for point in found.points:
             quantities = (point.distortion, point.rate, point.log_normalizer)
@@ -72,7 +72,7 @@ class TestExact:
                 significance.require_equal(at_these_data(estimate), truth.mean().item())
 
     def test_it_falls_and_rises(self):
-        points = curve(X, T=80, K=200).points
+        points = curve(X, T=60, K=200).points
         for low, high in pairwise(points):
             assert high.distortion.value < low.distortion.value
             assert high.rate.value > low.rate.value
@@ -100,7 +100,7 @@ class TestExact:
         double = LinearGaussian.random(20, 10, 1.0, seed=4)
         model = LinearGaussian(double.weight.float(), double.bias.float(), 1.0)
         x = double.simulate(3)
-        found = curve(x.float(), model.mean_field_vae(), (1.0, 8.0), T=150, K=500)
+        found = curve(x.float(), model.mean_field_vae(), (1.0, 8.0), T=80, K=500, L=2)
         significance = significance.split(4)
         for point in found.points:
             D, _, log_Z = exact(x, point.beta, double)
@@ -149,7 +149,7 @@ class TestErrors:
     def test_they_are_those_of_repetitions(self, significance):
         """Squared deviations from the truth have the mean that the errors say."""
         x = X[:1].expand(300, -1)
-        found = curve(x, betas=(0.5, 2.0), T=20, K=100)
+        found = curve(x, betas=(0.5, 2.0), T=20, K=100, L=2)
         significance = significance.split(6)
         for i, beta in enumerate(found.betas):
             named = (found.distortion, found.rate, found.log_normalizer)
@@ -165,19 +165,21 @@ class TestErrors:
             "normalized_weights",
             lambda log_weight: torch.full_like(log_weight, 1 / len(log_weight)),
         )
-        found = curve(X[:3], betas=(1.0, 10.0), T=6, K=4000)
+        found = curve(X[:3], betas=(1.0, 10.0), T=6, K=2000)
         truth = exact(X[:3], 10.0)[0].mean().item()
         with pytest.raises(AssertionError):
             significance.require_equal(at_these_data(found.points[1].distortion), truth)
         monkeypatch.undo()
-        right = curve(X[:3], betas=(1.0, 10.0), T=6, K=4000)
+        right = curve(X[:3], betas=(1.0, 10.0), T=6, K=2000)
         significance.require_equal(at_these_data(right.points[1].distortion), truth)
 
 
 class TestResult:
     def test_bernoulli_data_have_no_negative_distortion(self):
         vae, x = binary_vae(), binary_data(5)
-        found = rate_distortion(vae.model, vae.guide, x, (1.0, 4.0), num_temperatures=20)
+        found = rate_distortion(
+            vae.model, vae.guide, x, (1.0, 4.0), num_temperatures=4, leapfrog_steps=1
+        )
         assert (found.distortion.value > 0).all()
         assert found.num_data == 5
         assert found.effective_sample_size.shape == (2, 5)
@@ -193,7 +195,7 @@ class TestResult:
         found = curve()
         lines = str(found).splitlines()
         assert [line.split()[0] for line in lines[1:6]] == ["0.1", "1", "10", "100", "guide"]
-        assert "N = 12, 16 chains, 40 temperatures" in lines[-1]
+        assert "N = 12, 16 chains, 8 temperatures" in lines[-1]
         summary = json.loads(json.dumps(found.summary(), allow_nan=False))
         assert [point["beta"] for point in summary["points"]] == list(BETAS)
         assert summary["points"][1]["rate"]["value"] == found.points[1].rate.value

@@ -1,7 +1,5 @@
-import os
-from dataclasses import replace
+"""Draws and their weights as a DataTree."""
 
-import arviz_base
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -12,31 +10,8 @@ from arviz_stats import summary
 from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate
 
-from ppl_vae.arviz import (
-    comparison_to_datatree,
-    evidence_from_datatree,
-    evidence_to_datatree,
-    particles_to_datatree,
-)
+from ppl_vae.arviz import particles_to_datatree
 from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.netcdf import load_netcdf, save_netcdf
-
-
-@pytest.fixture
-def linear():
-    return LinearGaussian.random(8, 3, noise_scale=0.8)
-
-
-@pytest.fixture
-def draws(linear):
-    vae, x = linear.mean_field_vae(), linear.simulate(5)
-    return particles_to_datatree(vae.model, vae.guide, x, num_particles=200)
-
-
-def evidence(linear, seed=0, num_data=6):
-    vae, x = linear.mean_field_vae(), linear.simulate(num_data)
-    return ImportanceSampling(50)(vae.model, vae.guide, x, seed=seed)
 
 
 def stacked(variable):
@@ -213,136 +188,6 @@ class TestWeights:
         assert torch.equal(torch.random.get_rng_state(), state)
 
 
-class TestEvidence:
-    def test_group(self, linear):
-        result, x = evidence(linear), linear.simulate(6)
-        tree = evidence_to_datatree(result, x, datum_names=list("abcdef"))
-        group = tree["evidence"]
-        for name in ("log_prob", "standard_error", "effective_sample_size"):
-            np.testing.assert_array_equal(group[name].to_numpy(), getattr(result, name))
-            assert group[name].dims == ("datum",)
-        for name in ("method", "direction", "num_particles", "mean", "monte_carlo_error"):
-            assert group.attrs[name] == getattr(result, name)
-        assert group.attrs["data_error"] == result.data_error
-        assert group.attrs["total_error"] == result.total_error
-        assert group.attrs["warning"] == ""
-        assert group.coords["datum"].to_numpy().tolist() == list("abcdef")
-        np.testing.assert_array_equal(tree["observed_data"]["x"], x)
-
-    def test_warning(self, linear):
-        result = evidence(linear)
-        poor = replace(result, effective_sample_size=torch.ones(6, dtype=torch.float64))
-        tree = evidence_to_datatree(poor)
-        assert tree["evidence"].attrs["warning"] == poor.warning
-        assert list(tree.children) == ["evidence"]
-
-    def test_and_back(self, linear):
-        result = evidence(linear)
-        back = evidence_from_datatree(evidence_to_datatree(result))
-        assert back.summary() == result.summary()
-        assert torch.equal(back.log_prob, result.log_prob)
-
-    @pytest.mark.parametrize("other", ["nothing", "draws", "comparison"])
-    def test_not_evidence(self, other, linear, draws):
-        trees = {
-            "nothing": xr.DataTree(),
-            "draws": draws,
-            "comparison": comparison_to_datatree({"a": [evidence(linear)]}),
-        }
-        with pytest.raises(ValueError, match="group 'evidence' by datum"):
-            evidence_from_datatree(trees[other])
-
-    def test_comparison(self, linear):
-        results = {arm: [evidence(linear, seed) for seed in (3, 4)] for arm in ("elbo", "iwae:50")}
-        tree = comparison_to_datatree(results, seeds=[3, 4])
-        log_prob = tree["evidence"]["log_prob"]
-        assert log_prob.dims == ("arm", "seed", "datum")
-        np.testing.assert_array_equal(
-            log_prob.sel(arm="iwae:50", seed=4), results["iwae:50"][1].log_prob
-        )
-
-    def test_comparison_of_different_data(self, linear):
-        results = {"a": [evidence(linear)], "b": [evidence(linear, num_data=5)]}
-        with pytest.raises(ValueError, match=r"same seeds and data, got .*'a': \[6\], 'b': \[5\]"):
-            comparison_to_datatree(results)
-        for nothing in ({}, {"a": []}):
-            with pytest.raises(ValueError, match="same seeds and data"):
-                comparison_to_datatree(nothing)
-
-
-class TestFiles:
-    def test_round_trip(self, draws, tmp_path):
-        path = tmp_path / "new" / "draws.nc"
-        save_netcdf(draws, path)
-        back = load_netcdf(path)
-        xr.testing.assert_identical(back, draws)
-        by_arviz = arviz_base.convert_to_datatree(str(path), engine="h5netcdf")
-        assert len(summary(by_arviz, var_names=["z"])) == 15
-        by_arviz.close()
-
-    def test_evidence_round_trip(self, linear, tmp_path):
-        result = evidence(linear)
-        path = tmp_path / "evidence.nc"
-        save_netcdf(evidence_to_datatree(result, datum_names=list("abcdef")), str(path))
-        tree = load_netcdf(str(path))
-        assert evidence_from_datatree(tree).summary() == result.summary()
-        assert tree["evidence"].coords["datum"].to_numpy().tolist() == list("abcdef")
-        assert tree["evidence"].attrs["warning"] == ""
-
-    def test_reading_lets_go_of_the_file(self, draws, tmp_path):
-        path = tmp_path / "draws.nc"
-        save_netcdf(draws, path)
-        back = load_netcdf(path)
-        path.unlink()
-        assert back["posterior"]["z"].sum() == draws["posterior"]["z"].sum()
-
-    @pytest.mark.parametrize("failing", ["replace", "fsync"])
-    def test_a_failed_write_leaves_the_old_file(self, failing, draws, tmp_path, monkeypatch):
-        path = tmp_path / "draws.nc"
-        save_netcdf(draws, path)
-        before = path.read_bytes()
-
-        def fail(*arguments):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, failing, fail)
-        with pytest.raises(OSError, match=r"could not write .*No space left") as error:
-            save_netcdf(draws.isel(chain=0), path)
-        assert "\n" not in str(error.value)
-        assert path.read_bytes() == before
-        assert list(tmp_path.iterdir()) == [path]
-
-    def test_what_netcdf_cannot_hold_leaves_the_old_file(self, draws, tmp_path):
-        path = tmp_path / "draws.nc"
-        save_netcdf(draws, path)
-        before = path.read_bytes()
-        draws.attrs["function"] = {"not": "an attribute"}
-        with pytest.raises(TypeError):
-            save_netcdf(draws, path)
-        assert path.read_bytes() == before
-        assert list(tmp_path.iterdir()) == [path]
-
-    def test_no_file(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"no file at .*draws\.nc"):
-            load_netcdf(tmp_path / "draws.nc")
-
-    @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
-    def test_a_part_of_a_file(self, kept, draws, tmp_path):
-        path = tmp_path / "draws.nc"
-        save_netcdf(draws, path)
-        content = path.read_bytes()
-        path.write_bytes(content[: int(kept * len(content))])
-        with pytest.raises(ValueError, match="not a whole netCDF-4 file") as error:
-            load_netcdf(path)
-        assert "\n" not in str(error.value)
-
-    def test_not_netcdf(self, tmp_path):
-        path = tmp_path / "draws.nc"
-        path.write_text("log p(x) = -90\n")
-        with pytest.raises(ValueError, match="not a whole netCDF-4 file"):
-            load_netcdf(path)
-
-
 class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -375,7 +220,3 @@ class TestErrors:
 
         with pytest.raises(ValueError, match="site 'draw'"):
             particles_to_datatree(model, guide, torch.zeros(3, 2), num_particles=4)
-
-    def test_evidence_of_other_data(self, linear):
-        with pytest.raises(ValueError, match="6 data of the evidence, got 5"):
-            evidence_to_datatree(evidence(linear), linear.simulate(5))

@@ -1,0 +1,35 @@
+"""Results as xarray DataTrees in ArviZ's schema."""
+
+from ppl_vae.arviz.diagnostics import (
+    bound_curve_to_datatree,
+    calibration_to_datatree,
+    decomposition_to_datatree,
+    elbo_surgery_to_datatree,
+    inference_gap_to_datatree,
+    rate_distortion_to_datatree,
+)
+from ppl_vae.arviz.draws import particles_to_datatree
+from ppl_vae.arviz.evidence import (
+    comparison_to_datatree,
+    evidence_from_datatree,
+    evidence_to_datatree,
+    evidence_to_elpd,
+)
+from ppl_vae.arviz.tree import Attribute, Variable, joined
+
+__all__ = [
+    "Attribute",
+    "Variable",
+    "bound_curve_to_datatree",
+    "calibration_to_datatree",
+    "comparison_to_datatree",
+    "decomposition_to_datatree",
+    "elbo_surgery_to_datatree",
+    "evidence_from_datatree",
+    "evidence_to_datatree",
+    "evidence_to_elpd",
+    "inference_gap_to_datatree",
+    "joined",
+    "particles_to_datatree",
+    "rate_distortion_to_datatree",
+]

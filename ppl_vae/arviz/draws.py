@@ -1,0 +1,179 @@
+"""Draws of the latents with their weights, as a DataTree."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_vae.arviz.tree import (
+    Attribute,
+    Groups,
+    dimensions_of,
+    names_of,
+    numpy_of,
+    observed_of,
+    tree_of,
+)
+from ppl_vae.particles import Program, draw_particles
+from ppl_vae.randomness import Stream, seeded
+from ppl_vae.weights import effective_sample_size, normalized_weights
+
+_Draws = dict[str, dict[str, Tensor]]
+"""Group to variables of shape (particles, num_data, ...)."""
+
+_ROWS = 10_000
+"""Particles times data decoded at once."""
+
+_WEIGHTED = (
+    "Draws from the guide q(z|x): for posterior expectations weight them, for each datum, by the "
+    "softmax of sample_stats.log_weight over chains and draws."
+)
+_RESAMPLED = (
+    "Draws from the guide q(z|x), drawn anew for each datum with probabilities softmax(log_weight):"
+    " approximate posterior draws of equal weight, with copies; sample_stats.effective_sample_size"
+    " counts how many draws they are worth."
+)
+
+
+def particles_to_datatree(
+    model: Program,
+    guide: Program,
+    x: Float[Tensor, "num_data *event"],
+    *,
+    num_particles: int = 1000,
+    chains: int = 4,
+    resample: bool = False,
+    device: torch.device | str | None = None,
+    seed: int | None = 0,
+    max_plate_nesting: int = 1,
+    datum_names: Sequence[str | int] | None = None,
+) -> xr.DataTree:
+    """Draws of the latents with their log-weights, for ArviZ.
+
+    Groups, all log-densities in nats:
+
+    - posterior: each latent site, dimensions (chain, draw, datum, latent). With one latent site the
+      last dimension is called ``latent``; with several, or where the site itself is called so,
+      ``<site>_dim``. Draws are from the guide and carry weights (below).
+    - log_likelihood: log p(x|z) under the observed site's name, (chain, draw, datum).
+    - sample_stats: log_weight ``log p(x|z) + log p(z) - log q(z|x)``, (chain, draw, datum), and
+      effective_sample_size of the weights, (datum,), between 1 and num_particles.
+    - observed_data: x, (datum, feature).
+
+    Posterior expectations need weights ``v_k = softmax(log_weight)`` over the draws of a datum.
+    With ``resample`` (sampling-importance-resampling) each datum's draws are drawn anew with
+    probabilities v_k, so that they are posterior draws of equal weight as num_particles grows;
+    log_likelihood and log_weight move along with them. Tools that take draws as independent then
+    count copies too: go by effective_sample_size.
+
+    Args:
+        model: Pyro model with its data plate at dim -1.
+        guide: Pyro guide over the same latents.
+        x: The data, shape ``(num_data, *event)``.
+        num_particles: K, draws per datum over all chains.
+        chains: How many chains the independent draws are cut into; divides num_particles.
+        resample: Draw anew with the weights.
+        device: Where to compute; the data's device if not given.
+        seed: Of the draws; ``None`` uses the caller's random state.
+        max_plate_nesting: Plate dimensions the programs use, the data plate included.
+        datum_names: Coordinates of the data; 0, 1, ... if not given.
+
+    Raises:
+        ValueError: If there are no data, chains does not divide num_particles, names do not match
+            the data or the tree's dimensions, or a log-density is not finite (names the site).
+
+    References:
+        Rubin, 1988, Using the SIR algorithm to simulate posterior distributions.
+    """
+    if chains < 1 or num_particles < 1 or num_particles % chains:
+        raise ValueError(
+            f"chains must divide num_particles, got chains={chains} and "
+            f"num_particles={num_particles}."
+        )
+    if len(x) == 0:
+        raise ValueError("x holds no data: a tree of draws needs at least one datum.")
+    device = x.device if device is None else torch.device(device)
+    with torch.no_grad(), seeded(seed, Stream.EVALUATION):
+        draws = _join(
+            _draw(model, guide, part.to(device), num_particles, max_plate_nesting)
+            for part in x.split(max(1, _ROWS // num_particles))
+        )
+        log_weight = draws["sample_stats"]["log_weight"]
+        if resample:
+            draws = _resample(draws, log_weight)
+    groups = _by_chain(draws, chains)
+    ess = effective_sample_size(log_weight)
+    groups["sample_stats"]["effective_sample_size"] = (["datum"], numpy_of(ess))
+    groups["observed_data"] = {name: observed_of(x) for name in draws["log_likelihood"]}
+    attrs: dict[str, Attribute] = {
+        "num_particles": num_particles,
+        "resampled": int(resample),
+        "seed": "none" if seed is None else seed,
+        "note": _RESAMPLED if resample else _WEIGHTED,
+    }
+    return tree_of(groups, attrs, {"datum": names_of("datum_names", datum_names, len(x))})
+
+
+def _draw(
+    model: Program, guide: Program, x: Tensor, num_particles: int, max_plate_nesting: int
+) -> _Draws:
+    particles = draw_particles(model, guide, x, num_particles, max_plate_nesting=max_plate_nesting)
+    latents = particles.latents.items()
+    observed = list(particles.likelihood)
+    name = observed[0] if len(observed) == 1 else "x"
+    return {
+        "posterior": {site: _data_second(z, max_plate_nesting).cpu() for site, z in latents},
+        "log_likelihood": {name: particles.log_likelihood.cpu()},
+        "sample_stats": {"log_weight": particles.log_weight.cpu()},
+    }
+
+
+def _data_second(draws: Tensor, max_plate_nesting: int) -> Float[Tensor, "particles batch *event"]:
+    """Plates left of the data's become event dimensions; those of size 1 are dropped."""
+    particles, *plates, batch = draws.shape[: max_plate_nesting + 1]
+    event = draws.shape[max_plate_nesting + 1 :]
+    kept = [size for size in plates if size > 1]
+    return draws.movedim(max_plate_nesting, 1).reshape(particles, batch, *kept, *event)
+
+
+def _join(batches: Iterable[_Draws]) -> _Draws:
+    parts = list(batches)
+    return {
+        group: {name: torch.cat([part[group][name] for part in parts], 1) for name in variables}
+        for group, variables in parts[0].items()
+    }
+
+
+def _resample(draws: _Draws, log_weight: Float[Tensor, "particles num_data"]) -> _Draws:
+    """Each datum's draws anew, with replacement; all variables of a draw stay together."""
+    num_particles, num_data = log_weight.shape
+    weights = normalized_weights(log_weight.double())
+    index = torch.multinomial(weights.mT, num_particles, replacement=True).mT
+    datum = torch.arange(num_data)
+    return {
+        group: {name: values[index, datum] for name, values in variables.items()}
+        for group, variables in draws.items()
+    }
+
+
+def _by_chain(draws: _Draws, chains: int) -> Groups:
+    sample = ["chain", "draw", "datum"]
+    sites = list(draws["posterior"])
+    if clash := {*sites, *draws["log_likelihood"]} & {*sample, "feature"}:
+        raise ValueError(f"site {clash.pop()!r} has a name that dimensions of the tree have.")
+    return {
+        group: {
+            name: (
+                [*sample, *dimensions_of(_latent_dimension(name, sites), values.dim() - 2)],
+                numpy_of(values.unflatten(0, (chains, -1))),
+            )
+            for name, values in variables.items()
+        }
+        for group, variables in draws.items()
+    }
+
+
+def _latent_dimension(name: str, sites: Sequence[str]) -> str:
+    return "latent" if len(sites) == 1 and name != "latent" else f"{name}_dim"

@@ -1,0 +1,179 @@
+"""Estimates of log p(x) as DataTrees, and back."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from arviz_stats import ELPDData
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_vae.arviz.tree import (
+    Attribute,
+    Groups,
+    Variable,
+    names_of,
+    numpy_of,
+    observed_of,
+    tree_of,
+)
+from ppl_vae.evidence import Evidence
+
+_PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
+_OPTIONAL = ("pareto_k", "tail_share", "evaluations")
+
+
+def evidence_to_datatree(
+    evidence: Evidence,
+    x: Float[Tensor, "num_data *event"] | None = None,
+    *,
+    datum_names: Sequence[str | int] | None = None,
+) -> xr.DataTree:
+    """Estimates of log p(x) as a group ``evidence``, and the data as ``observed_data``.
+
+    The group holds log_prob, standard_error (nats) and effective_sample_size, (datum,), and, where
+    the estimator gave them, pareto_k and the decoder evaluations of each datum. Its
+    attributes say how they were made and what they come to: method, direction, num_particles,
+    seconds, mean, monte_carlo_error, data_error, total_error, and warning ("" if there is none).
+
+    Raises:
+        ValueError: If x or the names are not as many as the estimates.
+    """
+    if x is not None and len(x) != len(evidence):
+        raise ValueError(f"x must hold the {len(evidence)} data of the evidence, got {len(x)}.")
+    groups: Groups = {
+        "evidence": {
+            name: (["datum"], numpy_of(values))
+            for name in (*_PER_DATUM, *_OPTIONAL)
+            if (values := getattr(evidence, name)) is not None
+        }
+    }
+    if x is not None:
+        groups["observed_data"] = {"x": observed_of(x)}
+    attrs: dict[str, Attribute] = {
+        **_method(evidence),
+        "seconds": evidence.seconds,
+        "mean": evidence.mean,
+        "monte_carlo_error": evidence.monte_carlo_error,
+        "data_error": evidence.data_error,
+        "total_error": evidence.total_error,
+        "warning": evidence.warning or "",
+        "advice": evidence.advice,
+        **({} if evidence.gap is None else {"gap": evidence.gap}),
+    }
+    return tree_of(groups, attrs, {"datum": names_of("datum_names", datum_names, len(evidence))})
+
+
+def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
+    """What :func:`evidence_to_datatree` was given.
+
+    Raises:
+        ValueError: If the tree holds no group ``evidence`` by datum.
+    """
+    group = tree.children["evidence"].to_dataset() if "evidence" in tree.children else xr.Dataset()
+    if "log_prob" not in group or group["log_prob"].dims != ("datum",):
+        raise ValueError(
+            f"expected a tree with a group 'evidence' by datum, got groups {list(tree.children)}: "
+            "make it with evidence_to_datatree."
+        )
+    names = [*_PER_DATUM, *(name for name in _OPTIONAL if name in group)]
+    values = {name: torch.tensor(group[name].to_numpy()) for name in names}
+    return Evidence(
+        **values,
+        num_particles=int(group.attrs["num_particles"]),
+        direction=group.attrs["direction"],
+        method=str(group.attrs["method"]),
+        seconds=float(group.attrs["seconds"]),
+        gap=float(group.attrs["gap"]) if "gap" in group.attrs else None,
+        advice=str(group.attrs["advice"]),
+    )
+
+
+def evidence_to_elpd(
+    evidence: Evidence, *, datum_names: Sequence[str | int] | None = None
+) -> ELPDData:
+    """Pointwise log p(x_i) as what ``arviz_stats.compare`` takes: a sum over data with its error.
+
+    For data that the model was not trained on, log p(x_i) is itself the log predictive density that
+    leave-one-out cross-validation approximates, so that nothing is left out and there is no number
+    of effective parameters (p is NaN). ``elpd`` is the sum over the data in nats, ``se`` the
+    standard error of that sum for the population, ``elpd_i`` the values, (datum,). ``warning`` is
+    set where the evidence has one. Its kind is ``log_evidence``: ArviZ refuses to compare it with
+    leave-one-out estimates, which are of something else.
+
+    Args:
+        evidence: Of test data, the same for all models to be compared.
+        datum_names: Coordinates of the data; 0, 1, ... if not given.
+
+    Raises:
+        ValueError: If the names are not as many as the estimates.
+
+    References:
+        Vehtari, Gelman and Gabry, 2017, Practical Bayesian model evaluation using leave-one-out
+        cross-validation and WAIC.
+    """
+    count = len(evidence)
+    coords = {"datum": list(names_of("datum_names", datum_names, count))}
+    pointwise = {
+        name: xr.DataArray(numpy_of(values), coords=coords, dims=["datum"], name=name)
+        for name in ("log_prob", "pareto_k")
+        if (values := getattr(evidence, name)) is not None
+    }
+    return ELPDData(
+        kind="log_evidence",
+        elpd=count * evidence.mean,
+        se=count * evidence.total_error,
+        p=math.nan,
+        n_samples=evidence.num_particles,
+        n_data_points=count,
+        scale="log",
+        warning=evidence.warning is not None,
+        good_k=evidence.pareto_threshold,
+        elpd_i=pointwise["log_prob"],
+        pareto_k=pointwise.get("pareto_k"),
+    )
+
+
+def comparison_to_datatree(
+    evidence: Mapping[str, Sequence[Evidence]],
+    *,
+    seeds: Sequence[int] | None = None,
+    datum_names: Sequence[str | int] | None = None,
+) -> xr.DataTree:
+    """Estimates of log p(x) by several arms, each over the same seeds and data.
+
+    A group ``evidence`` with log_prob, standard_error (nats) and effective_sample_size, dimensions
+    (arm, seed, datum).
+
+    Raises:
+        ValueError: If there are no arms, or they differ in their seeds or data.
+    """
+    sizes = {arm: [len(result) for result in results] for arm, results in evidence.items()}
+    if len({tuple(size) for size in sizes.values()}) != 1 or not next(iter(sizes.values())):
+        raise ValueError(f"arms need the same seeds and data, got data per seed {sizes}.")
+    variables: dict[str, Variable] = {
+        name: (
+            ["arm", "seed", "datum"],
+            np.stack(
+                [[numpy_of(getattr(cell, name)) for cell in arm] for arm in evidence.values()]
+            ),
+        )
+        for name in _PER_DATUM
+    }
+    first = next(iter(evidence.values()))
+    coords = {
+        "arm": list(evidence),
+        "seed": names_of("seeds", seeds, len(first)),
+        "datum": names_of("datum_names", datum_names, len(first[0])),
+    }
+    return tree_of({"evidence": variables}, _method(first[0]), coords)
+
+
+def _method(evidence: Evidence) -> dict[str, Attribute]:
+    return {
+        "method": evidence.method,
+        "direction": evidence.direction,
+        "num_particles": evidence.num_particles,
+    }
