@@ -241,7 +241,7 @@ def plot_calibration(calibration: Calibration, title: str) -> bytes:
         ax.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(
-        f"grey: all lines of a calibrated guide, with probability {1 - calibration.false_alarm:g}; "
+        f"grey: all lines of a calibrated guide, with probability {1 - calibration.false_alarm:g}\n"
         "rising at both ends: too narrow; falling: too wide; to one side: shifted",
         fontsize=8,
     )

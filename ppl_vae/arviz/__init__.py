@@ -15,11 +15,13 @@ from ppl_vae.arviz.evidence import (
     evidence_to_datatree,
     evidence_to_elpd,
 )
+from ppl_vae.arviz.ranks import arviz_plots_works, plot_ranks
 from ppl_vae.arviz.tree import Attribute, Variable, joined
 
 __all__ = [
     "Attribute",
     "Variable",
+    "arviz_plots_works",
     "bound_curve_to_datatree",
     "calibration_to_datatree",
     "comparison_to_datatree",
@@ -31,5 +33,6 @@ __all__ = [
     "inference_gap_to_datatree",
     "joined",
     "particles_to_datatree",
+    "plot_ranks",
     "rate_distortion_to_datatree",
 ]

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from arviz_stats import compare, loo
 
-from ppl_vae.arviz import comparison_to_datatree, evidence_from_datatree, evidence_to_datatree
-from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.arviz import (
+    comparison_to_datatree,
+    evidence_from_datatree,
+    evidence_to_datatree,
+    evidence_to_elpd,
+    particles_to_datatree,
+)
+from ppl_vae.evidence import ImportanceSampling, ParetoSmoothed
+from ppl_vae.evidence.result import paired_difference
+from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.netcdf import load_netcdf, save_netcdf
 
 
@@ -85,3 +94,71 @@ class TestEvidence:
     def test_evidence_of_other_data(self, linear):
         with pytest.raises(ValueError, match="6 data of the evidence, got 5"):
             evidence_to_datatree(evidence(linear), linear.simulate(5))
+
+
+class TestPointwise:
+    """What ``arviz_stats.compare`` and ``loo`` make of our results."""
+
+    @pytest.fixture
+    def arms(self, linear):
+        other = LinearGaussian.random(8, 3, noise_scale=1.2)
+        x = linear.simulate(60)
+        programs = {"right": linear.mean_field_vae(), "wrong": other.mean_field_vae()}
+        return {
+            name: ImportanceSampling(500)(vae.model, vae.guide, x) for name, vae in programs.items()
+        }
+
+    def test_table(self, arms):
+        evidence = arms["right"]
+        elpd = evidence_to_elpd(evidence, datum_names=[f"x{i}" for i in range(60)])
+        np.testing.assert_array_equal(elpd.elpd_i.to_numpy(), evidence.log_prob)
+        assert elpd.elpd_i.dims == ("datum",)
+        assert elpd.elpd_i.coords["datum"].to_numpy()[-1] == "x59"
+        assert elpd.elpd == pytest.approx(60 * evidence.mean)
+        assert elpd.se == pytest.approx(60 * evidence.total_error)
+        assert (elpd.n_data_points, elpd.n_samples) == (60, 500)
+        assert evidence_to_elpd(replace(evidence, pareto_k=None)).pareto_k is None
+        assert "elpd_log_evidence" in str(elpd)
+
+    def test_pareto_k_and_warnings_come_along(self, linear):
+        vae, x = linear.mean_field_vae(), linear.simulate(6)
+        evidence = ParetoSmoothed(200)(vae.model, vae.guide, x)
+        elpd = evidence_to_elpd(evidence)
+        np.testing.assert_array_equal(elpd.pareto_k.to_numpy(), evidence.pareto_k)
+        nothing_wrong = replace(evidence, pareto_k=torch.zeros(6, dtype=torch.float64))
+        assert nothing_wrong.warning is None
+        assert not evidence_to_elpd(nothing_wrong).warning
+        poor = replace(evidence, effective_sample_size=torch.ones(6, dtype=torch.float64))
+        assert evidence_to_elpd(poor).warning
+
+    @pytest.mark.filterwarnings("ignore:The inplace keyword")
+    @pytest.mark.parametrize("method", ["stacking", "BB-pseudo-BMA"])
+    def test_compare_is_the_paired_difference(self, arms, method):
+        table = compare({name: evidence_to_elpd(e) for name, e in arms.items()}, method=method)
+        assert list(table.index) == ["right", "wrong"]
+        difference = paired_difference(arms["right"], arms["wrong"])
+        assert table.loc["wrong", "elpd_diff"] == pytest.approx(60 * difference.mean)
+        # ArviZ divides by N where this package divides by N - 1.
+        assert table.loc["wrong", "dse"] == pytest.approx(
+            60 * difference.total_error * (59 / 60) ** 0.5
+        )
+        assert table.loc["right", "weight"] > 0.99
+
+    def test_leave_one_out_is_the_harmonic_mean_here(self, linear):
+        """It runs on the draws; it is far too high, it says so, and is not compared with ours."""
+        vae, x = linear.vae(), linear.simulate(40)
+        draws = particles_to_datatree(vae.model, vae.guide, x, num_particles=2000)
+        with pytest.warns(UserWarning, match="Pareto distribution is greater than"):
+            found = loo(draws, pointwise=True)
+        exact = linear.log_evidence(x).detach().numpy()
+        assert found.elpd_i.dims == ("datum",)
+        assert (found.elpd_i.to_numpy() - exact).mean() > 0.5
+        assert (found.pareto_k > 0.7).mean() > 0.5
+        ours = evidence_to_elpd(ImportanceSampling(100)(vae.model, vae.guide, x))
+        np.testing.assert_allclose(ours.elpd_i, exact)
+        with pytest.raises(ValueError, match="incompatible"):
+            compare({"leave one out": found, "evidence": ours})
+
+    def test_names_of_other_data(self, linear):
+        with pytest.raises(ValueError, match="datum_names must name 6, got 2"):
+            evidence_to_elpd(evidence(linear), datum_names=["a", "b"])
