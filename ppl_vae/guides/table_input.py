@@ -1,0 +1,81 @@
+"""Rows of a table as the input of a network."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ppl_vae.data.columns import Column
+
+
+@final
+class TableInput(nn.Module):
+    """Numbers standardised, categories one-hot, missing cells 0, and which cells are there.
+
+    Positive columns and counts by their logarithm (of 1 + x for counts); means and standard
+    deviations are those of the training data.
+
+    Args:
+        columns: The kinds of the columns.
+        data: Training rows, NaN for missing cells.
+        network: Maps (batch, :meth:`num_inputs`) to (batch, outputs).
+
+    References:
+        Nazabal, Olmos, Ghahramani and Valera, 2020, Handling incomplete heterogeneous data using
+        VAEs.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        data: Float[Tensor, "num_data features"],
+        network: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.columns, self.network = tuple(columns), network
+        numbers = self._numbers(data)
+        loc = numbers.nanmean(0).nan_to_num(0.0)
+        scale = (numbers - loc).square().nanmean(0).sqrt().nan_to_num(0.0)
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", torch.where(scale > 0, scale, torch.ones_like(scale)))
+
+    @staticmethod
+    def num_inputs(columns: Sequence[Column]) -> int:
+        """Inputs that the network must take."""
+        return sum(len(c.labels) if c.kind == "categorical" else 1 for c in columns) + len(columns)
+
+    def forward(self, x: Float[Tensor, "*shape features"]) -> Float[Tensor, "*shape outputs"]:
+        """The network's output."""
+        numbers = ((self._numbers(x) - self.loc) / self.scale).nan_to_num(0.0)
+        parts = [numbers, (~x.isnan()).to(x.dtype)]
+        for place, column in enumerate(self.columns):
+            if column.kind == "categorical":
+                parts.append(_one_hot(x[..., place], len(column.labels)))
+        output: Tensor = self.network(torch.cat(parts, -1))
+        return output
+
+    def _numbers(self, x: Tensor) -> Tensor:
+        """All columns but the categorical ones, on a scale on which they are added up."""
+        parts = [
+            _transformed(x[..., place], column.kind)
+            for place, column in enumerate(self.columns)
+            if column.kind != "categorical"
+        ]
+        return torch.stack(parts, -1) if parts else x[..., :0]
+
+
+def _transformed(cells: Tensor, kind: str) -> Tensor:
+    if kind == "positive":
+        return cells.log()
+    return cells.log1p() if kind == "count" else cells
+
+
+def _one_hot(codes: Tensor, size: int) -> Tensor:
+    hot = functional.one_hot(codes.nan_to_num(0.0).long(), size).to(codes)
+    return torch.where(codes.isnan().unsqueeze(-1), 0.0, hot)
