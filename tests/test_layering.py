@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 FLOORS = {
     "tensors and files": ["weights", "randomness", "devices", "files", "schedules", "networks",
                           "data"],
+    "distributions that Pyro lacks": ["distributions"],
     "distributions and particles": ["likelihoods", "priors", "guides", "particles"],
     "models and objectives": ["vae", "objectives"],
     "the guide refined per datum": ["refinement"],

@@ -46,9 +46,9 @@ class LatentDensity:
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
-        ValueError: If a latent is discrete, has a support that depends on other latents, or one
-            that the guide does not share, or if a plate subsamples; names the site. As
-            :func:`~ppl_vae.particles.draw_particles` otherwise.
+        ValueError: If a latent is discrete or on a sphere, has a support that depends on other
+            latents, or one that the guide does not share, or if a plate subsamples; names the
+            site. As :func:`~ppl_vae.particles.draw_particles` otherwise.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class LatentDensity:
 
     def _check_guide(self, guides: Mapping[str, Any]) -> None:
         for name, site in self._sites.items():
-            if not _alike(_bijection(guides[name].support), site.transform):
+            if not _alike(_bijection(name, guides[name].support), site.transform):
                 raise ValueError(
                     f"guide site {name!r} has support {guides[name].support}, the prior has another"
                     " one: annealing needs a guide on the prior's support; transform its draws."
@@ -157,7 +157,8 @@ class LatentDensity:
                 f"plate {name!r} subsamples: log p(x) is of every datum, so take all its rows."
             )
         for name, site in self._sites.items():
-            if not _alike(_bijection(modelled.sites[name]["fn"].support), site.transform):
+            support = modelled.sites[name]["fn"].support
+            if not _alike(_bijection(name, support), site.transform):
                 raise ValueError(
                     f"the support of latent site {name!r} changes from draw to draw: sample it on "
                     "a fixed support and transform it in the model."
@@ -214,7 +215,7 @@ class _LatentSite:
                 f"latent site {name!r} is discrete, and annealing moves along gradients: estimate "
                 "log p(x) by ImportanceSampling, or sum the site out by enumeration."
             )
-        transform = _bijection(prior.support)
+        transform = _bijection(name, prior.support)
         free = value if transform is None else transform.inv(value)
         return cls(transform, free.movedim(data_dim, 1).shape, data_dim)
 
@@ -238,9 +239,24 @@ class _LatentSite:
         return value, log_volume.movedim(self.data_dim, 1).reshape(*self.shape[:2], -1).sum(-1)
 
 
-def _bijection(support: Any) -> Any:
-    """``biject_to(support)``, or None for the whole space."""
-    return None if _core(support) is constraints.real else biject_to(support)
+def bijection_onto(name: str, support: Any) -> Any:
+    """``biject_to(support)`` for the support of a latent site.
+
+    Raises:
+        ValueError: If the support has no unconstrained coordinates, as a sphere; names the site.
+    """
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"latent site {name!r} has support {support}, which no unconstrained coordinates reach,"
+            " and annealing and quadrature need such: estimate log p(x) by ImportanceSampling."
+        ) from error
+
+
+def _bijection(name: str, support: Any) -> Any:
+    """From the whole space onto the support, or None where that is the same."""
+    return None if _core(support) is constraints.real else bijection_onto(name, support)
 
 
 def _core(support: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from tqdm.auto import tqdm
 
+from ppl_vae.distributions import OneHotBlocks
 from ppl_vae.evidence.exact.joint import require_all_rows
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import Particles, Program, draw_particles
@@ -29,8 +30,9 @@ class Enumeration:
 
     Exact up to rounding, which the standard error states. All latent sites of a datum are
     enumerated together: each element of a Bernoulli vector has 2 values, a Categorical or one-hot
-    site as many as its classes, and the configurations are all their combinations. Costs one
-    decoder evaluation per configuration and datum.
+    site, and each one-hot block of a vector of them, as many as its classes, and the
+    configurations are all their combinations. Costs one decoder evaluation per configuration and
+    datum.
 
     Args:
         max_configurations: More are refused.
@@ -129,11 +131,13 @@ class SiteStates:
         values: Of one element, shape (number, *element).
         plates: Shape of the plates left of the data's.
         elements: Shape of the elements within an event.
+        event: Shape of the event.
     """
 
     values: Tensor
     plates: tuple[int, ...]
     elements: tuple[int, ...]
+    event: tuple[int, ...]
 
     @classmethod
     def of(cls, name: str, prior: Any, value: Tensor, num_plates: int) -> "SiteStates":
@@ -143,9 +147,12 @@ class SiteStates:
             ValueError: If the site is not discrete and finite.
         """
         values = _element_values(name, prior.support, value.shape[-1]).to(value)
-        plates, event = value.shape[1 : 1 + num_plates], value.shape[2 + num_plates :]
+        shape = tuple(value.shape)
+        plates, event = shape[1 : 1 + num_plates], shape[2 + num_plates :]
         elements = event[: len(event) - (values.dim() - 1)]
-        return cls(values, tuple(plates), tuple(elements))
+        if isinstance(prior.support, OneHotBlocks):
+            elements = (event[-1] // prior.support.classes,)
+        return cls(values, plates, elements, event)
 
     @property
     def digits(self) -> int:
@@ -162,6 +169,7 @@ class SiteStates:
         powers = len(self.values) ** torch.arange(self.digits, device=index.device)
         digits = index.unsqueeze(-1) // powers % len(self.values)
         value = self.values[digits.reshape(len(index), *self.plates, *self.elements)]
+        value = value.reshape(len(index), *self.plates, *self.event)
         data_dim = 1 + len(self.plates)
         shape = (*value.shape[:data_dim], num_data, *value.shape[data_dim:])
         return value.unsqueeze(data_dim).expand(shape)
@@ -206,6 +214,8 @@ def _element_values(name: str, support: Any, last: int) -> Tensor:
         return torch.arange(2)
     if support is constraints.one_hot:
         return torch.eye(last)
+    if isinstance(support, OneHotBlocks):
+        return torch.eye(support.classes)
     if isinstance(support, type(constraints.integer_interval(0, 1))):
         low, high = (torch.as_tensor(b) for b in (support.lower_bound, support.upper_bound))
         if bool((low == low.min()).all() and (high == high.max()).all()):

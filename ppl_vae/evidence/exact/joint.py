@@ -8,9 +8,10 @@ from typing import Any, final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 
 from ppl_vae.particles import Particles, Program, simulate
+from ppl_vae.particles.density import bijection_onto
 from ppl_vae.particles.sites import SiteRun, log_densities, run
 
 _ROUNDINGS = 8
@@ -40,7 +41,7 @@ class SiteCoordinates:
         """The coordinates of a site of which a draw, ``(points, *plates, batch, *event)``, is seen.
 
         Raises:
-            ValueError: If the site is discrete, or its support varies.
+            ValueError: If the site is discrete or on a sphere, or its support varies.
         """
         support = prior.support
         if support.is_discrete:
@@ -48,7 +49,7 @@ class SiteCoordinates:
                 f"latent site {name!r} is discrete, and quadrature integrates continuous ones: "
                 "take Enumeration()."
             )
-        transform = biject_to(_fixed_support(name, support, prior.event_dim))
+        transform = bijection_onto(name, _fixed_support(name, support, prior.event_dim))
         plates, event = value.shape[1 : 1 + num_plates], value.shape[2 + num_plates :]
         shape = transform.inverse_shape(plates + event)
         return cls(transform, tuple(shape), num_plates, value.dtype)

@@ -1,0 +1,19 @@
+"""Distributions that Pyro lacks, for priors and guides."""
+
+from ppl_vae.distributions.autoregressive import Autoregressive
+from ppl_vae.distributions.boltzmann import Couplings, RestrictedBoltzmann
+from ppl_vae.distributions.one_hot import OneHotBlocks, OneHotVector
+from ppl_vae.distributions.partition import LogPartition
+from ppl_vae.distributions.sphere_cumulants import sphere_cumulants
+from ppl_vae.distributions.von_mises_fisher import VonMisesFisher
+
+__all__ = [
+    "Autoregressive",
+    "Couplings",
+    "LogPartition",
+    "OneHotBlocks",
+    "OneHotVector",
+    "RestrictedBoltzmann",
+    "VonMisesFisher",
+    "sphere_cumulants",
+]
