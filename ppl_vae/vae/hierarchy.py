@@ -69,6 +69,11 @@ class HierarchicalVAE(nn.Module):
         """L."""
         return len(self.conditionals) + 1
 
+    @property
+    def bottom(self) -> str:
+        """Name of the latent site that the decoder sees."""
+        return "z1"
+
     def generate(self, count: int) -> Any:
         """p(x|z_1) for latents drawn from the prior down, batch shape (count,)."""
         z = self.prior().sample((count,))

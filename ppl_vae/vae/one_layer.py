@@ -50,6 +50,11 @@ class VAE(nn.Module):
         with pyro.plate("data", len(x)):
             pyro.sample("z", as_event("encoder", self.encoder(x)))
 
+    @property
+    def bottom(self) -> str:
+        """Name of the latent site that the decoder sees."""
+        return "z"
+
     def generate(self, count: int) -> Any:
         """p(x|z) for z drawn from the prior, batch shape (count,)."""
         return self.decoder(self.prior().sample((count,)))
