@@ -13,7 +13,11 @@ MIN_ROWS = 10
 
 
 def dataset_from_array(
-    x: Array, name: str = "array", *, feature_names: Sequence[str] | None = None
+    x: Array,
+    name: str = "array",
+    *,
+    feature_names: Sequence[str] | None = None,
+    allow_missing: bool = False,
 ) -> Dataset:
     """Make a data set of an array, split 80/10/10 by a permutation with a constant seed.
 
@@ -22,6 +26,7 @@ def dataset_from_array(
             1 is divided by 255; bool becomes 0 and 1.
         name: Name of the data set.
         feature_names: Names of the columns, for a table.
+        allow_missing: Keep NaN, a missing cell, for a likelihood that leaves those out.
 
     Returns:
         The data set; arrays of 3 or 4 dimensions have an image_shape.
@@ -29,7 +34,7 @@ def dataset_from_array(
     Raises:
         ValueError: If x has under 10 rows or no columns, is not numeric or not finite.
     """
-    ((rows,), image_shape, scaling) = _prepare({name: x}, feature_names)
+    ((rows,), image_shape, scaling) = _prepare({name: x}, feature_names, allow_missing)
     tenth = round(len(rows) / 10)
     train, valid, test = split_rows(rows, tenth, tenth)
     return Dataset(
@@ -45,7 +50,12 @@ def dataset_from_array(
 
 
 def dataset_from_splits(
-    train: Array, test: Array, valid: Array | None = None, name: str = "array"
+    train: Array,
+    test: Array,
+    valid: Array | None = None,
+    name: str = "array",
+    *,
+    allow_missing: bool = False,
 ) -> Dataset:
     """Make a data set of arrays that are split already.
 
@@ -55,6 +65,7 @@ def dataset_from_splits(
         valid: Validation rows, likewise; without them a tenth of train is cut off by a
             permutation with a constant seed.
         name: Name of the data set.
+        allow_missing: Keep NaN, a missing cell, for a likelihood that leaves those out.
 
     Returns:
         The data set.
@@ -64,7 +75,8 @@ def dataset_from_splits(
             values are not numeric or not finite.
     """
     given = {"train": train, "test": test} | ({} if valid is None else {"valid": valid})
-    parts, image_shape, scaling = _prepare({f"{name} {k}": x for k, x in given.items()}, None)
+    named = {f"{name} {k}": x for k, x in given.items()}
+    parts, image_shape, scaling = _prepare(named, None, allow_missing)
     if valid is None:
         rows, test_rows = parts
         train_rows, valid_rows, _ = split_rows(rows, max(1, round(len(rows) / 10)), 0)
@@ -76,30 +88,38 @@ def dataset_from_splits(
     return Dataset(name, train_rows, valid_rows, test_rows, image_shape, None, description)
 
 
-def check_finite(x: np.ndarray, what: str, feature_names: Sequence[str] | None = None) -> None:
+def check_finite(
+    x: np.ndarray,
+    what: str,
+    feature_names: Sequence[str] | None = None,
+    *,
+    allow_missing: bool = False,
+) -> None:
     """Check that there are no gaps in the data.
 
     Args:
         x: Values, shape (n, features).
         what: What they are, for the message.
         feature_names: Names of the columns, or None to count them from 1.
+        allow_missing: Let NaN pass.
 
     Raises:
-        ValueError: If any value is NaN or infinite.
+        ValueError: If any value is infinite, or NaN where that is no missing cell.
     """
-    bad = ~np.isfinite(x)
+    bad = np.isinf(x) if allow_missing else ~np.isfinite(x)
     if not bad.any():
         return
     row, column = divmod(int(bad.argmax()), bad.shape[1])
     where = f"column {column + 1}" if feature_names is None else f"column {feature_names[column]!r}"
     raise ValueError(
         f"{what}: {bad.sum()} missing or non-finite value(s), the first in row {row + 1}, {where} "
-        "(counted from 1), expected finite numbers: drop or impute these rows"
+        "(counted from 1), expected finite numbers: drop or impute these rows, or keep missing "
+        "cells with allow_missing=True"
     )
 
 
 def _prepare(
-    parts: Mapping[str, Array], feature_names: Sequence[str] | None
+    parts: Mapping[str, Array], feature_names: Sequence[str] | None, allow_missing: bool
 ) -> tuple[list[torch.Tensor], tuple[int, ...] | None, str]:
     """Turn arrays into float32 rows, their image shape, and a phrase on their scaling."""
     arrays = {what: _numeric(x, what) for what, x in parts.items()}
@@ -111,7 +131,7 @@ def _prepare(
         # An overflow to infinity in float32 is caught as not finite just below.
         with np.errstate(over="ignore"):
             flat = np.array(x.reshape(len(x), -1), dtype=np.float32, order="C")
-        check_finite(flat, what, feature_names)
+        check_finite(flat, what, feature_names, allow_missing=allow_missing)
         rows.append(torch.from_numpy(flat / np.float32(255) if divide else flat))
     shape = next(iter(arrays.values())).shape[1:]
     scaling = "values divided by 255" if divide else "values as given"

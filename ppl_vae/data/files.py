@@ -10,11 +10,12 @@ from ppl_vae.data.arrays import dataset_from_array, dataset_from_splits
 from ppl_vae.data.dataset import Dataset
 
 
-def load_array_file(path: Path) -> Dataset:
+def load_array_file(path: Path, *, allow_missing: bool = False) -> Dataset:
     """Load a .npy file, or a .npz file of one array or of train, test and perhaps valid.
 
     Args:
         path: The file; its stem becomes the name.
+        allow_missing: Keep NaN, a missing cell.
 
     Returns:
         The data set, split as the file says or else 80/10/10.
@@ -26,10 +27,15 @@ def load_array_file(path: Path) -> Dataset:
     arrays = _read(path)
     if set(arrays) in ({"train", "test"}, {"train", "valid", "test"}):
         return dataset_from_splits(
-            arrays["train"], arrays["test"], arrays.get("valid"), name=path.stem
+            arrays["train"],
+            arrays["test"],
+            arrays.get("valid"),
+            name=path.stem,
+            allow_missing=allow_missing,
         )
     if len(arrays) == 1:
-        return dataset_from_array(next(iter(arrays.values())), path.stem)
+        (array,) = arrays.values()
+        return dataset_from_array(array, path.stem, allow_missing=allow_missing)
     raise ValueError(
         f"{path}: holds the arrays {', '.join(arrays) or '(none)'}, expected exactly one, or "
         "train, test and optionally valid: save it again with only these"

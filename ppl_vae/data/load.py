@@ -36,6 +36,7 @@ def load_dataset(
     *,
     binarize: str = "none",
     seed: int = 0,
+    allow_missing: bool = False,
 ) -> Dataset:
     """Load a data set by name, from a file, or from an array.
 
@@ -48,6 +49,8 @@ def load_dataset(
             else the user's cache folder.
         binarize: "none", "static" or "dynamic", as in `Dataset.binarized`.
         seed: Seed of the binarisation's fixed draws.
+        allow_missing: Keep missing cells, as NaN, for a likelihood that leaves them out
+            (:class:`~ppl_vae.likelihoods.ObservedDecoder`).
 
     Returns:
         The data set.
@@ -57,12 +60,16 @@ def load_dataset(
         FileNotFoundError: If the file, or the named set, is not there and cannot be had.
         TypeError: If source is none of these.
     """
-    return _load(source, data_root).binarized(binarize, seed)
+    return _load(source, data_root, allow_missing).binarized(binarize, seed)
 
 
-def _load(source: str | Path | np.ndarray | torch.Tensor, data_root: Path | str | None) -> Dataset:
+def _load(
+    source: str | Path | np.ndarray | torch.Tensor,
+    data_root: Path | str | None,
+    allow_missing: bool,
+) -> Dataset:
     if isinstance(source, np.ndarray | torch.Tensor):
-        return dataset_from_array(source)
+        return dataset_from_array(source, allow_missing=allow_missing)
     if not isinstance(source, str | Path):
         raise TypeError(
             f"cannot load a data set from {type(source).__name__}: give a name, a path, a NumPy "
@@ -75,9 +82,9 @@ def _load(source: str | Path | np.ndarray | torch.Tensor, data_root: Path | str 
         raise ValueError(_unknown(str(source)))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: check the path, or give a data set's name")
-    return (
-        load_array_file(path) if path.suffix.lower() in (".npy", ".npz") else load_table_file(path)
-    )
+    of_arrays = path.suffix.lower() in (".npy", ".npz")
+    load = load_array_file if of_arrays else load_table_file
+    return load(path, allow_missing=allow_missing)
 
 
 def _unknown(name: str) -> str:

@@ -13,7 +13,7 @@ from ppl_vae.data.dataset import Dataset
 MISSING_WORDS = {"", "na", "n/a", "null", "none"}
 
 
-def load_table_file(path: Path) -> Dataset:
+def load_table_file(path: Path, *, allow_missing: bool = False) -> Dataset:
     """Load a .csv or .parquet file, split 80/10/10 by a permutation with a constant seed.
 
     A CSV file's first row is data if all its cells are numbers or missing, and a header if not;
@@ -21,20 +21,22 @@ def load_table_file(path: Path) -> Dataset:
 
     Args:
         path: The file; its stem becomes the name.
+        allow_missing: Keep missing cells, as NaN.
 
     Returns:
         The data set, with feature_names.
 
     Raises:
-        ValueError: If the file is broken, or a cell is not a finite number.
+        ValueError: If the file is broken, or a cell is no finite number (nor missing, where that is
+            allowed).
     """
     table = _read(path)
     names = [str(column) for column in table.columns]
     values = np.empty(table.shape, dtype=np.float64)
     for i, name in enumerate(names):
         values[:, i] = _numbers(table.iloc[:, i], name, path)
-    check_finite(values, str(path), names)
-    return dataset_from_array(values, path.stem, feature_names=names)
+    check_finite(values, str(path), names, allow_missing=allow_missing)
+    return dataset_from_array(values, path.stem, feature_names=names, allow_missing=allow_missing)
 
 
 def _read(path: Path) -> pd.DataFrame:

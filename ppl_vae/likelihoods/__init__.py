@@ -1,6 +1,60 @@
-"""Likelihoods: modules whose ``forward(z)`` reads a network's output as p(x|z)."""
+"""Likelihoods: modules whose ``forward(z)`` reads a network's output as p(x|z).
+
+Each is called a decoder: (..., latent) to a distribution with event shape (features,).
+"""
 
 from ppl_vae.likelihoods.bernoulli import BernoulliDecoder, BernoulliVector, bernoulli_log_prob
+from ppl_vae.likelihoods.beta import BetaDecoder
+from ppl_vae.likelihoods.categorical import CategoricalDecoder
+from ppl_vae.likelihoods.continuous_bernoulli import ContinuousBernoulli, ContinuousBernoulliDecoder
+from ppl_vae.likelihoods.counts import NegativeBinomialDecoder, PoissonDecoder
+from ppl_vae.likelihoods.discretized_logistic import (
+    DiscretizedLogistic,
+    DiscretizedLogisticDecoder,
+    DiscretizedLogisticMixtureDecoder,
+)
+from ppl_vae.likelihoods.features import FeatureVector, feature_log_prob
+from ppl_vae.likelihoods.laplace import LaplaceDecoder
 from ppl_vae.likelihoods.normal import NormalDecoder
+from ppl_vae.likelihoods.observed import Observed, ObservedDecoder
+from ppl_vae.likelihoods.optimal_sigma import OptimalSigmaDecoder
+from ppl_vae.likelihoods.outputs import Positive, Source
+from ppl_vae.likelihoods.pixel_cnn import PixelCNNDecoder
+from ppl_vae.likelihoods.student_t import StudentTDecoder
+from ppl_vae.likelihoods.table import TableDecoder, TableRow
+from ppl_vae.likelihoods.values import Values
+from ppl_vae.likelihoods.zero_inflated import (
+    ZeroInflatedNegativeBinomialDecoder,
+    ZeroInflatedPoissonDecoder,
+)
 
-__all__ = ["BernoulliDecoder", "BernoulliVector", "NormalDecoder", "bernoulli_log_prob"]
+__all__ = [
+    "BernoulliDecoder",
+    "BernoulliVector",
+    "BetaDecoder",
+    "CategoricalDecoder",
+    "ContinuousBernoulli",
+    "ContinuousBernoulliDecoder",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticDecoder",
+    "DiscretizedLogisticMixtureDecoder",
+    "FeatureVector",
+    "LaplaceDecoder",
+    "NegativeBinomialDecoder",
+    "NormalDecoder",
+    "Observed",
+    "ObservedDecoder",
+    "OptimalSigmaDecoder",
+    "PixelCNNDecoder",
+    "PoissonDecoder",
+    "Positive",
+    "Source",
+    "StudentTDecoder",
+    "TableDecoder",
+    "TableRow",
+    "Values",
+    "ZeroInflatedNegativeBinomialDecoder",
+    "ZeroInflatedPoissonDecoder",
+    "bernoulli_log_prob",
+    "feature_log_prob",
+]

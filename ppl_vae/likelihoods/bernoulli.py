@@ -125,6 +125,14 @@ class BernoulliVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
             self._require_binary(value)
         return bernoulli_log_prob(self.logits, value)
 
+    def feature_log_prob(
+        self, value: Float[Tensor, "*batch features"]
+    ) -> Float[Tensor, "*shape features"]:
+        """The terms of :meth:`log_prob`."""
+        if self._validate_args:
+            self._require_binary(value)
+        return self.logits * value - functional.softplus(self.logits)
+
     @staticmethod
     def _require_binary(value: Tensor) -> None:
         # x (x - 1), twice as fast as comparisons; a sum since Boolean tensors know no difference.
@@ -154,7 +162,8 @@ class BernoulliDecoder(nn.Module):
         super().__init__()
         self.network = network
         if data_mean is not None:
-            set_output_bias(network, data_mean.clamp(_MEAN_MARGIN, 1 - _MEAN_MARGIN).logit())
+            mean = data_mean.nan_to_num(0.5).clamp(_MEAN_MARGIN, 1 - _MEAN_MARGIN)
+            set_output_bias(network, mean.logit())
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> BernoulliVector:
         """The distribution of x, event shape (features,)."""

@@ -1,6 +1,5 @@
 """Real-valued data: independent normal features."""
 
-import math
 from typing import final
 
 import pyro.distributions as dist
@@ -8,48 +7,60 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.networks import set_output_bias
+from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
+from ppl_vae.likelihoods.starts import column_means, column_spreads
 
 
 @final
 class NormalDecoder(nn.Module):
-    """p(x|z) = prod_d Normal(x_d; network(z)_d, scale), one scale for all features.
+    """p(x|z) = prod_d Normal(x_d; loc(z)_d, scale_d).
+
+    For real-valued data without heavy tails. The scale is a number, a learned one for all features
+    or for each, or a function of z (heteroscedastic); a learned one stays above 1/1000 of where it
+    starts, since a density that reproduces its data has no upper bound.
 
     Args:
-        network: Maps (..., latent) to means of shape (..., features).
-        scale: Standard deviation in the units of the data, or its starting value if learned.
-        learn_scale: Whether the scale is a parameter.
-        data_mean: Mean of the training data, shape (features,); when given, the network's last
-            bias starts there.
+        network: Maps (..., latent) to the locations, shape (..., features); with scale ``network``
+            to (..., 2 * features), locations, then unconstrained scales.
+        scale: Standard deviation in the units of the data, or ``shared``, ``feature``, ``network``.
+        learn_scale: Whether a number is only where one learned scale for all features starts.
+        data: Training data; when given, locations start at their means, a learned scale at their
+            standard deviations.
+        data_mean: The means alone.
 
     Raises:
-        ValueError: If the scale is not positive.
-    """
+        ValueError: If the scale is not positive, or ``feature`` is asked for without data.
 
-    log_scale: Tensor
+    References:
+        Kingma and Welling, 2014, Auto-encoding variational Bayes.
+        Mattei and Frellsen, 2018, Leveraging the exact likelihood of deep latent variable models.
+    """
 
     def __init__(
         self,
         network: nn.Module,
-        scale: float = 1.0,
+        scale: float | Source = "shared",
         *,
         learn_scale: bool = False,
+        data: Float[Tensor, "num_data features"] | None = None,
         data_mean: Float[Tensor, " features"] | None = None,
     ) -> None:
         super().__init__()
-        if not (scale > 0 and math.isfinite(scale)):
-            raise ValueError(f"scale must be positive and finite, got {scale}.")
         self.network = network
-        log_scale = torch.tensor(math.log(scale))
-        if learn_scale:
-            self.log_scale = nn.Parameter(log_scale)
-        else:
-            # Not a frozen parameter: at each of those, every step, pyro.module warns.
-            self.register_buffer("log_scale", log_scale)
+        self.scale = Positive("scale", scale, column_spreads(data))
+        if learn_scale and not isinstance(scale, str):
+            self.scale = Positive("scale", "shared", torch.tensor(float(scale)))
+        if data is not None:
+            data_mean = column_means(data)
         if data_mean is not None:
-            set_output_bias(network, data_mean)
+            start_blocks(network, [data_mean], self.scale)
+
+    @classmethod
+    def num_outputs(cls, features: int, scale: float | Source = "shared") -> int:
+        """Outputs that the network must have."""
+        return features * count_blocks(1, scale)
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> dist.Distribution:
         """The distribution of x, event shape (features,)."""
-        loc = self.network(z)
-        return dist.Normal(loc, self.log_scale.exp(), validate_args=False).to_event(1)
+        loc, scale = read_blocks(self.network(z), 1, self.scale)
+        return dist.Normal(loc, scale, validate_args=False).to_event(1)

@@ -6,7 +6,13 @@ objective, estimator and diagnostic is a function of the :class:`Particles` it r
 
 from ppl_vae.particles.cross import cross_log_guide
 from ppl_vae.particles.density import LatentDensity, LogDensities, simulate_data
-from ppl_vae.particles.draw import Graph, draw_particles, evaluate_particles, simulate
+from ppl_vae.particles.draw import (
+    Graph,
+    accepts_missing,
+    draw_particles,
+    evaluate_particles,
+    simulate,
+)
 from ppl_vae.particles.offsets import Offset, OffsetGuide, zero_offsets
 from ppl_vae.particles.particles import Particles, Simulation
 from ppl_vae.particles.sites import Program
@@ -20,6 +26,7 @@ __all__ = [
     "Particles",
     "Program",
     "Simulation",
+    "accepts_missing",
     "cross_log_guide",
     "draw_particles",
     "evaluate_particles",

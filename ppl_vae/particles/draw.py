@@ -143,6 +143,25 @@ def simulate(
     return Simulation(drawn.latents, sum(densities, torch.zeros(())).reshape(num_particles, len(x)))
 
 
+def accepts_missing(
+    model: Program, x: Float[Tensor, "batch *event"], *, max_plate_nesting: int = 1
+) -> bool:
+    """Whether NaN in x is a missing cell to every likelihood of the model.
+
+    A distribution says so by an attribute ``accepts_missing``, as
+    :class:`~ppl_vae.likelihoods.Observed` does.
+
+    Args:
+        model: As for :func:`draw_particles`; it sees x for its shape only, and draws from it once.
+        x: A batch, shape ``(batch, *event)``.
+        max_plate_nesting: As for :func:`draw_particles`.
+    """
+    with torch.no_grad():
+        drawn = run(model, x, 1, max_plate_nesting, simulated=True)
+    observed = [drawn.sites[name]["fn"] for name in drawn.observed]
+    return all(getattr(likelihood, "accepts_missing", False) for likelihood in observed)
+
+
 def _require_same(first: SiteRun, second: SiteRun, num_dims: int) -> None:
     """The densities at leaves must be those of the distributions that the draws are from."""
     again = log_densities(second, num_dims)

@@ -13,7 +13,7 @@ from ppl_vae.devices import make_resident
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.objectives import Context, Objective
 from ppl_vae.objectives.base import owners_of
-from ppl_vae.particles import Program, draw_particles
+from ppl_vae.particles import Program, accepts_missing, draw_particles
 from ppl_vae.randomness import Stream, derive_seed, generator, seeded
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters
 from ppl_vae.training.history import EpochRecord, History
@@ -35,7 +35,6 @@ class TrainingRun:
         settings: FitSettings,
         device: torch.device,
     ) -> None:
-        _require_data("train", train)
         if settings.patience is not None and valid is None:
             raise ValueError("patience needs validation data: give valid, or leave patience out.")
         self.model, self.guide, self.objective = model, guide, objective
@@ -45,6 +44,8 @@ class TrainingRun:
         for owner in owners_of(model, guide):
             # Looking for sites and parameters must not move the statistics of a batch norm.
             owner.to(device).eval()
+        parts = {"train": train} if valid is None else {"train": train, "valid": valid}
+        self._require_data(parts)
         self.train = make_resident(train, device)
         self.valid = None
         if valid is not None:
@@ -145,6 +146,19 @@ class TrainingRun:
         )
         return estimate(self.model, self.guide, self.valid, seed=seed)
 
+    def _require_data(self, parts: dict[str, Tensor]) -> None:
+        """Rows, without NaN unless that is a missing cell to the model."""
+        missing = any(bool(x.isnan().any()) for x in parts.values())
+        if missing:
+            with seeded(self.settings.seed, Stream.TRAINING):
+                missing = accepts_missing(
+                    self.model,
+                    parts["train"][:2].to(self.device),
+                    max_plate_nesting=int(self.objective.max_plate_nesting),
+                )
+        for name, x in parts.items():
+            _require_rows(name, x, missing)
+
     def _require_finite(self, values: list[float]) -> None:
         if all(math.isfinite(value) for value in values):
             return
@@ -204,17 +218,17 @@ class TrainingRun:
 
 
 def _subset(x: Tensor, size: int) -> Tensor:
-    _require_data("valid", x)
     # Neighbouring rows are often alike: a part is taken at random, the same one for every run.
     return x[torch.randperm(len(x), generator=generator(0, Stream.VALIDATION))[:size]]
 
 
-def _require_data(name: str, x: Tensor) -> None:
+def _require_rows(name: str, x: Tensor, missing: bool) -> None:
     if len(x) == 0:
         raise ValueError(f"{name} holds no data.")
-    finite = x.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
+    bad = (x.isinf() if missing else ~x.isfinite()).flatten(1).any(1)
+    if bool(bad.any()):
         raise ValueError(
-            f"{name} has {int((~finite).sum())} rows with NaN or infinite values, the first at row "
-            f"{int((~finite).nonzero()[0])}: remove or fill them in."
+            f"{name} has {int(bad.sum())} rows with NaN or infinite values, the first at row "
+            f"{int(bad.nonzero()[0])}: remove or fill them in, or leave missing cells out of the "
+            "likelihood with ObservedDecoder."
         )

@@ -19,7 +19,7 @@ def test_normal_decoder(scale, learn_scale):
     torch.testing.assert_close(decoder(z).log_prob(x), expected)
     assert (decoder(z).batch_shape, decoder(z).event_shape) == ((3, 6), (4,))
     trained = {name for name, p in decoder.named_parameters() if p.requires_grad}
-    assert ("log_scale" in trained) == learn_scale
+    assert ("scale.free" in trained) == learn_scale
 
 
 def test_the_learned_scale_finds_its_maximum():
@@ -27,10 +27,10 @@ def test_the_learned_scale_finds_its_maximum():
     z, x = torch.randn(50, 2).double(), torch.randn(50, 4).double()
     best = (x - decoder.network(z)).square().mean().sqrt().detach()
     with torch.no_grad():
-        decoder.log_scale.copy_(best.log())
+        decoder.scale.start.copy_(best)
     decoder(z).log_prob(x).sum().backward()
     # Of 200 terms that cancel, each about 1.
-    assert abs(decoder.log_scale.grad.item()) < 200 * torch.finfo(torch.float64).eps * 50
+    assert abs(decoder.scale.free.grad.item()) < 200 * torch.finfo(torch.float64).eps * 50
 
 
 def test_normal_decoder_starts_at_the_data_mean():

@@ -1,0 +1,108 @@
+"""A network's output read in blocks of one value a feature, and where it starts."""
+
+import math
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ppl_vae.networks import set_output_bias
+
+Source = Literal["shared", "feature", "network"]
+"""Where a learned positive parameter comes from: one value for all features, one for each, or a
+block of the network's output, so that it depends on z."""
+
+_FLOOR = 1e-3
+"""Least value of a learned parameter, in units of its start: no density grows without bound."""
+
+_UNIT = math.log(math.e - 1)
+"""Where softplus is 1."""
+
+
+@final
+class Positive(nn.Module):
+    """A positive parameter of p(x|z): ``start (f + (1 - f) softplus(u + log(e - 1)))``.
+
+    It is ``start`` at u = 0 and never less than f = 1/1000 of that.
+
+    Args:
+        name: Its name, for messages.
+        source: A number, which it then is, or where a learned one comes from.
+        start: Where a learned one starts, shape (features,), or () where data are not known.
+
+    Raises:
+        ValueError: If the number is not positive, or ``feature`` is asked for without data.
+
+    References:
+        Mattei and Frellsen, 2018, Leveraging the exact likelihood of deep latent variable models.
+    """
+
+    start: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        source: float | Source,
+        start: Float[Tensor, " features"] | Float[Tensor, ""],
+    ) -> None:
+        super().__init__()
+        self.source = source
+        if not isinstance(source, str):
+            if not (source > 0 and math.isfinite(source)):
+                raise ValueError(f"{name} must be positive and finite, got {source}.")
+            start = torch.tensor(float(source))
+        elif source == "shared":
+            start = start.square().mean().sqrt()
+        elif source == "feature" and start.dim() == 0:
+            raise ValueError(f"{name} 'feature' has one value a feature: give data to count them.")
+        # Not a frozen parameter: at each of those, every step, pyro.module warns.
+        self.register_buffer("start", start)
+        if source in ("shared", "feature"):
+            self.free = nn.Parameter(torch.zeros_like(start))
+
+    @property
+    def in_network(self) -> bool:
+        """Whether it takes a block of the network's output."""
+        return self.source == "network"
+
+    def forward(self, free: Float[Tensor, "*shape features"] | None = None) -> Float[Tensor, "..."]:
+        """Its value; ``free`` is its block of the network's output, where it has one."""
+        if not isinstance(self.source, str):
+            return self.start
+        unit = functional.softplus((self.free if free is None else free) + _UNIT)
+        return self.start * (_FLOOR + (1 - _FLOOR) * unit)
+
+
+def count_blocks(free: int, *sources: float | Source) -> int:
+    """Blocks that a network has: so many free ones, and one for each source that is the network."""
+    return free + sum(source == "network" for source in sources)
+
+
+def read_blocks(
+    output: Float[Tensor, "*shape outputs"], free: int, *positives: Positive
+) -> tuple[Float[Tensor, "..."], ...]:
+    """The free blocks as they are, then the positive parameters.
+
+    Raises:
+        ValueError: If the output has no such number of blocks.
+    """
+    count = count_blocks(free, *(positive.source for positive in positives))
+    if output.shape[-1] % count:
+        raise ValueError(
+            f"the network has {output.shape[-1]} outputs, expected {count} for each feature: "
+            "size it by the decoder's num_outputs(features)."
+        )
+    blocks = output.unflatten(-1, (count, -1)).unbind(-2)
+    rest = iter(blocks[free:])
+    read = (positive(next(rest)) if positive.in_network else positive() for positive in positives)
+    return (*blocks[:free], *read)
+
+
+def start_blocks(
+    network: nn.Module, starts: list[Float[Tensor, " features"]], *positives: Positive
+) -> None:
+    """Set the network's last bias, so that its free blocks start there and the others at 0."""
+    others = [torch.zeros_like(starts[0]) for positive in positives if positive.in_network]
+    set_output_bias(network, torch.cat([*starts, *others]))
