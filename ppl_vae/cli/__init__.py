@@ -13,6 +13,7 @@ from ppl_vae.cli.diagnose import diagnose
 from ppl_vae.cli.evaluate import evaluate
 from ppl_vae.cli.fit import fit
 from ppl_vae.cli.gradients import gradients
+from ppl_vae.cli.impute import impute
 from ppl_vae.cli.objectives import objectives
 from ppl_vae.cli.output import fail, one_line
 from ppl_vae.cli.parts import parts
@@ -28,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (fit, evaluate, diagnose, sample, compare, gradients, objectives, parts):
+for command in (fit, evaluate, diagnose, impute, sample, compare, gradients, objectives, parts):
     cli.add_command(command)
 
 

@@ -38,6 +38,23 @@ class Sizes(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             self.fail(f"give layer sizes such as 200,200, got {value!r}", param, ctx)
 
 
+class Columns(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """Columns of a table and their kinds: NAME=KIND,NAME=KIND; a mapping in a file."""
+
+    name = "columns"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, str]:
+        """Text or a mapping to a mapping of text."""
+        if isinstance(value, Mapping):
+            return {str(name): str(kind) for name, kind in value.items()}
+        pairs = [pair.partition("=") for pair in str(value).split(",") if pair.strip()]
+        if any(not equals for _, equals, _ in pairs):
+            self.fail(f"write NAME=KIND,NAME=KIND, got {value!r}", param, ctx)
+        return {name.strip(): kind.strip() for name, _, kind in pairs}
+
+
 class PartSpec(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A prior, likelihood, guide or network: text, or in a file a mapping with class_path."""
 

@@ -54,6 +54,9 @@ def evaluate(
     parts = pv.diagnostics.decompose(*programs, data, device=run.device, seed=seed)
     lines = [f"{run.config.objective} on {run.dataset.name}, {split} data", str(evidence)]
     values = {**evidence.summary(), "decomposition": parts.summary()}
+    if run.dataset.missing_share:
+        share = f"{run.dataset.missing_share:.1%}"
+        lines.append(f"log p of the observed cells; {share} of all cells are missing")
     if run.has_discrete_data:
         bits = pv.evidence.bits_per_dimension(evidence.mean, run.dataset.features)
         lines.append(f"{bits:.4f} bits per dimension, of {run.dataset.features}")

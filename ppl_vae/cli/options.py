@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ppl_vae.cli.config import PartSpec, Sizes, read_config
+from ppl_vae.cli.config import Columns, PartSpec, Sizes, read_config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,6 +59,14 @@ model = options(
         "--data", default="digits", show_default=True, metavar="NAME|FILE", help=DATA_HELP
     ),
     click.option(
+        "--columns",
+        type=Columns(),
+        default="",
+        metavar="NAME=KIND,...",
+        help="Of a table: real, positive, count, binary, categorical or ordinal[:low<high], where "
+        "a column is not what it looks like (text categorical, two values binary, else real).",
+    ),
+    click.option(
         "--binarize",
         type=click.Choice(["auto", "none", "static", "dynamic"]),
         default="auto",
@@ -70,11 +78,12 @@ model = options(
     click.option(
         "--likelihood",
         type=PartSpec(),
-        default="bernoulli",
+        default="auto",
         show_default=True,
         metavar="NAME",
-        help="p(x|z): bernoulli, normal (learned standard deviation), normal:SD (fixed, in the "
-        "units of the data), ... (ppl-vae parts lists them), or module:Class:ARGUMENTS.",
+        help="p(x|z): auto (table for .csv and .parquet files, else bernoulli), bernoulli, normal "
+        "(learned standard deviation), normal:SD (fixed, in the units of the data), ... (ppl-vae "
+        "parts lists them), or module:Class:ARGUMENTS.",
     ),
     click.option(
         "--latent",

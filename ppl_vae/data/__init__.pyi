@@ -3,9 +3,15 @@ from .arrays import dataset_from_splits as dataset_from_splits
 from .binarization import BINARIZATION_MODES as BINARIZATION_MODES
 from .binarization import binarize_batch as binarize_batch
 from .binarization import binarize_static as binarize_static
+from .columns import Column as Column
+from .columns import code_with as code_with
+from .columns import decode_table as decode_table
+from .columns import encode_table as encode_table
 from .dataset import Dataset as Dataset
 from .load import DATASETS as DATASETS
 from .load import load_dataset as load_dataset
 from .names import DATASET_NAMES as DATASET_NAMES
 from .names import FILE_SUFFIXES as FILE_SUFFIXES
+from .names import TABLE_SUFFIXES as TABLE_SUFFIXES
 from .storage import find_data_root as find_data_root
+from .tables import read_table as read_table

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ppl_vae.data.binarization import BINARIZATION_MODES, binarize_static, check_probabilities
+from ppl_vae.data.columns import Column
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +21,7 @@ class Dataset:
         image_shape: Shape of one row as an image, such as (28, 28), or None for a table.
         feature_names: Column names of a table, or None.
         description: What the data are and how they were split, scaled and binarised.
+        columns: What the columns of a table of mixed kinds hold, or None. Missing cells are NaN.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Dataset:
     image_shape: tuple[int, ...] | None = None
     feature_names: tuple[str, ...] | None = None
     description: str = ""
+    columns: tuple[Column, ...] | None = None
 
     def __post_init__(self) -> None:
         for split, x in self._splits().items():
@@ -47,8 +50,14 @@ class Dataset:
 
     @property
     def is_binary(self) -> bool:
-        """Whether every value of every split is 0 or 1."""
-        return all(bool(((x == 0) | (x == 1)).all()) for x in self._splits().values())
+        """Whether every value of every split is 0 or 1, missing cells apart."""
+        return all(bool(((x == 0) | (x == 1) | x.isnan()).all()) for x in self._splits().values())
+
+    @property
+    def missing_share(self) -> float:
+        """Share of all cells that are missing."""
+        splits = self._splits().values()
+        return sum(int(x.isnan().sum()) for x in splits) / sum(x.numel() for x in splits)
 
     def fingerprint(self) -> str:
         """Hash the three splits: SHA-256, in hex, of their shapes and values in order.

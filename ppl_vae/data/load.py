@@ -1,7 +1,7 @@
 """One door to all data sets: names, files and arrays."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.digits import load_digits
 from ppl_vae.data.files import load_array_file
 from ppl_vae.data.mnist import load_mnist
-from ppl_vae.data.names import FILE_SUFFIXES
+from ppl_vae.data.names import FILE_SUFFIXES, TABLE_SUFFIXES
 from ppl_vae.data.omniglot import load_omniglot
 from ppl_vae.data.storage import find_data_root
-from ppl_vae.data.tables import load_table_file
+from ppl_vae.data.tables import load_mixed_table_file, load_table_file
 
 # Each takes the folder of data sets.
 DATASETS: dict[str, Callable[[Path], Dataset]] = {
@@ -37,6 +37,7 @@ def load_dataset(
     binarize: str = "none",
     seed: int = 0,
     allow_missing: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Load a data set by name, from a file, or from an array.
 
@@ -51,6 +52,9 @@ def load_dataset(
         seed: Seed of the binarisation's fixed draws.
         allow_missing: Keep missing cells, as NaN, for a likelihood that leaves them out
             (:class:`~ppl_vae.likelihoods.ObservedDecoder`).
+        columns: Of a .csv or .parquet file, column to kind, such as ``{"age": "count"}``, for a
+            likelihood of mixed columns (:class:`~ppl_vae.likelihoods.TableDecoder`); columns that
+            are not named are taken for what they look like. None: all columns are numbers.
 
     Returns:
         The data set.
@@ -60,7 +64,21 @@ def load_dataset(
         FileNotFoundError: If the file, or the named set, is not there and cannot be had.
         TypeError: If source is none of these.
     """
+    if columns is not None:
+        return _load_mixed(source, columns)
     return _load(source, data_root, allow_missing).binarized(binarize, seed)
+
+
+def _load_mixed(
+    source: str | Path | np.ndarray | torch.Tensor, columns: Mapping[str, str]
+) -> Dataset:
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is None or path.suffix.lower() not in TABLE_SUFFIXES:
+        raise ValueError(
+            f"columns have kinds in a .csv or .parquet file, not in {str(source)[:60]!r}: take "
+            "another likelihood than table."
+        )
+    return load_mixed_table_file(path.expanduser(), columns)
 
 
 def _load(

@@ -8,4 +8,5 @@ DATASET_NAMES = (
     "omniglot",
     "binarized-mnist",
 )
-FILE_SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
+TABLE_SUFFIXES = (".csv", ".parquet")
+FILE_SUFFIXES = (".npy", ".npz", *TABLE_SUFFIXES)

@@ -1,15 +1,19 @@
-"""Data sets from tables: CSV and Parquet files of numeric columns."""
+"""Data sets from tables: CSV and Parquet files."""
 
 import csv
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ppl_vae.data.arrays import check_finite, dataset_from_array
+from ppl_vae.data.columns import encode_table
 from ppl_vae.data.dataset import Dataset
 
+_DESCRIBED = 8
 MISSING_WORDS = {"", "na", "n/a", "null", "none"}
 
 
@@ -30,7 +34,7 @@ def load_table_file(path: Path, *, allow_missing: bool = False) -> Dataset:
         ValueError: If the file is broken, or a cell is no finite number (nor missing, where that is
             allowed).
     """
-    table = _read(path)
+    table = read_table(path)
     names = [str(column) for column in table.columns]
     values = np.empty(table.shape, dtype=np.float64)
     for i, name in enumerate(names):
@@ -39,7 +43,37 @@ def load_table_file(path: Path, *, allow_missing: bool = False) -> Dataset:
     return dataset_from_array(values, path.stem, feature_names=names, allow_missing=allow_missing)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def load_mixed_table_file(path: Path, kinds: Mapping[str, str] | None = None) -> Dataset:
+    """Load a .csv or .parquet file with columns of any kind and missing cells, split 80/10/10.
+
+    Args:
+        path: The file; its stem becomes the name.
+        kinds: Column to kind, as for :func:`~ppl_vae.data.columns.encode_table`.
+
+    Returns:
+        The data set, with columns; codes for labels, NaN for missing cells.
+
+    Raises:
+        ValueError: If the file is broken, or a cell is not of its column's kind.
+    """
+    values, columns = encode_table(read_table(path), kinds, str(path))
+    names = [column.name for column in columns]
+    dataset = dataset_from_array(values, path.stem, feature_names=names, allow_missing=True)
+    described = ", ".join(f"{column.name} {column.kind}" for column in columns[:_DESCRIBED])
+    more = f" and {len(columns) - _DESCRIBED} more" if len(columns) > _DESCRIBED else ""
+    text = f"{dataset.description}; {dataset.missing_share:.1%} of the cells missing; columns: "
+    return replace(dataset, columns=columns, description=f"{text}{described}{more}")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The cells of a .csv or .parquet file, as pandas reads them.
+
+    Raises:
+        ValueError: If it is no readable table.
+        FileNotFoundError: If it is not there.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: check the path.")
     try:
         with warnings.catch_warnings():
             # Rows longer than the header: pandas would drop their last cells with a warning.

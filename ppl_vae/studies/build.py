@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from ppl_vae.data import Dataset
 from ppl_vae.guides import DiagonalNormalEncoder
-from ppl_vae.networks import MLP, GatedMLP
+from ppl_vae.guides.table_input import TableInput
+from ppl_vae.likelihoods import ObservedDecoder
+from ppl_vae.networks import MLP, GatedMLP, ObservedInput
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.studies.parts import Part
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE, Ladder
@@ -123,8 +126,22 @@ class _Build:
         return self.parts.guide(network=network, **self._context(latent))
 
     def _encoder_network(self, outputs: int) -> Any:
+        """The body of q(z|x), behind what makes numbers of a table, or of missing cells."""
+        columns, features = self.dataset.columns, self.dataset.features
+        if columns is not None:
+            body = self._encoder_body(TableInput.num_inputs(columns), outputs)
+            return TableInput(columns, self.dataset.train, body)
+        if not self.dataset.missing_share:
+            return self._encoder_body(features, outputs)
+        # An image with a mask beside it is none.
+        mask = self.parts.encoder_network.build in (MLP, GatedMLP)
+        return ObservedInput(
+            self._encoder_body(ObservedInput.num_inputs(features, mask), outputs), mask=mask
+        )
+
+    def _encoder_body(self, inputs: int, outputs: int) -> Any:
         return self.parts.encoder_network(
-            in_features=self.dataset.features,
+            in_features=inputs,
             out_features=outputs,
             hidden=self.sizes.hidden,
             activation=self.sizes.activation,
@@ -141,17 +158,25 @@ class _Build:
 
     def _prior(self, encoder: Any, latent: int) -> Any:
         with seeded(self.seed, Stream.INITIALIZATION, _PRIOR_STREAM):
-            return self.parts.prior(encoder=encoder, **self._context(latent))
+            context = self._context(latent)
+            # Pseudo-inputs and exemplars are whole rows.
+            context["data"] = torch.where(
+                self.dataset.train.isnan(), context["data_mean"], self.dataset.train
+            )
+            return self.parts.prior(encoder=encoder, **context)
 
     def _decoder(self, inputs: int) -> Any:
+        likelihood, context = self.parts.likelihood, self._context(self.sizes.latent[0])
         network = self.parts.decoder_network(
             in_features=inputs,
-            out_features=self.parts.likelihood.num_outputs(self.dataset.features),
+            out_features=likelihood.num_outputs(self.dataset.features, **context),
             hidden=self.sizes.hidden[::-1],
             activation=self.sizes.activation,
             image_shape=self.dataset.image_shape,
         )
-        return self.parts.likelihood(network=network, **self._context(self.sizes.latent[0]))
+        decoder = likelihood(network=network, **context)
+        mixed = self.dataset.columns is not None
+        return ObservedDecoder(decoder) if self.dataset.missing_share and not mixed else decoder
 
     def _context(self, latent: int) -> dict[str, Any]:
         return {
@@ -160,6 +185,7 @@ class _Build:
             "data": self.dataset.train,
             "data_mean": _mean(self.dataset.train),
             "image_shape": self.dataset.image_shape,
+            "columns": self.dataset.columns,
         }
 
 

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, final
 
-from ppl_vae.data import Dataset
-from ppl_vae.likelihoods import BernoulliDecoder
+from ppl_vae.data import FILE_SUFFIXES, TABLE_SUFFIXES, Dataset, load_dataset
+from ppl_vae.likelihoods import BernoulliDecoder, TableDecoder
 from ppl_vae.networks import ACTIVATIONS
 from ppl_vae.objectives import Objective
 from ppl_vae.randomness import Stream, derive_seed, seeded
@@ -42,11 +43,13 @@ class RunConfig:
 
     Attributes:
         data: Name of a data set, or path of a file.
+        columns: Of a table, column to kind, for columns that are not what they look like.
         binarize: ``none``, ``static``, ``dynamic``, or ``auto``: static for a named set of grey
             images under a Bernoulli likelihood, none otherwise.
         objective: Such as ``elbo``, ``iwae:50`` (K particles), ``elbo+beta:4``, ``module:Class:7``.
         prior: p(z), as :mod:`ppl_vae.studies.parts` says: ``normal``, ``module:Class:3``, ...
-        likelihood: p(x|z): ``bernoulli``, ``normal`` (learned scale), ``normal:0.5`` (fixed), ...
+        likelihood: p(x|z): ``bernoulli``, ``normal`` (learned scale), ``normal:0.5`` (fixed), ...;
+            ``auto``: ``table`` for .csv and .parquet files, else ``bernoulli``.
         guide: q(z|x): ``normal``, ...; of a hierarchy ``normal`` (bottom-up) or ``ladder``.
         network: Bodies of encoder and decoder: ``mlp``, ...
         latent: Latent dimensions; several, from the data upwards, make a hierarchy.
@@ -65,10 +68,11 @@ class RunConfig:
     """
 
     data: str = "digits"
+    columns: Mapping[str, str] = field(default_factory=dict)
     binarize: str = "auto"
     objective: str = "elbo"
     prior: PartSpec = "normal"
-    likelihood: PartSpec = "bernoulli"
+    likelihood: PartSpec = "auto"
     guide: PartSpec = "normal"
     network: PartSpec = "mlp"
     latent: int | tuple[int, ...] = 50
@@ -116,11 +120,32 @@ class RunConfig:
         """
         return Parts(
             prior=parse_part("prior", self.prior, PRIORS),
-            likelihood=parse_part("likelihood", self.likelihood, LIKELIHOODS),
+            likelihood=parse_part("likelihood", self._likelihood, LIKELIHOODS),
             guide=parse_part("guide", self.guide, GUIDES),
             encoder_network=parse_part("network", self.network, ENCODER_NETWORKS),
             decoder_network=parse_part("network", self.network, DECODER_NETWORKS),
         )
+
+    @property
+    def _likelihood(self) -> PartSpec:
+        if self.likelihood != "auto":
+            return self.likelihood
+        return "table" if Path(self.data).suffix.lower() in TABLE_SUFFIXES else "bernoulli"
+
+    def load(self, data_root: Path | None = None) -> Dataset:
+        """The data set, its columns read as the likelihood needs them, binarised as configured.
+
+        Raises:
+            ValueError: If the data are unknown, broken, or unfit.
+            FileNotFoundError: If they are not there.
+        """
+        mixed = self.parts.likelihood.build is TableDecoder
+        if self.columns and not mixed:
+            raise ValueError("columns have kinds under the likelihood table only.")
+        columns = self.columns if mixed else None
+        missing = Path(self.data).suffix.lower() in FILE_SUFFIXES
+        dataset = load_dataset(self.data, data_root, allow_missing=missing, columns=columns)
+        return self.prepare(dataset)
 
     def complete(self) -> dict[str, Any]:
         """All values, with class paths and every argument in place of names, as JSON has them."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ppl_vae.guides import DiagonalNormalEncoder
-from ppl_vae.likelihoods import BernoulliDecoder, NormalDecoder
+from ppl_vae.likelihoods import BernoulliDecoder, NormalDecoder, TableDecoder
 from ppl_vae.networks import NETWORKS
 from ppl_vae.priors import LearnedNormal, StandardNormal
 from ppl_vae.vae import Ladder
@@ -39,6 +39,7 @@ PRIORS: Known = {
 LIKELIHOODS: Known = {
     "bernoulli": BernoulliDecoder,
     "normal": normal_decoder,
+    "table": TableDecoder,
 }
 GUIDES: Known = {
     "normal": DiagonalNormalEncoder,

@@ -32,6 +32,7 @@ CONTEXT = (
     "out_features",
     "hidden",
     "activation",
+    "columns",
     "bodies",
     "encoders",
     "conditionals",
@@ -72,13 +73,15 @@ class Part:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.kind} {self.text}: {error}") from error
 
-    def num_outputs(self, size: int) -> int:
+    def num_outputs(self, size: int, **context: Any) -> int:
         """Outputs that its network must have for ``size`` features or latent dimensions."""
         counted = getattr(self.build, "num_outputs", None)
         if counted is None:
             return size
         asked = inspect.signature(counted).parameters
-        return int(counted(size, **{n: v for n, v in self.arguments.items() if n in asked}))
+        known = {**context, **self.arguments}
+        first = next(iter(asked))
+        return int(counted(size, **{n: v for n, v in known.items() if n in asked and n != first}))
 
     def as_mapping(self) -> dict[str, Any]:
         """The part as class path and complete arguments, for a file."""

@@ -1,0 +1,52 @@
+"""``ppl-vae impute``."""
+
+from pathlib import Path
+
+import click
+
+import ppl_vae as pv
+from ppl_vae.cli.options import place
+from ppl_vae.cli.output import show
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Table with the run's columns.  [default: the one it was trained on]",
+)
+@click.option("--draws", default=20, show_default=True, help="Completed tables.")
+@click.option(
+    "--particles", default=1000, show_default=True, help="K, latents weighted for each row."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="CSV file to write.  [default: imputed.csv in the run's folder]",
+)
+@place
+def impute(
+    folder: Path,
+    data: Path | None,
+    draws: int,
+    particles: int,
+    seed: int,
+    out: Path | None,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Fill in the missing cells of a table by draws given the observed ones.
+
+    Writes all completed tables one below the other, numbered in a column `imputation`, and beside
+    them the single best one, whose name ends in -point. Observed cells are copied from the file.
+    """
+    run = pv.studies.open_run(folder, data_root=data_root, device=device)
+    found = pv.studies.impute_run(run, data, num_draws=draws, num_particles=particles, seed=seed)
+    paths = pv.report.write_imputation(found, out or folder / "imputed.csv")
+    text = f"{found}\nwritten: {', '.join(map(str, paths))}"
+    show(text, {**found.summary(), "files": [str(path) for path in paths]}, as_json)

@@ -1,0 +1,148 @@
+"""Tables with missing cells, as typed: trained on, evaluated, filled in."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_wine
+
+from .command import fails, run
+
+SMALL = ["--epochs", 100, "--hidden", 16, "--latent", 3, "--validation-particles", 5,
+         "--learning-rate", 0.01]  # fmt: skip
+
+
+def mixed_table(rows=150):
+    """Real, count, text and ordinal columns that depend on each other; a fifth of cells missing."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(3, size=rows)
+    table = pd.DataFrame(
+        {
+            "town": np.array(["Rome", "Oslo", "Bern"])[group],
+            "height": rng.normal(160 + 10 * group, 2).round(1),
+            "visits": rng.poisson(2 + 5 * group),
+            "size": np.array(["small", "middle", "large"])[group],
+        }
+    )
+    holes = rng.random(table.shape) < 0.2
+    holes[0] = [True, False, False, False]
+    return table.mask(holes), table, holes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table")
+    table, full, holes = mixed_table()
+    table.to_csv(folder / "people.csv", index=False)
+    from ppl_vae.cli import main
+
+    main(
+        [
+            str(a)
+            for a in [
+                "fit", "--data", folder / "people.csv", "--columns",
+                "visits=count,size=ordinal:small<middle<large", "--out", folder / "run", *SMALL,
+            ]
+        ]
+    )  # fmt: skip
+    return folder, full, holes
+
+
+def test_what_it_was_trained_on_is_said(trained, capsys):
+    folder, _, _ = trained
+    config = json.loads((folder / "run" / "config.json").read_text())["config"]
+    assert config["likelihood"]["class_path"].endswith("TableDecoder")
+    assert config["columns"] == {"visits": "count", "size": "ordinal:small<middle<large"}
+    again = ["--config", folder / "run" / "config.json", "--out", folder / "run"]
+    status, out, err = run(capsys, "fit", *again)
+    assert status == 0, err
+    assert "of the cells missing; columns: town categorical, height real, visits count" in out
+
+
+def test_log_p_of_the_observed_cells(trained, capsys):
+    folder, _, _ = trained
+    status, out, err = run(capsys, "evaluate", folder / "run", "--particles", 200)
+    assert status == 0, err
+    assert "log p of the observed cells; " in out
+    assert "bits per dimension" not in out
+    assert math.isfinite(
+        json.loads(run(capsys, "evaluate", folder / "run", "--particles", 200, "--json")[1])[
+            "log_prob"
+        ]
+    )
+
+
+def test_filled_in(trained, capsys):
+    folder, full, holes = trained
+    status, out, err = run(
+        capsys, "impute", folder / "run", "--draws", 3, "--particles", 100, "--out",
+        folder / "full.csv",
+    )  # fmt: skip
+    assert status == 0, err
+    assert f"{holes.sum()} missing cells in {holes.any(1).sum()} of 150 rows" in out
+    given = pd.read_csv(folder / "people.csv")
+    draws, point = pd.read_csv(folder / "full.csv"), pd.read_csv(folder / "full-point.csv")
+    assert list(draws.columns) == ["imputation", *given.columns]
+    assert draws["imputation"].value_counts().to_dict() == {1: 150, 2: 150, 3: 150}
+    assert not draws.isna().any(axis=None)
+    for table in (point, draws[draws["imputation"] == 2].drop(columns="imputation")):
+        for column in given.columns:
+            seen = given[column].notna().to_numpy()
+            expected = given[column][seen].tolist()
+            assert table[column].to_numpy()[seen].tolist() == expected
+    assert set(point["size"]) <= {"small", "middle", "large"}
+    towns = holes[:, 0]
+    assert (point["town"].to_numpy()[towns] == full["town"].to_numpy()[towns]).mean() > 0.6
+
+
+def test_another_table(trained, capsys, tmp_path):
+    folder, _, _ = trained
+    new = pd.DataFrame({"size": ["large", None], "visits": [None, 3], "height": [181.5, None],
+                        "town": [None, "Rome"]})  # fmt: skip
+    new.to_csv(tmp_path / "new.csv", index=False)
+    arguments = ["--data", tmp_path / "new.csv", "--draws", 2, "--particles", 50]
+    arguments += ["--out", tmp_path / "o.csv"]
+    status, _, err = run(capsys, "impute", folder / "run", *arguments)
+    assert status == 0, err
+    assert list(pd.read_csv(tmp_path / "o-point.csv").columns) == list(new.columns)
+    new.replace("Rome", "Paris").to_csv(tmp_path / "new.csv", index=False)
+    assert "holds 'Paris' in row 2" in fails(capsys, "impute", folder / "run", *arguments)
+    new.drop(columns="town").to_csv(tmp_path / "new.csv", index=False)
+    assert "no column 'town'" in fails(capsys, "impute", folder / "run", *arguments)
+
+
+def test_a_plain_table_of_numbers_with_holes_takes_other_likelihoods(tmp_path, capsys):
+    x = load_wine().data.copy()
+    x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
+    np.save(tmp_path / "wine.npy", x)
+    arguments = ["--likelihood", "normal", "--data", tmp_path / "wine.npy", *SMALL[:2]]
+    status, _, err = run(capsys, "fit", *arguments, "--out", tmp_path / "run")
+    assert status == 0, err
+    status, out, err = run(capsys, "evaluate", tmp_path / "run", "--particles", 50)
+    assert status == 0, err
+    assert "log p of the observed cells" in out
+    assert "was not trained on a table" in fails(capsys, "impute", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message", "code"),
+    [
+        ("visits", "write NAME=KIND", 2),
+        ("weight=real", "no column 'weight'", 1),
+        ("town=count", "column 'town' is not numeric", 1),
+        ("town=colour", "kinds are real, positive, count", 1),
+    ],
+)
+def test_a_wrong_kind_is_one_line(trained, capsys, tmp_path, columns, message, code):
+    arguments = ["--data", trained[0] / "people.csv", "--columns", columns]
+    assert message in fails(capsys, "fit", *arguments, "--out", tmp_path / "run", code=code)
+    assert not (tmp_path / "run").exists()
+
+
+def test_kinds_belong_to_tables(capsys, tmp_path):
+    line = fails(capsys, "fit", "--columns", "a=real", "--out", tmp_path / "run")
+    assert "under the likelihood table only" in line
+    line = fails(capsys, "fit", "--likelihood", "table", "--out", tmp_path / "run")
+    assert "columns have kinds in a .csv or .parquet file, not in 'digits'" in line
