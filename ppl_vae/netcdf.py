@@ -13,7 +13,12 @@ def save_netcdf(tree: xr.DataTree, path: Path | str) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    write_atomically(Path(path), bytes(tree.to_netcdf(engine="h5netcdf")))
+    write_atomically(Path(path), netcdf_bytes(tree))
+
+
+def netcdf_bytes(tree: xr.DataTree) -> bytes:
+    """The content of a netCDF-4 file."""
+    return bytes(tree.to_netcdf(engine="h5netcdf"))
 
 
 def load_netcdf(path: Path | str) -> xr.DataTree:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from ppl_vae.arviz import arviz_plots_works, plot_ranks
 from ppl_vae.diagnostics import GradientBench
 from ppl_vae.evidence import Sandwich
 from ppl_vae.files import write_atomically
+from ppl_vae.netcdf import netcdf_bytes
 from ppl_vae.plots import (
     plot_bound_curve,
     plot_calibration,
@@ -16,6 +18,7 @@ from ppl_vae.plots import (
     plot_histories,
     plot_images,
     plot_profiles,
+    plot_rate_distortion,
     plot_sandwich,
     plot_signal_to_noise,
 )
@@ -67,12 +70,24 @@ def write_gradient_bench(bench: GradientBench, folder: Path, title: str) -> list
 
 
 def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path]:
-    """Write ``diagnosis.json``, ``bound_curve.png`` and ``calibration.png``; return their paths."""
+    """Write ``diagnosis.json``, ``diagnosis.nc`` and a figure of each part that has one.
+
+    ``bound_curve.png``, ``calibration.png``, ``rate_distortion.png``, and, where the extra
+    ``plots`` is installed, ArviZ's ``ranks.png``. Returns their paths.
+    """
+    tree = diagnosis.to_datatree({"title": title})
     files: dict[str, bytes | str] = {
         "diagnosis.json": json.dumps(diagnosis.summary(), indent=2) + "\n",
-        "bound_curve.png": plot_bound_curve(diagnosis.curve, f"{title}: bound against particles"),
-        "calibration.png": plot_calibration(diagnosis.calibration, f"{title}: calibration"),
+        "diagnosis.nc": netcdf_bytes(tree),
     }
+    if (curve := diagnosis.curve) is not None:
+        files["bound_curve.png"] = plot_bound_curve(curve, f"{title}: bound against particles")
+    if (rates := diagnosis.rate_distortion) is not None:
+        files["rate_distortion.png"] = plot_rate_distortion(rates, f"{title}: rate-distortion")
+    if (calibration := diagnosis.calibration) is not None:
+        files["calibration.png"] = plot_calibration(calibration, f"{title}: calibration")
+        if arviz_plots_works():
+            files["ranks.png"] = plot_ranks(calibration, f"{title}: ranks of z*")
     return _write(folder, files)
 
 

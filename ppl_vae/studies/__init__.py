@@ -3,7 +3,8 @@
 from ppl_vae.studies.arms import FACTORS, build_arms
 from ppl_vae.studies.comparison import Comparison, CrossedMean, compare, crossed_mean
 from ppl_vae.studies.config import RunConfig
-from ppl_vae.studies.diagnosis import Diagnosis, diagnose_run
+from ppl_vae.studies.diagnose import diagnose_run
+from ppl_vae.studies.diagnosis import Diagnosis
 from ppl_vae.studies.estimator_names import METHODS, build_estimator, sandwiches, with_gap
 from ppl_vae.studies.objective_names import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
 from ppl_vae.studies.part_names import PARTS

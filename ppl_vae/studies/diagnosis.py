@@ -1,8 +1,22 @@
-"""Everything that can be asked of a trained run, at once."""
+"""What was found out about a trained run."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, final
 
+import xarray as xr
+
+from ppl_vae.arviz import (
+    Attribute,
+    bound_curve_to_datatree,
+    calibration_to_datatree,
+    decomposition_to_datatree,
+    elbo_surgery_to_datatree,
+    evidence_to_datatree,
+    inference_gap_to_datatree,
+    joined,
+    rate_distortion_to_datatree,
+)
 from ppl_vae.diagnostics import (
     BoundCurve,
     Calibration,
@@ -10,93 +24,92 @@ from ppl_vae.diagnostics import (
     ElboSurgery,
     GeneralizationGap,
     InferenceGap,
-    bound_against_particles,
-    decompose,
-    elbo_surgery,
+    RateDistortion,
     generalization_gap,
-    inference_gap,
-    simulation_based_calibration,
 )
-from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.refinement import Refinement
-from ppl_vae.studies.run import Run, Split
+from ppl_vae.evidence import Evidence
 
-_REFINEMENT = Refinement(50)
+_TITLES = {
+    "decomposition": "The ELBO",
+    "surgery": "Where the KL goes",
+    "evidence": "log p(x)",
+    "gap": "Inference gap",
+    "generalization": "Guide on test against training data",
+    "curve": "Bound against the number of particles",
+    "calibration": "Calibration of the guide on simulated data",
+    "rate_distortion": "Rate-distortion curve",
+}
+_IN_SUMMARY = {
+    "gap": "inference_gap",
+    "generalization": "generalization_gap",
+    "curve": "bound_curve",
+}
+_MAKERS: dict[str, Callable[[Any], xr.DataTree]] = {
+    "decomposition": decomposition_to_datatree,
+    "surgery": elbo_surgery_to_datatree,
+    "evidence": evidence_to_datatree,
+    "gap": inference_gap_to_datatree,
+    "train_gap": lambda gap: inference_gap_to_datatree(gap, group="inference_gap_train"),
+    "curve": bound_curve_to_datatree,
+    "calibration": calibration_to_datatree,
+    "rate_distortion": rate_distortion_to_datatree,
+}
 
 
 @final
 @dataclass(frozen=True)
 class Diagnosis:
-    """The parts of a diagnosis, each with its standard errors.
+    """The parts of a diagnosis, each with its standard errors; None where one was left out.
 
     Attributes:
         decomposition: The ELBO's parts and the active units.
         surgery: The KL as information about the data and distance of the aggregate from the prior.
+        evidence: log p(x) of each datum of the split, that the gap is against.
         gap: log p(x) - ELBO, as approximation and amortisation gap, on the split.
-        generalization: The guide's amortisation gap on the split less that on training data.
+        train_gap: The same on training data.
         curve: The importance-weighted bound against K.
         calibration: Ranks of the guide's draws on data simulated from the model.
+        rate_distortion: What the decoder could do at other rates.
+        left_out: Part to the reason why it is not there.
     """
 
-    decomposition: Decomposition
-    surgery: ElboSurgery
-    gap: InferenceGap
-    generalization: GeneralizationGap
-    curve: BoundCurve
-    calibration: Calibration
+    decomposition: Decomposition | None
+    surgery: ElboSurgery | None
+    evidence: Evidence | None
+    gap: InferenceGap | None
+    train_gap: InferenceGap | None
+    curve: BoundCurve | None
+    calibration: Calibration | None
+    rate_distortion: RateDistortion | None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def generalization(self) -> GeneralizationGap | None:
+        """The guide's amortisation gap on the split less that on training data."""
+        if self.gap is None or self.train_gap is None:
+            return None
+        return generalization_gap(self.train_gap, self.gap)
 
     def __str__(self) -> str:
-        parts = {
-            "The ELBO": self.decomposition,
-            "Where the KL goes": self.surgery,
-            "Inference gap": self.gap,
-            "Guide on test against training data": self.generalization,
-            "Bound against the number of particles": self.curve,
-            "Calibration of the guide on simulated data": self.calibration,
-        }
-        return "\n\n".join(f"{title}\n{part}" for title, part in parts.items())
+        found = {title: getattr(self, name) for name, title in _TITLES.items()}
+        parts = [f"{title}\n{part}" for title, part in found.items() if part is not None]
+        return "\n\n".join(
+            [*parts, *(f"left out, {name}: {why}" for name, why in self.left_out.items())]
+        )
 
     def summary(self) -> dict[str, Any]:
         """The parts as plain values, for JSON."""
-        return {
-            "decomposition": self.decomposition.summary(),
-            "surgery": self.surgery.summary(),
-            "inference_gap": self.gap.summary(),
-            "generalization_gap": self.generalization.summary(),
-            "bound_curve": self.curve.summary(),
-            "calibration": self.calibration.summary(),
-        }
+        found = {_IN_SUMMARY.get(name, name): getattr(self, name) for name in _TITLES}
+        plain = {name: part.summary() for name, part in found.items() if part is not None}
+        return plain | {"left_out": dict(self.left_out)}
 
+    def to_datatree(self, attrs: dict[str, Attribute] | None = None) -> xr.DataTree:
+        """All parts as groups of one tree, for netCDF and ArviZ; ``attrs`` go to its root.
 
-def diagnose_run(
-    run: Run,
-    *,
-    split: Split = "test",
-    limit: int | None = 200,
-    particles: int = 5000,
-    seed: int = 0,
-) -> Diagnosis:
-    """Diagnose a trained run on a split of its data.
-
-    Costs about ``4 particles`` decoder evaluations for each of ``limit`` data, twice.
-
-    Raises:
-        ValueError: If there are too few data or particles for standard errors.
-    """
-    programs = run.vae.model, run.vae.guide
-    data, train = run.split(split, limit), run.split("train", limit)
-    estimator = ImportanceSampling(particles, refine=_REFINEMENT)
-
-    def gap(x: Any) -> InferenceGap:
-        evidence = estimator(*programs, x, device=run.device, seed=seed)
-        return inference_gap(*programs, x, evidence, device=run.device, seed=seed)
-
-    on_split = gap(data)
-    return Diagnosis(
-        decomposition=decompose(*programs, data, device=run.device, seed=seed),
-        surgery=elbo_surgery(*programs, data, device=run.device, seed=seed),
-        gap=on_split,
-        generalization=generalization_gap(gap(train), on_split),
-        curve=bound_against_particles(*programs, data, device=run.device, seed=seed),
-        calibration=simulation_based_calibration(*programs, data, device=run.device, seed=seed),
-    )
+        Groups: decomposition, surgery, evidence, inference_gap, inference_gap_train, bound_curve,
+        prior_sbc and rate_distortion. Each has its own attributes, notes and warnings among them.
+        """
+        found = {name: getattr(self, name) for name in _MAKERS}
+        trees = [_MAKERS[name](part) for name, part in found.items() if part is not None]
+        reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
+        return joined(trees, {**(attrs or {}), "left_out": reasons})

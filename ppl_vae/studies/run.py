@@ -144,7 +144,7 @@ def evaluate_run(
     An estimator that can be interrupted goes on from where it was.
     """
     path = run.folder / file
-    key = _evaluation_key(run, repr(estimator), split, limit, seed)
+    key = evaluation_key(run, repr(estimator), split, limit, seed)
     if path.exists():
         tree = load_netcdf(path)
         if tree.attrs.get("evaluation") == key:
@@ -171,12 +171,22 @@ def _unfinished(run: Run, estimator: Estimator, key: str) -> dict[str, Path]:
     """Where an estimator that takes a checkpoint keeps what it has done of this evaluation."""
     if "checkpoint" not in inspect.signature(estimator.__call__).parameters:
         return {}
+    return {"checkpoint": unfinished_file(run, key)}
+
+
+def unfinished_file(run: Run, key: str) -> Path:
+    """Where a computation of this key keeps what it has done so far."""
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
-    return {"checkpoint": run.folder / f"unfinished-{name}.npz"}
+    return run.folder / f"unfinished-{name}.safetensors"
 
 
-def _evaluation_key(run: Run, *parts: Any) -> str:
-    """Names the parameters and the settings that an evaluation came from."""
+def evaluation_key(run: Run, *parts: Any) -> str:
+    """Names the parameters and the settings that an evaluation came from.
+
+    Args:
+        run: Its parameters go in as a hash of the checkpoint, which changes with training.
+        parts: The settings, as plain values.
+    """
     digest = hashlib.sha256((run.folder / CHECKPOINT).read_bytes()).hexdigest()
     return json.dumps([digest, *parts])
 

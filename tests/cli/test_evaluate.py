@@ -64,11 +64,11 @@ def test_diagnose(trained, capsys):
     assert status == 0, err
     for part in ("Inference gap", "amortisation", "information", "L_10", "ranks of z*"):
         assert part in out
-    for name in ("diagnosis.json", "bound_curve.png", "calibration.png"):
+    for name in ("diagnosis.json", "diagnosis.nc", "rate_distortion.png", "calibration.png"):
         assert (trained / name).exists()
     assert set(json.loads((trained / "diagnosis.json").read_text())) == {
-        "decomposition", "surgery", "inference_gap", "generalization_gap", "bound_curve",
-        "calibration",
+        "decomposition", "surgery", "evidence", "inference_gap", "generalization_gap",
+        "bound_curve", "calibration", "rate_distortion", "left_out",
     }  # fmt: skip
 
 

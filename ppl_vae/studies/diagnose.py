@@ -1,0 +1,194 @@
+"""Everything that can be asked of a trained run, at once."""
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from torch import Tensor
+
+from ppl_vae.diagnostics import (
+    ActiveUnits,
+    BoundCurve,
+    Calibration,
+    Decomposition,
+    ElboSurgery,
+    Estimate,
+    Extrapolation,
+    InferenceGap,
+    MonteCarlo,
+    PerDimension,
+    RateDistortion,
+    bound_against_particles,
+    decompose,
+    elbo_surgery,
+    inference_gap,
+    rate_distortion,
+    simulation_based_calibration,
+)
+from ppl_vae.diagnostics.full_covariance import only_normal
+from ppl_vae.diagnostics.rate_curve import PerDatum
+from ppl_vae.evidence import Evidence, ImportanceSampling
+from ppl_vae.refinement import Refinement
+from ppl_vae.studies.diagnosis import Diagnosis
+from ppl_vae.studies.finished import FinishedParts
+from ppl_vae.studies.run import Run, Split, evaluation_key, unfinished_file
+
+PARTS_FILE = "diagnosis-parts.json"
+_CLASSES = (
+    ActiveUnits, BoundCurve, Calibration, Decomposition, ElboSurgery, Estimate, Evidence,
+    Extrapolation, InferenceGap, MonteCarlo, PerDatum, PerDimension, RateDistortion,
+)  # fmt: skip
+_REFINEMENT = Refinement(50)
+_Result = TypeVar("_Result")
+
+
+def diagnose_run(
+    run: Run,
+    *,
+    split: Split = "test",
+    limit: int | None = 200,
+    particles: int = 5000,
+    rate_data: int = 20,
+    temperatures: int = 500,
+    chains: int = 16,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> Diagnosis:
+    """Diagnose a trained run on a split of its data.
+
+    Every finished part is kept in the run's folder. Another call goes on where the first stopped:
+    a part with the same settings, on the same parameters, is read back with the same numbers. A
+    part that cannot be had of this model and guide is left out, and the reason said.
+
+    Costs about ``4 particles`` decoder evaluations for each of ``limit`` data, twice, and ``10
+    temperatures chains`` gradients for each of ``rate_data``.
+
+    Args:
+        run: What to diagnose.
+        split: Which of its data.
+        limit: At most so many of them, a fixed random subset.
+        particles: K of log p(x).
+        rate_data: Data for the rate-distortion curve; 0 leaves it out.
+        temperatures: Of the curve's annealing.
+        chains: Of the curve's annealing.
+        seed: Of the draws.
+        report: Is told of each part as it is there.
+
+    Raises:
+        ValueError: If there are too few data or particles for standard errors, or the file of an
+            earlier call is damaged.
+    """
+    data, train = run.split(split, limit), run.split("train", limit)
+    if min(len(data), len(train), particles) < 2:
+        raise ValueError(
+            f"a diagnosis needs 2 data and particles >= 2 for standard errors, got {len(data)} "
+            f"{split} data and particles={particles}."
+        )
+    work = _Work(run, (split, limit, seed), report)
+    estimator = ImportanceSampling(particles, refine=_REFINEMENT)
+    evidence = work.evidence("evidence", data, estimator)
+    of_train = work.evidence("train_evidence", train, estimator)
+    full = _takes_full_covariance(run, data)
+    return Diagnosis(
+        decomposition=work.plain("decomposition", decompose, data),
+        surgery=work.plain("surgery", elbo_surgery, data),
+        evidence=evidence,
+        gap=work.gap("gap", data, evidence, estimator, full=full),
+        train_gap=work.gap("train_gap", train, of_train, estimator, full=False),
+        curve=work.plain("curve", bound_against_particles, data),
+        calibration=work.plain("calibration", simulation_based_calibration, data),
+        rate_distortion=work.rates(run.split(split, rate_data), temperatures, chains),
+        left_out=work.left_out,
+    )
+
+
+@final
+class _Work:
+    """The parts of one call: read back where they are there, computed and kept where not."""
+
+    def __init__(self, run: Run, settings: tuple[Any, ...], report: Callable[[str], None]) -> None:
+        *_, seed = settings
+        self._run, self._settings, self._report = run, settings, report
+        self._programs = run.vae.model, run.vae.guide
+        self._call: dict[str, Any] = {"device": run.device, "seed": seed}
+        self._finished = FinishedParts(run.folder / PARTS_FILE, _CLASSES)
+        self.left_out: dict[str, str] = {}
+
+    def plain(self, name: str, diagnostic: Callable[..., _Result], x: Tensor) -> _Result | None:
+        """A diagnostic with its own settings."""
+        return self._part(name, (), lambda _: diagnostic(*self._programs, x, **self._call))
+
+    def evidence(self, name: str, x: Tensor, estimator: ImportanceSampling) -> Evidence | None:
+        """What a gap is against."""
+
+        def compute(file: Path) -> Evidence:
+            return estimator(*self._programs, x, checkpoint=file, **self._call)
+
+        return self._part(name, repr(estimator), compute)
+
+    def gap(
+        self,
+        name: str,
+        x: Tensor,
+        evidence: Evidence | None,
+        estimator: ImportanceSampling,
+        *,
+        full: bool,
+    ) -> InferenceGap | None:
+        """The gap to the evidence, where there is any."""
+        if evidence is None:
+            return None
+
+        def compute(_: Path) -> InferenceGap:
+            return inference_gap(*self._programs, x, evidence, full_covariance=full, **self._call)
+
+        return self._part(name, (repr(estimator), full), compute)
+
+    def rates(self, x: Tensor, temperatures: int, chains: int) -> RateDistortion | None:
+        """The curve, of some data or none."""
+        if len(x) == 0:
+            self.left_out["rate_distortion"] = "not asked for"
+            return None
+
+        def compute(file: Path) -> RateDistortion:
+            return rate_distortion(
+                *self._programs, x, num_temperatures=temperatures, num_chains=chains,
+                checkpoint=file, **self._call,
+            )  # fmt: skip
+
+        return self._part("rate_distortion", (len(x), temperatures, chains), compute)
+
+    def _part(self, name: str, settings: Any, compute: Callable[[Path], _Result]) -> _Result | None:
+        """One part, or None if it cannot be had.
+
+        Args:
+            name: Of the part.
+            settings: Its own, besides those of all parts; plain values.
+            compute: Given a file for what it has done so far.
+        """
+        version = importlib.metadata.version("ppl_vae")
+        key = evaluation_key(self._run, version, *self._settings, name, settings)
+        result: _Result | None = self._finished.read(name, key)
+        if result is not None:
+            self._report(f"{name}: read back")
+            return result
+        unfinished = unfinished_file(self._run, key)
+        try:
+            result = compute(unfinished)
+        except ValueError as error:
+            self.left_out[name] = str(error)
+            self._report(f"{name}: left out, {error}")
+            return None
+        self._finished.write(name, key, result)
+        unfinished.unlink(missing_ok=True)
+        self._report(f"{name}: done")
+        return result
+
+
+def _takes_full_covariance(run: Run, x: Tensor) -> bool:
+    try:
+        _, loc, _ = only_normal(run.vae.model, run.vae.guide, x[:1].to(run.device))
+    except ValueError:
+        return False
+    return loc.shape[-1] > 1

@@ -1,0 +1,199 @@
+"""A diagnosis goes on where it stopped, and lands in one tree."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from ppl_vae.netcdf import load_netcdf
+from ppl_vae.report import write_diagnosis
+from ppl_vae.studies import RunConfig, diagnose, diagnose_run, open_run, train_run
+
+CONFIG = RunConfig(
+    hidden=(8,), latent=2, epochs=2, batch_size=400, validation_particles=2, learning_rate=0.01
+)
+SMALL = {"limit": 20, "particles": 20, "rate_data": 2, "temperatures": 10, "chains": 4}
+PARTS = [
+    "evidence", "train_evidence", "decomposition", "surgery", "gap", "train_gap", "curve",
+    "calibration", "rate_distortion",
+]  # fmt: skip
+COMPUTED = {
+    "decompose": "decomposition",
+    "elbo_surgery": "surgery",
+    "inference_gap": "gap",
+    "bound_against_particles": "curve",
+    "simulation_based_calibration": "calibration",
+    "rate_distortion": "rate_distortion",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diagnose") / "run"
+    train_run(CONFIG, folder, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return diagnose_run(open_run(folder), **SMALL)
+
+
+@pytest.fixture
+def copy(found, folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def quick(found, monkeypatch):
+    """Every diagnostic gives at once what it found before."""
+    for function, part in COMPUTED.items():
+        monkeypatch.setattr(diagnose, function, lambda *_, p=part, **__: getattr(found, p))
+
+
+def again(folder, **options):
+    """The parts that were read back, and those that were not."""
+    lines = []
+    result = diagnose_run(open_run(folder), **{**SMALL, **options}, report=lines.append)
+    said = dict(line.split(": ", 1) for line in lines)
+    return result, {name for name in said if said[name] == "read back"}, set(said)
+
+
+def require_same(a, b):
+    assert a.summary() == b.summary()
+    xr.testing.assert_identical(a.to_datatree(), b.to_datatree())
+
+
+class TestGoesOn:
+    def test_reads_back_the_same_numbers(self, found, copy):
+        result, read, said = again(copy)
+        assert read == said == set(PARTS)
+        require_same(result, found)
+        assert str(result) == str(found)
+        assert torch.equal(result.evidence.log_prob, found.evidence.log_prob)
+
+    def test_after_an_interruption(self, found, folder, tmp_path, monkeypatch):
+        copy = shutil.copytree(
+            folder, tmp_path / "copy", ignore=shutil.ignore_patterns("diagnosis*")
+        )
+
+        def stop(*_, **__):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as context:
+            context.setattr(diagnose, "inference_gap", stop)
+            with pytest.raises(KeyboardInterrupt):
+                again(copy)
+        result, read, said = again(copy)
+        assert read == set(PARTS[:4])
+        assert said == set(PARTS)
+        # Everything but the time that the evidence took.
+        evidence = replace(result.evidence, seconds=found.evidence.seconds)
+        require_same(replace(result, evidence=evidence), found)
+
+    def test_nothing_unfinished_is_left_behind(self, copy):
+        assert not list(copy.glob("unfinished-*"))
+
+    @pytest.mark.usefixtures("quick")
+    @pytest.mark.parametrize(
+        ("options", "anew"),
+        [
+            ({"particles": 30}, {"evidence", "train_evidence", "gap", "train_gap"}),
+            ({"temperatures": 11}, {"rate_distortion"}),
+            ({"chains": 5}, {"rate_distortion"}),
+            ({"rate_data": 3}, {"rate_distortion"}),
+            ({"seed": 1}, set(PARTS)),
+            ({"limit": 21}, set(PARTS)),
+            ({"split": "valid"}, set(PARTS)),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    )
+    def test_other_settings_are_computed_anew(self, copy, options, anew):
+        _, read, said = again(copy, **options)
+        assert said - read == anew
+
+    @pytest.mark.usefixtures("quick")
+    def test_a_run_trained_on_is_another(self, copy):
+        train_run(replace(CONFIG, epochs=3), copy, progress=False)
+        _, read, _ = again(copy)
+        assert read == set()
+
+    def test_a_damaged_file_is_said(self, copy):
+        path = copy / diagnose.PARTS_FILE
+        path.write_text(path.read_text()[:1000])
+        with pytest.raises(ValueError, match=r"diagnosis-parts\.json is damaged"):
+            again(copy)
+
+
+class TestLeftOut:
+    def test_what_was_not_asked_for(self, copy):
+        result, _, _ = again(copy, rate_data=0)
+        assert result.rate_distortion is None
+        assert result.left_out == {"rate_distortion": "not asked for"}
+        assert "rate_distortion" not in result.to_datatree().children
+
+    @pytest.mark.usefixtures("quick")
+    def test_what_cannot_be_had(self, copy, monkeypatch):
+        def refuse(*_, **__):
+            raise ValueError("latent site 'z' is discrete")
+
+        monkeypatch.setattr(diagnose, "rate_distortion", refuse)
+        result, _, _ = again(copy, chains=6)
+        assert result.left_out == {"rate_distortion": "latent site 'z' is discrete"}
+        assert "left out, rate_distortion: latent site 'z' is discrete" in str(result)
+        assert result.to_datatree().attrs["left_out"] == (
+            "rate_distortion: latent site 'z' is discrete"
+        )
+
+    @pytest.mark.usefixtures("quick")
+    def test_without_evidence_there_is_no_gap(self, copy, monkeypatch):
+        def refuse(*_, **__):
+            raise ValueError("no")
+
+        monkeypatch.setattr(diagnose.ImportanceSampling, "__call__", refuse)
+        result, _, _ = again(copy, particles=40)
+        assert result.evidence is result.gap is result.generalization is None
+        assert result.decomposition is not None
+
+    @pytest.mark.parametrize("options", [{"limit": 1}, {"particles": 1}])
+    def test_too_few(self, copy, options):
+        with pytest.raises(ValueError, match="2 data and particles >= 2"):
+            again(copy, **options)
+
+
+class TestParts:
+    def test_full_covariance_where_the_guide_allows_it(self, found):
+        assert found.gap.correlation is not None
+        assert found.train_gap.correlation is None
+
+    def test_one_latent_has_no_covariance(self, tmp_path, monkeypatch):
+        run, _ = train_run(replace(CONFIG, latent=1), tmp_path / "run", progress=False)
+        assert not diagnose._takes_full_covariance(run, run.split("test", 2))
+
+    def test_summary(self, found):
+        assert set(json.loads(json.dumps(found.summary()))) == {
+            "decomposition", "surgery", "evidence", "inference_gap", "generalization_gap",
+            "bound_curve", "calibration", "rate_distortion", "left_out",
+        }  # fmt: skip
+        assert found.generalization.test == found.gap.amortization
+
+    def test_files(self, found, tmp_path):
+        paths = write_diagnosis(found, tmp_path, "small")
+        assert {path.name for path in paths} == {
+            "diagnosis.json", "diagnosis.nc", "bound_curve.png", "rate_distortion.png",
+            "calibration.png", "ranks.png",
+        }  # fmt: skip
+        tree = load_netcdf(tmp_path / "diagnosis.nc")
+        assert tree.attrs["title"] == "small"
+        assert tree.attrs["left_out"] == ""
+        assert tree["evidence"].attrs["warning"] == (found.evidence.warning or "")
+        assert tree["bound_curve"].attrs["notes"] == "; ".join(found.curve.notes)
+        np.testing.assert_array_equal(tree["evidence"]["log_prob"], found.evidence.log_prob)
+        assert set(tree.children) == {
+            "decomposition", "surgery", "evidence", "inference_gap", "inference_gap_train",
+            "bound_curve", "prior_sbc", "rate_distortion",
+        }  # fmt: skip
