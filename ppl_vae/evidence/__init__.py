@@ -11,6 +11,7 @@ from ppl_vae.evidence.annealing import (
     reverse_ais,
 )
 from ppl_vae.evidence.defensive import DefensiveSampling
+from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.exact import Enumeration, Quadrature
 from ppl_vae.evidence.importance_sampling import ImportanceSampling
 from ppl_vae.evidence.jackknife import Jackknife
@@ -30,6 +31,7 @@ __all__ = [
     "BidirectionalMonteCarlo",
     "DefensiveSampling",
     "Enumeration",
+    "Estimator",
     "Evidence",
     "ImportanceSampling",
     "Jackknife",

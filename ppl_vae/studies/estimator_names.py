@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, final
+from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from ppl_vae.evidence import (
@@ -13,7 +12,6 @@ from ppl_vae.evidence import (
     AnnealedImportanceSampling,
     BidirectionalMonteCarlo,
     DefensiveSampling,
-    Evidence,
     ImportanceSampling,
     Jackknife,
     ParetoSmoothed,
@@ -22,26 +20,10 @@ from ppl_vae.evidence import (
     SequentialMonteCarlo,
     ThermodynamicIntegration,
 )
+from ppl_vae.evidence.estimator import Estimator as Estimator
 from ppl_vae.particles import Program
 from ppl_vae.refinement import Refinement
 from ppl_vae.studies.naming import require_known
-
-
-class Estimator(Protocol):
-    """Anything that estimates log p(x) of every datum, as ``ImportanceSampling`` does."""
-
-    def __call__(
-        self,
-        model: Program,
-        guide: Program,
-        x: Tensor,
-        *,
-        device: torch.device | str | None = None,
-        seed: int | None = 0,
-        progress: bool = False,
-    ) -> Evidence:
-        """Estimate log p(x_i) for every datum."""
-        ...
 
 
 @final

@@ -1,0 +1,26 @@
+"""What an estimator of log p(x) is called with, and returns."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ppl_vae.evidence.result import Evidence
+from ppl_vae.particles import Program
+
+
+class Estimator(Protocol):
+    """Anything that estimates log p(x) of every datum, as ``ImportanceSampling`` does."""
+
+    def __call__(
+        self,
+        model: Program,
+        guide: Program,
+        x: Tensor,
+        *,
+        device: torch.device | str | None = None,
+        seed: int | None = 0,
+        progress: bool = False,
+    ) -> Evidence:
+        """Estimate log p(x_i) for every datum."""
+        ...
