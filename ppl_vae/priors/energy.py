@@ -1,0 +1,173 @@
+"""A normal tilted by a learned energy, trained against the normal itself."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Size, Tensor, nn
+from torch.nn import functional
+
+from ppl_vae.priors.snis import resample_normals
+from ppl_vae.priors.tilted import NormalDraws, Tilt, base_log_prob, log_mean_exp_with_error
+from ppl_vae.priors.values import require_sizes
+from ppl_vae.randomness import Stream, seeded
+
+
+@final
+class EnergyPrior(nn.Module):
+    """``p(z) = Normal(z; 0, I) exp(U(z)) / Z`` with ``Z = E[exp U(z)]`` over normal draws.
+
+    Z is estimated by its mean over draws: fresh ones in training, fixed ones in evaluation. As
+    ``E log Z^ <= log Z``, log p(z) is too large on average: a lower bound of log p(x) is one only
+    up to the standard error that :meth:`log_normalizer` states, which is the same for all data and
+    which no interval of an evidence estimate holds. In many dimensions it can be large where U
+    takes p far from the normal: then trust none of it.
+
+    With the model it is trained by the gradient of that estimate. By itself, on latents of a
+    trained model, :meth:`fit_noise_contrastive` trains it without any Z. Draws are the best of
+    ``proposals`` normal draws by exp U: approximate, better with more.
+
+    Args:
+        latent: Number of latent dimensions.
+        hidden: Hidden layer sizes of U's network.
+        draws: Draws for Z at each update.
+        evaluation_draws: Fixed draws for Z in evaluation.
+        proposals: Normal draws that each draw is chosen from.
+
+    Raises:
+        ValueError: If a number is less than 1.
+
+    References:
+        Aneja, Schwing, Kautz and Vahdat, 2021, A contrastive learning approach for training
+        variational autoencoder priors.
+        Pang et al., 2020, Learning latent space energy-based prior model.
+    """
+
+    def __init__(
+        self,
+        latent: int,
+        hidden: tuple[int, ...] = (100, 100),
+        draws: int = 1024,
+        evaluation_draws: int = 2**17,
+        proposals: int = 1000,
+    ) -> None:
+        super().__init__()
+        require_sizes(
+            latent=latent, draws=draws, evaluation_draws=evaluation_draws, proposals=proposals
+        )
+        self.proposals = proposals
+        self.tilt = Tilt(latent, hidden)
+        self.reference = NormalDraws(latent, draws, evaluation_draws)
+
+    def forward(self) -> "TiltedNormal":
+        """The prior, event shape (latent,)."""
+        at_draws = self.reference(self.tilt)
+        log_normalizer = torch.logsumexp(at_draws, 0) - math.log(len(at_draws))
+        return TiltedNormal(self.tilt, log_normalizer, self.proposals, self.reference.latent)
+
+    def log_normalizer(self) -> tuple[float, float]:
+        """``log Z`` as it stands, and its standard error, both in nats."""
+        with torch.no_grad():
+            return log_mean_exp_with_error(self.reference(self.tilt))
+
+    def fit_noise_contrastive(
+        self,
+        z: Float[Tensor, "num_data latent"],
+        *,
+        steps: int = 1000,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        seed: int = 0,
+    ) -> None:
+        """Tell z from normal draws: at the optimum ``U = log p_z - log Normal`` and Z = 1.
+
+        Minimises the logistic loss of U(z) against U at as many normal draws. What is fitted is the
+        distribution that z come from, such as the guide's draws over all training data.
+
+        Args:
+            z: Latents to model.
+            steps: Updates of Adam.
+            batch_size: Latents at each.
+            learning_rate: Adam's.
+            seed: Of the batches and the normal draws.
+
+        Raises:
+            ValueError: If z has another number of dimensions, or no rows, or steps or sizes are
+                less than 1.
+
+        References:
+            Gutmann and Hyvarinen, 2010, Noise-contrastive estimation.
+        """
+        require_sizes(steps=steps, batch_size=batch_size)
+        if z.dim() != 2 or z.shape[-1] != self.reference.latent or not len(z):
+            raise ValueError(
+                f"z must have shape (num_data, {self.reference.latent}), got {tuple(z.shape)}."
+            )
+        optimizer = torch.optim.Adam(self.tilt.parameters(), lr=learning_rate)
+        with seeded(seed, Stream.TRAINING), torch.enable_grad():
+            for _ in range(steps):
+                real = z[torch.randint(len(z), (batch_size,))].to(self.reference.like)
+                noise = torch.randn_like(real)
+                loss = functional.softplus(-self.tilt(real)).mean()
+                loss = loss + functional.softplus(self.tilt(noise)).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+
+@final
+class TiltedNormal(TorchDistribution):  # type: ignore[misc, unused-ignore]
+    """``Normal(z; 0, I) exp(U(z)) / Z``.
+
+    Args:
+        tilt: U.
+        log_normalizer: log Z.
+        proposals: Normal draws that each draw is chosen from.
+        latent: Number of latent dimensions.
+        batch_shape: As Pyro has it.
+        validate_args: As Pyro has it.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+
+    def __init__(
+        self,
+        tilt: Tilt,
+        log_normalizer: Float[Tensor, ""],
+        proposals: int,
+        latent: int,
+        batch_shape: Sequence[int] = (),
+        validate_args: bool | None = None,
+    ) -> None:
+        self._tilt, self._log_z, self._proposals = tilt, log_normalizer, proposals
+        super().__init__(Size(batch_shape), Size((latent,)), validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TiltedNormal":
+        """The same distribution for every element of a batch."""
+        return TiltedNormal(
+            self._tilt,
+            self._log_z,
+            self._proposals,
+            self.event_shape[0],
+            batch_shape,
+            validate_args=self._validate_args,
+        )
+
+    def log_prob(self, value: Float[Tensor, "*shape latent"]) -> Float[Tensor, "..."]:
+        """Log-density in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        log_prob = base_log_prob(value) + self._tilt(value) - self._log_z
+        shape = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
+        result: Tensor = log_prob.expand(shape)
+        return result
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """The best of so many normal draws each: approximate."""
+        shape = self._extended_shape(Size(sample_shape))
+        return resample_normals(self._tilt, shape, self._proposals, self._log_z)

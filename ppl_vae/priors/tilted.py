@@ -1,0 +1,95 @@
+"""What priors of the form ``Normal(z; 0, I) * f(z) / Z`` with a network f share."""
+
+import math
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ppl_vae.networks import MLP
+from ppl_vae.randomness import Stream, seeded
+
+_SEED = 0
+
+
+@final
+class Tilt(nn.Module):
+    """A function U(z) of latents, one number each: a network with tanh layers, 0 at the start.
+
+    Args:
+        latent: Number of latent dimensions.
+        hidden: Sizes of its hidden layers.
+    """
+
+    def __init__(self, latent: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network = MLP(latent, hidden, 1)
+        # The prior starts at the normal, whatever the first layers are.
+        nn.init.zeros_(self.network.output.weight)
+        nn.init.zeros_(self.network.output.bias)
+
+    def forward(self, z: Float[Tensor, "*shape latent"]) -> Float[Tensor, "*shape"]:
+        """U(z)."""
+        value: Tensor = self.network(z).squeeze(-1)
+        return value
+
+
+@final
+class NormalDraws(nn.Module):
+    """U at draws of Normal(0, I): fresh ones at each update, in evaluation fixed ones.
+
+    Fixed draws make a prior's density a function in evaluation, which annealing needs. What they
+    give is kept until the parameters change.
+
+    Args:
+        latent: Number of latent dimensions.
+        in_training: Number of draws at each update.
+        in_evaluation: Number of fixed draws.
+    """
+
+    like: Tensor
+
+    def __init__(self, latent: int, in_training: int, in_evaluation: int) -> None:
+        super().__init__()
+        self.latent, self.in_training, self.in_evaluation = latent, in_training, in_evaluation
+        # Where draws are to be, and of which type.
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+        self._kept: tuple[Any, Tensor] | None = None
+
+    def forward(self, tilt: Tilt) -> Float[Tensor, " draws"]:
+        """U at the draws; differentiable where gradients are on."""
+        value: Tensor
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in tilt.parameters())
+        if self.training or learns:
+            value = tilt(self._draw(self.in_training) if self.training else self._fixed())
+            return value
+        state = [(p._version, p.data_ptr()) for p in tilt.parameters()]
+        key = state, self.like.dtype, self.like.device
+        if self._kept is None or self._kept[0] != key:
+            with torch.no_grad():
+                self._kept = key, tilt(self._fixed())
+        return self._kept[1]
+
+    def _fixed(self) -> Tensor:
+        with seeded(_SEED, Stream.EVALUATION):
+            return self._draw(self.in_evaluation)
+
+    def _draw(self, count: int) -> Tensor:
+        # On the CPU first: the same numbers on every device.
+        device = self.like.device
+        made_on = device if self.training else torch.device("cpu")
+        return torch.randn(count, self.latent, dtype=self.like.dtype, device=made_on).to(device)
+
+
+def log_mean_exp_with_error(values: Float[Tensor, " draws"]) -> tuple[float, float]:
+    """``log mean exp`` of values at independent draws, and its delta-method standard error."""
+    values = values.detach().double()
+    log_mean = torch.logsumexp(values, 0) - math.log(len(values))
+    relative = torch.exp(values - log_mean).std() / math.sqrt(len(values))
+    return log_mean.item(), relative.item()
+
+
+def base_log_prob(z: Float[Tensor, "*shape latent"]) -> Float[Tensor, "*shape"]:
+    """``log Normal(z; 0, I)``."""
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
