@@ -76,8 +76,11 @@ from .objectives import TailAdaptive as TailAdaptive
 from .objectives import VRMax as VRMax
 from .particles import Particles as Particles
 from .particles import draw_particles as draw_particles
+from .priors import FullCovarianceNormal as FullCovarianceNormal
+from .priors import Laplace as Laplace
 from .priors import LearnedNormal as LearnedNormal
 from .priors import StandardNormal as StandardNormal
+from .priors import StudentT as StudentT
 from .refinement import Refinement as Refinement
 from .refinement import refine as refine
 from .training import FitResult as FitResult

@@ -2,6 +2,7 @@
 
 from ppl_vae.distributions.autoregressive import Autoregressive
 from ppl_vae.distributions.boltzmann import Couplings, RestrictedBoltzmann
+from ppl_vae.distributions.mixture import Mixture
 from ppl_vae.distributions.one_hot import OneHotBlocks, OneHotVector
 from ppl_vae.distributions.partition import LogPartition
 from ppl_vae.distributions.sphere_cumulants import sphere_cumulants
@@ -11,6 +12,7 @@ __all__ = [
     "Autoregressive",
     "Couplings",
     "LogPartition",
+    "Mixture",
     "OneHotBlocks",
     "OneHotVector",
     "RestrictedBoltzmann",

@@ -1,15 +1,13 @@
-"""Normal priors with diagonal covariance."""
+"""Normal priors."""
 
 from typing import final
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints, transform_to
 
-
-def _require_latent(latent: int) -> None:
-    if latent < 1:
-        raise ValueError(f"latent must be 1 or more, got {latent}.")
+from ppl_vae.priors.values import register, require_sizes
 
 
 @final
@@ -28,10 +26,8 @@ class StandardNormal(nn.Module):
 
     def __init__(self, latent: int) -> None:
         super().__init__()
-        _require_latent(latent)
-        # Buffers follow the module to its device and dtype, and are the same in every model.
-        self.register_buffer("loc", torch.zeros(latent), persistent=False)
-        self.register_buffer("scale", torch.ones(latent), persistent=False)
+        require_sizes(latent=latent)
+        register(self, learned=False, loc=torch.zeros(latent), scale=torch.ones(latent))
 
     def forward(self) -> dist.Distribution:
         """The prior, event shape (latent,)."""
@@ -51,10 +47,43 @@ class LearnedNormal(nn.Module):
 
     def __init__(self, latent: int) -> None:
         super().__init__()
-        _require_latent(latent)
+        require_sizes(latent=latent)
         self.loc = nn.Parameter(torch.zeros(latent))
         self.log_scale = nn.Parameter(torch.zeros(latent))
 
     def forward(self) -> dist.Distribution:
         """The prior, event shape (latent,)."""
         return dist.Normal(self.loc, self.log_scale.exp(), validate_args=False).to_event(1)
+
+
+@final
+class FullCovarianceNormal(nn.Module):
+    """p(z) = Normal(loc, R R'), both learned; starts at the standard normal.
+
+    R is a Cholesky factor: lower triangular, its diagonal the exponential of what is learned. A
+    decoder whose first layer is linear can turn and stretch z itself, and then needs no more than
+    :class:`StandardNormal`; what this prior adds is a guide's freedom to be diagonal in other axes.
+    A density costs latent^2 operations.
+
+    Args:
+        latent: Number of latent dimensions.
+
+    Raises:
+        ValueError: If latent is less than 1.
+    """
+
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        require_sizes(latent=latent)
+        self.loc = nn.Parameter(torch.zeros(latent))
+        self.root = nn.Parameter(torch.zeros(latent, latent))
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """R, shape (latent, latent)."""
+        root: Tensor = transform_to(constraints.lower_cholesky)(self.root)
+        return root
+
+    def forward(self) -> dist.Distribution:
+        """The prior, event shape (latent,)."""
+        return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril, validate_args=False)
