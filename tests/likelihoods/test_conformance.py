@@ -1,6 +1,7 @@
 """What every likelihood must do, whichever it is."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -8,6 +9,11 @@ from scipy import stats
 
 from likelihoods.cases import CASES, FEATURES, masses_between
 from ppl_vae import likelihoods as ll
+from ppl_vae.guides import DiagonalNormalEncoder
+from ppl_vae.networks import MLP
+from ppl_vae.objectives import IWAE, DReG
+from ppl_vae.priors import StandardNormal
+from ppl_vae.vae import VAE
 
 PARAMETRIZE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 DISCRETE = pytest.mark.parametrize(
@@ -203,6 +209,19 @@ def test_starts_where_cells_are_missing(case):
     assert networks[0].bias.isfinite().all()
     case.build(networks[0], **case.options, **{given: torch.full_like(rows[0], torch.nan)})
     assert networks[0].bias.isfinite().all()
+
+
+@PARAMETRIZE
+@pytest.mark.parametrize("objective", [IWAE(3), DReG(3)])
+def test_every_parameter_is_trained(case, objective):
+    decoder = case.decoder(torch.float32)
+    decoder.network = torch.nn.Sequential(MLP(2, [4], case.outputs), decoder.network)
+    encoder = DiagonalNormalEncoder(MLP(FEATURES, [4], 4))
+    vae = VAE(StandardNormal(2), decoder, encoder)
+    assert math.isfinite(objective.loss_and_grads(vae.model, vae.guide, case.data(6)))
+    for name, parameter in vae.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert (parameter.grad != 0).any(), name
 
 
 @PARAMETRIZE
