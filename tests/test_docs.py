@@ -27,6 +27,13 @@ def test_python_blocks_run_in_order(path, monkeypatch, tmp_path, capsys):
     assert "log p(x) = " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("check", ["check_objective", "check_evidence"])
+def test_extensions_pass_the_check_they_show(check, capsys, unchecked_types):
+    (block,) = [b for b in blocks("docs/extending.md") if f"import {check}" in b]
+    exec(compile(block, "docs/extending.md", "exec"), {"__name__": "__main__"})
+    assert "|z| below" in capsys.readouterr().out
+
+
 def test_files_that_the_readme_shows_exist():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):

@@ -1,6 +1,7 @@
 """Checks for people who write parts of their own: does it do what it says?"""
 
 from ppl_vae.testing.comparison import Comparison, Report, Rung
+from ppl_vae.testing.evidence import check_evidence
 from ppl_vae.testing.objective import check_objective
 
-__all__ = ["Comparison", "Report", "Rung", "check_objective"]
+__all__ = ["Comparison", "Report", "Rung", "check_evidence", "check_objective"]

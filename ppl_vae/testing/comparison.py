@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
-from jaxtyping import Float
-from scipy.stats import norm
+from jaxtyping import Bool, Float
+from scipy.stats import binom, norm
 from torch import Tensor
 
 ROUNDING = 1e-8
 """What an identity in double precision may be off by, through a few hundred operations or a central
 difference, relative to values of 1 and more. No mistake in a formula is as small."""
 
-Skip = Literal["not claimed", "not applicable"]
-Outcome = Literal["passed", "failed", "not claimed", "not applicable"]
+Skip = Literal["not claimed", "not applicable", "not reached"]
+Outcome = Literal["passed", "failed", "not claimed", "not applicable", "not reached"]
 
 
 @final
@@ -90,7 +90,7 @@ class Rung:
         name: What it is about.
         comparisons: All that were made.
         skipped: Why none were made, if so.
-        raised: What the objective raised instead of an answer.
+        raised: What was raised instead of an answer.
     """
 
     name: str
@@ -146,8 +146,8 @@ class Report:
     Attributes:
         subject: What was checked.
         rungs: All rungs.
-        limit: Largest |z| of an innocent comparison: the false-alarm rate of the whole check, split
-            over its statistical comparisons (Bonferroni).
+        limit: Largest absolute z of an innocent comparison: the false-alarm rate of the whole
+            check, split over its statistical comparisons (Bonferroni).
     """
 
     subject: str
@@ -206,3 +206,19 @@ def mean_is(
         relation=relation,
         skewness=((centred / spread) ** 3).mean().item() / math.sqrt(count),
     )
+
+
+def share_is(
+    what: str, hits: Bool[Tensor, " rows"], share: float, relation: Literal["<=", ">="]
+) -> Comparison:
+    """That independent trials hit with at most, or at least, such a probability.
+
+    On the wrong side z has the binomial's exact tail probability.
+    """
+    count, trials = int(hits.sum()), len(hits)
+    tail = {"<=": binom.sf(count - 1, trials, share), ">=": binom.cdf(count, trials, share)}
+    z = float(norm.isf(tail[relation]))
+    found, error = count / trials, math.sqrt(share * (1 - share) / trials)
+    # Near the share itself the two agree, and so far away that the tail is 0 either will do.
+    error = abs(found - share) / z if 1 < z < math.inf else error
+    return Comparison(what, found, share, error, relation)

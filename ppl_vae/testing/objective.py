@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
-import torch
-
 from ppl_vae.objectives import Objective
 from ppl_vae.randomness import derive_seed
-from ppl_vae.testing.comparison import Answer, Report, Rung
+from ppl_vae.testing.comparison import Answer, Report
 from ppl_vae.testing.enumeration import discrete_latents
 from ppl_vae.testing.expectations import (
     direction_of_bound,
@@ -22,6 +20,7 @@ from ppl_vae.testing.identities import (
     scale_and_subsampling,
     zero_at_posterior,
 )
+from ppl_vae.testing.ladder import climb
 
 LADDER: dict[str, Callable[[Objective, int], Answer]] = {
     "evidence at the posterior": evidence_at_posterior,
@@ -70,21 +69,8 @@ def check_objective(objective: Objective, *, seed: int = 0, false_alarm: float =
     """
     if not isinstance(objective, Objective):
         raise TypeError(f"check_objective takes an objective, such as IWAE(5), got {objective!r}.")
-    if not 0 < false_alarm < 1:
-        raise ValueError(f"false_alarm must be between 0 and 1, got {false_alarm}.")
-    with torch.enable_grad():
-        rungs = [
-            _climb(name, partial(rung, objective, derive_seed(seed, number)))
-            for number, (name, rung) in enumerate(LADDER.items())
-        ]
-    report = Report.of(repr(objective), rungs, false_alarm)
-    report.require_passed()
-    return report
-
-
-def _climb(name: str, rung: Callable[[], Answer]) -> Rung:
-    try:
-        answer = rung()
-    except Exception as error:  # an objective of anybody's may raise anything
-        return Rung(name, raised=error)
-    return Rung(name, skipped=answer) if isinstance(answer, str) else Rung(name, tuple(answer))
+    ladder = {
+        name: partial(rung, objective, derive_seed(seed, number))
+        for number, (name, rung) in enumerate(LADDER.items())
+    }
+    return climb(repr(objective), ladder, false_alarm)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
-from ppl_vae.testing.comparison import ROUNDING, Comparison, Report, Rung, mean_is, same
+from ppl_vae.testing.comparison import ROUNDING, Comparison, Report, Rung, mean_is, same, share_is
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
@@ -68,6 +68,22 @@ def test_of_tensors_the_worst_entry_is_compared():
     assert (comparison.found, comparison.expected) == (5, 2)
     assert same("a", torch.tensor([1.0, math.nan]), 1.0).excess(4) == math.inf
     assert same("a", 0.1, torch.tensor(0.1).double() * 0 + 0.1).deviation == 0
+
+
+@pytest.mark.parametrize("count", [0, 5, 60, 80, 91, 95, 99, 100])
+def test_a_share_has_the_tail_of_the_binomial(count):
+    hits = torch.arange(100) < count
+    least, most = (share_is("a", hits, 0.9, relation) for relation in (">=", "<="))
+    assert (least.found, least.expected) == (count / 100, 0.9)
+    for z, tail in (
+        (-least.deviation, binom.cdf(count, 100, 0.9)),
+        (most.deviation, binom.sf(count - 1, 100, 0.9)),
+    ):
+        # Where it matters, on the wrong side; elsewhere the normal approximation will do.
+        if 1e-300 < tail < 0.15:
+            assert z == pytest.approx(norm.isf(tail), rel=1e-4)
+        else:
+            assert z < 1.1 or tail == 0
 
 
 def report(*rungs, false_alarm=0.01):
