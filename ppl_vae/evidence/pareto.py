@@ -11,6 +11,9 @@ from torch import Tensor
 
 LEAST_PARTICLES = 100
 """With fewer, the largest fifth of the weights is too few for a fit that means something."""
+_DISTINCT = 0.9
+"""Of a tail's values differ, at the least, where weights have a density: rounding ties fewer. With
+fewer the latents are discrete and come back, and there is no Pareto tail to fit."""
 
 
 @final
@@ -20,7 +23,8 @@ class Smoothed:
 
     Attributes:
         log_weight: Unnormalised, shape (particles, batch), in nats.
-        pareto_k: Shape of the tail of each datum's weights; -inf where all weights are equal.
+        pareto_k: Shape of the tail of each datum's weights; -inf where all weights are equal, or
+            few latent states come back and the best of them too; inf where that was drawn once.
         tail_share: Part of the sum of all weights by which the tail exceeds where it begins.
     """
 
@@ -58,6 +62,8 @@ def _smooth_one(log_weight: Float[Tensor, " particles"]) -> tuple[Tensor, float]
     # Equal weights have no tail to fit, and fitting one to rounding says nothing.
     if (tail[0] - tail[-1]).item() <= 1e-9 * (1 + abs(tail[0].item())):
         return log_weight, -math.inf
+    if len(tail.unique()) < _DISTINCT * len(tail):
+        return log_weight, -math.inf if tail[0] == tail[1] else math.inf
     smoothed, k = array_stats.psislw(-log_weight.numpy(), axis=-1)
     normalised = torch.as_tensor(smoothed)
     # Below the tail a weight stays as it was, which tells what all were divided by.

@@ -1,0 +1,37 @@
+"""Pareto tails of weights that have none: discrete latents, whose states come back."""
+
+import math
+
+import pytest
+import torch
+
+from ppl_vae.evidence import ImportanceSampling, ParetoSmoothed
+from ppl_vae.evidence.pareto import pareto_smooth
+from ppl_vae.testing.known import discrete_latents
+
+
+@pytest.mark.parametrize("num_particles", [100, 200, 1000])
+def test_discrete_latents_have_an_estimate(num_particles):
+    """Once, the fit divided by the lower quartile of a tail of ties, which is 0."""
+    known = discrete_latents(5)
+    smoothed, plain = (
+        estimator(known.model, known.guide, known.x)
+        for estimator in (ParetoSmoothed(num_particles), ImportanceSampling(num_particles))
+    )
+    torch.testing.assert_close(smoothed.log_prob, plain.log_prob)
+    assert (smoothed.pareto_k == -math.inf).all()
+
+
+@pytest.mark.parametrize(("times", "k"), [(1, math.inf), (2, -math.inf)])
+def test_a_best_state_that_was_drawn_once_may_have_better_ones(times, k):
+    states = torch.arange(10.0).double().repeat(30)
+    log_weight = torch.cat([states, torch.full((times,), 15.0).double()]).unsqueeze(1)
+    smoothed = pareto_smooth(log_weight)
+    assert smoothed.pareto_k.item() == k
+    assert torch.equal(smoothed.log_weight, log_weight)
+
+
+def test_single_precision_ties_a_few_and_is_fitted():
+    log_weight = (torch.randn(1000, 1) - 1000).double()
+    assert len(log_weight.unique()) < 1000
+    assert pareto_smooth(log_weight).pareto_k.isfinite().all()
