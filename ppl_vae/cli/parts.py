@@ -1,6 +1,7 @@
 """``ppl-vae parts``."""
 
 import inspect
+import re
 
 import click
 
@@ -28,5 +29,6 @@ def parts(as_json: bool) -> None:
 
 
 def _summary(build: object) -> str:
-    """The first line of its documentation."""
-    return (inspect.getdoc(build) or "").partition("\n")[0]
+    """The first line of its documentation, without markup."""
+    line = (inspect.getdoc(build) or "").partition("\n")[0]
+    return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", line).replace("``", "")

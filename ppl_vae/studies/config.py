@@ -178,7 +178,9 @@ class RunConfig:
     @property
     def takes_bits(self) -> bool:
         """Whether the likelihood is of data in {0, 1}."""
-        return self.parts.likelihood.build is BernoulliDecoder
+        likelihood = self.parts.likelihood
+        bits = likelihood.arguments.get("pixels") == "bernoulli"
+        return likelihood.build is BernoulliDecoder or bits
 
     def build_vae(self, dataset: Dataset) -> VAE | HierarchicalVAE:
         """A newly initialised model and guide for the data.

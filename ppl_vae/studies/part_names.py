@@ -3,47 +3,60 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor, nn
-
-from ppl_vae.guides import DiagonalNormalEncoder
-from ppl_vae.likelihoods import BernoulliDecoder, NormalDecoder, TableDecoder
+from ppl_vae import guides, likelihoods, priors
 from ppl_vae.networks import NETWORKS
-from ppl_vae.priors import LearnedNormal, StandardNormal
 from ppl_vae.vae import Ladder
-
-_LEAST_SCALE = 1e-3
-
-
-def normal_decoder(
-    network: nn.Module,
-    data: Float[Tensor, "num_data features"],
-    data_mean: Float[Tensor, " features"],
-    scale: float | None = None,
-) -> NormalDecoder:
-    """A normal likelihood with a fixed standard deviation, or, with None, one learned for all."""
-    if scale is not None:
-        return NormalDecoder(network, scale, data_mean=data_mean)
-    # Starting from the data's own spread, the first updates are not thrown far off.
-    known = data[~data.isnan()] if bool(data.isnan().any()) else data
-    start = max(known.std().item(), _LEAST_SCALE)
-    return NormalDecoder(network, start, learn_scale=True, data_mean=data_mean)
-
 
 Known = dict[str, Callable[..., Any]]
 
 PRIORS: Known = {
-    "normal": StandardNormal,
-    "learned-normal": LearnedNormal,
+    "normal": priors.StandardNormal,
+    "learned-normal": priors.LearnedNormal,
+    "full-normal": priors.FullCovarianceNormal,
+    "student-t": priors.StudentT,
+    "laplace": priors.Laplace,
+    "mixture": priors.MixtureOfGaussians,
+    "vamp": priors.VampPrior,
+    "exemplar": priors.ExemplarPrior,
+    "flow": priors.FlowPrior,
+    "autoregressive": priors.AutoregressivePrior,
+    "lars": priors.LearnedAcceptRejectPrior,
+    "snis": priors.SelfNormalizedImportancePrior,
+    "energy": priors.EnergyPrior,
+    "bernoulli": priors.BernoulliPrior,
+    "autoregressive-bernoulli": priors.AutoregressiveBernoulliPrior,
+    "rbm": priors.RBMPrior,
+    "categorical": priors.CategoricalPrior,
+    "sphere": priors.UniformSphere,
 }
 LIKELIHOODS: Known = {
-    "bernoulli": BernoulliDecoder,
-    "normal": normal_decoder,
-    "table": TableDecoder,
+    "bernoulli": likelihoods.BernoulliDecoder,
+    "continuous-bernoulli": likelihoods.ContinuousBernoulliDecoder,
+    "normal": likelihoods.NormalDecoder,
+    "optimal-sigma": likelihoods.OptimalSigmaDecoder,
+    "laplace": likelihoods.LaplaceDecoder,
+    "student-t": likelihoods.StudentTDecoder,
+    "beta": likelihoods.BetaDecoder,
+    "logistic": likelihoods.DiscretizedLogisticDecoder,
+    "logistic-mixture": likelihoods.DiscretizedLogisticMixtureDecoder,
+    "pixel-cnn": likelihoods.PixelCNNDecoder,
+    "categorical": likelihoods.CategoricalDecoder,
+    "poisson": likelihoods.PoissonDecoder,
+    "negative-binomial": likelihoods.NegativeBinomialDecoder,
+    "zero-inflated-poisson": likelihoods.ZeroInflatedPoissonDecoder,
+    "zero-inflated-negative-binomial": likelihoods.ZeroInflatedNegativeBinomialDecoder,
+    "table": likelihoods.TableDecoder,
 }
 GUIDES: Known = {
-    "normal": DiagonalNormalEncoder,
+    "normal": guides.DiagonalNormalEncoder,
+    "full-normal": guides.FullCovarianceEncoder,
+    "low-rank": guides.LowRankEncoder,
+    "flow": guides.FlowGuide,
     "ladder": Ladder,
+    "delta": guides.DeltaEncoder,
+    "bernoulli": guides.BernoulliEncoder,
+    "categorical": guides.CategoricalEncoder,
+    "sphere": guides.VonMisesFisherEncoder,
 }
 ENCODER_NETWORKS: Known = {name: bodies.encoder for name, bodies in NETWORKS.items()}
 DECODER_NETWORKS: Known = {name: bodies.decoder for name, bodies in NETWORKS.items()}

@@ -20,7 +20,8 @@ from ppl_vae.studies.naming import require_known, resolve
 PartSpec = str | Mapping[str, Any]
 """A part as it is written."""
 
-CONTEXT = (
+_OF_NETWORKS = {"in_features", "out_features", "hidden", "activation", "image_shape"}
+_OF_DISTRIBUTIONS = {
     "latent",
     "features",
     "data",
@@ -28,15 +29,11 @@ CONTEXT = (
     "encoder",
     "network",
     "image_shape",
-    "in_features",
-    "out_features",
-    "hidden",
-    "activation",
     "columns",
     "bodies",
     "encoders",
     "conditionals",
-)
+}
 """Parameters that a run fills in; all others are a part's own."""
 
 _SEPARATOR = re.compile(r",(?![^\[]*\])")
@@ -148,7 +145,13 @@ def own_parameters(build: Callable[..., Any]) -> list[inspect.Parameter]:
     """Parameters of a class that a run does not fill in."""
     parameters = inspect.signature(build).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p for p in parameters if p.kind in named and p.name not in CONTEXT]
+    return [p for p in parameters if p.kind in named and p.name not in _filled_in(build)]
+
+
+def _filled_in(build: Callable[..., Any]) -> set[str]:
+    """What a run fills in: a class that has ``out_features`` is a network."""
+    is_network = "out_features" in inspect.signature(build).parameters
+    return _OF_NETWORKS if is_network else _OF_DISTRIBUTIONS
 
 
 def _checked(
@@ -157,7 +160,7 @@ def _checked(
     """All own arguments, converted to their annotated types."""
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(build) else parser.add_function_arguments
-    add(build, skip={name for name in CONTEXT if name in inspect.signature(build).parameters})
+    add(build, skip=_filled_in(build) & set(inspect.signature(build).parameters))
     try:
         found = parser.parse_object(dict(given)).as_dict()
     except ArgumentError as error:

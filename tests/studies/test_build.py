@@ -6,7 +6,9 @@ import torch
 from ppl_vae.data import Dataset, load_dataset
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.networks import GatedMLP
+from ppl_vae.particles import draw_particles
 from ppl_vae.studies import RunConfig
+from ppl_vae.studies.part_names import GUIDES, LIKELIHOODS, PRIORS
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE, Ladder
 
 DIGITS = load_dataset("digits").binarized("static", seed=0)
@@ -74,3 +76,85 @@ def test_a_network_that_cannot_take_the_data_is_named():
     dataset = Dataset("table", table, table, table)
     with pytest.raises(ValueError, match="network 'conv'"):
         RunConfig(network="conv", likelihood="normal", **SMALL).build_vae(dataset)
+
+
+FORMS = {
+    "categorical": "categorical:2",
+    "exemplar": "exemplar:20",
+    "low-rank": "low-rank:1",
+    "mixture": "mixture:5",
+    "rbm": "rbm:3",
+    "vamp": "vamp:5",
+}
+DISCRETE = {"bernoulli", "autoregressive-bernoulli", "rbm", "categorical"}
+GREY = torch.rand(40, 16, generator=torch.Generator().manual_seed(1)) * 0.98 + 0.01
+LEVELS = (GREY * 255).round() / 255
+COUNTS = (GREY * 5).round()
+
+
+def dataset_of(rows):
+    return Dataset("made", rows, rows[:10], rows[10:20], image_shape=(4, 4))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_every_prior(prior):
+    """With a guide on its support: built, drawn from, weighed."""
+    guide = {"sphere": "sphere", "categorical": "categorical:2"}.get(
+        prior, "bernoulli" if prior in DISCRETE else "normal"
+    )
+    config = RunConfig(prior=FORMS.get(prior, prior), guide=guide, hidden=(8,), latent=4)
+    vae = config.build_vae(DIGITS)
+    x = DIGITS.test[:6]
+    weights = draw_particles(vae.model, vae.guide, x, 3).log_weight
+    assert weights.isfinite().all()
+    assert vae.generate(2).batch_shape == (2,)
+
+
+@pytest.mark.parametrize("guide", sorted(set(GUIDES) - {"ladder"}))
+def test_every_guide(guide):
+    prior = {"sphere": "sphere", "categorical": "categorical:2", "bernoulli": "bernoulli"}
+    config = RunConfig(
+        prior=prior.get(guide, "normal"), guide=FORMS.get(guide, guide), hidden=(8,), latent=4
+    )
+    vae = config.build_vae(DIGITS)
+    assert vae.reconstruct(DIGITS.test[:6]).batch_shape == (6,)
+    again = RunConfig.from_mapping(config.complete()).build_vae(DIGITS)
+    assert all(map(torch.equal, vae.parameters(), again.parameters()))
+
+
+@pytest.mark.parametrize("likelihood", sorted(set(LIKELIHOODS) - {"table"}))
+def test_every_likelihood(likelihood):
+    rows = {
+        "bernoulli": GREY.round(),
+        "pixel-cnn": GREY.round(),
+        "logistic": LEVELS,
+        "logistic-mixture": LEVELS,
+        "categorical": COUNTS,
+        "poisson": COUNTS,
+        "negative-binomial": COUNTS,
+        "zero-inflated-poisson": COUNTS,
+        "zero-inflated-negative-binomial": COUNTS,
+    }.get(likelihood, GREY)
+    form = "categorical:6" if likelihood == "categorical" else likelihood
+    dataset = dataset_of(rows)
+    vae = RunConfig(likelihood=form, data="made.npy", hidden=(8,), latent=2).build_vae(dataset)
+    weights = draw_particles(vae.model, vae.guide, rows[:5], 3).log_weight
+    assert weights.isfinite().all()
+    assert vae.generate(2).mean.shape == (2, 16)
+    if likelihood == "pixel-cnn":
+        return
+    holes = torch.where(torch.rand_like(rows) < 0.2, torch.nan, rows)
+    vae = RunConfig(likelihood=form, data="made.npy", hidden=(8,), latent=2).build_vae(
+        dataset_of(holes)
+    )
+    assert draw_particles(vae.model, vae.guide, holes[:5], 3).log_weight.isfinite().all()
+
+
+def test_a_vamp_prior_on_top_of_a_hierarchy():
+    for guide in ("normal", "ladder"):
+        vae = RunConfig(prior="vamp:5", guide=guide, hidden=(8,), latent=(4, 3)).build_vae(DIGITS)
+        assert vae.prior().event_shape == (3,)
+        particles = draw_particles(vae.model, vae.guide, DIGITS.test[:5], 2)
+        assert particles.log_weight.isfinite().all()
+        names = [name for name, _ in vae.named_parameters()]
+        assert len(names) == len({id(value) for value in vae.parameters()})
