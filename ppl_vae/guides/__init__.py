@@ -1,5 +1,13 @@
 """Guides: modules whose ``forward(x)`` returns q(z|x), event shape (latent,)."""
 
+from ppl_vae.guides.bernoulli import BernoulliEncoder
+from ppl_vae.guides.categorical import CategoricalEncoder
 from ppl_vae.guides.normal import DiagonalNormalEncoder
+from ppl_vae.guides.von_mises_fisher import VonMisesFisherEncoder
 
-__all__ = ["DiagonalNormalEncoder"]
+__all__ = [
+    "BernoulliEncoder",
+    "CategoricalEncoder",
+    "DiagonalNormalEncoder",
+    "VonMisesFisherEncoder",
+]
