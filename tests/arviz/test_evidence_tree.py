@@ -132,9 +132,12 @@ class TestPointwise:
         assert evidence_to_elpd(poor).warning
 
     @pytest.mark.filterwarnings("ignore:The inplace keyword")
-    @pytest.mark.parametrize("method", ["stacking", "BB-pseudo-BMA"])
-    def test_compare_is_the_paired_difference(self, arms, method):
-        table = compare({name: evidence_to_elpd(e) for name, e in arms.items()}, method=method)
+    @pytest.mark.parametrize(
+        ("method", "shift"), [("stacking", 0), ("BB-pseudo-BMA", 0), ("BB-pseudo-BMA", -800)]
+    )
+    def test_compare_is_the_paired_difference(self, arms, method, shift):
+        shifted = {n: replace(e, log_prob=e.log_prob + shift) for n, e in arms.items()}
+        table = compare({n: evidence_to_elpd(e) for n, e in shifted.items()}, method=method)
         assert list(table.index) == ["right", "wrong"]
         difference = paired_difference(arms["right"], arms["wrong"])
         assert table.loc["wrong", "elpd_diff"] == pytest.approx(60 * difference.mean)
