@@ -13,7 +13,7 @@ from ppl_vae.likelihoods.starts import column_means, column_spreads
 
 @final
 class LaplaceDecoder(nn.Module):
-    """p(x|z) = prod_d exp(-|x_d - loc(z)_d| / scale_d) / (2 scale_d).
+    """``p(x|z) = prod_d exp(-|x_d - loc(z)_d| / scale_d) / (2 scale_d)``.
 
     For real-valued data with tails heavier than a normal's: locations are medians.
 

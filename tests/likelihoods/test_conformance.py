@@ -3,6 +3,7 @@
 import inspect
 import math
 
+import pyro
 import pytest
 import torch
 from scipy import stats
@@ -170,6 +171,17 @@ def test_single_precision_is_double_precision_rounded(case):
         single.log_prob(x).double(), double.log_prob(x.double()), rtol=1e-4, atol=1e-4
     )
     torch.testing.assert_close(single.mean.double(), double.mean, rtol=1e-4, atol=1e-5)
+
+
+@PARAMETRIZE
+def test_every_tensor_is_on_the_decoders_device(case):
+    """A device without numbers refuses to be mixed with another."""
+    decoder, z = case.decoder(torch.float32).to("meta"), case.z(4, 5).float().to("meta")
+    x = case.data(5).to("meta")
+    with pyro.validation_enabled(False):
+        distribution = decoder(z)
+        results = distribution.log_prob(x), ll.Observed(distribution).log_prob(x), distribution.mean
+    assert {result.device.type for result in results} == {"meta"}
 
 
 @PARAMETRIZE
