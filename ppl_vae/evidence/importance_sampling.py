@@ -44,9 +44,10 @@ class ImportanceSampling(ChunkedEstimator):
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
         tails: Fit a Pareto tail to the weights of each datum, from 100 particles on; its shape says
             whether the estimate and its error can be trusted.
+        bootstrap: Bootstrap samples for the standard error; None: the delta method.
 
     Raises:
-        ValueError: If num_particles or rows is less than 1.
+        ValueError: If num_particles or rows is less than 1, or bootstrap less than 2.
 
     References:
         Burda, Grosse and Salakhutdinov, 2016, Importance weighted autoencoders.

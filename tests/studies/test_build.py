@@ -103,7 +103,7 @@ def test_every_prior(prior):
         prior, "bernoulli" if prior in DISCRETE else "normal"
     )
     config = RunConfig(prior=FORMS.get(prior, prior), guide=guide, hidden=(8,), latent=4)
-    vae = config.build_vae(DIGITS)
+    vae = config.build_vae(DIGITS).eval()
     x = DIGITS.test[:6]
     weights = draw_particles(vae.model, vae.guide, x, 3).log_weight
     assert weights.isfinite().all()
