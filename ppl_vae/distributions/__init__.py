@@ -2,6 +2,7 @@
 
 from ppl_vae.distributions.autoregressive import Autoregressive
 from ppl_vae.distributions.boltzmann import Couplings, RestrictedBoltzmann
+from ppl_vae.distributions.correlated_normal import FullNormal, LowRankNormal
 from ppl_vae.distributions.mixture import Mixture
 from ppl_vae.distributions.one_hot import OneHotBlocks, OneHotVector
 from ppl_vae.distributions.partition import LogPartition
@@ -11,7 +12,9 @@ from ppl_vae.distributions.von_mises_fisher import VonMisesFisher
 __all__ = [
     "Autoregressive",
     "Couplings",
+    "FullNormal",
     "LogPartition",
+    "LowRankNormal",
     "Mixture",
     "OneHotBlocks",
     "OneHotVector",

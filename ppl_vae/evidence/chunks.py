@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ppl_vae.evidence.identity import RunIdentity, identify
 from ppl_vae.evidence.progress import Progress, keeping
 from ppl_vae.evidence.result import Evidence, concatenate
-from ppl_vae.particles import Program, draw_particles
+from ppl_vae.particles import Program, draw_particles, require_density
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.refinement import Refinement
 
@@ -42,9 +42,11 @@ class Chunk:
     def log_weights(self, num_particles: int) -> Iterator[Float[Tensor, "particles batch"]]:
         """Log w of ``num_particles`` fresh draws, piece by piece."""
         for size in pieces(num_particles, self.particles_at_once):
-            yield draw_particles(
+            particles = draw_particles(
                 self.model, self.proposal, self.x, size, max_plate_nesting=self.max_plate_nesting
-            ).log_weight
+            )
+            require_density(particles.guide)
+            yield particles.log_weight
 
     def all_log_weights(self, num_particles: int) -> Float[Tensor, "particles batch"]:
         """Log w of ``num_particles`` fresh draws, on the CPU in double precision: 8 bytes each."""

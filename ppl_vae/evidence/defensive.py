@@ -19,7 +19,13 @@ from ppl_vae.evidence.chunks import (
 from ppl_vae.evidence.importance_sampling import ADVICE
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.particles import Particles, draw_particles, evaluate_particles, simulate
+from ppl_vae.particles import (
+    Particles,
+    draw_particles,
+    evaluate_particles,
+    require_density,
+    simulate,
+)
 from ppl_vae.refinement import Refinement
 from ppl_vae.weights import RunningWeights
 
@@ -111,6 +117,7 @@ def _draw(chunk: Chunk, count: int, from_prior: bool) -> Particles:
 
 def _mixture_weights(particles: Particles, share: float) -> Float[Tensor, "particles batch"]:
     """Log of p(x, z) over the mixture, in double precision on the CPU."""
+    require_density(particles.guide)
     log_guide = particles.log_proposal.double() + math.log1p(-share)
     log_prior = particles.log_latent_prior.double()
     mixture = torch.logaddexp(log_guide, log_prior + math.log(share))

@@ -34,5 +34,9 @@ class DiagonalNormalEncoder(nn.Module):
     def forward(self, x: Float[Tensor, "batch *event"]) -> dist.Distribution:
         """The guide's distribution, event shape (latent,)."""
         loc, unconstrained = self.network(x).chunk(2, dim=-1)
-        scale = functional.softplus(unconstrained) + _MIN_SCALE
-        return dist.Normal(loc, scale, validate_args=False).to_event(1)
+        return dist.Normal(loc, positive(unconstrained), validate_args=False).to_event(1)
+
+
+def positive(unconstrained: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``log(1 + exp(u))``, and a little more."""
+    return functional.softplus(unconstrained) + _MIN_SCALE

@@ -14,7 +14,7 @@ from ppl_vae.particles.draw import (
     simulate,
 )
 from ppl_vae.particles.offsets import Offset, OffsetGuide, zero_offsets
-from ppl_vae.particles.particles import Particles, Simulation
+from ppl_vae.particles.particles import Particles, Simulation, require_density
 from ppl_vae.particles.sites import Program
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "cross_log_guide",
     "draw_particles",
     "evaluate_particles",
+    "require_density",
     "simulate",
     "simulate_data",
     "zero_offsets",

@@ -12,6 +12,7 @@ from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import ComposeTransform
 
 from ppl_vae.particles.draw import draw_particles
+from ppl_vae.particles.particles import require_density
 from ppl_vae.particles.sites import Program, SiteRun, log_densities, run
 
 
@@ -70,6 +71,7 @@ class LatentDensity:
                 name: _LatentSite.of(name, prior, particles.latents[name], max_plate_nesting)
                 for name, prior in particles.prior.items()
             }
+            self._guides = particles.guide
             self._check_guide(particles.guide)
             with pyro.validation_enabled(False):
                 self._drawn = self._run(guide)
@@ -77,7 +79,12 @@ class LatentDensity:
         self.dim = sum(site.size for site in self._sites.values())
 
     def __call__(self, u: Float[Tensor, "chains batch dim"]) -> LogDensities:
-        """All three log-densities; differentiable in u."""
+        """All three log-densities; differentiable in u.
+
+        Raises:
+            ValueError: If the guide is a point, without a density.
+        """
+        require_density(self._guides)
         latents, log_volume = self._unpack(u)
         with pyro.validation_enabled(False):
             log_guide = log_densities(self._guided(latents), self._nesting + 1)
@@ -109,7 +116,12 @@ class LatentDensity:
         return torch.cat([site.free(latents[name]) for name, site in self._sites.items()], -1)
 
     def draw_guide(self) -> Float[Tensor, "chains batch dim"]:
-        """Positions of draws z ~ q(z|x)."""
+        """Positions of draws z ~ q(z|x).
+
+        Raises:
+            ValueError: If the guide is a point, without a density.
+        """
+        require_density(self._guides)
         with torch.no_grad(), pyro.validation_enabled(False):
             return self.pack(self._run(self._guide).latents)
 

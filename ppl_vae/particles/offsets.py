@@ -10,9 +10,17 @@ from jaxtyping import Float
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import (
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+)
 
+from ppl_vae.distributions import FullNormal, LowRankNormal
 from ppl_vae.particles.sites import Program
+
+_MOVABLE = Normal, MultivariateNormal, LowRankMultivariateNormal
 
 
 @final
@@ -134,10 +142,11 @@ class _NormalSites(Messenger):  # type: ignore[misc, unused-ignore]
             if site.subsample_size is not None:
                 raise ValueError(f"plate {name!r} subsamples, so that its rows have no offsets.")
         elif not msg["is_observed"]:
-            if not isinstance(_base(site), Normal | MultivariateNormal):
+            if not isinstance(_base(site), _MOVABLE):
                 raise ValueError(
                     f"guide site {name!r} is a {type(_base(site)).__name__}, and refinement moves "
-                    "Normal (with to_event) and MultivariateNormal sites only."
+                    "Normal (with to_event), MultivariateNormal and LowRankMultivariateNormal "
+                    "sites only."
                 )
             if site.batch_shape[-1:] != (self._num_data,):
                 raise ValueError(
@@ -150,14 +159,17 @@ class _NormalSites(Messenger):  # type: ignore[misc, unused-ignore]
 def moved(site: Any, offset: Offset) -> Any:
     """The normal with ``loc + shift`` and ``scale * exp(log_stretch)``.
 
-    Of a MultivariateNormal the rows of the scale's Cholesky factor are stretched: the standard
+    Of a correlated normal the rows of the covariance's factors are stretched: the standard
     deviations change, the correlations stay.
     """
     base = _base(site)
     loc, stretch = _loc(site) + offset.shift, offset.log_stretch.exp()
+    rows = stretch.unsqueeze(-1)
     if isinstance(base, MultivariateNormal):
-        scale_tril = base.scale_tril * stretch.unsqueeze(-1)
-        return dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
+        return FullNormal(loc, scale_tril=base.scale_tril * rows, validate_args=False)
+    if isinstance(base, LowRankMultivariateNormal):
+        diagonal = base.cov_diag * stretch.square()
+        return LowRankNormal(loc, base.cov_factor * rows, diagonal, validate_args=False)
     normal = dist.Normal(loc, base.scale * stretch, validate_args=False)
     return normal.to_event(len(site.event_shape))
 

@@ -1,9 +1,10 @@
 """The particles themselves: draws and log-densities, no Pyro programs."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import pyro.distributions as dist
 from jaxtyping import Float
@@ -14,6 +15,26 @@ def side_by_side(value: Tensor, event_dim: int) -> Float[Tensor, "particles batc
     """A site's ``(particles, *plates, batch, *event)`` with plates and event in one dimension."""
     value = value.movedim(-1 - event_dim, 1)
     return value.reshape(*value.shape[:2], -1)
+
+
+def require_density(guide: Mapping[str, Any]) -> None:
+    """Check that a guide has a density, so that weights under it estimate p(x).
+
+    Args:
+        guide: Site name to distribution.
+
+    Raises:
+        ValueError: If a site is a point; names it.
+    """
+    for name, site in guide.items():
+        while hasattr(site, "base_dist") and not isinstance(site, dist.Delta):
+            site = site.base_dist
+        if isinstance(site, dist.Delta):
+            raise ValueError(
+                f"guide site {name!r} is a Delta, a point without a density, and weights under it "
+                "say nothing about log p(x): take ImportanceSampling(refine=Laplace()), or "
+                "annealed importance sampling from the prior."
+            )
 
 
 @final
