@@ -1,6 +1,8 @@
 """Parts by name, by class path and from files: what is built, and what a typing error is told."""
 
 import json
+import re
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from ppl_vae.data import load_dataset
 from ppl_vae.priors import LearnedNormal, StandardNormal
-from ppl_vae.studies import RunConfig
+from ppl_vae.studies import PARTS, RunConfig
 from ppl_vae.studies.parts import form, parse_part
 
 
@@ -118,3 +120,10 @@ def test_a_configuration_written_out_in_full_builds_the_same_model():
     )
     assert all(torch.equal(a, b) for a, b in pairs)
     assert isinstance(again.build_vae(dataset).prior, LearnedNormal)
+
+
+@pytest.mark.parametrize("option", PARTS)
+def test_every_name_is_in_the_documentation(option):
+    text = (Path(__file__).parents[2] / "docs" / "parts.md").read_text()
+    missing = [name for name in PARTS[option] if not re.search(rf"`{name}[:`]", text)]
+    assert missing == []
