@@ -29,6 +29,7 @@ from ppl_vae.diagnostics import (
 from ppl_vae.diagnostics.full_covariance import only_normal
 from ppl_vae.diagnostics.rate_curve import PerDatum
 from ppl_vae.evidence import Evidence, ImportanceSampling
+from ppl_vae.particles import zero_offsets
 from ppl_vae.refinement import Refinement
 from ppl_vae.studies.diagnosis import Diagnosis
 from ppl_vae.studies.finished import FinishedParts
@@ -86,7 +87,7 @@ def diagnose_run(
             f"{split} data and particles={particles}."
         )
     work = _Work(run, (split, limit, seed), report)
-    estimator = ImportanceSampling(particles, refine=_REFINEMENT)
+    estimator = ImportanceSampling(particles, refine=_refinement_of(run, data))
     evidence = work.evidence("evidence", data, estimator)
     of_train = work.evidence("train_evidence", train, estimator)
     full = _takes_full_covariance(run, data)
@@ -184,6 +185,15 @@ class _Work:
         unfinished.unlink(missing_ok=True)
         self._report(f"{name}: done")
         return result
+
+
+def _refinement_of(run: Run, x: Tensor) -> Refinement | None:
+    """A guide that is close to each posterior makes the better estimate; not all can be moved."""
+    try:
+        zero_offsets(run.vae.guide, x[:1].to(run.device))
+    except ValueError:
+        return None
+    return _REFINEMENT
 
 
 def _takes_full_covariance(run: Run, x: Tensor) -> bool:

@@ -149,6 +149,16 @@ class TestLeftOut:
             "rate_distortion: latent site 'z' is discrete"
         )
 
+    def test_a_guide_that_cannot_be_moved(self, tmp_path):
+        config = replace(CONFIG, prior="bernoulli", guide="bernoulli", objective="vimco:2")
+        run, _ = train_run(config, tmp_path / "run", progress=False)
+        result = diagnose_run(run, **SMALL)
+        assert set(result.left_out) == {"gap", "train_gap", "rate_distortion"}
+        assert "is discrete" in result.left_out["rate_distortion"]
+        assert set(result.to_datatree().children) == {
+            "decomposition", "surgery", "evidence", "bound_curve", "prior_sbc"
+        }  # fmt: skip
+
     @pytest.mark.usefixtures("quick")
     def test_without_evidence_there_is_no_gap(self, copy, monkeypatch):
         def refuse(*_, **__):
