@@ -12,7 +12,7 @@ from pyro import validation_enabled
 from torch import Tensor
 
 from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree
-from ppl_vae.data import Dataset, binarize_batch, load_dataset
+from ppl_vae.data import Dataset, binarize_batch
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import write_atomically
@@ -20,7 +20,7 @@ from ppl_vae.netcdf import load_netcdf, save_netcdf
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.studies.config import RunConfig
 from ppl_vae.studies.estimator_names import Estimator
-from ppl_vae.training import Checkpoint, FitResult, History, fit, load_parameters
+from ppl_vae.training import Checkpoint, FitResult, History, find_buffers, fit, load_parameters
 from ppl_vae.vae import VAE, HierarchicalVAE
 
 CONFIG, CHECKPOINT, HISTORY, EVIDENCE = (
@@ -79,7 +79,7 @@ def train_run(
         FileNotFoundError: If the data are missing.
     """
     objective, schedule = config.objects()
-    dataset = config.prepare(load_dataset(config.data, data_root=data_root))
+    dataset = config.load(data_root)
     vae = config.build_vae(dataset)
     _require_support(config, dataset, vae)
     _claim(folder, config, dataset)
@@ -116,13 +116,17 @@ def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto
     saved = _read_config(folder)
     config = RunConfig.from_mapping(saved["config"])
     checkpoint = Checkpoint.load(folder / CHECKPOINT)
-    dataset = config.prepare(load_dataset(config.data, data_root=data_root))
+    dataset = config.load(data_root)
     _require_same_data(folder, saved, dataset)
     vae = config.build_vae(dataset)
     load_parameters(
         {name: value for name, value in vae.named_parameters() if value.requires_grad},
         checkpoint.best,
         f"checkpoint in {folder}",
+    )
+    # What training keeps outside of parameters, such as a running scale.
+    load_parameters(
+        find_buffers(vae.model, vae.guide), checkpoint.best_buffer, f"checkpoint in {folder}"
     )
     vae.to(resolve_device(device)).eval()
     history = History.from_json(checkpoint.progress["history"])

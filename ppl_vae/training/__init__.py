@@ -6,6 +6,7 @@ from ppl_vae.training.checkpoint import Checkpoint, load_parameters
 from ppl_vae.training.fit import FitResult, fit
 from ppl_vae.training.history import EpochRecord, History
 from ppl_vae.training.naming import STEPS, parse_step
+from ppl_vae.training.parameters import find_buffers
 from ppl_vae.training.semi_amortised import SemiAmortisedStep
 from ppl_vae.training.step import Step, SVIStep, TorchStep
 
@@ -21,6 +22,7 @@ __all__ = [
     "SemiAmortisedStep",
     "Step",
     "TorchStep",
+    "find_buffers",
     "fit",
     "load_parameters",
     "parse_step",

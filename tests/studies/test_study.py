@@ -1,6 +1,7 @@
 """Studies: cells share what they should, warn of what they must, and go on where they stopped."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,3 +90,14 @@ def test_a_limit_takes_the_same_random_subset(tmp_path):
     assert torch.equal(part, run.split("test", 50))
     assert not torch.equal(part, run.split("test")[:50])
     assert torch.equal(run.split("test", 10_000), run.split("test"))
+
+
+@pytest.mark.parametrize("likelihood", ["optimal-sigma", "normal:feature", "laplace"])
+def test_what_training_keeps_outside_of_parameters_is_read_back(likelihood, tmp_path):
+    config = replace(CONFIG, likelihood=likelihood)
+    run, _ = train_run(config, tmp_path / "run", device="cpu", progress=False)
+    x = run.dataset.test[:20]
+    trained = ESTIMATOR(run.vae.eval().model, run.vae.guide, x)
+    again = open_run(tmp_path / "run", device="cpu")
+    found = ESTIMATOR(again.vae.model, again.vae.guide, x)
+    assert torch.equal(trained.log_prob, found.log_prob)
