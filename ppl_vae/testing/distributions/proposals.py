@@ -1,0 +1,106 @@
+"""Distributions to compare a law with: fitted to its draws, wider, with exact densities."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, final
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+_COMPONENTS = (1, 12)
+_PER_COMPONENT = 20
+"""Draws for each parameter of a component, at the least."""
+_DEGREES, _WIDE_DEGREES = 5.0, 2.0
+_WIDENED, _WIDE = 1.1, 2.0
+"""Factors on the scales of the fitted components, and of the one that covers everything."""
+_WIDE_SHARE = 0.15
+
+
+@final
+@dataclass(frozen=True)
+class StudentMixture:
+    """``sum_k w_k t(u; df_k, m_k, S_k)`` over the whole space."""
+
+    law: Any
+
+    @classmethod
+    def fit(cls, draws: Float[Tensor, "draws dim"]) -> "StudentMixture":
+        """Normal components by maximum likelihood, widened, and one that is wider than all."""
+        fitted = min(_candidates(draws), key=lambda mixture: mixture.bic(draws.numpy()))
+        loc = torch.cat([torch.from_numpy(fitted.means_), draws.mean(0, keepdim=True)])
+        overall = torch.cov(draws.T).reshape(1, *[draws.shape[-1]] * 2)
+        covariance = torch.cat(
+            [torch.from_numpy(fitted.covariances_) * _WIDENED**2, overall * _WIDE**2]
+        )
+        shares = torch.from_numpy(fitted.weights_) * (1 - _WIDE_SHARE)
+        df = torch.full((len(loc),), _DEGREES, dtype=draws.dtype)
+        df[-1] = _WIDE_DEGREES
+        components = dist.MultivariateStudentT(df, loc, torch.linalg.cholesky(covariance))
+        shares = torch.cat([shares, shares.new_tensor([_WIDE_SHARE])])
+        return cls(dist.MixtureSameFamily(dist.Categorical(shares), components))
+
+    def draw(self, count: int) -> Float[Tensor, "count dim"]:
+        """Draws."""
+        draws: Tensor = self.law.sample((count,))
+        return draws
+
+    def log_prob(self, value: Float[Tensor, "points dim"]) -> Float[Tensor, " points"]:
+        """Log-density in nats."""
+        log_prob: Tensor = self.law.log_prob(value)
+        return log_prob
+
+
+def _candidates(draws: Tensor) -> list[GaussianMixture]:
+    dim = draws.shape[-1]
+    most = max(1, len(draws) // (_PER_COMPONENT * (dim * (dim + 3) // 2 + 1)))
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for count in sorted({min(count, most) for count in _COMPONENTS}):
+            mixture = GaussianMixture(count, max_iter=30, tol=1e-2, random_state=0)
+            found.append(mixture.fit(draws.numpy()))
+    return found
+
+
+@final
+@dataclass(frozen=True)
+class OnSphere:
+    """Of unit vectors, with respect to area: one part uniform, one part angular Gaussians.
+
+    An angular Gaussian is ``z / |z|``, z normal. It has the same density at opposite points.
+
+    References:
+        Tyler, 1987, Statistical analysis for the angular central Gaussian distribution on the
+        sphere.
+    """
+
+    scale: Float[Tensor, "dim dim"]
+
+    @classmethod
+    def fit(cls, draws: Float[Tensor, "draws dim"]) -> "OnSphere":
+        """By second moments, whose smallest directions are widened."""
+        moment = draws.T @ draws / len(draws)
+        least = float(moment.trace()) * 1e-4
+        return cls(torch.linalg.cholesky(moment + least * torch.eye(len(moment)).to(moment)))
+
+    def draw(self, count: int) -> Float[Tensor, "count dim"]:
+        """Draws."""
+        noise = torch.randn(count, len(self.scale)).to(self.scale)
+        uniform = torch.rand(count, 1).to(self.scale) < _WIDE_SHARE
+        z = torch.where(uniform, noise, noise @ self.scale.T)
+        direction: Tensor = z / z.norm(dim=-1, keepdim=True)
+        return direction
+
+    def log_prob(self, value: Float[Tensor, "points dim"]) -> Float[Tensor, " points"]:
+        """Log-density in nats, per unit of area."""
+        dim = len(self.scale)
+        log_area = math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
+        whitened = torch.linalg.solve_triangular(self.scale, value.T, upper=False).norm(dim=0)
+        angular = -self.scale.diagonal().log().sum() - dim * whitened.log()
+        flat = torch.full_like(angular, math.log(_WIDE_SHARE))
+        return torch.logaddexp(angular + math.log1p(-_WIDE_SHARE), flat) - log_area

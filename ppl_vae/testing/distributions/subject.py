@@ -1,0 +1,131 @@
+"""A prior, decoder or encoder under test, with what it is called on."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, final
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ppl_vae.randomness import generator
+
+Part = Literal["prior", "likelihood", "guide"]
+_MOVED = 0.2
+"""Of a parameter's size, or of 1 where it is 0: so far is it moved before it is looked at."""
+
+
+@final
+@dataclass(frozen=True)
+class Subject:
+    """A module that gives a distribution for each row it is called on; a prior has no rows.
+
+    Attributes:
+        part: What it is.
+        module: The module.
+        given: Rows, shape (batch, size); None for a prior.
+        fresh: Makes another module like it, with starting values of its own.
+        missing: Whether a guide says that it takes data with NaN cells.
+        log_error: Standard error of a constant that its log-density has, in nats.
+    """
+
+    part: Part
+    module: nn.Module
+    given: Tensor | None = None
+    fresh: Callable[[], nn.Module] | None = None
+    missing: bool = False
+    log_error: float = 0.0
+
+    def __call__(self, given: Tensor | None = None) -> Any:
+        """The distribution, of all rows or of those given."""
+        if self.given is None:
+            return self.module()
+        return self.module(self.given if given is None else given)
+
+    @property
+    def rows(self) -> Tensor:
+        """The rows it is called on, of a likelihood or a guide."""
+        if self.given is None:
+            raise ValueError(f"a {self.part} has no rows.")
+        return self.given
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that there are distributions of; 1 for a prior."""
+        return 1 if self.given is None else len(self.given)
+
+    def row(self, number: int) -> Any:
+        """The distribution of one row, batch shape () for a prior and (1,) else."""
+        return self() if self.given is None else self(self.given[number : number + 1])
+
+    def symbol(self, number: int) -> str:
+        """What the law of a row is called in messages."""
+        names = {"prior": "p(z)", "likelihood": f"p(x|z[{number}])", "guide": f"q(z|x[{number}])"}
+        return names[self.part]
+
+    def copied(self, dtype: torch.dtype | None = None) -> "Subject":
+        """A copy in evaluation mode, in another precision if one is given."""
+        module, given = copy.deepcopy(self.module), self.given
+        for part in (module, *_borrowed(module)):
+            part.eval().to(dtype=dtype)
+        if given is not None and given.is_floating_point():
+            given = given.to(dtype=dtype)
+        return replace(self, module=module, given=given)
+
+    def moved(self, seed: int) -> "Subject":
+        """A copy in double precision with its parameters moved, where none is 0 or 1 by chance.
+
+        At starting values much that is wrong cannot show: a scale is as good as its logarithm's
+        exponential where it is 1, and a flow may begin as the identity.
+        """
+        subject = self.copied(torch.float64)
+        moved = subject.copied()
+        move([p for p in moved.module.parameters() if p.requires_grad], seed)
+        # A parameter may have bounds that a move oversteps: then it is looked at where it stands.
+        return moved if _is_proper(moved) else subject
+
+
+def _borrowed(module: nn.Module) -> list[nn.Module]:
+    """Modules that others own, which this one holds out of torch's sight."""
+    held = [value for part in module.modules() for value in vars(part).values()]
+    own = set(module.modules())
+    return [one for value in held for one in _inside(value, depth=3) if one not in own]
+
+
+def _inside(value: Any, depth: int) -> list[nn.Module]:
+    """Modules in a tuple or list, an object or a method of one."""
+    if isinstance(value, nn.Module):
+        return [value]
+    if depth == 0 or isinstance(value, Tensor):
+        return []
+    inner = value if isinstance(value, tuple | list) else [*getattr(value, "__dict__", {}).values()]
+    owner = getattr(value, "__self__", None)
+    return [one for part in [*inner, owner] if part is not None for one in _inside(part, depth - 1)]
+
+
+def move(tensors: list[Tensor], seed: int) -> None:
+    """Add noise to tensors, in place, a fifth of their size."""
+    source = generator(seed)
+    with torch.no_grad():
+        for tensor in tensors:
+            size = float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0
+            noise = torch.randn(tensor.shape, generator=source, dtype=torch.float64)
+            tensor.add_((_MOVED * (size or 1.0) * noise).to(tensor))
+
+
+def _is_proper(subject: Subject) -> bool:
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            distribution = subject()
+            return bool(distribution.log_prob(distribution.sample()).isfinite().all())
+    except (ValueError, RuntimeError):
+        return False
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """No value is checked inside, and no gradient kept: for densities far outside the draws."""
+    with pyro.validation_enabled(False), torch.no_grad():
+        yield
