@@ -83,13 +83,16 @@ from .priors import AutoregressiveBernoulliPrior as AutoregressiveBernoulliPrior
 from .priors import AutoregressivePrior as AutoregressivePrior
 from .priors import BernoulliPrior as BernoulliPrior
 from .priors import CategoricalPrior as CategoricalPrior
+from .priors import ExemplarPrior as ExemplarPrior
 from .priors import FullCovarianceNormal as FullCovarianceNormal
 from .priors import Laplace as Laplace
 from .priors import LearnedNormal as LearnedNormal
+from .priors import MixtureOfGaussians as MixtureOfGaussians
 from .priors import RBMPrior as RBMPrior
 from .priors import StandardNormal as StandardNormal
 from .priors import StudentT as StudentT
 from .priors import UniformSphere as UniformSphere
+from .priors import VampPrior as VampPrior
 from .refinement import Refinement as Refinement
 from .refinement import refine as refine
 from .training import FitResult as FitResult

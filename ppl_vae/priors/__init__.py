@@ -3,21 +3,27 @@
 from ppl_vae.priors.autoregressive import AutoregressiveBernoulliPrior, AutoregressivePrior
 from ppl_vae.priors.bernoulli import BernoulliPrior
 from ppl_vae.priors.categorical import CategoricalPrior
+from ppl_vae.priors.exemplar import ExemplarPrior
+from ppl_vae.priors.gaussian_mixture import MixtureOfGaussians
 from ppl_vae.priors.heavy_tailed import Laplace, StudentT
 from ppl_vae.priors.normal import FullCovarianceNormal, LearnedNormal, StandardNormal
 from ppl_vae.priors.rbm import RBMPrior
 from ppl_vae.priors.sphere import UniformSphere
+from ppl_vae.priors.vamp import VampPrior
 
 __all__ = [
     "AutoregressiveBernoulliPrior",
     "AutoregressivePrior",
     "BernoulliPrior",
     "CategoricalPrior",
+    "ExemplarPrior",
     "FullCovarianceNormal",
     "Laplace",
     "LearnedNormal",
+    "MixtureOfGaussians",
     "RBMPrior",
     "StandardNormal",
     "StudentT",
     "UniformSphere",
+    "VampPrior",
 ]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ppl_vae.vae.inference import BottomUp, Ladder
-from ppl_vae.vae.modules import announce, as_event
+from ppl_vae.vae.modules import announce, as_event, prior_of
 
 
 @final
@@ -53,7 +53,8 @@ class HierarchicalVAE(nn.Module):
         """Draw z_L, ..., z_1 and x, independently for each datum."""
         announce(prior=self.prior, conditionals=self.conditionals, decoder=self.decoder)
         with pyro.plate("data", len(x)):
-            z = pyro.sample(f"z{self.num_layers}", as_event("prior", self.prior()))
+            top = as_event("prior", prior_of(self.prior, x))
+            z = pyro.sample(f"z{self.num_layers}", top)
             for layer, conditional in self._downwards():
                 z = pyro.sample(f"z{layer}", as_event(f"conditional of z{layer}", conditional(z)))
             pyro.sample("x", as_event("decoder", self.decoder(z)), obs=x)

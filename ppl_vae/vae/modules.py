@@ -8,7 +8,7 @@ import pyro
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
-from torch import nn
+from torch import Tensor, nn
 
 
 def announce(**parts: Callable[..., Any]) -> None:
@@ -41,6 +41,12 @@ def _free_name(name: str, module: nn.Module) -> str:
         if held.get(f"{candidate}$$${path}", parameter) is parameter:
             return candidate
     raise AssertionError("unreachable: count() does not end")
+
+
+def prior_of(prior: Callable[[], Any], x: Tensor) -> Any:
+    """p(z); of a prior made of training data, as it is for these: ``prior.without(x)``."""
+    without = getattr(prior, "without", None)
+    return prior() if without is None else without(x)
 
 
 def as_event(part: str, distribution: Any) -> Any:

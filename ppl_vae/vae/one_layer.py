@@ -7,7 +7,7 @@ import pyro
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.vae.modules import announce, as_event
+from ppl_vae.vae.modules import announce, as_event, prior_of
 
 
 @final
@@ -17,7 +17,8 @@ class VAE(nn.Module):
     Three conditional distributions, each anything with the right ``forward``:
 
     Args:
-        prior: ``() -> Distribution`` with event shape (latent,).
+        prior: ``() -> Distribution`` with event shape (latent,). A prior made of training data
+            has a method ``without(x)`` too, which the model calls in its place.
         decoder: ``z (..., latent) -> Distribution`` with the event shape of a datum.
         encoder: ``x (batch, *event) -> Distribution`` with event shape (latent,).
 
@@ -41,7 +42,7 @@ class VAE(nn.Module):
         """Draw z ~ p(z), x ~ p(x|z), independently for each datum."""
         announce(prior=self.prior, decoder=self.decoder)
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", as_event("prior", self.prior()))
+            z = pyro.sample("z", as_event("prior", prior_of(self.prior, x)))
             pyro.sample("x", as_event("decoder", self.decoder(z)), obs=x)
 
     def guide(self, x: Float[Tensor, "batch *event"]) -> None:
