@@ -1,7 +1,7 @@
 """What priors of the form ``Normal(z; 0, I) * f(z) / Z`` with a network f share."""
 
 import math
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -55,7 +55,7 @@ class NormalDraws(nn.Module):
         self.latent, self.in_training, self.in_evaluation = latent, in_training, in_evaluation
         # Where draws are to be, and of which type.
         self.register_buffer("like", torch.zeros(()), persistent=False)
-        self._kept: tuple[Any, Tensor] | None = None
+        self._kept: tuple[list[Tensor], Tensor] | None = None
 
     def forward(self, tilt: Tilt) -> Float[Tensor, " draws"]:
         """U at the draws; differentiable where gradients are on."""
@@ -64,11 +64,10 @@ class NormalDraws(nn.Module):
         if self.training or learns:
             value = tilt(self._draw(self.in_training) if self.training else self._fixed())
             return value
-        state = [(p._version, p.data_ptr()) for p in tilt.parameters()]
-        key = state, self.like.dtype, self.like.device
-        if self._kept is None or self._kept[0] != key:
+        state = [*tilt.parameters(), self.like]
+        if self._kept is None or not _equal(state, self._kept[0]):
             with torch.no_grad():
-                self._kept = key, tilt(self._fixed())
+                self._kept = [value.detach().clone() for value in state], tilt(self._fixed())
         return self._kept[1]
 
     def _fixed(self) -> Tensor:
@@ -80,6 +79,14 @@ class NormalDraws(nn.Module):
         device = self.like.device
         made_on = device if self.training else torch.device("cpu")
         return torch.randn(count, self.latent, dtype=self.like.dtype, device=made_on).to(device)
+
+
+def _equal(now: list[Tensor], then: list[Tensor]) -> bool:
+    """Value by value: version counters miss what is written through ``.data``, as runs load it."""
+    return all(
+        a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
+        for a, b in zip(now, then, strict=True)
+    )
 
 
 def log_mean_exp_with_error(values: Float[Tensor, " draws"]) -> tuple[float, float]:
