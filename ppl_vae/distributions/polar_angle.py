@@ -16,7 +16,8 @@ _ROUNDS, _PROPOSALS = 4, 8
 _REACH = 10.0
 """Beyond so many widths of the density its tail is below 1e-12 of it."""
 
-_NODES = 40
+_NODES = 24
+"""Of the quadrature: relative errors below 1e-9."""
 
 
 def sample_angle(concentration: Float[Tensor, "*shape"], dimension: int) -> Float[Tensor, "*shape"]:

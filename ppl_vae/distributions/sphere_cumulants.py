@@ -77,7 +77,7 @@ def _evaluate(concentration: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
     for shift in range(_SHIFT, 0, -1):
         order = float(first) + shift
         steps.append(quarter_square * quotient / (order * (order + 1)))
-        quotient = 1 / (1 + steps[-1])
+        quotient = torch.reciprocal(1 + steps[-1])
     log_mean = log_mean + torch.log1p(torch.stack(steps)).sum(0)
     return log_mean, concentration * quotient / dimension
 

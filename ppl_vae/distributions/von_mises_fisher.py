@@ -52,14 +52,14 @@ class VonMisesFisher(TorchDistribution):  # type: ignore[misc, unused-ignore]
     ) -> None:
         batch = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
         self.loc = loc.expand(*batch, loc.shape[-1])
-        self.concentration = concentration.expand(batch)
+        # As it is given: the normaliser of copies is computed once.
+        self.concentration = concentration
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "VonMisesFisher":
         """The same distribution with its batch shape broadcast."""
         loc = self.loc.expand(*batch_shape, self.dimension)
-        concentration = self.concentration.expand(tuple(batch_shape))
-        return VonMisesFisher(loc, concentration, validate_args=self._validate_args)
+        return VonMisesFisher(loc, self.concentration, validate_args=self._validate_args)
 
     @property
     def dimension(self) -> int:
