@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from ppl_vae.arviz import arviz_plots_works, plot_ranks
@@ -23,7 +24,7 @@ from ppl_vae.plots import (
     plot_signal_to_noise,
 )
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.studies import Diagnosis, Run, StudyResult
+from ppl_vae.studies import Diagnosis, ImputedTable, Run, StudyResult
 
 
 def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Path]:
@@ -94,6 +95,19 @@ def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path
 def write_sandwich(sandwiches: Mapping[int, Sandwich], folder: Path, title: str) -> list[Path]:
     """Write ``sandwich.png``; return its path."""
     return _write(folder, {"sandwich.png": plot_sandwich(sandwiches, title)})
+
+
+def write_imputation(found: ImputedTable, path: Path) -> list[Path]:
+    """Write all completed tables to ``path``, the single best one beside it; return both paths."""
+    numbered = [
+        draw.assign(imputation=number).iloc[:, [-1, *range(draw.shape[1])]]
+        for number, draw in enumerate(found.draws, start=1)
+    ]
+    together = pd.concat(numbered, ignore_index=True).to_csv(index=False)
+    point = path.with_name(f"{path.stem}-point{path.suffix}")
+    write_atomically(path, together)
+    write_atomically(point, found.point.to_csv(index=False))
+    return [path, point]
 
 
 def _write(folder: Path, files: Mapping[str, bytes | str]) -> list[Path]:

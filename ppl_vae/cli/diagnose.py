@@ -21,19 +21,48 @@ from ppl_vae.cli.output import show
     metavar="N",
     help="Only N of the data of each split, a fixed random subset.",
 )
+@click.option(
+    "--rate-data",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Data for the rate-distortion curve; 0 leaves it out.",
+)
+@click.option(
+    "--temperatures", default=500, show_default=True, metavar="T", help="Of the curve's annealing."
+)
+@click.option(
+    "--chains", default=16, show_default=True, metavar="C", help="Of the curve's annealing."
+)
 @place
 def diagnose(
     folder: Path,
     particles: int,
     seed: int,
     limit: int,
+    rate_data: int,
+    temperatures: int,
+    chains: int,
     data_root: Path | None,
     device: str,
     as_json: bool,
 ) -> None:
-    """Say what a trained run is like: gaps, information, calibration, bound against particles."""
+    """Say what a trained run is like: gaps, information, calibration, rate against distortion.
+
+    Finished parts are kept in the run's folder: the same command goes on where it stopped.
+    """
     run = pv.studies.open_run(folder, data_root=data_root, device=device)
-    found = pv.studies.diagnose_run(run, limit=limit, particles=particles, seed=seed)
+    found = pv.studies.diagnose_run(
+        run,
+        limit=limit,
+        particles=particles,
+        rate_data=rate_data,
+        temperatures=temperatures,
+        chains=chains,
+        seed=seed,
+        report=lambda line: click.echo(line, err=True),
+    )
     title = f"{run.config.objective} on {run.dataset.name}"
     paths = pv.report.write_diagnosis(found, folder, title)
     text = f"{title}, test data\n\n{found}\n\nwritten: {', '.join(map(str, paths))}"

@@ -6,6 +6,7 @@ from ppl_vae.studies.config import RunConfig
 from ppl_vae.studies.diagnose import diagnose_run
 from ppl_vae.studies.diagnosis import Diagnosis
 from ppl_vae.studies.estimator_names import METHODS, build_estimator, sandwiches, with_gap
+from ppl_vae.studies.imputation import ImputedTable, impute_run
 from ppl_vae.studies.objective_names import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
 from ppl_vae.studies.part_names import PARTS
 from ppl_vae.studies.parts import form
@@ -23,6 +24,7 @@ __all__ = [
     "Comparison",
     "CrossedMean",
     "Diagnosis",
+    "ImputedTable",
     "Run",
     "RunConfig",
     "StudyResult",
@@ -34,6 +36,7 @@ __all__ = [
     "evaluate_run",
     "form",
     "format_comparison",
+    "impute_run",
     "open_run",
     "parse_objective",
     "run_study",

@@ -60,8 +60,15 @@ def test_a_sandwich_is_drawn(trained, capsys):
 
 def test_diagnose(trained, capsys):
     arguments = ["diagnose", trained, "--limit", "30", "--particles", "20"]
+    arguments += ["--rate-data", "2", "--temperatures", "10", "--chains", "4"]
     status, out, err = run(capsys, *arguments)
     assert status == 0, err
+    assert "done" in err
+    # The second time nothing is computed again.
+    status, again, err = run(capsys, *arguments)
+    assert (status, again) == (0, out)
+    assert "read back" in err
+    assert "done" not in err
     for part in ("Inference gap", "amortisation", "information", "L_10", "ranks of z*"):
         assert part in out
     for name in ("diagnosis.json", "diagnosis.nc", "rate_distortion.png", "calibration.png"):
