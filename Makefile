@@ -28,6 +28,8 @@ bench: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/evidence.py
+	$(BIN)/python benchmarks/adaptive.py
+	$(BIN)/python benchmarks/annealing.py
 
 clean:
 	rm -rf $(VENV) demo docs/_build
