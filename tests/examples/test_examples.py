@@ -1,7 +1,10 @@
 """Every example runs, in a small form."""
 
 import importlib.util
+import sys
 from pathlib import Path
+
+import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -18,6 +21,7 @@ def test_every_example_is_tested():
         "quickstart",
         "two_layers",
         "marginal_likelihood",
+        "custom_prior",
     }
 
 
@@ -45,3 +49,15 @@ def test_marginal_likelihood(capsys):
         error = evidence.monte_carlo_error + exact.monte_carlo_error
         assert abs(evidence.mean - exact.mean) < 5 * error
     assert capsys.readouterr().out.count("\n") == 7
+
+
+def test_custom_prior(capsys, monkeypatch):
+    module = load("custom_prior")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # where pickle looks for its classes
+    found, difference = module.main(epochs=2, latent=2, num_particles=20)
+    assert difference.mean == pytest.approx(
+        found["SinhArcsinh"].mean - found["StandardNormal"].mean
+    )
+    out = capsys.readouterr().out
+    assert "SinhArcsinh (prior), |z| below" in out
+    assert "each datum with itself: " in out
