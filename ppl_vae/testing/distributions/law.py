@@ -157,7 +157,7 @@ def _law_of_feature(distribution: Any, x: Tensor, j: int, symbol: str) -> Law:
         support = _column(whole, j)
     else:
         support = _of_rows(lambda value: whole.check(rows(value)).reshape(len(value)), draw(1000))
-    return Law(symbol.replace("x", f"x_{j}", 1), draw, log_prob, support)
+    return Law(f"{symbol[:3]}_{j}{symbol[3:]}", draw, log_prob, support)
 
 
 @final
