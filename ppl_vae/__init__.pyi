@@ -31,6 +31,7 @@ from .evidence import paired_difference as paired_difference
 from .guides import BernoulliEncoder as BernoulliEncoder
 from .guides import CategoricalEncoder as CategoricalEncoder
 from .guides import DiagonalNormalEncoder as DiagonalNormalEncoder
+from .guides import FlowGuide as FlowGuide
 from .guides import VonMisesFisherEncoder as VonMisesFisherEncoder
 from .likelihoods import BernoulliDecoder as BernoulliDecoder
 from .likelihoods import BernoulliVector as BernoulliVector
@@ -84,6 +85,7 @@ from .priors import AutoregressivePrior as AutoregressivePrior
 from .priors import BernoulliPrior as BernoulliPrior
 from .priors import CategoricalPrior as CategoricalPrior
 from .priors import ExemplarPrior as ExemplarPrior
+from .priors import FlowPrior as FlowPrior
 from .priors import FullCovarianceNormal as FullCovarianceNormal
 from .priors import Laplace as Laplace
 from .priors import LearnedNormal as LearnedNormal

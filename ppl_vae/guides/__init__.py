@@ -4,6 +4,7 @@ from ppl_vae.guides.bernoulli import BernoulliEncoder
 from ppl_vae.guides.categorical import CategoricalEncoder
 from ppl_vae.guides.correlated_normal import FullCovarianceEncoder, LowRankEncoder
 from ppl_vae.guides.delta import DeltaEncoder
+from ppl_vae.guides.flow import FlowGuide
 from ppl_vae.guides.normal import DiagonalNormalEncoder
 from ppl_vae.guides.von_mises_fisher import VonMisesFisherEncoder
 
@@ -12,6 +13,7 @@ __all__ = [
     "CategoricalEncoder",
     "DeltaEncoder",
     "DiagonalNormalEncoder",
+    "FlowGuide",
     "FullCovarianceEncoder",
     "LowRankEncoder",
     "VonMisesFisherEncoder",

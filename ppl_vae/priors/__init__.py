@@ -4,6 +4,7 @@ from ppl_vae.priors.autoregressive import AutoregressiveBernoulliPrior, Autoregr
 from ppl_vae.priors.bernoulli import BernoulliPrior
 from ppl_vae.priors.categorical import CategoricalPrior
 from ppl_vae.priors.exemplar import ExemplarPrior
+from ppl_vae.priors.flow import FlowPrior
 from ppl_vae.priors.gaussian_mixture import MixtureOfGaussians
 from ppl_vae.priors.heavy_tailed import Laplace, StudentT
 from ppl_vae.priors.normal import FullCovarianceNormal, LearnedNormal, StandardNormal
@@ -17,6 +18,7 @@ __all__ = [
     "BernoulliPrior",
     "CategoricalPrior",
     "ExemplarPrior",
+    "FlowPrior",
     "FullCovarianceNormal",
     "Laplace",
     "LearnedNormal",
