@@ -1,8 +1,9 @@
 """The guide refined for each datum by itself: semi-amortised inference."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -42,7 +43,8 @@ def refine(
 
     Args:
         model: Pyro model with its data plate at dim -1.
-        guide: Pyro guide whose sites are all Normal (with to_event) or MultivariateNormal.
+        guide: Pyro guide whose sites are all Normal (with to_event), MultivariateNormal or
+            LowRankMultivariateNormal.
         x: The batch, shape ``(batch, *event)``.
         objective: What to ascend; if not given, ``STL(8)``: the ELBO, whose sticking-the-landing
             gradient has little noise near the optimum.
@@ -67,15 +69,46 @@ def refine(
     with seeded(seed, Stream.TRAINING), torch.enable_grad():
         refined = zero_offsets(guide, x)
         values = [value for offset in refined.offsets.values() for value in offset.tensors]
-        optimizer = torch.optim.Adam(values)
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-            # The sum, not the mean: a datum's gradient must not shrink with the batch.
-            loss = objective.differentiable_loss(model, refined, x)
-            for value, gradient in zip(values, torch.autograd.grad(loss, values), strict=True):
-                value.grad = gradient
-            optimizer.step()
+        _ascend(objective, model, refined, x, values, steps, learning_rate)
     return refined.detach()
+
+
+@runtime_checkable
+class BatchGuide(Protocol):
+    """A Pyro guide for one batch, and no other."""
+
+    def __call__(self, x: Tensor) -> Any:
+        """Run the guide."""
+
+    def rows(self, start: int, stop: int) -> "BatchGuide":
+        """The guide for the data ``x[start:stop]`` alone."""
+
+
+@runtime_checkable
+class Refiner(Protocol):
+    """How to make the guide for a batch, as a value: a :class:`Refinement` or another way.
+
+    It must not change parameters, and what it finds for a datum must not depend on the others.
+    """
+
+    @property
+    def description(self) -> str:
+        """What becomes of the guide, for the name of a method."""
+
+    @property
+    def rows_per_datum(self) -> int:
+        """Latents of each datum that are decoded at once, with a graph to differentiate."""
+
+    def __call__(
+        self,
+        model: Program,
+        guide: Program,
+        x: Tensor,
+        *,
+        max_plate_nesting: int = 1,
+        seed: int | None = 0,
+    ) -> BatchGuide:
+        """The guide for the batch."""
 
 
 @final
@@ -101,6 +134,16 @@ class Refinement:
         if self.num_particles < 1:
             raise ValueError(f"Refinement needs num_particles >= 1, got {self.num_particles}.")
 
+    @property
+    def description(self) -> str:
+        """For the name of a method."""
+        return f"guide refined by {self.steps} steps"
+
+    @property
+    def rows_per_datum(self) -> int:
+        """Decoded at once, with a graph."""
+        return self.num_particles
+
     def __call__(
         self,
         model: Program,
@@ -121,6 +164,34 @@ class Refinement:
             seed=seed,
         )
 
+    def ascend(
+        self,
+        model: Program,
+        guide: Program,
+        x: Float[Tensor, "batch *event"],
+        values: Sequence[Tensor],
+        *,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        """Climb the ELBO in tensors of a guide's own, as :func:`refine` does in its offsets.
+
+        Draws from the caller's random state.
+
+        Args:
+            model: Pyro model with its data plate at dim -1.
+            guide: Pyro guide that the values are tensors of.
+            x: The batch.
+            values: Leaf tensors with an entry for every datum; changed in place.
+            max_plate_nesting: Plate dimensions the programs use, the data plate included.
+        """
+        objective = STL(self.num_particles, max_plate_nesting=max_plate_nesting)
+        for value in values:
+            value.requires_grad_()
+        with torch.enable_grad():
+            _ascend(objective, model, guide, x, values, self.steps, self.learning_rate)
+        for value in values:
+            value.requires_grad_(False)
+
 
 def require_refinable(objective: Objective) -> None:
     """Check that an objective asks the guide about the batch's own data alone.
@@ -133,6 +204,25 @@ def require_refinable(objective: Objective) -> None:
             f"{objective!r} asks the guide about simulated data, which a guide refined for a batch "
             "cannot answer: take rws:K,wake, or leave the refinement out."
         )
+
+
+def _ascend(
+    objective: Objective,
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    values: Sequence[Tensor],
+    steps: int,
+    learning_rate: float,
+) -> None:
+    optimizer = torch.optim.Adam(values)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+        # The sum, not the mean: a datum's gradient must not shrink with the batch.
+        loss = objective.differentiable_loss(model, guide, x)
+        for value, gradient in zip(values, torch.autograd.grad(loss, values), strict=True):
+            value.grad = gradient
+        optimizer.step()
 
 
 def _require_settings(steps: int, learning_rate: float) -> None:

@@ -15,6 +15,7 @@ from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.exact import Enumeration, Quadrature
 from ppl_vae.evidence.importance_sampling import ImportanceSampling
 from ppl_vae.evidence.jackknife import Jackknife
+from ppl_vae.evidence.laplace import LaplaceApproximation, LaplaceGuide, laplace_guide
 from ppl_vae.evidence.psis import ParetoSmoothed
 from ppl_vae.evidence.result import (
     Evidence,
@@ -35,6 +36,8 @@ __all__ = [
     "Evidence",
     "ImportanceSampling",
     "Jackknife",
+    "LaplaceApproximation",
+    "LaplaceGuide",
     "PairedDifference",
     "ParetoSmoothed",
     "Quadrature",
@@ -43,6 +46,7 @@ __all__ = [
     "ThermodynamicIntegration",
     "bits_per_dimension",
     "calibrate",
+    "laplace_guide",
     "paired_difference",
     "reverse_ais",
 ]

@@ -17,7 +17,7 @@ from ppl_vae.evidence.progress import Progress, keeping
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import Program, draw_particles, require_density
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.refinement import Refinement
+from ppl_vae.refinement import Refiner
 
 # Decoded rows at once. On a CPU a chunk and its temporaries should stay near the cache; a GPU wants
 # enough rows to be busy. Both keep the temporaries far below 1 GB for 784 features.
@@ -61,13 +61,14 @@ class Chunking:
 
     Attributes:
         num_particles: Draws per datum.
-        refine: How to refine the guide beforehand; None: not at all.
+        refine: How to refine the guide beforehand, such as Refinement() or
+            LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
     """
 
     num_particles: int
-    refine: Refinement | None = None
+    refine: Refiner | None = None
     rows: int | None = None
     max_plate_nesting: int = 1
 
@@ -147,7 +148,7 @@ class Chunking:
         """Data refined together: many more fit with few draws each than when estimating."""
         if self.refine is None:
             return data_at_once
-        chunks = rows // (_GRAPH * self.refine.num_particles * data_at_once)
+        chunks = rows // (_GRAPH * self.refine.rows_per_datum * data_at_once)
         return data_at_once * max(1, chunks)
 
     def _proposals(
@@ -241,6 +242,6 @@ def require_replicates(name: str, bootstrap: int | None) -> None:
         raise ValueError(f"{name} needs bootstrap >= 2 samples, or None, got {bootstrap}.")
 
 
-def with_refinement(method: str, refine: Refinement | None) -> str:
+def with_refinement(method: str, refine: Refiner | None) -> str:
     """The method's name, with how its guide was refined."""
-    return method if refine is None else f"{method} (guide refined by {refine.steps} steps)"
+    return method if refine is None else f"{method} ({refine.description})"

@@ -26,7 +26,7 @@ from ppl_vae.particles import (
     require_density,
     simulate,
 )
-from ppl_vae.refinement import Refinement
+from ppl_vae.refinement import Refiner
 from ppl_vae.weights import RunningWeights
 
 
@@ -43,7 +43,8 @@ class DefensiveSampling(ChunkedEstimator):
     Args:
         num_particles: K.
         prior_share: a, between 0 and 1; at least 2 particles come from each part.
-        refine: How to refine the guide beforehand; None: not at all.
+        refine: How to refine the guide beforehand, such as Refinement() or
+            LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
@@ -57,7 +58,7 @@ class DefensiveSampling(ChunkedEstimator):
 
     num_particles: int = 5000
     prior_share: float = 0.1
-    refine: Refinement | None = None
+    refine: Refiner | None = None
     rows: int | None = None
     max_plate_nesting: int = 1
 

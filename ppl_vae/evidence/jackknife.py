@@ -22,7 +22,7 @@ from ppl_vae.evidence.chunks import (
 from ppl_vae.evidence.importance_sampling import ADVICE
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.refinement import Refinement
+from ppl_vae.refinement import Refiner
 from ppl_vae.weights import RunningWeights
 
 _BLOCKS = 16
@@ -43,7 +43,8 @@ class Jackknife(ChunkedEstimator):
     Args:
         num_particles: K, split into 16 blocks; at least 32.
         order: m, 1 to 3.
-        refine: How to refine the guide beforehand; None: not at all.
+        refine: How to refine the guide beforehand, such as Refinement() or
+            LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
         bootstrap: Bootstrap samples for the standard error; None: the delta method.
@@ -59,7 +60,7 @@ class Jackknife(ChunkedEstimator):
 
     num_particles: int = 4992
     order: int = 1
-    refine: Refinement | None = None
+    refine: Refiner | None = None
     rows: int | None = None
     max_plate_nesting: int = 1
     bootstrap: int | None = None

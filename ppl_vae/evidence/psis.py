@@ -13,7 +13,7 @@ from ppl_vae.evidence.chunks import (
 from ppl_vae.evidence.importance_sampling import ADVICE
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.refinement import Refinement
+from ppl_vae.refinement import Refiner
 from ppl_vae.weights import RunningWeights
 
 
@@ -29,7 +29,8 @@ class ParetoSmoothed(ChunkedEstimator):
 
     Args:
         num_particles: K, at least 100.
-        refine: How to refine the guide beforehand; None: not at all.
+        refine: How to refine the guide beforehand, such as Refinement() or
+            LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
@@ -41,7 +42,7 @@ class ParetoSmoothed(ChunkedEstimator):
     """
 
     num_particles: int = 5000
-    refine: Refinement | None = None
+    refine: Refiner | None = None
     rows: int | None = None
     max_plate_nesting: int = 1
 

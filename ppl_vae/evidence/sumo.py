@@ -16,7 +16,7 @@ from ppl_vae.evidence.chunks import (
     with_refinement,
 )
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.refinement import Refinement
+from ppl_vae.refinement import Refiner
 
 _STEEP_FROM = 80
 """From here on the truncation's tail falls geometrically: an infinite mean cost would follow."""
@@ -38,7 +38,8 @@ class SUMO(ChunkedEstimator):
     Args:
         replicates: R, at least 2.
         first: m, particles before the series starts; more make it cheaper to be exact.
-        refine: How to refine the guide beforehand; None: not at all.
+        refine: How to refine the guide beforehand, such as Refinement() or
+            LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
@@ -52,7 +53,7 @@ class SUMO(ChunkedEstimator):
 
     replicates: int = 200
     first: int = 20
-    refine: Refinement | None = None
+    refine: Refiner | None = None
     rows: int | None = None
     max_plate_nesting: int = 1
 

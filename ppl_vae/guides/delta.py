@@ -15,8 +15,8 @@ class DeltaEncoder(nn.Module):
     then the joint log-density ``log p(x, z)`` at z = network(x). It is no bound of log p(x),
     neither below it nor above, and has other units, so that it compares with itself alone. Training
     by it looks for the most likely z of each x; take ELBO(1), as more particles are the same point.
-    Estimators of log p(x) that draw from the guide refuse it;
-    ``ImportanceSampling(refine=Laplace())`` starts at its point, and annealing from the prior does
+    Estimators of log p(x) that draw from the guide refuse it; with
+    ``refine=LaplaceApproximation()`` they start at its point, and annealing from the prior does
     without it.
 
     Args:

@@ -32,8 +32,8 @@ def require_density(guide: Mapping[str, Any]) -> None:
         if isinstance(site, dist.Delta):
             raise ValueError(
                 f"guide site {name!r} is a Delta, a point without a density, and weights under it "
-                "say nothing about log p(x): take ImportanceSampling(refine=Laplace()), or "
-                "annealed importance sampling from the prior."
+                "say nothing about log p(x): take refine=LaplaceApproximation(), or annealed "
+                "importance sampling from the prior."
             )
 
 

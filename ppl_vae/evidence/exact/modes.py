@@ -43,23 +43,40 @@ class Modes:
 
 
 def find_modes(
-    log_joint: LogJoint, rows: Tensor, starts: Float[Tensor, "starts batch dim"]
+    log_joint: LogJoint,
+    rows: Tensor,
+    starts: Float[Tensor, "starts batch dim"],
+    *,
+    radius: Float[Tensor, " batch"] | None = None,
+    iterations: int = _ITERATIONS,
+    tolerance: float = 0.0,
 ) -> Modes:
     """Climb from every start: Newton steps, shortened until they climb.
 
     Where the density curves upwards the step takes the size of the curvature and climbs all the
     same, so that no ascent is drawn to a saddle.
+
+    Args:
+        log_joint: What to climb.
+        rows: The data, by number.
+        starts: Where to start.
+        radius: Longest step, of each datum; by default it leaves the region of the starts by
+            little, as a flat direction would send it anywhere.
+        iterations: Most steps.
+        tolerance: A datum is done when no ascent of it gains more in a step, in nats.
     """
-    point = starts
-    # No step leaves the region of the starts by much: a flat direction would send it anywhere.
-    radius = 2 * (starts - starts.mean(0)).norm(dim=-1).amax(0).clamp(min=1.0)
-    for _ in range(_ITERATIONS):
-        value, gradient, precision = derivatives(log_joint, rows, point)
-        step = _ascent_direction(gradient, precision, radius)
-        moved, improvement = _search(log_joint, rows, point, step, value)
-        point = torch.where(improvement.unsqueeze(-1) > 0, moved, point)
+    point, active = starts.clone(), torch.arange(len(rows), device=starts.device)
+    if radius is None:
+        radius = 2 * (starts - starts.mean(0)).norm(dim=-1).amax(0).clamp(min=1.0)
+    for _ in range(iterations):
+        here = point[:, active]
+        value, gradient, precision = derivatives(log_joint, rows[active], here)
+        step = _ascent_direction(gradient, precision, radius[active])
+        moved, improvement = _search(log_joint, rows[active], here, step, value)
+        point[:, active] = torch.where(improvement.unsqueeze(-1) > 0, moved, here)
         rounding = torch.finfo(value.dtype).eps * value.abs().clamp(min=1)
-        if bool((improvement <= rounding).all()):
+        active = active[(improvement > rounding.clamp(min=tolerance)).any(0)]
+        if not len(active):
             break
     value, _, precision = derivatives(log_joint, rows, point)
     return Modes(point, value, precision)
@@ -95,13 +112,18 @@ def _gradient_or_zero(total: Tensor, point: Tensor) -> Tensor:
 
 
 def _ascent_direction(gradient: Tensor, precision: Tensor, radius: Tensor) -> Tensor:
-    eigenvalues, vectors = torch.linalg.eigh(precision)
-    size = eigenvalues.abs()
-    size = size.clamp(min=1e-8).maximum(1e-6 * size.amax(-1, keepdim=True))
+    size, vectors = curvature(precision)
     step = (vectors @ ((vectors.mT @ gradient.unsqueeze(-1)) / size.unsqueeze(-1))).squeeze(-1)
     length = step.norm(dim=-1, keepdim=True)
     shortened: Tensor = step * (radius.unsqueeze(-1) / length.clamp(min=1e-300)).clamp(max=1)
     return shortened
+
+
+def curvature(precision: Float[Tensor, "*shape dim dim"]) -> tuple[Tensor, Tensor]:
+    """Sizes of the eigenvalues, none of them near 0 beside the largest, and the eigenvectors."""
+    eigenvalues, vectors = torch.linalg.eigh(precision)
+    size = eigenvalues.abs()
+    return size.clamp(min=1e-8).maximum(1e-6 * size.amax(-1, keepdim=True)), vectors
 
 
 def _search(
