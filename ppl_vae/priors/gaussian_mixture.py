@@ -13,6 +13,9 @@ from ppl_vae.distributions import Mixture
 from ppl_vae.priors.clusters import find_clusters
 from ppl_vae.priors.values import register, require_sizes
 
+_MOST_SPREAD, _SEPARATION = 0.5, 2.0
+"""Variance of the means at the start: at most, and times the number of dimensions."""
+
 _MOST_POINTS = 10_000
 """That k-means looks at: more of them cost time and hardly move its clusters."""
 
@@ -21,9 +24,11 @@ _MOST_POINTS = 10_000
 class MixtureOfGaussians(nn.Module):
     r"""``p(z) = sum_c pi_c Normal(z; m_c, C_c)``, all learned.
 
-    Components that start alike stay alike. So the means start as draws of Normal(0, I/2) and the
-    covariances at I/2, the mixture close to the standard normal. :meth:`initialize` puts the
-    components at the clusters of latent points instead, such as draws of a guide for its training
+    Components that start alike stay alike, and components that start far apart each keep the data
+    that happen to lie nearest. So the means start as draws of Normal(0, v I) with v = 2/latent, at
+    most 1/2: about two standard deviations from each other in any number of dimensions. The
+    covariances start at (1 - v) I, the mixture close to the standard normal. :meth:`initialize`
+    puts components at clusters of latent points instead, such as draws of a guide for its training
     data: ``prior.initialize(encoder(x).sample())``. That is of use where the guide is trained
     already; clusters of an untrained guide are no start for a new model.
 
@@ -59,8 +64,9 @@ class MixtureOfGaussians(nn.Module):
         require_sizes(latent=latent, components=components)
         if covariance not in ("diagonal", "full"):
             raise ValueError(f"covariance must be 'diagonal' or 'full', got {covariance!r}.")
-        self.loc = nn.Parameter(math.sqrt(0.5) * torch.randn(components, latent))
-        log_scale = torch.full((components, latent), math.log(0.5) / 2)
+        spread = min(_MOST_SPREAD, _SEPARATION / latent)
+        self.loc = nn.Parameter(math.sqrt(spread) * torch.randn(components, latent))
+        log_scale = torch.full((components, latent), math.log(1 - spread) / 2)
         full = covariance == "full"
         self.root = nn.Parameter(log_scale.diag_embed() if full else log_scale)
         register(self, learn_weights, logits=torch.zeros(components))
