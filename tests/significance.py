@@ -12,7 +12,7 @@ from scipy.stats import binom, norm
 from torch import Tensor
 
 SUITE_FALSE_ALARM = 1e-3
-NUM_STATISTICAL_TESTS = 600
+NUM_STATISTICAL_TESTS = 800
 TEST_FALSE_ALARM = SUITE_FALSE_ALARM / NUM_STATISTICAL_TESTS
 
 

@@ -19,7 +19,7 @@ from ppl_vae.testing.draws import same_draws
 
 _STEP = 6e-6
 _ROUNDINGS = 30
-_REPLICATES, _DRAWS = 60, 64
+_REPLICATES, _DRAWS = 40, 100
 _FEW = 4
 
 Parameters = Mapping[str, Tensor]
