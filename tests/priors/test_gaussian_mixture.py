@@ -44,15 +44,18 @@ def test_is_the_mixture_of_its_normals(kind):
     torch.testing.assert_close(p.log_prob(z), expected.log_prob(z))
 
 
-def test_starts_with_components_apart_and_moments_of_the_standard_normal(kind, significance):
-    prior = MixtureOfGaussians(8, 400, kind)
+@pytest.mark.parametrize(("latent", "spread"), [(2, 0.5), (8, 0.25)])
+def test_starts_with_components_apart_and_moments_of_the_standard_normal(
+    kind, latent, spread, significance
+):
+    prior = MixtureOfGaussians(latent, 400, kind)
     assert len(prior.loc.unique(dim=0)) == 400
     torch.testing.assert_close(prior().log_weights, torch.full((400,), 1 / 400).log())
     # Of 400 components' means: their spread about 0 is what is drawn.
     significance.split(2).require_equal(mean_of(prior.loc.detach()), 0.0)
-    significance.split(2).require_equal(variance_of(prior.loc.detach()), 0.5)
+    significance.split(2).require_equal(variance_of(prior.loc.detach()), spread)
     diagonal = covariances(prior) if kind == "diagonal" else covariances(prior).diagonal(0, 1, 2)
-    torch.testing.assert_close(diagonal, torch.full((400, 8), 0.5))
+    torch.testing.assert_close(diagonal, torch.full((400, latent), 1 - spread))
 
 
 def clusters(sizes=(600, 300, 100)):
