@@ -3,12 +3,15 @@
 from ppl_vae.priors.autoregressive import AutoregressiveBernoulliPrior, AutoregressivePrior
 from ppl_vae.priors.bernoulli import BernoulliPrior
 from ppl_vae.priors.categorical import CategoricalPrior
+from ppl_vae.priors.energy import EnergyPrior
 from ppl_vae.priors.exemplar import ExemplarPrior
 from ppl_vae.priors.flow import FlowPrior
 from ppl_vae.priors.gaussian_mixture import MixtureOfGaussians
 from ppl_vae.priors.heavy_tailed import Laplace, StudentT
+from ppl_vae.priors.lars import LearnedAcceptRejectPrior
 from ppl_vae.priors.normal import FullCovarianceNormal, LearnedNormal, StandardNormal
 from ppl_vae.priors.rbm import RBMPrior
+from ppl_vae.priors.snis import SelfNormalizedImportancePrior
 from ppl_vae.priors.sphere import UniformSphere
 from ppl_vae.priors.vamp import VampPrior
 
@@ -17,13 +20,16 @@ __all__ = [
     "AutoregressivePrior",
     "BernoulliPrior",
     "CategoricalPrior",
+    "EnergyPrior",
     "ExemplarPrior",
     "FlowPrior",
     "FullCovarianceNormal",
     "Laplace",
+    "LearnedAcceptRejectPrior",
     "LearnedNormal",
     "MixtureOfGaussians",
     "RBMPrior",
+    "SelfNormalizedImportancePrior",
     "StandardNormal",
     "StudentT",
     "UniformSphere",
