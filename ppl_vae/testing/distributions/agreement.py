@@ -173,9 +173,7 @@ class ByCells(Examination):
         ends = (cells.low + cells.width)[order, 0]
         draws = self.tested[0][:, 0].sort().values
         below = torch.searchsorted(draws, ends, right=True) / len(draws)
-        # The constant's error moves all shares alike.
-        share = share / share[-1] if self.law.log_error else share
-        distance = (below - share).abs().max().item()
+        distance = max(0.0, (below - share).abs().max().item() - self.error)
         tail = kstwobign.sf(math.sqrt(len(draws)) * distance)
         z = float(norm.isf(tail / 2))
         what = f"distance of distribution functions of {self.law.name} (Kolmogorov)"

@@ -23,7 +23,7 @@ def precision_and_device(subject: Subject, seed: int) -> Answer:
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for dtype in (torch.float32, torch.float64):
         for device in devices:
-            _require_there(subject.copied(dtype), dtype, torch.device(device), seed)
+            _require_there(subject, dtype, torch.device(device), seed)
     return []
 
 
@@ -45,8 +45,7 @@ def _require_no_tensor(name: str, value: Any) -> None:
 
 
 def _require_there(subject: Subject, dtype: torch.dtype, device: torch.device, seed: int) -> None:
-    module, given = subject.module.to(device), subject.given
-    subject = replace(subject, module=module, given=None if given is None else given.to(device))
+    subject = subject.copied(dtype, device)
     with same_draws(seed), torch.no_grad():
         found = subject()
         draws = found.sample()

@@ -65,13 +65,16 @@ class Subject:
         names = {"prior": "p(z)", "likelihood": f"p(x|z[{number}])", "guide": f"q(z|x[{number}])"}
         return names[self.part]
 
-    def copied(self, dtype: torch.dtype | None = None) -> "Subject":
-        """A copy in evaluation mode, in another precision if one is given."""
+    def copied(
+        self, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> "Subject":
+        """A copy in evaluation mode, in another precision or elsewhere if one is given."""
         module, given = copy.deepcopy(self.module), self.given
         for part in (module, *_borrowed(module)):
-            part.eval().to(dtype=dtype)
-        if given is not None and given.is_floating_point():
-            given = given.to(dtype=dtype)
+            part.eval().to(device=device, dtype=dtype)
+        if given is not None:
+            kind = dtype if given.is_floating_point() else None
+            given = given.to(device=device, dtype=kind)
         return replace(self, module=module, given=given)
 
     def moved(self, seed: int) -> "Subject":
