@@ -1,5 +1,7 @@
 """The best normal with a full covariance for each datum by itself."""
 
+from typing import final
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -7,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from ppl_vae.objectives import STL
 from ppl_vae.particles import Program, draw_particles
 from ppl_vae.refinement import Refinement
 
@@ -38,45 +39,71 @@ def refine_full_covariance(
     Raises:
         ValueError: If the guide has another form.
     """
-    name, loc, scale = _only_normal(model, guide, x, max_plate_nesting)
-    values = [torch.zeros_like(loc), torch.zeros_like(loc), torch.zeros_like(loc.diag_embed())]
-    values = [value.requires_grad_() for value in values]
+    name, loc, scale = only_normal("a full covariance", model, guide, x, max_plate_nesting)
+    if loc.shape[-1] < 2:
+        raise ValueError(
+            "a full covariance needs a guide of 2 dimensions or more, got 1: leave out "
+            "full_covariance."
+        )
+    affine = RowAffine(loc, scale)
 
     def full(x: Tensor) -> None:
-        shift, stretch, lower = values
-        identity = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
-        factor = (scale * stretch.exp()).unsqueeze(-1) * (identity + lower.tril(-1))
         with pyro.plate("data", len(x)):
-            mean = loc + shift * scale
+            mean, factor = affine()
             pyro.sample(name, dist.MultivariateNormal(mean, scale_tril=factor, validate_args=False))
 
-    objective = STL(refinement.num_particles, max_plate_nesting=max_plate_nesting)
-    optimizer = torch.optim.Adam(values)
-    with torch.enable_grad():
-        for step in range(refinement.steps):
-            rate = refinement.learning_rate * (1 - step / refinement.steps)
-            optimizer.param_groups[0]["lr"] = rate
-            loss = objective.differentiable_loss(model, full, x)
-            for value, gradient in zip(values, torch.autograd.grad(loss, values), strict=True):
-                value.grad = gradient
-            optimizer.step()
-    for value in values:
-        value.requires_grad_(False)
+    refinement.ascend(model, full, x, affine.values, max_plate_nesting=max_plate_nesting)
     return full
 
 
-def _only_normal(
-    model: Program, guide: Program, x: Tensor, max_plate_nesting: int
-) -> tuple[str, Tensor, Tensor]:
-    """Name, loc and scale, (batch, latent), of the guide's one site."""
+@final
+class RowAffine:
+    """``m + s d`` and ``diag(s exp(r)) (I + C)`` for every datum, C strictly lower triangular.
+
+    Args:
+        loc: m, shape (batch, latent).
+        scale: s, of the same shape.
+
+    Attributes:
+        values: d, r and C, from 0.
+    """
+
+    def __init__(
+        self, loc: Float[Tensor, "batch latent"], scale: Float[Tensor, "batch latent"]
+    ) -> None:
+        self._loc, self._scale = loc, scale
+        self._identity = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
+        self.values = [torch.zeros_like(v) for v in (loc, loc, loc.diag_embed())]
+
+    def __call__(
+        self,
+    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
+        """The mean and the Cholesky factor."""
+        shift, stretch, lower = self.values
+        factor = (self._scale * stretch.exp()).unsqueeze(-1) * (self._identity + lower.tril(-1))
+        return self._loc + shift * self._scale, factor
+
+
+def only_normal(
+    family: str,
+    model: Program,
+    guide: Program,
+    x: Float[Tensor, "batch *event"],
+    max_plate_nesting: int = 1,
+) -> tuple[str, Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+    """Name, loc and scale of the guide's one site.
+
+    Raises:
+        ValueError: If the guide has another form; says that ``family`` needs it.
+    """
     with torch.no_grad():
         particles = draw_particles(model, guide, x, max_plate_nesting=max_plate_nesting)
     (name, site), *others = particles.guide.items()
     base = site.base_dist if isinstance(site, Independent) else None
-    if others or not isinstance(base, Normal) or base.loc.shape[-1] < 2 or site.event_dim != 1:
+    if others or not isinstance(base, Normal) or site.event_dim != 1:
         raise ValueError(
-            "a full covariance needs a guide of one site, Normal(...).to_event(1) of 2 dimensions "
-            f"or more, got {', '.join(particles.guide)}: leave out full_covariance."
+            f"{family} needs a guide of one site, Normal(...).to_event(1), got "
+            f"{', '.join(particles.guide)}: leave it out."
         )
     shape = (len(x), base.loc.shape[-1])
     return name, base.loc.reshape(shape), base.scale.expand_as(base.loc).reshape(shape)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data, plain, table
+from ppl_vae.diagnostics.flow_posterior import refine_flow
 from ppl_vae.diagnostics.full_covariance import refine_full_covariance
 from ppl_vae.evidence import Evidence
+from ppl_vae.flows import require_zuko
 from ppl_vae.particles import Program, draw_particles
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.refinement import Refinement
@@ -22,6 +24,8 @@ REFINEMENT = Refinement(steps=100, learning_rate=0.05, num_particles=16)
 
 _COLUMNS = ("mean", "Monte Carlo", "total error")
 _SLOWER = 5
+_RICHER = {"correlation": "full", "shape": "flow"}
+"""What a larger family adds, and the guide of that family."""
 _RESOLVED = 3.0
 """A gain of so many of its errors says that the refinement was stopped too early."""
 
@@ -40,6 +44,9 @@ class InferenceGap:
         amortization: L[q*] - L[q], what the encoder does not do.
         correlation: L[q* with a full covariance] - L[q*], the part of the approximation gap that
             independent dimensions cause; None if it was not asked for.
+        shape: L[flow q*] - L[q*], the part that independent dimensions and the normal's shape cause
+            together, or a little less: the flow is the best that was found, not the best there is.
+            None if it was not asked for.
         still_gained: What the second half of the refinement's steps added to L[q*]. As much again
             may still be counted as approximation that is amortisation.
         direction: Of the evidence. A lower bound makes the approximation gap too small.
@@ -55,6 +62,7 @@ class InferenceGap:
     approximation: Estimate
     amortization: Estimate
     correlation: Estimate | None
+    shape: Estimate | None
     still_gained: Estimate
     direction: str
     num_data: int
@@ -71,6 +79,7 @@ class InferenceGap:
             "inference gap": self.inference,
             "  approximation": self.approximation,
             "    of it, independence": self.correlation,
+            "    of it, the normal shape": self.shape,
             "  amortisation": self.amortization,
             "still gained at the end": self.still_gained,
         }
@@ -152,6 +161,7 @@ def inference_gap(
     *,
     refinement: Refinement = REFINEMENT,
     full_covariance: bool = False,
+    flow: bool = False,
     num_particles: int = 1000,
     batch_size: int = 100,
     device: torch.device | str | None = None,
@@ -176,6 +186,8 @@ def inference_gap(
         log_evidence: log p(x) of the same data: exact, or the best estimate there is.
         refinement: How to find q*.
         full_covariance: Find the best normal with a full covariance too.
+        flow: Find a flow for each datum too (:func:`~ppl_vae.diagnostics.flow_posterior.
+            refine_flow`), in three times the steps.
         num_particles: Draws per datum for each bound.
         batch_size: Data handled at once.
         device: Where to compute; the data's device if not given.
@@ -183,6 +195,7 @@ def inference_gap(
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
+        ImportError: If a flow is asked for and zuko is not installed.
         ValueError: If the evidence is of another number of data, there are fewer than 2 particles,
             or the guide has sites that are no normals.
 
@@ -196,8 +209,10 @@ def inference_gap(
             "inference_gap needs 2 data and num_particles >= 2 for its errors, got "
             f"{len(x)} and {num_particles}."
         )
+    if flow:
+        require_zuko()
     device = x.device if device is None else torch.device(device)
-    settings = _Settings(refinement, full_covariance, num_particles, max_plate_nesting)
+    settings = _Settings(refinement, full_covariance, flow, num_particles, max_plate_nesting)
     parts: list[_Bounds] = []
     for number, part in enumerate(x.split(batch_size)):
         own = derive_seed(seed, number)
@@ -240,6 +255,7 @@ class _Settings:
 
     refinement: Refinement
     full_covariance: bool
+    flow: bool
     num_particles: int
     max_plate_nesting: int
 
@@ -260,8 +276,9 @@ class _Settings:
             "amortization": weights["refined"] - weights["guide"],
             "still_gained": weights["refined"] - weights["half"],
         }
-        if "full" in weights:
-            terms["correlation"] = weights["full"] - weights["refined"]
+        for term, name in _RICHER.items():
+            if name in weights:
+                terms[term] = weights[name] - weights["refined"]
         return _Bounds.over_particles(terms)
 
     def _guides(self, model: Program, guide: Program, x: Tensor) -> Iterator[tuple[str, Program]]:
@@ -275,6 +292,8 @@ class _Settings:
         yield "refined", refined
         if self.full_covariance:
             yield "full", refine_full_covariance(model, refined, x, self.refinement, nesting)
+        if self.flow:
+            yield "flow", refine_flow(model, refined, x, self.refinement, nesting)
 
 
 def _gaps(bounds: _Bounds, log_evidence: Evidence, num_particles: int) -> InferenceGap:
@@ -288,7 +307,7 @@ def _gaps(bounds: _Bounds, log_evidence: Evidence, num_particles: int) -> Infere
         "approximation": approximation,
         "amortization": amortization,
     }
-    correlation = "correlation" in bounds.value
+    richer = {n: bounds.estimate(n) if n in bounds.value else None for n in _RICHER}
     return InferenceGap(
         log_evidence=over_data(log_prob, variance),
         bound=bounds.estimate("bound"),
@@ -296,7 +315,8 @@ def _gaps(bounds: _Bounds, log_evidence: Evidence, num_particles: int) -> Infere
         inference=over_data(inference, variance + bounds.noise["bound"]),
         approximation=over_data(approximation, variance + bounds.noise["refined"]),
         amortization=bounds.estimate("amortization"),
-        correlation=bounds.estimate("correlation") if correlation else None,
+        correlation=richer["correlation"],
+        shape=richer["shape"],
         still_gained=bounds.estimate("still_gained"),
         direction=log_evidence.direction,
         num_data=len(log_prob),
