@@ -35,6 +35,11 @@ from ppl_vae.cli.output import show
 @click.option(
     "--chains", default=16, show_default=True, metavar="C", help="Of the curve's annealing."
 )
+@click.option(
+    "--flow",
+    is_flag=True,
+    help="Find the best flow for each datum too (takes the extra flows, and minutes).",
+)
 @place
 def diagnose(
     folder: Path,
@@ -44,6 +49,7 @@ def diagnose(
     rate_data: int,
     temperatures: int,
     chains: int,
+    flow: bool,
     data_root: Path | None,
     device: str,
     as_json: bool,
@@ -60,6 +66,7 @@ def diagnose(
         rate_data=rate_data,
         temperatures=temperatures,
         chains=chains,
+        flow=flow,
         seed=seed,
         report=lambda line: click.echo(line, err=True),
     )

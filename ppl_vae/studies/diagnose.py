@@ -53,6 +53,7 @@ def diagnose_run(
     rate_data: int = 20,
     temperatures: int = 500,
     chains: int = 16,
+    flow: bool = False,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> Diagnosis:
@@ -73,6 +74,8 @@ def diagnose_run(
         rate_data: Data for the rate-distortion curve; 0 leaves it out.
         temperatures: Of the curve's annealing.
         chains: Of the curve's annealing.
+        flow: Find a flow for each datum too, to see what the normal's shape costs; takes zuko and
+            some minutes.
         seed: Of the draws.
         report: Is told of each part as it is there.
 
@@ -95,8 +98,8 @@ def diagnose_run(
         decomposition=work.plain("decomposition", decompose, data),
         surgery=work.plain("surgery", elbo_surgery, data),
         evidence=evidence,
-        gap=work.gap("gap", data, evidence, estimator, full=full),
-        train_gap=work.gap("train_gap", train, of_train, estimator, full=False),
+        gap=work.gap("gap", data, evidence, estimator, full_covariance=full, flow=flow),
+        train_gap=work.gap("train_gap", train, of_train, estimator),
         curve=work.plain("curve", bound_against_particles, data),
         calibration=work.plain("calibration", simulation_based_calibration, data),
         rate_distortion=work.rates(run.split(split, rate_data), temperatures, chains),
@@ -134,17 +137,16 @@ class _Work:
         x: Tensor,
         evidence: Evidence | None,
         estimator: ImportanceSampling,
-        *,
-        full: bool,
+        **richer: Any,
     ) -> InferenceGap | None:
-        """The gap to the evidence, where there is any."""
+        """The gap to the evidence, where there is any; with richer families where asked for."""
         if evidence is None:
             return None
 
         def compute(_: Path) -> InferenceGap:
-            return inference_gap(*self._programs, x, evidence, full_covariance=full, **self._call)
+            return inference_gap(*self._programs, x, evidence, **richer, **self._call)
 
-        return self._part(name, (repr(estimator), full), compute)
+        return self._part(name, (repr(estimator), richer), compute)
 
     def rates(self, x: Tensor, temperatures: int, chains: int) -> RateDistortion | None:
         """The curve, of some data or none."""
@@ -198,7 +200,7 @@ def _refinement_of(run: Run, x: Tensor) -> Refinement | None:
 
 def _takes_full_covariance(run: Run, x: Tensor) -> bool:
     try:
-        _, loc, _ = only_normal(run.vae.model, run.vae.guide, x[:1].to(run.device))
+        _, loc, _ = only_normal("it", run.vae.model, run.vae.guide, x[:1].to(run.device))
     except ValueError:
         return False
     return loc.shape[-1] > 1

@@ -160,7 +160,9 @@ def _checked(
     """All own arguments, converted to their annotated types."""
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(build) else parser.add_function_arguments
-    add(build, skip=_filled_in(build) & set(inspect.signature(build).parameters))
+    asked = inspect.signature(build).parameters
+    skipped: set[str | int] = {name for name in _filled_in(build) if name in asked}
+    add(build, skip=skipped)
     try:
         found = parser.parse_object(dict(given)).as_dict()
     except ArgumentError as error:
