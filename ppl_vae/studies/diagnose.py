@@ -137,16 +137,21 @@ class _Work:
         x: Tensor,
         evidence: Evidence | None,
         estimator: ImportanceSampling,
-        **richer: Any,
+        *,
+        full_covariance: bool = False,
+        flow: bool = False,
     ) -> InferenceGap | None:
         """The gap to the evidence, where there is any; with richer families where asked for."""
         if evidence is None:
             return None
 
         def compute(_: Path) -> InferenceGap:
-            return inference_gap(*self._programs, x, evidence, **richer, **self._call)
+            return inference_gap(
+                *self._programs, x, evidence, full_covariance=full_covariance, flow=flow,
+                **self._call,
+            )  # fmt: skip
 
-        return self._part(name, (repr(estimator), richer), compute)
+        return self._part(name, (repr(estimator), full_covariance, flow), compute)
 
     def rates(self, x: Tensor, temperatures: int, chains: int) -> RateDistortion | None:
         """The curve, of some data or none."""
