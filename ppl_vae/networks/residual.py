@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import final
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from ppl_vae.networks.convolutions import ImageDecoder, ImageEncoder
+from ppl_vae.networks.conv import ConvDecoder, ConvEncoder
 
 
 @final
-class ResidualEncoder(nn.Module):
+class ResidualEncoder(nn.Sequential):
     """A :class:`~ppl_vae.networks.ConvEncoder` with residual blocks after each halving.
 
     A block is ``x -> x + C_2 a(C_1 a(x))`` with convolutions C of 3 x 3 pixels, and no batch
@@ -18,11 +17,10 @@ class ResidualEncoder(nn.Module):
     times the cost of the convolutions alone.
 
     Args:
-        in_features: Length of a row: the features of an image, or several blocks of as many.
-        hidden: Sizes of the last MLP's hidden layers; empty gives a linear map.
+        in_features: As for :class:`~ppl_vae.networks.ConvEncoder`, as the others are.
+        hidden: Sizes of the last MLP's hidden layers.
         out_features: Size of the last dimension of the output.
-        image_shape: ``(height, width)`` or ``(channels, height, width)``; the sides multiples of
-            2 to the number of ``channels``.
+        image_shape: ``(height, width)`` or ``(channels, height, width)``.
         activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
         channels: Of the halved images, finest first.
         blocks: Residual blocks for each of ``channels``.
@@ -44,29 +42,21 @@ class ResidualEncoder(nn.Module):
         channels: tuple[int, ...] = (32, 64),
         blocks: int = 1,
     ) -> None:
-        super().__init__()
-        self.body = ImageEncoder(
-            in_features, hidden, out_features, image_shape, activation, channels, blocks
-        )
-
-    def forward(self, x: Float[Tensor, "*shape features"]) -> Float[Tensor, "*shape out"]:
-        """Apply the network to every row."""
-        output: Tensor = self.body(x)
-        return output
+        body = in_features, hidden, out_features, image_shape, activation, channels, blocks
+        super().__init__(ConvEncoder(*body))
 
 
 @final
-class ResidualDecoder(nn.Module):
+class ResidualDecoder(nn.Sequential):
     """A :class:`~ppl_vae.networks.ConvDecoder` with residual blocks before each doubling.
 
     Args:
-        in_features: Size of the last dimension of the input.
+        in_features: As for :class:`~ppl_vae.networks.ConvDecoder`, as the others are.
         hidden: Sizes of the first MLP's hidden layers.
         out_features: Length of a row: the features of an image, or several blocks of as many.
-        image_shape: ``(height, width)`` or ``(channels, height, width)``; the sides multiples of
-            2 to the number of ``channels``.
+        image_shape: ``(height, width)`` or ``(channels, height, width)``.
         activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
-        channels: Of the halved images, finest first: the same as the encoder's.
+        channels: Of the images before they are doubled, finest first.
         blocks: Residual blocks for each of ``channels``.
 
     Raises:
@@ -86,12 +76,5 @@ class ResidualDecoder(nn.Module):
         channels: tuple[int, ...] = (32, 64),
         blocks: int = 1,
     ) -> None:
-        super().__init__()
-        self.body = ImageDecoder(
-            in_features, hidden, out_features, image_shape, activation, channels, blocks
-        )
-
-    def forward(self, z: Float[Tensor, "*shape in_features"]) -> Float[Tensor, "*shape out"]:
-        """Apply the network to the last dimension of ``z``."""
-        output: Tensor = self.body(z)
-        return output
+        body = in_features, hidden, out_features, image_shape, activation, channels, blocks
+        super().__init__(ConvDecoder(*body))

@@ -38,7 +38,7 @@ def full_outputs(covariance):
     """What a network must give beside loc."""
     factor = torch.linalg.cholesky(covariance)
     scale = factor.diagonal()
-    below = (factor / scale.unsqueeze(-1))[tuple(torch.tril_indices(2, 2, -1))]
+    below = 2**0.5 * (factor / scale.unsqueeze(-1))[tuple(torch.tril_indices(2, 2, -1))]
     return torch.cat([unconstrained(scale), below])
 
 
@@ -79,7 +79,9 @@ class TestFormulas:
         below = torch.zeros(7, 3, 3)
         below[:, 1, 0], below[:, 2, 0], below[:, 2, 1] = out[:, 6], out[:, 7], out[:, 8]
         torch.testing.assert_close(q.mean, out[:, :3])
-        torch.testing.assert_close(q.scale_tril, scale.diag_embed() @ (torch.eye(3) + below))
+        torch.testing.assert_close(
+            q.scale_tril, scale.diag_embed() @ (torch.eye(3) + below / 3**0.5)
+        )
 
     def test_low_rank(self):
         network = MLP(4, [5], LowRankEncoder.num_outputs(3, 2))
