@@ -15,8 +15,8 @@ from ppl_vae.guides.normal import positive
 class FullCovarianceEncoder(nn.Module):
     """q(z|x) = Normal(loc(x), L(x) L(x)'), L = diag(scale) (I + C / sqrt(latent)).
 
-    C is strictly lower triangular. Divided by sqrt(latent) it starts as a small change in any number
-    of dimensions; undivided, training was slower and ended lower. With C = 0 it is the
+    C is strictly lower triangular. Divided by sqrt(latent) it starts as a small change in any
+    number of dimensions; undivided, training was slower and ended lower. With C = 0 it is the
     :class:`~ppl_vae.guides.DiagonalNormalEncoder`, and it is exact where the posterior is normal,
     as in linear-Gaussian models. Costs latent^2 / 2 outputs of the network and latent^2 operations
     a draw: for some tens of latent dimensions.
