@@ -14,7 +14,12 @@ from ppl_vae.particles.draw import (
     simulate,
 )
 from ppl_vae.particles.offsets import Offset, OffsetGuide, zero_offsets
-from ppl_vae.particles.particles import Particles, Simulation, require_density
+from ppl_vae.particles.particles import (
+    Particles,
+    Simulation,
+    point_site,
+    require_density,
+)
 from ppl_vae.particles.sites import Program
 
 __all__ = [
@@ -30,6 +35,7 @@ __all__ = [
     "cross_log_guide",
     "draw_particles",
     "evaluate_particles",
+    "point_site",
     "require_density",
     "simulate",
     "simulate_data",

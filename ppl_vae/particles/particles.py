@@ -17,6 +17,20 @@ def side_by_side(value: Tensor, event_dim: int) -> Float[Tensor, "particles batc
     return value.reshape(*value.shape[:2], -1)
 
 
+def point_site(guide: Mapping[str, Any]) -> str | None:
+    """The first site of a guide that is a point, without a density; None if there is none.
+
+    Args:
+        guide: Site name to distribution.
+    """
+    for name, site in guide.items():
+        while hasattr(site, "base_dist") and not isinstance(site, dist.Delta):
+            site = site.base_dist
+        if isinstance(site, dist.Delta):
+            return name
+    return None
+
+
 def require_density(guide: Mapping[str, Any]) -> None:
     """Check that a guide has a density, so that weights under it estimate p(x).
 
@@ -26,15 +40,13 @@ def require_density(guide: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If a site is a point; names it.
     """
-    for name, site in guide.items():
-        while hasattr(site, "base_dist") and not isinstance(site, dist.Delta):
-            site = site.base_dist
-        if isinstance(site, dist.Delta):
-            raise ValueError(
-                f"guide site {name!r} is a Delta, a point without a density, and weights under it "
-                "say nothing about log p(x): take refine=LaplaceApproximation(), or annealed "
-                "importance sampling from the prior."
-            )
+    name = point_site(guide)
+    if name is not None:
+        raise ValueError(
+            f"guide site {name!r} is a Delta, a point without a density, and weights under it say "
+            "nothing about log p(x): take refine=LaplaceApproximation(), or annealed importance "
+            "sampling from the prior."
+        )
 
 
 @final

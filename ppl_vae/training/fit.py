@@ -66,8 +66,9 @@ def fit(
     """Maximise the objective over all parameters of the model and guide, by Adam.
 
     With validation data, the parameters kept are those of the epoch with the highest importance-
-    weighted bound on them, the same for every objective. The draws of that bound are the same in
-    every epoch, so that epochs differ by their parameters alone.
+    weighted bound on them, the same for every objective (of a guide that is a point, the highest
+    joint log-density there). The draws of that bound are the same in every epoch, so that epochs
+    differ by their parameters alone.
 
     Args:
         model: Pyro model with its data plate at dim -1.

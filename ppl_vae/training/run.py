@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from ppl_vae.devices import make_resident
-from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.objectives import Context, Objective
 from ppl_vae.objectives.base import owners_of
-from ppl_vae.particles import Program, accepts_missing, draw_particles
+from ppl_vae.particles import Program, accepts_missing, draw_particles, point_site
 from ppl_vae.randomness import Stream, derive_seed, generator, seeded
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters
 from ppl_vae.training.history import EpochRecord, History
 from ppl_vae.training.parameters import find_buffers, find_parameters
 from ppl_vae.training.settings import FitSettings
+from ppl_vae.training.validation import Score, importance_weighted, joint_density
 
 
 @final
@@ -53,7 +53,8 @@ class TrainingRun:
         self.num_batches = math.ceil(len(train) / settings.batch_size)
         with seeded(settings.seed, Stream.TRAINING), torch.no_grad():
             first = self._prepare(self.train[:2])
-            self.sites = list(objective.draw(model, guide, first).log_prior)
+            particles = objective.draw(model, guide, first)
+        self.sites, self._point = list(particles.log_prior), point_site(particles.guide) is not None
         parameters = find_parameters(objective, model, guide, first)
         self.step = settings.step_class(objective, model, guide, parameters, settings.clip_norm)
         self.buffers = find_buffers(model, guide)
@@ -90,7 +91,7 @@ class TrainingRun:
         self._data_checked = True
         bound, log_likelihood, *kl = (sums / len(self.train)).tolist()
         self._require_finite([bound, log_likelihood, *kl])
-        evidence = self._validate(epoch)
+        score = self._validate(epoch)
         record = EpochRecord(
             epoch=epoch + 1,
             bound=bound,
@@ -98,8 +99,8 @@ class TrainingRun:
             kl=dict(zip(self.sites, kl, strict=True)),
             learning_rate=rate,
             seconds=time.perf_counter() - start,
-            validation=None if evidence is None else evidence.mean,
-            validation_error=None if evidence is None else evidence.total_error,
+            validation=None if score is None else score.mean,
+            validation_error=None if score is None else score.error,
         )
         self.history.records.append(record)
         if self.history.best_epoch == record.epoch:
@@ -132,19 +133,23 @@ class TrainingRun:
         batch = batch.to(self.device, non_blocking=True)
         return batch if self.settings.transform is None else self.settings.transform(batch)
 
-    def _validate(self, epoch: int) -> Evidence | None:
+    def _validate(self, epoch: int) -> Score | None:
         # Never merely because it is the last: a run made longer must equal one planned so.
         if self.valid is None or (epoch + 1) % self.settings.validate_every:
             return None
         for owner in owners_of(self.model, self.guide):
             owner.eval()
-        seed = derive_seed(self.settings.seed, Stream.VALIDATION)
-        estimate = ImportanceSampling(
+        nesting = int(self.objective.max_plate_nesting)
+        if self._point:
+            return joint_density(self.model, self.guide, self.valid, nesting)
+        return importance_weighted(
+            self.model,
+            self.guide,
+            self.valid,
             self.settings.validation_particles,
-            max_plate_nesting=int(self.objective.max_plate_nesting),
-            tails=False,
+            nesting,
+            derive_seed(self.settings.seed, Stream.VALIDATION),
         )
-        return estimate(self.model, self.guide, self.valid, seed=seed)
 
     def _require_data(self, parts: dict[str, Tensor]) -> None:
         """Rows, without NaN unless that is a missing cell to the model."""

@@ -72,9 +72,14 @@ def test_training_and_copies():
     decoder = NormalDecoder(MLP(4, [20], 64), 0.2, data_mean=x.mean(0))
     autoencoder = VAE(StandardNormal(4), decoder, DeltaEncoder(MLP(64, [20], 4)))
     settings = {"epochs": 3, "batch_size": 50, "learning_rate": 1e-2}
-    run = fit(autoencoder.model, autoencoder.guide, ELBO(), x, **settings)
+    run = fit(autoencoder.model, autoencoder.guide, ELBO(), x, valid=x[:30], **settings)
     bounds = run.history.column("bound")
     assert bounds == sorted(bounds)
+    # What is validated is the joint density, of the last epoch here.
+    joint = draw_particles(autoencoder.model, autoencoder.guide, x[:30]).log_joint[0].double()
+    record = run.history.records[-1]
+    assert record.validation == pytest.approx(joint.mean().item())
+    assert record.validation_error == pytest.approx(joint.std().item() / 30**0.5)
     again = copy.deepcopy(autoencoder)
     assert torch.equal(again.encoder(x).sample(), autoencoder.encoder(x).sample())
 

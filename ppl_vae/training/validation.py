@@ -1,0 +1,48 @@
+"""How good a model is on validation data, epoch by epoch."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.particles import Program, draw_particles
+
+_ROWS = 1000
+
+
+class Score(NamedTuple):
+    """A mean over data in nats, and its standard error."""
+
+    mean: float
+    error: float
+
+
+def importance_weighted(
+    model: Program,
+    guide: Program,
+    x: Float[Tensor, "num_data *event"],
+    num_particles: int,
+    max_plate_nesting: int,
+    seed: int,
+) -> Score:
+    """The importance-weighted bound of K draws, the same draws for the same seed."""
+    estimate = ImportanceSampling(num_particles, max_plate_nesting=max_plate_nesting, tails=False)
+    evidence = estimate(model, guide, x, seed=seed)
+    return Score(evidence.mean, evidence.total_error)
+
+
+def joint_density(
+    model: Program, guide: Program, x: Float[Tensor, "num_data *event"], max_plate_nesting: int
+) -> Score:
+    """``log p(x, z)`` at the points of a guide without noise, which has no such bound."""
+    with torch.no_grad():
+        parts = [
+            draw_particles(model, guide, part, max_plate_nesting=max_plate_nesting).log_joint[0]
+            for part in x.split(_ROWS)
+        ]
+    joint = torch.cat(parts).double()
+    error = joint.std().item() / math.sqrt(len(joint)) if len(joint) > 1 else math.nan
+    return Score(joint.mean().item(), error)
