@@ -43,8 +43,8 @@ def compare(device: torch.device, epochs: int, num_particles: int) -> dict[str, 
     plain = pv.ImportanceSampling(num_particles)(*programs, data.test, device=device)
     largest, rms = plain.standard_error.max(), plain.standard_error.square().mean().sqrt()
     rows = {}
-    # Equal errors of every datum are what adaptive sampling is for. For the mean alone, errors equal
-    # over the data are no better a use of draws than draws equal over the data.
+    # Equal errors of every datum are what adaptive sampling is for. For the mean alone, errors
+    # equal over the data are no better a use of draws than draws equal over the data.
     for name, target in (("every datum", largest), ("the mean", rms)):
         adaptive = pv.AdaptiveSampling(target.item(), first=50, most=20 * num_particles)
         rows[name] = _row(adaptive(*programs, data.test, device=device, seed=1), plain)

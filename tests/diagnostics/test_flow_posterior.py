@@ -148,7 +148,5 @@ class TestWhatItSays:
     def test_two_sites_are_refused(self):
         chain = LinearChain()
         x = chain.simulate(3)
-        with pytest.raises(
-            ValueError, match=r"a flow needs .* got u, v: leave it out"
-        ):
+        with pytest.raises(ValueError, match=r"a flow needs .* got u, v: leave it out"):
             refine_flow(chain.model, chain.rough, x, SHORT)
