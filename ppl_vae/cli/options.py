@@ -67,6 +67,11 @@ model = options(
         "a column is not what it looks like (text categorical, two values binary, else real).",
     ),
     click.option(
+        "--allow-missing",
+        is_flag=True,
+        help="Take NaN for a missing cell, to be left out; tables of mixed columns always do.",
+    ),
+    click.option(
         "--binarize",
         type=click.Choice(["auto", "none", "static", "dynamic"]),
         default="auto",

@@ -114,7 +114,7 @@ def check_finite(
     raise ValueError(
         f"{what}: {bad.sum()} missing or non-finite value(s), the first in row {row + 1}, {where} "
         "(counted from 1), expected finite numbers: drop or impute these rows, or keep missing "
-        "cells with allow_missing=True"
+        "cells (--allow-missing, allow_missing=True)"
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, final
 
-from ppl_vae.data import FILE_SUFFIXES, TABLE_SUFFIXES, Dataset, load_dataset
+from ppl_vae.data import TABLE_SUFFIXES, Dataset, load_dataset
 from ppl_vae.likelihoods import BernoulliDecoder, TableDecoder
 from ppl_vae.networks import ACTIVATIONS
 from ppl_vae.objectives import Objective
@@ -44,6 +44,7 @@ class RunConfig:
     Attributes:
         data: Name of a data set, or path of a file.
         columns: Of a table, column to kind, for columns that are not what they look like.
+        allow_missing: Take NaN for a missing cell; a table of mixed columns always does.
         binarize: ``none``, ``static``, ``dynamic``, or ``auto``: static for a named set of grey
             images under a Bernoulli likelihood, none otherwise.
         objective: Such as ``elbo``, ``iwae:50`` (K particles), ``elbo+beta:4``, ``module:Class:7``.
@@ -69,6 +70,7 @@ class RunConfig:
 
     data: str = "digits"
     columns: Mapping[str, str] = field(default_factory=dict)
+    allow_missing: bool = False
     binarize: str = "auto"
     objective: str = "elbo"
     prior: PartSpec = "normal"
@@ -143,8 +145,9 @@ class RunConfig:
         if self.columns and not mixed:
             raise ValueError("columns have kinds under the likelihood table only.")
         columns = self.columns if mixed else None
-        missing = Path(self.data).suffix.lower() in FILE_SUFFIXES
-        dataset = load_dataset(self.data, data_root, allow_missing=missing, columns=columns)
+        dataset = load_dataset(
+            self.data, data_root, allow_missing=self.allow_missing, columns=columns
+        )
         return self.prepare(dataset)
 
     def complete(self) -> dict[str, Any]:

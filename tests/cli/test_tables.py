@@ -118,6 +118,10 @@ def test_a_plain_table_of_numbers_with_holes_takes_other_likelihoods(tmp_path, c
     x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
     np.save(tmp_path / "wine.npy", x)
     arguments = ["--likelihood", "normal", "--data", tmp_path / "wine.npy", *SMALL[:2]]
+    line = fails(capsys, "fit", *arguments, "--out", tmp_path / "run")
+    assert "missing or non-finite value(s), the first in row" in line
+    assert "--allow-missing" in line
+    arguments.append("--allow-missing")
     status, _, err = run(capsys, "fit", *arguments, "--out", tmp_path / "run")
     assert status == 0, err
     status, out, err = run(capsys, "evaluate", tmp_path / "run", "--particles", 50)
