@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ppl_vae.objectives import CATALOGUE, KLObjective
-from ppl_vae.studies import OBJECTIVES, SHAPINGS
+from ppl_vae.runs import OBJECTIVES, SHAPINGS
 
 PAGE = Path(__file__).parent / "objectives.md"
 DIRECTIONS = {"lower": "lower", "upper": "upper", "neither": "no bound"}

@@ -1,4 +1,5 @@
 from . import arviz as arviz
+from . import comparison as comparison
 from . import data as data
 from . import diagnostics as diagnostics
 from . import evidence as evidence
@@ -8,6 +9,7 @@ from . import objectives as objectives
 from . import plots as plots
 from . import priors as priors
 from . import report as report
+from . import runs as runs
 from . import studies as studies
 from . import testing as testing
 from . import training as training

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN
 from torch import Tensor
 
+from ppl_vae.comparison.comparison import Comparison
+from ppl_vae.comparison.crossed import CrossedMean
 from ppl_vae.diagnostics import BoundCurve, Calibration, GradientBench, RateDistortion
 from ppl_vae.diagnostics.gradient_bench import Group
 from ppl_vae.evidence import Sandwich
 from ppl_vae.evidence.result import TOLERATED_FRACTION
-from ppl_vae.studies.comparison import Comparison, CrossedMean
 from ppl_vae.training import History
 
 _WIDTH = 7.0

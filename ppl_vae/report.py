@@ -24,7 +24,8 @@ from ppl_vae.plots import (
     plot_signal_to_noise,
 )
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.studies import Diagnosis, ImputedTable, Run, StudyResult
+from ppl_vae.runs import Diagnosis, ImputedTable, Run
+from ppl_vae.studies import StudyResult
 
 
 def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Path]:

@@ -21,6 +21,7 @@ FLOORS = {
     "estimators of log p(x), the exact model": ["evidence", "linear_gaussian"],
     "training and diagnostics": ["training", "diagnostics", "imputation", "netcdf"],
     "other libraries' formats": ["arviz"],
+    "runs, statistics of comparison": ["runs", "comparison"],
     "studies": ["studies"],
     "figures": ["plots"],
     "pages": ["report"],

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ppl_vae.plots import plot_histories, plot_images, plot_profiles
 from ppl_vae.report import write_sample_figures
-from ppl_vae.studies import RunConfig, train_run
+from ppl_vae.runs import RunConfig, train_run
 from ppl_vae.training import EpochRecord, History
 
 

@@ -105,7 +105,7 @@ def compare(
     )
     title = f"{split} log p(x) on {config.data}"
     pictures = pv.report.write_study_figures(result, folder, title)
-    text = pv.studies.format_comparison(result.comparison, title, result.notes)
+    text = pv.comparison.format_comparison(result.comparison, title, result.notes)
     text += "\n\npictures: " + ", ".join(map(str, pictures))
     text += f"\nnumbers:  {folder / 'comparison.json'}, {folder / 'comparison.nc'}"
     values = {

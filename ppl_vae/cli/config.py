@@ -18,7 +18,7 @@ def config_of(settings: dict[str, Any]) -> Any:
     data = settings["data"]
     if Path(data).suffix and Path(data).exists():
         data = str(Path(data).resolve())
-    return pv.studies.RunConfig.from_mapping({**settings, "data": data})
+    return pv.runs.RunConfig.from_mapping({**settings, "data": data})
 
 
 class Sizes(click.ParamType):  # type: ignore[type-arg, unused-ignore]

@@ -58,8 +58,8 @@ def diagnose(
 
     Finished parts are kept in the run's folder: the same command goes on where it stopped.
     """
-    run = pv.studies.open_run(folder, data_root=data_root, device=device)
-    found = pv.studies.diagnose_run(
+    run = pv.runs.open_run(folder, data_root=data_root, device=device)
+    found = pv.runs.diagnose_run(
         run,
         limit=limit,
         particles=particles,

@@ -36,19 +36,19 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Estimate log p(x) of a trained run, with its standard error."""
-    estimator = pv.studies.build_estimator(method, options)
-    run = pv.studies.open_run(folder, data_root=data_root, device=device)
+    estimator = pv.runs.build_estimator(method, options)
+    run = pv.runs.open_run(folder, data_root=data_root, device=device)
     programs = run.vae.model, run.vae.guide
     data = run.split(split, limit)
     sandwich, pictures = None, []
     if method == "bdmc":
-        found = pv.studies.sandwiches(estimator, *programs, data, device=run.device, seed=seed)
+        found = pv.runs.sandwiches(estimator, *programs, data, device=run.device, seed=seed)
         title = f"{run.config.objective} on {run.dataset.name}: simulated data"
         pictures = pv.report.write_sandwich(found, folder, title)
         sandwich = found[estimator.ais.num_temperatures]
-        estimator = pv.studies.with_gap(estimator, sandwich.gap)
-    file = pv.studies.EVIDENCE if method == "iwae" else f"evidence-{method}.nc"
-    evidence = pv.studies.evaluate_run(
+        estimator = pv.runs.with_gap(estimator, sandwich.gap)
+    file = pv.runs.EVIDENCE if method == "iwae" else f"evidence-{method}.nc"
+    evidence = pv.runs.evaluate_run(
         run, estimator=estimator, split=split, limit=limit, seed=seed, file=file
     )
     parts = pv.diagnostics.decompose(*programs, data, device=run.device, seed=seed)

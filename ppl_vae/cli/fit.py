@@ -35,7 +35,7 @@ from ppl_vae.cli.output import show
 def fit(folder: Path, data_root: Path | None, device: str, as_json: bool, **settings: Any) -> None:
     """Train one model into a folder."""
     config = config_of(settings)
-    run, result = pv.studies.train_run(config, folder, data_root=data_root, device=device)
+    run, result = pv.runs.train_run(config, folder, data_root=data_root, device=device)
     record = result.history.records[result.kept_epoch - 1]
     kl = ", ".join(f"KL({site}) {value:.3f}" for site, value in record.kl.items())
     text = (

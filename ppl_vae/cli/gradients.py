@@ -85,7 +85,7 @@ def gradients(
             families, replicates=replicates or 30_000, seed=seed
         )
     else:
-        run = pv.studies.open_run(Path(model), data_root=data_root, device=device)
+        run = pv.runs.open_run(Path(model), data_root=data_root, device=device)
         require_writable(folder)
         bench = pv.diagnostics.gradient_statistics(
             run.vae.model,
@@ -111,7 +111,7 @@ def _over_particles(names: tuple[str, ...], particles: str) -> dict[str, list[An
     families: dict[str, list[Any]] = {}
     for text in dict.fromkeys(names):
         family, texts = _with_particles(text, counts)
-        families.setdefault(family, []).extend(map(pv.studies.parse_objective, texts))
+        families.setdefault(family, []).extend(map(pv.runs.parse_objective, texts))
     return families
 
 
@@ -120,7 +120,7 @@ def _with_particles(text: str, counts: list[int]) -> tuple[str, list[str]]:
     first, plus, shaping = text.partition("+")
     name, _, arguments = first.partition(":")
     given = [argument for argument in arguments.split(",") if argument]
-    named = pv.studies.OBJECTIVES.get(name)
+    named = pv.runs.OBJECTIVES.get(name)
     if named is None:
         # module:Class, or module:Class:K
         own = first.count(":") != 1

@@ -45,8 +45,8 @@ def impute(
     Writes all completed tables one below the other, numbered in a column `imputation`, and beside
     them the single best one, whose name ends in -point. Observed cells are copied from the file.
     """
-    run = pv.studies.open_run(folder, data_root=data_root, device=device)
-    found = pv.studies.impute_run(run, data, num_draws=draws, num_particles=particles, seed=seed)
+    run = pv.runs.open_run(folder, data_root=data_root, device=device)
+    found = pv.runs.impute_run(run, data, num_draws=draws, num_particles=particles, seed=seed)
     paths = pv.report.write_imputation(found, out or folder / "imputed.csv")
     text = f"{found}\nwritten: {', '.join(map(str, paths))}"
     show(text, {**found.summary(), "files": [str(path) for path in paths]}, as_json)

@@ -24,6 +24,6 @@ def sample(
     folder: Path, count: int, seed: int, data_root: Path | None, device: str, as_json: bool
 ) -> None:
     """Draw pictures: the decoder's mean for draws from the prior, and reconstructions."""
-    run = pv.studies.open_run(folder, data_root=data_root, device=device)
+    run = pv.runs.open_run(folder, data_root=data_root, device=device)
     paths = pv.report.write_sample_figures(run, count=count, seed=seed)
     show("\n".join(map(str, paths)), {"files": [str(path) for path in paths]}, as_json)

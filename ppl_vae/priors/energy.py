@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
-from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.nn import functional
 
 from ppl_vae.priors.snis import resample_normals
-from ppl_vae.priors.tilted import NormalDraws, Tilt, base_log_prob, log_mean_exp_with_error
+from ppl_vae.priors.tilted import NormalDraws, Tilt, TiltedDistribution, log_mean_exp_with_error
 from ppl_vae.priors.values import require_sizes
 from ppl_vae.randomness import Stream, seeded
 
@@ -120,54 +118,16 @@ class EnergyPrior(nn.Module):
 
 
 @final
-class TiltedNormal(TorchDistribution):  # type: ignore[misc, unused-ignore]
+class TiltedNormal(TiltedDistribution):
     """``Normal(z; 0, I) exp(U(z)) / Z``.
 
-    Args:
-        tilt: U.
-        log_normalizer: log Z.
-        proposals: Normal draws that each draw is chosen from.
-        latent: Number of latent dimensions.
-        batch_shape: As Pyro has it.
-        validate_args: As Pyro has it.
+    The constant is log Z, the count the normal draws that each draw is chosen from.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector
-
-    def __init__(
-        self,
-        tilt: Tilt,
-        log_normalizer: Float[Tensor, ""],
-        proposals: int,
-        latent: int,
-        batch_shape: Sequence[int] = (),
-        validate_args: bool | None = None,
-    ) -> None:
-        self._tilt, self._log_z, self._proposals = tilt, log_normalizer, proposals
-        super().__init__(Size(batch_shape), Size((latent,)), validate_args=validate_args)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TiltedNormal":
-        """The same distribution for every element of a batch."""
-        return TiltedNormal(
-            self._tilt,
-            self._log_z,
-            self._proposals,
-            self.event_shape[0],
-            batch_shape,
-            validate_args=self._validate_args,
-        )
-
-    def log_prob(self, value: Float[Tensor, "*shape latent"]) -> Float[Tensor, "..."]:
-        """Log-density in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        log_prob = base_log_prob(value) + self._tilt(value) - self._log_z
-        shape = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
-        result: Tensor = log_prob.expand(shape)
-        return result
+    def _log_factor(self, tilt: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return tilt - self._constant
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """The best of so many normal draws each: approximate."""
         shape = self._extended_shape(Size(sample_shape))
-        return resample_normals(self._tilt, shape, self._proposals, self._log_z)
+        return resample_normals(self._tilt, shape, self._count, self._constant)

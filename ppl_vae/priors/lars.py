@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
-from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.priors.tilted import NormalDraws, Tilt, base_log_prob, log_mean_exp_with_error
+from ppl_vae.priors.tilted import NormalDraws, Tilt, TiltedDistribution, log_mean_exp_with_error
 from ppl_vae.priors.values import require_sizes
 
 
@@ -71,66 +69,28 @@ class LearnedAcceptRejectPrior(nn.Module):
 
 
 @final
-class AcceptReject(TorchDistribution):  # type: ignore[misc, unused-ignore]
+class AcceptReject(TiltedDistribution):
     """``Normal(z; 0, I) ((1 - r) a(z) / Z + r)`` with ``a = sigmoid(U)``, ``r = (1 - Z)^(T - 1)``.
 
-    Args:
-        tilt: U.
-        log_normalizer: log Z.
-        truncation: T.
-        latent: Number of latent dimensions.
-        batch_shape: As Pyro has it.
-        validate_args: As Pyro has it.
+    The constant is log Z, the count T.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector
-
-    def __init__(
-        self,
-        tilt: Tilt,
-        log_normalizer: Float[Tensor, ""],
-        truncation: int,
-        latent: int,
-        batch_shape: Sequence[int] = (),
-        validate_args: bool | None = None,
-    ) -> None:
-        self._tilt, self._log_z, self._truncation = tilt, log_normalizer, truncation
-        super().__init__(Size(batch_shape), Size((latent,)), validate_args=validate_args)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "AcceptReject":
-        """The same distribution for every element of a batch."""
-        return AcceptReject(
-            self._tilt,
-            self._log_z,
-            self._truncation,
-            self.event_shape[0],
-            batch_shape,
-            validate_args=self._validate_args,
-        )
-
-    def log_prob(self, value: Float[Tensor, "*shape latent"]) -> Float[Tensor, "..."]:
-        """Log-density in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_factor(self, tilt: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         # Z = 1 only in rounding, when a is 1 nearly everywhere: nothing is ever rejected then.
-        log_rejected = torch.log(-torch.expm1(self._log_z.clamp(max=-1e-6)))
-        log_rest = (self._truncation - 1) * log_rejected
-        accepted = functional.logsigmoid(self._tilt(value)) - self._log_z
+        log_rejected = torch.log(-torch.expm1(self._constant.clamp(max=-1e-6)))
+        log_rest = (self._count - 1) * log_rejected
+        accepted = functional.logsigmoid(tilt) - self._constant
         kept = torch.log(-torch.expm1(log_rest.clamp(max=-1e-12))) + accepted
-        log_prob = base_log_prob(value) + torch.logaddexp(kept, log_rest)
-        shape = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
-        result: Tensor = log_prob.expand(shape)
-        return result
+        return torch.logaddexp(kept, log_rest)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Normal draws until one is accepted, the T-th at the latest."""
         shape = self._extended_shape(Size(sample_shape))
         with torch.no_grad():
-            z = torch.randn(shape, dtype=self._log_z.dtype, device=self._log_z.device)
+            z = torch.randn(shape, dtype=self._constant.dtype, device=self._constant.device)
             rows = z.view(-1, shape[-1])
             open_ = torch.arange(len(rows), device=rows.device)
-            for _ in range(self._truncation - 1):
+            for _ in range(self._count - 1):
                 accepted = torch.rand(len(open_)).to(rows) < torch.sigmoid(self._tilt(rows[open_]))
                 open_ = open_[~accepted]
                 if not len(open_):

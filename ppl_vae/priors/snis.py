@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
-from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Size, Tensor, nn
 
-from ppl_vae.priors.tilted import NormalDraws, Tilt, base_log_prob
+from ppl_vae.priors.tilted import NormalDraws, Tilt, TiltedDistribution
 from ppl_vae.priors.values import require_sizes
 
 _NUMBERS_AT_ONCE = 2_000_000
@@ -59,61 +57,20 @@ class SelfNormalizedImportancePrior(nn.Module):
 
 
 @final
-class SelfNormalizedImportance(TorchDistribution):  # type: ignore[misc, unused-ignore]
+class SelfNormalizedImportance(TiltedDistribution):
     """One of K normal draws, by ``softmax U``; the density at one set of K - 1 others.
 
-    Args:
-        tilt: U.
-        log_others: ``log sum_(j=2..K) exp U(z_j)``.
-        proposals: K.
-        latent: Number of latent dimensions.
-        batch_shape: As Pyro has it.
-        validate_args: As Pyro has it.
+    The constant is ``log sum_(j=2..K) exp U(z_j)``, the count K. ``log_prob`` is the logarithm of
+    an unbiased estimate of the density.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector
-
-    def __init__(
-        self,
-        tilt: Tilt,
-        log_others: Float[Tensor, ""],
-        proposals: int,
-        latent: int,
-        batch_shape: Sequence[int] = (),
-        validate_args: bool | None = None,
-    ) -> None:
-        self._tilt, self._log_others, self._proposals = tilt, log_others, proposals
-        super().__init__(Size(batch_shape), Size((latent,)), validate_args=validate_args)
-
-    def expand(
-        self, batch_shape: Sequence[int], _instance: Any = None
-    ) -> "SelfNormalizedImportance":
-        """The same distribution for every element of a batch."""
-        return SelfNormalizedImportance(
-            self._tilt,
-            self._log_others,
-            self._proposals,
-            self.event_shape[0],
-            batch_shape,
-            validate_args=self._validate_args,
-        )
-
-    def log_prob(self, value: Float[Tensor, "*shape latent"]) -> Float[Tensor, "..."]:
-        """Log of an unbiased estimate of the density, in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        tilt = self._tilt(value)
-        log_mean = torch.logaddexp(tilt, self._log_others) - math.log(self._proposals)
-        log_prob = base_log_prob(value) + tilt - log_mean
-        shape = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
-        result: Tensor = log_prob.expand(shape)
-        return result
+    def _log_factor(self, tilt: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return tilt - torch.logaddexp(tilt, self._constant) + math.log(self._count)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Exact draws, each from K normal draws of its own."""
         shape = self._extended_shape(Size(sample_shape))
-        return resample_normals(self._tilt, shape, self._proposals, self._log_others)
+        return resample_normals(self._tilt, shape, self._count, self._constant)
 
 
 def resample_normals(

@@ -1,11 +1,15 @@
 """What priors of the form ``Normal(z; 0, I) * f(z) / Z`` with a network f share."""
 
 import math
-from typing import final
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Size, Tensor, nn
 
 from ppl_vae.networks import MLP
 from ppl_vae.randomness import Stream, seeded
@@ -100,3 +104,55 @@ def log_mean_exp_with_error(values: Float[Tensor, " draws"]) -> tuple[float, flo
 def base_log_prob(z: Float[Tensor, "*shape latent"]) -> Float[Tensor, "*shape"]:
     """``log Normal(z; 0, I)``."""
     return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
+
+
+class TiltedDistribution(TorchDistribution, ABC):  # type: ignore[misc, unused-ignore]
+    """``Normal(z; 0, I) f(z)`` with a factor f made of U and one number that U's draws gave.
+
+    Args:
+        tilt: U.
+        constant: What of the factor does not depend on z, in nats.
+        count: Draws that the distribution is made of; the subclass says of which.
+        latent: Number of latent dimensions.
+        batch_shape: As Pyro has it.
+        validate_args: As Pyro has it.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+
+    def __init__(
+        self,
+        tilt: Tilt,
+        constant: Float[Tensor, ""],
+        count: int,
+        latent: int,
+        batch_shape: Sequence[int] = (),
+        validate_args: bool | None = None,
+    ) -> None:
+        self._tilt, self._constant, self._count = tilt, constant, count
+        super().__init__(Size(batch_shape), Size((latent,)), validate_args=validate_args)
+
+    @abstractmethod
+    def _log_factor(self, tilt: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """``log f`` in nats, given U(z)."""
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TiltedDistribution":
+        """The same distribution for every element of a batch."""
+        return type(self)(
+            self._tilt,
+            self._constant,
+            self._count,
+            self.event_shape[0],
+            batch_shape,
+            validate_args=self._validate_args,
+        )
+
+    def log_prob(self, value: Float[Tensor, "*shape latent"]) -> Float[Tensor, "..."]:
+        """Log-density in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        log_prob = base_log_prob(value) + self._log_factor(self._tilt(value))
+        shape = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
+        result: Tensor = log_prob.expand(shape)
+        return result

@@ -6,8 +6,8 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from ppl_vae.studies.config import RunConfig
-from ppl_vae.studies.parts import PartSpec
+from ppl_vae.runs.config import RunConfig
+from ppl_vae.runs.parts import PartSpec
 
 FACTORS = ("objective", "prior", "guide", "network")
 """Settings that a comparison may vary: models of the same data, in the same units."""

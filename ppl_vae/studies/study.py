@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import final
 
 from ppl_vae.arviz import comparison_to_datatree
+from ppl_vae.comparison.comparison import Comparison, compare
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.files import write_atomically
 from ppl_vae.netcdf import save_netcdf
+from ppl_vae.runs.config import RunConfig
+from ppl_vae.runs.run import Run, Split, evaluate_run, train_run
 from ppl_vae.studies.arms import folder_name
-from ppl_vae.studies.comparison import Comparison, compare
-from ppl_vae.studies.config import RunConfig
-from ppl_vae.studies.run import Run, Split, evaluate_run, train_run
 from ppl_vae.training import History
 
 STILL_IMPROVING = 0.95

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ppl_vae.cli import main
-from ppl_vae.studies import METHODS
+from ppl_vae.runs import METHODS
 
 from .command import SMALL, run
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from ppl_vae.studies import OBJECTIVES
+from ppl_vae.runs import OBJECTIVES
 
 from .command import SMALL, fails, run
 

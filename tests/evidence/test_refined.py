@@ -17,7 +17,7 @@ from ppl_vae.objectives import KLObjective
 from ppl_vae.particles import draw_particles
 from ppl_vae.randomness import seeded
 from ppl_vae.refinement import Refinement, refine
-from ppl_vae.studies import RunConfig, train_run
+from ppl_vae.runs import RunConfig, train_run
 from ppl_vae.weights import log_mean_exp
 
 MODEL = LinearGaussian.random(4, 2, 1.0, seed=3)

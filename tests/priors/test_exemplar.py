@@ -17,7 +17,7 @@ from ppl_vae.objectives import ELBO, IWAE, DReG
 from ppl_vae.priors import ExemplarPrior
 from ppl_vae.priors.encoded import EncodedMeans
 from ppl_vae.priors.rows import RowIndex
-from ppl_vae.studies.parts import parse_part
+from ppl_vae.runs.parts import parse_part
 from ppl_vae.training.parameters import find_buffers
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE
 

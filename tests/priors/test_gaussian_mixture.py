@@ -7,7 +7,7 @@ from significance import mean_of, variance_of
 
 from ppl_vae.objectives import MMD, DReG
 from ppl_vae.priors import MixtureOfGaussians
-from ppl_vae.studies.parts import parse_part
+from ppl_vae.runs.parts import parse_part
 
 from .latent_mixtures import ESTIMATORS, MODEL, X, digits_vae, evidence_ratio, train, wide
 

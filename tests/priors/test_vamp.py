@@ -16,7 +16,7 @@ from ppl_vae.guides import DiagonalNormalEncoder, FlowGuide, FullCovarianceEncod
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, STL, DReG, GeneralizedDReG
 from ppl_vae.priors import StandardNormal, VampPrior
-from ppl_vae.studies.parts import parse_part
+from ppl_vae.runs.parts import parse_part
 from ppl_vae.training import Checkpoint
 from ppl_vae.training.parameters import find_buffers, find_parameters
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE

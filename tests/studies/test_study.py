@@ -8,7 +8,8 @@ import torch
 
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.netcdf import load_netcdf
-from ppl_vae.studies import RunConfig, build_arms, evaluate_run, open_run, run_study, train_run
+from ppl_vae.runs import RunConfig, evaluate_run, open_run, train_run
+from ppl_vae.studies import build_arms, run_study
 
 CONFIG = RunConfig(hidden=(8,), latent=2, epochs=3, batch_size=300, validation_particles=3)
 ESTIMATOR = ImportanceSampling(10)

@@ -20,8 +20,8 @@ from ppl_vae.objectives import CUBO, ELBO, IWAE, RWS, STL, VIMCO, Context, DReG,
 from ppl_vae.particles import cross_log_guide, draw_particles
 from ppl_vae.priors import LearnedNormal
 from ppl_vae.refinement import Refinement
+from ppl_vae.runs import RunConfig, open_run, train_run
 from ppl_vae.schedules import Cosine
-from ppl_vae.studies import RunConfig, open_run, train_run
 from ppl_vae.training import (
     AggressiveStep,
     AlternatingStep,

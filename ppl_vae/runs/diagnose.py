@@ -31,9 +31,9 @@ from ppl_vae.diagnostics.rate_curve import PerDatum
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.particles import zero_offsets
 from ppl_vae.refinement import Refinement
-from ppl_vae.studies.diagnosis import Diagnosis
-from ppl_vae.studies.finished import FinishedParts
-from ppl_vae.studies.run import Run, Split, evaluation_key, unfinished_file
+from ppl_vae.runs.diagnosis import Diagnosis
+from ppl_vae.runs.finished import FinishedParts
+from ppl_vae.runs.run import Run, Split, evaluation_key, unfinished_file
 
 PARTS_FILE = "diagnosis-parts.json"
 _CLASSES = (

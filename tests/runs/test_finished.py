@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from ppl_vae.studies.finished import FinishedParts
+from ppl_vae.runs.finished import FinishedParts
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ppl_vae.evidence import (
     ThermodynamicIntegration,
 )
 from ppl_vae.refinement import Refinement
-from ppl_vae.studies import METHODS, build_estimator, with_gap
+from ppl_vae.runs import METHODS, build_estimator, with_gap
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from ppl_vae.evidence import Evidence
 from ppl_vae.files import write_atomically
 from ppl_vae.netcdf import load_netcdf, save_netcdf
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.studies.config import RunConfig
-from ppl_vae.studies.estimator_names import Estimator
+from ppl_vae.runs.config import RunConfig
+from ppl_vae.runs.estimator_names import Estimator
 from ppl_vae.training import Checkpoint, FitResult, History, find_buffers, fit, load_parameters
 from ppl_vae.vae import VAE, HierarchicalVAE
 

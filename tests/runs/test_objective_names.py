@@ -23,7 +23,7 @@ from ppl_vae.objectives import (
     Reinforce,
     Renyi,
 )
-from ppl_vae.studies import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
+from ppl_vae.runs import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
 
 
 @pytest.mark.parametrize(

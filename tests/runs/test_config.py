@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ppl_vae.data import load_dataset
-from ppl_vae.studies import RunConfig
+from ppl_vae.runs import RunConfig
 
 
 def test_a_configuration_survives_json():

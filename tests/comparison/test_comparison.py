@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from ppl_vae.comparison import compare, crossed_mean, format_comparison
 from ppl_vae.evidence import Evidence
-from ppl_vae.studies import compare, crossed_mean, format_comparison
 
 
 def evidence(log_prob, standard_error=0.0, ess=100.0):

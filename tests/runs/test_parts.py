@@ -10,8 +10,8 @@ import torch
 
 from ppl_vae.data import load_dataset
 from ppl_vae.priors import LearnedNormal, StandardNormal
-from ppl_vae.studies import PARTS, RunConfig
-from ppl_vae.studies.parts import form, parse_part
+from ppl_vae.runs import PARTS, RunConfig
+from ppl_vae.runs.parts import form, parse_part
 
 
 class Widened(torch.nn.Module):

@@ -13,7 +13,7 @@ from ppl_vae.guides.table_input import TableInput
 from ppl_vae.likelihoods import ObservedDecoder
 from ppl_vae.networks import MLP, GatedMLP, ObservedInput
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.studies.parts import Part
+from ppl_vae.runs.parts import Part
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE, Ladder
 
 _PRIOR_STREAM = 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae.data import code_with, decode_table, read_table
 from ppl_vae.imputation import Imputation, impute
-from ppl_vae.studies.run import Run
+from ppl_vae.runs.run import Run
 
 _FEW = 5.0
 

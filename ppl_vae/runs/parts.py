@@ -15,7 +15,7 @@ from typing import Any, final
 
 from jsonargparse import ArgumentParser
 
-from ppl_vae.studies.naming import require_known, resolve
+from ppl_vae.runs.naming import require_known, resolve
 
 PartSpec = str | Mapping[str, Any]
 """A part as it is written."""

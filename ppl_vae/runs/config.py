@@ -11,18 +11,18 @@ from ppl_vae.likelihoods import BernoulliDecoder, TableDecoder
 from ppl_vae.networks import ACTIVATIONS
 from ppl_vae.objectives import Objective
 from ppl_vae.randomness import Stream, derive_seed, seeded
-from ppl_vae.schedules import Burda, Constant, Cosine, Exponential, Schedule
-from ppl_vae.studies.build import Parts, Sizes, build
-from ppl_vae.studies.naming import require_known
-from ppl_vae.studies.objective_names import parse_objective
-from ppl_vae.studies.part_names import (
+from ppl_vae.runs.build import Parts, Sizes, build
+from ppl_vae.runs.naming import require_known
+from ppl_vae.runs.objective_names import parse_objective
+from ppl_vae.runs.part_names import (
     DECODER_NETWORKS,
     ENCODER_NETWORKS,
     GUIDES,
     LIKELIHOODS,
     PRIORS,
 )
-from ppl_vae.studies.parts import PartSpec, parse_part
+from ppl_vae.runs.parts import PartSpec, parse_part
+from ppl_vae.schedules import Burda, Constant, Cosine, Exponential, Schedule
 from ppl_vae.training import parse_step
 from ppl_vae.vae import VAE, HierarchicalVAE
 
@@ -48,7 +48,7 @@ class RunConfig:
         binarize: ``none``, ``static``, ``dynamic``, or ``auto``: static for a named set of grey
             images under a Bernoulli likelihood, none otherwise.
         objective: Such as ``elbo``, ``iwae:50`` (K particles), ``elbo+beta:4``, ``module:Class:7``.
-        prior: p(z), as :mod:`ppl_vae.studies.parts` says: ``normal``, ``module:Class:3``, ...
+        prior: p(z), as :mod:`ppl_vae.runs.parts` says: ``normal``, ``module:Class:3``, ...
         likelihood: p(x|z): ``bernoulli``, ``normal`` (learned scale), ``normal:0.5`` (fixed), ...;
             ``auto``: ``table`` for .csv and .parquet files, else ``bernoulli``.
         guide: q(z|x): ``normal``, ...; of a hierarchy ``normal`` (bottom-up) or ``ladder``.

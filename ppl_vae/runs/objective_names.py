@@ -35,7 +35,7 @@ from ppl_vae.objectives import (
     TailAdaptive,
     VRMax,
 )
-from ppl_vae.studies.naming import require_known, resolve
+from ppl_vae.runs.naming import require_known, resolve
 
 
 @final

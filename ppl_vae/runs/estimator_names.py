@@ -23,7 +23,7 @@ from ppl_vae.evidence import (
 from ppl_vae.evidence.estimator import Estimator as Estimator
 from ppl_vae.particles import Program
 from ppl_vae.refinement import Refinement
-from ppl_vae.studies.naming import require_known
+from ppl_vae.runs.naming import require_known
 
 
 @final

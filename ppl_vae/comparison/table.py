@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from ppl_vae.studies.comparison import Comparison, CrossedMean
+from ppl_vae.comparison.comparison import Comparison
+from ppl_vae.comparison.crossed import CrossedMean
 
 _COLUMNS = f"{'log p(x)':>10} {'error':>8}   {'data':>7} {'seeds':>7} {'MC':>7}   {'seed sd':>7}"
 

@@ -1,0 +1,34 @@
+"""Single runs: configurations by names, folders, evaluation, diagnosis."""
+
+from ppl_vae.runs.config import RunConfig
+from ppl_vae.runs.diagnose import diagnose_run
+from ppl_vae.runs.diagnosis import Diagnosis
+from ppl_vae.runs.estimator_names import METHODS, build_estimator, sandwiches, with_gap
+from ppl_vae.runs.imputation import ImputedTable, impute_run
+from ppl_vae.runs.objective_names import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
+from ppl_vae.runs.part_names import PARTS
+from ppl_vae.runs.parts import form
+from ppl_vae.runs.run import EVIDENCE, Run, evaluate_run, open_run, train_run
+
+__all__ = [
+    "EVIDENCE",
+    "METHODS",
+    "OBJECTIVES",
+    "PARTS",
+    "SHAPINGS",
+    "Diagnosis",
+    "ImputedTable",
+    "Run",
+    "RunConfig",
+    "build_estimator",
+    "diagnose_run",
+    "evaluate_run",
+    "form",
+    "impute_run",
+    "open_run",
+    "parse_objective",
+    "sandwiches",
+    "takes_kl_shaping",
+    "train_run",
+    "with_gap",
+]
