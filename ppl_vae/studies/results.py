@@ -1,8 +1,7 @@
 """What a study's folder holds, read without a model or data."""
 
-import csv
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
@@ -83,7 +82,7 @@ class CellResult:
             return {name: file[name] for name in file.files}
 
     def evidence(self, method: str) -> Evidence | None:
-        """log p(x) of each datum by a method of the study; None where it is not there."""
+        """Estimated log p(x) of each datum by a method of the study; None where it is not there."""
         path = self.folder / evidence_file(method)
         return evidence_from_datatree(load_netcdf(path)) if path.is_file() else None
 
