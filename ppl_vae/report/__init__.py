@@ -1,0 +1,19 @@
+"""Runs and studies as files that people look at."""
+
+from ppl_vae.report.folders import (
+    write_diagnosis,
+    write_gradient_bench,
+    write_imputation,
+    write_sample_figures,
+    write_sandwich,
+    write_study_figures,
+)
+
+__all__ = [
+    "write_diagnosis",
+    "write_gradient_bench",
+    "write_imputation",
+    "write_sample_figures",
+    "write_sandwich",
+    "write_study_figures",
+]
