@@ -119,6 +119,25 @@ model = options(
         help="tanh, relu, silu, gelu, elu, softplus or leaky-relu.",
     ),
     click.option("--epochs", default=100, show_default=True, help="Passes over the training data."),
+    click.option(
+        "--updates",
+        type=int,
+        metavar="N",
+        help="In place of --epochs: stop after so many batches.",
+    ),
+    click.option(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="In place of --epochs: stop after so much training time, validation not counted.",
+    ),
+    click.option(
+        "--decoder-evaluations",
+        type=int,
+        metavar="N",
+        help="In place of --epochs: stop before particles times batch, summed over all draws, "
+        "exceeds N; makes steps and numbers of particles comparable.",
+    ),
     click.option("--batch-size", default=100, show_default=True, help="Data a batch."),
     click.option("--learning-rate", default=1e-3, show_default=True, help="Adam's, at the start."),
     click.option(

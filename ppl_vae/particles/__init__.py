@@ -4,6 +4,7 @@ This folder is the only place in the package that reads a Pyro program's sample 
 objective, estimator and diagnostic is a function of the :class:`Particles` it returns.
 """
 
+from ppl_vae.particles.counting import EvaluationCount, count_evaluations
 from ppl_vae.particles.cross import cross_log_guide
 from ppl_vae.particles.density import LatentDensity, LogDensities, simulate_data
 from ppl_vae.particles.draw import (
@@ -15,6 +16,7 @@ from ppl_vae.particles.draw import (
 )
 from ppl_vae.particles.offsets import Offset, OffsetGuide, zero_offsets
 from ppl_vae.particles.particles import (
+    NonFiniteDensityError,
     Particles,
     Simulation,
     point_site,
@@ -23,15 +25,18 @@ from ppl_vae.particles.particles import (
 from ppl_vae.particles.sites import Program
 
 __all__ = [
+    "EvaluationCount",
     "Graph",
     "LatentDensity",
     "LogDensities",
+    "NonFiniteDensityError",
     "Offset",
     "OffsetGuide",
     "Particles",
     "Program",
     "Simulation",
     "accepts_missing",
+    "count_evaluations",
     "cross_log_guide",
     "draw_particles",
     "evaluate_particles",

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.particles.counting import add_evaluations
 from ppl_vae.particles.particles import Particles, Simulation
 from ppl_vae.particles.sites import Program, SiteRun, assemble, log_densities, run
 
@@ -66,6 +67,7 @@ def draw_particles(
             _require_same(first, drawn, max_plate_nesting + 1)
     modelled = run(model, x, *plate, latents, drawn.subsamples)
     particles = assemble(modelled, drawn, max_plate_nesting + 1, paths)
+    add_evaluations(particles.num_particles * particles.batch_size)
     if check_finite:
         particles.require_finite()
     return particles
@@ -94,6 +96,7 @@ def evaluate_particles(
     count = len(next(iter(latents.values())))
     guided = run(guide, x, count, max_plate_nesting, latents)
     modelled = run(model, x, count, max_plate_nesting, latents, guided.subsamples)
+    add_evaluations(count * len(x))
     return assemble(modelled, guided, max_plate_nesting + 1)
 
 
@@ -121,6 +124,7 @@ def simulate(
     # Where the latents alone are wanted, they carry the gradient of a learned prior.
     with torch.set_grad_enabled(torch.is_grad_enabled() and guide is None):
         drawn = run(model, x, num_particles, max_plate_nesting, simulated=True)
+    add_evaluations(num_particles * len(x))
     if guide is None:
         return Simulation(drawn.latents, untrained=drawn.untrained)
     observed = drawn.observed

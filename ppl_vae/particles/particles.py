@@ -50,6 +50,28 @@ def require_density(guide: Mapping[str, Any]) -> None:
 
 
 @final
+class NonFiniteDensityError(ValueError):
+    """A log-density that is NaN or infinite.
+
+    Args:
+        value: The log-density.
+        site: Where: the site, and whether it is the model's or the guide's.
+        datum: The first such row of the batch.
+    """
+
+    def __init__(self, value: float, site: str, datum: int) -> None:
+        super().__init__(value, site, datum)
+        self.value, self.site, self.datum = value, site, datum
+
+    def __str__(self) -> str:
+        return (
+            f"log-density {self.value} at {self.site} (datum {self.datum} of the batch): look for "
+            "diverged parameters (lower the learning rate, clip gradients) or data outside the "
+            "distribution's support."
+        )
+
+
+@final
 @dataclass(frozen=True)
 class Simulation:
     """Draws (z, x) ~ p from the model itself, as many as there are particles.
@@ -138,29 +160,30 @@ class Particles:
         """B."""
         return self.log_likelihood.shape[1]
 
-    def require_finite(self) -> None:
-        """Check every log-density.
-
-        Raises:
-            ValueError: If one is NaN or infinite; names the site, the density and the datum.
-        """
-        # One sum looks at all densities at once; the sites are searched only after a failure.
-        if math.isfinite(self.log_weight.detach().sum().item()):
-            return
-        named = {
+    @property
+    def densities(self) -> dict[str, Float[Tensor, "particles batch"]]:
+        """Every log-density, by the site and the program that it is of."""
+        return {
             **{f"site {name!r} of the guide": value for name, value in self.log_guide.items()},
             **{f"site {name!r} of the model": value for name, value in self.log_prior.items()},
             f"observed site {', '.join(map(repr, self.likelihood))}": self.log_likelihood,
         }
-        for where, value in named.items():
+
+    def require_finite(self) -> None:
+        """Check every log-density.
+
+        Raises:
+            NonFiniteDensityError: If one is NaN or infinite; names the site, the density and the
+                datum.
+        """
+        # One sum looks at all densities at once; the sites are searched only after a failure.
+        if math.isfinite(self.log_weight.detach().sum().item()):
+            return
+        for where, value in self.densities.items():
             bad = ~value.detach().isfinite()
             if bad.any():
                 particle, datum = (int(index) for index in bad.nonzero()[0])
-                raise ValueError(
-                    f"log-density {value[particle, datum].item()} at {where} (datum {datum} of the "
-                    "batch): look for diverged parameters (lower the learning rate, clip "
-                    "gradients) or data outside the distribution's support."
-                )
+                raise NonFiniteDensityError(value[particle, datum].item(), where, datum)
 
     @property
     def not_reparameterized(self) -> list[str]:

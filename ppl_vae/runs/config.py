@@ -23,7 +23,7 @@ from ppl_vae.runs.part_names import (
 )
 from ppl_vae.runs.parts import PartSpec, parse_part
 from ppl_vae.schedules import Burda, Constant, Cosine, Exponential, Schedule
-from ppl_vae.training import parse_step
+from ppl_vae.training import Budget, parse_step
 from ppl_vae.vae import VAE, HierarchicalVAE
 
 SCHEDULES: dict[str, Callable[[float], Schedule]] = {
@@ -33,6 +33,8 @@ SCHEDULES: dict[str, Callable[[float], Schedule]] = {
     "burda": Burda,
 }
 BINARIZATIONS = ("auto", "none", "static", "dynamic")
+LIMITS = ("updates", "seconds", "decoder_evaluations")
+"""Settings that end training in place of ``epochs``; at most one is given."""
 _GREY_IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot")
 
 
@@ -57,7 +59,10 @@ class RunConfig:
         hidden: Hidden layer sizes of the encoder, mirrored in the decoder.
         upper_hidden: Those between layers of latents; None: the same.
         activation: Of the hidden layers.
-        epochs: Passes over the training data.
+        epochs: Passes over the training data, unless one of the next three is given.
+        updates: Batches that the model is updated on.
+        seconds: Training time, without validation.
+        decoder_evaluations: Particles times batch, summed over all draws in training.
         batch_size: At most this many data a batch.
         learning_rate: Adam's, at the start.
         schedule: ``constant``, ``exponential`` (to a tenth), ``cosine`` or ``burda``.
@@ -82,6 +87,9 @@ class RunConfig:
     upper_hidden: tuple[int, ...] | None = None
     activation: str = "tanh"
     epochs: int = 100
+    updates: int | None = None
+    seconds: float | None = None
+    decoder_evaluations: int | None = None
     batch_size: int = 100
     learning_rate: float = 1e-3
     schedule: str = "constant"
@@ -90,6 +98,18 @@ class RunConfig:
     validation_particles: int = 50
     step: str = "torch"
     seed: int = 0
+
+    @property
+    def budget(self) -> Budget:
+        """How long to train.
+
+        Raises:
+            ValueError: If the limit is not positive, or there are two besides ``epochs``.
+        """
+        limits = {name: getattr(self, name) for name in LIMITS}
+        if all(value is None for value in limits.values()):
+            return Budget(epochs=self.epochs)
+        return Budget(**limits)
 
     def to_json(self) -> str:
         """The values as indented JSON."""
@@ -162,8 +182,8 @@ class RunConfig:
         return values
 
     def objects(self) -> tuple[Objective, Schedule]:
-        """The objective and the learning-rate schedule; checks all names."""
-        _ = self.parts
+        """The objective and the learning-rate schedule; checks all names, and the budget."""
+        _ = self.parts, self.budget
         require_known("schedule", self.schedule, SCHEDULES)
         parse_step(self.step)
         return parse_objective(self.objective), SCHEDULES[self.schedule](self.learning_rate)

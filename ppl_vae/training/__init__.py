@@ -2,6 +2,7 @@
 
 from ppl_vae.training.aggressive import AggressiveStep
 from ppl_vae.training.alternating import AlternatingStep
+from ppl_vae.training.budget import Budget
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters
 from ppl_vae.training.fit import FitResult, fit
 from ppl_vae.training.history import EpochRecord, History
@@ -14,6 +15,7 @@ __all__ = [
     "STEPS",
     "AggressiveStep",
     "AlternatingStep",
+    "Budget",
     "Checkpoint",
     "EpochRecord",
     "FitResult",

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
@@ -10,6 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.particles import Particles
+
+_KL = "kl/"
+_NUMBERS = ("bound", "log_likelihood", "learning_rate", "seconds")
+_VALIDATION = ("validation", "validation_error")
 
 
 def parts_of(particles: Particles, bound: Float[Tensor, " batch"]) -> Float[Tensor, " parts"]:
@@ -38,6 +43,9 @@ class EpochRecord:
         seconds: Wall-clock time of the epoch, validation included.
         validation: Many-sample bound on the validation data, if it was computed.
         validation_error: Its standard error over the validation data.
+        updates: Batches that the model was updated on, in all epochs so far.
+        evaluations: Decoder evaluations (particles times batch) spent on training in all epochs so
+            far; validation is not counted.
     """
 
     epoch: int
@@ -48,6 +56,8 @@ class EpochRecord:
     seconds: float
     validation: float | None = None
     validation_error: float | None = None
+    updates: int = 0
+    evaluations: int = 0
 
 
 @final
@@ -80,14 +90,55 @@ class History:
         return cls([EpochRecord(**value) for value in values])
 
     def to_csv(self) -> str:
-        """One line an epoch, one column a field, ``kl/SITE`` for each latent site."""
-        rows = []
-        for value in self.to_json():
-            kl = value.pop("kl")
-            rows.append({**value, **{f"kl/{site}": term for site, term in kl.items()}})
-        out = io.StringIO()
-        if rows:
-            writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        return out.getvalue()
+        """One line an epoch, one column a field, ``kl/SITE`` for each latent site.
+
+        Numbers are written with all their digits: :meth:`from_csv` gives back the same history.
+        """
+        if not self.records:
+            return ""
+        return _line(_row(self.records[0])) + "".join(map(csv_line, self.records))
+
+    @classmethod
+    def from_csv(cls, text: str) -> "History":
+        """The history that :meth:`to_csv` came from.
+
+        A last line without its end, as a killed process may leave it, is left out.
+
+        Raises:
+            ValueError: If a column is missing or an entry is no number; names the line.
+        """
+        whole = text[: text.rfind("\n") + 1]
+        rows = csv.DictReader(io.StringIO(whole, newline=""))
+        return cls([_record(row, number) for number, row in enumerate(rows, 2)])
+
+
+def csv_line(record: EpochRecord) -> str:
+    """A record's line of :meth:`History.to_csv`, with its end."""
+    return _line(_row(record).values())
+
+
+def _row(record: EpochRecord) -> dict[str, Any]:
+    values = asdict(record)
+    kl = values.pop("kl")
+    return {**values, **{_KL + site: term for site, term in kl.items()}}
+
+
+def _line(entries: Iterable[Any]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerow(entries)
+    return out.getvalue()
+
+
+def _record(row: dict[str, Any], line: int) -> EpochRecord:
+    try:
+        kl = {name.removeprefix(_KL): float(row[name]) for name in row if name.startswith(_KL)}
+        whole = {name: int(row[name]) for name in ("epoch", "updates", "evaluations")}
+        known = {name: float(row[name]) for name in _NUMBERS}
+        perhaps = {name: float(row[name]) if row[name] else None for name in _VALIDATION}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"line {line} of the history is damaged ({reason}): go on with the run, which writes "
+            "it anew."
+        ) from error
+    return EpochRecord(kl=kl, **whole, **known, **perhaps)
