@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -14,14 +16,24 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         OSError: If the file cannot be written; names ``path`` and says why.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write to inside, which then takes the place of ``path``.
+
+    Raises:
+        OSError: As :func:`write_atomically`.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
+        os.close(descriptor)
+        yield Path(temporary)
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         # mkstemp makes files private to their owner; give this one what open() would have given.
         os.chmod(temporary, 0o666 & ~_umask())

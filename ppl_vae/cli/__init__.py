@@ -18,6 +18,7 @@ from ppl_vae.cli.objectives import objectives
 from ppl_vae.cli.output import fail, one_line
 from ppl_vae.cli.parts import parts
 from ppl_vae.cli.sample import sample
+from ppl_vae.cli.study import study
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -29,7 +30,9 @@ def cli() -> None:
     """
 
 
-for command in (fit, evaluate, diagnose, impute, sample, compare, gradients, objectives, parts):
+for command in (
+    fit, evaluate, diagnose, impute, sample, compare, study, gradients, objectives, parts,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -1,5 +1,6 @@
-"""``ppl-vae compare``."""
+"""``ppl-vae compare``: a study without a file."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import click
 import ppl_vae as pv
 from ppl_vae.cli.config import PartSpec, config_of
 from ppl_vae.cli.options import evaluation, model, place
-from ppl_vae.cli.output import show
+from ppl_vae.cli.study import show_results
 
 
 @click.command()
@@ -91,26 +92,25 @@ def compare(
     one_each = max(map(len, (priors, guides, networks))) == 1
     objectives = objectives or (("elbo", "iwae:50") if one_each else ("elbo",))
     levels = {"objective": objectives, "prior": priors, "guide": guides, "network": networks}
-    folder = folder or Path(f"compare-{Path(config.data).stem}")
-    result = pv.studies.run_study(
-        pv.studies.build_arms(config, levels),
-        seeds,
-        folder,
-        estimator=pv.ImportanceSampling(particles),
+    config = dataclasses.replace(
+        config, prior=priors[0], guide=guides[0], network=networks[0], objective=objectives[0]
+    )
+    study = pv.studies.Study(
+        config=config,
+        factors={
+            name: tuple(values)
+            for name, values in levels.items()
+            if len(values) > 1 or name == "objective"
+        },
+        seeds=tuple(range(config.seed, config.seed + seeds)),
+        methods=(pv.studies.Method("iwae", {"particles": particles}),),
         split=split,
         limit=limit,
-        data_root=data_root,
-        device=device,
-        report=lambda line: click.echo(line, err=True),
     )
-    title = f"{split} log p(x) on {config.data}"
-    pictures = pv.report.write_study_figures(result, folder, title)
-    text = pv.comparison.format_comparison(result.comparison, title, result.notes)
-    text += "\n\npictures: " + ", ".join(map(str, pictures))
-    text += f"\nnumbers:  {folder / 'comparison.json'}, {folder / 'comparison.nc'}"
-    values = {
-        **result.comparison.summary(),
-        "notes": result.notes,
-        "pictures": [str(path) for path in pictures],
-    }
-    show(text, values, as_json)
+    results = pv.studies.run_study(
+        study,
+        folder or Path(f"compare-{Path(config.data).stem}"),
+        place=pv.studies.Place(data_root, device, tensorboard),
+        command=pv.studies.command_line(),
+    )
+    show_results(results, as_json)

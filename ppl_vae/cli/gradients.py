@@ -108,28 +108,4 @@ def _over_particles(names: tuple[str, ...], particles: str) -> dict[str, list[An
         raise click.BadParameter("give numbers such as 1,4,16", param_hint="particles") from error
     if not counts or counts[0] < 1:
         raise click.BadParameter(f"K is 1 or more, got {particles}", param_hint="particles")
-    families: dict[str, list[Any]] = {}
-    for text in dict.fromkeys(names):
-        family, texts = _with_particles(text, counts)
-        families.setdefault(family, []).extend(map(pv.runs.parse_objective, texts))
-    return families
-
-
-def _with_particles(text: str, counts: list[int]) -> tuple[str, list[str]]:
-    """The name without K, and the full names: one for each K, unless the text has its own."""
-    first, plus, shaping = text.partition("+")
-    name, _, arguments = first.partition(":")
-    given = [argument for argument in arguments.split(",") if argument]
-    named = pv.runs.OBJECTIVES.get(name)
-    if named is None:
-        # module:Class, or module:Class:K
-        own = first.count(":") != 1
-        return text, [text] if own else [f"{first}:{K}{plus}{shaping}" for K in counts]
-    place = next(
-        i for i, a in enumerate(named.arguments) if a in ("num_particles", "particles_each")
-    )
-    if len(given) > place:
-        rest = given[:place] + given[place + 1 :]
-        return ":".join([name, *filter(None, [",".join(rest)])]) + plus + shaping, [text]
-    counts = [K for K in counts if getattr(named.build, "least_particles", 1) <= K] or counts
-    return text, [f"{name}:{','.join([*given, str(K)])}{plus}{shaping}" for K in counts]
+    return pv.runs.over_particles(names, counts)

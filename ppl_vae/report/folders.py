@@ -25,7 +25,7 @@ from ppl_vae.plots import (
 )
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs import Diagnosis, ImputedTable, Run
-from ppl_vae.studies import StudyResult
+from ppl_vae.studies import StudyResults
 
 
 def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Path]:
@@ -52,13 +52,17 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     return _write(run.folder, {"samples.png": samples, "reconstructions.png": pairs})
 
 
-def write_study_figures(result: StudyResult, folder: Path, title: str) -> list[Path]:
-    """Draw ``comparison.png`` and ``curves.png`` into the folder; return their paths."""
+def write_study_figures(results: StudyResults) -> list[Path]:
+    """Draw ``comparison.png`` and ``curves.png`` into the study's folder; return their paths."""
+    comparison = results.comparison()
+    if comparison is None:
+        return []
+    histories = {arm: [cell.history for cell in results.of(arm)] for arm in comparison.arms}
     figures = {
-        "comparison.png": plot_comparison(result.comparison, title),
-        "curves.png": plot_histories(result.histories, "learning curves"),
+        "comparison.png": plot_comparison(comparison, results.study.title),
+        "curves.png": plot_histories(histories, "learning curves"),
     }
-    return _write(folder, figures)
+    return _write(results.folder, figures)
 
 
 def write_gradient_bench(bench: GradientBench, folder: Path, title: str) -> list[Path]:

@@ -4,11 +4,12 @@ from ppl_vae.runs.config import RunConfig
 from ppl_vae.runs.diagnose import diagnose_run
 from ppl_vae.runs.diagnosis import Diagnosis
 from ppl_vae.runs.estimator_names import METHODS, build_estimator, sandwiches, with_gap
+from ppl_vae.runs.families import over_particles, with_particles
 from ppl_vae.runs.imputation import ImputedTable, impute_run
 from ppl_vae.runs.objective_names import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
 from ppl_vae.runs.part_names import PARTS
 from ppl_vae.runs.parts import form
-from ppl_vae.runs.run import EVIDENCE, Run, evaluate_run, open_run, train_run
+from ppl_vae.runs.run import EVIDENCE, Run, Split, evaluate_run, open_run, train_run
 
 __all__ = [
     "EVIDENCE",
@@ -20,15 +21,18 @@ __all__ = [
     "ImputedTable",
     "Run",
     "RunConfig",
+    "Split",
     "build_estimator",
     "diagnose_run",
     "evaluate_run",
     "form",
     "impute_run",
     "open_run",
+    "over_particles",
     "parse_objective",
     "sandwiches",
     "takes_kl_shaping",
     "train_run",
     "with_gap",
+    "with_particles",
 ]

@@ -211,10 +211,15 @@ def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
                 "folder with --out, or remove it."
             )
         _require_same_data(folder, saved, dataset)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(_is_foreign(path.name) for path in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run: choose another --out.")
     content = {"config": config.complete(), "data_sha256": dataset.fingerprint()}
     write_atomically(folder / CONFIG, json.dumps(content, indent=2) + "\n")
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a file is neither a temporary of a killed run nor what a study puts there."""
+    return not name.startswith((".", "cell.", "log.txt"))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,43 @@
-"""Planned comparisons: arms by seeds."""
+"""Planned comparisons: arms by seeds, carried out on an engine, kept in a folder."""
 
-from ppl_vae.studies.arms import FACTORS, build_arms
-from ppl_vae.studies.study import StudyResult, run_study
+from ppl_vae.studies.arms import Arm, build_arms
+from ppl_vae.studies.cell import CellTask, run_cell
+from ppl_vae.studies.edit import add_to_study
+from ppl_vae.studies.engines import build_engine
+from ppl_vae.studies.file import read_study, study_from_mapping, study_to_mapping, write_yaml
+from ppl_vae.studies.manifest import command_line
+from ppl_vae.studies.plan import MEASURES, CellPlan, Method, Resources, Study
+from ppl_vae.studies.results import CellResult, StudyResults, open_study
+from ppl_vae.studies.status import format_status, status_summary
+from ppl_vae.studies.study import Place, comparison_summary, notes_of, run_study, write_results
+from ppl_vae.studies.template import TEMPLATE
 
-__all__ = ["FACTORS", "StudyResult", "build_arms", "run_study"]
+__all__ = [
+    "MEASURES",
+    "TEMPLATE",
+    "Arm",
+    "CellPlan",
+    "CellResult",
+    "CellTask",
+    "Method",
+    "Place",
+    "Resources",
+    "Study",
+    "StudyResults",
+    "add_to_study",
+    "build_arms",
+    "build_engine",
+    "command_line",
+    "comparison_summary",
+    "format_status",
+    "notes_of",
+    "open_study",
+    "read_study",
+    "run_cell",
+    "run_study",
+    "status_summary",
+    "study_from_mapping",
+    "study_to_mapping",
+    "write_results",
+    "write_yaml",
+]

@@ -1,53 +1,100 @@
 """The arms of a comparison: every combination of the levels of its factors."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
-from typing import Any
+from typing import Any, final
 
-from ppl_vae.runs.config import RunConfig
-from ppl_vae.runs.parts import PartSpec
+from ppl_vae.runs import RunConfig
+from ppl_vae.runs.naming import require_known
 
-FACTORS = ("objective", "prior", "guide", "network")
-"""Settings that a comparison may vary: models of the same data, in the same units."""
+_SPEAKING = ("objective", "prior", "likelihood", "guide", "network")
+"""Factors whose levels say by themselves what they are."""
+
+_SHARED = {
+    "data": "differences are paired by datum: plan a study for each data set",
+    "seed": "seeds are not levels: give them as seeds",
+}
+"""Settings that arms of one study cannot differ in, and what to do instead."""
+
+_LONGEST = 80
 
 
-def build_arms(config: RunConfig, levels: Mapping[str, Sequence[PartSpec]]) -> dict[str, RunConfig]:
-    """Label to configuration, for each combination of the levels; all names are checked.
+@final
+@dataclass(frozen=True)
+class Arm:
+    """One combination of levels.
+
+    Attributes:
+        config: The settings of its runs.
+        levels: Factor to the label of its level.
+    """
+
+    config: RunConfig
+    levels: dict[str, str]
+
+
+def build_arms(config: RunConfig, factors: Mapping[str, Sequence[Any]]) -> dict[str, Arm]:
+    """Label to arm, for each combination of the levels; all names are checked.
 
     A label names what varies: ``iwae:50`` where only the objective does, ``iwae:50 vamp:50`` where
-    the prior does too.
+    the prior does too, ``learning_rate=0.01``.
 
     Args:
         config: What all arms share.
-        levels: Of each factor in :data:`FACTORS`, one or more.
+        factors: Setting to its levels, one or more.
 
     Raises:
         ValueError: If a name is wrong, or a level is there twice.
     """
-    varying = [name for name, values in levels.items() if len(values) > 1]
-    named = varying or ["objective"]
-    arms: dict[str, RunConfig] = {}
-    for combination in product(*levels.values()):
-        chosen: dict[str, Any] = dict(zip(levels, combination, strict=True))
+    for factor, values in factors.items():
+        _check_factor(factor, values)
+    varying = [factor for factor, values in factors.items() if len(values) > 1] or ["objective"]
+    arms: dict[str, Arm] = {}
+    for combination in product(*factors.values()):
+        chosen = dict(zip(factors, combination, strict=True))
         arm = replace(config, **chosen)
         arm.objects()
-        label = " ".join(_label(getattr(arm, name)) for name in named)
+        label = " ".join(_label(factor, getattr(arm, factor)) for factor in varying)
         if label in arms:
             raise ValueError(f"arms must differ, got {label} twice.")
-        arms[label] = arm
+        arms[label] = Arm(arm, {name: level_label(value) for name, value in chosen.items()})
     return arms
 
 
-def _label(spec: PartSpec) -> str:
-    if isinstance(spec, str):
-        return spec
-    name = re.split(r"[.:]", str(spec.get("class_path")))[-1]
-    values = ",".join(f"{key}={value}" for key, value in (spec.get("init_args") or {}).items())
-    return f"{name}:{values}" if values else name
+def _check_factor(factor: str, values: Sequence[Any]) -> None:
+    require_known("factor", factor, [field.name for field in fields(RunConfig)])
+    if factor in _SHARED:
+        raise ValueError(f"{factor} cannot be a factor: {_SHARED[factor]}.")
+    if not values:
+        raise ValueError(f"factor {factor} needs a level or more, got none.")
+
+
+def _label(factor: str, value: Any) -> str:
+    text = level_label(value)
+    return text if factor in _SPEAKING else f"{factor}={text}"
+
+
+def level_label(value: Any) -> str:
+    """A level as tables name it."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        name = re.split(r"[.:]", str(value.get("class_path")))[-1]
+        given = (value.get("init_args") or {}).items()
+        return f"{name}:{','.join(f'{key}={entry}' for key, entry in given)}" if given else name
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
 
 
 def folder_name(label: str, seed: int) -> str:
-    """A cell's folder: the label with whatever a file system may not take as ``-``."""
-    return f"{re.sub(r'[^A-Za-z0-9_.+,=-]', '-', label)}-seed{seed}"
+    """A cell's folder: the label with ``-`` for colons and spaces.
+
+    A label that is long, or holds what a file system may not take, is cut and gets its hash.
+    """
+    plain = label.replace(":", "-").replace(" ", "-")
+    name = re.sub(r"[^A-Za-z0-9_.+,=-]", "-", plain)
+    if name != plain or len(name) > _LONGEST:
+        name = f"{name[:_LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    return f"{name}-seed{seed}"

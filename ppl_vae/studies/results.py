@@ -1,7 +1,8 @@
 """What a study's folder holds, read without a model or data."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
@@ -9,12 +10,19 @@ from typing import Any, Literal, final
 import numpy as np
 
 from ppl_vae.arviz import evidence_from_datatree
+from ppl_vae.comparison import Comparison, compare
 from ppl_vae.evidence import Evidence
+from ppl_vae.files import write_atomically
 from ppl_vae.netcdf import load_netcdf
+from ppl_vae.studies.file import study_from_mapping, study_to_mapping, write_yaml
+from ppl_vae.studies.plan import CellPlan, Study
 from ppl_vae.training import History
 
 State = Literal["waiting", "running", "done", "failed"]
+PLAN, MANIFEST, COMPARISON, CELLS = "study.json", "manifest.json", "comparison.json", "cells"
 CELL, MEASURES, PICTURES, HISTORY = "cell.json", "measures.json", "pictures.npz", "history.csv"
+STILL_IMPROVING = 0.95
+"""A best epoch after this fraction of all is taken as a sign that training was cut short."""
 
 
 @final
@@ -35,6 +43,7 @@ class CellResult:
         evaluations: Decoder evaluations spent in training.
         epochs: Epochs trained.
         kept_epoch: The epoch whose parameters were kept.
+        discrete_data: Whether its p(x) is a probability and no density.
     """
 
     arm: str
@@ -49,6 +58,30 @@ class CellResult:
     evaluations: int = 0
     epochs: int = 0
     kept_epoch: int | None = None
+    discrete_data: bool | None = None
+
+    @classmethod
+    def read(cls, plan: CellPlan, folder: Path) -> "CellResult":
+        """What has become of a planned cell.
+
+        Raises:
+            ValueError: If its file is damaged.
+        """
+        here = {"arm": plan.arm, "levels": plan.levels, "seed": plan.config.seed, "folder": folder}
+        path = folder / CELL
+        if not path.is_file():
+            return cls(state="waiting", **here)
+        try:
+            saved = json.loads(path.read_text())
+            known = {field.name for field in fields(cls)}
+            return cls(**{**{k: v for k, v in saved.items() if k in known}, **here})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it to redo the cell.") from error
+
+    def write(self, **more: Any) -> None:
+        """Keep it in its folder, atomically; ``more`` goes beside it."""
+        plain = {name: value for name, value in asdict(self).items() if name != "folder"}
+        write_atomically(self.folder / CELL, json.dumps({**plain, **more}, indent=2) + "\n")
 
     @property
     def name(self) -> str:
@@ -90,3 +123,116 @@ class CellResult:
 def evidence_file(method: str) -> str:
     """Name of the file in a cell's folder that a method's log p(x) is in."""
     return "evidence.nc" if method == "iwae" else f"evidence-{method}.nc"
+
+
+@final
+@dataclass(frozen=True)
+class StudyResults:
+    """A study's folder: the plan, how it was carried out, and what came of each cell.
+
+    Attributes:
+        folder: The study's.
+        study: The plan.
+        manifest: Versions, device, data, git revision, hashes of configurations.
+        cells: All planned cells, in the order of arms, then seeds.
+    """
+
+    folder: Path
+    study: Study
+    manifest: Mapping[str, Any]
+    cells: list[CellResult]
+
+    def of(self, arm: str) -> list[CellResult]:
+        """The cells of an arm."""
+        return [cell for cell in self.cells if cell.arm == arm]
+
+    def in_state(self, state: State) -> list[CellResult]:
+        """The cells in a state."""
+        return [cell for cell in self.cells if cell.state == state]
+
+    def evidence(self, method: str | None = None) -> dict[str, dict[int, Evidence]]:
+        """Arm to seed to log p(x), of finished cells; arms without one are left out."""
+        label = method or self.study.methods[0].label
+        found: dict[str, dict[int, Evidence]] = {}
+        for cell in self.in_state("done"):
+            evidence = cell.evidence(label)
+            if evidence is not None:
+                found.setdefault(cell.arm, {})[cell.seed] = evidence
+        return found
+
+    def comparison(self, method: str | None = None) -> Comparison | None:
+        """Means and paired differences; None before any cell is done.
+
+        Args:
+            method: Label of one of the study's methods; the first if not given.
+        """
+        evidence = self.evidence(method)
+        if not evidence:
+            return None
+        reference = self.study.reference
+        return compare(
+            evidence,
+            levels={arm: self.study.arms[arm].levels for arm in evidence},
+            reference=reference if reference in evidence else None,
+            confidence=self.study.confidence,
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader should know before believing the numbers, one sentence each."""
+        notes = [f"{cell.name} failed: {cell.reason}" for cell in self.in_state("failed")]
+        unfinished = len(self.in_state("waiting")) + len(self.in_state("running"))
+        if unfinished:
+            notes.append(f"{unfinished} of {len(self.cells)} cells are not done yet.")
+        kinds = {cell.discrete_data for cell in self.in_state("done")}
+        if {True, False} <= kinds:
+            notes.append(
+                "p(x) is a probability in some arms and a density in others: their log p(x) do not "
+                "compare."
+            )
+        rising = []
+        for arm in self.study.arms:
+            done = [cell for cell in self.of(arm) if cell.state == "done"]
+            last = [cell for cell in done if (cell.kept_epoch or 0) > STILL_IMPROVING * cell.epochs]
+            if last:
+                rising.append(f"{arm} ({len(last)} of {len(done)} runs)")
+        if rising:
+            notes.append(
+                f"still rising at the last epoch was the validation bound of {', '.join(rising)}: "
+                "with a larger budget the comparison may come out otherwise."
+            )
+        return notes
+
+
+def open_study(folder: Path) -> StudyResults:
+    """Read a study's folder.
+
+    Raises:
+        FileNotFoundError: If it holds no study.
+        ValueError: If a file of it is damaged.
+    """
+    path = folder / PLAN
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no study (no {PLAN}): ppl-vae study run FILE.")
+    try:
+        saved = json.loads(path.read_text())
+        study = study_from_mapping(saved["plan"], text=saved["text"])
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+        raise ValueError(f"{folder} holds a damaged study: {error}") from error
+    return StudyResults(folder, study, manifest, cells_of(study, folder))
+
+
+def cells_of(study: Study, folder: Path) -> list[CellResult]:
+    """What has become of each planned cell, in the order of arms, then seeds."""
+    order = {arm: number for number, arm in enumerate(study.arms)}
+    planned = sorted(study.cells, key=lambda cell: order[cell.arm])
+    return [CellResult.read(plan, folder / CELLS / plan.folder) for plan in planned]
+
+
+def write_plan(study: Study, folder: Path) -> None:
+    """Keep the plan in the study's folder, also as a file to run where there is none."""
+    content = {"plan": study_to_mapping(study), "text": study.text or write_yaml(study)}
+    write_atomically(folder / PLAN, json.dumps(content, indent=2) + "\n")
+    if not study.text:
+        write_atomically(folder / "study.yaml", write_yaml(study))

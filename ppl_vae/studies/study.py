@@ -1,124 +1,205 @@
-"""Arms by seeds: train each, evaluate each on the same data, compare, draw."""
+"""A study carried out: every cell that is not done yet, on an engine, into one folder."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
-from ppl_vae.arviz import comparison_to_datatree
-from ppl_vae.comparison.comparison import Comparison, compare
-from ppl_vae.evidence import Evidence, ImportanceSampling
+import torch
+
+from ppl_vae.comparison import Comparison
+from ppl_vae.data import Dataset
+from ppl_vae.engines import Engine, InProcess, Outcome, Task, exclusive, watching
 from ppl_vae.files import write_atomically
-from ppl_vae.netcdf import save_netcdf
-from ppl_vae.runs.config import RunConfig
-from ppl_vae.runs.run import Run, Split, evaluate_run, train_run
-from ppl_vae.studies.arms import folder_name
-from ppl_vae.training import History
+from ppl_vae.runs import RunConfig
+from ppl_vae.studies.cell import CellTask, is_done, log, run_cell, tasks_of
+from ppl_vae.studies.file import BUDGETS
+from ppl_vae.studies.manifest import describe
+from ppl_vae.studies.plan import Study
+from ppl_vae.studies.results import (
+    CELLS,
+    COMPARISON,
+    MANIFEST,
+    PLAN,
+    CellResult,
+    StudyResults,
+    open_study,
+    write_plan,
+)
+from ppl_vae.studies.status import Progress
+from ppl_vae.studies.store import write_tables
 
-STILL_IMPROVING = 0.95
-"""A best epoch after this fraction of all is taken as a sign that training was cut short."""
+LOCK = "study.lock"
+_DATA_SETTINGS = ("data", "columns", "allow_missing", "binarize", "likelihood")
 
 
 @final
 @dataclass(frozen=True)
-class StudyResult:
-    """What a comparison of arms over seeds came to.
+class Place:
+    """Where a study's cells are computed.
 
     Attributes:
-        comparison: Means, differences and their errors.
-        notes: What a reader should know before believing them, one sentence each.
-        histories: Arm to its learning curves, one a seed.
-        runs: Arm to its trained runs, one a seed.
+        data_root: Folder of the data sets.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        tensorboard: Write learning curves for TensorBoard too.
     """
 
-    comparison: Comparison
-    notes: list[str]
-    histories: dict[str, list[History]]
-    runs: dict[str, list[Run]]
+    data_root: Path | None = None
+    device: str = "auto"
+    tensorboard: bool = False
 
 
 def run_study(
-    arms: Mapping[str, RunConfig],
-    num_seeds: int,
+    study: Study,
     folder: Path,
     *,
-    estimator: ImportanceSampling,
-    split: Split = "test",
-    limit: int | None = None,
-    data_root: Path | None = None,
-    device: str = "auto",
-    report: Callable[[str], None] = lambda line: None,
+    engine: Engine | None = None,
+    place: Place | None = None,
+    work: Callable[[CellTask], CellResult] = run_cell,
+    command: str | None = None,
     progress: bool = True,
-) -> StudyResult:
-    """Train and evaluate every (arm, seed), going on from what ``folder`` holds already.
+) -> StudyResults:
+    """Carry out every cell of a study, going on from what its folder holds already.
 
-    Seeds are those of the arms' configurations and the next ones. All arms of one seed share the
-    streams of random numbers: the data order, the evaluation's draws, and the initial parameters
-    where they have the same, so that differences are paired.
+    All arms of one seed share the streams of random numbers: the data order, the evaluation's
+    draws, and the initial parameters where they have the same, so that differences are paired. A
+    cell that fails is recorded with its reason and does not stop the others; it is tried again when
+    the study is run again. The process may be killed at any moment: what it had finished is not
+    done again, and the results are those of a study that was never stopped.
 
     Args:
-        arms: Label to configuration, as :func:`~ppl_vae.studies.build_arms` makes them.
-        num_seeds: Training runs of each.
-        folder: Of the runs and the results.
-        estimator: Of log p(x).
-        split: The data that log p(x) is estimated on.
-        limit: Only so many of them.
-        data_root: Folder of the data sets.
-        device: Where to compute.
-        report: Is told a line when a run is done.
-        progress: Show progress bars.
+        study: The plan.
+        folder: Of the study; made if it is not there.
+        engine: What runs the cells; by default this process, with the study's number of threads.
+        place: Where the data are, and on which device to compute.
+        work: Carries out a cell.
+        command: What the report names as the command to do it again.
+        progress: Show how far all cells are.
+
+    Returns:
+        The results, which are in the folder too: ``results.parquet``, ``cells.parquet``,
+        ``histories.parquet``, ``results.nc`` and ``comparison.json``.
 
     Raises:
-        ValueError: If there are no seeds or no arms, or a setting is wrong.
+        ValueError: If the folder holds another study, or arms have other data to be evaluated on.
+        FileNotFoundError: If the data are missing.
+        BlockingIOError: If another process runs a study in the folder.
     """
-    if num_seeds < 1:
-        raise ValueError(f"a comparison needs 1 seed or more, got {num_seeds}.")
-    if not arms:
-        raise ValueError("a comparison needs an arm or more.")
-    evidence: dict[str, list[Evidence]] = {arm: [] for arm in arms}
-    runs: dict[str, list[Run]] = {arm: [] for arm in arms}
-    first = next(iter(arms.values()))
-    seeds = range(first.seed, first.seed + num_seeds)
-    for seed in seeds:
-        for arm, config in arms.items():
-            run, fitted = train_run(
-                replace(config, seed=seed),
-                folder / folder_name(arm, seed),
-                data_root=data_root,
-                device=device,
-                progress=progress,
-            )
-            result = evaluate_run(
-                run, estimator=estimator, split=split, limit=limit, seed=seed,
-                progress=progress,
-            )  # fmt: skip
-            runs[arm].append(run)
-            evidence[arm].append(result)
-            report(
-                f"{arm} seed {seed}: log p(x) = {result.mean:.3f} nats, "
-                f"{len(fitted.history)} epochs, kept epoch {fitted.kept_epoch}"
-            )
-    comparison = compare(evidence)
-    notes = _notes(comparison, runs, first.epochs)
-    summary = {**comparison.summary(), "notes": notes}
-    write_atomically(folder / "comparison.json", json.dumps(summary, indent=2) + "\n")
-    save_netcdf(comparison_to_datatree(evidence, seeds=seeds), folder / "comparison.nc")
-    histories = {arm: [run.history for run in cells] for arm, cells in runs.items()}
-    return StudyResult(comparison, notes, histories, runs)
+    place = place or Place()
+    engine = engine or InProcess(cpus=study.resources.cpus)
+    with exclusive(folder / LOCK, f"study {folder}"):
+        _require_same_plan(study, folder)
+        dataset = _load(study, place.data_root)
+        described = describe(study, dataset, place.device, command, type(engine).__name__)
+        write_plan(study, folder)
+        write_atomically(folder / MANIFEST, json.dumps(described, indent=2) + "\n")
+        options = vars(place)
+        tasks = {task.plan.name: task for task in tasks_of(study, folder, **options)}
+        watched = Progress(study, folder)
+        with watching(watched.rows, what="cells") if progress else nullcontext():
+            for outcome in engine.run(_pending(tasks.values(), work)):
+                _record(tasks[outcome.name], outcome)
+        results = open_study(folder)
+        write_results(results)
+    return results
 
 
-def _notes(comparison: Comparison, runs: dict[str, list[Run]], epochs: int) -> list[str]:
-    """Arms that were still getting better when training ended, and untrustworthy estimates."""
-    notes = [f"{arm}: {text}." for arm, text in comparison.warnings.items()]
-    rising = []
-    for arm, cells in runs.items():
-        last = [run for run in cells if (run.history.best_epoch or 0) > STILL_IMPROVING * epochs]
-        if last:
-            rising.append(f"{arm} ({len(last)} of {len(cells)} runs)")
-    if rising:
-        notes.append(
-            f"still rising at the last epoch was the validation bound of {', '.join(rising)}: with "
-            "more --epochs the comparison may come out otherwise."
+def write_results(results: StudyResults) -> list[Path]:
+    """Write the tables and ``comparison.json`` of what is done so far; return their paths."""
+    paths = write_tables(results)
+    summary = comparison_summary(results)
+    if summary is not None:
+        paths.append(results.folder / COMPARISON)
+        write_atomically(results.folder / COMPARISON, json.dumps(summary, indent=2) + "\n")
+    return paths
+
+
+def comparison_summary(results: StudyResults) -> dict[str, Any] | None:
+    """The comparison by the first method, with notes, and by the other methods under their labels.
+
+    None before a cell is done.
+    """
+    first, *others = [method.label for method in results.study.methods]
+    comparison = results.comparison(first)
+    if comparison is None:
+        return None
+    found = {label: results.comparison(label) for label in others}
+    more = {label: other.summary() for label, other in found.items() if other is not None}
+    summary = {**comparison.summary(), "method": first, "notes": notes_of(comparison, results)}
+    return {**summary, **({"methods": more} if more else {})}
+
+
+def notes_of(comparison: Comparison, results: StudyResults) -> list[str]:
+    """What a reader should know before believing the numbers, one sentence each."""
+    return [f"{arm}: {text}." for arm, text in comparison.warnings.items()] + results.warnings
+
+
+def _pending(tasks: Iterable[CellTask], work: Callable[[CellTask], CellResult]) -> Iterator[Task]:
+    for task in tasks:
+        if not is_done(task):
+            yield Task(task.plan.name, work, (task,))
+
+
+def _record(task: CellTask, outcome: Outcome) -> None:
+    """Keep what became of a cell whose worker could not do so itself."""
+    if outcome.error is None:
+        return
+    log(task.folder, outcome.traceback or outcome.error)
+    cell = CellResult.read(task.plan, task.folder)
+    replace(cell, state="failed", reason=outcome.error, attempts=outcome.attempts).write()
+
+
+def _require_same_plan(study: Study, folder: Path) -> None:
+    """Refuse a folder of something else, and cells whose settings are not those planned."""
+    if not (folder / PLAN).is_file():
+        foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".", LOCK))]
+        if foreign:
+            raise ValueError(
+                f"{folder} is not empty and holds no study (there is {foreign[0]}): choose another "
+                "folder with --out."
+            )
+        return
+    for label, arm in study.arms.items():
+        here = arm.config.complete()
+        for plan in study.cells:
+            path = folder / CELLS / plan.folder / "config.json"
+            if plan.arm == label and path.is_file():
+                _require_same_settings(path, plan.name, {**here, "seed": plan.config.seed})
+
+
+def _require_same_settings(path: Path, name: str, here: dict[str, Any]) -> None:
+    try:
+        there = RunConfig.from_mapping(json.loads(path.read_text())["config"]).complete()
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove its folder to redo it.") from error
+    other = [
+        f"{setting} {there.get(setting)} there, {value} here"
+        for setting, value in here.items()
+        if setting not in BUDGETS and there.get(setting) != value
+    ]
+    if other:
+        raise ValueError(
+            f"cell {name} was run with other settings ({'; '.join(other)}): give the new plan a "
+            "folder of its own with --out, or remove this cell's."
         )
-    return notes
+
+
+def _load(study: Study, data_root: Path | None) -> Dataset:
+    """The data; checks that all arms are evaluated on the same ones."""
+    loaded: dict[str, tuple[str, Dataset]] = {}
+    for label, arm in study.arms.items():
+        key = repr([getattr(arm.config, name) for name in _DATA_SETTINGS])
+        if key not in loaded:
+            loaded[key] = label, arm.config.load(data_root)
+    (first, dataset), *others = loaded.values()
+    rows = getattr(dataset, study.split)
+    for label, other in others:
+        there = getattr(other, study.split)
+        if there.shape != rows.shape or not torch.equal(there.nan_to_num(), rows.nan_to_num()):
+            raise ValueError(
+                f"arms {first} and {label} have other {study.split} data, so that their log p(x) "
+                "cannot be compared: plan a study for each."
+            )
+    return dataset

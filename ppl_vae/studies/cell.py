@@ -1,0 +1,192 @@
+"""One cell of a study: train, evaluate, measure, and say what became of it."""
+
+import hashlib
+import json
+import os
+import socket
+import traceback
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor
+
+from ppl_vae.engines import exclusive
+from ppl_vae.evidence import BidirectionalMonteCarlo, Sharded
+from ppl_vae.runs import Run, Split, evaluate_run, train_run, with_gap
+from ppl_vae.studies.measures import FIRST_SEED_ONLY, measure
+from ppl_vae.studies.plan import CellPlan, Method, Study
+from ppl_vae.studies.results import CELL, CELLS, CellResult, evidence_file
+
+LOCK, LOG = "cell.lock", "log.txt"
+_WAIT = 60.0
+"""Seconds for which another worker, thought dead, may still be writing."""
+
+
+@final
+@dataclass(frozen=True)
+class CellTask:
+    """All that a worker needs to know of a cell; plain values, so that it can be sent anywhere.
+
+    Attributes:
+        plan: What it is.
+        folder: Where it is kept.
+        methods: Of estimating log p(x).
+        split: The data to evaluate on.
+        limit: Only so many of them.
+        shards: Parts the evaluation is cut in.
+        measures: What else is measured.
+        data_root: Folder of the data sets.
+        device: Where to compute.
+        tensorboard: Write learning curves for TensorBoard too.
+    """
+
+    plan: CellPlan
+    folder: Path
+    methods: tuple[Method, ...]
+    split: Split
+    limit: int | None
+    shards: int
+    measures: tuple[str, ...]
+    data_root: Path | None = None
+    device: str = "auto"
+    tensorboard: bool = False
+
+    @property
+    def key(self) -> str:
+        """Names all that its results depend on, apart from the data."""
+        values = {
+            "config": config_hash(self.plan),
+            "methods": [asdict(method) for method in self.methods],
+            "evaluation": [self.split, self.limit, self.shards],
+            "measures": list(self.measures),
+        }
+        return _hash(values)
+
+
+def tasks_of(study: Study, folder: Path, **place: Any) -> list[CellTask]:
+    """A task for every cell of a study, in the order they are to be run."""
+    first = study.seeds[0]
+    return [
+        CellTask(
+            plan=plan,
+            folder=folder / CELLS / plan.folder,
+            methods=study.methods,
+            split=study.split,
+            limit=study.limit,
+            shards=study.shards,
+            measures=tuple(
+                name
+                for name in study.measures
+                if plan.config.seed == first or name not in FIRST_SEED_ONLY
+            ),
+            **place,
+        )
+        for plan in study.cells
+    ]
+
+
+def config_hash(plan: CellPlan) -> str:
+    """Names the settings of a cell's run."""
+    return _hash(plan.config.complete())
+
+
+def is_done(task: CellTask) -> bool:
+    """Whether the cell has been carried out as the task says."""
+    path = task.folder / CELL
+    if not path.is_file():
+        return False
+    result = CellResult.read(task.plan, task.folder)
+    return result.state == "done" and json.loads(path.read_text()).get("key") == task.key
+
+
+def run_cell(task: CellTask) -> CellResult:
+    """Carry out a cell, going on from what there is of it.
+
+    Whatever goes wrong in it is its result: the other cells are not concerned.
+
+    Raises:
+        KeyboardInterrupt: If one is sent.
+        OSError: If another process works on the cell, or nothing can be written.
+    """
+    task.folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(task.folder / LOCK, f"cell {task.plan.name}", wait=_WAIT):
+        before = CellResult.read(task.plan, task.folder)
+        if is_done(task):
+            return before
+        begun = replace(before, state="running", reason=None, attempts=before.attempts + 1)
+        begun.write(host=socket.gethostname(), process=os.getpid(), started=_now())
+        log(task.folder, f"attempt {begun.attempts} by {os.getpid()} on {socket.gethostname()}")
+        try:
+            result = _carry_out(task, begun)
+        except Exception as error:
+            log(task.folder, traceback.format_exc().rstrip())
+            reason = " ".join(str(error).split()) or type(error).__name__
+            result = replace(begun, state="failed", reason=reason)
+        result.write(key=task.key, finished=_now())
+        log(task.folder, result.state)
+        return result
+
+
+def _carry_out(task: CellTask, begun: CellResult) -> CellResult:
+    run, fitted = train_run(
+        task.plan.config,
+        task.folder,
+        data_root=task.data_root,
+        device=task.device,
+        progress=False,
+        **({"tensorboard": True} if task.tensorboard else {}),
+    )
+    last = fitted.history.records[-1]
+    log(task.folder, f"trained {last.epoch} epochs, kept epoch {fitted.kept_epoch}")
+    data = run.split(task.split, task.limit)
+    seconds = sum(record.seconds for record in fitted.history.records)
+    for method in task.methods:
+        evidence = _evaluate(task, run, method, data)
+        seconds += evidence.seconds
+        log(task.folder, f"{method.label}: {str(evidence).splitlines()[0]}")
+    for name in task.measures:
+        measure(run, name, data)
+        log(task.folder, f"measured {name}")
+    return replace(
+        begun,
+        state="done",
+        seconds=seconds,
+        updates=last.updates,
+        evaluations=last.evaluations,
+        epochs=last.epoch,
+        kept_epoch=fitted.kept_epoch,
+        discrete_data=run.has_discrete_data,
+    )
+
+
+def _evaluate(task: CellTask, run: Run, method: Method, data: Tensor) -> Any:
+    estimator = method.build()
+    seed = task.plan.config.seed
+    if isinstance(estimator, BidirectionalMonteCarlo):
+        simulated = estimator(run.vae.model, run.vae.guide, data[:2], device=run.device, seed=seed)
+        estimator = with_gap(estimator, simulated.gap)
+    return evaluate_run(
+        run,
+        estimator=Sharded(estimator, task.shards) if task.shards > 1 else estimator,
+        split=task.split,
+        limit=task.limit,
+        seed=seed,
+        progress=False,
+        file=evidence_file(method.label),
+    )
+
+
+def log(folder: Path, text: str) -> None:
+    """Add a line to the cell's log."""
+    with (folder / LOG).open("a") as file:
+        file.write(f"{_now()} {text}\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
