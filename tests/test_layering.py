@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = {
+    "running tasks": ["engines"],
     "tensors and files": ["weights", "randomness", "devices", "files", "schedules", "networks",
                           "data"],
     "distributions that Pyro lacks": ["distributions"],
@@ -138,8 +139,12 @@ READS_SITES = {
     "get_trace", "compute_log_prob", "log_prob_sum", "cond_indep_stack", "nodes",
     "_pyro_sample", "_pyro_post_sample", "get_importance_trace", "scale_and_mask",
 }  # fmt: skip
-# Abstract in pyro.infer.ELBO, so it must be there; nothing of ours calls it.
-MUST = {"ppl_vae.objectives.base": {"get_importance_trace"}}
+MUST = {
+    # Abstract in pyro.infer.ELBO, so it must be there; nothing of ours calls it.
+    "ppl_vae.objectives.base": {"get_importance_trace"},
+    # A cluster's, not a trace's.
+    "ppl_vae.engines.cluster": {"nodes"},
+}
 
 
 def site_reading_names(source):
@@ -191,6 +196,7 @@ SLOW = [
     "xarray",
     "sklearn",
     "arviz_base",
+    "ray",
 ]
 
 

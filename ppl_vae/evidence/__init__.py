@@ -23,6 +23,7 @@ from ppl_vae.evidence.result import (
     bits_per_dimension,
     paired_difference,
 )
+from ppl_vae.evidence.sharded import Shard, Sharded
 from ppl_vae.evidence.sumo import SUMO
 
 __all__ = [
@@ -43,6 +44,8 @@ __all__ = [
     "Quadrature",
     "Sandwich",
     "SequentialMonteCarlo",
+    "Shard",
+    "Sharded",
     "ThermodynamicIntegration",
     "bits_per_dimension",
     "calibrate",

@@ -1,0 +1,9 @@
+"""Running many tasks: one after the other in this process, or on a Ray cluster."""
+
+from ppl_vae.engines.in_process import InProcess
+from ppl_vae.engines.locks import exclusive
+from ppl_vae.engines.ray_engine import RayEngine
+from ppl_vae.engines.task import Engine, Outcome, Task
+from ppl_vae.engines.watch import Row, watching
+
+__all__ = ["Engine", "InProcess", "Outcome", "RayEngine", "Row", "Task", "exclusive", "watching"]

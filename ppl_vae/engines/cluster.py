@@ -1,0 +1,139 @@
+"""A connection to a Ray cluster, and how many tasks have room on it."""
+
+import importlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+Resources = dict[str, float]
+_CLIENT = "ray://"
+# Read by Ray while it starts: no statistics to anybody, and no GPU for tasks that ask for none.
+_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+
+
+def require_ray() -> Any:
+    """The library Ray.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ImportError(
+            f"the engine ray needs Ray ({error}): pip install 'ppl_vae[ray]'."
+        ) from error
+
+
+@contextmanager
+def connected(ray: Any, address: str | None) -> Iterator[None]:
+    """On the cluster at ``address``, or on one that is started here and stopped afterwards.
+
+    Where this process is connected already, that connection is used and left.
+
+    Raises:
+        ConnectionError: If there is no cluster at the address.
+        ValueError: If this process is connected to another one.
+    """
+    if ray.is_initialized():
+        _require_same(address, ray.get_runtime_context().gcs_address)
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    _connect(ray, address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            # Ray puts its own in place of the caller's.
+            signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    local = {"include_dashboard": False} if address is None else {}
+    with _environment(_ENVIRONMENT):
+        try:
+            ray.init(
+                address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **local
+            )
+        except (ConnectionError, RuntimeError) as error:
+            where = "no Ray cluster could be started here" if address is None else (
+                f"no Ray cluster answers at {address!r}"
+            )  # fmt: skip
+            raise ConnectionError(
+                f"{where} ({' '.join(str(error).split())[:300]}): start one with ray start --head "
+                "and give its address as host:port, or none for one of this machine alone."
+            ) from error
+
+
+def _require_same(address: str | None, there: str) -> None:
+    if address not in (None, "auto", there):
+        raise ValueError(
+            f"this process is connected to the Ray cluster at {there}, not at {address}: call "
+            "ray.shutdown() first, or give no address."
+        )
+
+
+def require_address(address: str | None) -> None:
+    """Refuse what connects to a cluster from outside of it.
+
+    Raises:
+        ValueError: If it begins with ``ray://``.
+    """
+    if address is not None and address.startswith(_CLIENT):
+        raise ValueError(
+            f"address {address!r} is of Ray's client, which is outside of the cluster and its file "
+            "system: start on a node of the cluster, with host:port or auto."
+        )
+
+
+def living(ray: Any) -> list[Resources]:
+    """What each node of the cluster that is alive has in all."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+@final
+@dataclass(frozen=True)
+class Request:
+    """What a task asks of a node."""
+
+    cpus: float
+    gpus: float
+
+    def slots(self, machines: list[Resources]) -> int:
+        """Tasks that fit on the nodes at once."""
+        return sum(map(self._fit, machines))
+
+    def _fit(self, resources: Resources) -> int:
+        asked = (("CPU", self.cpus), ("GPU", self.gpus))
+        # Ray counts in ten thousandths.
+        return min(int((resources.get(name, 0.0) + 1e-4) / n) for name, n in asked if n > 0)
+
+    def refusal(self, machines: list[Resources]) -> str:
+        """Why no node has room, in one line."""
+        sizes = {f"{r.get('CPU', 0):g} CPUs and {r.get('GPU', 0):g} GPUs" for r in machines}
+        return (
+            f"a task asks for {self.cpus:g} CPUs and {self.gpus:g} GPUs, and no node of the Ray "
+            f"cluster has as many (there are nodes of {'; '.join(sorted(sizes)) or 'nothing'}): "
+            "ask for less with cpus and gpus, or add a node."
+        )
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
