@@ -3,10 +3,11 @@
 from ppl_vae.training.aggressive import AggressiveStep
 from ppl_vae.training.alternating import AlternatingStep
 from ppl_vae.training.budget import Budget
-from ppl_vae.training.checkpoint import Checkpoint, load_parameters
+from ppl_vae.training.checkpoint import Checkpoint, load_parameters, load_progress
 from ppl_vae.training.fit import FitResult, fit
 from ppl_vae.training.history import EpochRecord, History
 from ppl_vae.training.naming import STEPS, parse_step
+from ppl_vae.training.non_finite import NonFiniteError, replay_non_finite
 from ppl_vae.training.parameters import find_buffers
 from ppl_vae.training.semi_amortised import SemiAmortisedStep
 from ppl_vae.training.step import Step, SVIStep, TorchStep
@@ -20,6 +21,7 @@ __all__ = [
     "EpochRecord",
     "FitResult",
     "History",
+    "NonFiniteError",
     "SVIStep",
     "SemiAmortisedStep",
     "Step",
@@ -27,5 +29,7 @@ __all__ = [
     "find_buffers",
     "fit",
     "load_parameters",
+    "load_progress",
     "parse_step",
+    "replay_non_finite",
 ]

@@ -12,13 +12,13 @@ class Spent:
 
     Attributes:
         updates: Batches that the model was updated on.
-        evaluations: Decoder evaluations: particles times batch, over all draws of the model.
         seconds: Time spent in updates.
+        decoder_evaluations: Particles times batch, over all draws of the model.
     """
 
     updates: int = 0
-    evaluations: int = 0
     seconds: float = 0.0
+    decoder_evaluations: int = 0
 
 
 @final
@@ -79,4 +79,4 @@ class Budget:
             return spent.updates / self.updates
         if self.seconds is not None:
             return spent.seconds / self.seconds
-        return spent.evaluations / self.limit
+        return spent.decoder_evaluations / self.limit

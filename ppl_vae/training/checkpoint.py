@@ -14,6 +14,7 @@ from ppl_vae.files import write_atomically
 
 FORMAT = "ppl_vae checkpoint 1"
 _GROUPS = ("parameter", "buffer", "best", "best_buffer", "optimizer")
+_WHOLE = "whole_"
 
 
 @final
@@ -25,10 +26,12 @@ class Checkpoint:
     finished epochs in ``progress`` is all there is to keep of them.
 
     Attributes:
-        progress: Plain values: settings, history.
+        progress: Plain values: settings, history, what has been spent.
         parameter: Name to value after the last finished epoch; ``buffer`` likewise.
         best: Name to value at the best validation so far; ``best_buffer`` likewise.
         optimizer: The step's state.
+        whole: Where the budget ended inside an epoch, the run before that epoch: what a run with a
+            longer budget goes on from.
     """
 
     progress: dict[str, Any]
@@ -37,6 +40,7 @@ class Checkpoint:
     best: Mapping[str, Tensor]
     buffer: Mapping[str, Tensor] = field(default_factory=dict)
     best_buffer: Mapping[str, Tensor] = field(default_factory=dict)
+    whole: "Checkpoint | None" = None
 
     def save(self, path: Path) -> None:
         """Write the file atomically.
@@ -44,13 +48,15 @@ class Checkpoint:
         Raises:
             OSError: If it cannot be written; an earlier checkpoint stays whole.
         """
-        tensors = {
-            f"{group}/{name}": value.detach().cpu().contiguous().clone()
-            for group in _GROUPS
-            for name, value in getattr(self, group).items()
-        }
-        metadata = {"format": FORMAT, "progress": json.dumps(self.progress)}
-        write_atomically(path, safetensors.torch.save(tensors, metadata))
+        groups = self._groups()
+        progress = self.progress
+        if self.whole is not None:
+            groups |= {_WHOLE + name: group for name, group in self.whole._groups().items()}
+            progress = {**progress, "whole": self.whole.progress}
+        save_groups(path, FORMAT, groups, progress)
+
+    def _groups(self) -> dict[str, Mapping[str, Tensor]]:
+        return {group: getattr(self, group) for group in _GROUPS}
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -60,24 +66,78 @@ class Checkpoint:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is cut short or is not a checkpoint of this package.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"no checkpoint at {path}: train first, or name another run.")
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{path} is damaged or no checkpoint ({error}): delete it to train anew, or bring "
-                "back a copy."
-            ) from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}.")
-        groups: dict[str, dict[str, Tensor]] = {group: {} for group in _GROUPS}
-        for key, value in tensors.items():
-            group, name = key.split("/", 1)
-            groups[group][name] = value
-        return cls(progress=json.loads(metadata["progress"]), **groups)
+        groups, progress = load_groups(path, FORMAT)
+        before = progress.pop("whole", None)
+        whole = None if before is None else cls._of(before, groups, _WHOLE)
+        return cls._of(progress, groups, "", whole)
+
+    @classmethod
+    def _of(
+        cls,
+        progress: dict[str, Any],
+        groups: Mapping[str, Mapping[str, Tensor]],
+        prefix: str,
+        whole: "Checkpoint | None" = None,
+    ) -> "Checkpoint":
+        named: dict[str, Any] = {name: groups.get(prefix + name, {}) for name in _GROUPS}
+        return cls(progress, whole=whole, **named)
+
+
+def save_groups(
+    path: Path, kind: str, groups: Mapping[str, Mapping[str, Tensor]], values: dict[str, Any]
+) -> None:
+    """Write groups of named tensors, and plain values, as one safetensors file, atomically."""
+    tensors = {
+        f"{group}/{name}": value.detach().cpu().contiguous().clone()
+        for group, named in groups.items()
+        for name, value in named.items()
+    }
+    metadata = {"format": kind, "progress": json.dumps(values)}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_groups(path: Path, kind: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The groups and the values that :func:`save_groups` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is cut short or of another kind.
+    """
+    metadata, tensors = _read(path, kind, with_tensors=True)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        group, name = key.split("/", 1)
+        groups.setdefault(group, {})[name] = value
+    return groups, json.loads(metadata["progress"])
+
+
+def load_progress(path: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint, without reading its tensors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is cut short or is not a checkpoint of this package.
+    """
+    values: dict[str, Any] = json.loads(_read(path, FORMAT, with_tensors=False)[0]["progress"])
+    return values
+
+
+def _read(path: Path, kind: str, *, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: train first, or name another run.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            keys = file.keys() if with_tensors else []
+            tensors = {key: file.get_tensor(key) for key in keys}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged or no checkpoint ({error}): delete it to train anew, or bring "
+            "back a copy."
+        ) from error
+    if metadata.get("format") != kind:
+        raise ValueError(f"{path} has format {metadata.get('format')!r}, expected {kind!r}.")
+    return metadata, tensors
 
 
 def load_parameters(

@@ -1,9 +1,10 @@
 """The fitting loop."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -14,9 +15,11 @@ from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Program
 from ppl_vae.schedules import Schedule
+from ppl_vae.training.budget import Budget
 from ppl_vae.training.checkpoint import Checkpoint
-from ppl_vae.training.history import History
+from ppl_vae.training.history import EpochRecord, History
 from ppl_vae.training.naming import StepFactory
+from ppl_vae.training.non_finite import NON_FINITE
 from ppl_vae.training.run import TrainingRun
 from ppl_vae.training.settings import FitSettings, Transform
 
@@ -28,7 +31,7 @@ class FitResult:
 
     Attributes:
         history: One record an epoch.
-        stopped_early: Whether the validation bound ended training before the last epoch.
+        stopped_early: Whether the validation bound ended training before the budget did.
     """
 
     history: History
@@ -48,6 +51,7 @@ def fit(
     *,
     valid: Float[Tensor, "num_valid *event"] | None = None,
     epochs: int = 100,
+    budget: Budget | None = None,
     batch_size: int = 128,
     learning_rate: float | Schedule = 1e-3,
     clip_norm: float | None = None,
@@ -62,6 +66,7 @@ def fit(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 10.0,
     progress: bool = True,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> FitResult:
     """Maximise the objective over all parameters of the model and guide, by Adam.
 
@@ -76,7 +81,11 @@ def fit(
         objective: The bound to maximise.
         train: Training data, shape ``(num_data, *event)``.
         valid: Validation data; without them the last epoch's parameters are kept.
-        epochs: Passes over the training data.
+        epochs: Passes over the training data, where no budget is given.
+        budget: How long to train, by updates, seconds or decoder evaluations, so that arms can be
+            compared at equal cost. It may end inside an epoch, which is recorded and validated as
+            far as it went. A run stopped and gone on is the undisturbed one, bit for bit on a CPU,
+            except by seconds, which no two runs have alike.
         batch_size: At most this many data a batch; batches of an epoch differ by at most one.
         learning_rate: A rate, or a schedule over the fraction of training done.
         clip_norm: Largest global gradient norm, of the loss in nats per datum; None: no clipping.
@@ -93,13 +102,16 @@ def fit(
         checkpoint: File to go on from, if it exists, and to save to.
         checkpoint_seconds: Least time between saves; the last epoch is always saved.
         progress: Show a progress bar when on a terminal.
+        on_epoch: Is handed each record as soon as it is made; not those of a resumed run's past.
 
     Raises:
-        ValueError: On impossible settings or data, non-finite densities (names the site), or a
-            checkpoint of another run.
+        NonFiniteError: If a density, a gradient or a parameter is NaN or infinite: a ValueError
+            that names the update, the site and the datum. With a checkpoint, what makes the update
+            again is saved beside it; see :func:`~ppl_vae.training.replay_non_finite`.
+        ValueError: On impossible settings or data, or a checkpoint of another run.
     """
     settings = FitSettings(
-        epochs=epochs,
+        budget=Budget(epochs=epochs) if budget is None else budget,
         batch_size=batch_size,
         learning_rate=learning_rate,
         clip_norm=clip_norm,
@@ -111,22 +123,32 @@ def fit(
         step=step,
         seed=seed,
     )
-    run = TrainingRun(model, guide, objective, train, valid, settings, resolve_device(device))
+    failure = None if checkpoint is None else checkpoint.with_name(NON_FINITE)
+    run = TrainingRun(
+        model, guide, objective, train, valid, settings, resolve_device(device), failure
+    )
     if checkpoint is not None and checkpoint.exists():
         run.restore(Checkpoint.load(checkpoint))
     saved = time.monotonic()
-    bar = tqdm(
-        total=epochs, initial=len(run.history), desc=repr(objective), unit="epoch",
-        disable=None if progress else True,
-    )  # fmt: skip
-    with bar:
+    with _bar(run, progress) as bar:
         while not run.finished:
             record = run.advance()
-            bar.update()
-            bar.set_postfix_str(f"bound {record.bound:.2f} nats")
+            if record is not None:
+                bar.update(run.done - bar.n)
+                bar.set_postfix_str(f"bound {record.bound:.2f} nats")
             due = time.monotonic() - saved >= checkpoint_seconds
             if checkpoint is not None and (due or run.finished):
                 run.snapshot().save(checkpoint)
                 saved = time.monotonic()
+            if record is not None and on_epoch is not None:
+                on_epoch(record)
     run.keep_best()
-    return FitResult(run.history, stopped_early=len(run.history) < epochs)
+    return FitResult(run.history, stopped_early=not run.exhausted)
+
+
+def _bar(run: TrainingRun, progress: bool) -> Any:
+    budget = run.settings.budget
+    return tqdm(
+        total=budget.limit, initial=run.done, desc=repr(run.objective),
+        unit=budget.kind.removesuffix("s").replace("_", " "), disable=None if progress else True,
+    )  # fmt: skip

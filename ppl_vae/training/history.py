@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
@@ -13,8 +13,6 @@ from torch import Tensor
 from ppl_vae.particles import Particles
 
 _KL = "kl/"
-_NUMBERS = ("bound", "log_likelihood", "learning_rate", "seconds")
-_VALIDATION = ("validation", "validation_error")
 
 
 def parts_of(particles: Particles, bound: Float[Tensor, " batch"]) -> Float[Tensor, " parts"]:
@@ -131,14 +129,24 @@ def _line(entries: Iterable[Any]) -> str:
 
 def _record(row: dict[str, Any], line: int) -> EpochRecord:
     try:
+        values: dict[str, Any] = {name: read(row[name]) for name, read in _READ.items()}
         kl = {name.removeprefix(_KL): float(row[name]) for name in row if name.startswith(_KL)}
-        whole = {name: int(row[name]) for name in ("epoch", "updates", "evaluations")}
-        known = {name: float(row[name]) for name in _NUMBERS}
-        perhaps = {name: float(row[name]) if row[name] else None for name in _VALIDATION}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"line {line} of the history is damaged ({reason}): go on with the run, which writes "
             "it anew."
         ) from error
-    return EpochRecord(kl=kl, **whole, **known, **perhaps)
+    return EpochRecord(kl=kl, **values)
+
+
+def _perhaps(entry: str) -> float | None:
+    return float(entry) if entry else None
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("epoch", "updates", "evaluations"), int),
+    **dict.fromkeys(("bound", "log_likelihood", "learning_rate", "seconds"), float),
+    **dict.fromkeys(("validation", "validation_error"), _perhaps),
+}
+"""Every column but the KL terms, and what its entries are."""

@@ -1,5 +1,6 @@
 """Which tensors training changes: of modules, and of ``pyro.param`` statements."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ppl_vae.objectives import Objective
 from ppl_vae.objectives.base import owners_of
-from ppl_vae.particles import Program
+from ppl_vae.particles import NonFiniteDensityError, Program
 from ppl_vae.randomness import seeded
 
 
@@ -36,7 +37,8 @@ def find_parameters(
         ValueError: If there is nothing to train.
     """
     recorder = ParameterRecorder()
-    with seeded(0), torch.no_grad(), recorder:
+    # Parameters are there to be found whatever the densities come to.
+    with seeded(0), torch.no_grad(), recorder, contextlib.suppress(NonFiniteDensityError):
         objective.draw(model, guide, x)
     owners = owners_of(model, guide)
     found: dict[str, Tensor] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 from ppl_vae.objectives import Objective
 from ppl_vae.objectives.base import owners_of
 from ppl_vae.objectives.splitting import split_parameters
-from ppl_vae.particles import Particles, Program
+from ppl_vae.particles import Particles, Program, count_evaluations
 from ppl_vae.training.step import Loss
 
 Phase = Literal["guide", "model", "joint"]
@@ -51,7 +51,8 @@ class PhasedUpdates:
         return particles, bound
 
     def _split(self, x: Tensor) -> dict[Phase, Loss]:
-        with _evaluating(*self._programs):
+        # Looking at the graph is no part of training: a resumed run looks again.
+        with _evaluating(*self._programs), count_evaluations():
             theta, phi = split_parameters(
                 *self._programs,
                 x[:2],

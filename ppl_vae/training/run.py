@@ -2,23 +2,40 @@
 
 import math
 import time
-from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, final
 
 import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.devices import make_resident
 from ppl_vae.objectives import Context, Objective
 from ppl_vae.objectives.base import owners_of
-from ppl_vae.particles import Program, accepts_missing, draw_particles, point_site
-from ppl_vae.randomness import Stream, derive_seed, generator, seeded
+from ppl_vae.particles import NonFiniteDensityError, Program, count_evaluations, point_site
+from ppl_vae.randomness import Stream, derive_seed, seeded
+from ppl_vae.training.batches import Batches
+from ppl_vae.training.budget import Spent
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters
+from ppl_vae.training.checks import fixed_subset, require_data
 from ppl_vae.training.history import EpochRecord, History
+from ppl_vae.training.non_finite import NonFiniteError, UpdateRecord, attempt, random_states
 from ppl_vae.training.parameters import find_buffers, find_parameters
 from ppl_vae.training.settings import FitSettings
-from ppl_vae.training.validation import Score, importance_weighted, joint_density
+from ppl_vae.training.state import Mark, State, copied
+from ppl_vae.training.validation import Score, Validation
+from ppl_vae.training.watch import NonFiniteUpdateError, all_finite
+
+
+@final
+@dataclass
+class _Pass:
+    """What the updates of an epoch, or of a part of one, came to."""
+
+    sums: Tensor
+    num_data: int = 0
+    updates: int = 0
+    rate: float = 0.0
 
 
 @final
@@ -34,163 +51,259 @@ class TrainingRun:
         valid: Tensor | None,
         settings: FitSettings,
         device: torch.device,
+        non_finite_file: Path | None = None,
     ) -> None:
         if settings.patience is not None and valid is None:
             raise ValueError("patience needs validation data: give valid, or leave patience out.")
         self.model, self.guide, self.objective = model, guide, objective
         self.settings, self.device = settings, device
-        self.history = History()
+        self.history, self.spent = History(), Spent()
+        self._non_finite_file = non_finite_file
         self._data_checked = False
+        # The limit that training ended at, where no update was left of the budget.
+        self._ended: float | None = None
+        # Before the last epoch, where the budget ended inside it.
+        self._whole: Checkpoint | None = None
         for owner in owners_of(model, guide):
             # Looking for sites and parameters must not move the statistics of a batch norm.
             owner.to(device).eval()
         parts = {"train": train} if valid is None else {"train": train, "valid": valid}
-        self._require_data(parts)
-        self.train = make_resident(train, device)
-        self.valid = None
-        if valid is not None:
-            self.valid = _subset(valid, settings.validation_size).to(device)
-        self.num_batches = math.ceil(len(train) / settings.batch_size)
+        nesting = int(objective.max_plate_nesting)
+        require_data(parts, model, device, max_plate_nesting=nesting, seed=settings.seed)
+        self.batches = Batches(train, settings, device)
         with seeded(settings.seed, Stream.TRAINING), torch.no_grad():
-            first = self._prepare(self.train[:2])
+            first = self.batches.first(2)
             particles = objective.draw(model, guide, first)
-        self.sites, self._point = list(particles.log_prior), point_site(particles.guide) is not None
+        self.sites = list(particles.log_prior)
+        self._validation = None
+        if valid is not None:
+            self._validation = Validation(
+                x=fixed_subset(valid, settings.validation_size).to(device),
+                num_particles=settings.validation_particles,
+                max_plate_nesting=nesting,
+                seed=derive_seed(settings.seed, Stream.VALIDATION),
+                point=point_site(particles.guide) is not None,
+            )
         parameters = find_parameters(objective, model, guide, first)
         self.step = settings.step_class(objective, model, guide, parameters, settings.clip_norm)
         self.buffers = find_buffers(model, guide)
-        self._best, self._best_buffers = self._copies()
+        self._best, self._best_buffers = copied(self.step.parameters), copied(self.buffers)
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this run."""
+        budget = self.settings.budget
         return {
             **self.settings.to_json(),
             "objective": repr(self.objective),
-            **({"epochs": self.settings.epochs} if self.objective.anneals else {}),
-            "train_shape": list(self.train.shape),
-            "valid_shape": None if self.valid is None else list(self.valid.shape),
+            **({budget.kind: budget.limit} if self.objective.anneals else {}),
+            "train_shape": list(self.batches.train.shape),
+            "valid_shape": self._validation and list(self._validation.x.shape),
         }
 
     @property
-    def finished(self) -> bool:
-        """Whether all epochs are done or the validation bound has stopped improving."""
-        done = len(self.history)
-        if done >= self.settings.epochs:
-            return True
-        best = self.history.best_epoch
-        patience = self.settings.patience
-        return patience is not None and best is not None and done - best >= patience
+    def fraction(self) -> float:
+        """The part of the budget that is spent."""
+        return self.settings.budget.fraction(self.spent, len(self.batches))
 
-    def advance(self) -> EpochRecord:
-        """Train one epoch, validate if it is time, and record both."""
+    @property
+    def done(self) -> float:
+        """What is spent, in the unit of the budget."""
+        kind = self.settings.budget.kind
+        return len(self.history) if kind == "epochs" else float(getattr(self.spent, kind))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget has no room for another update."""
+        ended = self._ended is not None and self.settings.budget.limit <= self._ended
+        return ended or self.fraction >= 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent or the validation bound has stopped improving."""
+        best, patience = self.history.best_epoch, self.settings.patience
+        stale = 0 if best is None else len(self.history) - best
+        return self.exhausted or (patience is not None and best is not None and stale >= patience)
+
+    def advance(self) -> EpochRecord | None:
+        """Train one epoch or what the budget has left of it, validate if it is time, record both.
+
+        Returns:
+            The record; None if the budget has no room for another update after all.
+
+        Raises:
+            NonFiniteError: If an update is not finite.
+            ValueError: If the budget is too small for one update.
+        """
         start = time.perf_counter()
-        epoch = len(self.history)
-        # Every datum passes the support checks of its distribution in the first epoch; after it,
-        # Pyro's validation would only cost time and make a GPU wait.
-        with pyro.validation_enabled(not self._data_checked):
-            sums, rate = self._train_epoch(epoch)
-        self._data_checked = True
-        bound, log_likelihood, *kl = (sums / len(self.train)).tolist()
-        self._require_finite([bound, log_likelihood, *kl])
-        score = self._validate(epoch)
+        mark = Mark(
+            State.copy_of(self.step, self.buffers),
+            self._best,
+            self._best_buffers,
+            self.spent,
+            len(self.history),
+        )
+        seen = self._train_within_budget(mark)
+        partial = seen.updates < len(self.batches)
+        if partial or self.exhausted:
+            self._ended = self.settings.budget.limit
+        if not seen.updates:
+            return None
+        # A longer run must equal one planned so: it goes on from before what was cut short.
+        self._whole = self._checkpoint(mark) if partial else None
+        return self._record(seen, self._validate(partial), start)
+
+    def _record(self, seen: _Pass, score: Score | None, start: float) -> EpochRecord:
+        bound, log_likelihood, *kl = (seen.sums / seen.num_data).tolist()
         record = EpochRecord(
-            epoch=epoch + 1,
+            epoch=len(self.history) + 1,
             bound=bound,
             log_likelihood=log_likelihood,
             kl=dict(zip(self.sites, kl, strict=True)),
-            learning_rate=rate,
+            learning_rate=seen.rate,
             seconds=time.perf_counter() - start,
             validation=None if score is None else score.mean,
             validation_error=None if score is None else score.error,
+            updates=self.spent.updates,
+            evaluations=self.spent.decoder_evaluations,
         )
         self.history.records.append(record)
         if self.history.best_epoch == record.epoch:
-            self._best, self._best_buffers = self._copies()
+            self._best, self._best_buffers = copied(self.step.parameters), copied(self.buffers)
         return record
 
-    def _train_epoch(self, epoch: int) -> tuple[Tensor, float]:
-        sums: Tensor | float = 0.0
-        rate = 0.0
+    def _train_within_budget(self, mark: Mark) -> _Pass:
+        """An epoch, without the update by which it exceeds the budget."""
+        seen = self._train_finite(mark)
+        limit = self.settings.budget.decoder_evaluations
+        if limit is None or self.spent.decoder_evaluations <= limit:
+            return seen
+        if self.spent.updates == 1:
+            raise ValueError(
+                f"a budget of {limit} decoder evaluations is too small: one update takes "
+                f"{self.spent.decoder_evaluations}; give more, or take smaller batches."
+            )
+        # What an update costs is known when it is made, and undoing it is making the others again.
+        self._go_back(mark)
+        return self._train_finite(mark, most=seen.updates - 1)
+
+    def _train_finite(self, mark: Mark, most: int | None = None) -> _Pass:
+        """An epoch, made again under watch if something in it is not finite."""
+        # Every datum passes the support checks of its distribution in the first epoch; after it,
+        # Pyro's validation would only cost time and make a GPU wait.
+        failure = None
+        with pyro.validation_enabled(not self._data_checked):
+            try:
+                seen = self._train_epoch(most)
+                if bool(seen.sums.isfinite().all()) and all_finite(self.step.parameters):
+                    self._data_checked = True
+                    return seen
+            except ValueError as error:
+                if not self._may_be_non_finite(error):
+                    raise
+                failure = error
+        self._go_back(mark)
+        with pyro.validation_enabled(False):
+            self._train_epoch(most, watched=True)
+        raise failure or NonFiniteError(
+            f"epoch {mark.epochs + 1} was not finite, but it was when made again: this device does "
+            "not repeat its own numbers; lower the learning rate or clip gradients."
+        )
+
+    def _may_be_non_finite(self, error: ValueError) -> bool:
+        # Torch refuses parameters of a distribution that are NaN by these words.
+        refused = "Expected parameter" in str(error)
+        known = isinstance(error, NonFiniteDensityError) or refused
+        return known or not all_finite(self.step.parameters)
+
+    def _train_epoch(self, most: int | None, watched: bool = False) -> _Pass:
+        """Update on the epoch's batches while the budget lasts, at most so many times."""
+        seen, before, begun = _Pass(torch.zeros(())), self.spent, time.perf_counter()
+        budget, epoch = self.settings.budget, len(self.history)
         for owner in owners_of(self.model, self.guide):
             owner.train()
-        with seeded(self.settings.seed, Stream.TRAINING, epoch):
-            for number, batch in enumerate(self._batches(epoch)):
-                updates = epoch * self.num_batches + number
-                progress = updates / (self.settings.epochs * self.num_batches)
-                rate = self.settings.schedule(progress)
-                self.objective.context = Context(progress, len(self.train))
-                sums = sums + self.step(batch, rate)
-        return torch.as_tensor(sums).double().cpu(), rate
-
-    def _batches(self, epoch: int) -> Iterator[Tensor]:
-        order = torch.randperm(
-            len(self.train), generator=generator(self.settings.seed, Stream.DATA_ORDER, epoch)
-        )
-        # Near-equal batches weigh every datum alike; a short last batch would not.
-        for indices in order.to(self.train.device).tensor_split(self.num_batches):
-            yield self._prepare(self.train[indices])
-
-    def _prepare(self, batch: Tensor) -> Tensor:
-        batch = batch.to(self.device, non_blocking=True)
-        return batch if self.settings.transform is None else self.settings.transform(batch)
-
-    def _validate(self, epoch: int) -> Score | None:
-        # Never merely because it is the last: a run made longer must equal one planned so.
-        if self.valid is None or (epoch + 1) % self.settings.validate_every:
-            return None
-        for owner in owners_of(self.model, self.guide):
-            owner.eval()
-        nesting = int(self.objective.max_plate_nesting)
-        if self._point:
-            return joint_density(self.model, self.guide, self.valid, nesting)
-        return importance_weighted(
-            self.model,
-            self.guide,
-            self.valid,
-            self.settings.validation_particles,
-            nesting,
-            derive_seed(self.settings.seed, Stream.VALIDATION),
-        )
-
-    def _require_data(self, parts: dict[str, Tensor]) -> None:
-        """Rows, without NaN unless that is a missing cell to the model."""
-        missing = any(bool(x.isnan().any()) for x in parts.values())
-        if missing:
-            with seeded(self.settings.seed, Stream.TRAINING):
-                missing = accepts_missing(
-                    self.model,
-                    parts["train"][:2].to(self.device),
-                    max_plate_nesting=int(self.objective.max_plate_nesting),
+        with seeded(self.settings.seed, Stream.TRAINING, epoch), count_evaluations() as count:
+            for rows, batch in self.batches.epoch(epoch):
+                progress = self.fraction
+                if progress >= 1 or seen.updates == most:
+                    break
+                seen.rate = self.settings.schedule(progress)
+                self.objective.context = Context(progress, self.batches.num_data)
+                update = self._watched_update if watched else self._update
+                parts = update(rows, batch, seen.rate)
+                seen.sums = seen.sums + parts if seen.updates else parts
+                seen.updates, seen.num_data = seen.updates + 1, seen.num_data + len(batch)
+                if budget.seconds is not None:
+                    # The time that the device takes, not the time to tell it.
+                    parts[0].item()
+                self.spent = Spent(
+                    before.updates + seen.updates,
+                    before.seconds + time.perf_counter() - begun,
+                    before.decoder_evaluations + count.rows,
                 )
-        for name, x in parts.items():
-            _require_rows(name, x, missing)
+                if self.spent.decoder_evaluations > (budget.decoder_evaluations or math.inf):
+                    break
+            seen.sums = seen.sums.double().cpu()
+        self.spent = replace(self.spent, seconds=before.seconds + time.perf_counter() - begun)
+        return seen
 
-    def _require_finite(self, values: list[float]) -> None:
-        if all(math.isfinite(value) for value in values):
-            return
-        with seeded(0), torch.no_grad():
-            draw_particles(
-                self.model,
-                self.guide,
-                self._prepare(self.train[:1]),
-                max_plate_nesting=int(self.objective.max_plate_nesting),
-            )
-        raise ValueError("the bound became non-finite: lower the learning rate or clip gradients.")
+    def _update(self, rows: Tensor, batch: Tensor, rate: float) -> Tensor:
+        return self.step(batch, rate)
 
-    def _copies(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return (
-            {name: value.detach().clone() for name, value in self.step.parameters.items()},
-            {name: value.detach().clone() for name, value in self.buffers.items()},
+    def _watched_update(self, rows: Tensor, batch: Tensor, rate: float) -> Tensor:
+        """Update, and raise what is not finite with all that makes it again."""
+        record = UpdateRecord(
+            state=State.copy_of(self.step, self.buffers),
+            random=random_states(self.device),
+            batch=batch,
+            learning_rate=rate,
+            context=self.objective.context,
+            update=self.spent.updates + 1,
+            epoch=len(self.history) + 1,
         )
+        try:
+            return attempt(self.step, batch, rate)
+        except (NonFiniteDensityError, NonFiniteUpdateError) as error:
+            path = self._non_finite_file
+            if path is not None:
+                record.save(path)
+            row = None if error.datum is None else int(rows[error.datum])
+            raise record.error(error, row, path) from error
+
+    def _validate(self, partial: bool) -> Score | None:
+        # Never merely because it is the last: a run made longer must equal one planned so.
+        due = partial or (len(self.history) + 1) % self.settings.validate_every == 0
+        return (
+            self._validation(self.model, self.guide)
+            if due and self._validation is not None
+            else None
+        )
+
+    def _go_back(self, mark: Mark) -> None:
+        mark.state.load(self.step, self.buffers)
+        self.spent = mark.spent
 
     def snapshot(self) -> Checkpoint:
         """The run as a checkpoint."""
+        state = State(self.step.parameters, self.buffers, self.step.state())
+        now = Mark(state, self._best, self._best_buffers, self.spent, len(self.history))
+        return self._checkpoint(now, self._ended, self._whole)
+
+    def _checkpoint(
+        self, mark: Mark, ended: float | None = None, whole: Checkpoint | None = None
+    ) -> Checkpoint:
         return Checkpoint(
-            progress={"run": self._identity(), "history": self.history.to_json()},
-            parameter=self.step.parameters,
-            buffer=self.buffers,
-            best=self._best,
-            best_buffer=self._best_buffers,
-            optimizer=self.step.state(),
+            progress={
+                "run": self._identity(),
+                "history": History(self.history.records[: mark.epochs]).to_json(),
+                "spent": asdict(mark.spent),
+                "ended": ended,
+            },
+            parameter=mark.state.parameter,
+            buffer=mark.state.buffer,
+            best=mark.best,
+            best_buffer=mark.best_buffers,
+            optimizer=mark.state.optimizer,
+            whole=whole,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -199,7 +312,7 @@ class TrainingRun:
         Raises:
             ValueError: If it was made with other settings or by another model.
         """
-        saved, here = checkpoint.progress["run"], self._identity()
+        saved, here = {"budget": "epochs", **checkpoint.progress["run"]}, self._identity()
         other = [
             f"{key} {saved.get(key)} there, {value} here"
             for key, value in here.items()
@@ -207,11 +320,22 @@ class TrainingRun:
         ]
         if other:
             raise ValueError(f"the checkpoint is of a run with other settings: {'; '.join(other)}.")
+        ended = checkpoint.progress.get("ended")
+        if checkpoint.whole is not None and self.settings.budget.limit > float(ended or 0):
+            checkpoint, ended = checkpoint.whole, None
         load_parameters(self.step.parameters, checkpoint.parameter)
         load_parameters(self.buffers, checkpoint.buffer)
         self.step.load_state(checkpoint.optimizer)
         self.history = History.from_json(checkpoint.progress["history"])
+        self.spent, self._ended = self._spent_by(checkpoint), ended
         self._best, self._best_buffers = dict(checkpoint.best), dict(checkpoint.best_buffer)
+
+    def _spent_by(self, checkpoint: Checkpoint) -> Spent:
+        spent = checkpoint.progress.get("spent")
+        if spent is not None:
+            return Spent(**spent)
+        # Saved before costs were counted: by epochs then.
+        return Spent(updates=len(self.history) * len(self.batches))
 
     def keep_best(self) -> None:
         """Leave the model with the parameters to keep, in evaluation mode."""
@@ -220,20 +344,3 @@ class TrainingRun:
             load_parameters(self.buffers, self._best_buffers)
         for owner in owners_of(self.model, self.guide):
             owner.eval()
-
-
-def _subset(x: Tensor, size: int) -> Tensor:
-    # Neighbouring rows are often alike: a part is taken at random, the same one for every run.
-    return x[torch.randperm(len(x), generator=generator(0, Stream.VALIDATION))[:size]]
-
-
-def _require_rows(name: str, x: Tensor, missing: bool) -> None:
-    if len(x) == 0:
-        raise ValueError(f"{name} holds no data.")
-    bad = (x.isinf() if missing else ~x.isfinite()).flatten(1).any(1)
-    if bool(bad.any()):
-        raise ValueError(
-            f"{name} has {int(bad.sum())} rows with NaN or infinite values, the first at row "
-            f"{int(bad.nonzero()[0])}: remove or fill them in, or leave missing cells out of the "
-            "likelihood with ObservedDecoder."
-        )

@@ -7,6 +7,7 @@ from typing import Any, final
 from torch import Tensor
 
 from ppl_vae.schedules import Constant, Schedule
+from ppl_vae.training.budget import Budget
 from ppl_vae.training.naming import StepFactory, describe_step, parse_step
 
 Transform = Callable[[Tensor], Tensor]
@@ -22,7 +23,7 @@ class FitSettings:
         ValueError: If a number is out of range or the step is unknown.
     """
 
-    epochs: int
+    budget: Budget
     batch_size: int
     learning_rate: float | Schedule
     clip_norm: float | None
@@ -35,14 +36,13 @@ class FitSettings:
     seed: int
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs", "batch_size", "validate_every", "validation_particles", "validation_size",
-        ):  # fmt: skip
+        for name in ("batch_size", "validate_every", "validation_particles", "validation_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
-        if self.validate_every > self.epochs:
+        epochs = self.budget.epochs
+        if epochs is not None and self.validate_every > epochs:
             raise ValueError(
-                f"validate_every ({self.validate_every}) exceeds epochs ({self.epochs}): the "
+                f"validate_every ({self.validate_every}) exceeds epochs ({epochs}): the "
                 "validation bound would never be computed."
             )
         if self.patience is not None and self.patience < 1:
@@ -68,8 +68,9 @@ class FitSettings:
         return {
             "batch_size": self.batch_size,
             "learning_rate": repr(self.schedule),
-            # A schedule spreads over all epochs; at a constant rate a run may be made longer.
-            "epochs": None if isinstance(self.schedule, Constant) else self.epochs,
+            "budget": self.budget.kind,
+            # A schedule spreads over the budget; at a constant rate a run may be made longer.
+            self.budget.kind: None if isinstance(self.schedule, Constant) else self.budget.limit,
             "clip_norm": self.clip_norm,
             "validate_every": self.validate_every,
             "validation_particles": self.validation_particles,

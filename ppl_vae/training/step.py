@@ -15,6 +15,7 @@ from ppl_vae.objectives import Objective
 from ppl_vae.particles import Particles, Program
 from ppl_vae.training.history import parts_of
 from ppl_vae.training.parameters import ParameterRecorder
+from ppl_vae.training.watch import is_watched, require_finite_gradient
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -70,7 +71,13 @@ class Loss:
         particles = self.objective.draw(model, guide, x)
         total, bound = self.objective.loss_of(particles)
         loss = total / len(x)
-        loss.backward(inputs=list(self.parameters.values()))
+        watched = is_watched()
+        if watched:
+            particles.require_finite()
+        loss.backward(inputs=list(self.parameters.values()), retain_graph=watched)
+        if watched:
+            nesting = int(self.objective.max_plate_nesting)
+            require_finite_gradient(particles, self.parameters, max_plate_nesting=nesting)
         if not self._checked:
             self._warn_of_untrained()
         if self.clip_norm is not None:
@@ -206,9 +213,10 @@ def adam_state(
 def load_adam(
     optimizer: torch.optim.Optimizer, names: list[str], state: Mapping[str, Tensor]
 ) -> None:
-    """Load named state through torch's own loader, which puts each tensor where it belongs."""
-    if not state:
-        return
+    """Load named state through torch's own loader, which puts each tensor where it belongs.
+
+    No state is that before the first update.
+    """
     # A parameter that no update has reached has no state yet.
     saved = {
         i: {key: state[f"{key}/{name}"] for key in ADAM_STATE}

@@ -1,13 +1,15 @@
 """How good a model is on validation data, epoch by epoch."""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.objectives.base import owners_of
 from ppl_vae.particles import Program, draw_particles
 
 _ROWS = 1000
@@ -18,6 +20,36 @@ class Score(NamedTuple):
 
     mean: float
     error: float
+
+
+@final
+@dataclass(frozen=True)
+class Validation:
+    """The validation data and how a model is scored on them, alike in every epoch.
+
+    Attributes:
+        x: The data, on their device.
+        num_particles: K of the importance-weighted bound.
+        max_plate_nesting: Plate dimensions the programs use, the data plate included.
+        seed: Of its draws.
+        point: Whether the guide is a point, without noise: it has no such bound, and is scored by
+            the joint log-density there.
+    """
+
+    x: Float[Tensor, "num_data *event"]
+    num_particles: int
+    max_plate_nesting: int
+    seed: int
+    point: bool
+
+    def __call__(self, model: Program, guide: Program) -> Score:
+        """The score of a model and guide, in evaluation mode afterwards."""
+        for owner in owners_of(model, guide):
+            owner.eval()
+        if self.point:
+            return joint_density(model, guide, self.x, self.max_plate_nesting)
+        settings = self.num_particles, self.max_plate_nesting, self.seed
+        return importance_weighted(model, guide, self.x, *settings)
 
 
 def importance_weighted(
