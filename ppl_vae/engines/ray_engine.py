@@ -1,8 +1,10 @@
 """Tasks on a Ray cluster."""
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -117,11 +119,19 @@ class _Flight:
                 elif (outcome := self._pack(task)) is not None:
                     yield outcome
             # One at a time: whoever is given an outcome may take long over it.
-            done, _ = self.ray.wait(list(self.sent), timeout=_LOOK) if self.sent else ([], [])
-            for reference in done:
+            for reference in self._wait():
                 if (outcome := self._landed(reference)) is not None:
                     yield outcome
             self._look()
+
+    def _wait(self) -> list[Any]:
+        """The next that is done, or none after a while."""
+        if not self.sent:
+            return []
+        # Ray tells of dead nodes on standard output, where a program's results go.
+        with redirect_stdout(sys.stderr):
+            done, _ = self.ray.wait(list(self.sent), timeout=_LOOK)
+        return list(done)
 
     def _pack(self, task: Task) -> Outcome | None:
         """Send a task, or say why it cannot be sent."""

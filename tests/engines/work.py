@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -39,19 +40,26 @@ def append(path, line):
 
 
 def note(folder, name, seconds=0.0):
-    """Say when the work begins and when it is done."""
-    append(Path(folder) / "begun", name)
-    time.sleep(seconds)
+    """Say when the work begins, under which parent process, and when it is done."""
+    append(Path(folder) / "begun", f"{name}@{os.getppid()}")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.05)
     append(Path(folder) / "done", name)
     return name
 
 
-def die(folder, times):
+def die(path, times):
     """Be killed at the first so many starts."""
-    append(Path(folder) / "died", "x")
-    if len((Path(folder) / "died").read_text().split()) <= times:
+    append(path, "x")
+    if len(lines(path)) <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return "alive"
+
+
+def lock():
+    """What cannot be pickled."""
+    return threading.Lock()
 
 
 def lines(path):

@@ -1,0 +1,270 @@
+"""Tasks on a cluster of several nodes, all on this machine; one of them is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from engines import work
+from ppl_vae.engines import InProcess, Outcome, RayEngine, Task
+
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+# A dead node is noticed after a second instead of half a minute.
+QUICK = {"health_check_initial_delay_ms": 200, "health_check_period_ms": 200,
+         "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head with 2 CPUs, and whatever nodes a test adds."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    head = {"num_cpus": 2, "include_dashboard": False, "_system_config": QUICK}
+    started = Cluster(initialize_head=True, head_node_args=head)
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(started.address, log_to_driver=False, logging_level="CRITICAL")
+    yield started
+    ray.shutdown()
+    started.shutdown()
+    signal.signal(signal.SIGTERM, handler)
+
+
+def run(tasks, **settings):
+    return list(RayEngine(**settings).run(tasks))
+
+
+def by_name(outcomes):
+    return {outcome.name: outcome for outcome in outcomes}
+
+
+@pytest.mark.usefixtures("cluster")
+class TestOutcomes:
+    def test_are_those_of_the_engine_in_process(self):
+        tasks = [Task(str(seed), work.numbers, (seed,)) for seed in range(6)]
+        threads = 1
+        there, here = run(tasks, cpus=threads), list(InProcess(threads).run(tasks))
+        assert by_name(there) == by_name(here)
+
+    def test_threads_are_the_cpus(self):
+        (found,) = run([Task("a", work.numbers, (0,))], cpus=2)
+        assert found.value[1] == 2
+        assert [found] == list(InProcess(2).run([Task("a", work.numbers, (0,))]))
+
+    def test_an_exception_is_an_outcome_and_not_tried_again(self, tmp_path):
+        tasks = [Task("a", work.fail, ("one\n two",)), Task("b", work.leave)]
+        tasks.append(Task("c", work.double, (3,)))
+        found = by_name(run(tasks))
+        assert found["a"].error == "ValueError: one two"
+        assert "raise ValueError(message)" in found["a"].traceback
+        assert found["a"].attempts == 1
+        assert found["b"].error == "SystemExit: enough"
+        assert found["c"] == Outcome("c", 6)
+
+    def test_a_task_that_cannot_be_sent_or_brought_back(self):
+        tasks = [Task("a", work.double, (work.lock(),)), Task("b", work.lock)]
+        found = by_name(run([*tasks, Task("c", work.double, (3,))]))
+        assert found["a"].error == "TypeError: cannot pickle '_thread.lock' object"
+        assert found["a"].attempts == 0
+        assert "cannot pickle '_thread.lock' object" in found["b"].error
+        assert found["b"].attempts == 1
+        assert found["c"] == Outcome("c", 6)
+
+    def test_work_where_this_process_works(self, tmp_path, monkeypatch):
+        (tmp_path / "beside.py").write_text("def answer():\n    return 42\n")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        from beside import answer
+
+        first, second = sorted(run([Task("a", work.here), Task("b", answer)]), key=lambda o: o.name)
+        assert second.value == 42
+        process, folder, gpus = first.value
+        assert process != os.getpid()
+        assert folder == str(tmp_path)
+        assert gpus == "", "a task that asks for no GPU sees none"
+
+    def test_as_they_finish(self, tmp_path):
+        tasks = [Task("long", work.note, (tmp_path, "long", 1.5))]
+        tasks += [Task(name, work.note, (tmp_path, name)) for name in "bcd"]
+        assert [outcome.name for outcome in run(tasks)][-1] == "long"
+        assert work.lines(tmp_path / "done")[-1] == "long"
+
+
+@pytest.mark.usefixtures("cluster")
+class TestFlow:
+    def test_tasks_are_taken_as_there_is_room(self):
+        taken = []
+
+        def tasks():
+            for number in range(1_000_000):
+                taken.append(number)
+                yield Task(str(number), work.double, (number,))
+
+        engine = RayEngine().run(tasks())
+        assert taken == []
+        for count in range(1, 30):
+            next(engine)
+            assert len(taken) <= count + 4, "twice as many as the cluster has CPUs"
+        engine.close()
+        assert len(taken) < 40
+
+    def test_never_more_at_once_than_cpus(self, tmp_path):
+        tasks = [Task(str(n), work.note, (tmp_path, str(n), 0.2)) for n in range(6)]
+        for number, _ in enumerate(RayEngine(cpus=2).run(tasks), 1):
+            assert len(work.lines(tmp_path / "begun")) <= number + 1
+
+    def test_closing_cancels_what_is_under_way(self, tmp_path):
+        tasks = [Task("a", work.double, (1,))]
+        tasks += [Task(str(n), work.note, (tmp_path, str(n), 600)) for n in range(5)]
+        engine = RayEngine().run(tasks)
+        assert next(engine).value == 2
+        while not work.lines(tmp_path / "begun"):
+            time.sleep(0.05)
+        engine.close()
+        free = time.monotonic() + 20
+        while ray.available_resources().get("CPU") != 2 and time.monotonic() < free:
+            time.sleep(0.1)
+        assert ray.available_resources()["CPU"] == 2
+        assert work.lines(tmp_path / "done") == []
+
+    def test_what_goes_wrong_with_the_tasks_themselves_is_raised(self):
+        def tasks():
+            yield Task("a", work.double, (1,))
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            list(RayEngine().run(tasks()))
+
+
+@pytest.mark.usefixtures("cluster")
+class TestDeath:
+    def test_a_dead_worker_is_replaced_but_not_for_ever(self, tmp_path):
+        once, always = tmp_path / "once", tmp_path / "always"
+        tasks = [Task("a", work.die, (once, 1)), Task("b", work.die, (always, 99))]
+        found = by_name(run([*tasks, Task("c", work.double, (1,))], retries=1))
+        assert found["a"] == Outcome("a", "alive", attempts=2)
+        assert found["b"].error.startswith("WorkerCrashedError: The worker died unexpectedly")
+        assert found["b"].attempts == 2
+        assert work.lines(always) == ["x", "x"]
+        assert found["c"].value == 2
+
+    def test_a_node_is_killed_in_the_middle(self, cluster, tmp_path):
+        doomed, other = cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=1)
+        (raylet,) = doomed.all_processes["raylet"]
+        names = [str(number) for number in range(40)]
+        tasks = (Task(name, work.note, (tmp_path, name, 0.4)) for name in names)
+        found, victims = [], set()
+        for outcome in RayEngine().run(tasks):
+            found.append(outcome)
+            if not victims:
+                begun = [line.split("@") for line in work.lines(tmp_path / "begun")]
+                there = {name for name, parent in begun if parent == str(raylet.process.pid)}
+                if victims := there - set(work.lines(tmp_path / "done")):
+                    cluster.remove_node(doomed, allow_graceful=False)
+        assert victims, "the node was killed with tasks on it"
+        assert sorted(outcome.value for outcome in found) == sorted(names), "nothing is lost"
+        assert Counter(work.lines(tmp_path / "done")) == Counter(names), "nothing is done twice"
+        again = {outcome.name for outcome in found if outcome.attempts > 1}
+        assert victims <= again
+        begun = Counter(line.split("@")[0] for line in work.lines(tmp_path / "begun"))
+        assert {name for name, count in begun.items() if count > 1} <= again
+        cluster.remove_node(other)
+
+
+@pytest.mark.usefixtures("cluster")
+class TestRoom:
+    @pytest.mark.parametrize("settings", [{"cpus": 3}, {"gpus": 1}, {"gpus": 0.5}])
+    def test_a_task_that_no_node_could_take(self, settings):
+        with pytest.raises(ValueError, match=r"no node .*nodes of 2 CPUs and 0 GPUs\): ask for"):
+            run([Task("a", work.double, (1,))], **settings)
+
+    def test_parts_of_a_gpu_and_its_loss(self, cluster, tmp_path, monkeypatch):
+        monkeypatch.setattr("ppl_vae.engines.ray_engine._HOMELESS", 1.0)
+        node = cluster.add_node(num_cpus=2, num_gpus=1)
+        tasks = [Task(str(n), work.here) for n in range(2)]
+        tasks.append(Task("c", work.note, (tmp_path, "c", 600)))
+        engine = RayEngine(gpus=0.5).run(tasks)
+        assert [next(engine).value[2] for _ in range(2)] == ["0", "0"]
+        cluster.remove_node(node, allow_graceful=False)
+        with pytest.raises(TimeoutError, match=r"nodes were lost: a task asks for 1 CPUs and 0.5"):
+            next(engine)
+
+    def test_another_cluster_than_this_process_is_connected_to(self):
+        with pytest.raises(
+            ValueError, match=r"is connected to the Ray cluster at \S+, not at 1\.2"
+        ):
+            run([], address="1.2.3.4:5")
+        assert run([], address="auto") == []
+
+
+SCRIPT = """
+import os, signal, sys
+sys.path.append(sys.argv[1])
+from engines import work
+from ppl_vae.engines import RayEngine, Task
+handler = signal.getsignal(signal.SIGTERM)
+if "ray" in sys.modules:
+    raise SystemExit("ray was imported before it was asked for")
+seconds = {"a": 0, "b": 0, "c": 600, "d": 600}
+tasks = [Task(name, work.note, (sys.argv[2], name, seconds[name])) for name in seconds]
+try:
+    for outcome in RayEngine().run(tasks):
+        print(outcome.value)
+except KeyboardInterrupt:
+    print("interrupted")
+import ray
+print(ray.is_initialized(), signal.getsignal(signal.SIGTERM) == handler,
+      os.environ.get("RAY_USAGE_STATS_ENABLED"))
+"""
+
+
+def test_a_cluster_of_its_own_is_started_in_silence_and_ctrl_c_leaves_nothing_running(tmp_path):
+    """In another process, as this one may be connected to the cluster above."""
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, Path(__file__).parents[1], tmp_path]
+    environment = {n: value for n, value in os.environ.items() if not n.startswith("RAY_")}
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **settings) as process:
+        until = time.monotonic() + 100
+        while len(work.lines(tmp_path / "begun")) < 3 and time.monotonic() < until:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=100)
+    assert sorted(out.split("\n")) == ["", "False True None", "a", "b", "interrupted"]
+    assert err == ""
+    assert processes_of(process.pid) == []
+    assert sorted(work.lines(tmp_path / "done")) == ["a", "b"]
+
+
+def processes_of(session):
+    """Those of a session that still run, by their command lines."""
+    found = subprocess.run(
+        ["ps", "-o", "args=", "--sid", str(session)], capture_output=True, text=True, check=False
+    )
+    return found.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cpus": 0}, r"cpus >= 0\.01, whole above 1, got 0"),
+        ({"cpus": 1.5}, "whole above 1, got 1.5"),
+        ({"gpus": -1}, "gpus >= 0, whole above 1, got -1"),
+        ({"cpus": float("inf")}, "got inf"),
+        ({"retries": -1}, "retries >= 0, got -1"),
+        ({"address": "ray://head:10001"}, "outside of the cluster and its file system"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RayEngine(**settings)
+
+
+def test_ray_is_not_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'ppl_vae\[ray\]'"):
+        RayEngine()
