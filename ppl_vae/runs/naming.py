@@ -21,7 +21,7 @@ def resolve(kind: str, name: str, known: Mapping[str, Any]) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{kind} {name!r}: {error}; use one of {', '.join(known)}, or module:Class of a class "
+            f"{kind} {name!r}: {error};{_nearest(module, known)} use one of {', '.join(known)}, or module:Class of a class "
             "that Python can import from here."
         ) from error
 
@@ -35,6 +35,9 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name in names:
         return
+    raise ValueError(f"unknown {kind} {name!r}:{_nearest(name, names)} known: {', '.join(names)}.")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {kind} {name!r}:{hint} known: {', '.join(names)}.")
+    return f" did you mean {near[0]!r}?" if near else ""

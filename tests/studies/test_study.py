@@ -1,78 +1,277 @@
-"""Studies: cells share what they should, warn of what they must, and go on where they stopped."""
+"""Studies carried out: cells share what they should, fail alone, and are done once."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
-from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.engines import exclusive
 from ppl_vae.netcdf import load_netcdf
-from ppl_vae.runs import RunConfig, evaluate_run, open_run, train_run
-from ppl_vae.studies import build_arms, run_study
+from ppl_vae.objectives import ELBO
+from ppl_vae.runs import evaluate_run, open_run, train_run
+from ppl_vae.studies import Method, open_study, run_cell, run_study
+from ppl_vae.studies.cell import tasks_of
+from ppl_vae.studies.status import format_status, last_epoch, status_summary
 
-CONFIG = RunConfig(hidden=(8,), latent=2, epochs=3, batch_size=300, validation_particles=3)
-ESTIMATOR = ImportanceSampling(10)
+from .small import CONFIG, STUDY, carry_out, plan, results_of
+
+ESTIMATOR = Method("iwae", {"particles": 10}).build()
 
 
-def study(folder, config=CONFIG, objectives=("elbo", "iwae:2"), seeds=2, **options):
-    arms = build_arms(config, {"objective": objectives})
-    return run_study(
-        arms, seeds, folder, estimator=ESTIMATOR, device="cpu", progress=False,
-        **options,
-    )  # fmt: skip
+class Spoilt(ELBO):
+    """An objective that training cannot carry out."""
+
+    def bound(self, particles):
+        raise ValueError("this objective\nis spoilt.")
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    lines = []
-    return study(folder, report=lines.append), folder, lines
+    carry_out(folder)
+    return folder
 
 
-def test_cells_and_their_order(result):
-    _, folder, lines = result
-    names = {path.name for path in folder.iterdir() if path.is_dir()}
-    assert names == {"elbo-seed0", "elbo-seed1", "iwae-2-seed0", "iwae-2-seed1"}
-    assert len(lines) == 4
+def same(a, b):
+    """Whether two studies came to the same numbers, bit for bit."""
+    first, second = results_of(a), results_of(b)
+    for name in ("results", "cells", "curves"):
+        pd.testing.assert_frame_equal(first[name], second[name], check_exact=True)
+    return first["comparison"] == second["comparison"]
+
+
+def test_every_cell_has_a_folder_of_its_own(folder):
+    cells = {path.name for path in (folder / "cells").iterdir()}
+    assert cells == {"elbo-seed0", "elbo-seed1", "iwae-2-seed0", "iwae-2-seed1"}
+    one = {path.name for path in (folder / "cells" / "elbo-seed0").iterdir()}
+    assert one >= {"config.json", "checkpoint.safetensors", "history.csv", "evidence.nc",
+                   "measures.json", "pictures.npz", "log.txt", "cell.json"}  # fmt: skip
+    assert not (folder / "cells" / "elbo-seed1" / "pictures.npz").exists()
 
 
 def test_arms_of_one_seed_start_from_the_same_parameters(tmp_path):
-    start = RunConfig(**{**CONFIG.__dict__, "epochs": 1, "learning_rate": 1e-12})
-    runs = study(tmp_path, start, seeds=1).runs
-    for a, b in zip(
-        runs["elbo"][0].vae.parameters(), runs["iwae:2"][0].vae.parameters(), strict=True
-    ):
+    still = plan(config=replace(CONFIG, epochs=1, learning_rate=1e-12), seeds=(0,))
+    carry_out(tmp_path, still)
+    runs = [open_run(tmp_path / "cells" / name, device="cpu")
+            for name in ("elbo-seed0", "iwae-2-seed0")]  # fmt: skip
+    for a, b in zip(*(run.vae.parameters() for run in runs), strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_results_on_disk_are_those_returned(result):
-    returned, folder, _ = result
+def test_arms_of_one_seed_are_evaluated_on_the_same_data_with_the_same_draws(folder):
+    values = pd.read_parquet(folder / "results.parquet").set_index(["arm", "seed", "datum"])
+    assert len(values) == 2 * 2 * 60
+    spread = values["log_prob"].unstack("arm")
+    # Two models of the same data: what the data share is most of the spread.
+    assert spread.corr().iloc[0, 1] > 0.9
+
+
+def test_results_on_disk_are_one_another(folder):
+    results = open_study(folder)
+    comparison = results.comparison()
     summary = json.loads((folder / "comparison.json").read_text())
-    assert summary["arms"]["elbo"]["mean"] == returned.comparison.arms["elbo"].mean
-    assert summary["notes"] == returned.notes
-    tree = load_netcdf(folder / "comparison.nc")
-    values = tree["evidence"]["log_prob"].sel(arm="elbo")
-    assert values.mean().item() == pytest.approx(returned.comparison.arms["elbo"].mean)
+    assert summary["arms"]["elbo"]["mean"] == comparison.arms["elbo"].mean
+    assert any("still rising" in note for note in summary["notes"])
+    table = pd.read_parquet(folder / "results.parquet")
+    assert set(table.columns) == {
+        "arm", "objective", "seed", "method", "datum", "log_prob", "standard_error",
+        "effective_sample_size", "pareto_k",
+    }  # fmt: skip
+    mean = table[table["arm"] == "elbo"]["log_prob"].mean()
+    assert mean == pytest.approx(comparison.arms["elbo"].mean)
+    tree = load_netcdf(folder / "results.nc")
+    values = tree["evidence"]["log_prob"].sel(arm="elbo", seed=1)
+    assert values.to_numpy().tolist() == (
+        table.query("arm == 'elbo' and seed == 1")["log_prob"].tolist()
+    )
+    cells = pd.read_parquet(folder / "cells.parquet")
+    assert cells["state"].tolist() == ["done"] * 4
+    assert cells["updates"].tolist() == [3 * 4] * 4
+    curves = pd.read_parquet(folder / "histories.parquet")
+    bounds = curves.query("arm == 'elbo' and seed == 0 and quantity == 'bound'")["value"]
+    assert bounds.tolist() == [r.bound for r in results.cells[0].history.records]
 
 
-def test_three_epochs_are_said_to_be_too_few(result):
-    assert any("still rising" in note for note in result[0].notes)
+def test_the_manifest_says_how_it_was_done(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert manifest["seeds"] == [0, 1]
+    assert manifest["data"]["num_test"] == 360
+    assert manifest["engine"] == "InProcess"
+    assert len(set(manifest["configs"].values())) == 4
+    assert manifest["git"] is None or len(manifest["git"]["revision"]) == 40
 
 
-def test_going_on_gives_the_same_and_adds_seeds(result, tmp_path):
-    returned, folder, _ = result
-    again = study(folder)
-    assert again.comparison == returned.comparison
-    more = study(folder, seeds=3)
-    assert more.comparison.num_seeds == 3
-    whole = study(tmp_path, seeds=3)
-    assert whole.comparison == more.comparison
+def test_again_nothing_is_done_twice(folder):
+    before = {path: path.stat().st_mtime_ns for path in (folder / "cells").rglob("*.*")}
+    carry_out(folder)
+    after = {path: path.stat().st_mtime_ns for path in (folder / "cells").rglob("*.*")}
+    assert after == before
 
 
-def test_another_configuration_in_the_same_folder_is_refused(result):
-    with pytest.raises(ValueError, match="latent 2 there, 3 here"):
-        study(result[1], RunConfig(**{**CONFIG.__dict__, "latent": 3}))
+def test_more_seeds_later_are_as_if_planned_at_once(tmp_path):
+    carry_out(tmp_path / "first", plan(seeds=(0,)))
+    carry_out(tmp_path / "first")
+    carry_out(tmp_path / "whole")
+    assert same(tmp_path / "first", tmp_path / "whole")
+
+
+def test_a_method_more_evaluates_and_does_not_train_again(tmp_path):
+    carry_out(tmp_path, plan(seeds=(0,)))
+    trained = (tmp_path / "cells" / "elbo-seed0" / "checkpoint.safetensors").stat().st_mtime_ns
+    more = (*STUDY.methods, Method("psis", {"particles": 20}))
+    results = carry_out(tmp_path, plan(seeds=(0,), methods=more))
+    assert (tmp_path / "cells" / "elbo-seed0" / "checkpoint.safetensors").stat().st_mtime_ns == (
+        trained
+    )
+    assert results.comparison("psis") != results.comparison("iwae")
+    methods = pd.read_parquet(tmp_path / "results.parquet")["method"].unique().tolist()
+    assert methods == ["iwae", "psis"]
+    assert set(load_netcdf(tmp_path / "results.nc").children) == {"evidence", "evidence_psis"}
+    summary = json.loads((tmp_path / "comparison.json").read_text())
+    assert list(summary["methods"]) == ["psis"]
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path):
+    carry_out(tmp_path, plan(seeds=(0,)))
+    with pytest.raises(ValueError, match="latent 2 there, 3 here.*--out"):
+        carry_out(tmp_path, plan(seeds=(0,), config=replace(CONFIG, latent=3)))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match="holds no study"):
+        carry_out(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_cell_that_fails_is_recorded_and_the_others_are_done(tmp_path):
+    spoilt = f"{__name__}:Spoilt"
+    results = carry_out(tmp_path, plan(factors={"objective": ("elbo", spoilt)}))
+    states = {cell.name: cell.state for cell in results.cells}
+    assert states == {"elbo seed 0": "done", "elbo seed 1": "done",
+                      f"{spoilt} seed 0": "failed", f"{spoilt} seed 1": "failed"}  # fmt: skip
+    failed = results.in_state("failed")[0]
+    assert failed.reason == "this objective is spoilt."
+    assert "Traceback" in (failed.folder / "log.txt").read_text()
+    assert list(results.comparison().arms) == ["elbo"]
+    assert any("failed: this objective is spoilt." in note for note in results.warnings)
+    assert "spoilt" in format_status(results)
+    again = carry_out(tmp_path, plan(factors={"objective": ("elbo", spoilt)}))
+    assert {cell.attempts for cell in again.in_state("failed")} == {2}
+    assert {cell.attempts for cell in again.in_state("done")} == {1}
+
+
+def test_arms_with_other_test_data_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="arms .* have other test data"):
+        carry_out(tmp_path, plan(factors={"binarize": ("static", "none")},
+                                 config=replace(CONFIG, likelihood="normal")))  # fmt: skip
+
+
+def test_a_second_process_is_told_who_is_at_work(folder):
+    with exclusive(folder / "study.lock", "another"), pytest.raises(BlockingIOError) as caught:
+        carry_out(folder)
+    assert f"process {os.getpid()}" in str(caught.value)
+
+
+def test_no_study_in_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no study"):
+        open_study(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["study.json", "manifest.json", "cells/elbo-seed0/cell.json"])
+def test_a_damaged_file_is_named(name, tmp_path):
+    carry_out(tmp_path, plan(seeds=(0,)))
+    (tmp_path / name).write_text('{"state": ')
+    with pytest.raises(ValueError, match="damaged"):
+        open_study(tmp_path)
+
+
+def test_status_of_a_study_under_way(tmp_path):
+    carry_out(tmp_path, plan(seeds=(0,)))
+    done = tmp_path / "cells" / "elbo-seed0"
+    cell = json.loads((done / "cell.json").read_text())
+    (done / "cell.json").write_text(json.dumps({**cell, "state": "running"}))
+    carry_out_plan_only(tmp_path)
+    results = open_study(tmp_path)
+    states = [row["state"] for row in status_summary(results)["cells"]]
+    assert sorted(states) == ["done", "running", "waiting", "waiting"]
+    text = format_status(results)
+    assert "1 done, 1 running, 2 waiting of 4 cells" in text
+    assert "elbo seed 0: epoch 3 of 3, bound" in text
+
+
+def carry_out_plan_only(folder):
+    """The plan with a seed more, none of whose cells are begun."""
+    from ppl_vae.studies.results import write_plan
+
+    write_plan(STUDY, folder)
+
+
+def test_a_learning_curve_that_is_being_written(tmp_path):
+    assert last_epoch(tmp_path) is None
+    (tmp_path / "history.csv").write_text("epoch,bound,seconds\n1,-30.0,0.1\n2,-29.0,0.1\n3,-2")
+    assert last_epoch(tmp_path) == {"epoch": 2.0, "bound": -29.0}
+    (tmp_path / "history.csv").write_text("epoch,bound,seconds\n")
+    assert last_epoch(tmp_path) is None
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.studies.small import carry_out
+carry_out(Path(sys.argv[1]))
+"""
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_results(folder, tmp_path):
+    generator = torch.Generator().manual_seed(7)
+    root = Path(__file__).parents[2]
+    kills = 0
+    for _ in range(40):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed")],
+                                   cwd=root, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        began = time.monotonic()
+        while process.poll() is None and not (tmp_path / "killed" / "study.json").exists():
+            time.sleep(0.02)
+        # From here to the end takes about a second.
+        wait = 0.7 * torch.rand((), generator=generator).item()
+        try:
+            _, errors = process.communicate(timeout=wait if kills < 3 else None)
+            assert process.returncode == 0, errors
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+        assert time.monotonic() - began < 120
+    assert kills >= 2
+    assert same(folder, tmp_path / "killed")
+    hidden = [path for path in (tmp_path / "killed").rglob(".*") if path.is_file()]
+    assert len(hidden) <= kills
+
+
+def test_a_cell_alone(tmp_path):
+    task = tasks_of(STUDY, tmp_path, device="cpu")[0]
+    first = run_cell(task)
+    assert first.state == "done"
+    assert run_cell(task) == first
+
+
+def test_sharded_evaluation(tmp_path):
+    whole = carry_out(tmp_path / "whole", plan(seeds=(0,)))
+    parts = carry_out(tmp_path / "parts", plan(seeds=(0,), shards=3))
+    a, b = (results.evidence()["elbo"][0] for results in (whole, parts))
+    assert len(a) == len(b) == 60
+    assert not torch.equal(a.log_prob, b.log_prob)
 
 
 def test_a_run_reopened_gives_the_same_evidence(tmp_path):
@@ -102,3 +301,22 @@ def test_what_training_keeps_outside_of_parameters_is_read_back(likelihood, tmp_
     again = open_run(tmp_path / "run", device="cpu")
     found = ESTIMATOR(again.vae.model, again.vae.guide, x)
     assert torch.equal(trained.log_prob, found.log_prob)
+
+
+def test_a_density_and_a_probability_do_not_compare(tmp_path):
+    mixed = plan(factors={"likelihood": ("bernoulli", "normal")}, seeds=(0,),
+                 config=replace(CONFIG, binarize="static"))  # fmt: skip
+    results = carry_out(tmp_path, mixed)
+    assert any("do not compare" in note for note in results.warnings)
+
+
+def test_work_that_is_not_a_training_run(tmp_path):
+    names = []
+
+    def nothing(task):
+        names.append(task.plan.name)
+        raise RuntimeError("no room")
+
+    results = run_study(STUDY, tmp_path, work=nothing, progress=False)
+    assert len(names) == 4
+    assert {cell.reason for cell in results.in_state("failed")} == {"RuntimeError: no room"}
