@@ -8,11 +8,13 @@ from ppl_vae.report.folders import (
     write_sandwich,
     write_study_figures,
 )
+from ppl_vae.report.study import write_report
 
 __all__ = [
     "write_diagnosis",
     "write_gradient_bench",
     "write_imputation",
+    "write_report",
     "write_sample_figures",
     "write_sandwich",
     "write_study_figures",

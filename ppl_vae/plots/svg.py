@@ -1,0 +1,141 @@
+"""Figures as SVG that is part of a page: its colours, its font, no name shared between two."""
+
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Colours that no figure needs stand for the page's own until the SVG is written.
+INK: Final = "#010203"
+MUTED: Final = "#010204"
+GRID: Final = "#010205"
+PAPER: Final = "#010206"
+_ROLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"}
+
+NUM_COLORS: Final = 7
+_ARM_COLORS = {f"#0102{0x10 + index:02x}": f"arm-{index}" for index in range(NUM_COLORS)}
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d")
+_Dashes = str | tuple[float, tuple[float, ...]]
+_DASHES: tuple[_Dashes, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
+
+_WIDTH = 5.0
+"""Inches of 72 units: as many units as a phone is wide, where the text is read as it is."""
+_KEY = 34 / 72, 14 / 72
+
+_FONT_SIZE = 10.5
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": _FONT_SIZE,
+    "axes.labelsize": _FONT_SIZE,
+    "xtick.labelsize": _FONT_SIZE - 0.5,
+    "ytick.labelsize": _FONT_SIZE - 0.5,
+    # Labels are other people's text: a dollar in one begins no formula.
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+@final
+@dataclass(frozen=True)
+class Style:
+    """How an arm looks in every figure: told apart by shape and dashes where colours repeat."""
+
+    color: str
+    marker: str
+    dashes: _Dashes
+
+
+def style_of(index: int) -> Style:
+    """The style of the arm with this index; different for the first 21."""
+    return Style(
+        color=list(_ARM_COLORS)[index % NUM_COLORS],
+        marker=_MARKERS[index % len(_MARKERS)],
+        dashes=_DASHES[index // NUM_COLORS % len(_DASHES)],
+    )
+
+
+def svg_panel(
+    draw: Callable[[Axes], None], name: str, description: str, height: float = 3.1
+) -> str:
+    """A figure of one panel as an ``<svg>`` element.
+
+    Colours are the page's CSS variables ``--ink``, ``--muted``, ``--grid``, ``--paper`` and
+    ``--arm-0`` to ``--arm-6``, so that they follow its light and dark.
+
+    Args:
+        draw: Draws on the axes it is given.
+        name: All ids begin with it; the same figure has the same ids.
+        description: For people who cannot see it.
+        height: In inches of 72 units.
+    """
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.subplots())
+        body = _body(figure, name)
+    size = f"0 0 {72 * _WIDTH:g} {72 * height:g}"
+    label = html.escape(description)
+    return f'<svg viewBox="{size}" role="img" aria-label="{label}">{body}</svg>'
+
+
+def svg_symbol(style: Style, name: str) -> str:
+    """An arm's line and marker as a ``<symbol>`` with this id, for a key beside figures."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=_KEY)
+        FigureCanvasSVG(figure)
+        ax = figure.add_axes((0, 0, 1, 1))
+        ax.set_axis_off()
+        ax.set(xlim=(0, 1), ylim=(0, 1))
+        draw_line(ax, [0, 1], [0.5, 0.5], style, marker=False)
+        ax.plot(0.5, 0.5, style.marker, color=style.color, markersize=6.5, clip_on=False)
+        body = _body(figure, name)
+    return f'<symbol id="{name}" viewBox="0 0 34 14">{body}</symbol>'
+
+
+def draw_line(
+    ax: Axes, x: Sequence[float], y: Sequence[float], style: Style, *, marker: bool = True
+) -> None:
+    """An arm's line, with its marker at every point where there is to be one."""
+    ax.plot(
+        x, y, color=style.color, linestyle=style.dashes, lw=1.5,
+        marker=style.marker if marker else "", markersize=5,
+    )  # fmt: skip
+
+
+def _body(figure: Figure, name: str) -> str:
+    out = io.StringIO()
+    figure.patch.set_visible(False)
+    for ax in figure.axes:
+        ax.patch.set_visible(False)
+    figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = out.getvalue()
+    text = text[text.index("<svg") :].partition(">")[2].rpartition("</svg>")[0]
+    # What stands in <style> would hold for the whole page; groups have ids that nobody asks for.
+    text = re.sub(r"<style.*?</style>|<!--.*?-->|<defs>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r" font-family: [^;\"]*;| transform=\"rotate\(-0 [^\"]*\"", "", text)
+    for color, role in (_ROLES | _ARM_COLORS).items():
+        text = text.replace(color, f"var(--{role})")
+    return re.sub(r"\s*\n\s*", "\n", text).strip()

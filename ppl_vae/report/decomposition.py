@@ -1,0 +1,104 @@
+"""The ELBO taken apart: log-likelihood, KL of each site, active units."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ppl_vae.plots.study import Parts, draw_parts, rows_height
+from ppl_vae.plots.svg import Style, svg_panel
+from ppl_vae.report import numbers
+from ppl_vae.report.arms import mean
+from ppl_vae.report.blocks import Column, Figure, Section, Table, Value
+from ppl_vae.report.measured import Summary, measured
+from ppl_vae.studies.results import CellResult
+
+
+def decompositions(
+    cells: Sequence[CellResult], arms: Sequence[str], styles: Mapping[str, Style]
+) -> Section | None:
+    """``ELBO = log-likelihood - KL``: bars of the arms shown, a table of all."""
+    means = {}
+    for arm in arms:
+        # Arm by arm: of all runs together the summaries would be many.
+        for summaries in measured(cells, "decomposition", [arm]).values():
+            means[arm] = _mean_parts(list(summaries.values()))
+    if not means:
+        return None
+    sites = list(dict.fromkeys(site for parts in means.values() for site in parts["kl"]))
+    rows: list[list[Value]] = [_parts_row(arm, parts, sites) for arm, parts in means.items()]
+    columns = [
+        Column("arm", "arm"),
+        Column("elbo", "number", heading="ELBO"),
+        Column("seed_error", "error", numbers.error, heading="± seed error"),
+        Column("log_likelihood", "number", heading="log-likelihood"),
+        *(Column(f"kl_{site}", "number", heading=f"KL of {site}") for site in sites),
+        *(
+            Column(f"active_{site}", "number", numbers.tenths, heading=f"active units of {site}")
+            for site in sites
+        ),
+        *(Column(f"units_{site}", "number", numbers.count, heading="of") for site in sites),
+    ]
+    table = Table(
+        name="decomposition",
+        caption=(
+            "ELBO = log-likelihood minus the KL of each latent site, mean over seeds, nats per "
+            "datum; active units: latent dimensions whose posterior mean varies with the data"
+        ),
+        columns=columns,
+        rows=rows,
+    )
+    bars = [
+        Parts(arm, styles[arm], m["log_likelihood"], list(m["kl"].values()), _active(m["active"]))
+        for arm, m in means.items()
+        if arm in styles
+    ]
+    figure = Figure(
+        name="decomposition-bars",
+        caption=(
+            "The ELBO taken apart, nats per datum, mean over seeds. Full bar: log-likelihood "
+            f"E log p(x|z); pale bar: KL of {', then '.join(sites)}; the mark where it ends is "
+            "the ELBO. At the right: active units."
+        ),
+        svg=svg_panel(
+            lambda ax: draw_parts(ax, bars),
+            "decomposition",
+            "Bars of log-likelihood and KL. "
+            + "; ".join(f"{bar.label}: log-likelihood {numbers.nats(bar.log_likelihood)}, "
+                        f"KL {numbers.nats(sum(bar.kl))}" for bar in bars),
+            rows_height(len(bars)),
+        ),
+        data=table.data,
+    )  # fmt: skip
+    return Section("decomposition", "The ELBO taken apart", [figure, table])
+
+
+def _mean_parts(summaries: Sequence[Summary]) -> dict[str, Any]:
+    first = summaries[0]
+    elbos = [summary["elbo"]["value"] for summary in summaries]
+    return {
+        "elbo": mean(elbos),
+        "error": statistics.stdev(elbos) / math.sqrt(len(elbos)) if len(elbos) > 1 else None,
+        "log_likelihood": mean([summary["log_likelihood"]["value"] for summary in summaries]),
+        "kl": {site: mean([s["kl"][site]["value"] for s in summaries]) for site in first["kl"]},
+        "active": {
+            site: (mean([s["active_units"][site]["count"] for s in summaries]), units["latent"])
+            for site, units in first["active_units"].items()
+        },
+    }
+
+
+def _parts_row(arm: str, parts: Mapping[str, Any], sites: Sequence[str]) -> list[Value]:
+    active = [parts["active"].get(site, (None, None)) for site in sites]
+    return [
+        arm, parts["elbo"], parts["error"], parts["log_likelihood"],
+        *(parts["kl"].get(site) for site in sites),
+        *(count for count, _ in active), *(latent for _, latent in active),
+    ]  # fmt: skip
+
+
+def _active(units: Mapping[str, tuple[float, int]]) -> str:
+    if not units:
+        return ""
+    count, latent = (sum(side) for side in zip(*units.values(), strict=True))
+    return f"{count:.3g} of {latent} active"

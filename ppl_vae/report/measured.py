@@ -1,0 +1,40 @@
+"""What was measured of runs beside log p(x), as it stands in their folders."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ppl_vae.report.arms import done
+from ppl_vae.studies.results import CellResult
+
+Summary = Mapping[str, Any]
+
+
+def measured(
+    cells: Sequence[CellResult], name: str, arms: Sequence[str]
+) -> dict[str, dict[int, Summary]]:
+    """Arm to seed to the summary of a measure, where it was measured."""
+    found: dict[str, dict[int, Summary]] = {arm: {} for arm in arms}
+    for cell in done(cells):
+        if cell.arm in found and name in cell.measures:
+            found[cell.arm][cell.seed] = cell.measures[name]
+    return {arm: by_seed for arm, by_seed in found.items() if by_seed}
+
+
+def first(by_seed: Mapping[int, Summary]) -> Summary:
+    """That of the first seed that has one."""
+    return next(iter(by_seed.values()))
+
+
+def joint_error(values: Sequence[float], noise: Sequence[float | None]) -> float:
+    """Standard error over seeds, which holds the particles' noise; of one seed that noise alone."""
+    if len(values) > 1:
+        return statistics.stdev(values) / math.sqrt(len(values))
+    return noise[0] or 0.0
+
+
+def around(values: Sequence[float], halves: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Lower and upper ends of bars."""
+    pairs = list(zip(values, halves, strict=True))
+    return [value - half for value, half in pairs], [value + half for value, half in pairs]

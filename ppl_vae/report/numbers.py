@@ -1,0 +1,63 @@
+"""Numbers as a page writes them; what is missing is a dash."""
+
+import math
+
+MINUS = "\N{MINUS SIGN}"
+MISSING = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+_SMALLEST_P = 0.001
+
+
+def nats(value: float | None) -> str:
+    """Three decimals."""
+    return _written(value, ".3f")
+
+
+def signed(value: float | None) -> str:
+    """Three decimals and a sign."""
+    return _written(value, "+.3f")
+
+
+def error(value: float | None) -> str:
+    """To stand beside what it is the error of."""
+    return MISSING if _is_missing(value) else f"± {value:.3f}"
+
+
+def probability(value: float | None) -> str:
+    """Three decimals, or below the least that three decimals have."""
+    if value is not None and 0 <= value < _SMALLEST_P:
+        return f"< {_SMALLEST_P}"
+    return _written(value, ".3f")
+
+
+def count(value: float | None) -> str:
+    """A whole number, its thousands apart."""
+    return _written(value, ",.0f")
+
+
+def tenths(value: float | None) -> str:
+    """One decimal, its thousands apart."""
+    return _written(value, ",.1f")
+
+
+def significant(value: float | None) -> str:
+    """Three significant digits."""
+    return _written(value, ".3g")
+
+
+def interval(low: float, high: float) -> str:
+    """Both ends, in a sentence."""
+    return f"{nats(low)} to {nats(high)}"
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _is_missing(value: float | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+def _written(value: float | None, form: str) -> str:
+    return MISSING if _is_missing(value) else format(value, form).replace("-", MINUS)

@@ -1,0 +1,190 @@
+"""Learning curves, and what training cost against what it came to."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from ppl_vae.plots.study import Cost, Curve, draw_bands, draw_costs
+from ppl_vae.plots.svg import Style, svg_panel
+from ppl_vae.report import numbers
+from ppl_vae.report.arms import done, mean
+from ppl_vae.report.blocks import Column, Figure, Section, Table, Value, csv_uri
+from ppl_vae.studies.results import CellResult
+from ppl_vae.training import History
+
+_Quantity = Literal["bound", "validation"]
+_TITLES: dict[_Quantity, tuple[str, str]] = {
+    "bound": (
+        "Training: each arm's own bound",
+        "Mean over the epoch's training data of the bound that the arm maximises: bounds of "
+        "different objectives do not compare.",
+    ),
+    "validation": (
+        "Validation: the same bound for all arms",
+        "Importance-weighted bound on the validation data, by which the parameters are chosen.",
+    ),
+}
+
+
+def learning_curves(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
+    """Training and validation bound against the epoch; None where no run has a history."""
+    histories = {arm: _histories(cells, arm) for arm in styles}
+    figures = [_curves_figure(histories, styles, quantity) for quantity in _TITLES]
+    seen = [figure for figure in figures if figure is not None]
+    return Section("curves", "Learning curves", seen, key=True) if seen else None
+
+
+def _histories(cells: Sequence[CellResult], arm: str) -> dict[int, History]:
+    found = {cell.seed: cell.history for cell in done(cells, arm)}
+    return {seed: history for seed, history in found.items() if len(history)}
+
+
+def _curves_figure(
+    histories: Mapping[str, dict[int, History]],
+    styles: Mapping[str, Style],
+    quantity: _Quantity,
+) -> Figure | None:
+    values = {
+        arm: {seed: _values(history, quantity) for seed, history in by_seed.items()}
+        for arm, by_seed in histories.items()
+    }
+    found = {arm: _over_seeds(list(v.values()), styles[arm]) for arm, v in values.items() if v}
+    curves = [curve for curve in found.values() if curve.x]
+    if not curves:
+        return None
+    title, meaning = _TITLES[quantity]
+    rows: list[list[Value]] = [
+        [arm, seed, epoch, value]
+        for arm, by_seed in values.items()
+        for seed, by_epoch in by_seed.items()
+        for epoch, value in by_epoch.items()
+    ]
+    return Figure(
+        name=f"curves-{quantity}",
+        caption=(
+            f"{title}, in nats per datum. {meaning} Line: mean over seeds; band: from the lowest "
+            "to the highest seed, as far as all seeds of the arm trained. The first fifth of "
+            "training may lie below the panel."
+        ),
+        svg=svg_panel(
+            lambda ax: draw_bands(ax, curves, "nats per datum"),
+            f"curves-{quantity}",
+            f"{title} against the epoch, a line with a band over seeds for each of "
+            f"{numbers.plural(len(curves), 'arm')}",
+        ),
+        data=csv_uri(["arm", "seed", "epoch", quantity], rows),
+    )
+
+
+def _values(history: History, quantity: _Quantity) -> dict[int, float]:
+    found = {record.epoch: getattr(record, quantity) for record in history.records}
+    return {epoch: value for epoch, value in found.items() if value is not None}
+
+
+def _over_seeds(by_seed: Sequence[dict[int, float]], style: Style) -> Curve:
+    """Mean and range at the epochs that all seeds have."""
+    shared = sorted(set.intersection(*(set(values) for values in by_seed)))
+    at = [[values[epoch] for values in by_seed] for epoch in shared]
+    return Curve(style, shared, [mean(v) for v in at], [min(v) for v in at], [max(v) for v in at])
+
+
+class _Spent(NamedTuple):
+    """Means over the seeds of an arm."""
+
+    evaluations: float
+    seconds: float
+
+
+def costs(
+    cells: Sequence[CellResult],
+    values: Mapping[str, tuple[float, float]],
+    styles: Mapping[str, Style],
+) -> Section | None:
+    """Mean log p(x) of each arm, ``(mean, error)``, against what its training cost."""
+    spent = {arm: _spent(cells, arm) for arm in values}
+    known = {arm: found for arm, found in spent.items() if found is not None}
+    if not known:
+        return None
+    kinds = {
+        "evaluations": "decoder evaluations of training, per run",
+        "seconds": "seconds of training and evaluation, per run",
+    }
+    fronts = {
+        kind: _front({arm: (getattr(found, kind), values[arm][0]) for arm, found in known.items()})
+        for kind in kinds
+        if any(getattr(found, kind) for found in known.values())
+    }
+    figures = [
+        _cost_figure({a: getattr(found, kind) for a, found in known.items()}, values, styles,
+                     front, kind, kinds[kind])
+        for kind, front in fronts.items()
+    ]  # fmt: skip
+    return Section("cost", "Cost against quality", [*figures, _cost_table(known, values, fronts)],
+                   key=True)  # fmt: skip
+
+
+def _spent(cells: Sequence[CellResult], arm: str) -> _Spent | None:
+    found = list(done(cells, arm))
+    if not found:
+        return None
+    return _Spent(mean([c.evaluations for c in found]), mean([c.seconds for c in found]))
+
+
+def _front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Arms that no other arm beats in one of cost and value without being worse in the other."""
+    best, front = float("-inf"), []
+    for arm, (_, value) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if value > best:
+            best = value
+            front.append(arm)
+    return front
+
+
+def _cost_figure(
+    spent: Mapping[str, float],
+    values: Mapping[str, tuple[float, float]],
+    styles: Mapping[str, Style],
+    front: Sequence[str],
+    kind: str,
+    label: str,
+) -> Figure:
+    points = {arm: Cost(styles[arm], spent[arm], *values[arm]) for arm in styles if arm in spent}
+    rows: list[list[Value]] = [[arm, spent[arm], *values[arm], int(arm in front)] for arm in spent]
+    return Figure(
+        name=f"cost-{kind}",
+        caption=(
+            f"Mean log p(x) in nats per datum, with two standard errors, against {label} (mean "
+            "over seeds). Rings and dashed steps: the Pareto front, arms that no other arm beats "
+            "at the same or a lower cost."
+        ),
+        svg=svg_panel(
+            lambda ax: draw_costs(
+                ax, list(points.values()), [points[arm] for arm in front if arm in points], label
+            ),
+            f"cost-{kind}",
+            f"log p(x) against {label}; on the Pareto front: {', '.join(front)}",
+        ),
+        data=csv_uri(["arm", kind, "log_prob", "error", "on_front"], rows),
+    )
+
+
+def _cost_table(
+    spent: Mapping[str, _Spent],
+    values: Mapping[str, tuple[float, float]],
+    fronts: Mapping[str, Sequence[str]],
+) -> Table:
+    def on(arm: str) -> str:
+        return ", ".join(kind for kind, front in fronts.items() if arm in front)
+
+    return Table(
+        name="cost",
+        caption="What a run of each arm cost, mean over seeds, and mean log p(x) in nats per datum",
+        columns=[
+            Column("arm", "arm"),
+            Column("log_prob", "number", heading="log p(x)"),
+            Column("error", "error", numbers.error, heading="± total error"),
+            Column("evaluations", "number", numbers.count, heading="decoder evaluations"),
+            Column("seconds", "number", numbers.tenths),
+            Column("front", heading="on the Pareto front of"),
+        ],
+        rows=[[arm, *values[arm], *found, on(arm)] for arm, found in spent.items()],
+    )
