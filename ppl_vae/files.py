@@ -1,10 +1,14 @@
 """Writing files so that a reader finds the old one or the new one, never a part of one."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# A hidden file's name with a suffix, and the eight characters that mkstemp adds.
+_TEMPORARY = re.compile(r"\..+\.[a-z]+\.[a-z0-9_]{8}")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -46,6 +50,11 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files of this module that a killed process left in a folder."""
+    return [path for path in folder.glob(".*") if _TEMPORARY.fullmatch(path.name)]
 
 
 def _umask() -> int:

@@ -8,7 +8,7 @@ import click
 
 import ppl_vae as pv
 from ppl_vae.cli.config import PartSpec, config_of
-from ppl_vae.cli.options import evaluation, model, place
+from ppl_vae.cli.options import evaluation, live, model, place
 from ppl_vae.cli.study import show_results
 
 
@@ -66,6 +66,7 @@ from ppl_vae.cli.study import show_results
     help="Folder of the runs and results.  [default: compare-DATA]",
 )
 @model
+@live
 @evaluation
 @place
 def compare(
@@ -78,6 +79,7 @@ def compare(
     folder: Path | None,
     split: Any,
     limit: int | None,
+    tensorboard: bool,
     data_root: Path | None,
     device: str,
     as_json: bool,

@@ -8,7 +8,7 @@ import click
 
 import ppl_vae as pv
 from ppl_vae.cli.config import config_of
-from ppl_vae.cli.options import distributions, model, place
+from ppl_vae.cli.options import distributions, live, model, place
 from ppl_vae.cli.output import show
 
 
@@ -31,11 +31,21 @@ from ppl_vae.cli.output import show
 )
 @distributions
 @model
+@live
 @place
-def fit(folder: Path, data_root: Path | None, device: str, as_json: bool, **settings: Any) -> None:
+def fit(
+    folder: Path,
+    tensorboard: bool,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Train one model into a folder."""
     config = config_of(settings)
-    run, result = pv.runs.train_run(config, folder, data_root=data_root, device=device)
+    run, result = pv.runs.train_run(
+        config, folder, data_root=data_root, device=device, tensorboard=tensorboard
+    )
     record = result.history.records[result.kept_epoch - 1]
     kl = ", ".join(f"KL({site}) {value:.3f}" for site, value in record.kl.items())
     text = (

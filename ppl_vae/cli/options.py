@@ -177,6 +177,15 @@ model = options(
     click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
 )
 
+live = options(
+    click.option(
+        "--tensorboard",
+        is_flag=True,
+        help="Write the learning curves for TensorBoard too (extra tensorboard); history.csv is "
+        "written in any case.",
+    ),
+)
+
 distributions = options(
     click.option(
         "--prior",

@@ -1,8 +1,10 @@
 """One run in a folder: configuration, checkpoint, history, evidence."""
 
+import contextlib
 import hashlib
 import inspect
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
@@ -15,12 +17,24 @@ from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree
 from ppl_vae.data import Dataset, binarize_batch
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence
-from ppl_vae.files import write_atomically
+from ppl_vae.files import leftovers, write_atomically
 from ppl_vae.netcdf import load_netcdf, save_netcdf
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.runs.config import RunConfig
+from ppl_vae.runs.config import LIMITS, RunConfig
 from ppl_vae.runs.estimator_names import Estimator
-from ppl_vae.training import Checkpoint, FitResult, History, find_buffers, fit, load_parameters
+from ppl_vae.runs.live import LiveHistory, TensorBoardCurves, require_tensorboard
+from ppl_vae.schedules import Constant
+from ppl_vae.training import (
+    NON_FINITE,
+    Checkpoint,
+    EpochRecord,
+    FitResult,
+    History,
+    find_buffers,
+    fit,
+    load_parameters,
+    load_progress,
+)
 from ppl_vae.vae import VAE, HierarchicalVAE
 
 CONFIG, CHECKPOINT, HISTORY, EVIDENCE = (
@@ -29,6 +43,9 @@ CONFIG, CHECKPOINT, HISTORY, EVIDENCE = (
     "history.csv",
     "evidence.nc",
 )
+TENSORBOARD = "tensorboard"
+_OF_A_STUDY = ("cell.json", "log.txt")
+"""Files of a study's cell that may be in the folder before its run is; locks may too."""
 _ROWS = 1000
 Split = Literal["train", "valid", "test"]
 
@@ -71,37 +88,53 @@ def train_run(
     data_root: Path | None = None,
     device: str = "auto",
     progress: bool = True,
+    tensorboard: bool = False,
 ) -> tuple[Run, FitResult]:
     """Train into ``folder``, going on from what is there if it is the same run.
+
+    The learning curves are in ``history.csv`` after every epoch.
+
+    Args:
+        config: The run.
+        folder: Of its files; others may be there only if they are a study's.
+        data_root: Folder of the data sets.
+        device: Where to compute.
+        progress: Show a progress bar when on a terminal.
+        tensorboard: Write the curves for TensorBoard too, to ``tensorboard`` in the folder.
 
     Raises:
         ValueError: If the folder holds a run with other settings or on other data.
         FileNotFoundError: If the data are missing.
+        ImportError: If TensorBoard is asked for and not installed.
     """
     objective, schedule = config.objects()
+    if tensorboard:
+        require_tensorboard()
     dataset = config.load(data_root)
     vae = config.build_vae(dataset)
     _require_support(config, dataset, vae)
     _claim(folder, config, dataset)
-    result = fit(
-        vae.model,
-        vae.guide,
-        objective,
-        dataset.train,
-        valid=dataset.valid,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=schedule,
-        clip_norm=config.clip_norm,
-        patience=config.patience,
-        validation_particles=config.validation_particles,
-        transform=binarize_batch if config.binarize == "dynamic" else None,
-        step=config.step,
-        device=device,
-        seed=config.seed,
-        checkpoint=folder / CHECKPOINT,
-        progress=progress,
-    )
+    with _live(folder, config.budget.limit, tensorboard) as on_epoch:
+        result = fit(
+            vae.model,
+            vae.guide,
+            objective,
+            dataset.train,
+            valid=dataset.valid,
+            budget=config.budget,
+            batch_size=config.batch_size,
+            learning_rate=schedule,
+            clip_norm=config.clip_norm,
+            patience=config.patience,
+            validation_particles=config.validation_particles,
+            transform=binarize_batch if config.binarize == "dynamic" else None,
+            step=config.step,
+            device=device,
+            seed=config.seed,
+            checkpoint=folder / CHECKPOINT,
+            progress=progress,
+            on_epoch=on_epoch,
+        )
     write_atomically(folder / HISTORY, result.history.to_csv())
     return Run(folder, config, dataset, vae, result.history), result
 
@@ -195,31 +228,71 @@ def evaluation_key(run: Run, *parts: Any) -> str:
     return json.dumps([digest, *parts])
 
 
+@contextlib.contextmanager
+def _live(folder: Path, limit: float, tensorboard: bool) -> Iterator[Callable[[EpochRecord], None]]:
+    """What is to be called with every record: it brings the run's curves up to date."""
+    path = folder / CHECKPOINT
+    past = History()
+    if path.exists():
+        past = History.from_json(load_progress(path, limit)["history"])
+    live: list[Callable[[EpochRecord], None]] = [LiveHistory(folder / HISTORY, past)]
+    with contextlib.ExitStack() as stack:
+        if tensorboard:
+            curves = TensorBoardCurves(folder / TENSORBOARD, past)
+            stack.callback(curves.close)
+            live.append(curves)
+
+        def on_epoch(record: EpochRecord) -> None:
+            for show in live:
+                show(record)
+
+        yield on_epoch
+
+
 def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
-    """Write the configuration, or check that the folder's own is the same but for the epochs."""
+    """Write the configuration, or check that the folder's own is the same but for the budget.
+
+    What a killed process left half-written is removed.
+    """
     if (folder / CONFIG).exists():
         saved = _read_config(folder)
-        there, here = RunConfig.from_mapping(saved["config"]).complete(), config.complete()
-        other = [
-            f"{name} {there.get(name)} there, {value} here"
-            for name, value in here.items()
-            if name != "epochs" and there.get(name) != value
-        ]
-        if other:
-            raise ValueError(
-                f"{folder} holds a run with other settings ({'; '.join(other)}): choose another "
-                "folder with --out, or remove it."
-            )
+        _require_same_settings(folder, RunConfig.from_mapping(saved["config"]), config)
         _require_same_data(folder, saved, dataset)
-    elif folder.exists() and any(_is_foreign(path.name) for path in folder.iterdir()):
+    elif folder.exists() and any(_is_foreign(path) for path in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run: choose another --out.")
+    for path in leftovers(folder):
+        path.unlink(missing_ok=True)
+    # An update that an earlier attempt failed at is found again, or is no more.
+    (folder / NON_FINITE).unlink(missing_ok=True)
     content = {"config": config.complete(), "data_sha256": dataset.fingerprint()}
-    write_atomically(folder / CONFIG, json.dumps(content, indent=2) + "\n")
+    text = json.dumps(content, indent=2) + "\n"
+    if not (folder / CONFIG).exists() or (folder / CONFIG).read_text() != text:
+        write_atomically(folder / CONFIG, text)
 
 
-def _is_foreign(name: str) -> bool:
-    """Whether a file is neither a temporary of a killed run nor what a study puts there."""
-    return not name.startswith((".", "cell.", "log.txt"))
+def _is_foreign(path: Path) -> bool:
+    """Whether it is neither a study's file nor one that a kill left before the run had begun."""
+    ours = path in leftovers(path.parent) or path.suffix == ".lock"
+    return not (ours or path.name in _OF_A_STUDY)
+
+
+def _require_same_settings(folder: Path, saved: RunConfig, config: RunConfig) -> None:
+    objective, schedule = config.objects()
+    # A schedule or an annealed objective spreads over the budget; others may be given a longer one.
+    may_differ = set()
+    if isinstance(schedule, Constant) and not objective.anneals:
+        may_differ = {"epochs", *(LIMITS if saved.budget.kind == config.budget.kind else ())}
+    there, here = saved.complete(), config.complete()
+    other = [
+        f"{name} {there.get(name)} there, {value} here"
+        for name, value in here.items()
+        if name not in may_differ and there.get(name) != value
+    ]
+    if other:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({'; '.join(other)}): choose another "
+            "folder with --out, or remove it."
+        )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from ppl_vae.training.checkpoint import Checkpoint, load_parameters, load_progre
 from ppl_vae.training.fit import FitResult, fit
 from ppl_vae.training.history import EpochRecord, History
 from ppl_vae.training.naming import STEPS, parse_step
-from ppl_vae.training.non_finite import NonFiniteError, replay_non_finite
+from ppl_vae.training.non_finite import NON_FINITE, NonFiniteError, replay_non_finite
 from ppl_vae.training.parameters import find_buffers
 from ppl_vae.training.semi_amortised import SemiAmortisedStep
 from ppl_vae.training.step import Step, SVIStep, TorchStep
 
 __all__ = [
+    "NON_FINITE",
     "STEPS",
     "AggressiveStep",
     "AlternatingStep",

@@ -42,6 +42,15 @@ class Checkpoint:
     best_buffer: Mapping[str, Tensor] = field(default_factory=dict)
     whole: "Checkpoint | None" = None
 
+    def start(self, limit: float) -> "Checkpoint":
+        """What a run whose budget has this limit goes on from.
+
+        Itself, unless its budget ended inside an epoch and the new one is longer.
+        """
+        if self.whole is None or limit <= self.progress["ended"]:
+            return self
+        return self.whole
+
     def save(self, path: Path) -> None:
         """Write the file atomically.
 
@@ -111,15 +120,20 @@ def load_groups(path: Path, kind: str) -> tuple[dict[str, dict[str, Tensor]], di
     return groups, json.loads(metadata["progress"])
 
 
-def load_progress(path: Path) -> dict[str, Any]:
-    """The plain values of a checkpoint, without reading its tensors.
+def load_progress(path: Path, limit: float) -> dict[str, Any]:
+    """The plain values that a run goes on from, without reading tensors.
+
+    Args:
+        path: Of the checkpoint.
+        limit: Of the run's budget; see :meth:`Checkpoint.start`.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is cut short or is not a checkpoint of this package.
     """
     values: dict[str, Any] = json.loads(_read(path, FORMAT, with_tensors=False)[0]["progress"])
-    return values
+    whole: dict[str, Any] | None = values.pop("whole", None)
+    return values if whole is None or limit <= values["ended"] else whole
 
 
 def _read(path: Path, kind: str, *, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -320,14 +320,12 @@ class TrainingRun:
         ]
         if other:
             raise ValueError(f"the checkpoint is of a run with other settings: {'; '.join(other)}.")
-        ended = checkpoint.progress.get("ended")
-        if checkpoint.whole is not None and self.settings.budget.limit > float(ended or 0):
-            checkpoint, ended = checkpoint.whole, None
+        checkpoint = checkpoint.start(self.settings.budget.limit)
         load_parameters(self.step.parameters, checkpoint.parameter)
         load_parameters(self.buffers, checkpoint.buffer)
         self.step.load_state(checkpoint.optimizer)
         self.history = History.from_json(checkpoint.progress["history"])
-        self.spent, self._ended = self._spent_by(checkpoint), ended
+        self.spent, self._ended = self._spent_by(checkpoint), checkpoint.progress.get("ended")
         self._best, self._best_buffers = dict(checkpoint.best), dict(checkpoint.best_buffer)
 
     def _spent_by(self, checkpoint: Checkpoint) -> Spent:
