@@ -5,15 +5,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint browser docs bench clean
 
 demo: $(READY)
 	$(BIN)/ppl-vae compare --data digits --objective elbo --objective iwae:50 --seeds 3 \
 	  --epochs 400 --patience 20 --learning-rate 3e-3 --hidden 100,100 --latent 20 \
 	  --particles 5000 --out demo
 
-test: $(READY) lint
+test: $(READY) lint browser
 	$(BIN)/pytest -n 2
+
+# The report is tested in a real browser: Debian's, where one may install it; else those tests skip.
+browser:
+	@command -v chromium chromedriver >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && apt-get install -y -qq chromium chromium-driver >/dev/null; } || \
+	  echo "no chromium and chromedriver here: the tests of the report in a browser are skipped"
 
 lint: $(READY)
 	$(BIN)/ruff check .

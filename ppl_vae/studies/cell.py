@@ -136,7 +136,7 @@ def _carry_out(task: CellTask, begun: CellResult) -> CellResult:
         data_root=task.data_root,
         device=task.device,
         progress=False,
-        **({"tensorboard": True} if task.tensorboard else {}),
+        tensorboard=task.tensorboard,
     )
     last = fitted.history.records[-1]
     log(task.folder, f"trained {last.epoch} epochs, kept epoch {fitted.kept_epoch}")

@@ -77,7 +77,9 @@ def _text(path: Path) -> str:
 
 def _beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
     config = values.get("config")
-    data = config.get("data") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        return values
+    data = config.get("data")
     if not isinstance(data, str) or not Path(data).suffix:
         return values
     for place in (Path(data), path.parent / data):

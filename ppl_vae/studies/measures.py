@@ -123,5 +123,5 @@ def _pictures(run: Run) -> bytes:
         }
     out = io.BytesIO()
     plain = {name: values.cpu().numpy().astype(np.float32) for name, values in arrays.items()}
-    np.savez_compressed(out, **plain)  # type: ignore[arg-type]
+    np.savez_compressed(out, **plain)
     return out.getvalue()

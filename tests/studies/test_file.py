@@ -179,7 +179,7 @@ def test_data_beside_the_file(tmp_path, monkeypatch):
 )
 def test_what_is_wrong_is_said_in_a_line_that_names_the_file(text, expected, tmp_path):
     path = write(tmp_path, text)
-    with pytest.raises(ValueError, match="study.yaml") as caught:
+    with pytest.raises(ValueError, match=r"study\.yaml") as caught:
         read_study(path)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)

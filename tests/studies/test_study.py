@@ -19,6 +19,7 @@ from ppl_vae.objectives import ELBO
 from ppl_vae.runs import evaluate_run, open_run, train_run
 from ppl_vae.studies import Method, open_study, run_cell, run_study
 from ppl_vae.studies.cell import tasks_of
+from ppl_vae.studies.results import write_plan
 from ppl_vae.studies.status import format_status, last_epoch, status_summary
 
 from .small import CONFIG, STUDY, carry_out, plan, results_of
@@ -142,7 +143,7 @@ def test_a_method_more_evaluates_and_does_not_train_again(tmp_path):
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     carry_out(tmp_path, plan(seeds=(0,)))
-    with pytest.raises(ValueError, match="latent 2 there, 3 here.*--out"):
+    with pytest.raises(ValueError, match=r"latent 2 there, 3 here.*--out"):
         carry_out(tmp_path, plan(seeds=(0,), config=replace(CONFIG, latent=3)))
 
 
@@ -171,7 +172,7 @@ def test_a_cell_that_fails_is_recorded_and_the_others_are_done(tmp_path):
 
 
 def test_arms_with_other_test_data_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="arms .* have other test data"):
+    with pytest.raises(ValueError, match=r"arms .* have other test data"):
         carry_out(tmp_path, plan(factors={"binarize": ("static", "none")},
                                  config=replace(CONFIG, likelihood="normal")))  # fmt: skip
 
@@ -200,20 +201,14 @@ def test_status_of_a_study_under_way(tmp_path):
     done = tmp_path / "cells" / "elbo-seed0"
     cell = json.loads((done / "cell.json").read_text())
     (done / "cell.json").write_text(json.dumps({**cell, "state": "running"}))
-    carry_out_plan_only(tmp_path)
+    # A seed more, none of whose cells are begun.
+    write_plan(STUDY, tmp_path)
     results = open_study(tmp_path)
     states = [row["state"] for row in status_summary(results)["cells"]]
     assert sorted(states) == ["done", "running", "waiting", "waiting"]
     text = format_status(results)
     assert "1 done, 1 running, 2 waiting of 4 cells" in text
     assert "elbo seed 0: epoch 3 of 3, bound" in text
-
-
-def carry_out_plan_only(folder):
-    """The plan with a seed more, none of whose cells are begun."""
-    from ppl_vae.studies.results import write_plan
-
-    write_plan(STUDY, folder)
 
 
 def test_a_learning_curve_that_is_being_written(tmp_path):

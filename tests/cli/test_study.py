@@ -1,0 +1,106 @@
+"""``ppl-vae study`` as a careless user drives it."""
+
+import json
+
+import pytest
+
+from .command import fails, run
+
+STUDY = """\
+config: {data: digits, hidden: [8], latent: 2, batch_size: 400, validation_particles: 2}
+factors: {objective: [elbo, "iwae:2"]}
+seeds: 2
+budget: {epochs: 2}
+evaluation: {limit: 50, methods: [{method: iwae, particles: 10}]}
+measures: [decomposition]
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_init_run_status_report_add(file, tmp_path, capsys):
+    status, out, err = run(capsys, "study", "run", file)
+    assert status == 0, err
+    folder = tmp_path / "mine"
+    assert "iwae:2 - elbo" in out
+    assert str(folder / "report.html") in out
+    assert "elbo seed 0: done" in err
+    for name in ("report.html", "comparison.json", "results.parquet", "results.nc", "curves.png"):
+        assert (folder / name).stat().st_size > 100, name
+    status, out, _ = run(capsys, "study", "status", file)
+    assert status == 0
+    assert "4 done of 4 cells" in out
+    status, out, err = run(capsys, "study", "add", file, "--seeds", 1, "--level", "objective=stl")
+    assert (status, err) == (0, "")
+    assert "3 arms x 3 seeds = 9 cells" in out
+    status, out, err = run(capsys, "study", "run", file, "--json")
+    assert status == 0, err
+    values = json.loads(out)
+    assert list(values["arms"]) == ["elbo", "iwae:2", "stl"]
+    assert values["num_seeds"] == 3
+    assert err.count("elbo seed") == 1
+    (folder / "report.html").unlink()
+    status, out, _ = run(capsys, "study", "report", folder)
+    assert status == 0
+    assert (folder / "report.html").exists()
+    cells = json.loads(run(capsys, "study", "status", folder, "--json")[1])["cells"]
+    assert {cell["state"] for cell in cells} == {"done"}
+
+
+def test_init_writes_a_study_and_nothing_over_it(tmp_path, capsys):
+    path = tmp_path / "new.yaml"
+    status, out, _ = run(capsys, "study", "init", path)
+    assert status == 0
+    assert "2 arms x 5 seeds = 10 cells" in out
+    before = path.read_text()
+    path.write_text(before + "# changed\n")
+    assert "--force" in fails(capsys, "study", "init", path)
+    assert path.read_text().endswith("# changed\n")
+    assert run(capsys, "study", "init", path, "--force")[0] == 0
+    assert path.read_text() == before
+    assert "new.yaml" in fails(capsys, "study", "init", tmp_path / "new.toml")
+
+
+def test_a_failed_cell_is_a_failure_after_the_table(file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "spoilt_objective.py").write_text(
+        "from ppl_vae.objectives import ELBO\n\n\nclass Spoilt(ELBO):\n"
+        "    def bound(self, particles):\n        raise ValueError('spoilt.')\n"
+    )
+    file.write_text(STUDY.replace('"iwae:2"', '"spoilt_objective:Spoilt"'))
+    status, out, err = run(capsys, "study", "run", file)
+    assert status == 1
+    assert "elbo" in out
+    assert "failed: spoilt." in out
+    assert "2 of 4 cells failed" in err.splitlines()[-1]
+    assert "log.txt" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "code"),
+    [
+        (["study", "run", "none.yaml"], "ppl-vae study init", 1),
+        (["study", "status", "nowhere"], "holds no study", 1),
+        (["study", "report", "nowhere"], "holds no study", 1),
+        (["study", "add", "none.yaml", "--seeds", "1"], "no study at", 1),
+        (["study", "rnu"], "No such command", 2),
+        (["study", "run", "none.yaml", "--engine", "rya"], "ray", 2),
+    ],
+)
+def test_wrong_calls(arguments, expected, code, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert expected in fails(capsys, *arguments, code=code)
+
+
+def test_wrong_options_on_a_right_file(file, capsys):
+    assert "belongs to --engine ray" in fails(capsys, "study", "run", file, "--address", "a:1")
+    assert "FACTOR=LEVEL" in fails(capsys, "study", "add", file, "--level", "stl", code=2)
+    assert "nothing to add" in fails(capsys, "study", "add", file)
+    assert "cpus" in fails(capsys, "study", "run", file, "--cpus", 0)
+    assert file.read_text() == STUDY
