@@ -10,6 +10,7 @@ from ppl_vae.runs.objective_names import OBJECTIVES, SHAPINGS, parse_objective, 
 from ppl_vae.runs.part_names import PARTS
 from ppl_vae.runs.parts import form
 from ppl_vae.runs.run import EVIDENCE, Run, Split, evaluate_run, open_run, train_run
+from ppl_vae.runs.sharded import evaluate_sharded
 
 __all__ = [
     "EVIDENCE",
@@ -25,6 +26,7 @@ __all__ = [
     "build_estimator",
     "diagnose_run",
     "evaluate_run",
+    "evaluate_sharded",
     "form",
     "impute_run",
     "open_run",

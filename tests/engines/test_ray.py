@@ -9,9 +9,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from engines import work
 from ppl_vae.engines import InProcess, Outcome, RayEngine, Task
+from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.runs import RunConfig, evaluate_sharded, train_run
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -93,6 +96,18 @@ class TestOutcomes:
         tasks += [Task(name, work.note, (tmp_path, name)) for name in "bcd"]
         assert [outcome.name for outcome in run(tasks)][-1] == "long"
         assert work.lines(tmp_path / "done")[-1] == "long"
+
+    def test_an_evaluation_in_parts(self, tmp_path):
+        config = RunConfig(hidden=(8,), latent=2, epochs=1, batch_size=400, validation_particles=2)
+        train_run(config, tmp_path, progress=False)
+        found = [
+            evaluate_sharded(
+                tmp_path, ImportanceSampling(20), 3, engine, limit=50, file=file, progress=False
+            )
+            for engine, file in ((InProcess(2), "here.nc"), (RayEngine(cpus=2), "there.nc"))
+        ]
+        assert torch.equal(found[0].log_prob, found[1].log_prob)
+        assert torch.equal(found[0].standard_error, found[1].standard_error)
 
 
 @pytest.mark.usefixtures("cluster")
