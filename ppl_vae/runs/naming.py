@@ -21,8 +21,8 @@ def resolve(kind: str, name: str, known: Mapping[str, Any]) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{kind} {name!r}: {error};{_nearest(module, known)} use one of {', '.join(known)}, or module:Class of a class "
-            "that Python can import from here."
+            f"{kind} {name!r}: {error};{_nearest(module, known)} use one of {', '.join(known)}, or "
+            "module:Class of a class that Python can import from here."
         ) from error
 
 

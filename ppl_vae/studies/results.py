@@ -67,7 +67,12 @@ class CellResult:
         Raises:
             ValueError: If its file is damaged.
         """
-        here: dict[str, Any] = {"arm": plan.arm, "levels": plan.levels, "seed": plan.config.seed, "folder": folder}
+        here: dict[str, Any] = {
+            "arm": plan.arm,
+            "levels": plan.levels,
+            "seed": plan.config.seed,
+            "folder": folder,
+        }
         path = folder / CELL
         if not path.is_file():
             return cls(state="waiting", **here)
