@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import estimator, evaluation, place
+from ppl_vae.cli.options import engine, estimator, evaluation, place
 from ppl_vae.cli.output import show
 
 
@@ -22,12 +22,27 @@ from ppl_vae.cli.output import show
 )
 @estimator
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Parts that the data are cut in, each with draws of its own; on Ray they run side by "
+    "side.",
+)
+@engine
 @evaluation
 @place
 def evaluate(
     folder: Path,
     method: str,
     seed: int,
+    shards: int,
+    engine: str,
+    address: str | None,
+    cpus: int | None,
+    gpus: float | None,
     split: Any,
     limit: int | None,
     data_root: Path | None,
@@ -48,9 +63,20 @@ def evaluate(
         sandwich = found[estimator.ais.num_temperatures]
         estimator = pv.runs.with_gap(estimator, sandwich.gap)
     file = pv.runs.EVIDENCE if method == "iwae" else f"evidence-{method}.nc"
-    evidence = pv.runs.evaluate_run(
-        run, estimator=estimator, split=split, limit=limit, seed=seed, file=file
-    )
+    on: dict[str, Any] = {"split": split, "limit": limit, "seed": seed, "file": file}
+    if shards > 1 or engine != "in-process":
+        resources = pv.studies.Resources(cpus, gpus or 0.0)
+        evidence = pv.runs.evaluate_sharded(
+            folder,
+            estimator,
+            shards,
+            pv.studies.build_engine(engine, resources, address),
+            data_root=data_root,
+            device=device,
+            **on,
+        )
+    else:
+        evidence = pv.runs.evaluate_run(run, estimator=estimator, **on)
     parts = pv.diagnostics.decompose(*programs, data, device=run.device, seed=seed)
     lines = [f"{run.config.objective} on {run.dataset.name}, {split} data", str(evidence)]
     values = {**evidence.summary(), "decomposition": parts.summary()}

@@ -301,3 +301,33 @@ estimator = options(
         help="bdmc: data simulated to find the gap.  [default: 20]",
     ),
 )
+
+engine = options(
+    click.option(
+        "--engine",
+        type=click.Choice(["in-process", "ray"]),
+        default="in-process",
+        show_default=True,
+        help="One piece of work after the other here, or as many at once as a Ray cluster has room "
+        "for.",
+    ),
+    click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Of a Ray cluster, or auto for the one of this machine.  [default: start one here]",
+    ),
+    click.option(
+        "--cpus",
+        type=int,
+        metavar="N",
+        help="Threads of a piece of work, and cores it takes on Ray.  [default: all here, 1 on "
+        "Ray; of a study what its file says]",
+    ),
+    click.option(
+        "--gpus",
+        type=float,
+        metavar="SHARE",
+        help="GPUs of a piece of work on Ray; 0.25 puts four on one.  [default: none; of a study "
+        "what its file says]",
+    ),
+)

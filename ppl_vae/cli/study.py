@@ -6,22 +6,9 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import DATA_HELP, place
+from ppl_vae.cli.options import DATA_HELP, engine, place
 from ppl_vae.cli.output import fail, show
 from ppl_vae.files import write_atomically
-
-_engine = click.option(
-    "--engine",
-    type=click.Choice(["in-process", "ray"]),
-    default="in-process",
-    show_default=True,
-    help="One cell after the other here, or as many at once as a Ray cluster has room for.",
-)
-_address = click.option(
-    "--address",
-    metavar="HOST:PORT",
-    help="Of a Ray cluster, or auto for the one of this machine.  [default: start one here]",
-)
 
 
 @click.group()
@@ -53,15 +40,7 @@ def init(file: Path, data: str, force: bool) -> None:
     metavar="FOLDER",
     help="Folder of the study.  [default: FILE without its ending]",
 )
-@_engine
-@_address
-@click.option("--cpus", type=int, metavar="N", help="Threads of a cell.  [default: the file's]")
-@click.option(
-    "--gpus",
-    type=float,
-    metavar="SHARE",
-    help="GPUs of a cell on Ray, such as 0.25.  [default: the file's]",
-)
+@engine
 @click.option("--tensorboard", is_flag=True, help="Write learning curves for TensorBoard too.")
 @place
 def run(

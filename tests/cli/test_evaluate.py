@@ -7,7 +7,7 @@ import pytest
 from ppl_vae.cli import main
 from ppl_vae.runs import METHODS
 
-from .command import SMALL, run
+from .command import SMALL, fails, run
 
 OPTIONS = {
     "iwae": ["--particles", "50", "--refine", "2"],
@@ -106,3 +106,23 @@ def test_wrong_input_is_one_line(trained, capsys, arguments, message):
     assert (status, out) == (1, "")
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_parts_of_the_data_on_an_engine(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(capsys, "fit", "--out", folder, *SMALL)[0] == 0
+    options = ["--particles", 10, "--limit", 40, "--json"]
+    status, out, err = run(capsys, "evaluate", folder, *options, "--shards", 3)
+    assert status == 0, err
+    parts = json.loads(out)
+    whole = json.loads(run(capsys, "evaluate", folder, *options)[1])
+    assert parts["num_data"] == whole["num_data"] == 40
+    assert parts["log_prob"] != whole["log_prob"]
+    assert abs(parts["log_prob"] - whole["log_prob"]) < 5 * (
+        parts["monte_carlo_error"] + whole["monte_carlo_error"]
+    )
+    line = fails(capsys, "evaluate", folder, *options, "--shards", 41)
+    assert "40" in line
+    assert "belongs to --engine ray" in fails(
+        capsys, "evaluate", folder, "--address", "a:1", "--shards", 2
+    )
