@@ -272,7 +272,7 @@ def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
 
 def _is_foreign(path: Path) -> bool:
     """Whether it is neither a study's file nor one that a kill left before the run had begun."""
-    ours = path in leftovers(path.parent) or path.suffix == ".lock"
+    ours = path in leftovers(path.parent) or ".lock" in path.suffixes
     return not (ours or path.name in _OF_A_STUDY)
 
 
