@@ -15,6 +15,7 @@ from ppl_vae.arviz.evidence import (
     evidence_to_datatree,
     evidence_to_elpd,
 )
+from ppl_vae.arviz.evidence_file import load_evidence
 from ppl_vae.arviz.ranks import arviz_plots_works, plot_ranks
 from ppl_vae.arviz.tree import Attribute, Variable, joined
 
@@ -32,6 +33,7 @@ __all__ = [
     "evidence_to_elpd",
     "inference_gap_to_datatree",
     "joined",
+    "load_evidence",
     "particles_to_datatree",
     "plot_ranks",
     "rate_distortion_to_datatree",

@@ -21,8 +21,8 @@ from ppl_vae.arviz.tree import (
 )
 from ppl_vae.evidence import Evidence
 
-_PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
-_OPTIONAL = ("pareto_k", "tail_share", "evaluations")
+PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
+OPTIONAL = ("pareto_k", "tail_share", "evaluations")
 
 
 def evidence_to_datatree(
@@ -46,7 +46,7 @@ def evidence_to_datatree(
     groups: Groups = {
         "evidence": {
             name: (["datum"], numpy_of(values))
-            for name in (*_PER_DATUM, *_OPTIONAL)
+            for name in (*PER_DATUM, *OPTIONAL)
             if (values := getattr(evidence, name)) is not None
         }
     }
@@ -78,7 +78,7 @@ def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
             f"expected a tree with a group 'evidence' by datum, got groups {list(tree.children)}: "
             "make it with evidence_to_datatree."
         )
-    names = [*_PER_DATUM, *(name for name in _OPTIONAL if name in group)]
+    names = [*PER_DATUM, *(name for name in OPTIONAL if name in group)]
     values = {name: torch.tensor(group[name].to_numpy()) for name in names}
     return Evidence(
         **values,
@@ -160,7 +160,7 @@ def comparison_to_datatree(
                 [[numpy_of(getattr(cell, name)) for cell in arm] for arm in evidence.values()]
             ),
         )
-        for name in _PER_DATUM
+        for name in PER_DATUM
     }
     first = next(iter(evidence.values()))
     coords = {

@@ -9,11 +9,10 @@ from typing import Any, Literal, final
 
 import numpy as np
 
-from ppl_vae.arviz import evidence_from_datatree
+from ppl_vae.arviz import load_evidence
 from ppl_vae.comparison import Comparison, compare
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import write_atomically
-from ppl_vae.netcdf import load_netcdf
 from ppl_vae.studies.file import study_from_mapping, study_to_mapping, write_yaml
 from ppl_vae.studies.plan import CellPlan, Study
 from ppl_vae.training import History
@@ -122,7 +121,7 @@ class CellResult:
     def evidence(self, method: str) -> Evidence | None:
         """Estimated log p(x) of each datum by a method of the study; None where it is not there."""
         path = self.folder / evidence_file(method)
-        return evidence_from_datatree(load_netcdf(path)) if path.is_file() else None
+        return load_evidence(path) if path.is_file() else None
 
 
 def evidence_file(method: str) -> str:
