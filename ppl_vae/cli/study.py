@@ -96,7 +96,7 @@ def report(folder: Path, as_json: bool) -> None:
 
 @study.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--seeds", type=click.IntRange(min=1), default=0, metavar="N", help="More seeds.")
+@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="More seeds.")
 @click.option(
     "--level",
     "levels",
@@ -104,7 +104,7 @@ def report(folder: Path, as_json: bool) -> None:
     metavar="FACTOR=LEVEL",
     help="Another level of a factor (repeat), such as objective=iwae:5.",
 )
-def add(file: Path, seeds: int, levels: tuple[str, ...]) -> None:
+def add(file: Path, seeds: int | None, levels: tuple[str, ...]) -> None:
     """Add seeds or levels to a study's FILE; run it again for the new cells."""
     added: dict[str, list[str]] = {}
     for text in levels:
@@ -112,7 +112,7 @@ def add(file: Path, seeds: int, levels: tuple[str, ...]) -> None:
         if not equals or not level:
             raise click.BadParameter(f"write FACTOR=LEVEL, got {text}", param_hint="--level")
         added.setdefault(factor.strip(), []).append(level.strip())
-    planned = pv.studies.add_to_study(file, seeds=seeds, levels=added)
+    planned = pv.studies.add_to_study(file, seeds=seeds or 0, levels=added)
     click.echo(f"{file}: {_size(planned)}; carry out the new ones: ppl-vae study run {file}")
 
 

@@ -256,7 +256,7 @@ def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
     """
     if (folder / CONFIG).exists():
         saved = _read_config(folder)
-        _require_same_settings(folder, RunConfig.from_mapping(saved["config"]), config)
+        require_same_settings(folder, RunConfig.from_mapping(saved["config"]), config)
         _require_same_data(folder, saved, dataset)
     elif folder.exists() and any(_is_foreign(path) for path in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run: choose another --out.")
@@ -276,7 +276,12 @@ def _is_foreign(path: Path) -> bool:
     return not (ours or path.name in _OF_A_STUDY)
 
 
-def _require_same_settings(folder: Path, saved: RunConfig, config: RunConfig) -> None:
+def require_same_settings(folder: Path, saved: RunConfig, config: RunConfig) -> None:
+    """Check that a run planned into a folder can go on from the one that is there.
+
+    Raises:
+        ValueError: If it is another run; names the settings that differ.
+    """
     objective, schedule = config.objects()
     # A schedule or an annealed objective spreads over the budget; others may be given a longer one.
     may_differ = set()

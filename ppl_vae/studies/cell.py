@@ -180,6 +180,7 @@ def _evaluate(task: CellTask, run: Run, method: Method, data: Tensor) -> Any:
 
 def log(folder: Path, text: str) -> None:
     """Add a line to the cell's log."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("a") as file:
         file.write(f"{_now()} {text}\n")
 

@@ -176,10 +176,17 @@ class StudyResults:
         reference = self.study.reference
         return compare(
             evidence,
-            levels={arm: self.study.arms[arm].levels for arm in evidence},
+            levels=self._crossed_levels(list(evidence)),
             reference=reference if reference in evidence else None,
             confidence=self.study.confidence,
         )
+
+    def _crossed_levels(self, arms: list[str]) -> dict[str, dict[str, str]] | None:
+        """Arm to its levels, where several factors vary; with one, its levels are the arms."""
+        varying = [name for name, levels in self.study.factors.items() if len(levels) > 1]
+        if len(varying) < 2:
+            return None
+        return {a: {name: self.study.arms[a].levels[name] for name in varying} for a in arms}
 
     @property
     def warnings(self) -> list[str]:

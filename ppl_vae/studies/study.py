@@ -14,8 +14,8 @@ from ppl_vae.data import Dataset
 from ppl_vae.engines import Engine, InProcess, Outcome, Task, exclusive, watching
 from ppl_vae.files import write_atomically
 from ppl_vae.runs import RunConfig
+from ppl_vae.runs.run import CONFIG, require_same_settings
 from ppl_vae.studies.cell import CellTask, is_done, log, run_cell, tasks_of
-from ppl_vae.studies.file import BUDGETS
 from ppl_vae.studies.manifest import describe
 from ppl_vae.studies.plan import Study
 from ppl_vae.studies.results import (
@@ -161,29 +161,16 @@ def _require_same_plan(study: Study, folder: Path) -> None:
                 "folder with --out."
             )
         return
-    for label, arm in study.arms.items():
-        here = arm.config.complete()
-        for plan in study.cells:
-            path = folder / CELLS / plan.folder / "config.json"
-            if plan.arm == label and path.is_file():
-                _require_same_settings(path, plan.name, {**here, "seed": plan.config.seed})
-
-
-def _require_same_settings(path: Path, name: str, here: dict[str, Any]) -> None:
-    try:
-        there = RunConfig.from_mapping(json.loads(path.read_text())["config"]).complete()
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove its folder to redo it.") from error
-    other = [
-        f"{setting} {there.get(setting)} there, {value} here"
-        for setting, value in here.items()
-        if setting not in BUDGETS and there.get(setting) != value
-    ]
-    if other:
-        raise ValueError(
-            f"cell {name} was run with other settings ({'; '.join(other)}): give the new plan a "
-            "folder of its own with --out, or remove this cell's."
-        )
+    for plan in study.cells:
+        path = folder / CELLS / plan.folder / CONFIG
+        if path.is_file():
+            try:
+                there = RunConfig.from_mapping(json.loads(path.read_text())["config"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}): remove its folder to redo the cell."
+                ) from error
+            require_same_settings(path.parent, there, plan.config)
 
 
 def _load(study: Study, data_root: Path | None) -> Dataset:

@@ -95,7 +95,7 @@ def test_results_on_disk_are_one_another(folder):
     )
     cells = pd.read_parquet(folder / "cells.parquet")
     assert cells["state"].tolist() == ["done"] * 4
-    assert cells["updates"].tolist() == [3 * 4] * 4
+    assert cells["updates"].tolist() == [3 * 5] * 4
     curves = pd.read_parquet(folder / "histories.parquet")
     bounds = curves.query("arm == 'elbo' and seed == 0 and quantity == 'bound'")["value"]
     assert bounds.tolist() == [r.bound for r in results.cells[0].history.records]
@@ -128,7 +128,7 @@ def test_more_seeds_later_are_as_if_planned_at_once(tmp_path):
 def test_a_method_more_evaluates_and_does_not_train_again(tmp_path):
     carry_out(tmp_path, plan(seeds=(0,)))
     trained = (tmp_path / "cells" / "elbo-seed0" / "checkpoint.safetensors").stat().st_mtime_ns
-    more = (*STUDY.methods, Method("psis", {"particles": 20}))
+    more = (*STUDY.methods, Method("psis", {"particles": 100}))
     results = carry_out(tmp_path, plan(seeds=(0,), methods=more))
     assert (tmp_path / "cells" / "elbo-seed0" / "checkpoint.safetensors").stat().st_mtime_ns == (
         trained
