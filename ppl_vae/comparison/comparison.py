@@ -1,14 +1,23 @@
-"""Statistics of a comparison: several arms, each over the same seeds and the same data."""
+"""Statistics of a comparison: several arms, each over seeds and the same data."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, final
 
-import torch
-
-from ppl_vae.comparison.crossed import CrossedMean, crossed_mean
+from ppl_vae.comparison.cells import Cells, gather
+from ppl_vae.comparison.crossed import CrossedMean
+from ppl_vae.comparison.factors import FactorTable, Levels, Pair, factor_tables
+from ppl_vae.comparison.multiplicity import PairedTest, paired_tests
+from ppl_vae.comparison.notes import notes_of
+from ppl_vae.comparison.power import Power, power_of
+from ppl_vae.comparison.random_effects import RandomEffects, random_effects
+from ppl_vae.comparison.ranking import Rank, rank_arms
+from ppl_vae.comparison.summary import summary_of
 from ppl_vae.evidence import Evidence
+
+MOST_ARMS_IN_ALL_PAIRS = 12
+"""More arms than this are compared with one of them, not each with each."""
 
 
 @final
@@ -18,104 +27,146 @@ class Comparison:
 
     Attributes:
         arms: Arm to its mean log p(x), in nats per datum.
-        differences: ``(a, b)`` to the mean of log p_a(x) - log p_b(x), paired by seed and datum.
-        confidence: Of every interval of a difference, all of them together (Bonferroni).
+        differences: ``(a, b)`` to the mean of log p_a(x) - log p_b(x), paired by seed and datum,
+            over the seeds that both have.
+        tests: Of each difference: intervals and p-values, alone and all together.
+        power: Of each difference: what it would take to show it.
+        random_effects: Of each arm with two seeds or more: how training runs differ.
+        ranking: Of each arm, best first: rank, its interval, probability of being best.
+        factors: Factor to the means of its levels over the other factors.
+        reference: The arm that all others are compared with; None where all pairs are.
+        confidence: Of every interval; of those of all differences together, too.
+        seeds: Arm to the seeds it has.
         warnings: Arm to why its log p(x) should not be trusted.
-        num_data, num_seeds, num_particles: What the numbers rest on.
+        notes: What to know before believing the statistics, one sentence each.
+        num_data, num_seeds, num_particles: What the numbers rest on; of the arm with most seeds.
     """
 
     arms: dict[str, CrossedMean]
-    differences: dict[tuple[str, str], CrossedMean]
+    differences: dict[Pair, CrossedMean]
+    tests: dict[Pair, PairedTest]
+    power: dict[Pair, Power]
+    random_effects: dict[str, RandomEffects]
+    ranking: dict[str, Rank]
+    factors: dict[str, FactorTable]
+    reference: str | None
     confidence: float
+    seeds: dict[str, tuple[int, ...]]
     warnings: dict[str, str]
+    notes: list[str]
     num_data: int
     num_seeds: int
     num_particles: int
 
-    def interval(self, pair: tuple[str, str]) -> tuple[float, float]:
+    def interval(self, pair: Pair) -> tuple[float, float]:
         """The interval of one difference; all of them hold together at :attr:`confidence`."""
-        each = 1 - (1 - self.confidence) / len(self.differences)
-        return self.differences[pair].interval(each)
+        return self.tests[pair].simultaneous
 
-    def verdict(self, pair: tuple[str, str]) -> str:
-        """Which arm is higher, if the interval excludes 0, in words."""
-        low, high = self.interval(pair)
-        if low > 0:
-            return f"{pair[0]} higher"
-        if high < 0:
-            return f"{pair[1]} higher"
-        return "no difference shown"
+    def verdict(self, pair: Pair) -> str:
+        """Which arm is higher, if Holm's p-value says so, in words."""
+        return verdict(pair, self.differences[pair], self.tests[pair], self.confidence)
 
     def summary(self) -> dict[str, Any]:
-        """The comparison as plain values, for JSON."""
-        return {
-            "unit": "nats per datum",
-            "num_data": self.num_data,
-            "num_seeds": self.num_seeds,
-            "num_particles": self.num_particles,
-            "confidence": self.confidence,
-            "arms": {
-                arm: {
-                    **_plain(mean),
-                    "interval": mean.interval(),
-                    "warning": self.warnings.get(arm),
-                }
-                for arm, mean in self.arms.items()
-            },
-            "differences": [
-                {
-                    "a": pair[0],
-                    "b": pair[1],
-                    **_plain(mean),
-                    "interval": self.interval(pair),
-                    "verdict": self.verdict(pair),
-                }
-                for pair, mean in self.differences.items()
-            ],
-        }
+        """The comparison as plain values, for JSON: NaN and infinity are None."""
+        return summary_of(self)
 
 
-def compare(evidence: Mapping[str, Sequence[Evidence]], *, confidence: float = 0.95) -> Comparison:
-    """Compare arms, each a sequence of results over the same seeds in the same order.
+def verdict(pair: Pair, difference: CrossedMean, test: PairedTest, confidence: float) -> str:
+    """Which of two is higher, if the difference is real, in words."""
+    if not is_shown(test, confidence):
+        return "no difference shown"
+    return f"{pair[0] if difference.mean > 0 else pair[1]} higher"
+
+
+def is_shown(test: PairedTest, confidence: float) -> bool:
+    """Whether a difference is called real, all of them accounted for."""
+    return test.adjusted_p <= 1 - confidence
+
+
+def compare(
+    evidence: Mapping[str, Mapping[int, Evidence]],
+    *,
+    levels: Levels | None = None,
+    reference: str | None = None,
+    confidence: float = 0.95,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare arms by their log p(x) over seeds and data.
+
+    Args:
+        evidence: Arm to seed to log p(x) of the same data. A seed is the same in all arms: its
+            results are paired. Seeds may be missing where a run failed.
+        levels: Arm to factor to its level, for means over factors.
+        reference: The arm to compare all others with. If not given: all pairs, or, of more than
+            12 arms, the one with the highest mean.
+        confidence: Of the intervals.
+        replicates: Of the bootstrap that ranks.
+        seed: Of its random numbers.
 
     Raises:
-        ValueError: If arms differ in their seeds or data.
+        ValueError: If arms differ in their data, have no seed in common with any other, or an
+            argument is wrong.
     """
-    shapes = {arm: [len(result) for result in results] for arm, results in evidence.items()}
-    if len({tuple(shape) for shape in shapes.values()}) != 1:
-        raise ValueError(f"arms need the same seeds and data, got sizes {shapes}.")
-    values = {arm: torch.stack([r.log_prob for r in results]) for arm, results in evidence.items()}
-    # One particle has no standard error (NaN); its spread over data still counts.
-    variance = {
-        arm: torch.stack([r.standard_error for r in results]).square().nan_to_num()
-        for arm, results in evidence.items()
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}.")
+    cells, left_out = gather(evidence)
+    ranking = rank_arms(cells, confidence, replicates, seed)
+    arms = {arm: each.mean for arm, each in cells.items()}
+    chosen = _reference(reference, cells, ranking)
+    paired, unpaired = _paired(cells, chosen)
+    differences = {pair: each.mean for pair, each in paired.items()}
+    tests = dict(
+        zip(differences, paired_tests(list(differences.values()), confidence), strict=True)
+    )
+    level = (1 - confidence) / max(1, len(differences))
+    effects = {arm: random_effects(each, confidence) for arm, each in cells.items()}
+    warnings = {
+        arm: [found for result in evidence[arm].values() if (found := result.warning)]
+        for arm in cells
     }
-    names = list(evidence)
-    pairs = [(a, b) for i, b in enumerate(names) for a in names[i + 1 :]]
-    warnings = {arm: [r.warning for r in results if r.warning] for arm, results in evidence.items()}
-    first = evidence[names[0]][0]
+    results = [result for by_seed in evidence.values() for result in by_seed.values()]
     return Comparison(
-        arms={arm: crossed_mean(values[arm], variance[arm]) for arm in names},
-        differences={
-            (a, b): crossed_mean(values[a] - values[b], variance[a] + variance[b]) for a, b in pairs
+        arms=arms,
+        differences=differences,
+        tests=tests,
+        power={
+            pair: power_of(mean, level, shown=is_shown(tests[pair], confidence))
+            for pair, mean in differences.items()
         },
+        random_effects={arm: found for arm, found in effects.items() if found is not None},
+        ranking=ranking,
+        factors=factor_tables(cells, levels, confidence) if levels else {},
+        reference=chosen,
         confidence=confidence,
+        seeds={arm: each.seeds for arm, each in cells.items()},
         warnings={arm: found[0] for arm, found in warnings.items() if found},
-        num_data=len(first),
-        num_seeds=len(evidence[names[0]]),
-        num_particles=first.num_particles,
+        notes=left_out
+        + notes_of(cells, paired, unpaired, chosen, chosen_by_rank=reference is None),
+        num_data=len(results[0]),
+        num_seeds=max(len(each.seeds) for each in cells.values()),
+        num_particles=max(result.num_particles for result in results),
     )
 
 
-def _plain(mean: CrossedMean) -> dict[str, Any]:
-    values = {
-        "mean": mean.mean,
-        "error": mean.error,
-        "degrees_of_freedom": mean.degrees_of_freedom,
-        "seed_error": mean.seed_error,
-        "data_error": mean.data_error,
-        "monte_carlo_error": mean.monte_carlo_error,
-        "seed_spread": mean.seed_spread,
-    }
-    plain: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    return {**plain, "per_seed": list(mean.per_seed)}
+def _reference(
+    reference: str | None, cells: Mapping[str, Cells], ranking: Mapping[str, Rank]
+) -> str | None:
+    if reference is not None and reference not in cells:
+        raise ValueError(f"reference must be one of the arms {list(cells)}, got {reference!r}.")
+    if reference is None and len(cells) > MOST_ARMS_IN_ALL_PAIRS:
+        return next(iter(ranking))
+    return reference
+
+
+def _paired(
+    cells: Mapping[str, Cells], reference: str | None
+) -> tuple[dict[Pair, Cells], list[Pair]]:
+    """The differences to look at, and the pairs that share no seed."""
+    if reference is None:
+        pairs = [(b, a) for a, b in combinations(cells, 2)]
+    else:
+        pairs = [(arm, reference) for arm in cells if arm != reference]
+    found = {(a, b): cells[a].minus(cells[b]) for a, b in pairs}
+    known = {pair: each for pair, each in found.items() if each is not None}
+    return known, [pair for pair in pairs if pair not in known]

@@ -1,12 +1,31 @@
 """The mean over seeds and data, both random, with its errors apart."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
 from typing import final
 
+import numpy as np
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
+
+from ppl_vae.comparison.confidence import ConfidenceDistribution
+from ppl_vae.comparison.mean_squares import MeanSquares, mean_squares
+
+
+@final
+@dataclass(frozen=True)
+class Squares:
+    """The numbers of :class:`~ppl_vae.comparison.mean_squares.MeanSquares` for one mean."""
+
+    mean: float
+    seed: float
+    datum: float
+    rest: float
+    third_cumulant: float
+    num_seeds: float
+    num_data: float
 
 
 @final
@@ -28,6 +47,7 @@ class CrossedMean:
         monte_carlo_error: From the finite number of particles.
         seed_spread: Standard deviation over seeds of the per-seed means; NaN with one seed.
         per_seed: The per-seed means.
+        squares: The mean squares that all of this and the intervals come from.
 
     References:
         Satterthwaite, 1946, An approximate distribution of estimates of variance components.
@@ -42,11 +62,23 @@ class CrossedMean:
     monte_carlo_error: float
     seed_spread: float
     per_seed: tuple[float, ...]
+    squares: Squares
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student-t confidence interval of the mean."""
+        """The interval that holds its level; see :mod:`ppl_vae.comparison.confidence`."""
+        ((low,), (high,)) = ConfidenceDistribution(stack([self])).interval(confidence)
+        return float(low), float(high)
+
+    def t_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Student-t interval with Satterthwaite's degrees of freedom: too narrow for few seeds."""
         half = self.error * float(stats.t.ppf(0.5 + confidence / 2, self.degrees_of_freedom))
         return self.mean - half, self.mean + half
+
+
+def stack(means: Sequence[CrossedMean]) -> MeanSquares:
+    """The mean squares of many means, for what takes them all at once."""
+    rows = np.array([astuple(mean.squares) for mean in means]).reshape(-1, len(fields(Squares)))
+    return MeanSquares(*rows.T)
 
 
 def crossed_mean(
@@ -61,45 +93,38 @@ def crossed_mean(
     Raises:
         ValueError: If there are fewer than 2 data.
     """
-    values = values.double()
     num_seeds, num_data = values.shape
     if num_data < 2:
         raise ValueError(f"a comparison needs at least 2 data, got {num_data}.")
     cells = num_seeds * num_data
-    mean, seed_means, datum_means = values.mean(), values.mean(1), values.mean(0)
-    datum_ms = num_seeds * datum_means.var().item()
-    if num_seeds == 1:
-        seed_ms = rest_ms = 0.0
-    else:
-        seed_ms = num_data * seed_means.var().item()
-        rest = values - seed_means[:, None] - datum_means[None, :] + mean
-        rest_ms = rest.square().sum().item() / ((num_seeds - 1) * (num_data - 1))
+    found = mean_squares(values.double().numpy())
+    squares = Squares(*(float(value) for value in vars(found).values()))
     # By chance the difference can fall below one of its parts, which no variance here can.
-    mean_square = max(seed_ms + datum_ms - rest_ms, seed_ms, datum_ms)
+    mean_square = max(squares.seed + squares.datum - squares.rest, squares.seed, squares.datum)
     monte_carlo_ms = monte_carlo_variance.double().mean().item()
+    seed_means = values.double().mean(1)
     return CrossedMean(
-        mean=mean.item(),
+        mean=squares.mean,
         error=math.sqrt(mean_square / cells),
-        degrees_of_freedom=_satterthwaite(seed_ms, datum_ms, rest_ms, num_seeds, num_data),
-        seed_error=_root((seed_ms - rest_ms) / cells) if num_seeds > 1 else math.nan,
-        data_error=_root((datum_ms - max(rest_ms, monte_carlo_ms)) / cells),
+        degrees_of_freedom=_satterthwaite(squares, mean_square),
+        seed_error=_root((squares.seed - squares.rest) / cells) if num_seeds > 1 else math.nan,
+        data_error=_root((squares.datum - max(squares.rest, monte_carlo_ms)) / cells),
         monte_carlo_error=math.sqrt(monte_carlo_ms / cells),
         seed_spread=seed_means.std().item() if num_seeds > 1 else math.nan,
         per_seed=tuple(seed_means.tolist()),
+        squares=squares,
     )
 
 
-def _satterthwaite(
-    seed_ms: float, datum_ms: float, rest_ms: float, num_seeds: int, num_data: int
-) -> float:
-    total = max(seed_ms + datum_ms - rest_ms, seed_ms, datum_ms)
+def _satterthwaite(squares: Squares, total: float) -> float:
+    num_seeds, num_data = squares.num_seeds, squares.num_data
     if total == 0:
-        return float(num_data - 1)
+        return num_data - 1
     # Shares, not squares: values that agree to rounding would underflow.
-    inverse = (datum_ms / total) ** 2 / (num_data - 1)
+    inverse = (squares.datum / total) ** 2 / (num_data - 1)
     if num_seeds > 1:
-        inverse += (seed_ms / total) ** 2 / (num_seeds - 1)
-        inverse += (rest_ms / total) ** 2 / ((num_seeds - 1) * (num_data - 1))
+        inverse += (squares.seed / total) ** 2 / (num_seeds - 1)
+        inverse += (squares.rest / total) ** 2 / ((num_seeds - 1) * (num_data - 1))
     return 1 / inverse
 
 
