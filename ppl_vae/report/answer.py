@@ -1,6 +1,8 @@
 """What a comparison came to, in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
 
 from ppl_vae.comparison import Comparison
 from ppl_vae.plots.study import Interval
@@ -10,81 +12,113 @@ _MOST_NAMED = 4
 """Arms that a sentence names."""
 
 
-def answer(comparison: Comparison) -> list[str]:
-    """What came out, in plain words with numbers and intervals."""
+def answer(comparison: Comparison) -> list[Markup]:
+    """What came out, in plain words with numbers and intervals; HTML, names escaped."""
     ranked = list(comparison.ranking)
     best = ranked[0]
-    mean, percent = comparison.arms[best], percent_of(comparison)
-    low, high = mean.interval(comparison.confidence)
-    first = (
-        f"{best} has the highest mean log p(x) of {numbers.plural(len(ranked), 'arm')}: "
-        f"{numbers.nats(mean.mean)} nats per datum ({percent} interval "
-        f"{numbers.interval(low, high)}); it is the best arm with probability "
-        f"{numbers.probability(comparison.ranking[best].best)}."
-    )
+    mean = comparison.arms[best]
+    facts = {
+        "best": _name(best),
+        "count": f"{len(ranked):,}",
+        "mean": numbers.nats(mean.mean),
+        "percent": percent_of(comparison),
+        "interval": numbers.interval(*mean.interval(comparison.confidence)),
+        "probability": numbers.probability(comparison.ranking[best].best),
+    }
     if len(ranked) == 1:
-        first = (
-            f"{best} has a mean log p(x) of {numbers.nats(mean.mean)} nats per datum ({percent} "
-            f"interval {numbers.interval(low, high)}); there is no other arm to compare it with."
+        text = (
+            "{best} has a mean log p(x) of {mean} nats per datum ({percent} interval {interval}); "
+            "there is no other arm to compare it with."
         )
-    against = comparison.reference
-    second = _against_all(comparison, best) if against is None else _reference(comparison, against)
-    return [first, *second]
-
-
-def _against_all(comparison: Comparison, best: str) -> list[str]:
-    """How the best arm stands to the others, where every pair was compared."""
-    found = {other: oriented(comparison, best, other) for other in list(comparison.ranking)[1:]}
-    known = {other: row for other, row in found.items() if row is not None}
-    if not known:
-        return []
-    apart = {other: row for other, row in known.items() if row.low > 0}
-    near = {other: row for other, row in known.items() if row.low <= 0}
-    percent = percent_of(comparison)
-    sentences = []
-    if apart:
-        closest, row = next(iter(apart.items()))
-        which = "every other arm" if not near and len(apart) > 1 else _listed(list(apart))
-        by = f"by {numbers.nats(row.mean)} nats ({numbers.interval(row.low, row.high)})"
-        than = f" than the closest of them, {closest}" if len(apart) > 1 else ""
-        sentences.append(f"It is higher than {which}: {by}{than}.")
-    if near:
-        closest, row = next(iter(near.items()))
-        sentences.append(
-            f"No difference is shown between it and {_listed(list(near))}: to {closest} the "
-            f"difference is {numbers.signed(row.mean)} nats "
-            f"({numbers.signed(row.low)} to {numbers.signed(row.high)})."
-        )
-    sentences.append(f"The {percent} intervals of all paired differences hold together.")
-    return [" ".join(sentences)]
-
-
-def _reference(comparison: Comparison, reference: str) -> list[str]:
-    """How arms stand to the reference, where each was compared with it alone."""
-    rows = {arm: oriented(comparison, arm, reference) for arm in comparison.ranking}
-    known = {arm: row for arm, row in rows.items() if row is not None}
-    if not known:
-        return []
-    higher = [arm for arm, row in known.items() if row.low > 0]
-    lower = [arm for arm, row in known.items() if row.high < 0]
-    counts = (
-        f"Of {numbers.plural(len(known), 'arm')} compared with the reference {reference}, "
-        f"{len(higher)} are higher, {len(lower)} lower, and for "
-        f"{len(known) - len(higher) - len(lower)} no difference is shown"
+        return [Markup(text).format(**facts)]
+    text = (
+        "{best} has the highest mean log p(x) of {count} arms: {mean} nats per datum ({percent} "
+        "interval {interval}). It is the best arm with probability {probability}."
     )
-    best = next(iter(known))
-    row = known[best]
+    return [Markup(text).format(**facts), *_compared(comparison, best)]
+
+
+def _compared(comparison: Comparison, best: str) -> list[Markup]:
+    """How the best arm stands to the others; how all stand to the reference, if it is another."""
+    ranked, reference = list(comparison.ranking), comparison.reference
+    sentences = []
+    if reference in (None, best):
+        rows = {arm: oriented(comparison, best, arm) for arm in ranked[1:]}
+        sentences = _best({arm: row for arm, row in rows.items() if row is not None})
+    elif reference is not None:
+        rows = {arm: oriented(comparison, arm, reference) for arm in ranked}
+        sentences = _reference({a: row for a, row in rows.items() if row is not None}, reference)
+    if not sentences:
+        return []
+    last = Markup("The {} intervals of all these differences hold together.")
+    return [Markup(" ").join([*sentences, last.format(percent_of(comparison))])]
+
+
+def _best(rows: Mapping[str, Interval]) -> list[Markup]:
+    """The best arm minus each other one."""
+    lower = [arm for arm, row in rows.items() if row.low > 0]
+    near = [arm for arm in rows if arm not in lower]
+    sentences = []
+    if lower:
+        which = Markup("every other arm") if len(rows) == len(lower) > 1 else _listed(lower)
+        text = Markup("It is higher than {}, by {} nats ({}){}.")
+        closest = rows[lower[0]]
+        than = Markup(" over the closest of them, {}").format(_name(lower[0]))
+        sentences.append(
+            text.format(
+                which,
+                numbers.nats(closest.mean),
+                numbers.interval(closest.low, closest.high),
+                than if len(lower) > 1 else "",
+            )
+        )
+    if near:
+        text = Markup("No difference is shown between it and {}: it is {} nats ({}) from {}.")
+        closest = rows[near[0]]
+        ends = f"{numbers.signed(closest.low)} to {numbers.signed(closest.high)}"
+        sentences.append(
+            text.format(_listed(near), numbers.signed(closest.mean), ends, _name(near[0]))
+        )
+    return sentences
+
+
+def _reference(rows: Mapping[str, Interval], reference: str) -> list[Markup]:
+    """Each arm minus the reference."""
+    if not rows:
+        return []
+    higher = sum(row.low > 0 for row in rows.values())
+    lower = sum(row.high < 0 for row in rows.values())
+    best, row = next(iter(rows.items()))
+    text = Markup(
+        "{} minus the reference {}: {} nats ({} to {}). Of the {} compared with the reference, {} "
+        "higher and {} lower; for {} no difference is shown."
+    )
     return [
-        f"{counts} ({percent_of(comparison)} intervals that hold together). {best} minus "
-        f"{reference}: {numbers.signed(row.mean)} nats ({numbers.signed(row.low)} to "
-        f"{numbers.signed(row.high)})."
+        text.format(
+            _name(best),
+            _name(reference),
+            numbers.signed(row.mean),
+            numbers.signed(row.low),
+            numbers.signed(row.high),
+            numbers.plural(len(rows), "arm"),
+            f"{higher:,} {'is' if higher == 1 else 'are'}",
+            f"{lower:,}",
+            f"{len(rows) - higher - lower:,}",
+        )
     ]
 
 
-def _listed(arms: Sequence[str]) -> str:
+def _name(arm: str) -> Markup:
+    return Markup("<b>{}</b>").format(arm)
+
+
+def _listed(arms: Sequence[str]) -> Markup:
+    named = [_name(arm) for arm in arms]
     if len(arms) > _MOST_NAMED:
-        return f"{', '.join(arms[: _MOST_NAMED - 1])} and {len(arms) - _MOST_NAMED + 1} more"
-    return " and ".join(filter(None, [", ".join(arms[:-1]), arms[-1]]))
+        rest = Markup(f"{len(arms) - _MOST_NAMED + 1:,} more")
+        named = [*named[: _MOST_NAMED - 1], rest]
+    *first, last = named
+    return Markup(" and ").join([Markup(", ").join(first), last] if first else [last])
 
 
 def oriented(comparison: Comparison, a: str, b: str) -> Interval | None:

@@ -13,6 +13,8 @@ from ppl_vae.report import numbers
 
 Value = float | int | str | None
 
+_SHORT, _TALL = 15, 30
+
 
 @final
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ class Table:
     rows: Sequence[Sequence[Value]]
     beside: bool = False
     block: Final[str] = field(default="table", init=False)
+
+    @property
+    def size(self) -> Literal["short", "long", "tall"]:
+        """``short`` ones stay whole on paper, ``tall`` ones scroll on a screen."""
+        if len(self.rows) <= _SHORT:
+            return "short"
+        return "tall" if len(self.rows) > _TALL else "long"
 
     @cached_property
     def data(self) -> str:

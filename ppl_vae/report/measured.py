@@ -15,10 +15,10 @@ def measured(
     cells: Sequence[CellResult], name: str, arms: Sequence[str]
 ) -> dict[str, dict[int, Summary]]:
     """Arm to seed to the summary of a measure, where it was measured."""
-    found: dict[str, dict[int, Summary]] = {arm: {} for arm in arms}
-    for cell in done(cells):
-        if cell.arm in found and name in cell.measures:
-            found[cell.arm][cell.seed] = cell.measures[name]
+    found = {
+        arm: {cell.seed: cell.measures[name] for cell in done(cells, arm) if name in cell.measures}
+        for arm in arms
+    }
     return {arm: by_seed for arm, by_seed in found.items() if by_seed}
 
 

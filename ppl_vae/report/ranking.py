@@ -1,9 +1,8 @@
 """Who is best and by how much: ranked table, differences, factors."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from ppl_vae.comparison import Comparison, CrossedMean
+from ppl_vae.comparison import Comparison, CrossedMean, PairedTest
 from ppl_vae.plots.study import Interval, draw_forest, rows_height
 from ppl_vae.plots.svg import Style, svg_panel
 from ppl_vae.report import numbers
@@ -149,7 +148,7 @@ def differences(comparison: Comparison) -> Section | None:
     return Section("differences", "Paired differences", [table])
 
 
-def _difference(pair: Pair, mean: CrossedMean, test: Any) -> list[Value]:
+def _difference(pair: Pair, mean: CrossedMean, test: PairedTest) -> list[Value]:
     return [*pair, mean.mean, mean.error, *test.simultaneous, test.p_value, test.adjusted_p]
 
 

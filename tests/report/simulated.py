@@ -31,7 +31,7 @@ COUNTS = (1, 2, 5, 10, 20, 50, 100, 200)
 def write_study(
     folder,
     *,
-    objectives=OBJECTIVES,
+    factors=None,
     seeds=5,
     num_data=200,
     epochs=40,
@@ -49,7 +49,7 @@ def write_study(
             "question": "Which objective trains the best model of small digits?",
             "config": {"data": "digits", "latent": 8, "hidden": [64, 64]},
             "budget": {"epochs": epochs},
-            "factors": {"objective": list(objectives)},
+            "factors": factors or {"objective": list(OBJECTIVES)},
             "seeds": seeds,
             "evaluation": {"methods": list(methods)},
             "measures": list(measures),
