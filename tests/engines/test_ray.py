@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from ppl_vae.runs import RunConfig, evaluate_sharded, train_run
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
-# A dead node is noticed after a second instead of half a minute.
-QUICK = {"health_check_initial_delay_ms": 200, "health_check_period_ms": 200,
-         "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}  # fmt: skip
+# A dead node is noticed after seconds instead of half a minute; a slow one is not taken for dead.
+QUICK = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 400,
+         "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 5}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,14 @@ def cluster():
     ray.shutdown()
     started.shutdown()
     signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def add_node(cluster):
+    """Adds nodes for one test."""
+    yield cluster.add_node
+    for node in list(cluster.worker_nodes):
+        cluster.remove_node(node)
 
 
 def run(tasks, **settings):
@@ -92,10 +100,10 @@ class TestOutcomes:
         assert gpus == "", "a task that asks for no GPU sees none"
 
     def test_as_they_finish(self, tmp_path):
-        tasks = [Task("long", work.note, (tmp_path, "long", 1.5))]
+        tasks = [Task("long", work.after, (tmp_path, "long", "bcd"))]
         tasks += [Task(name, work.note, (tmp_path, name)) for name in "bcd"]
         assert [outcome.name for outcome in run(tasks)][-1] == "long"
-        assert work.lines(tmp_path / "done")[-1] == "long"
+        assert work.names(tmp_path / "done")[-1] == "long"
 
     def test_an_evaluation_in_parts(self, tmp_path):
         config = RunConfig(hidden=(8,), latent=2, epochs=1, batch_size=400, validation_particles=2)
@@ -138,13 +146,9 @@ class TestFlow:
         tasks += [Task(str(n), work.note, (tmp_path, str(n), 600)) for n in range(5)]
         engine = RayEngine().run(tasks)
         assert next(engine).value == 2
-        while not work.lines(tmp_path / "begun"):
-            time.sleep(0.05)
+        assert work.wait_for(lambda: work.lines(tmp_path / "begun"))
         engine.close()
-        free = time.monotonic() + 20
-        while ray.available_resources().get("CPU") != 2 and time.monotonic() < free:
-            time.sleep(0.1)
-        assert ray.available_resources()["CPU"] == 2
+        assert work.wait_for(lambda: ray.available_resources().get("CPU") == 2)
         assert work.lines(tmp_path / "done") == []
 
     def test_what_goes_wrong_with_the_tasks_themselves_is_raised(self):
@@ -168,27 +172,35 @@ class TestDeath:
         assert work.lines(always) == ["x", "x"]
         assert found["c"].value == 2
 
-    def test_a_node_is_killed_in_the_middle(self, cluster, tmp_path):
-        doomed, other = cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=1)
-        (raylet,) = doomed.all_processes["raylet"]
-        names = [str(number) for number in range(40)]
-        tasks = (Task(name, work.note, (tmp_path, name, 0.4)) for name in names)
-        found, victims = [], set()
-        for outcome in RayEngine().run(tasks):
-            found.append(outcome)
-            if not victims:
-                begun = [line.split("@") for line in work.lines(tmp_path / "begun")]
-                there = {name for name, parent in begun if parent == str(raylet.process.pid)}
-                if victims := there - set(work.lines(tmp_path / "done")):
-                    cluster.remove_node(doomed, allow_graceful=False)
+    def test_a_node_is_killed_in_the_middle(self, add_node, tmp_path):
+        doomed, _ = add_node(num_cpus=1), add_node(num_cpus=1)
+        process = doomed.all_processes["raylet"][0].process
+        raylet = process.pid
+        begun, done, killed = (tmp_path / name for name in ("begun", "done", "killed"))
+        victims = set()
+
+        def hanging():
+            return work.on(done, raylet) and work.on(begun, raylet) - work.on(done, raylet)
+
+        def kill():
+            victims.update(work.wait_for(hanging))
+            process.kill()
+            # A process that nobody waited for looks alive to its workers.
+            process.wait()
+            killed.touch()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        names = [str(number) for number in range(30)]
+        found = run(Task(name, work.cell, (tmp_path, name, raylet)) for name in names)
+        killer.join()
         assert victims, "the node was killed with tasks on it"
         assert sorted(outcome.value for outcome in found) == sorted(names), "nothing is lost"
-        assert Counter(work.lines(tmp_path / "done")) == Counter(names), "nothing is done twice"
+        assert Counter(work.names(done)) == Counter(names), "nothing is done twice"
         again = {outcome.name for outcome in found if outcome.attempts > 1}
-        assert victims <= again
-        begun = Counter(line.split("@")[0] for line in work.lines(tmp_path / "begun"))
-        assert {name for name, count in begun.items() if count > 1} <= again
-        cluster.remove_node(other)
+        assert victims <= again, "they were done elsewhere"
+        assert not again & work.on(done, raylet), "what was done there was not started again"
+        assert {name for name, count in Counter(work.names(begun)).items() if count > 1} <= again
 
 
 @pytest.mark.usefixtures("cluster")
@@ -198,9 +210,9 @@ class TestRoom:
         with pytest.raises(ValueError, match=r"no node .*nodes of 2 CPUs and 0 GPUs\): ask for"):
             run([Task("a", work.double, (1,))], **settings)
 
-    def test_parts_of_a_gpu_and_its_loss(self, cluster, tmp_path, monkeypatch):
+    def test_parts_of_a_gpu_and_its_loss(self, cluster, add_node, tmp_path, monkeypatch):
         monkeypatch.setattr("ppl_vae.engines.ray_engine._HOMELESS", 1.0)
-        node = cluster.add_node(num_cpus=2, num_gpus=1)
+        node = add_node(num_cpus=2, num_gpus=1)
         tasks = [Task(str(n), work.here) for n in range(2)]
         tasks.append(Task("c", work.note, (tmp_path, "c", 600)))
         engine = RayEngine(gpus=0.5).run(tasks)
@@ -244,15 +256,13 @@ def test_a_cluster_of_its_own_is_started_in_silence_and_ctrl_c_leaves_nothing_ru
     environment = {n: value for n, value in os.environ.items() if not n.startswith("RAY_")}
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, start_new_session=True, **settings) as process:
-        until = time.monotonic() + 100
-        while len(work.lines(tmp_path / "begun")) < 3 and time.monotonic() < until:
-            time.sleep(0.1)
+        work.wait_for(lambda: len(work.lines(tmp_path / "begun")) >= 3)
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=100)
     assert sorted(out.split("\n")) == ["", "False True None", "a", "b", "interrupted"]
     assert err == ""
     assert processes_of(process.pid) == []
-    assert sorted(work.lines(tmp_path / "done")) == ["a", "b"]
+    assert sorted(work.names(tmp_path / "done")) == ["a", "b"]
 
 
 def processes_of(session):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from ppl_vae.engines import exclusive
+
 
 def double(value):
     return 2 * value
@@ -41,12 +43,44 @@ def append(path, line):
 
 def note(folder, name, seconds=0.0):
     """Say when the work begins, under which parent process, and when it is done."""
-    append(Path(folder) / "begun", f"{name}@{os.getppid()}")
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        time.sleep(0.05)
-    append(Path(folder) / "done", name)
+    line = f"{name}@{os.getppid()}"
+    append(Path(folder) / "begun", line)
+    wait_for(lambda: False, seconds)
+    append(Path(folder) / "done", line)
     return name
+
+
+def wait_for(condition, seconds=60.0):
+    """In short naps, so that an interruption gets through; says whether it came true."""
+    until = time.monotonic() + seconds
+    while not (true := condition()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return true
+
+
+def cell(folder, name, doomed):
+    """As a cell of a study: one at a time, and not again once done.
+
+    On the doomed node, whose process is the parent, the first is done and the others hang. All
+    others but the first few wait until it is killed, so that it has some.
+    """
+    folder = Path(folder)
+    with exclusive(folder / f"{name}.lock", name, wait=60):
+        if name in names(folder / "done"):
+            return name
+        append(folder / "begun", f"{name}@{os.getppid()}")
+        if os.getppid() == doomed:
+            wait_for(lambda: False, 600 if on(folder / "done", doomed) else 0)
+        elif int(name) >= 8:
+            wait_for((folder / "killed").exists)
+        append(folder / "done", f"{name}@{os.getppid()}")
+    return name
+
+
+def after(folder, name, others):
+    """Be done when the others are."""
+    wait_for(lambda: set(others) <= set(names(Path(folder) / "done")))
+    return note(folder, name)
 
 
 def die(path, times):
@@ -65,3 +99,13 @@ def lock():
 def lines(path):
     path = Path(path)
     return path.read_text().split() if path.exists() else []
+
+
+def names(path):
+    """Of the tasks that said something."""
+    return [line.split("@")[0] for line in lines(path)]
+
+
+def on(path, parent):
+    """Those that said it under this parent process."""
+    return {line.split("@")[0] for line in lines(path) if line.endswith(f"@{parent}")}
