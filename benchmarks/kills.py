@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,6 +27,8 @@ evaluation: {methods: [{method: iwae, particles: 300}, {method: psis, particles:
 resources: {cpus: 1}
 """
 _TIMES = ("seconds", "attempts")
+_LONGEST = 4.0
+"""Seconds into the study, at most, at which it is killed."""
 
 
 def command(file: Path, folder: Path, engine: str) -> list[str]:
@@ -35,31 +38,27 @@ def command(file: Path, folder: Path, engine: str) -> list[str]:
             "--device", "cpu", "--engine", engine]  # fmt: skip
 
 
-def disturbed(file: Path, folder: Path, kills: int, engine: str, seed: int) -> list[float]:
-    """Kill the process so many times at random moments, then let it end; the moments in seconds."""
-    moments, generator = [], random.Random(seed)
-    while len(moments) < kills:
+def disturbed(file: Path, folder: Path, most: int, engine: str, moments: list[float]) -> None:
+    """Kill the process at random moments, at most so many times, until it ends by itself."""
+    while True:
         _holder(folder).unlink(missing_ok=True)
         process = subprocess.Popen(
             command(file, folder, engine), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        began = time.monotonic()
-        # Starting takes seconds in which nothing is written: most kills come after them.
+        # Starting takes seconds in which nothing is written.
         while process.poll() is None and not _holder(folder).exists():
             time.sleep(0.01)
+        began, wait = time.monotonic(), random.uniform(0, _LONGEST)
         try:
-            process.communicate(timeout=generator.uniform(0, 4))
+            _, errors = process.communicate(timeout=wait if len(moments) < most else None)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             moments.append(round(time.monotonic() - began, 2))
             continue
         if process.returncode != 0:
-            raise RuntimeError("the study failed")
-        # It came to its end before the kill: that is one too, of an ended study.
-        moments.append(round(time.monotonic() - began, 2))
-    subprocess.run(command(file, folder, engine), check=True, capture_output=True)
-    return moments
+            raise RuntimeError(f"the study failed: {errors.decode()}")
+        return
 
 
 def _holder(folder: Path) -> Path:
@@ -96,25 +95,33 @@ def main() -> None:
         subprocess.run(
             command(file, place / "whole", "in-process"), check=True, capture_output=True
         )
-        moments = disturbed(
-            file, place / "killed", arguments.kills, arguments.engine, arguments.seed
-        )
-        cells = pd.read_parquet(place / "killed" / "cells.parquet")
-        leftovers = [p for p in (place / "killed").rglob(".*.*") if p.is_file()]
+        random.seed(arguments.seed)
+        moments: list[float] = []
+        rounds: list[dict[str, Any]] = []
+        while len(moments) < arguments.kills:
+            folder = place / f"killed{len(rounds)}"
+            disturbed(file, folder, arguments.kills, arguments.engine, moments)
+            cells = pd.read_parquet(folder / "cells.parquet")
+            leftovers = [path for path in folder.rglob(".*") if path.is_file()]
+            rounds.append(
+                {
+                    "attempts": int(cells["attempts"].sum()),
+                    "cells": len(cells),
+                    "temporary_files_left": len(leftovers),
+                    "equal": equal(place / "whole", folder),
+                }
+            )
         result = {
             "kills": len(moments),
+            "seconds_into_the_study": moments,
             "engine": arguments.engine,
-            "moments_s": moments,
-            "attempts": int(cells["attempts"].sum()),
-            "cells": len(cells),
-            "temporary_files_left": len(leftovers),
-            "equal": equal(place / "whole", place / "killed"),
+            "studies": rounds,
         }
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n")
-    if not all(result["equal"].values()):
+    if not all(all(found["equal"].values()) for found in rounds):
         sys.exit("the disturbed study came to other numbers")
 
 
