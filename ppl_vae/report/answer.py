@@ -73,11 +73,11 @@ def _best(rows: Mapping[str, Interval]) -> list[Markup]:
             )
         )
     if near:
-        text = Markup("No difference is shown between it and {}: it is {} nats ({}) from {}.")
+        text = Markup("No difference is shown between it and {}: to {} it is {} nats ({}).")
         closest = rows[near[0]]
         ends = f"{numbers.signed(closest.low)} to {numbers.signed(closest.high)}"
         sentences.append(
-            text.format(_listed(near), numbers.signed(closest.mean), ends, _name(near[0]))
+            text.format(_listed(near), _name(near[0]), numbers.signed(closest.mean), ends)
         )
     return sentences
 

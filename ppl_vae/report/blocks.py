@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,8 +41,7 @@ class Column:
 
     def key(self, value: Value) -> str:
         """What a row is sorted by; empty is last."""
-        missing = value is None or (isinstance(value, float) and math.isnan(value))
-        return "" if missing else str(value)
+        return "" if numbers.is_missing(value) else str(value)
 
 
 @final
@@ -171,6 +169,6 @@ def csv_uri(titles: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(titles)
-    writer.writerows(rows)
+    writer.writerows([None if numbers.is_missing(v) else v for v in row] for row in rows)
     encoded = base64.b64encode(out.getvalue().encode()).decode()
     return f"data:text/csv;charset=utf-8;base64,{encoded}"

@@ -20,7 +20,7 @@ def signed(value: float | None) -> str:
 
 def error(value: float | None) -> str:
     """To stand beside what it is the error of."""
-    return MISSING if _is_missing(value) else f"± {value:.3f}"
+    return MISSING if is_missing(value) else f"± {value:.3f}"
 
 
 def probability(value: float | None) -> str:
@@ -55,9 +55,10 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _is_missing(value: float | None) -> bool:
-    return value is None or math.isnan(value)
+def is_missing(value: float | str | None) -> bool:
+    """Whether there is no number where one may be: None or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _written(value: float | None, form: str) -> str:
-    return MISSING if _is_missing(value) else format(value, form).replace("-", MINUS)
+    return MISSING if is_missing(value) else format(value, form).replace("-", MINUS)

@@ -62,7 +62,7 @@ def ranked(comparison: Comparison, styles: Mapping[str, Style]) -> Section:
         if arm in styles
     ]
     figure = _forest(
-        "means",
+        "forest-means",
         rows,
         "log p(x), nats per datum",
         f"Mean log p(x) of each arm in nats per datum, with its {percent} interval for new data "
@@ -113,7 +113,7 @@ def _difference_figure(comparison: Comparison, styles: Mapping[str, Style]) -> l
     if not rows:
         return []
     figure = _forest(
-        "differences",
+        "forest-differences",
         rows,
         "paired difference, nats per datum",
         f"{which} with {percent_of(comparison)} intervals that hold together; nats per datum. "

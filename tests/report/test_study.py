@@ -1,0 +1,232 @@
+"""The page of a study: what it says, that it holds all it needs, that nobody can write into it."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from ppl_vae.comparison import compare
+from ppl_vae.report import write_report
+from ppl_vae.report.numbers import MINUS, MISSING
+from ppl_vae.report.study import render
+
+from .page import Page
+from .simulated import write_study
+
+ATTACK = '<script>alert("1")</script>$x$ & co'
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return write_study(
+        tmp_path_factory.mktemp("study"),
+        seeds=3,
+        num_data=40,
+        epochs=20,
+        failed=[(1, 2)],
+        waiting=[(3, 1)],
+        methods=("iwae", {"method": "iwae", "particles": 50, "label": "fewer"}),
+    )
+
+
+@pytest.fixture(scope="module")
+def comparison(results):
+    return results.comparison()
+
+
+@pytest.fixture(scope="module")
+def html(results, comparison):
+    return render(results, comparison)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+class TestFile:
+    def test_is_the_same_wherever_it_is_written(self, results, html, tmp_path):
+        path = write_report(results, tmp_path / "new" / "page.html")
+        assert path.read_text() == html
+
+    def test_needs_nothing_else(self, html, page):
+        assert "http" not in html.replace("http-equiv", "")
+        sources = [a[name] for _, a in page.elements for name in ("src", "href") if name in a]
+        assert sources
+        assert all(source.startswith(("data:", "#")) for source in sources)
+        assert "@import" not in html
+        assert re.findall(r"url\((?!#)", html) == []
+
+    def test_names_are_there_once_and_every_reference_has_its_own(self, html, page):
+        ids = [a["id"] for _, a in page.elements if "id" in a]
+        assert len(ids) == len(set(ids))
+        links = [a[n][1:] for _, a in page.elements for n in ("href", "xlink:href")
+                 if a.get(n, "").startswith("#")]  # fmt: skip
+        links += re.findall(r"url\(#([^)]*)\)", html)
+        links += [a["aria-labelledby"] for _, a in page.elements if "aria-labelledby" in a]
+        assert set(links) <= set(ids)
+
+    def test_colours_are_the_pages(self, html):
+        drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+        assert re.findall(r"(?:fill|stroke): (?!var|none)[^;\"]*", drawn) == []
+
+    def test_pictures_and_figures_have_words(self, page):
+        assert all(a.get("alt") for a in page.all("img"))
+        drawings = [a for a in page.all("svg") if "aria-hidden" not in a]
+        assert len(drawings) >= 10
+        assert all(a["role"] == "img" and a["aria-label"] for a in drawings)
+        assert len(page.all("figcaption")) == len(page.all("figure"))
+
+    def test_what_is_read_of_a_cell_is_let_go(self, results, html):
+        kept = [set(vars(cell)) & {"history", "measures", "pictures"} for cell in results.cells]
+        assert set().union(*kept) == set()
+
+
+class TestContent:
+    def test_sections_in_their_order(self, page):
+        order = [a["id"] for a in page.all("section")]
+        assert order == [
+            "warnings", "answer", "design", "ranking", "differences", "methods", "curves", "bound",
+            "sandwich", "decomposition", "gradients", "pictures", "cost", "cells", "reproduction",
+        ]  # fmt: skip
+
+    def test_warnings(self, page):
+        assert "stl seed 2 failed: the loss is not finite at step 412" in page.text
+        assert "1 of 15 cells are not done yet" in page.text
+
+    def test_answer(self, page, comparison):
+        best = next(iter(comparison.ranking))
+        mean = f"{comparison.arms[best].mean:.3f}".replace("-", MINUS)
+        assert f"{best} has the highest mean log p(x) of 5 arms: {mean} nats per datum" in page.text
+
+    def test_ranked_table_has_the_comparisons_numbers(self, page, comparison):
+        rows = page.data("ranking")
+        assert [row["arm"] for row in rows] == list(comparison.ranking)
+        for row in rows:
+            mean = comparison.arms[row["arm"]]
+            low, high = mean.interval(comparison.confidence)
+            found = [float(row[name]) for name in ("log_prob", "error", "low", "high")]
+            assert found == pytest.approx([mean.mean, mean.error, low, high])
+
+    def test_differences(self, page, comparison):
+        rows = {(row["a"], row["b"]): row for row in page.data("differences")}
+        assert set(rows) == set(comparison.differences)
+
+    def test_both_tables_and_figures_of_a_name(self, page):
+        names = [a["download"] for a in page.all("a") if "download" in a]
+        assert len(names) == len(set(names))
+
+    def test_every_cell_has_its_row(self, page, results, comparison):
+        rows = page.data("cells")
+        assert [(r["arm"], int(r["seed"])) for r in rows] == [
+            (c.arm, c.seed) for c in results.cells
+        ]
+        assert [row["state"] for row in rows] == [cell.state for cell in results.cells]
+        assert {row["log_prob"] == "" for row in rows if row["state"] != "done"} == {True}
+        stl = [float(row["log_prob"]) for row in rows if row["arm"] == "stl" and row["log_prob"]]
+        assert stl == pytest.approx(comparison.arms["stl"].per_seed)
+
+    def test_curves_are_the_histories(self, page, results):
+        rows = page.data("curves-validation")
+        cell = results.of("iwae:5")[1]
+        mine = [float(r["validation"]) for r in rows if (r["arm"], r["seed"]) == ("iwae:5", "1")]
+        assert mine == pytest.approx(replace(cell).history.column("validation"))
+        assert {r["seed"] for r in rows if r["arm"] == "stl"} == {"0", "1"}, "failed runs are out"
+
+    def test_front_is_of_arms_that_no_other_beats(self, page, comparison):
+        rows = page.data("cost-evaluations")
+        for row in rows:
+            beaten = any(
+                float(o["evaluations"]) <= float(row["evaluations"])
+                and float(o["log_prob"]) > float(row["log_prob"])
+                for o in rows
+            )
+            assert int(row["on_front"]) == (not beaten)
+
+    def test_methods(self, page):
+        rows = page.data("methods")
+        assert {row["method"] for row in rows} == {"iwae", "fewer"}
+        assert len(rows) == 10
+
+    def test_how_to_do_it_again(self, page, results):
+        assert "ppl-vae study run objectives.yaml" in page.text
+        assert "learning_rate: 0.001" in page.text
+        assert "0123456789ab" in page.text
+
+
+class TestOtherStudies:
+    def test_names_cannot_write_into_the_page(self, results):
+        cells = [
+            replace(cell, arm=ATTACK, reason=ATTACK) if cell.arm == "stl" else cell
+            for cell in results.cells
+        ]
+        evil = replace(
+            results, cells=cells, study=replace(results.study, question=ATTACK),
+            manifest={**results.manifest, "command": ATTACK, "device": ATTACK},
+        )  # fmt: skip
+        found = render(evil, compare(evil.evidence()))
+        page = Page(found)
+        assert found.count("<script>") == 1
+        assert "alert(" not in "".join(re.findall(r"<script>(.*?)</script>", found, re.DOTALL))
+        assert page.text.count(ATTACK) > 10
+        assert any(row["arm"] == ATTACK for row in page.data("ranking"))
+
+    def test_a_study_that_has_just_begun(self, tmp_path):
+        waiting = [(number, seed) for number in range(2) for seed in range(2)]
+        found = write_study(
+            tmp_path, factors={"objective": ["elbo", "stl"]}, seeds=2, waiting=waiting
+        )
+        assert write_report(found) == tmp_path / "report.html"
+        page = Page((tmp_path / "report.html").read_text())
+        assert "there is nothing to compare" in page.text
+        assert len(page.data("cells")) == 4
+
+    def test_one_run(self, tmp_path):
+        found = write_study(
+            tmp_path, factors={"objective": ["elbo"]}, seeds=1, num_data=20, measures=[]
+        )
+        page = Page(render(found, found.comparison()))
+        assert "there is no other arm to compare it with" in page.text
+        assert "differences" not in [a["id"] for a in page.all("section")]
+        assert page.data("ranking")[0]["seed_error"] == ""
+
+    def test_data_that_are_no_images(self, tmp_path):
+        found = write_study(
+            tmp_path, factors={"objective": ["elbo", "stl"]}, seeds=1, num_data=20,
+            image_shape=None, measures=["pictures"],
+        )  # fmt: skip
+        page = Page(render(found, found.comparison()))
+        assert page.all("img") == []
+        assert "Test data and samples from the prior, stl" in [
+            a.get("aria-label") for a in page.all("svg")
+        ]
+
+    def test_several_factors_and_more_arms_than_figures_show(self, tmp_path):
+        factors = {"objective": ["elbo", "stl"], "latent": [2, 4, 6, 8, 10, 12, 14]}
+        found = write_study(
+            tmp_path, factors=factors, seeds=2, num_data=20, epochs=5, measures=[],
+            reference="elbo latent=2", effect=0.5,
+        )  # fmt: skip
+        comparison = found.comparison()
+        page = Page(render(found, comparison))
+        assert "Figures show 13 of 14 arms: the best ones and the reference" in page.text
+        assert len(page.data("ranking")) == 14
+        drawn = {row["arm"] for row in page.data("curves-bound")}
+        assert drawn == {*list(comparison.ranking)[:12], "elbo latent=2"}
+        assert [row["latent"] for row in page.data("factor-2")] == ["2", "4", "6", "8", "10", "12",
+                                                                    "14"]  # fmt: skip
+        assert "minus the reference elbo latent=2" in page.text
+
+    def test_numbers_that_are_missing_are_dashes(self, tmp_path):
+        found = write_study(
+            tmp_path, factors={"objective": ["elbo", "stl"]}, seeds=1, num_data=20, measures=[]
+        )
+        comparison = found.comparison()
+        assert math.isnan(comparison.arms["elbo"].seed_error)
+        page = Page(render(found, comparison))
+        assert "nan" not in page.text.replace("nans", "").lower()
+        assert MISSING in page.texts
+        keys = [a["data-key"] for _, a in page.elements if "data-key" in a]
+        assert "" in keys
+        assert "nan" not in keys
