@@ -1,16 +1,14 @@
 """Updates of the guide's parameters, of the model's, or of all, under one optimiser."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
 from ppl_vae.objectives import Objective
-from ppl_vae.objectives.base import owners_of
 from ppl_vae.objectives.splitting import split_parameters
 from ppl_vae.particles import Particles, Program, count_evaluations
+from ppl_vae.training.modes import evaluating
 from ppl_vae.training.step import Loss
 
 Phase = Literal["guide", "model", "joint"]
@@ -52,7 +50,7 @@ class PhasedUpdates:
 
     def _split(self, x: Tensor) -> dict[Phase, Loss]:
         # Looking at the graph is no part of training: a resumed run looks again.
-        with _evaluating(*self._programs), count_evaluations():
+        with evaluating(*self._programs), count_evaluations():
             theta, phi = split_parameters(
                 *self._programs,
                 x[:2],
@@ -72,17 +70,3 @@ class PhasedUpdates:
             "model": Loss(self.objective, theta | idle, self._clip_norm),
             "joint": Loss(self.objective, self.parameters, self._clip_norm),
         }
-
-
-@contextlib.contextmanager
-def _evaluating(*programs: Program) -> Iterator[None]:
-    """Evaluation mode: looking at the programs must not move the statistics of a batch norm."""
-    modules = [module for owner in owners_of(*programs) for module in owner.modules()]
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode

@@ -60,8 +60,10 @@ class TrainingRun:
         self.history, self.spent = History(), Spent()
         self._non_finite_file = non_finite_file
         self._data_checked = False
-        # The limit that training ended at, where no update was left of the budget.
+        # The limit that training ended at.
         self._ended: float | None = None
+        # The last update made under watch, and the rows of its batch.
+        self._last: tuple[UpdateRecord, Tensor]
         # Before the last epoch, where the budget ended inside it.
         self._whole: Checkpoint | None = None
         for owner in owners_of(model, guide):
@@ -135,13 +137,7 @@ class TrainingRun:
             ValueError: If the budget is too small for one update.
         """
         start = time.perf_counter()
-        mark = Mark(
-            State.copy_of(self.step, self.buffers),
-            self._best,
-            self._best_buffers,
-            self.spent,
-            len(self.history),
-        )
+        mark = self._mark(State.copy_of(self.step, self.buffers))
         seen = self._train_within_budget(mark)
         partial = seen.updates < len(self.batches)
         if partial or self.exhausted:
@@ -201,19 +197,35 @@ class TrainingRun:
                 if not self._may_be_non_finite(error):
                     raise
                 failure = error
+        # Watching takes time, and a budget of seconds would end it too soon.
+        most = self.spent.updates - mark.spent.updates + (failure is not None)
         self._go_back(mark)
         with pyro.validation_enabled(False):
-            self._train_epoch(most, watched=True)
+            try:
+                self._train_epoch(most, watched=True)
+            except (NonFiniteDensityError, NonFiniteUpdateError) as culprit:
+                if "Expected value" in str(failure) and str(culprit.site).startswith("observed"):
+                    # Data outside the support: torch says which.
+                    raise failure or culprit from None
+                raise self._told(culprit) from culprit
         raise failure or NonFiniteError(
             f"epoch {mark.epochs + 1} was not finite, but it was when made again: this device does "
             "not repeat its own numbers; lower the learning rate or clip gradients."
         )
 
     def _may_be_non_finite(self, error: ValueError) -> bool:
-        # Torch refuses parameters of a distribution that are NaN by these words.
-        refused = "Expected parameter" in str(error)
+        # By these words torch refuses parameters and values of a distribution, NaN among them.
+        refused = any(word in str(error) for word in ("Expected parameter", "Expected value"))
         known = isinstance(error, NonFiniteDensityError) or refused
         return known or not all_finite(self.step.parameters)
+
+    def _told(self, culprit: NonFiniteDensityError | NonFiniteUpdateError) -> NonFiniteError:
+        """What the failure of the last update is told as; saves what makes it again."""
+        record, rows = self._last
+        if self._non_finite_file is not None:
+            record.save(self._non_finite_file)
+        row = None if culprit.datum is None else int(rows[culprit.datum])
+        return record.error(culprit, row, self._non_finite_file)
 
     def _train_epoch(self, most: int | None, watched: bool = False) -> _Pass:
         """Update on the epoch's batches while the budget lasts, at most so many times."""
@@ -223,13 +235,15 @@ class TrainingRun:
             owner.train()
         with seeded(self.settings.seed, Stream.TRAINING, epoch), count_evaluations() as count:
             for rows, batch in self.batches.epoch(epoch):
-                progress = self.fraction
-                if progress >= 1 or seen.updates == most:
+                progress = min(self.fraction, 1.0)
+                if (progress == 1 and not watched) or seen.updates == most:
                     break
                 seen.rate = self.settings.schedule(progress)
                 self.objective.context = Context(progress, self.batches.num_data)
-                update = self._watched_update if watched else self._update
-                parts = update(rows, batch, seen.rate)
+                if watched:
+                    parts = self._watched_update(rows, batch, seen.rate)
+                else:
+                    parts = self.step(batch, seen.rate)
                 seen.sums = seen.sums + parts if seen.updates else parts
                 seen.updates, seen.num_data = seen.updates + 1, seen.num_data + len(batch)
                 if budget.seconds is not None:
@@ -246,11 +260,8 @@ class TrainingRun:
         self.spent = replace(self.spent, seconds=before.seconds + time.perf_counter() - begun)
         return seen
 
-    def _update(self, rows: Tensor, batch: Tensor, rate: float) -> Tensor:
-        return self.step(batch, rate)
-
     def _watched_update(self, rows: Tensor, batch: Tensor, rate: float) -> Tensor:
-        """Update, and raise what is not finite with all that makes it again."""
+        """Update, and keep all that makes the update again."""
         record = UpdateRecord(
             state=State.copy_of(self.step, self.buffers),
             random=random_states(self.device),
@@ -260,14 +271,8 @@ class TrainingRun:
             update=self.spent.updates + 1,
             epoch=len(self.history) + 1,
         )
-        try:
-            return attempt(self.step, batch, rate)
-        except (NonFiniteDensityError, NonFiniteUpdateError) as error:
-            path = self._non_finite_file
-            if path is not None:
-                record.save(path)
-            row = None if error.datum is None else int(rows[error.datum])
-            raise record.error(error, row, path) from error
+        self._last = record, rows
+        return attempt(self.step, batch, rate)
 
     def _validate(self, partial: bool) -> Score | None:
         # Never merely because it is the last: a run made longer must equal one planned so.
@@ -284,9 +289,11 @@ class TrainingRun:
 
     def snapshot(self) -> Checkpoint:
         """The run as a checkpoint."""
-        state = State(self.step.parameters, self.buffers, self.step.state())
-        now = Mark(state, self._best, self._best_buffers, self.spent, len(self.history))
+        now = self._mark(State(self.step.parameters, self.buffers, self.step.state()))
         return self._checkpoint(now, self._ended, self._whole)
+
+    def _mark(self, state: State) -> Mark:
+        return Mark(state, self._best, self._best_buffers, self.spent, len(self.history))
 
     def _checkpoint(
         self, mark: Mark, ended: float | None = None, whole: Checkpoint | None = None
@@ -325,15 +332,11 @@ class TrainingRun:
         load_parameters(self.buffers, checkpoint.buffer)
         self.step.load_state(checkpoint.optimizer)
         self.history = History.from_json(checkpoint.progress["history"])
-        self.spent, self._ended = self._spent_by(checkpoint), checkpoint.progress.get("ended")
+        # Before costs were counted, epochs were the only budget.
+        before = {"updates": len(self.history) * len(self.batches)}
+        self.spent = Spent(**checkpoint.progress.get("spent", before))
+        self._ended = checkpoint.progress.get("ended")
         self._best, self._best_buffers = dict(checkpoint.best), dict(checkpoint.best_buffer)
-
-    def _spent_by(self, checkpoint: Checkpoint) -> Spent:
-        spent = checkpoint.progress.get("spent")
-        if spent is not None:
-            return Spent(**spent)
-        # Saved before costs were counted: by epochs then.
-        return Spent(updates=len(self.history) * len(self.batches))
 
     def keep_best(self) -> None:
         """Leave the model with the parameters to keep, in evaluation mode."""

@@ -71,13 +71,17 @@ class Loss:
         particles = self.objective.draw(model, guide, x)
         total, bound = self.objective.loss_of(particles)
         loss = total / len(x)
-        watched = is_watched()
-        if watched:
+        if is_watched():
             particles.require_finite()
-        loss.backward(inputs=list(self.parameters.values()), retain_graph=watched)
-        if watched:
-            nesting = int(self.objective.max_plate_nesting)
-            require_finite_gradient(particles, self.parameters, max_plate_nesting=nesting)
+        loss.backward(inputs=list(self.parameters.values()))
+        if is_watched():
+            require_finite_gradient(
+                (model, guide),
+                x,
+                particles,
+                self.parameters,
+                max_plate_nesting=int(self.objective.max_plate_nesting),
+            )
         if not self._checked:
             self._warn_of_untrained()
         if self.clip_norm is not None:

@@ -1,15 +1,16 @@
 """Which site and which datum a density or a gradient that is not finite comes from."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.particles import Particles
+from ppl_vae.particles import Particles, Program, evaluate_particles
+from ppl_vae.refinement import BatchGuide
+from ppl_vae.training.modes import evaluating
 
 _WATCHED: ContextVar[bool] = ContextVar("watched", default=False)
 
@@ -50,21 +51,32 @@ def all_finite(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def require_finite_gradient(
-    particles: Particles, parameters: Mapping[str, Tensor], *, max_plate_nesting: int
+    programs: tuple[Program, Program],
+    x: Tensor,
+    particles: Particles,
+    parameters: Mapping[str, Tensor],
+    *,
+    max_plate_nesting: int,
 ) -> None:
-    """Check the gradient of an update, whose graph must still be there.
+    """Check the gradient that an update has found.
+
+    Args:
+        programs: Model and guide.
+        x: The batch.
+        particles: What was drawn for it.
+        parameters: Name to leaf tensor with its gradient.
+        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
-        NonFiniteUpdateError: If one is not finite; names the site and the datum whose draws or
-            log-density have such a gradient.
+        NonFiniteUpdateError: If one is not finite; names the first log-density, and its datum, that
+            has such a gradient at the draws.
     """
     gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     bad = [name for name, value in gradients.items() if not bool(value.isfinite().all())]
     if not bad:
         return
-    where, datum = _origin(particles, list(parameters.values()), max_plate_nesting)
-    source = "" if where is None else f" by {where}"
-    source += "" if datum is None else f" (datum {datum} of the batch)"
+    where, datum = _origin(programs, x, particles, list(parameters.values()), max_plate_nesting)
+    source = "" if where is None else f" by {where} (datum {datum} of the batch)"
     raise NonFiniteUpdateError(
         f"the gradient of {bad[0]} is not finite{source}: keep scales away from 0, or lower the "
         "learning rate before parameters have diverged.",
@@ -90,25 +102,37 @@ def require_finite_result(parts: Tensor, parameters: Mapping[str, Tensor]) -> No
 
 
 def _origin(
-    particles: Particles, parameters: list[Tensor], nesting: int
+    programs: tuple[Program, Program],
+    x: Tensor,
+    particles: Particles,
+    parameters: list[Tensor],
+    nesting: int,
 ) -> tuple[str | None, int | None]:
-    """The first draws or log-density with a gradient that is not finite, and the datum of it."""
-    for where, values in _by_datum(particles, nesting).items():
-        if not values.requires_grad or _finite_gradient(values, parameters):
-            continue
-        data = (i for i, value in enumerate(values) if not _finite_gradient(value, parameters))
-        return where, next(data, None)
+    """The first datum, and the log-density of it, with a gradient that is not finite.
+
+    Data are run alone: in a batch 0 times infinity makes NaN of everybody's gradient.
+    """
+    model, guide = programs
+    # A search must not end in an error of its own, as of a program that takes no single datum.
+    with evaluating(model, guide), suppress(ValueError, RuntimeError):
+        for datum in range(len(x)):
+            rows = slice(datum, datum + 1)
+            alone = guide.rows(datum, datum + 1) if isinstance(guide, BatchGuide) else guide
+            latents = {
+                name: value.detach().movedim(nesting, 0)[rows].movedim(0, nesting)
+                for name, value in particles.latents.items()
+            }
+            # What reaches the parameters through the draws is a gradient of the draws first.
+            inputs = [z.requires_grad_() for z in latents.values() if z.is_floating_point()]
+            one = evaluate_particles(model, alone, x[rows], latents, max_plate_nesting=nesting)
+            for where, density in one.densities.items():
+                if not _has_finite_gradient(density, [*parameters, *inputs]):
+                    return f"the log-density of {where}", datum
     return None, None
 
 
-def _by_datum(particles: Particles, nesting: int) -> dict[str, Float[Tensor, "batch ..."]]:
-    draws = particles.latents if particles.paths is None else particles.paths
-    return {
-        **{f"the draws of site {name!r}": z.movedim(nesting, 0) for name, z in draws.items()},
-        **{f"the log-density of {name}": value.mT for name, value in particles.densities.items()},
-    }
-
-
-def _finite_gradient(values: Tensor, parameters: list[Tensor]) -> bool:
-    found = torch.autograd.grad(values.sum(), parameters, retain_graph=True, allow_unused=True)
+def _has_finite_gradient(density: Tensor, inputs: list[Tensor]) -> bool:
+    if not density.requires_grad:
+        return True
+    found = torch.autograd.grad(density.sum(), inputs, retain_graph=True, allow_unused=True)
     return all(bool(gradient.isfinite().all()) for gradient in found if gradient is not None)
