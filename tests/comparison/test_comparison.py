@@ -1,155 +1,235 @@
+"""From evidence to a comparison: pairing, what is missing, what is said, in values and in words."""
+
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from comparison.simulated import evidence, seeds_of, simulate
 from ppl_vae.comparison import compare, crossed_mean, format_comparison
-from ppl_vae.evidence import Evidence
+from ppl_vae.comparison.cells import gather
+from ppl_vae.comparison.random_effects import random_effects
+from ppl_vae.comparison.ranking import rank_arms
 
 
-def evidence(log_prob, standard_error=0.0, ess=100.0):
-    log_prob = torch.as_tensor(log_prob, dtype=torch.float64)
-    return Evidence(
-        log_prob=log_prob,
-        standard_error=torch.full_like(log_prob, standard_error),
-        effective_sample_size=torch.full_like(log_prob, ess),
-        num_particles=100,
-        direction="lower",
-        method="importance sampling",
-        seconds=0.0,
-    )
-
-
-def simulate(generator, seeds, data, seed_sd, datum_sd, rest_sd):
-    return (
-        torch.randn(seeds, 1, generator=generator, dtype=torch.float64) * seed_sd
-        + torch.randn(1, data, generator=generator, dtype=torch.float64) * datum_sd
-        + torch.randn(seeds, data, generator=generator, dtype=torch.float64) * rest_sd
-    )
-
-
-@pytest.mark.parametrize(
-    ("seeds", "seed_sd", "rest_sd"), [(1, 0.0, 0.5), (3, 0.0, 0.5), (5, 0.1, 0.5), (10, 0.3, 1.0)]
-)
-def test_stated_95_percent_interval_covers_in_93_to_97_percent(seeds, seed_sd, rest_sd):
-    generator = torch.Generator().manual_seed(1)
-    replicates = 1500
-    covered = 0
-    for _ in range(replicates):
-        y = simulate(generator, seeds, 200, seed_sd, 1.0, rest_sd)
-        low, high = crossed_mean(y, torch.zeros_like(y)).interval()
-        covered += low < 0 < high
-    # Binomial noise of 1,500 replicates is 0.56 points: three of it around the allowed band.
-    noise = 3 * math.sqrt(0.95 * 0.05 / replicates)
-    assert 0.93 - noise < covered / replicates < 0.97 + noise
-
-
-def test_ignoring_seeds_would_fail_the_coverage_test():
-    generator = torch.Generator().manual_seed(2)
-    covered = 0
-    for _ in range(500):
-        y = simulate(generator, 3, 200, 0.5, 1.0, 0.5)
-        naive = y.flatten().std() / math.sqrt(y.numel())
-        covered += abs(y.mean()) < 1.96 * naive
-    assert covered / 500 < 0.9
-
-
-def test_variance_components_are_unbiased():
-    generator = torch.Generator().manual_seed(3)
-    sds = {"seed": 0.3, "datum": 1.0, "rest": 0.5}
-    seeds, data, replicates = 6, 100, 400
-    results = [
-        crossed_mean(
-            simulate(generator, seeds, data, sds["seed"], sds["datum"], sds["rest"]),
-            torch.zeros(seeds, data),
+def study(arms=3, seeds=3, data=40, step=0.1, **options):
+    """Arms 0.1 nats apart over shared data effects of 10 nats."""
+    generator = np.random.default_rng(0)
+    shared = 10 * generator.standard_normal(data)
+    return {
+        f"arm {arm}": seeds_of(
+            shared + step * arm + simulate(generator, (seeds, data), 0.02, 0.1, 0.1), **options
         )
-        for _ in range(replicates)
-    ]
-    truth = {
-        "error": sds["seed"] ** 2 / seeds
-        + sds["datum"] ** 2 / data
-        + sds["rest"] ** 2 / seeds / data,
-        "data_error": sds["datum"] ** 2 / data,
-        "seed_error": sds["seed"] ** 2 / seeds,
+        for arm in range(arms)
     }
-    for name, variance in truth.items():
-        values = torch.tensor([getattr(result, name) ** 2 for result in results])
-        z = (values.mean() - variance) / (values.std() / math.sqrt(replicates))
-        assert abs(z) < 5, name
 
 
-def test_one_seed_gives_the_error_over_data_alone():
-    y = torch.randn(1, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    result = crossed_mean(y, torch.full_like(y, 0.01))
-    assert result.error == pytest.approx(y.std().item() / math.sqrt(50))
-    assert result.monte_carlo_error == pytest.approx(0.1 / math.sqrt(50))
-    assert result.data_error == pytest.approx(math.sqrt(y.var().item() - 0.01) / math.sqrt(50))
-    assert math.isnan(result.seed_spread)
+class TestPairing:
+    def test_differences_are_paired_by_datum_and_seed(self):
+        results = study()
+        found = compare(results)
+        assert list(found.differences) == [
+            ("arm 1", "arm 0"), ("arm 2", "arm 0"), ("arm 2", "arm 1"),
+        ]  # fmt: skip
+        difference = found.differences["arm 2", "arm 0"]
+        assert difference.error < 0.05 < 1 < found.arms["arm 0"].error
+        a, b = (
+            torch.stack([r.log_prob for r in results[arm].values()]) for arm in ("arm 2", "arm 0")
+        )
+        assert difference == crossed_mean(a - b, torch.zeros_like(a))
 
-
-def test_differences_are_paired_by_datum_and_seed():
-    generator = torch.Generator().manual_seed(0)
-    base = torch.randn(3, 40, generator=generator, dtype=torch.float64) * 10
-    noise = torch.randn(3, 40, generator=generator, dtype=torch.float64) * 0.01
-    result = compare(
-        {"a": [evidence(y) for y in base], "b": [evidence(y) for y in base + 0.5 + noise]}
-    )
-    difference = result.differences["b", "a"]
-    assert difference.error < 0.02 < result.arms["a"].error
-    assert difference.mean == pytest.approx(0.5, abs=6 * difference.error)
-    assert result.verdict(("b", "a")) == "b higher"
-
-
-def test_no_difference_is_called_real_when_the_interval_holds_zero():
-    generator = torch.Generator().manual_seed(5)
-    replicates, false = 1000, 0
-    for _ in range(replicates):
-        arms = {
-            name: [evidence(y) for y in simulate(generator, 3, 50, 0.1, 0.5, 0.3)]
-            for name in ("a", "b", "c")
+    def test_seeds_are_matched_by_number_not_by_order(self):
+        results = study()
+        shuffled = {**results, "arm 1": dict(reversed(results["arm 1"].items()))}
+        assert compare(shuffled).differences == compare(results).differences
+        renumbered = {
+            **results,
+            "arm 1": dict(zip([1, 2, 0], results["arm 1"].values(), strict=True)),
         }
-        result = compare(arms)
-        assert len(result.differences) == 3
-        for pair in result.differences:
-            low, high = result.interval(pair)
-            assert (result.verdict(pair) == "no difference shown") == (low <= 0 <= high)
-        false += any(result.verdict(pair) != "no difference shown" for pair in result.differences)
-    assert false / replicates < 0.05 + 3 * math.sqrt(0.05 * 0.95 / replicates)
+        assert compare(renumbered).differences != compare(results).differences
+
+    def test_a_missing_seed_is_missing_in_the_differences_with_its_arm_only(self):
+        results = study()
+        del results["arm 1"][1]
+        found = compare(results)
+        assert found.seeds == {"arm 0": (0, 1, 2), "arm 1": (0, 2), "arm 2": (0, 1, 2)}
+        assert found.tests["arm 1", "arm 0"].num_seeds == 2
+        assert found.tests["arm 2", "arm 0"].num_seeds == 3
+        assert found.num_seeds == 3
+        assert any("fewer than 3 seeds: arm 1 (2)" in note for note in found.notes)
+        assert any("two seeds" in note for note in found.notes)
+        only = {arm: {s: r for s, r in cells.items() if s != 1} for arm, cells in results.items()}
+        pair = "arm 1", "arm 0"
+        assert found.differences[pair] == compare(only).differences[pair]
+
+    def test_arms_without_a_common_seed_are_not_compared(self):
+        results = study(arms=2)
+        results["arm 1"] = {seed + 3: result for seed, result in results["arm 1"].items()}
+        found = compare(results)
+        assert found.differences == found.tests == found.power == {}
+        assert len(found.arms) == 2
+        assert any("no seed in common" in note for note in found.notes)
+        assert "Differences" not in format_comparison(found, "title")
+
+    def test_an_arm_without_results_is_left_out(self):
+        found = compare({**study(arms=2), "broken": {}})
+        assert "broken" not in found.arms
+        assert any("broken is left out" in note for note in found.notes)
+
+    def test_a_result_that_is_not_finite_is_left_out(self):
+        results = study(arms=2)
+        results["arm 0"][1].log_prob[3] = -math.inf
+        found = compare(results)
+        assert found.seeds["arm 0"] == (0, 2)
+        assert found.notes[0].startswith("arm 0 seed 1 is left out")
+        json.dumps(found.summary(), allow_nan=False)
 
 
-def test_table_states_verdict_errors_and_warnings():
-    generator = torch.Generator().manual_seed(0)
-    base = torch.randn(2, 30, generator=generator, dtype=torch.float64)
-    text = format_comparison(
-        compare(
-            {
-                "elbo": [evidence(y, 0.1) for y in base],
-                "iwae:5": [evidence(y + 3, 0.1, ess=2.0) for y in base],
-            }
-        ),
-        "title",
-        ["a note"],
-    )
-    assert "iwae:5 - elbo" in text
-    assert "iwae:5 higher" in text
-    assert text.endswith("a note")
-    assert "One seed" not in text
+class TestReference:
+    def test_all_pairs_up_to_twelve_arms(self):
+        found = compare(study(arms=12, seeds=2, data=10), replicates=50)
+        assert found.reference is None
+        assert len(found.differences) == 66
+
+    def test_more_arms_are_compared_with_the_best(self):
+        found = compare(study(arms=13, seeds=2, data=10), replicates=50)
+        assert found.reference == next(iter(found.ranking)) == "arm 12"
+        assert list(found.differences) == [(f"arm {arm}", "arm 12") for arm in range(12)]
+        assert any("optimistic" in note for note in found.notes)
+        assert "Differences from arm 12" in format_comparison(found, "title")
+
+    def test_a_reference_of_ones_own(self):
+        found = compare(study(), reference="arm 1")
+        assert list(found.differences) == [("arm 0", "arm 1"), ("arm 2", "arm 1")]
+        assert not any("optimistic" in note for note in found.notes)
+
+    def test_an_unknown_reference_is_refused(self):
+        with pytest.raises(ValueError, match="reference must be one of"):
+            compare(study(), reference="elbo")
 
 
-def test_one_seed_is_said_to_show_nothing_of_others():
-    text = format_comparison(compare({"a": [evidence([0.0, 1.0, 3.0])]}), "title")
-    assert "One seed" in text
+class TestWhatIsSaid:
+    def test_what_is_shown(self):
+        found = compare(study(step=1.0))
+        for pair in found.differences:
+            assert found.verdict(pair) == f"{pair[0]} higher"
+            assert found.tests[pair].adjusted_p <= 0.05
+            assert found.power[pair].more_seeds == 0
+        assert list(found.ranking) == ["arm 2", "arm 1", "arm 0"]
+        assert found.ranking["arm 2"].best > 0.95
+
+    def test_the_lower_arm_first(self):
+        found = compare(study(arms=2, step=-1.0))
+        assert found.verdict(("arm 1", "arm 0")) == "arm 0 higher"
+
+    def test_what_is_not_shown(self):
+        found = compare(study(arms=2, step=0.0))
+        (pair,) = found.differences
+        assert found.verdict(pair) == "no difference shown"
+        low, high = found.interval(pair)
+        assert low < 0 < high
+        assert found.power[pair].text
+
+    def test_parts_are_those_of_their_own(self):
+        results = study()
+        found = compare(results, confidence=0.9, replicates=100, seed=3)
+        cells, _ = gather(results)
+        assert found.ranking == rank_arms(cells, 0.9, 100, 3)
+        assert found.random_effects == {
+            arm: random_effects(each, 0.9) for arm, each in cells.items()
+        }
+
+    def test_one_seed_is_said_to_show_nothing_of_others(self):
+        found = compare(study(seeds=1))
+        assert found.random_effects == {}
+        assert any("no method can say from one seed" in note for note in found.notes)
+        assert "one seed" in format_comparison(found, "title")
+
+    def test_enough_seeds_and_data_need_no_word(self):
+        assert compare(study(data=60)).notes == []
+
+    def test_few_data_are_said_to_be_few(self):
+        assert any("40 data are few" in note for note in compare(study()).notes)
+
+    def test_the_same_twice(self):
+        assert compare(study()) == compare(study())
+
+    def test_levels_give_tables_of_factors(self):
+        results = study(arms=4)
+        levels = {f"arm {n}": {"prior": "ab"[n // 2], "guide": "cd"[n % 2]} for n in range(4)}
+        found = compare(results, levels=levels)
+        assert found.factors["prior"].differences["b", "a"].mean == pytest.approx(0.2, abs=0.1)
+        text = format_comparison(found, "title")
+        assert "prior, mean over 2 combination(s) of the other factors:" in text
+        assert "d - c" in text
+
+    def test_wrong_arguments_are_refused(self):
+        with pytest.raises(ValueError, match="same data"):
+            compare({"a": {0: evidence([0.0, 1.0])}, "b": {0: evidence([0.0, 1.0, 2.0])}})
+        with pytest.raises(ValueError, match="confidence"):
+            compare(study(), confidence=95.0)
+        with pytest.raises(ValueError, match="finite result"):
+            compare({"a": {0: evidence([0.0, math.nan])}})
 
 
-def test_arms_on_different_data_are_refused():
-    with pytest.raises(ValueError, match="same seeds and data"):
-        compare({"a": [evidence([0.0, 1.0])], "b": [evidence([0.0, 1.0, 2.0])]})
-    with pytest.raises(ValueError, match="same seeds and data"):
-        compare({"a": [evidence([0.0, 1.0])], "b": [evidence([0.0, 1.0])] * 2})
+class TestSummary:
+    def test_it_is_json_without_nan(self):
+        for results in (study(seeds=1), study(), {"a": {0: evidence([0.0, 1.0])}}):
+            found = compare(results)
+            text = json.dumps(found.summary(), allow_nan=False)
+            assert json.loads(text) == found.summary()
+
+    def test_it_holds_what_the_comparison_holds(self):
+        levels = {f"arm {n}": {"prior": "ab"[n // 2], "guide": "cd"[n % 2]} for n in range(4)}
+        found = compare(study(arms=4), levels=levels)
+        summary = found.summary()
+        assert set(summary["arms"]) == set(found.arms)
+        arm = summary["arms"]["arm 1"]
+        assert arm["mean"] == found.arms["arm 1"].mean
+        assert arm["rank"] == found.ranking["arm 1"].rank
+        assert arm["best_probability"] == found.ranking["arm 1"].best
+        assert arm["random_effects"]["tau"] == found.random_effects["arm 1"].tau
+        assert arm["interval"] == list(found.arms["arm 1"].interval())
+        for row in summary["differences"]:
+            pair = row["a"], row["b"]
+            assert row["interval"] == list(found.interval(pair))
+            assert row["adjusted_p"] == found.tests[pair].adjusted_p
+            assert row["verdict"] == found.verdict(pair)
+            assert row["power"]["text"] == found.power[pair].text
+        table = summary["factors"]["guide"]
+        assert table["levels"]["c"]["mean"] == found.factors["guide"].levels["c"].mean
+        assert table["differences"][0]["mean"] == found.factors["guide"].differences["d", "c"].mean
 
 
-def test_summary_is_json_without_nan():
-    import json
+class TestTable:
+    def test_two_arms_look_as_ever(self):
+        results = study(arms=2, step=1.0, data=60)
+        text = format_comparison(compare(results), "title", ["a note"])
+        lines = text.splitlines()
+        assert lines[0] == "title"
+        assert lines[1].startswith("N = 60 data, 3 seed(s)")
+        assert lines[3].split() == ["log", "p(x)", "error", "data", "seeds", "MC", "seed", "sd"]
+        assert lines[7] == "Differences, paired by datum and seed:"
+        assert lines[8].split() == ["mean", "error", "interval", "verdict"]
+        assert lines[9].endswith("arm 1 higher")
+        assert lines[11].startswith("Per seed: arm 1 - arm 0 +")
+        assert text.endswith("a note")
+        assert "P(best)" not in text
 
-    summary = compare({"a": [evidence([0.0, 1.0])], "b": [evidence([0.0, 2.0])]}).summary()
-    json.dumps(summary, allow_nan=False)
+    def test_more_arms_show_p_values_and_who_is_best(self):
+        text = format_comparison(compare(study()), "title")
+        assert "P(best)" in text
+        assert "p   verdict" in text
+        assert "Holm" in text
+
+    def test_it_says_what_it_would_take(self):
+        text = format_comparison(compare(study(arms=2, step=0.02)), "title")
+        assert "To show a difference as large as the estimate (power 80%):" in text
+        assert "no number of seeds can" in text or "more seed(s)" in text
+
+    def test_warnings_of_the_evidence_are_kept(self):
+        found = compare(study(arms=2, ess=2.0, standard_error=0.1))
+        assert found.warnings.keys() == {"arm 0", "arm 1"}
+        assert found.summary()["arms"]["arm 0"]["warning"].startswith("not to be trusted")

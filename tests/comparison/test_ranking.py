@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from comparison.simulated import COMPONENTS, cells_of, require_coverage, simulate
+from ppl_vae.comparison.ranking import rank_arms
+
+
+def rank(values, replicates=400, seed=0):
+    return rank_arms(
+        {f"arm {number}": cells_of(each) for number, each in enumerate(values)},
+        0.95, replicates, seed,
+    )  # fmt: skip
+
+
+def test_far_apart_arms_are_ranked_for_sure():
+    noise = simulate(np.random.default_rng(0), (3, 5, 50), 0.01, 0.1, 0.1)
+    found = rank(noise + np.array([2.0, 9.0, 5.0])[:, None, None])
+    assert list(found) == ["arm 1", "arm 2", "arm 0"]
+    assert [each.rank for each in found.values()] == [1, 2, 3]
+    assert found["arm 1"].best == 1
+    assert found["arm 0"].interval == (3, 3)
+
+
+def test_one_arm_is_the_best():
+    (found,) = rank(np.zeros((1, 2, 5))).values()
+    assert (found.rank, found.best, found.interval) == (1, 1.0, (1, 1))
+
+
+def test_the_same_values_share_the_first_place():
+    values = np.repeat(np.random.default_rng(0).standard_normal((1, 3, 20)), 4, axis=0)
+    for found in rank(values).values():
+        assert found.best == pytest.approx(0.25)
+        assert found.interval == (2, 3)
+
+
+def test_probability_of_two_arms_is_the_t_distributions():
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal((2, 4, 1)) + generator.standard_normal((1, 1, 30))
+    difference = values[1, :, 0] - values[0, :, 0]
+    t = difference.mean() / (difference.std(ddof=1) / 2)
+    found = rank(values, 20_000)["arm 1"].best
+    expected = stats.t.cdf(t, 3)
+    assert found == pytest.approx(expected, abs=5 * (expected * (1 - expected) / 20_000) ** 0.5)
+
+
+def test_probabilities_sum_to_one_and_what_all_share_moves_none():
+    values = simulate(np.random.default_rng(0), (4, 3, 30), *COMPONENTS["both"])
+    shared = simulate(np.random.default_rng(1), (1, 3, 30), 5.0, 50.0, 5.0)
+    found, moved = rank(values), rank(values + shared)
+    assert sum(each.best for each in found.values()) == pytest.approx(1)
+    for arm, each in found.items():
+        assert moved[arm].best == pytest.approx(each.best, abs=1e-9)
+        assert moved[arm].rank == each.rank
+
+
+def test_equal_arms_are_each_best_as_often(significance):
+    generator = np.random.default_rng(0)
+    studies = simulate(generator, (60, 4, 3, 40), *COMPONENTS["both"])
+    best = np.array(
+        [[rank(values, 200)[f"arm {arm}"].best for arm in range(4)] for values in studies]
+    )
+    z = (best.mean(0) - 0.25) / (best.std(0) / len(best) ** 0.5)
+    assert np.abs(z).max() < significance.split(4).limit
+
+
+@pytest.mark.parametrize("components", ["both", "seeds"])
+def test_intervals_of_ranks_hold_the_true_ones(components, significance):
+    generator = np.random.default_rng(0)
+    held = []
+    for _ in range(60):
+        truth = 0.2 * generator.standard_normal(4)
+        values = truth[:, None, None] + simulate(generator, (4, 5, 40), *COMPONENTS[components])
+        found = rank(values, 300)
+        for arm, place in enumerate(stats.rankdata(-truth).astype(int)):
+            low, high = found[f"arm {arm}"].interval
+            held.append(low <= place <= high)
+    require_coverage(significance, np.array(held), high=1.0)
