@@ -1,0 +1,269 @@
+"""A run's folder: budgets, curves while it trains, and what a kill leaves."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppl_vae.files import leftovers
+from ppl_vae.runs import RunConfig, open_run, train_run
+from ppl_vae.training import NON_FINITE, Checkpoint, History, NonFiniteError
+
+SMALL = {"hidden": (4,), "latent": 2, "batch_size": 400, "validation_particles": 2}
+
+
+def train(folder, **settings):
+    config = RunConfig.from_mapping({**SMALL, "epochs": 2, **settings})
+    return train_run(config, folder, device="cpu", progress=False)
+
+
+def csv_of(folder):
+    return History.from_csv((folder / "history.csv").read_text())
+
+
+class TestBudget:
+    def test_ends_the_run_in_place_of_epochs(self, tmp_path):
+        _, result = train(tmp_path, updates=6, epochs=1)
+        assert result.history.column("updates") == [4, 6]
+        assert not result.stopped_early
+        assert open_run(tmp_path, device="cpu").config.budget.updates == 6
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"updates": 0}, "updates must be 1 or more, got 0"),
+            ({"seconds": -2.0}, "seconds must be positive"),
+            ({"decoder_evaluations": -1}, "decoder_evaluations must be 1 or more"),
+            ({"updates": 3, "seconds": 2.0}, "exactly one limit .* got updates and seconds"),
+        ],
+    )
+    def test_wrong_ones_are_found_before_anything_is_written(self, settings, message, tmp_path):
+        with pytest.raises(ValueError, match=f"^[^\n]*{message}[^\n]*$"):
+            train(tmp_path / "run", **settings)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_longer_one_of_the_same_kind_goes_on(self, tmp_path):
+        train(tmp_path / "part", updates=5)
+        _, longer = train(tmp_path / "part", updates=7)
+        _, whole = train(tmp_path / "whole", updates=7)
+        same = [
+            [{**record, "seconds": 0} for record in result.history.to_json()]
+            for result in (longer, whole)
+        ]
+        assert same[0] == same[1]
+        assert csv_of(tmp_path / "part") == longer.history
+
+    @pytest.mark.parametrize("other", [{}, {"seconds": 1.0}, {"decoder_evaluations": 9000}])
+    def test_another_kind_is_another_run(self, other, tmp_path):
+        train(tmp_path, updates=5)
+        content = (tmp_path / "config.json").read_text()
+        with pytest.raises(ValueError, match=r"other settings .*updates 5 there, None here"):
+            train(tmp_path, **other)
+        assert (tmp_path / "config.json").read_text() == content
+
+    def test_longer_under_a_schedule_changes_nothing(self, tmp_path):
+        train(tmp_path, schedule="cosine", epochs=1)
+        content = (tmp_path / "config.json").read_text()
+        with pytest.raises(ValueError, match=r"other settings .*epochs 1 there, 3 here"):
+            train(tmp_path, schedule="cosine", epochs=3)
+        assert (tmp_path / "config.json").read_text() == content
+
+    def test_a_configuration_from_before_budgets_opens_and_goes_on(self, tmp_path):
+        train(tmp_path, epochs=1)
+        path = tmp_path / "config.json"
+        saved = json.loads(path.read_text())
+        for name in ("updates", "seconds", "decoder_evaluations"):
+            del saved["config"][name]
+        path.write_text(json.dumps(saved))
+        assert open_run(tmp_path, device="cpu").config.budget.epochs == 1
+        assert len(train(tmp_path, epochs=2)[1].history) == 2
+
+
+class TestCurves:
+    def test_are_in_the_file_after_every_epoch(self, tmp_path, monkeypatch):
+        seen = []
+
+        def watch(tensors):
+            if (tmp_path / "history.csv").exists():
+                seen.append(len(csv_of(tmp_path)))
+            return tensors
+
+        monkeypatch.setattr("ppl_vae.runs.run.binarize_batch", watch)
+        _, result = train(tmp_path, binarize="dynamic", likelihood="normal", epochs=3)
+        # One call to look at the programs, then four batches an epoch.
+        assert seen == [0] + 4 * [0] + 4 * [1] + 4 * [2]
+        assert csv_of(tmp_path) == result.history
+
+    @pytest.mark.parametrize("kept", [0, 1, 2])
+    def test_are_written_anew_from_the_checkpoint(self, kept, tmp_path):
+        """Lines that a killed run wrote after its last checkpoint, or had not written yet."""
+        _, result = train(tmp_path, epochs=2)
+        path = tmp_path / "history.csv"
+        lines = path.read_text().splitlines(keepends=True)
+        for content in (
+            "".join(lines[: kept + 1]),
+            "".join(lines) + lines[2].replace("2,", "3,", 1),
+            "".join(lines)[:-7],
+            "",
+        ):
+            path.write_text(content)
+            _, again = train(tmp_path, epochs=2)
+            assert csv_of(tmp_path) == result.history == again.history
+        path.unlink()
+        _, longer = train(tmp_path, epochs=4)
+        assert csv_of(tmp_path) == longer.history
+        assert [row["epoch"] for row in csv.DictReader(io.StringIO(path.read_text()))] == list(
+            "1234"
+        )
+
+    def test_without_a_validation_error_or_many_latents(self, tmp_path):
+        _, result = train(tmp_path, latent=(3, 2), guide="normal")
+        assert csv_of(tmp_path) == result.history
+        assert len(result.history.records[0].kl) == 2
+
+
+class TestTensorBoard:
+    def points(self, folder, axis, tag):
+        reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+        found = reader.EventAccumulator(str(folder / "tensorboard" / f"by-{axis}"))
+        found.Reload()
+        return [(event.step, event.value) for event in found.Scalars(tag)]
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_has_every_epoch_once_also_when_gone_on(self, tmp_path):
+        pytest.importorskip("tensorboard")
+        config = RunConfig.from_mapping({**SMALL, "epochs": 2})
+        longer = RunConfig.from_mapping({**SMALL, "epochs": 4})
+        for step in (config, longer, longer):
+            _, result = train_run(step, tmp_path, device="cpu", progress=False, tensorboard=True)
+        history = result.history
+        for tag, values in (
+            ("bound", history.column("bound")),
+            ("log_likelihood", history.column("log_likelihood")),
+            ("kl/z", [record.kl["z"] for record in history.records]),
+            ("validation", history.column("validation")),
+            ("learning_rate", history.column("learning_rate")),
+        ):
+            for axis in ("epoch", "updates"):
+                steps, numbers = zip(*self.points(tmp_path, axis, tag), strict=True)
+                assert list(steps) == history.column(axis)
+                assert numbers == pytest.approx(values, rel=1e-6)
+
+    def test_that_is_not_installed_is_one_line(self, tmp_path, monkeypatch):
+        # What Python's own import does with None is to fail.
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        with pytest.raises(ImportError, match=r"^[^\n]*pip install 'ppl_vae\[tensorboard\]'\.$"):
+            train_run(RunConfig.from_mapping(SMALL), tmp_path / "run", tensorboard=True)
+        assert not (tmp_path / "run").exists()
+
+
+class TestFolder:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "cell.json", "log.txt", "cell.lock", "cell.lock.holder", ".config.json.abc1_xyz",
+            ".checkpoint.safetensors.12345678", ".cell.json.abcdefgh",
+        ],
+    )  # fmt: skip
+    def test_takes_what_a_study_or_a_kill_left_there(self, name, tmp_path):
+        (tmp_path / name).write_text("?")
+        train(tmp_path, epochs=1)
+        assert (tmp_path / name).exists() == (not name.startswith("."))
+        assert leftovers(tmp_path) == []
+
+    @pytest.mark.parametrize("name", ["notes.txt", "x.csv", ".config.json", ".hidden", ".bashrc"])
+    def test_does_not_take_a_folder_of_something_else(self, name, tmp_path):
+        (tmp_path / name).write_text("?")
+        with pytest.raises(ValueError, match="is not empty and holds no run"):
+            train(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+    def test_a_run_gone_on_removes_leftovers_and_nothing_else(self, tmp_path):
+        train(tmp_path, epochs=1)
+        mine = tmp_path / ".my.settings"
+        for path in (mine, tmp_path / ".history.csv.a1b2c3d4"):
+            path.write_text("?")
+        train(tmp_path, epochs=2)
+        assert mine.exists()
+        assert leftovers(tmp_path) == []
+
+    def test_what_a_failed_attempt_left_goes_with_the_next(self, tmp_path):
+        with pytest.raises(NonFiniteError) as caught:
+            train(tmp_path, learning_rate=1e39)
+        assert caught.value.file == tmp_path / NON_FINITE
+        assert caught.value.file.exists()
+        assert csv_of(tmp_path) == History()
+        train(tmp_path / "other", epochs=1)
+        (tmp_path / "other" / NON_FINITE).write_bytes(b"old")
+        train(tmp_path / "other", epochs=2)
+        assert not (tmp_path / "other" / NON_FINITE).exists()
+
+
+KILLED = """
+import os, random, signal, sys, time, warnings
+from pathlib import Path
+import ppl_vae.runs.run as module
+from ppl_vae.runs import RunConfig, train_run
+from ppl_vae.training import fit
+
+folder, budget, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+# A checkpoint after every epoch: most kills are in the middle of a save.
+module.fit = lambda *args, **kwargs: fit(*args, **kwargs, checkpoint_seconds=0.0)
+config = RunConfig(hidden=(4,), latent=2, batch_size=400, validation_particles=2, updates=budget)
+
+def train(to):
+    train_run(config, to, device="cpu", progress=False)
+
+train(folder / "whole")
+took = time.monotonic()
+train(folder / "timed")
+took = time.monotonic() - took
+random.seed(sys.argv[4])
+killed = 0
+while killed < kills:
+    child = os.fork()
+    if not child:
+        train(folder / "killed")
+        os._exit(0)
+    time.sleep(random.uniform(0.0, took / 2))
+    os.kill(child, signal.SIGKILL)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        break
+    killed += 1
+    names = sorted(path.name for path in (folder / "killed").glob("*"))
+    print("after kill", killed, names)
+train(folder / "killed")
+print("kills:", killed)
+"""
+
+
+def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path):
+    """kill -9, again and again, in one process's children."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path), "100", "6", "3"],
+        capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split("kills: ")[1]) >= 2, done.stdout
+    whole, killed = (Checkpoint.load(tmp_path / n / "checkpoint.safetensors") for n in
+                     ("whole", "killed"))  # fmt: skip
+    for group in ("parameter", "buffer", "best", "best_buffer", "optimizer"):
+        left, right = getattr(whole, group), getattr(killed, group)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left), group
+    timeless = [
+        [{**record, "seconds": 0} for record in checkpoint.progress["history"]]
+        for checkpoint in (whole, killed)
+    ]
+    assert timeless[0] == timeless[1]
+    assert csv_of(tmp_path / "killed").to_json() == killed.progress["history"]
+    names = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert names == {"config.json", "checkpoint.safetensors", "history.csv"}
