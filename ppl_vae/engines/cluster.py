@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any, final
 
 Resources = dict[str, float]
 _CLIENT = "ray://"
+_ANSWER = 10.0
+"""Seconds that a cluster has to answer."""
 # Read by Ray while it starts: no statistics to anybody, and no GPU for tasks that ask for none.
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 
@@ -57,19 +60,29 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
 
 def _connect(ray: Any, address: str | None) -> None:
     local = {"include_dashboard": False} if address is None else {}
-    with _environment(_ENVIRONMENT):
-        try:
+    try:
+        _require_answer(address)
+        with _environment(_ENVIRONMENT):
             ray.init(
                 address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **local
             )
-        except (ConnectionError, RuntimeError) as error:
-            where = "no Ray cluster could be started here" if address is None else (
-                f"no Ray cluster answers at {address!r}"
-            )  # fmt: skip
-            raise ConnectionError(
-                f"{where} ({' '.join(str(error).split())[:300]}): start one with ray start --head "
-                "and give its address as host:port, or none for one of this machine alone."
-            ) from error
+    except (OSError, RuntimeError) as error:
+        what = "could be started here" if address is None else f"answers at {address}"
+        raise ConnectionError(
+            f"no Ray cluster {what} ({' '.join(str(error).split())[:300]}): start one with ray "
+            "start --head and give its address as host:port, or none to use this machine alone."
+        ) from error
+
+
+def _require_answer(address: str | None) -> None:
+    """Ask whether anybody is there, since Ray itself asks for minutes.
+
+    Raises:
+        OSError: If nobody is.
+    """
+    if address not in (None, "auto"):
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER).close()
 
 
 def _require_same(address: str | None, there: str) -> None:
@@ -81,16 +94,21 @@ def _require_same(address: str | None, there: str) -> None:
 
 
 def require_address(address: str | None) -> None:
-    """Refuse what connects to a cluster from outside of it.
+    """Check an address; that of Ray's client, outside of a cluster, is none.
 
     Raises:
-        ValueError: If it begins with ``ray://``.
+        ValueError: If it is neither ``host:port`` nor ``auto``.
     """
-    if address is not None and address.startswith(_CLIENT):
+    if address in (None, "auto"):
+        return
+    if address.startswith(_CLIENT):
         raise ValueError(
             f"address {address!r} is of Ray's client, which is outside of the cluster and its file "
             "system: start on a node of the cluster, with host:port or auto."
         )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"the address of a Ray cluster is host:port or auto, got {address!r}.")
 
 
 def living(ray: Any) -> list[Resources]:

@@ -143,8 +143,9 @@ class _Flight:
         return None
 
     def _send(self, task: _Sent) -> None:
-        send = self.function.options(name=task.name).remote
-        self.sent[send(task.name, task.packed, self.around, task.attempts)] = task
+        # Without their names, which Ray would count by, and keep for ever.
+        reference = self.function.remote(task.name, task.packed, self.around, task.attempts)
+        self.sent[reference] = task
 
     def _landed(self, reference: Any) -> Outcome | None:
         """What came back, or None if the task is on its way again."""

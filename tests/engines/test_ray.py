@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -282,11 +283,22 @@ def processes_of(session):
         ({"cpus": float("inf")}, "got inf"),
         ({"retries": -1}, "retries >= 0, got -1"),
         ({"address": "ray://head:10001"}, "outside of the cluster and its file system"),
+        ({"address": "head"}, "is host:port or auto, got 'head'"),
+        ({"address": ":6379"}, "is host:port or auto, got ':6379'"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
         RayEngine(**settings)
+
+
+def test_nobody_answers(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(ConnectionError, match=rf"no Ray cluster answers at {address} \(.*refused"):
+        run([], address=address)
 
 
 def test_ray_is_not_there(monkeypatch):
