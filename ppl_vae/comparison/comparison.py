@@ -1,10 +1,11 @@
 """Statistics of a comparison: several arms, each over seeds and the same data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, final
+from typing import Any, TypeVar, final
 
+from ppl_vae.comparison.bootstrap import bootstrap_intervals
 from ppl_vae.comparison.cells import Cells, gather
 from ppl_vae.comparison.crossed import CrossedMean
 from ppl_vae.comparison.factors import FactorTable, Levels, Pair, factor_tables
@@ -15,6 +16,8 @@ from ppl_vae.comparison.random_effects import RandomEffects, random_effects
 from ppl_vae.comparison.ranking import Rank, rank_arms
 from ppl_vae.comparison.summary import summary_of
 from ppl_vae.evidence import Evidence
+
+K, V = TypeVar("K"), TypeVar("V")
 
 MOST_ARMS_IN_ALL_PAIRS = 12
 """More arms than this are compared with one of them, not each with each."""
@@ -30,6 +33,8 @@ class Comparison:
         differences: ``(a, b)`` to the mean of log p_a(x) - log p_b(x), paired by seed and datum,
             over the seeds that both have.
         tests: Of each difference: intervals and p-values, alone and all together.
+        bootstrap: Of each difference alone: percentile interval of the bootstrap over seeds and
+            data, a check of the interval in ``tests``.
         power: Of each difference: what it would take to show it.
         random_effects: Of each arm with two seeds or more: how training runs differ.
         ranking: Of each arm, best first: rank, its interval, probability of being best.
@@ -45,6 +50,7 @@ class Comparison:
     arms: dict[str, CrossedMean]
     differences: dict[Pair, CrossedMean]
     tests: dict[Pair, PairedTest]
+    bootstrap: dict[Pair, tuple[float, float]]
     power: dict[Pair, Power]
     random_effects: dict[str, RandomEffects]
     ranking: dict[str, Rank]
@@ -101,48 +107,41 @@ def compare(
         reference: The arm to compare all others with. If not given: all pairs, or, of more than
             12 arms, the one with the highest mean.
         confidence: Of the intervals.
-        replicates: Of the bootstrap that ranks.
+        replicates: Of the bootstrap, which ranks.
         seed: Of its random numbers.
 
     Raises:
-        ValueError: If arms differ in their data, have no seed in common with any other, or an
-            argument is wrong.
+        ValueError: If arms differ in their data, or an argument is wrong.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}.")
     cells, left_out = gather(evidence)
     ranking = rank_arms(cells, confidence, replicates, seed)
-    arms = {arm: each.mean for arm, each in cells.items()}
     chosen = _reference(reference, cells, ranking)
     paired, unpaired = _paired(cells, chosen)
     differences = {pair: each.mean for pair, each in paired.items()}
-    tests = dict(
-        zip(differences, paired_tests(list(differences.values()), confidence), strict=True)
-    )
-    level = (1 - confidence) / max(1, len(differences))
-    effects = {arm: random_effects(each, confidence) for arm, each in cells.items()}
-    warnings = {
-        arm: [found for result in evidence[arm].values() if (found := result.warning)]
-        for arm in cells
-    }
+    tests = _keyed(paired, paired_tests(list(differences.values()), confidence))
+    bootstrap = bootstrap_intervals(list(paired.values()), confidence, replicates, seed)
+    level = (1 - confidence) / max(1, len(paired))
     results = [result for by_seed in evidence.values() for result in by_seed.values()]
     return Comparison(
-        arms=arms,
+        arms={arm: each.mean for arm, each in cells.items()},
         differences=differences,
         tests=tests,
+        bootstrap=_keyed(paired, bootstrap),
         power={
             pair: power_of(mean, level, shown=is_shown(tests[pair], confidence))
             for pair, mean in differences.items()
         },
-        random_effects={arm: found for arm, found in effects.items() if found is not None},
+        random_effects=_known({a: random_effects(each, confidence) for a, each in cells.items()}),
         ranking=ranking,
         factors=factor_tables(cells, levels, confidence) if levels else {},
         reference=chosen,
         confidence=confidence,
         seeds={arm: each.seeds for arm, each in cells.items()},
-        warnings={arm: found[0] for arm, found in warnings.items() if found},
+        warnings=_known({arm: _warning(evidence[arm]) for arm in cells}),
         notes=left_out
-        + notes_of(cells, paired, unpaired, chosen, chosen_by_rank=reference is None),
+        + notes_of(cells, differences, unpaired, chosen, chosen_by_rank=reference is None),
         num_data=len(results[0]),
         num_seeds=max(len(each.seeds) for each in cells.values()),
         num_particles=max(result.num_particles for result in results),
@@ -167,6 +166,18 @@ def _paired(
         pairs = [(b, a) for a, b in combinations(cells, 2)]
     else:
         pairs = [(arm, reference) for arm in cells if arm != reference]
-    found = {(a, b): cells[a].minus(cells[b]) for a, b in pairs}
-    known = {pair: each for pair, each in found.items() if each is not None}
+    known = _known({(a, b): cells[a].minus(cells[b]) for a, b in pairs})
     return known, [pair for pair in pairs if pair not in known]
+
+
+def _warning(results: Mapping[int, Evidence]) -> str | None:
+    """The first of an arm's warnings."""
+    return next((result.warning for result in results.values() if result.warning), None)
+
+
+def _known(found: Mapping[K, V | None]) -> dict[K, V]:
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _keyed(keys: Iterable[K], values: Iterable[V]) -> dict[K, V]:
+    return dict(zip(keys, values, strict=True))

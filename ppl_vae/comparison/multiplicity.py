@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from statsmodels.stats.multitest import multipletests
+import numpy as np
+from jaxtyping import Float
 
 from ppl_vae.comparison.confidence import ConfidenceDistribution
 from ppl_vae.comparison.crossed import CrossedMean, stack
+from ppl_vae.comparison.mean_squares import Array
 
 
 @final
@@ -49,7 +51,7 @@ def paired_tests(differences: Sequence[CrossedMean], confidence: float) -> list[
     alone = ConfidenceDistribution(squares)
     together = ConfidenceDistribution(squares, cautious=count > 1)
     each = 1 - (1 - confidence) / count
-    adjusted = multipletests(together.p_value(), alpha=1 - confidence, method="holm")[1]
+    adjusted = holm(together.p_value())
     return [
         PairedTest((low, high), (lowest, highest), p, adjusted_p, len(mean.per_seed))
         for low, high, lowest, highest, p, adjusted_p, mean in zip(
@@ -61,3 +63,16 @@ def paired_tests(differences: Sequence[CrossedMean], confidence: float) -> list[
             strict=True,
         )
     ]
+
+
+def holm(p_values: Float[Array, " tests"]) -> Float[Array, " tests"]:
+    """Holm's adjusted p-values: ``max_(j <= i) min(1, (m - j + 1) p_(j))``, ascending.
+
+    As statsmodels' ``multipletests``, which runs the garbage collector every time: a second in a
+    process that holds much.
+    """
+    order = np.argsort(p_values)
+    stepped = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted

@@ -3,15 +3,22 @@
 from collections.abc import Mapping, Sequence
 
 from ppl_vae.comparison.cells import Cells
+from ppl_vae.comparison.crossed import CrossedMean
 from ppl_vae.comparison.factors import Pair
 
 FEW_DATA = 50
 """Below this the coverage of the intervals was not measured."""
 
+VERY_SKEWED = 5.0
+"""Skewness beyond which it was not measured either."""
+
+_NAMED = 3
+"""So many differences are named, then counted."""
+
 
 def notes_of(
     cells: Mapping[str, Cells],
-    paired: Mapping[Pair, Cells],
+    differences: Mapping[Pair, CrossedMean],
     unpaired: Sequence[Pair],
     reference: str | None,
     *,
@@ -21,8 +28,9 @@ def notes_of(
     counts = {arm: len(each.seeds) for arm, each in cells.items()}
     num_data = next(iter(cells.values())).values.shape[1]
     notes = [
-        *_few_seeds([len(each.seeds) for each in paired.values()] or list(counts.values())),
+        *_few_seeds([len(mean.per_seed) for mean in differences.values()] or list(counts.values())),
         *_missing(counts),
+        *_skewed(differences),
     ]
     if num_data < FEW_DATA:
         notes.append(
@@ -61,3 +69,23 @@ def _missing(counts: Mapping[str, int]) -> list[str]:
     if not fewer:
         return []
     return [f"fewer than {usual} seeds: {', '.join(fewer)}; differences use those both arms have."]
+
+
+def _skewed(differences: Mapping[Pair, CrossedMean]) -> list[str]:
+    """Differences in which a few data outweigh the rest."""
+    found = [f"{a} - {b}" for (a, b), mean in differences.items() if _skewness(mean) > VERY_SKEWED]
+    if not found:
+        return []
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return [
+        f"a few data outweigh the rest in {', '.join(found[:_NAMED])}{more} (skewness above "
+        f"{VERY_SKEWED:g}): the intervals may cover less than they state; look at those data."
+    ]
+
+
+def _skewness(mean: CrossedMean) -> float:
+    squares = mean.squares
+    if squares.datum == 0:
+        return 0.0
+    variance = squares.datum / squares.num_seeds
+    return abs(squares.third_cumulant * squares.num_data**2 / variance**1.5)

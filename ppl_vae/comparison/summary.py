@@ -30,6 +30,7 @@ def summary_of(comparison: "Comparison") -> dict[str, Any]:
                     {
                         **_difference(pair, mean, comparison.tests[pair]),
                         "verdict": comparison.verdict(pair),
+                        "bootstrap_interval": comparison.bootstrap[pair],
                         "power": asdict(comparison.power[pair]),
                     }
                     for pair, mean in comparison.differences.items()

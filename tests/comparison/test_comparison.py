@@ -153,6 +153,20 @@ class TestWhatIsSaid:
     def test_few_data_are_said_to_be_few(self):
         assert any("40 data are few" in note for note in compare(study()).notes)
 
+    def test_a_datum_that_outweighs_the_rest_is_said(self):
+        results = study(arms=2, data=60)
+        for result in results["arm 1"].values():
+            result.log_prob[7] -= 50.0
+        (note,) = compare(results).notes
+        assert "a few data outweigh the rest in arm 1 - arm 0" in note
+
+    def test_the_bootstrap_is_near(self):
+        found = compare(study(seeds=8, data=60))
+        for pair, (low, high) in found.bootstrap.items():
+            expected = found.tests[pair].interval
+            width = expected[1] - expected[0]
+            assert [low, high] == pytest.approx(expected, abs=0.15 * width)
+
     def test_the_same_twice(self):
         assert compare(study()) == compare(study())
 
@@ -196,6 +210,7 @@ class TestSummary:
             pair = row["a"], row["b"]
             assert row["interval"] == list(found.interval(pair))
             assert row["adjusted_p"] == found.tests[pair].adjusted_p
+            assert row["bootstrap_interval"] == list(found.bootstrap[pair])
             assert row["verdict"] == found.verdict(pair)
             assert row["power"]["text"] == found.power[pair].text
         table = summary["factors"]["guide"]
