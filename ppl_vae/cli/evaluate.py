@@ -1,5 +1,6 @@
 """``ppl-vae evaluate``."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,11 @@ def evaluate(
         evidence = pv.runs.evaluate_run(run, estimator=estimator, **on)
     parts = pv.diagnostics.decompose(*programs, data, device=run.device, seed=seed)
     lines = [f"{run.config.objective} on {run.dataset.name}, {split} data", str(evidence)]
-    values = {**evidence.summary(), "decomposition": parts.summary()}
+    values: dict[str, Any] = {**evidence.summary(), "decomposition": parts.summary()}
+    normalizers = pv.runs.find_normalizers(run.vae)
+    if normalizers:
+        lines += map(str, normalizers)
+        values["normalizers"] = [dataclasses.asdict(found) for found in normalizers]
     if run.dataset.missing_share:
         share = f"{run.dataset.missing_share:.1%}"
         lines.append(f"log p of the observed cells; {share} of all cells are missing")

@@ -47,13 +47,17 @@ def fit(
         config, folder, data_root=data_root, device=device, tensorboard=tensorboard
     )
     record = result.history.records[result.kept_epoch - 1]
-    kl = ", ".join(f"KL({site}) {value:.3f}" for site, value in record.kl.items())
+    point = run.has_point_guide
+    term = "-log p" if point else "KL"
+    kl = ", ".join(f"{term}({site}) {value:.3f}" for site, value in record.kl.items())
+    bound = "joint log-density log p(x, z)" if point else f"{config.objective} bound"
     text = (
         f"{run.dataset.description}\n"
-        f"{len(result.history)} epochs{' (stopped early)' if result.stopped_early else ''}, kept "
-        f"epoch {record.epoch}: {config.objective} bound {record.bound:.3f} nats on training data "
-        f"(log-likelihood {record.log_likelihood:.3f}, {kl}), validation bound "
-        f"{record.validation:.3f} +- {record.validation_error:.3f}\n"
+        f"{len(result.history)} epochs{' (stopped early)' if result.stopped_early else ''}, "
+        f"{result.history.records[-1].updates} updates, kept epoch {record.epoch}: {bound} "
+        f"{record.bound:.3f} nats on training data (log-likelihood {record.log_likelihood:.3f}, "
+        f"{kl}), {'the same' if point else 'validation bound'} {record.validation:.3f} +- "
+        f"{record.validation_error:.3f}{' on validation data' if point else ''}\n"
         f"run in {folder}; next: ppl-vae evaluate {folder}"
     )
     values = {

@@ -21,7 +21,8 @@ from ppl_vae.likelihoods.optimal_sigma import OptimalSigmaDecoder
 from ppl_vae.likelihoods.outputs import Positive, Source
 from ppl_vae.likelihoods.pixel_cnn import PixelCNNDecoder
 from ppl_vae.likelihoods.student_t import StudentTDecoder
-from ppl_vae.likelihoods.table import TableDecoder, TableRow
+from ppl_vae.likelihoods.table import TableDecoder
+from ppl_vae.likelihoods.table_row import TableRow
 from ppl_vae.likelihoods.values import Values
 from ppl_vae.likelihoods.zero_inflated import (
     ZeroInflatedNegativeBinomialDecoder,

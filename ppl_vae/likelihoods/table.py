@@ -1,159 +1,23 @@
-"""Rows of a table: columns of different kinds, each with a distribution of its own."""
+"""A decoder of tables: what each kind of column takes from the network, and where it starts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
-from torch import Size, Tensor, nn
-from torch.distributions.constraints import Constraint
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ppl_vae.data.columns import Column
 from ppl_vae.likelihoods.counts import negative_binomial
+from ppl_vae.likelihoods.table_row import ColumnGroup, TableRow
 from ppl_vae.networks import set_output_bias
 
 _FLOOR = 1e-2
 """Least scale of a column, in units of its own spread: no density grows without bound."""
 _FARTHEST = 1e-3
 """Frequencies that logits start at are kept this far from 0 and 1."""
-
-
-@final
-@dataclass(frozen=True)
-class ColumnGroup:
-    """Columns of one kind, side by side.
-
-    Attributes:
-        at: Their places in a row.
-        of: Outputs of the network, shape (..., outputs of the group), to their distributions, batch
-            shape (..., columns of the group).
-        outputs: How many outputs they take.
-        stand_in: A possible value, for cells that are missing.
-        holds: Whether values are possible.
-        expected: The possible values in words.
-    """
-
-    at: tuple[int, ...]
-    of: Callable[[Tensor], Any]
-    outputs: int
-    stand_in: float
-    holds: Callable[[Tensor], Tensor]
-    expected: str
-
-
-class _RowSupport(Constraint):
-    """Rows whose every cell is possible, or missing."""
-
-    event_dim = 1
-
-    def __init__(self, groups: Sequence[ColumnGroup], *, discrete: bool) -> None:
-        self._groups, self.is_discrete = groups, discrete
-        super().__init__()
-
-    def check(self, value: Tensor) -> Tensor:
-        held = [
-            (group.holds(cells) | cells.isnan()).all(-1)
-            for group in self._groups
-            for cells in [value[..., list(group.at)]]
-        ]
-        return torch.stack(held).all(0)
-
-
-@final
-class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
-    """``log p(x_observed) = sum over d with x_d not NaN of log p(x_d)``, columns of mixed kinds.
-
-    Args:
-        groups: The columns, by kind.
-        outputs: Of the network, one part for each group.
-        columns: All columns, for messages.
-        validate_args: As Pyro has it.
-    """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    accepts_missing: ClassVar[bool] = True
-    """Says that NaN in x is a missing cell here."""
-
-    def __init__(
-        self,
-        groups: Sequence[ColumnGroup],
-        outputs: Sequence[Float[Tensor, "..."]],
-        columns: Sequence[Column],
-        validate_args: bool | None = None,
-    ) -> None:
-        self._groups, self._outputs, self._columns = groups, outputs, columns
-        order = [place for group in groups for place in group.at]
-        self._back = torch.tensor(order).argsort().to(outputs[0].device)
-        shape = outputs[0].shape[:-1]
-        super().__init__(shape, Size((len(columns),)), validate_args=validate_args)
-
-    @property
-    def support(self) -> Constraint:
-        """Rows of possible or missing cells."""
-        discrete = all(column.kind not in ("real", "positive") for column in self._columns)
-        return _RowSupport(self._groups, discrete=discrete)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TableRow":
-        """The same distribution with its batch shape broadcast."""
-        outputs = [part.expand(*batch_shape, part.shape[-1]) for part in self._outputs]
-        return TableRow(self._groups, outputs, self._columns, validate_args=self._validate_args)
-
-    @property
-    def mean(self) -> Float[Tensor, "*shape features"]:
-        """Means of numbers, the most probable code of a category or an order."""
-        return self._together([_centre(base) for base in self._bases()])
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
-        """Complete rows, shape ``(*sample_shape, *batch_shape, features)``."""
-        with torch.no_grad():
-            draws = [base.sample(Size(sample_shape)) for base in self._bases()]
-        return self._together(draws)
-
-    def log_prob(self, value: Float[Tensor, "*batch features"]) -> Float[Tensor, "*shape"]:
-        """Log-density of the observed cells, in nats; 0 for a row without any.
-
-        Raises:
-            ValueError: If validation is on (the default) and a cell is impossible; names its place.
-        """
-        return self.feature_log_prob(value).sum(-1)
-
-    def feature_log_prob(
-        self, value: Float[Tensor, "*batch features"]
-    ) -> Float[Tensor, "*shape features"]:
-        """The terms of :meth:`log_prob`, 0 for missing cells."""
-        parts = []
-        for group, base in zip(self._groups, self._bases(), strict=True):
-            cells = value[..., list(group.at)]
-            if self._validate_args:
-                self._require(group, cells)
-            observed = ~cells.isnan()
-            # A possible value in place of NaN: a NaN would pass through the gradient of where.
-            possible = torch.where(observed, cells, group.stand_in)
-            parts.append(torch.where(observed, base.log_prob(possible), 0.0))
-        return self._together(parts)
-
-    def _bases(self) -> list[Any]:
-        return [group.of(part) for group, part in zip(self._groups, self._outputs, strict=True)]
-
-    def _together(self, parts: list[Tensor]) -> Tensor:
-        like = self._outputs[0].dtype
-        return torch.cat([part.to(like) for part in parts], -1)[..., self._back]
-
-    def _require(self, group: ColumnGroup, cells: Tensor) -> None:
-        wrong = ~(group.holds(cells) | cells.isnan())
-        if not bool(wrong.any()):
-            return
-        place = wrong.nonzero()[0]
-        column = self._columns[group.at[int(place[-1])]]
-        raise ValueError(
-            f"column {column.name!r} is {column.kind} and takes {group.expected}, got "
-            f"{cells[tuple(place)].item():.6g}: name another kind (--columns {column.name}=real)."
-        )
 
 
 @final
@@ -375,12 +239,6 @@ def _logits(codes: Tensor, size: int) -> Tensor:
     present = codes[~codes.isnan()].long()
     share = torch.bincount(present, minlength=size).to(codes) / max(len(present), 1)
     return share.clamp(min=_FARTHEST).log()
-
-
-def _centre(base: Any) -> Tensor:
-    is_code = isinstance(base, dist.Categorical)
-    found: Tensor = base.logits.argmax(-1) if is_code else base.mean
-    return found
 
 
 def _require_columns(columns: Sequence[Column] | None, data: Tensor) -> tuple[Column, ...]:

@@ -29,6 +29,9 @@ class EnergyPrior(nn.Module):
     trained model, :meth:`fit_noise_contrastive` trains it without any Z. Draws are the best of
     ``proposals`` normal draws by exp U: approximate, better with more.
 
+    The last bias of U cancels in p(z), so that trained with the model it has no gradient but
+    rounding. It is there for the noise-contrastive fit, where it takes Z to 1.
+
     Args:
         latent: Number of latent dimensions.
         hidden: Hidden layer sizes of U's network.

@@ -6,6 +6,7 @@ from ppl_vae.runs.diagnosis import Diagnosis
 from ppl_vae.runs.estimator_names import METHODS, build_estimator, sandwiches, with_gap
 from ppl_vae.runs.families import over_particles, with_particles
 from ppl_vae.runs.imputation import ImputedTable, impute_run
+from ppl_vae.runs.normalizers import Normalizer, find_normalizers
 from ppl_vae.runs.objective_names import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
 from ppl_vae.runs.part_names import PARTS
 from ppl_vae.runs.parts import form
@@ -20,6 +21,7 @@ __all__ = [
     "SHAPINGS",
     "Diagnosis",
     "ImputedTable",
+    "Normalizer",
     "Run",
     "RunConfig",
     "Split",
@@ -27,6 +29,7 @@ __all__ = [
     "diagnose_run",
     "evaluate_run",
     "evaluate_sharded",
+    "find_normalizers",
     "form",
     "impute_run",
     "open_run",

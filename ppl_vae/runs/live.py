@@ -4,7 +4,6 @@ import importlib
 from pathlib import Path
 from typing import Any, final
 
-from ppl_vae.files import write_atomically
 from ppl_vae.training import EpochRecord, History
 
 _AXES = ("epoch", "updates")
@@ -24,9 +23,8 @@ class LiveHistory:
 
     def __init__(self, path: Path, history: History) -> None:
         self._path, self._lines = path, len(history)
-        text = history.to_csv()
-        if not path.is_file() or path.read_text() != text:
-            write_atomically(path, text)
+        # The next attempt writes it anew: neither atomic nor forced to the disk.
+        path.write_text(history.to_csv(), newline="")
 
     def __call__(self, record: EpochRecord) -> None:
         """Add a record; it is not forced to the disk, as the checkpoint has it too."""

@@ -19,6 +19,7 @@ from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import leftovers, write_atomically
 from ppl_vae.netcdf import load_netcdf, save_netcdf
+from ppl_vae.particles import draw_particles, point_site
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs.config import LIMITS, RunConfig
 from ppl_vae.runs.estimator_names import Estimator
@@ -71,6 +72,14 @@ class Run:
         """Whether p(x|z) is a probability and no density: then bits per dimension are a code."""
         with torch.no_grad(), seeded(0, Stream.SAMPLING):
             return bool(self.vae.generate(1).support.is_discrete)
+
+    @property
+    def has_point_guide(self) -> bool:
+        """Whether q(z|x) is a point: what is maximised is then log p(x, z) there, and no bound."""
+        with torch.no_grad(), seeded(0, Stream.SAMPLING):
+            x = self.dataset.train[:1].to(self.device)
+            guide = draw_particles(self.vae.model, self.vae.guide, x).guide
+        return point_site(guide) is not None
 
     def split(self, name: Split, limit: int | None = None) -> Tensor:
         """Test, validation or training data; at most ``limit`` of them, a fixed random subset."""

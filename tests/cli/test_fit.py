@@ -1,0 +1,93 @@
+"""fit as typed: budgets, TensorBoard, and the names of what it prints."""
+
+import csv
+import json
+
+import pytest
+
+from .command import SMALL, fails, run
+
+ENERGY = "energy:hidden=[8],draws=64,evaluation_draws=1000"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--updates", "0"], "updates must be 1 or more, got 0"),
+        (["--updates", "-3"], "updates must be 1 or more, got -3"),
+        (["--seconds", "0"], "seconds must be positive and finite"),
+        (["--seconds", "nan"], "seconds must be positive and finite"),
+        (["--decoder-evaluations", "0"], "decoder_evaluations must be 1 or more"),
+        (["--updates", "3", "--seconds", "1"], "exactly one limit"),
+        (["--decoder-evaluations", "100"], "100 decoder evaluations is too small"),
+    ],
+)
+def test_wrong_budgets(arguments, expected, tmp_path, capsys):
+    assert expected in fails(capsys, "fit", "--out", tmp_path / "run", *SMALL, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "updates"), [(["--updates", "5"], 5), (["--decoder-evaluations", "2000"], 6)]
+)
+def test_a_budget_in_place_of_epochs(arguments, updates, tmp_path, capsys):
+    status, out, err = run(capsys, "fit", "--out", tmp_path, *SMALL, *arguments)
+    assert status == 0, err
+    assert f"2 epochs, {updates} updates, kept epoch" in out
+    with (tmp_path / "history.csv").open() as file:
+        assert int(list(csv.DictReader(file))[-1]["updates"]) == updates
+
+
+def test_a_budget_from_a_file(tmp_path, capsys):
+    (tmp_path / "settings.yaml").write_text("decoder-evaluations: 2000\nhidden: [8]\nlatent: 2\n")
+    settings = ["--config", tmp_path / "settings.yaml", "--batch-size", 400, "--json"]
+    status, out, err = run(capsys, "fit", "--out", tmp_path / "run", *settings)
+    assert status == 0, err
+    assert json.loads(out)["kept"]["evaluations"] <= 2000
+    # Its own configuration is the same run: there is nothing left to do.
+    again = ["--config", tmp_path / "run" / "config.json", "--out", tmp_path / "run", "--json"]
+    assert json.loads(run(capsys, "fit", *again)[1]) == json.loads(out)
+
+
+def test_tensorboard(tmp_path, capsys):
+    pytest.importorskip("tensorboard")
+    status, _, err = run(capsys, "fit", "--out", tmp_path, *SMALL, "--tensorboard")
+    assert status == 0, err
+    assert {path.name for path in (tmp_path / "tensorboard").iterdir()} == {
+        "by-epoch", "by-updates",
+    }  # fmt: skip
+
+
+def test_an_autoencoder_has_no_bound(tmp_path, capsys):
+    """Of a guide that is a point, what is maximised is a joint density."""
+    status, out, err = run(capsys, "fit", "--out", tmp_path / "point", *SMALL, "--guide", "delta")
+    assert status == 0, err
+    assert "joint log-density log p(x, z) -" in out
+    assert "-log p(z) " in out
+    assert "bound" not in out
+    assert "KL" not in out
+    out = run(capsys, "fit", "--out", tmp_path / "normal", *SMALL)[1]
+    assert "elbo bound -" in out
+    assert "joint" not in out
+
+
+def test_divergence_is_one_line_with_the_file(tmp_path, capsys):
+    line = fails(capsys, "fit", "--out", tmp_path / "run", *SMALL, "--learning-rate", "1e30")
+    assert "update " in line
+    assert "site '" in line
+    assert str(tmp_path / "run" / "non-finite.safetensors") in line
+    assert (tmp_path / "run" / "non-finite.safetensors").exists()
+
+
+def test_the_shared_error_of_an_estimated_constant_is_printed(tmp_path, capsys):
+    run(capsys, "fit", "--out", tmp_path / "run", *SMALL, "--prior", ENERGY)
+    few = ["evaluate", tmp_path / "run", "--particles", "5", "--limit", "5"]
+    out = run(capsys, *few)[1]
+    assert "log Z of prior = " in out
+    assert "no interval here holds it" in out
+    (found,) = json.loads(run(capsys, *few, "--json")[1])["normalizers"]
+    assert found["name"] == "prior"
+    assert found["standard_error"] > 0
+    run(capsys, "fit", "--out", tmp_path / "plain", *SMALL)
+    few[1] = tmp_path / "plain"
+    assert "log Z" not in run(capsys, *few)[1]
+    assert "normalizers" not in json.loads(run(capsys, *few, "--json")[1])
