@@ -11,9 +11,9 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def run_quickly(name, out):
-    command = [sys.executable, BENCHMARKS / name, "--quick", "--device", "cpu", "--threads", "1"]
-    done = subprocess.run([*command, "--out", out], capture_output=True, text=True, check=False)
+def run_quickly(name, out, settings=("--device", "cpu", "--threads", "1")):
+    command = [sys.executable, BENCHMARKS / name, "--quick", *settings, "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert json.loads(out.read_text()) == result
@@ -58,3 +58,13 @@ def test_evidence_times_ours_and_pythae(tmp_path):
         peer = estimators["pythae-default"]
         assert {"median", "low", "high"} == peer["ours_is_faster_by"].keys()
         assert peer["difference_over_joint_error"] is not None
+
+
+def test_scheduling_counts_every_cell(tmp_path):
+    out = tmp_path / "scheduling.json"
+    rows = run_quickly("scheduling.py", out, settings=("--kinds", "study"))["results"]
+    assert [(row["engine"], row["kind"]) for row in rows] == [("in-process", "study")] * 2
+    assert [row["cells"] for row in rows] == [10, 20]
+    for row in rows:
+        assert row["milliseconds_per_cell"] > 0
+        assert row["megabytes_added_at_most"] >= 0
