@@ -23,7 +23,7 @@ def answer(comparison: Comparison) -> list[Markup]:
         "mean": numbers.nats(mean.mean),
         "percent": percent_of(comparison),
         "interval": numbers.interval(*mean.interval(comparison.confidence)),
-        "probability": numbers.probability(comparison.ranking[best].best),
+        "probability": numbers.chance(comparison.ranking[best].best),
     }
     if len(ranked) == 1:
         text = (

@@ -30,6 +30,13 @@ def probability(value: float | None) -> str:
     return _written(value, ".3f")
 
 
+def chance(value: float | None) -> str:
+    """A probability found by simulation, which is never known to be 1."""
+    if value is not None and value > 1 - _SMALLEST_P / 2:
+        return f"> {1 - _SMALLEST_P}"
+    return probability(value)
+
+
 def count(value: float | None) -> str:
     """A whole number, its thousands apart."""
     return _written(value, ",.0f")
@@ -38,11 +45,6 @@ def count(value: float | None) -> str:
 def tenths(value: float | None) -> str:
     """One decimal, its thousands apart."""
     return _written(value, ",.1f")
-
-
-def significant(value: float | None) -> str:
-    """Three significant digits."""
-    return _written(value, ".3g")
 
 
 def interval(low: float, high: float) -> str:

@@ -47,7 +47,7 @@ def ranked(comparison: Comparison, styles: Mapping[str, Style]) -> Section:
             Column("rank", "number", numbers.count),
             Column("arm", "arm"),
             *_MEAN,
-            Column("best", "number", numbers.probability, heading="P(best)"),
+            Column("best", "number", numbers.chance, heading="P(best)"),
             Column("seeds", "number", numbers.count),
         ],
         rows=[
@@ -94,7 +94,7 @@ def _random_effects(comparison: Comparison) -> list[Block]:
             Column("low", "number"),
             Column("high", "number"),
             Column("tau", "number"),
-            Column("i_squared", "number", numbers.probability, heading="I²"),
+            Column("i_squared", "number", heading="I²"),
             Column("predicted_low", "number", heading="predicted low"),
             Column("predicted_high", "number", heading="predicted high"),
             Column("seeds", "number", numbers.count),

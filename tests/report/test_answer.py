@@ -1,0 +1,82 @@
+"""What a comparison came to, in words that follow from its numbers."""
+
+import pytest
+import torch
+
+from ppl_vae.comparison import compare
+from ppl_vae.evidence import Evidence
+from ppl_vae.report.answer import answer, oriented
+
+NUM_DATA = 60
+
+
+def evidence(level, noise):
+    draws = torch.Generator().manual_seed(noise)
+    shared = torch.randn(NUM_DATA, generator=torch.Generator().manual_seed(0)).double()
+    return Evidence(
+        log_prob=level + shared + 0.05 * torch.randn(NUM_DATA, generator=draws).double(),
+        standard_error=torch.full((NUM_DATA,), 0.01, dtype=torch.float64),
+        effective_sample_size=torch.full((NUM_DATA,), 100.0, dtype=torch.float64),
+        num_particles=200,
+        direction="lower",
+        method="iwae",
+        seconds=1.0,
+    )
+
+
+def comparison(levels, **options):
+    found = {
+        arm: {seed: evidence(level, 10 * number + seed) for seed in range(4)}
+        for number, (arm, level) in enumerate(levels.items(), start=1)
+    }
+    return compare(found, **options)
+
+
+def words(levels, **options):
+    sentences = answer(comparison(levels, **options))
+    return " ".join(sentence.striptags() for sentence in sentences)
+
+
+def test_the_best_of_two():
+    text = words({"low": -10.0, "high": -8.0})
+    assert "high has the highest mean log p(x) of 2 arms: " in text
+    assert "best arm with probability > 0.999" in text
+    assert "It is higher than low, by 2.000 nats (1.9" in text
+    assert "No difference" not in text
+
+
+def test_the_best_of_many():
+    text = words({"low": -10.0, "high": -8.0, "middle": -9.0})
+    assert "It is higher than every other arm, by" in text
+    assert "over the closest of them, middle" in text
+
+
+def test_no_difference():
+    text = words({"a": -10.0, "b": -10.0, "c": -12.0})
+    assert "No difference is shown between it and" in text
+    assert "It is higher than c, by" in text
+
+
+def test_many_arms_are_counted_not_named():
+    text = words({"best": -8.0, **{f"low{number}": -10.0 for number in range(7)}, "near": -8.0})
+    assert text.count("low") <= 4
+    assert " and 4 more" in text
+
+
+def test_a_reference():
+    levels = {"best": -8.0, "plain": -10.0, "worse": -12.0}
+    levels |= {f"arm{number}": -10.0 for number in range(11)}
+    text = words(levels, reference="plain")
+    assert "best minus the reference plain: +" in text
+    assert "Of the 13 arms compared with the reference, 1 is higher and 1 lower; for 11 no" in text
+
+
+@pytest.mark.parametrize("arms", [("a", "b"), ("b", "a")])
+def test_a_difference_either_way(arms):
+    found = comparison({"a": -10.0, "b": -8.0})
+    row = oriented(found, *arms)
+    expected = found.arms[arms[0]].mean - found.arms[arms[1]].mean
+    assert row.mean == pytest.approx(expected)
+    assert row.low < row.mean < row.high
+    assert sum(row.points) / 4 == pytest.approx(expected)
+    assert oriented(found, "a", "nobody") is None

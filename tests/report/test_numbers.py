@@ -1,0 +1,33 @@
+"""Numbers as text."""
+
+import math
+
+import pytest
+
+from ppl_vae.report import numbers
+from ppl_vae.report.numbers import MINUS, MISSING
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        (numbers.nats, -1.23456, f"{MINUS}1.235"),
+        (numbers.signed, 0.5, "+0.500"),
+        (numbers.error, 0.0123, "± 0.012"),
+        (numbers.probability, 0.00001, "< 0.001"),
+        (numbers.probability, 1.0, "1.000"),
+        (numbers.chance, 1.0, "> 0.999"),
+        (numbers.chance, 0.0, "< 0.001"),
+        (numbers.chance, 0.9, "0.900"),
+        (numbers.count, 1234567, "1,234,567"),
+        (numbers.tenths, 1234.56, "1,234.6"),
+    ],
+)
+def test_forms(form, value, text):
+    assert form(value) == text
+    assert form(None) == form(math.nan) == MISSING
+
+
+def test_sentences():
+    assert numbers.interval(-1, 2) == f"{MINUS}1.000 to 2.000"
+    assert [numbers.plural(n, "arm") for n in (1, 2)] == ["1 arm", "2 arms"]
