@@ -127,6 +127,7 @@ class _Flight:
     def _wait(self) -> list[Any]:
         """The next that is done, or none after a while."""
         if not self.sent:
+            time.sleep(0.0 if self.room else _LOOK)
             return []
         # Ray tells of dead nodes on standard output, where a program's results go.
         with redirect_stdout(sys.stderr):

@@ -45,6 +45,7 @@ def add_node(cluster):
     yield cluster.add_node
     for node in list(cluster.worker_nodes):
         cluster.remove_node(node)
+    assert work.wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == 1)
 
 
 def run(tasks, **settings):
