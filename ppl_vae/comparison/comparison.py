@@ -17,7 +17,8 @@ from ppl_vae.comparison.ranking import Rank, rank_arms
 from ppl_vae.comparison.summary import summary_of
 from ppl_vae.evidence import Evidence
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 MOST_ARMS_IN_ALL_PAIRS = 12
 """More arms than this are compared with one of them, not each with each."""

@@ -88,4 +88,4 @@ def _skewness(mean: CrossedMean) -> float:
     if squares.datum == 0:
         return 0.0
     variance = squares.datum / squares.num_seeds
-    return abs(squares.third_cumulant * squares.num_data**2 / variance**1.5)
+    return abs(squares.third_cumulant) * squares.num_data**2 / float(variance**1.5)

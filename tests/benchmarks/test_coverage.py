@@ -1,0 +1,24 @@
+"""The coverage benchmark runs and prints the JSON it promises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+
+
+def test_every_part_has_its_rows(tmp_path):
+    out = tmp_path / "coverage.json"
+    command = [sys.executable, SCRIPT, "--quick", "--threads", "1", "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert json.loads(out.read_text()) == result
+    assert result["machine"]["device"] == "cpu"
+    methods = {name for row in result["coverage"] for name in row["coverage"]}
+    assert methods >= {"default", "satterthwaite", "percentile", "bootstrap-t"}
+    assert all(0 <= row["any_by_holm"] <= 1 for row in result["false_alarms"])
+    said = [row["said_and_true"] for row in result["ranks"] if row["said_and_true"]]
+    assert all(0 <= each["true"] <= 1 for rows in said for each in rows)
+    assert {"training_runs", "planned_power"} < set(result)
