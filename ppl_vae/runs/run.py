@@ -76,10 +76,11 @@ class Run:
     @property
     def has_point_guide(self) -> bool:
         """Whether q(z|x) is a point: what is maximised is then log p(x, z) there, and no bound."""
-        with torch.no_grad(), seeded(0, Stream.SAMPLING):
-            x = self.dataset.train[:1].to(self.device)
-            guide = draw_particles(self.vae.model, self.vae.guide, x).guide
-        return point_site(guide) is not None
+        x = self.dataset.train[:1].to(self.device)
+        # What the model says of x is of no interest, nor whether x is binarised.
+        with torch.no_grad(), validation_enabled(False), seeded(0, Stream.SAMPLING):
+            drawn = draw_particles(self.vae.model, self.vae.guide, x, check_finite=False)
+        return point_site(drawn.guide) is not None
 
     def split(self, name: Split, limit: int | None = None) -> Tensor:
         """Test, validation or training data; at most ``limit`` of them, a fixed random subset."""
