@@ -128,7 +128,7 @@ def draw_against(
         x, y, low, high = (np.array(v, dtype=float) for v in (curve.x, curve.y, curve.low,
                                                               curve.high))  # fmt: skip
         seen = (y > 0) & (low > 0) if log_y else np.isfinite(y)
-        draw_line(ax, list(x[seen]), list(y[seen]), curve.style)
+        draw_line(ax, list(x), list(np.where(seen, y, np.nan)), curve.style)
         ax.vlines(x[seen], low[seen], high[seen], color=curve.style.color, lw=1.2)
         ax.plot(x[~seen], high[~seen], ls="none", marker=CARETDOWN, color=curve.style.color)
     ticks = sorted({value for curve in curves for value in curve.x})

@@ -1,5 +1,6 @@
 """The bound against K, and log p(x) between two bounds."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from ppl_vae.plots.study import Curve, draw_against
@@ -7,7 +8,7 @@ from ppl_vae.plots.svg import Style, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.arms import mean
 from ppl_vae.report.blocks import Column, Figure, Section, Table, Value, csv_uri
-from ppl_vae.report.measured import Summary, around, first, joint_error, measured
+from ppl_vae.report.measured import Summary, around, first, joint_error, known, measured
 from ppl_vae.studies.results import CellResult
 
 
@@ -57,10 +58,11 @@ def _limits(found: Mapping[str, Mapping[int, Summary]]) -> Table:
     rows: list[list[Value]] = []
     for arm, summaries in found.items():
         limits = [summary["extrapolation"]["limit"] for summary in summaries.values()]
-        notes = dict.fromkeys(n for summary in summaries.values() for n in summary["notes"])
+        notes = [note for summary in summaries.values() for note in summary["notes"]]
         values = [limit["value"] for limit in limits]
         error = joint_error(values, [limit["monte_carlo_error"] for limit in limits])
-        rows.append([arm, mean(values), error, "; ".join(notes)])
+        rows.append([arm, mean(values), error, _together(notes)])
+    remarked = any(row[-1] for row in rows)
     return Table(
         name="limits",
         caption="Limit of the bound for K to infinity, by a parabola in 1/K; nats per datum",
@@ -68,11 +70,26 @@ def _limits(found: Mapping[str, Mapping[int, Summary]]) -> Table:
             Column("arm", "arm"),
             Column("limit", "number"),
             Column("error", "error", numbers.error, heading="± error"),
-            Column("remark", "prose"),
+            *([Column("remark", "prose")] if remarked else []),
         ],
-        rows=rows,
-        beside=True,
+        rows=rows if remarked else [row[:-1] for row in rows],
+        beside=not remarked,
     )
+
+
+def _together(notes: Sequence[str]) -> str:
+    """Remarks on several seeds; those that differ only by the percentage in front are one."""
+    shares: dict[str, list[int]] = {}
+    for note in notes:
+        share = re.match(r"\d+(?=%)", note)
+        shares.setdefault(note[share.end() :] if share else note, []).extend(
+            [int(share[0])] if share else []
+        )
+    return "; ".join(f"{_range(found)}{text}" for text, found in shares.items())
+
+
+def _range(found: Sequence[int]) -> str:
+    return " to ".join(map(str, sorted({min(found), max(found)}))) if found else ""
 
 
 def sandwiches(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
@@ -93,8 +110,8 @@ def sandwiches(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Sect
         caption=(
             "Bounds of log p(x) on data simulated from each arm's own model, by annealing "
             "backwards (above) and forwards (below), in nats per datum from the middle of the "
-            "longest schedule's: log p(x) lies between the two. Bars: two standard errors. One "
-            "seed of each arm."
+            "longest schedule's: in expectation log p(x) lies between the two. Bars: two standard "
+            "errors. One seed of each arm."
         ),
         svg=svg_panel(
             lambda ax: draw_against(ax, sides, "temperatures", "nats from the middle"),
@@ -106,8 +123,9 @@ def sandwiches(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Sect
     widths = Figure(
         name="sandwich-gap",
         caption=(
-            "Width of the sandwich, upper minus lower bound, nats per datum: no estimate by the "
-            "same schedule is further off on average. Bars: two standard errors."
+            "Width of the sandwich, upper minus lower bound, nats per datum: on such data neither "
+            "is further from log p(x) on average. Bars: two standard errors; arrows: upper ends of "
+            "bars that reach 0."
         ),
         svg=svg_panel(
             lambda ax: draw_against(ax, gaps, "temperatures", "gap, nats per datum", log_y=True),
@@ -139,11 +157,11 @@ def _sides(summary: Summary, style: Style) -> list[Curve]:
     curves = []
     for side in ("lower", "upper"):
         values = [value - middle for value in summary[side]]
-        halves = [2 * (error or 0.0) for error in summary[f"{side}_error"]]
+        halves = [2 * known(error) for error in summary[f"{side}_error"]]
         curves.append(Curve(style, summary["temperatures"], values, *around(values, halves)))
     return curves
 
 
 def _gap(summary: Summary, style: Style) -> Curve:
-    halves = [2 * (error or 0.0) for error in summary["gap_error"]]
+    halves = [2 * known(error) for error in summary["gap_error"]]
     return Curve(style, summary["temperatures"], summary["gap"], *around(summary["gap"], halves))

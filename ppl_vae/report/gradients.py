@@ -1,5 +1,6 @@
 """Signal-to-noise ratio of the gradients."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from ppl_vae.plots.study import Curve, draw_against
@@ -47,7 +48,7 @@ def _ratios(found: Mapping[str, Summary], styles: Mapping[str, Style], group: st
         for arm, summary in found.items()
     }
     known = {
-        arm: [row for row in rows if row["signal_to_noise"]["value"] is not None]
+        arm: [row for row in rows if math.isfinite(row["signal_to_noise"]["value"])]
         for arm, rows in by_arm.items()
     }
     curves = [

@@ -63,4 +63,9 @@ def is_missing(value: float | str | None) -> bool:
 
 
 def _written(value: float | None, form: str) -> str:
-    return MISSING if is_missing(value) else format(value, form).replace("-", MINUS)
+    if value is None or math.isnan(value):
+        return MISSING
+    text = format(value, form)
+    # What rounds to 0 has no sign.
+    zero = not any(digit in text for digit in "123456789")
+    return (format(0.0, form) if zero else text).replace("-", MINUS)

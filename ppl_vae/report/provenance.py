@@ -99,22 +99,24 @@ def cells_table(cells: Sequence[CellResult], values: Mapping[tuple[str, int], fl
         ]
         for cell in cells
     ]  # fmt: skip
+    columns = [
+        Column("arm", "arm"),
+        Column("seed", "number", numbers.count),
+        Column("state"),
+        Column("log_prob", "number", heading="log p(x)"),
+        Column("epochs", "number", numbers.count),
+        Column("kept_epoch", "number", numbers.count, heading="epoch kept"),
+        Column("evaluations", "number", numbers.count, heading="decoder evaluations"),
+        Column("seconds", "number", numbers.tenths),
+        Column("attempts", "number", numbers.count),
+    ]
+    if any(cell.reason for cell in cells):
+        columns.append(Column("reason", "prose"))
     table = Table(
         name="cells",
         caption="Cells: one training run each; log p(x) is its mean over the data, nats per datum",
-        columns=[
-            Column("arm", "arm"),
-            Column("seed", "number", numbers.count),
-            Column("state"),
-            Column("log_prob", "number", heading="log p(x)"),
-            Column("epochs", "number", numbers.count),
-            Column("kept_epoch", "number", numbers.count, heading="epoch kept"),
-            Column("evaluations", "number", numbers.count, heading="decoder evaluations"),
-            Column("seconds", "number", numbers.tenths),
-            Column("attempts", "number", numbers.count),
-            Column("reason", "prose"),
-        ],
-        rows=rows,
+        columns=columns,
+        rows=[row[: len(columns)] for row in rows],
     )
     return Section("cells", "Cells", [table])
 

@@ -134,18 +134,36 @@ def differences(comparison: Comparison) -> Section | None:
             "Differences of mean log p(x), paired by seed and datum; nats per datum. Low and high: "
             f"{percent} intervals that hold together; adjusted p: by Holm's method"
         ),
-        columns=[
-            *_DIFFERENCE,
-            Column("verdict"),
-            Column("power", "prose", heading="what it would take"),
-        ],
+        columns=[*_DIFFERENCE, Column("verdict")],
         rows=[
-            [*_difference(pair, mean, comparison.tests[pair]), comparison.verdict(pair),
-             comparison.power[pair].text]
+            [*_difference(pair, mean, comparison.tests[pair]), comparison.verdict(pair)]
             for pair, mean in comparison.differences.items()
         ],
-    )  # fmt: skip
-    return Section("differences", "Paired differences", [table])
+    )
+    return Section("differences", "Paired differences", [table, *_power(comparison)])
+
+
+def _power(comparison: Comparison) -> list[Block]:
+    rows: list[list[Value]] = [
+        [*pair, power.power_now, power.more_seeds, power.text]
+        for pair, power in comparison.power.items()
+        if power.more_seeds != 0
+    ]
+    table = Table(
+        name="power",
+        caption=(
+            "Differences that are not shown: the probability that a study of this size shows one "
+            "as large as estimated, and what it would take for 80%"
+        ),
+        columns=[
+            *_DIFFERENCE[:2],
+            Column("power_now", "number", numbers.probability, heading="power now"),
+            Column("more_seeds", "number", numbers.count, heading="more seeds"),
+            Column("text", "prose", heading="in words"),
+        ],
+        rows=rows,
+    )
+    return [table] if rows else []
 
 
 def _difference(pair: Pair, mean: CrossedMean, test: PairedTest) -> list[Value]:
@@ -160,7 +178,7 @@ def _drawn(comparison: Comparison, styles: Mapping[str, Style]) -> tuple[list[In
         return [row for row in drawn if row is not None], "All paired differences"
     against = comparison.reference or next(iter(comparison.ranking))
     drawn = [oriented(comparison, arm, against) for arm in comparison.ranking if arm in styles]
-    name = "reference" if comparison.reference else "best arm"
+    name = "best arm" if against == next(iter(comparison.ranking)) else "reference"
     return (
         [row for row in drawn if row is not None],
         f"Paired differences to the {name} {against}",

@@ -12,6 +12,8 @@ from ppl_vae.report.numbers import MINUS, MISSING
     ("form", "value", "text"),
     [
         (numbers.nats, -1.23456, f"{MINUS}1.235"),
+        (numbers.nats, -0.0001, "0.000"),
+        (numbers.signed, -0.0001, "+0.000"),
         (numbers.signed, 0.5, "+0.500"),
         (numbers.error, 0.0123, "± 0.012"),
         (numbers.probability, 0.00001, "< 0.001"),

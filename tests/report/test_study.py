@@ -1,5 +1,6 @@
 """The page of a study: what it says, that it holds all it needs, that nobody can write into it."""
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -112,6 +113,11 @@ class TestContent:
     def test_differences(self, page, comparison):
         rows = {(row["a"], row["b"]): row for row in page.data("differences")}
         assert set(rows) == set(comparison.differences)
+        assert {rows[pair]["verdict"] for pair in rows} == {
+            comparison.verdict(pair) for pair in rows
+        }
+        open_ones = {pair for pair, power in comparison.power.items() if power.more_seeds != 0}
+        assert {(row["a"], row["b"]) for row in page.data("power")} == open_ones
 
     def test_both_tables_and_figures_of_a_name(self, page):
         names = [a["download"] for a in page.all("a") if "download" in a]
@@ -217,6 +223,24 @@ class TestOtherStudies:
         assert [row["latent"] for row in page.data("factor-2")] == ["2", "4", "6", "8", "10", "12",
                                                                     "14"]  # fmt: skip
         assert "minus the reference elbo latent=2" in page.text
+
+    def test_measures_without_a_number(self, tmp_path):
+        found = write_study(
+            tmp_path, factors={"objective": ["elbo", "stl"]}, seeds=1, num_data=20, epochs=5
+        )
+        for cell in found.cells:
+            kept = json.loads((cell.folder / "measures.json").read_text())
+            kept["bound_curve"]["bounds"]["5"]["value"] = None
+            kept["bound_curve"]["extrapolation"]["limit"]["monte_carlo_error"] = None
+            kept["sandwich"]["gap_error"] = [None] * 3
+            kept["sandwich"]["lower"][0] = None
+            kept["gradients"]["rows"][0]["signal_to_noise"]["value"] = None
+            kept["gradients"]["slopes"][0]["expected"] = None
+            (cell.folder / "measures.json").write_text(json.dumps(kept))
+        page = Page(render(found, found.comparison()))
+        assert [row["bound"] == "" for row in page.data("bound")[:3]] == [False, False, True]
+        assert page.data("sandwich-bounds")[0]["lower"] == ""
+        assert len(page.data("snr-phi")) == 6
 
     def test_numbers_that_are_missing_are_dashes(self, tmp_path):
         found = write_study(
