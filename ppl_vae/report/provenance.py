@@ -124,7 +124,8 @@ def cells_table(cells: Sequence[CellResult], values: Mapping[tuple[str, int], fl
 def reproduction(results: StudyResults) -> Section:
     """The command, the plan, all settings, versions."""
     manifest, study = results.manifest, results.study
-    shared = {name: value for name, value in asdict(study.config).items() if name != "seed"}
+    varied = {"seed", *study.factors}
+    shared = {name: value for name, value in asdict(study.config).items() if name not in varied}
     settings = yaml.safe_dump(_plain(shared), sort_keys=False, allow_unicode=True)
     blocks: list[Block] = [
         Verbatim("Command", str(manifest.get("command") or "ppl-vae study run FILE")),

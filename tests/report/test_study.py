@@ -158,6 +158,7 @@ class TestContent:
     def test_how_to_do_it_again(self, page, results):
         assert "ppl-vae study run objectives.yaml" in page.text
         assert "learning_rate: 0.001" in page.text
+        assert "objective: elbo" not in page.text, "arms do not share it"
         assert "0123456789ab" in page.text
 
 
