@@ -10,6 +10,7 @@ from ppl_vae.runs.normalizers import Normalizer, find_normalizers
 from ppl_vae.runs.objective_names import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
 from ppl_vae.runs.part_names import PARTS
 from ppl_vae.runs.parts import form
+from ppl_vae.runs.replay import replay_run
 from ppl_vae.runs.run import EVIDENCE, Run, Split, evaluate_run, open_run, train_run
 from ppl_vae.runs.sharded import evaluate_sharded
 
@@ -35,6 +36,7 @@ __all__ = [
     "open_run",
     "over_particles",
     "parse_objective",
+    "replay_run",
     "sandwiches",
     "takes_kl_shaping",
     "train_run",

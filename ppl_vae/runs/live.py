@@ -1,10 +1,12 @@
 """A run's learning curves while it trains: a CSV file always, TensorBoard if asked for."""
 
 import importlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, final
 
-from ppl_vae.training import EpochRecord, History
+from ppl_vae.training import EpochRecord, History, csv_line
 
 _AXES = ("epoch", "updates")
 
@@ -19,19 +21,33 @@ class LiveHistory:
     Args:
         path: The file.
         history: What the run goes on from.
+
+    Raises:
+        OSError: If the file cannot be written; also at each record.
     """
 
     def __init__(self, path: Path, history: History) -> None:
         self._path, self._lines = path, len(history)
-        # The next attempt writes it anew: neither atomic nor forced to the disk.
-        path.write_text(history.to_csv(), newline="")
+        self._write("w", history.to_csv())
 
     def __call__(self, record: EpochRecord) -> None:
-        """Add a record; it is not forced to the disk, as the checkpoint has it too."""
-        header, line = History([record]).to_csv().splitlines(keepends=True)
-        with self._path.open("a", newline="") as file:
-            file.write(line if self._lines else header + line)
+        """Add a record."""
+        self._write("a", csv_line(record) if self._lines else History([record]).to_csv())
         self._lines += 1
+
+    def _write(self, mode: str, text: str) -> None:
+        # The checkpoint has it too, and the next attempt writes it anew: nothing is forced to the
+        # disk, and what is there may be cut short.
+        try:
+            with self._path.open(mode, newline="") as file:
+                file.write(text)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(
+                error.errno,
+                f"could not write {self._path}: {reason}; the same command goes on from the last "
+                "checkpoint",
+            ) from error
 
 
 @final
@@ -73,6 +89,31 @@ class TensorBoardCurves:
     def _flush(self) -> None:
         for writer in self._writers.values():
             writer.flush()
+
+
+@contextmanager
+def live_curves(
+    csv: Path, history: History, tensorboard: Path | None
+) -> Iterator[Callable[[EpochRecord], None]]:
+    """What is to be called with every record inside, to bring the curves up to date.
+
+    Args:
+        csv: The file of the history.
+        history: What the run goes on from.
+        tensorboard: TensorBoard's folder, if its curves are asked for.
+    """
+    with ExitStack() as stack:
+        shown: list[Callable[[EpochRecord], None]] = [LiveHistory(csv, history)]
+        if tensorboard is not None:
+            curves = TensorBoardCurves(tensorboard, history)
+            stack.callback(curves.close)
+            shown.append(curves)
+
+        def show(record: EpochRecord) -> None:
+            for one in shown:
+                one(record)
+
+        yield show
 
 
 def _curves(record: EpochRecord) -> dict[str, float]:

@@ -1,10 +1,8 @@
 """One run in a folder: configuration, checkpoint, history, evidence."""
 
-import contextlib
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
@@ -23,12 +21,11 @@ from ppl_vae.particles import draw_particles, point_site
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs.config import LIMITS, RunConfig
 from ppl_vae.runs.estimator_names import Estimator
-from ppl_vae.runs.live import LiveHistory, TensorBoardCurves, require_tensorboard
+from ppl_vae.runs.live import live_curves, require_tensorboard
 from ppl_vae.schedules import Constant
 from ppl_vae.training import (
     NON_FINITE,
     Checkpoint,
-    EpochRecord,
     FitResult,
     History,
     find_buffers,
@@ -124,7 +121,8 @@ def train_run(
     vae = config.build_vae(dataset)
     _require_support(config, dataset, vae)
     _claim(folder, config, dataset)
-    with _live(folder, config.budget.limit, tensorboard) as on_epoch:
+    past = _past(folder, config.budget.limit)
+    with live_curves(folder / HISTORY, past, folder / TENSORBOARD if tensorboard else None) as show:
         result = fit(
             vae.model,
             vae.guide,
@@ -143,7 +141,7 @@ def train_run(
             seed=config.seed,
             checkpoint=folder / CHECKPOINT,
             progress=progress,
-            on_epoch=on_epoch,
+            on_epoch=show,
         )
     write_atomically(folder / HISTORY, result.history.to_csv())
     return Run(folder, config, dataset, vae, result.history), result
@@ -156,7 +154,7 @@ def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto
         FileNotFoundError: If the folder holds no run.
         ValueError: If a file of it is damaged, or the data are not those it was trained on.
     """
-    saved = _read_config(folder)
+    saved = read_config(folder)
     config = RunConfig.from_mapping(saved["config"])
     checkpoint = Checkpoint.load(folder / CHECKPOINT)
     dataset = config.load(data_root)
@@ -238,25 +236,10 @@ def evaluation_key(run: Run, *parts: Any) -> str:
     return json.dumps([digest, *parts])
 
 
-@contextlib.contextmanager
-def _live(folder: Path, limit: float, tensorboard: bool) -> Iterator[Callable[[EpochRecord], None]]:
-    """What is to be called with every record: it brings the run's curves up to date."""
+def _past(folder: Path, limit: float) -> History:
+    """What the run goes on from, if anything."""
     path = folder / CHECKPOINT
-    past = History()
-    if path.exists():
-        past = History.from_json(load_progress(path, limit)["history"])
-    live: list[Callable[[EpochRecord], None]] = [LiveHistory(folder / HISTORY, past)]
-    with contextlib.ExitStack() as stack:
-        if tensorboard:
-            curves = TensorBoardCurves(folder / TENSORBOARD, past)
-            stack.callback(curves.close)
-            live.append(curves)
-
-        def on_epoch(record: EpochRecord) -> None:
-            for show in live:
-                show(record)
-
-        yield on_epoch
+    return History.from_json(load_progress(path, limit)["history"]) if path.exists() else History()
 
 
 def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
@@ -265,7 +248,7 @@ def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
     What a killed process left half-written is removed.
     """
     if (folder / CONFIG).exists():
-        saved = _read_config(folder)
+        saved = read_config(folder)
         require_same_settings(folder, RunConfig.from_mapping(saved["config"]), config)
         _require_same_data(folder, saved, dataset)
     elif folder.exists() and any(_is_foreign(path) for path in folder.iterdir()):
@@ -310,7 +293,13 @@ def require_same_settings(folder: Path, saved: RunConfig, config: RunConfig) -> 
         )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration in a run's folder, and the fingerprint of its data, as plain values.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run.
+        ValueError: If the file is damaged.
+    """
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no run (no {CONFIG}): make one with ppl-vae fit.")

@@ -5,7 +5,7 @@ from ppl_vae.training.alternating import AlternatingStep
 from ppl_vae.training.budget import Budget
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters, load_progress
 from ppl_vae.training.fit import FitResult, fit
-from ppl_vae.training.history import EpochRecord, History
+from ppl_vae.training.history import EpochRecord, History, csv_line
 from ppl_vae.training.naming import STEPS, parse_step
 from ppl_vae.training.non_finite import NON_FINITE, NonFiniteError, replay_non_finite
 from ppl_vae.training.parameters import find_buffers
@@ -27,6 +27,7 @@ __all__ = [
     "SemiAmortisedStep",
     "Step",
     "TorchStep",
+    "csv_line",
     "find_buffers",
     "fit",
     "load_parameters",

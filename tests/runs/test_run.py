@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ppl_vae.files import leftovers
-from ppl_vae.runs import RunConfig, open_run, train_run
+from ppl_vae.runs import RunConfig, open_run, replay_run, train_run
+from ppl_vae.runs.live import LiveHistory
 from ppl_vae.training import NON_FINITE, Checkpoint, History, NonFiniteError
 
 SMALL = {"hidden": (4,), "latent": 2, "batch_size": 400, "validation_particles": 2}
@@ -128,6 +129,12 @@ class TestCurves:
         assert len(result.history.records[0].kl) == 2
 
 
+def test_a_history_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "history.csv").mkdir()
+    with pytest.raises(OSError, match=r"could not write .*history\.csv: .* last checkpoint$"):
+        LiveHistory(tmp_path / "history.csv", History())
+
+
 class TestTensorBoard:
     def points(self, folder, axis, tag):
         reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -203,6 +210,23 @@ class TestFolder:
         (tmp_path / "other" / NON_FINITE).write_bytes(b"old")
         train(tmp_path / "other", epochs=2)
         assert not (tmp_path / "other" / NON_FINITE).exists()
+
+
+class TestReplay:
+    @pytest.mark.parametrize("step", ["torch", "alternating:2"])
+    def test_a_folder_is_all_it_takes(self, step, tmp_path):
+        with pytest.raises(NonFiniteError) as caught:
+            train(tmp_path, learning_rate=1e30, step=step, clip_norm=3.0)
+        again = replay_run(tmp_path, device="cpu")
+        assert (again.site, again.datum) == (caught.value.site, caught.value.datum)
+        assert (again.update, again.epoch) == (caught.value.update, caught.value.epoch)
+
+    def test_without_a_failure_or_a_run(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="holds no run"):
+            replay_run(tmp_path)
+        train(tmp_path, epochs=1)
+        with pytest.raises(FileNotFoundError, match=r"holds no non-finite\.safetensors: [^\n]*$"):
+            replay_run(tmp_path)
 
 
 KILLED = """
