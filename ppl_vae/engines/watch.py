@@ -99,7 +99,9 @@ class _View:
         width, height = shutil.get_terminal_size()
         news = [_line(row) for row in self._news(rows)]
         if self.file.isatty():
-            table = [_gauge(row) for row in rows if row.state == "running"]
+            running = [row for row in rows if row.state == "running"]
+            longest = max((len(row.name) for row in running), default=0)
+            table = [_gauge(row, longest) for row in running]
             more = len(table) - max(1, height - 3)
             if more > 0:
                 table = [*table[:-more], f"... and {more} more"]
@@ -144,11 +146,12 @@ def _line(row: Row) -> str:
     return f"{row.name}: {row.state}{f', {row.text}' if row.text else ''}"
 
 
-def _gauge(row: Row) -> str:
-    """A row of the table."""
+def _gauge(row: Row, width: int) -> str:
+    """A row of the table, its name padded to a width."""
+    name = row.name.ljust(width)
     if row.total is None:
-        return f"{row.name} {row.done or ''} {row.text}"
+        return f"{name} {row.done or ''} {row.text}"
     bar = tqdm.format_meter(
         min(row.done, row.total), row.total, 0, bar_format=f"{{bar:{_BAR}}}"
     )  # fmt: skip
-    return f"{row.name} |{bar}| {row.done}/{row.total} {row.text}"
+    return f"{name} |{bar}| {row.done}/{row.total} {row.text}"
