@@ -3,13 +3,15 @@
 import base64
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from ppl_vae.report import write_report
+from ppl_vae.comparison import compare
+from ppl_vae.report.study import render
 
 from .simulated import write_study
 
@@ -22,7 +24,7 @@ OPTIONS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 )  # fmt: skip
-LONG = "the loss is not finite: " + "averyveryverylongname" * 8
+LONG = "a long name: " + "averyveryverylongname" * 8
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +48,14 @@ def address(tmp_path_factory):
         folder, seeds=3, num_data=20, epochs=10, failed=[(1, 2)], waiting=[(2, 0)],
         question="Which is better? " + "averyveryverylongname" * 8,
     )  # fmt: skip
-    for cell in results.in_state("failed"):
-        object.__setattr__(cell, "reason", LONG)
-    return write_report(results).as_uri()
+    cells = [
+        replace(cell, arm=LONG if cell.arm == "stl" else cell.arm, reason=cell.reason and LONG)
+        for cell in results.cells
+    ]
+    long = replace(results, cells=cells)
+    path = folder / "report.html"
+    path.write_text(render(long, compare(long.evidence())))
+    return path.as_uri()
 
 
 @pytest.fixture
