@@ -142,7 +142,7 @@ class TestWhereItEnds:
             ("torch", 320),
             ("svi", 190),
             ("alternating:1", 250),
-            ("aggressive", 9000),
+            ("aggressive", 6000),
         ],
     )
     def test_at_the_last_update_that_does_not_exceed_the_evaluations(self, step, limit):
@@ -260,8 +260,7 @@ class TestGoingOn:
             *(("torch", budget, call) for budget in BUDGETS for call in (3, 9, 11)),
             ("svi", BUDGETS[0], 9),
             ("svi", BUDGETS[1], 9),
-            ("aggressive", Budget(updates=7), 6),
-            ("aggressive", Budget(decoder_evaluations=7000), 6),
+            ("aggressive", Budget(decoder_evaluations=6000), 5),
         ],
     )
     def test_is_the_undisturbed_run_bit_for_bit(self, step, budget, call, tmp_path):
