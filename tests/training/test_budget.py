@@ -35,6 +35,19 @@ class Decodings:
         return self._decoder(z, *args, **kwargs)
 
 
+def clock(monkeypatch):
+    """A clock that stands still, and a step that takes a second of it."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    class Slow(TorchStep):
+        def __call__(self, batch, learning_rate):
+            now[0] += 1.0
+            return super().__call__(batch, learning_rate)
+
+    return now, Slow
+
+
 class TestCounting:
     @pytest.mark.parametrize("step", ALL_STEPS)
     def test_every_row_decoded_is_counted_and_no_other(self, step):
@@ -165,14 +178,7 @@ class TestWhereItEnds:
 
     def test_seconds_of_training_alone(self, monkeypatch):
         """By a clock that updates alone move on: at the first update after the limit."""
-        now = [0.0]
-        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-
-        class Slow(TorchStep):
-            def __call__(self, batch, learning_rate):
-                now[0] += 1.0
-                return super().__call__(batch, learning_rate)
-
+        now, Slow = clock(monkeypatch)
         vae = binary_vae()
 
         def guide(x):
@@ -302,14 +308,7 @@ class TestGoingOn:
         assert path.read_bytes() == content
 
     def test_time_of_earlier_sessions_counts(self, tmp_path, monkeypatch):
-        now = [0.0]
-        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-
-        class Slow(TorchStep):
-            def __call__(self, batch, learning_rate):
-                now[0] += 1.0
-                return super().__call__(batch, learning_rate)
-
+        now, Slow = clock(monkeypatch)
         settings = {"budget": Budget(seconds=10.0), "step": Slow}
         with pytest.raises(KeyboardInterrupt):
             run(make(), tmp_path / "run", transform=InterruptAt(9), **settings)
