@@ -1,6 +1,6 @@
 """One task after the other, here."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -27,7 +27,7 @@ class InProcess:
         if self.cpus is not None and self.cpus < 1:
             raise ValueError(f"InProcess needs cpus >= 1, or None, got {self.cpus}.")
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """Run the next task whenever its outcome is asked for; an interruption passes through."""
         for task in tasks:
             yield perform(task.name, partial(task.function, *task.arguments), self.cpus)

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, final
@@ -64,7 +64,7 @@ class RayEngine:
         require_address(self.address)
         require_ray()
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """Run tasks, and give their outcomes as they come; an interruption cancels what runs.
 
         Raises:

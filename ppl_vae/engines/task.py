@@ -1,7 +1,7 @@
 """A piece of work, what has become of it, and what an engine is."""
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, final
@@ -51,7 +51,7 @@ class Outcome:
 class Engine(Protocol):
     """Whatever runs tasks."""
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """Run all tasks, and give what becomes of each as it finishes.
 
         Tasks are taken from the iterable as there is room for them, and nothing is kept of those

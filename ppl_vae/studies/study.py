@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -98,8 +98,10 @@ def run_study(
         options = vars(place)
         tasks = {task.plan.name: task for task in tasks_of(study, folder, **options)}
         watched = Progress(study, folder)
-        with watching(watched.rows, what="cells") if progress else nullcontext():
-            for outcome in engine.run(_pending(tasks.values(), work)):
+        view = watching(watched.rows, what="cells") if progress else nullcontext()
+        # Closed here, whatever happens: an engine then stops what is under way.
+        with view, closing(engine.run(_pending(tasks.values(), work))) as outcomes:
+            for outcome in outcomes:
                 _record(tasks[outcome.name], outcome)
         results = open_study(folder)
         write_results(results)
@@ -145,6 +147,10 @@ def _pending(tasks: Iterable[CellTask], work: Callable[[CellTask], CellResult]) 
 def _record(task: CellTask, outcome: Outcome) -> None:
     """Keep what became of a cell whose worker could not do so itself."""
     if outcome.error is None:
+        return
+    if outcome.error.startswith(BlockingIOError.__name__):
+        # Another worker, thought dead, is still at it, and will say itself what became of it.
+        log(task.folder, outcome.error)
         return
     log(task.folder, outcome.traceback or outcome.error)
     cell = CellResult.read(task.plan, task.folder)
