@@ -11,9 +11,10 @@ with T normal (Student-t where the data are few) after Hall's transformation for
 the last factor this is the Behrens-Fisher distribution, which never covers too little, but up to
 98.8% at S = 2 and 97.7% at S = 3 where 95% is stated. Satterthwaite's approximation covers down to
 87% at S = 2 and 92% at S = 3. The factor, chosen for that, gives 93.6 to 97% at S = 2, 94.9 to
-96.6% at S = 3 and nearer to 95% with more (for many normal data, by quadrature). It is for one statement; where several are made at once,
-levels are far smaller, where no method is calibrated for two or three seeds, and Behrens-Fisher is
-taken (``cautious``). ``benchmarks/coverage.py`` measures all of them.
+96.6% at S = 3 and nearer to 95% with more (for many normal data, by quadrature). It is for one
+statement; where several are made at once, levels are far smaller, where no method is calibrated for
+two or three seeds, and Behrens-Fisher is taken (``cautious``). ``benchmarks/coverage.py`` measures
+all of them.
 
 References:
     Fisher, 1935, The fiducial argument in statistical inference.
