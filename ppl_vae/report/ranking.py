@@ -1,6 +1,7 @@
 """Who is best and by how much: ranked table, differences, factors."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ppl_vae.comparison import Comparison, CrossedMean, PairedTest
 from ppl_vae.plots.study import Interval, draw_forest, rows_height
@@ -177,12 +178,14 @@ def _drawn(comparison: Comparison, styles: Mapping[str, Style]) -> tuple[list[In
         drawn = [oriented(comparison, *pair) for pair in pairs]
         return [row for row in drawn if row is not None], "All paired differences"
     against = comparison.reference or next(iter(comparison.ranking))
-    drawn = [oriented(comparison, arm, against) for arm in comparison.ranking if arm in styles]
+    # Each row is named by its arm alone: what is taken off is the same for all.
+    rows = [
+        replace(row, label=arm, style=styles[arm])
+        for arm in comparison.ranking
+        if arm in styles and (row := oriented(comparison, arm, against)) is not None
+    ]
     name = "best arm" if against == next(iter(comparison.ranking)) else "reference"
-    return (
-        [row for row in drawn if row is not None],
-        f"Paired differences to the {name} {against}",
-    )
+    return rows, f"Paired differences of arms minus the {name} {against},"
 
 
 def factors(comparison: Comparison) -> Section | None:
