@@ -93,8 +93,11 @@ def draw_forest(ax: Axes, rows: Sequence[Interval], xlabel: str, *, zero: bool =
     _rows_axis(ax, len(rows), xlabel)
 
 
-def draw_bands(ax: Axes, curves: Sequence[Curve], ylabel: str) -> None:
-    """A line and a band for each curve against the epoch; the first fifth may leave the panel."""
+def draw_bands(ax: Axes, curves: Sequence[Curve], ylabel: str, cost: str = "") -> None:
+    """A line and a band for each curve; the first fifth may leave the panel.
+
+    Against the epoch, or against the cost that is named, on a log axis.
+    """
     for curve in curves:
         ax.fill_between(curve.x, curve.low, curve.high, color=curve.style.color, alpha=0.2, lw=0)
         draw_line(ax, curve.x, curve.y, curve.style, marker=False)
@@ -113,8 +116,14 @@ def draw_bands(ax: Axes, curves: Sequence[Curve], ylabel: str) -> None:
     if later:
         margin = 0.05 * (max(later) - min(later)) or 0.5
         ax.set_ylim(min(later) - margin, max(later) + margin)
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    ax.set(xlabel="epoch", ylabel=ylabel)
+    ax.set(xlabel=cost or "epoch", ylabel=ylabel)
+    if cost:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=8))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _si(value)))
+        ax.xaxis.minorticks_off()
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def draw_against(

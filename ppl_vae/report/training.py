@@ -1,13 +1,14 @@
 """Learning curves, and what training cost against what it came to."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from ppl_vae.plots.study import Cost, Curve, draw_bands, draw_costs
 from ppl_vae.plots.svg import Style, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.arms import done, mean
-from ppl_vae.report.blocks import Column, Figure, Section, Table, Value, csv_uri
+from ppl_vae.report.blocks import Block, Column, Figure, Section, Table, Value, csv_uri
 from ppl_vae.studies.results import CellResult
 from ppl_vae.training import History
 
@@ -75,7 +76,7 @@ def _curves_figure(
     )
 
 
-def _values(history: History, quantity: _Quantity) -> dict[int, float]:
+def _values(history: History, quantity: str) -> dict[int, float]:
     found = {record.epoch: getattr(record, quantity) for record in history.records}
     return {epoch: value for epoch, value in found.items() if value is not None}
 
@@ -118,8 +119,46 @@ def costs(
                      front, kind, kinds[kind])
         for kind, front in fronts.items()
     ]  # fmt: skip
-    return Section("cost", "Cost against quality", [*figures, _cost_table(known, values, fronts)],
-                   key=True)  # fmt: skip
+    blocks: list[Block] = [
+        *figures,
+        *_on_the_way(cells, styles),
+        _cost_table(known, values, fronts),
+    ]
+    return Section("cost", "Cost against quality", blocks, key=True)
+
+
+def _on_the_way(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> list[Figure]:
+    """Validation bound against decoder evaluations, where both are recorded."""
+    curves, rows = [], list[list[Value]]()
+    for arm, style in styles.items():
+        histories = _histories(cells, arm)
+        values = [_values(history, "validation") for history in histories.values()]
+        if not values:
+            continue
+        curve = _over_seeds(values, style)
+        spent = [_values(history, "evaluations") for history in histories.values()]
+        x = [mean([by_epoch[int(epoch)] for by_epoch in spent]) for epoch in curve.x]
+        curves.append(replace(curve, x=x))
+        rows += [
+            list(row) for row in zip([arm] * len(x), x, curve.y, curve.low, curve.high, strict=True)
+        ]
+    if not any(curve.x for curve in curves) or min(x for c in curves for x in c.x) <= 0:
+        return []
+    figure = Figure(
+        name="cost-curves",
+        caption=(
+            "Validation bound, the same for all arms, against the decoder evaluations spent on "
+            "training so far, nats per datum: at one place on the axis arms have had equal work. "
+            "Line: mean over seeds; band: from the lowest to the highest."
+        ),
+        svg=svg_panel(
+            lambda ax: draw_bands(ax, curves, "nats per datum", "decoder evaluations so far"),
+            "cost-curves",
+            "Validation bound against decoder evaluations, a line with a band for each arm",
+        ),
+        data=csv_uri(["arm", "evaluations", "validation", "low", "high"], rows),
+    )
+    return [figure]
 
 
 def _spent(cells: Sequence[CellResult], arm: str) -> _Spent | None:

@@ -140,6 +140,11 @@ class TestContent:
         assert mine == pytest.approx(replace(cell).history.column("validation"))
         assert {r["seed"] for r in rows if r["arm"] == "stl"} == {"0", "1"}, "failed runs are out"
 
+    def test_curves_against_the_work_done(self, page):
+        rows = [row for row in page.data("cost-curves") if row["arm"] == "elbo"]
+        assert [float(row["evaluations"]) for row in rows] == [2000.0 * n for n in range(1, 21)]
+        assert all(float(r["low"]) <= float(r["validation"]) <= float(r["high"]) for r in rows)
+
     def test_front_is_of_arms_that_no_other_beats(self, page, comparison):
         rows = page.data("cost-evaluations")
         for row in rows:
