@@ -73,7 +73,7 @@ def test_compare_prints_the_table_and_writes_everything(tmp_path, capsys):
     assert status == 0, err
     assert "iwae:3 - elbo" in out
     assert "95%" in out
-    for name in ("comparison.json", "comparison.nc", "comparison.png", "curves.png"):
+    for name in ("comparison.json", "results.nc", "comparison.png", "report.html"):
         assert (folder / name).stat().st_size > 100, name
     first = (folder / "comparison.json").read_text()
     status, out, _ = run(capsys, *command, "--json")
