@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
@@ -145,6 +145,9 @@ class StudyResults:
     study: Study
     manifest: Mapping[str, Any]
     cells: list[CellResult]
+    _compared: dict[str, Comparison | None] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def of(self, arm: str) -> list[CellResult]:
         """The cells of an arm."""
@@ -170,6 +173,12 @@ class StudyResults:
         Args:
             method: Label of one of the study's methods; the first if not given.
         """
+        label = method or self.study.methods[0].label
+        if label not in self._compared:
+            self._compared[label] = self._compare(label)
+        return self._compared[label]
+
+    def _compare(self, method: str) -> Comparison | None:
         evidence = self.evidence(method)
         if not evidence:
             return None
