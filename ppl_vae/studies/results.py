@@ -107,7 +107,10 @@ class CellResult:
         asked for.
         """
         path = self.folder / MEASURES
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
+        try:
+            return dict(json.loads(path.read_text())) if path.is_file() else {}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it to measure anew.") from error
 
     @cached_property
     def pictures(self) -> dict[str, np.ndarray]:
