@@ -110,7 +110,8 @@ class Study:
         shards: Parts that the evaluation of a cell is cut in, each with draws of its own.
         measures: What else is measured, of :data:`MEASURES`.
         question: What is asked, for the report.
-        reference: The arm that others are compared against where not all pairs are.
+        reference: The arm that all others are compared with, and with no other; None: all pairs,
+            or, of more than 12 arms, all with the highest.
         confidence: Of the intervals.
         resources: Of a cell.
         text: The study's file; the same plan written anew if empty.

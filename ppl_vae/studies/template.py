@@ -44,7 +44,7 @@ evaluation:
 # Beside log p(x): decomposition, bound_curve, pictures; gradients and sandwich take longer.
 measures: [decomposition, bound_curve, pictures]
 
-# The arm that others are compared against, where there are too many for all pairs.
+# The arm that all others are compared with; without one, all pairs are compared (up to 12 arms).
 # reference: elbo
 confidence: 0.95
 
