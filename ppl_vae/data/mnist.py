@@ -1,16 +1,15 @@
 """MNIST and the sets made to its measure, in torchvision's folder layout."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
 from ppl_vae.data.dataset import Dataset
-from ppl_vae.data.storage import fetch
+from ppl_vae.data.storage import fetch, torchvision_dataset
 
-KINDS: dict[str, Any] = {"mnist": MNIST, "fashion-mnist": FashionMNIST, "kmnist": KMNIST}
+KINDS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+"""Names to torchvision's classes, which are also the names of its folders."""
 IMAGE_FILES = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
 LABEL_FILES = ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte")
 IDX_HEADER_BYTES = 16
@@ -34,10 +33,15 @@ def load_mnist(name: str, root: Path) -> Dataset:
         ValueError: If a file is broken.
     """
     kind = KINDS[name]
-    folder = root / kind.__name__ / "raw"
+    folder = root / kind / "raw"
     if not all((folder / file).is_file() for file in IMAGE_FILES):
         # The labels come along, so that torchvision finds its set whole.
-        fetch(name, folder, IMAGE_FILES + LABEL_FILES, lambda to: kind(to, download=True))
+        fetch(
+            name,
+            folder,
+            IMAGE_FILES + LABEL_FILES,
+            lambda to: torchvision_dataset(kind)(to, download=True),
+        )
     rest, test = (_read_images(folder / file) for file in IMAGE_FILES)
     if rest.shape[1:] != test.shape[1:] or len(rest) < 6:
         raise ValueError(
@@ -53,7 +57,7 @@ def load_mnist(name: str, root: Path) -> Dataset:
         test.flatten(1),
         tuple(rest.shape[1:]),
         description=(
-            f"{kind.__name__} grey values divided by 255, {len(train)} train and {len(valid)} "
+            f"{kind} grey values divided by 255, {len(train)} train and {len(valid)} "
             f"valid rows (the last of the training file), {len(test)} test rows, in file order."
         ),
     )

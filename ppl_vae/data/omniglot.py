@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.datasets import Omniglot
 
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.splits import SPLIT_SEED, split_rows
-from ppl_vae.data.storage import fetch
+from ppl_vae.data.storage import fetch, torchvision_dataset
 
 SIDE = 28
+FOLDER = "omniglot-py"
+"""Where torchvision puts it."""
 
 
 def load_omniglot(root: Path) -> Dataset:
@@ -50,14 +51,14 @@ def load_omniglot(root: Path) -> Dataset:
 
 
 def _load_images(root: Path, part: str) -> torch.Tensor:
-    folder = root / Omniglot.folder
+    folder = root / FOLDER
     if not (folder / part).is_dir():
         is_background = part == "images_background"
         fetch(
             "omniglot",
             folder,
             [part],
-            lambda to: Omniglot(to, background=is_background, download=True),
+            lambda to: torchvision_dataset("Omniglot")(to, background=is_background, download=True),
         )
     # Sorted here, for torchvision lists the files in the order the disk has them.
     paths = sorted((folder / part).glob("*/*/*.png"))

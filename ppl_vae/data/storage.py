@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import importlib
 import os
 import sys
 import tempfile
@@ -10,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_cache_dir
 
@@ -74,3 +76,11 @@ def fetch(
             f"download failed ({cause}): put the files there, or pass --data-root or set "
             "PPL_VAE_DATA to a folder that has them"
         ) from error
+
+
+def torchvision_dataset(name: str) -> Any:
+    """A class of torchvision's, imported when something is to be downloaded.
+
+    The import takes seconds, which no command should wait for whose data are there already.
+    """
+    return getattr(importlib.import_module("torchvision.datasets"), name)
