@@ -7,14 +7,14 @@ import pytest
 
 from ppl_vae.files import write_atomically
 
-FAULTS = ["fsync", "chmod", "replace", "fdopen"]
+FAULTS = ["fsync", "chmod", "replace", "write_bytes"]
 
 
 def fail_with(monkeypatch, function, error):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(os, function, fail)
+    monkeypatch.setattr(os if hasattr(os, function) else Path, function, fail)
 
 
 def test_writes_text_and_bytes_into_new_folders(tmp_path):

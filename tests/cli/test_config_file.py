@@ -86,7 +86,7 @@ def test_priors_are_compared_under_one_objective(tmp_path, capsys):
     )
     assert status == 0, err
     assert set(json.loads(out)["arms"]) == {"normal", "learned-normal"}
-    assert {path.name for path in (tmp_path / "study").iterdir() if path.is_dir()} == {
+    assert {path.name for path in (tmp_path / "study" / "cells").iterdir()} == {
         "normal-seed0",
         "learned-normal-seed0",
     }

@@ -236,6 +236,8 @@ import os, signal, sys
 sys.path.append(sys.argv[1])
 from engines import work
 from ppl_vae.engines import RayEngine, Task
+# Where these tests are started in the background, interrupts are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 handler = signal.getsignal(signal.SIGTERM)
 if "ray" in sys.modules:
     raise SystemExit("ray was imported before it was asked for")
