@@ -1,5 +1,6 @@
 """``ppl-vae study``: init, run, status, report, add."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def run(
         planned.resources.gpus if gpus is None else gpus,
     )
     results = pv.studies.run_study(
-        planned,
+        # As it is carried out, so that the manifest and the plan say what was used.
+        dataclasses.replace(planned, resources=resources),
         folder or file.with_suffix(""),
         engine=pv.studies.build_engine(engine, resources, address),
         place=pv.studies.Place(data_root, device, tensorboard),

@@ -104,3 +104,12 @@ def test_wrong_options_on_a_right_file(file, capsys):
     assert "nothing to add" in fails(capsys, "study", "add", file)
     assert "cpus" in fails(capsys, "study", "run", file, "--cpus", 0)
     assert file.read_text() == STUDY
+
+
+def test_resources_that_are_typed_are_those_on_record(file, tmp_path, capsys):
+    file.write_text(STUDY.replace("seeds: 2", "seeds: 1"))
+    status, _, err = run(capsys, "study", "run", file, "--cpus", 1)
+    assert status == 0, err
+    assert json.loads((tmp_path / "mine" / "manifest.json").read_text())["threads"] == 1
+    plan = json.loads((tmp_path / "mine" / "study.json").read_text())["plan"]
+    assert plan["resources"]["cpus"] == 1
