@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = {
     "running tasks": ["engines"],
+    "what a number was computed from": ["identity"],
     "tensors and files": ["weights", "randomness", "devices", "files", "schedules", "networks",
                           "data"],
     "distributions that Pyro lacks": ["distributions"],

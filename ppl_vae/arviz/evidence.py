@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
             "make it with evidence_to_datatree."
         )
     names = [*PER_DATUM, *(name for name in OPTIONAL if name in group)]
-    values = {name: torch.tensor(group[name].to_numpy()) for name in names}
+    values: dict[str, Any] = {name: torch.tensor(group[name].to_numpy()) for name in names}
     return Evidence(
         **values,
         num_particles=int(group.attrs["num_particles"]),

@@ -26,7 +26,7 @@ def load_evidence(path: Path | str) -> Evidence:
         with h5py.File(path, "r") as file:
             group = file["evidence"]
             names = [*PER_DATUM, *(name for name in OPTIONAL if name in group)]
-            values = {name: torch.from_numpy(group[name][:]) for name in names}
+            values: dict[str, Any] = {name: torch.from_numpy(group[name][:]) for name in names}
             attributes = {name: _plain(value) for name, value in group.attrs.items()}
         return Evidence(
             **values,

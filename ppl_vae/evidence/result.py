@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.identity import Identity
+
 Direction = Literal["lower", "upper", "unbiased", "consistent", "exact"]
 
 MIN_EFFECTIVE_SAMPLE_SIZE = 5.0
@@ -49,6 +51,7 @@ class Evidence:
         gap: Mean width in nats of a sandwich of log p(x) on simulated data by the same settings,
             where there is one.
         advice: What to try next when the estimate is in doubt.
+        identity: What it was computed from; None where that is not known.
 
     References:
         Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
@@ -66,6 +69,7 @@ class Evidence:
     evaluations: Float[Tensor, " batch"] | None = None
     gap: float | None = None
     advice: str = "use more particles or a better guide"
+    identity: Identity | None = None
 
     def __len__(self) -> int:
         return len(self.log_prob)

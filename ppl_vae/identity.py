@@ -1,0 +1,163 @@
+"""What a number was computed from."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from importlib import metadata
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+_PACKAGES = ("ppl_vae", "torch", "pyro-ppl")
+_RECORDED = ("versions",)
+"""Fields that are told and not compared: another version gives the same number but for rounding."""
+
+
+def hash_tensors(named: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hex, of names, types, shapes and bytes, in the order of the names.
+
+    Args:
+        named: Name to tensor, on any device.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(named):
+        content = named[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{content.dtype}\0{tuple(content.shape)}\0".encode())
+        # A view of the bytes: NumPy has no bfloat16, and a copy would double the memory.
+        digest.update(content.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def hash_rows(x: Tensor) -> str:
+    """SHA-256, in hex, of data: type, shape and bytes.
+
+    Args:
+        x: Rows first, shape ``(num_data, *event)``.
+    """
+    return hash_tensors({"x": x})
+
+
+@cache
+def installed_versions() -> dict[str, str]:
+    """Versions of this package, torch and Pyro, as installed."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+@final
+@dataclass(frozen=True)
+class Source:
+    """Where rows came from, in words; rows given in memory have none of these.
+
+    Attributes:
+        dataset: Name of the data set, or the base name of a file.
+        split: ``train``, ``valid``, ``test``, or None for rows that were not split.
+        limit: At most this many rows of the split were taken; None: all.
+    """
+
+    dataset: str | None = None
+    split: str | None = None
+    limit: int | None = None
+
+    def __str__(self) -> str:
+        told = [self.dataset, self.split, None if self.limit is None else f"limit {self.limit}"]
+        return ", ".join(part for part in told if part) or "rows in memory"
+
+
+@final
+@dataclass(frozen=True)
+class Identity:
+    """What a number was computed from.
+
+    Two numbers with equal :attr:`key` are the same number, up to rounding between versions.
+
+    Attributes:
+        parameters: Hash of the parameters and buffers that were evaluated.
+        rows: Hash of the data, in their order.
+        settings: The estimator or the diagnosis with all its settings, in words.
+        seed: Of the draws; None where they came from the caller's random state.
+        chunk_rows: Particles times data computed at once. The streams of random numbers follow from
+            it and the seed; None where no draws are cut into chunks.
+        device: Type of the device, such as "cpu".
+        source: Where the rows came from.
+        versions: Of this package, torch and Pyro. Recorded, not compared.
+    """
+
+    parameters: str
+    rows: str
+    settings: str
+    seed: int | None = None
+    chunk_rows: int | None = None
+    device: str = "cpu"
+    source: Source = field(default_factory=Source)
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
+
+    @property
+    def key(self) -> str:
+        """Hash of everything but the versions, in hex; names files."""
+        content = {name: value for name, value in self.to_dict().items() if name not in _RECORDED}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: "Identity", *names: str) -> list[str]:
+        """The entries in which two identities differ, in words; none if they are of one number.
+
+        Args:
+            other: What is compared with.
+            names: Fields to compare; all but the versions if none is named.
+        """
+        compared = names or [f.name for f in fields(self) if f.name not in _RECORDED]
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in compared]
+        return [f"{name} {_short(a)} and {_short(b)}" for name, a, b in pairs if a != b]
+
+    def require_same(self, other: "Identity", where: str) -> None:
+        """Check that a file's number is the one that is wanted.
+
+        Args:
+            other: What the file says.
+            where: The file, for the message.
+
+        Raises:
+            ValueError: If it is of something else; names what differs.
+        """
+        found = self.differences(other)
+        if found:
+            raise ValueError(
+                f"{where} is of something else ({'; '.join(found)}, expected first): "
+                "delete it, or name another file."
+            )
+
+    def with_source(self, source: Source) -> "Identity":
+        """The same, with where the rows came from."""
+        return replace(self, source=source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "versions": dict(self.versions)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Identity":
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If entries are missing, unknown or of another type.
+        """
+        try:
+            source = Source(**values["source"])
+            found = cls(**{**values, "source": source, "versions": dict(values["versions"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"no whole identity of a number: {error}.") from error
+        words = (found.parameters, found.rows, found.settings, found.device)
+        numbers = (found.seed, found.chunk_rows)
+        if not all(isinstance(word, str) for word in words) or not all(
+            number is None or type(number) is int for number in numbers
+        ):
+            raise ValueError("no whole identity of a number: an entry has another type.")
+        return found
+
+
+def _short(value: Any) -> str:
+    """A hash by its first digits, the rest whole."""
+    text = str(value)
+    return text[:12] if len(text) == 64 and " " not in text else text
