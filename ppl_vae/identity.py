@@ -43,7 +43,15 @@ def hash_rows(x: Tensor) -> str:
 @cache
 def installed_versions() -> dict[str, str]:
     """Versions of this package, torch and Pyro, as installed."""
-    return {name: metadata.version(name) for name in _PACKAGES}
+    return {name: _installed(name) for name in _PACKAGES}
+
+
+def _installed(name: str) -> str:
+    """The version of a package; a source tree on the path has none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 @final
