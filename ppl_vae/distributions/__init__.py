@@ -6,6 +6,7 @@ from ppl_vae.distributions.correlated_normal import FullNormal, LowRankNormal
 from ppl_vae.distributions.mixture import Mixture
 from ppl_vae.distributions.one_hot import OneHotBlocks, OneHotVector
 from ppl_vae.distributions.partition import LogPartition
+from ppl_vae.distributions.precision import InDouble, in_double, sum_features
 from ppl_vae.distributions.sphere_cumulants import sphere_cumulants
 from ppl_vae.distributions.von_mises_fisher import VonMisesFisher
 
@@ -13,6 +14,7 @@ __all__ = [
     "Autoregressive",
     "Couplings",
     "FullNormal",
+    "InDouble",
     "LogPartition",
     "LowRankNormal",
     "Mixture",
@@ -20,5 +22,7 @@ __all__ = [
     "OneHotVector",
     "RestrictedBoltzmann",
     "VonMisesFisher",
+    "in_double",
     "sphere_cumulants",
+    "sum_features",
 ]

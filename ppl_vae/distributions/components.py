@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from ppl_vae.distributions.sphere_cumulants import double
+from ppl_vae.distributions.precision import in_double
 
 Density = Callable[[Float[Tensor, "points *event"]], Float[Tensor, "points components"]]
 
@@ -47,14 +47,14 @@ def _quadratic(
 
     The squares cancel where s is small against z: hence doubles, about the mean of all m.
     """
-    centre = double(loc.detach()).mean(0)
-    mean, precision = double(loc) - centre, double(scale).square().reciprocal()
+    centre = in_double(loc.detach()).mean(0)
+    mean, precision = in_double(loc) - centre, in_double(scale).square().reciprocal()
     coefficients = torch.cat([-0.5 * precision, mean * precision], -1).mT
     log_norm = 0.5 * (math.log(2 * math.pi) - precision.log() + mean.square() * precision)
     constant = log_weights - log_norm.sum(-1)
 
     def density(points: Tensor) -> Tensor:
-        centred = double(points) - centre
+        centred = in_double(points) - centre
         return torch.addmm(constant, torch.cat([centred.square(), centred], -1), coefficients)
 
     return density

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ppl_vae.distributions.components import Density, densities_at_once, draw_each, log_joint
-from ppl_vae.distributions.sphere_cumulants import double
+from ppl_vae.distributions.precision import in_double
 
 _ELEMENTS = 2**22
 """Densities, one for each point and component, that are held at once."""
@@ -181,7 +181,7 @@ class Mixture(TorchDistribution):  # type: ignore[misc, unused-ignore]
     def _choose(self, shape: Sequence[int], sample_dims: int) -> Int[Tensor, "..."]:
         """A component for each draw."""
         # In single precision the running sum of many weights favours some over others.
-        choice = dist.Categorical(logits=double(self.log_weights.detach()), validate_args=False)
+        choice = dist.Categorical(logits=in_double(self.log_weights.detach()), validate_args=False)
         if choice.batch_shape:
             # Weights of their own for each of the batch; else all draws are alike.
             choice, shape = choice.expand(shape[sample_dims:]), shape[:sample_dims]

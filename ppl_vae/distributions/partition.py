@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ppl_vae.distributions.boltzmann import Couplings
-from ppl_vae.distributions.sphere_cumulants import double
+from ppl_vae.distributions.precision import in_double
 from ppl_vae.weights import RunningWeights
 
 _BLOCK = 2**22
@@ -49,7 +49,7 @@ def state_log_weights(couplings: Couplings) -> Float[Tensor, " states"]:
 
 def log_total(log_weights: Float[Tensor, " states"]) -> Float[Tensor, ""]:
     """Log Z from the log-weights of every state, summed in double precision."""
-    return torch.logsumexp(double(log_weights), 0).to(log_weights.dtype)
+    return torch.logsumexp(in_double(log_weights), 0).to(log_weights.dtype)
 
 
 def states(index: Int[Tensor, " number"], like: Float[Tensor, " latent"]) -> Tensor:
@@ -63,7 +63,7 @@ def draw_exactly(
 ) -> Float[Tensor, "number latent"]:
     """Independent draws of z, given the log-weights of every state of the smaller layer."""
     small = smaller_layer(couplings)
-    index = torch.multinomial(torch.softmax(double(log_weights), 0), number, replacement=True)
+    index = torch.multinomial(torch.softmax(in_double(log_weights), 0), number, replacement=True)
     drawn = states(index, small.visible)
     if small is couplings:
         return drawn

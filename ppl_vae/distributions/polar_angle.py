@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.distributions.sphere_cumulants import double, sphere_cumulants
+from ppl_vae.distributions.precision import in_double
+from ppl_vae.distributions.sphere_cumulants import sphere_cumulants
 
 _ROUNDS, _PROPOSALS = 4, 8
 """Of as many proposals each. One is accepted with probability 0.65 or more: none, below 1e-14."""
@@ -95,7 +96,7 @@ def angle_slope(
     References:
         Figurnov, Mohamed and Mnih, 2018, Implicit reparameterization gradients.
     """
-    a, kappa = double(angle), double(concentration)
+    a, kappa = in_double(angle), in_double(concentration)
     a = a.clamp(1e-30, math.pi - 4 * torch.finfo(a.dtype).eps)
     ratio = sphere_cumulants(kappa, dimension)[1]
     below = torch.cos(a) > ratio

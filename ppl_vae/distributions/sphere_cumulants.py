@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.distributions.precision import in_double
+
 _SHIFT = 16
 """Orders from the one asked for up to the one that the expansion is taken at."""
 
@@ -38,13 +40,8 @@ def sphere_cumulants(
         Olver et al., NIST digital library of mathematical functions, 10.29, 10.41.
         Amos, 1974, Computation of modified Bessel functions and their ratios.
     """
-    log_mean, ratio = _Cumulants.apply(double(concentration), dimension)
+    log_mean, ratio = _Cumulants.apply(in_double(concentration), dimension)
     return log_mean.to(concentration.dtype), ratio.to(concentration.dtype)
-
-
-def double(value: Tensor) -> Tensor:
-    """In double precision, where the device has it."""
-    return value if value.device.type == "mps" else value.double()
 
 
 @final

@@ -13,7 +13,8 @@ from torch.distributions import register_kl
 from torch.nn import functional
 
 from ppl_vae.distributions.polar_angle import angle_slope, sample_angle
-from ppl_vae.distributions.sphere_cumulants import double, sphere_cumulants
+from ppl_vae.distributions.precision import in_double
+from ppl_vae.distributions.sphere_cumulants import sphere_cumulants
 
 
 @final
@@ -75,7 +76,7 @@ class VonMisesFisher(TorchDistribution):  # type: ignore[misc, unused-ignore]
     @property
     def variance(self) -> Float[Tensor, "*shape m"]:
         """Of each coordinate: ``Var(t) mu_i^2 + E (1 - t^2) (1 - mu_i^2) / (m - 1)``, t = mu'z."""
-        concentration, m = double(self.concentration), self.dimension
+        concentration, m = in_double(self.concentration), self.dimension
         ratio = sphere_cumulants(concentration, m)[1]
         positive = concentration > 0
         across = torch.where(positive, ratio / torch.where(positive, concentration, 1.0), 1 / m)

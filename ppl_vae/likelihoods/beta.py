@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.likelihoods.features import FeatureVector, in_double
+from ppl_vae.distributions import InDouble, in_double
+from ppl_vae.likelihoods.features import FeatureVector
 from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
 from ppl_vae.likelihoods.starts import column_means, column_spreads
 from ppl_vae.likelihoods.values import Values
@@ -74,11 +75,15 @@ class BetaDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
-        output = self.network(z)
-        logits, precision = (in_double(x) for x in read_blocks(output, 1, self.precision))
-        # Not 1 - mean, which is 0 long before the other shape is.
-        shapes = torch.sigmoid(logits) * precision, torch.sigmoid(-logits) * precision
-        return FeatureVector(dist.Beta(*shapes, validate_args=False), _VALUES, dtype=output.dtype)
+        return FeatureVector(_beta(*read_blocks(self.network(z), 1, self.precision)), _VALUES)
+
+
+def _beta(logits: Tensor, precision: Tensor) -> InDouble:
+    """By the logit of its mean and its precision; evaluated in double precision."""
+    mean, total = in_double(logits), in_double(precision)
+    # Not 1 - mean, which is 0 long before the other shape is.
+    shapes = torch.sigmoid(mean) * total, torch.sigmoid(-mean) * total
+    return InDouble(dist.Beta(*shapes, validate_args=False), logits.dtype)
 
 
 def _precisions(data: Tensor | None) -> Tensor:

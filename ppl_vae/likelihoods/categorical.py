@@ -1,5 +1,6 @@
 """Class indices: independent categorical features."""
 
+from collections.abc import Sequence
 from typing import final
 
 import pyro.distributions as dist
@@ -13,7 +14,11 @@ from ppl_vae.likelihoods.values import Values
 
 
 class _Indices(dist.Categorical):  # type: ignore[misc, unused-ignore]
-    """A categorical distribution whose index has a mean and a variance."""
+    """A categorical distribution whose index has the logits' type, a mean and a variance."""
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        index: Tensor = super().sample(torch.Size(sample_shape))
+        return index.to(self.logits.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -79,10 +84,5 @@ class CategoricalDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
-        output = self.network(z)
-        logits = torch.stack(read_blocks(output, self.categories), -1)
-        return FeatureVector(
-            _Indices(logits=logits, validate_args=False),
-            _values(self.categories),
-            dtype=output.dtype,
-        )
+        logits = torch.stack(read_blocks(self.network(z), self.categories), -1)
+        return FeatureVector(_Indices(logits=logits, validate_args=False), _values(self.categories))

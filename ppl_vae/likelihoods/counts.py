@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.likelihoods.features import FeatureVector, in_double
+from ppl_vae.distributions import InDouble, in_double
+from ppl_vae.likelihoods.features import FeatureVector
 from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
 from ppl_vae.likelihoods.starts import column_means, column_variances
 from ppl_vae.likelihoods.values import Values
@@ -46,10 +47,20 @@ def dispersions(
     return (mean.square() / excess).clamp(0.1, 100.0)
 
 
-def negative_binomial(log_mean: Tensor, inverse_dispersion: Tensor) -> dist.Distribution:
-    """By its mean m and inverse dispersion t: variance ``m + m^2 / t``."""
-    logits = log_mean - inverse_dispersion.log()
-    return dist.NegativeBinomial(inverse_dispersion, logits=logits, validate_args=False)
+def poisson(log_rate: Float[Tensor, "*shape"]) -> InDouble:
+    """By the logarithm of its rate; evaluated in double precision."""
+    base = dist.Poisson(in_double(log_rate).exp(), validate_args=False)
+    return InDouble(base, log_rate.dtype)
+
+
+def negative_binomial(
+    log_mean: Float[Tensor, "*shape"], inverse_dispersion: Float[Tensor, "..."]
+) -> InDouble:
+    """By its mean m and inverse dispersion t, variance ``m + m^2 / t``; in double precision."""
+    total = in_double(inverse_dispersion)
+    logits = in_double(log_mean) - total.log()
+    base = dist.NegativeBinomial(total, logits=logits, validate_args=False)
+    return InDouble(base, log_mean.dtype)
 
 
 @final
@@ -76,10 +87,7 @@ class PoissonDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
-        output = self.network(z)
-        rate = in_double(output).exp()
-        poisson = dist.Poisson(rate, validate_args=False)
-        return FeatureVector(poisson, _POISSON, dtype=output.dtype)
+        return FeatureVector(poisson(self.network(z)), _POISSON)
 
 
 @final
@@ -126,6 +134,5 @@ class NegativeBinomialDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
-        output = self.network(z)
-        read = (in_double(x) for x in read_blocks(output, 1, self.inverse_dispersion))
-        return FeatureVector(negative_binomial(*read), _NEGATIVE_BINOMIAL, dtype=output.dtype)
+        log_mean, inverse_dispersion = read_blocks(self.network(z), 1, self.inverse_dispersion)
+        return FeatureVector(negative_binomial(log_mean, inverse_dispersion), _NEGATIVE_BINOMIAL)

@@ -9,6 +9,7 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
+from ppl_vae.distributions import sum_features
 from ppl_vae.likelihoods.features import FeatureVector, feature_log_prob
 
 _CANDIDATES = 0.5, 0.0, 1.0
@@ -91,7 +92,7 @@ class Observed(TorchDistribution):  # type: ignore[misc, unused-ignore]
         Raises:
             ValueError: If an observed value is outside the base's support, by the base's own check.
         """
-        return self.feature_log_prob(value).sum(-1)
+        return sum_features(self.feature_log_prob(value))
 
     def feature_log_prob(
         self, value: Float[Tensor, "*batch features"]

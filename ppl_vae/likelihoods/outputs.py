@@ -70,7 +70,8 @@ class Positive(nn.Module):
     def forward(self, free: Float[Tensor, "*shape features"] | None = None) -> Float[Tensor, "..."]:
         """Its value; ``free`` is its block of the network's output, where it has one."""
         if not isinstance(self.source, str):
-            return self.start
+            # From the number itself: a buffer of a model made double has been rounded before.
+            return torch.full_like(self.start, self.source)
         unit = functional.softplus((self.free if free is None else free) + _UNIT)
         return self.start * (_FLOOR + (1 - _FLOOR) * unit)
 

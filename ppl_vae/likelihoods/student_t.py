@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.likelihoods.features import FeatureVector, in_double
+from ppl_vae.distributions import InDouble, in_double
+from ppl_vae.likelihoods.features import FeatureVector
 from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
 from ppl_vae.likelihoods.starts import column_means, column_spreads
 
@@ -69,7 +70,10 @@ class StudentTDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
-        output = self.network(z)
-        loc, scale, more = read_blocks(output, 1, self.scale, self.more_than_one)
-        parameters = (in_double(x) for x in (1 + more, loc, scale))
-        return FeatureVector(dist.StudentT(*parameters, validate_args=False), dtype=output.dtype)
+        loc, scale, more = read_blocks(self.network(z), 1, self.scale, self.more_than_one)
+        return FeatureVector(_student_t(1 + in_double(more), loc, scale))
+
+
+def _student_t(df: Tensor, loc: Tensor, scale: Tensor) -> InDouble:
+    base = dist.StudentT(in_double(df), in_double(loc), in_double(scale), validate_args=False)
+    return InDouble(base, loc.dtype)

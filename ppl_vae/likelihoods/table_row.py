@@ -13,6 +13,7 @@ from torch import Size, Tensor
 from torch.distributions.constraints import Constraint
 
 from ppl_vae.data.columns import Column
+from ppl_vae.distributions import sum_features
 
 
 @final
@@ -112,7 +113,7 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
         Raises:
             ValueError: If validation is on (the default) and a cell is impossible; names its place.
         """
-        return self.feature_log_prob(value).sum(-1)
+        return sum_features(self.feature_log_prob(value))
 
     def feature_log_prob(
         self, value: Float[Tensor, "*batch features"]

@@ -7,8 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.likelihoods.counts import count_values, dispersions, log_means, negative_binomial
-from ppl_vae.likelihoods.features import FeatureVector, in_double
+from ppl_vae.distributions import InDouble, in_double
+from ppl_vae.likelihoods.counts import (
+    count_values,
+    dispersions,
+    log_means,
+    negative_binomial,
+    poisson,
+)
+from ppl_vae.likelihoods.features import FeatureVector
 from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
 from ppl_vae.likelihoods.starts import column_means
 
@@ -23,6 +30,14 @@ def _starts(data: Tensor) -> list[Tensor]:
     zeros = column_means(torch.where(data.isnan(), data, (data == 0).to(data.dtype)))
     gate = (zeros / 2).clamp(min=_GATE_MARGIN)
     return [log_means(data) - torch.log1p(-gate), gate.logit()]
+
+
+def _with_zeros(counts: InDouble, gate: Tensor) -> InDouble:
+    """Counts with extra zeros, by the logits of their probabilities."""
+    base = dist.ZeroInflatedDistribution(
+        counts.base, gate_logits=in_double(gate), validate_args=False
+    )
+    return InDouble(base, counts.dtype)
 
 
 @final
@@ -58,11 +73,8 @@ class ZeroInflatedPoissonDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
-        output = self.network(z)
-        log_mean, gate = (in_double(x) for x in read_blocks(output, 2))
-        base = dist.Poisson(log_mean.exp(), validate_args=False)
-        inflated = dist.ZeroInflatedDistribution(base, gate_logits=gate, validate_args=False)
-        return FeatureVector(inflated, _VALUES, dtype=output.dtype)
+        log_mean, gate = read_blocks(self.network(z), 2)
+        return FeatureVector(_with_zeros(poisson(log_mean), gate), _VALUES)
 
 
 @final
@@ -109,9 +121,5 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
-        output = self.network(z)
-        read = (in_double(x) for x in read_blocks(output, 2, self.inverse_dispersion))
-        log_mean, gate, inverse_dispersion = read
-        base = negative_binomial(log_mean, inverse_dispersion)
-        inflated = dist.ZeroInflatedDistribution(base, gate_logits=gate, validate_args=False)
-        return FeatureVector(inflated, _VALUES, dtype=output.dtype)
+        log_mean, gate, dispersion = read_blocks(self.network(z), 2, self.inverse_dispersion)
+        return FeatureVector(_with_zeros(negative_binomial(log_mean, dispersion), gate), _VALUES)

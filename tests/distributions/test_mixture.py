@@ -176,7 +176,7 @@ class TestPrecision:
 
     @pytest.mark.parametrize(("scale", "off"), [(0.1, 1e-3), (0.01, 0.1)])
     def test_of_the_test_in_single_precision_it_would_be_off(self, scale, off, monkeypatch):
-        monkeypatch.setattr(components, "double", lambda value: value)
+        monkeypatch.setattr(components, "in_double", lambda value: value)
         assert self.errors(scale)[0] > off
 
 
