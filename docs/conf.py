@@ -1,5 +1,5 @@
 project = "ppl_vae"
-author = "the ppl_vae developers"
+author = "the ppl_vae authors"
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
@@ -9,7 +9,7 @@ extensions = [
 html_theme = "furo"
 html_title = "ppl_vae"
 html_static_path = []
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "pypi.md"]  # the page of the package index
 myst_enable_extensions = ["dollarmath"]
 autodoc_typehints = "none"  # signatures stay short; shapes are in the docstrings
 autodoc_member_order = "bysource"

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = {
+    "names that are looked up": ["names"],
     "running tasks": ["engines"],
     "what a number was computed from": ["identity"],
     "tensors and files": ["weights", "randomness", "devices", "files", "schedules", "networks",
@@ -29,6 +30,7 @@ FLOORS = {
     "pages": ["report"],
     "for people who extend": ["testing"],
     "names on the command line": ["cli"],
+    "the command line as a module": ["__main__"],
 }  # fmt: skip
 FLOOR = {noun: number for number, nouns in enumerate(FLOORS.values()) for noun in nouns}
 # Planned, not there yet.
@@ -97,7 +99,8 @@ def test_every_module_has_a_floor_and_every_floor_its_modules():
 @pytest.mark.parametrize(("module", "path"), MODULES.items(), ids=MODULES)
 def test_imports_go_down_only(module, path):
     if module == "ppl_vae":
-        assert imports_of(ast.parse(path.read_text()), module) == []
+        # All else is loaded on first use.
+        assert imports_of(ast.parse(path.read_text()), module) == [("ppl_vae.names", False)]
     else:
         assert violations(module, path.read_text()) == []
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+import ppl_vae as pv
 from ppl_vae.cli.compare import compare
 from ppl_vae.cli.diagnose import diagnose
 from ppl_vae.cli.evaluate import evaluate
@@ -22,7 +23,7 @@ from ppl_vae.cli.study import study
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="ppl_vae")
+@click.version_option(pv.__version__)
 def cli() -> None:
     """Train variational autoencoders in Pyro and estimate their log p(x), with standard errors.
 

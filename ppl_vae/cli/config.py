@@ -1,6 +1,5 @@
 """Options to the settings of a run, typed or read from a file."""
 
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import click
 import yaml
 
 import ppl_vae as pv
+from ppl_vae.names import unknown_name
 
 
 def config_of(settings: dict[str, Any]) -> Any:
@@ -87,12 +87,8 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
     for name, value in _settings(path).items():
         option = options.get(str(name).replace("-", "_"))
         if option is None:
-            near = difflib.get_close_matches(str(name), options, n=1)
-            hint = f" did you mean {near[0]!r}?" if near else ""
             raise click.BadParameter(
-                f"{path}: unknown setting {name!r}:{hint} known: {', '.join(sorted(options))}",
-                ctx,
-                param,
+                f"{path}: {unknown_name('setting', str(name), sorted(options))}", ctx, param
             )
         if value is not None and option.name is not None:
             several = option.multiple and not isinstance(value, list | tuple)

@@ -1,6 +1,5 @@
 """One door to all data sets: names, files and arrays."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from ppl_vae.data.names import FILE_SUFFIXES, TABLE_SUFFIXES
 from ppl_vae.data.omniglot import load_omniglot
 from ppl_vae.data.storage import find_data_root
 from ppl_vae.data.tables import load_mixed_table_file, load_table_file
+from ppl_vae.names import unknown_name
 
 # Each takes the folder of data sets.
 DATASETS: dict[str, Callable[[Path], Dataset]] = {
@@ -106,9 +106,4 @@ def _load(
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return (
-        f"unknown data set {name!r}: {hint}known: {', '.join(DATASETS)}; or a .npy, .npz, .csv or "
-        ".parquet file"
-    )
+    return f"{unknown_name('data set', name, DATASETS)} A file is .npy, .npz, .csv or .parquet."

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import final
 
+from ppl_vae.names import unknown_name
 from ppl_vae.training.aggressive import AggressiveStep
 from ppl_vae.training.alternating import AlternatingStep
 from ppl_vae.training.semi_amortised import SemiAmortisedStep
@@ -42,7 +43,7 @@ def parse_step(name: str) -> StepFactory:
     known, colon, number = name.partition(":")
     if known not in STEPS:
         forms = [f"{n}:N" if step.argument else n for n, step in STEPS.items()]
-        raise ValueError(f"unknown step {name!r}: use {', '.join(forms)}.")
+        raise ValueError(unknown_name("step", name, forms))
     step = STEPS[known]
     if step.argument is None:
         if colon:

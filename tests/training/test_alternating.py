@@ -505,8 +505,8 @@ class TestNames:
     @pytest.mark.parametrize("name", ["agressive", "alternate:3", "", "semi-amortized:3"])
     def test_unknown(self, name):
         expected = (
-            f"^unknown step '{name}': use torch, svi, alternating:N, aggressive, "
-            r"semi-amortised:N\.$"
+            rf"^unknown step '{name}':( did you mean '[\w:-]+'\?)? known: torch, svi, "
+            r"alternating:N, aggressive, semi-amortised:N\.$"
         )
         with pytest.raises(ValueError, match=expected):
             train(step=name)

@@ -1,0 +1,36 @@
+"""Names that are looked up: what a wrong one is answered."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as a question, or nothing: ``did you mean 'IWAE'?``.
+
+    Case does not count: ``iwae`` is near to ``IWAE``.
+    """
+    folded = {other.casefold(): other for other in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f"did you mean {folded[near[0]]!r}?" if near else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line that says that a name is unknown, the nearest one, and all others."""
+    names = list(known)
+    return " ".join(
+        filter(
+            None,
+            [f"unknown {kind} {name!r}:", did_you_mean(name, names), f"known: {', '.join(names)}."],
+        )
+    )
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Check a name.
+
+    Raises:
+        ValueError: If it is unknown; names the nearest and all others.
+    """
+    names = list(known)
+    if name not in names:
+        raise ValueError(unknown_name(kind, name, names))

@@ -1,0 +1,95 @@
+"""Top-level names: complete by family, loaded on first use, and what a wrong one is answered."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ppl_vae as pv
+from ppl_vae.names import did_you_mean, require_known
+
+PACKAGE = Path(pv.__file__).parent
+
+
+def test_every_module_is_an_attribute():
+    modules = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.stem[0] != "_"
+    }
+    assert modules <= set(pv.__all__)
+    assert all(getattr(pv, name).__name__ == f"ppl_vae.{name}" for name in modules)
+
+
+def test_families_are_complete():
+    """What has a name on the command line has one in Python."""
+    steps = pv.training.STEPS.values()
+    family = [
+        *pv.objectives.CATALOGUE,
+        *(named.build for named in pv.runs.SHAPINGS.values() if isinstance(named.build, type)),
+        *(build for known in pv.runs.PARTS.values() for build in known.values()),
+        *(bodies.decoder for bodies in pv.networks.NETWORKS.values()),
+        *(step.make for step in steps),
+        *(type(pv.runs.build_estimator(method, {})) for method in pv.runs.METHODS),
+    ]
+    missing = {cls.__name__ for cls in family if getattr(pv, cls.__name__, None) is not cls}
+    assert missing == set()
+
+
+def test_stub_and_package_have_the_same_names():
+    """Type checkers read the stub, Python builds its names from it."""
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    imported = {
+        (node.module, alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {name for _, name in imported} == set(pv.__all__)
+    assert all(
+        getattr(pv, name) is (getattr(getattr(pv, module), name) if module else getattr(pv, name))
+        for module, name in imported
+    )
+    declared = {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
+    assert declared == {"__version__"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("IWEA", "no name 'IWEA' in ppl_vae; did you mean IWAE?"),
+        ("likelihood", "no name 'likelihood' in ppl_vae; did you mean likelihoods?"),
+        ("Zebra123", "no name 'Zebra123' in ppl_vae"),
+        ("__wrapped__", "no name '__wrapped__' in ppl_vae"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest(name, message):
+    with pytest.raises(AttributeError) as error:
+        getattr(pv, name)
+    assert str(error.value) == message
+
+
+def test_case_does_not_count_for_nearness():
+    assert did_you_mean("iwae", ["IWAE", "ELBO"]) == "did you mean 'IWAE'?"
+    assert did_you_mean("zzz", ["IWAE", "ELBO"]) == ""
+    with pytest.raises(ValueError, match=r"^unknown prior 'x': known: a, b\.$"):
+        require_known("prior", "x", ["a", "b"])
+
+
+@pytest.mark.parametrize("arguments", [["-m", "ppl_vae", "--version"]], ids=" ".join)
+def test_the_module_is_the_command(arguments):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().endswith(pv.__version__)
+    assert done.stderr == ""
+
+
+def test_import_is_without_warnings():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import ppl_vae"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("", "")
