@@ -26,6 +26,7 @@ from . import refinement as refinement
 from . import report as report
 from . import runs as runs
 from . import schedules as schedules
+from . import settings_file as settings_file
 from . import studies as studies
 from . import testing as testing
 from . import training as training

@@ -1,24 +1,33 @@
 """Options to the settings of a run, typed or read from a file."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
+from click.core import ParameterSource
 
 import ppl_vae as pv
 from ppl_vae.names import unknown_name
+from ppl_vae.settings_file import parse_settings
 
 
 def config_of(settings: dict[str, Any]) -> Any:
     """The settings of a run, checked: a ``RunConfig``."""
+    settings = _one_limit(settings)
     data = settings["data"]
     if Path(data).suffix and Path(data).exists():
         data = str(Path(data).resolve())
     return pv.runs.RunConfig.from_mapping({**settings, "data": data})
+
+
+def _one_limit(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, without a file's limit on training where another one is typed."""
+    source = click.get_current_context().get_parameter_source
+    limits = ("epochs", *pv.runs.config.LIMITS)
+    typed = [name for name in limits if source(name) == ParameterSource.COMMANDLINE]
+    return {k: None if typed and k in limits and k not in typed else v for k, v in settings.items()}
 
 
 class Sizes(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -33,7 +42,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         parts = value.split(",") if isinstance(value, str) else value
         parts = [parts] if isinstance(parts, int) else parts
         try:
-            return tuple(int(size) for size in parts if str(size).strip())
+            return tuple(int(size) for size in parts)
         except (TypeError, ValueError):
             self.fail(f"give layer sizes such as 200,200, got {value!r}", param, ctx)
 
@@ -98,11 +107,10 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
-        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = parse_settings(path.read_text(), path.suffix)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise click.BadParameter(f"{path} is no readable YAML, TOML or JSON: {reason}") from error
+        raise click.BadParameter(f"{path}: {reason}") from error
     # A run's own config.json has its settings one level down.
     if isinstance(values, dict) and isinstance(values.get("config"), dict):
         values = values["config"]

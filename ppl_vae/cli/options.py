@@ -118,7 +118,9 @@ model = options(
         show_default=True,
         help="tanh, relu, silu, gelu, elu, softplus or leaky-relu.",
     ),
-    click.option("--epochs", default=100, show_default=True, help="Passes over the training data."),
+    click.option(
+        "--epochs", type=int, metavar="N", help="Passes over the training data.  [default: 100]"
+    ),
     click.option(
         "--updates",
         type=int,

@@ -13,5 +13,7 @@ from .load import load_dataset as load_dataset
 from .names import DATASET_NAMES as DATASET_NAMES
 from .names import FILE_SUFFIXES as FILE_SUFFIXES
 from .names import TABLE_SUFFIXES as TABLE_SUFFIXES
+from .rows_of_file import read_rows as read_rows
+from .schema import Schema as Schema
 from .storage import find_data_root as find_data_root
 from .tables import read_table as read_table

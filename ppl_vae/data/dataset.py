@@ -7,6 +7,7 @@ import torch
 
 from ppl_vae.data.binarization import BINARIZATION_MODES, binarize_static, check_probabilities
 from ppl_vae.data.columns import Column
+from ppl_vae.data.schema import Schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,16 @@ class Dataset:
     def features(self) -> int:
         """Number of values in a row."""
         return self.train.shape[1]
+
+    @property
+    def schema(self) -> Schema:
+        """What a row is, without the rows: for reading new ones from a file."""
+        return Schema(
+            features=self.features,
+            feature_names=self.feature_names,
+            columns=self.columns,
+            image_shape=self.image_shape,
+        )
 
     @property
     def is_binary(self) -> bool:

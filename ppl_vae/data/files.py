@@ -24,7 +24,7 @@ def load_array_file(path: Path, *, allow_missing: bool = False) -> Dataset:
         ValueError: If the file is broken, holds Python objects or other arrays, or its values
             are no data set (see `dataset_from_array`).
     """
-    arrays = _read(path)
+    arrays = read_arrays(path)
     if set(arrays) in ({"train", "test"}, {"train", "valid", "test"}):
         return dataset_from_splits(
             arrays["train"],
@@ -42,7 +42,12 @@ def load_array_file(path: Path, *, allow_missing: bool = False) -> Dataset:
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npy or .npz file by name.
+
+    Raises:
+        ValueError: If the file is broken or holds Python objects.
+    """
     try:
         with path.open("rb") as file:
             # Unpickling would run whatever code the file holds.

@@ -2,7 +2,7 @@
 
 import csv
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,9 +36,7 @@ def load_table_file(path: Path, *, allow_missing: bool = False) -> Dataset:
     """
     table = read_table(path)
     names = [str(column) for column in table.columns]
-    values = np.empty(table.shape, dtype=np.float64)
-    for i, name in enumerate(names):
-        values[:, i] = _numbers(table.iloc[:, i], name, path)
+    values = read_numbers(table, None, path)
     check_finite(values, str(path), names, allow_missing=allow_missing)
     return dataset_from_array(values, path.stem, feature_names=names, allow_missing=allow_missing)
 
@@ -63,6 +61,28 @@ def load_mixed_table_file(path: Path, kinds: Mapping[str, str] | None = None) ->
     more = f" and {len(columns) - _DESCRIBED} more" if len(columns) > _DESCRIBED else ""
     text = f"{dataset.description}; {dataset.missing_share:.1%} of the cells missing; columns: "
     return replace(dataset, columns=columns, description=f"{text}{described}{more}")
+
+
+def read_numbers(table: pd.DataFrame, names: Sequence[str] | None, path: Path) -> np.ndarray:
+    """The cells as numbers, float64 of shape (rows, columns), missing ones as NaN.
+
+    Args:
+        table: The cells.
+        names: Columns wanted, in this order; None: all.
+        path: The file, for messages.
+
+    Raises:
+        ValueError: If a column is missing or holds anything but numbers.
+    """
+    if names is not None:
+        absent = [name for name in names if name not in table.columns]
+        if absent:
+            raise ValueError(f"{path}: no column {absent[0]!r}, which the model was trained with.")
+        table = table[list(names)]
+    values = np.empty(table.shape, dtype=np.float64)
+    for i, name in enumerate(table.columns):
+        values[:, i] = _numbers(table.iloc[:, i], str(name), path)
+    return values
 
 
 def read_table(path: Path) -> pd.DataFrame:

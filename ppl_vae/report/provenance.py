@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from ppl_vae.comparison import Comparison
 from ppl_vae.report import numbers
 from ppl_vae.report.blocks import Block, Column, Facts, Section, Table, Value, Verbatim
+from ppl_vae.settings_file import write_yaml_text
 from ppl_vae.studies import Study, StudyResults
 from ppl_vae.studies.results import CellResult
 
@@ -64,7 +63,7 @@ def _training(study: Study) -> str:
     config = study.config
     limits = {name: getattr(config, name, None) for name in _BUDGETS}
     budget = [f"{limit:,} {name.replace('_', ' ')}" for name, limit in limits.items() if limit]
-    length = " or ".join(budget) or numbers.plural(config.epochs, "epoch")
+    length = " or ".join(budget) or numbers.plural(config.budget.epochs or 0, "epoch")
     varied = f"; {', '.join(study.factors)} as the arm says" if study.factors else ""
     return (
         f"{length} per run, batches of {config.batch_size}, learning rate "
@@ -126,7 +125,7 @@ def reproduction(results: StudyResults) -> Section:
     manifest, study = results.manifest, results.study
     varied = {"seed", *study.factors}
     shared = {name: value for name, value in asdict(study.config).items() if name not in varied}
-    settings = yaml.safe_dump(_plain(shared), sort_keys=False, allow_unicode=True)
+    settings = write_yaml_text(_plain(shared))
     blocks: list[Block] = [
         Verbatim("Command", str(manifest.get("command") or "ppl-vae study run FILE")),
         *([Verbatim("Study file", study.text.strip())] if study.text else []),

@@ -35,7 +35,9 @@ SCHEDULES: dict[str, Callable[[float], Schedule]] = {
 }
 BINARIZATIONS = ("auto", "none", "static", "dynamic")
 LIMITS = ("updates", "seconds", "decoder_evaluations")
-"""Settings that end training in place of ``epochs``; at most one is given."""
+"""Settings that end training in place of ``epochs``; at most one of the four is given."""
+EPOCHS = 100
+"""Passes over the training data, where nothing else limits training."""
 _GREY_IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot")
 
 
@@ -60,7 +62,7 @@ class RunConfig:
         hidden: Hidden layer sizes of the encoder, mirrored in the decoder.
         upper_hidden: Those between layers of latents; None: the same.
         activation: Of the hidden layers.
-        epochs: Passes over the training data, unless one of the next three is given.
+        epochs: Passes over the training data; None: 100, unless one of the next three is given.
         updates: Batches that the model is updated on.
         seconds: Training time, without validation.
         decoder_evaluations: Particles times batch, summed over all draws in training.
@@ -87,7 +89,7 @@ class RunConfig:
     hidden: tuple[int, ...] = (200, 200)
     upper_hidden: tuple[int, ...] | None = None
     activation: str = "tanh"
-    epochs: int = 100
+    epochs: int | None = None
     updates: int | None = None
     seconds: float | None = None
     decoder_evaluations: int | None = None
@@ -105,11 +107,11 @@ class RunConfig:
         """How long to train.
 
         Raises:
-            ValueError: If the limit is not positive, or there are two besides ``epochs``.
+            ValueError: If the limit is not positive, or there are two.
         """
-        limits = {name: getattr(self, name) for name in LIMITS}
+        limits = {name: getattr(self, name) for name in ("epochs", *LIMITS)}
         if all(value is None for value in limits.values()):
-            return Budget(epochs=self.epochs)
+            return Budget(epochs=EPOCHS)
         return Budget(**limits)
 
     def to_json(self) -> str:

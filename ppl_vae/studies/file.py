@@ -1,7 +1,6 @@
 """Studies as files: YAML or TOML to a checked plan, and a plan as plain values."""
 
 import json
-import tomllib
 from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -9,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from ppl_vae.runs import RunConfig
 from ppl_vae.runs.naming import require_known
+from ppl_vae.settings_file import parse_settings, write_yaml_text
 from ppl_vae.studies.plan import Method, Resources, Study
 
 BUDGETS = ("epochs", "updates", "seconds", "decoder_evaluations")
@@ -53,11 +52,9 @@ def parse_study(text: str, path: Path) -> Study:
         ValueError: As :func:`read_study`.
     """
     try:
-        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        kind = "TOML" if path.suffix == ".toml" else "YAML"
-        raise ValueError(f"{path} is no readable {kind}: {reason}") from error
+        values = parse_settings(text, path.suffix)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(values, dict) or not values:
         raise ValueError(f"{path} plans nothing: ppl-vae study init writes one to start from.")
     try:
@@ -147,7 +144,7 @@ def study_to_mapping(study: Study) -> dict[str, Any]:
 
 def write_yaml(study: Study) -> str:
     """The plan as a file's text, without comments."""
-    return yaml.safe_dump(study_to_mapping(study), sort_keys=False, allow_unicode=True)
+    return write_yaml_text(study_to_mapping(study))
 
 
 def _method_values(method: Method) -> Any:
@@ -247,12 +244,22 @@ def _config(values: Mapping[str, Any], only: str | None = None) -> RunConfig:
     for name in given:
         require_known("setting", name, _settings())
     try:
-        return RunConfig.from_mapping(_parser(only).parse_object(given).as_dict())
+        parsed = _parser(only).parse_object(given).as_dict()
+        _require_as_written(given, parsed)
+        return RunConfig.from_mapping(parsed)
     except ArgumentError as error:
         wrong = next((n for n in given if f'"{n}"' in str(error) or f"'{n}'" in str(error)), None)
         if wrong is None:
             raise ValueError(" ".join(str(error).split())) from error
         raise ValueError(f"{wrong} cannot be {given[wrong]!r}.") from error
+
+
+def _require_as_written(given: Mapping[str, Any], parsed: Mapping[str, Any]) -> None:
+    """Check that text was not taken for another number or truth value than it is in YAML 1.2."""
+    for name, value in given.items():
+        is_text = isinstance(value, str) and not isinstance(parsed[name], str)
+        if is_text and parse_settings(value) != parsed[name]:
+            raise ValueError(f"{name} cannot be {value!r}.")
 
 
 @cache

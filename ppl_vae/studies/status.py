@@ -31,14 +31,14 @@ class Progress:
 
     def _row(self, plan: CellPlan) -> Row:
         cell = CellResult.read(plan, self.folder / CELLS / plan.folder)
-        row = row_of(cell, plan.config.epochs)
+        row = row_of(cell, plan.config.budget.epochs)
         if cell.state == "done":
             self._finished[plan.folder] = row
         return row
 
 
-def row_of(cell: CellResult, epochs: int) -> Row:
-    """A cell's progress in words."""
+def row_of(cell: CellResult, epochs: int | None) -> Row:
+    """A cell's progress in words; ``epochs`` of training, None where it is limited otherwise."""
     if cell.state == "done":
         text = f"{cell.epochs} epochs, kept epoch {cell.kept_epoch}, {cell.seconds:.1f} s"
         return Row(cell.name, "done", cell.epochs, cell.epochs, text)
@@ -90,9 +90,10 @@ def format_status(results: StudyResults) -> str:
             f"{of['waiting']:>8}"
         )
     for cell in results.in_state("running"):
-        row = row_of(cell, study.arms[cell.arm].config.epochs)
+        row = row_of(cell, study.arms[cell.arm].config.budget.epochs)
         age = _age(cell.folder)
-        lines.append(f"{cell.name}: epoch {row.done} of {row.total}, {row.text}{age}")
+        of_all = f" of {row.total}" if row.total else ""
+        lines.append(f"{cell.name}: epoch {row.done}{of_all}, {row.text}{age}")
     lines += [f"{cell.name} failed: {cell.reason}" for cell in results.in_state("failed")]
     return "\n".join(lines)
 
@@ -117,7 +118,7 @@ def status_summary(results: StudyResults) -> dict[str, Any]:
                 "state": cell.state,
                 "reason": cell.reason,
                 "attempts": cell.attempts,
-                "epochs": row_of(cell, results.study.arms[cell.arm].config.epochs).done,
+                "epochs": row_of(cell, results.study.arms[cell.arm].config.budget.epochs).done,
             }
             for cell in results.cells
         ],

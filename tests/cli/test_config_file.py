@@ -62,6 +62,22 @@ def test_what_is_typed_goes_before_the_file(tmp_path, capsys):
     assert config["prior"]["class_path"].endswith("StandardNormal")
 
 
+def test_a_typed_limit_replaces_the_file_s(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(YAML)
+    arguments = ["--config", path, "--updates", 3]
+    status, _, err = run(capsys, "fit", *arguments, "--out", tmp_path / "run")
+    assert status == 0, err
+    config = json.loads((tmp_path / "run" / CONFIG).read_text())["config"]
+    assert (config["epochs"], config["updates"]) == (None, 3)
+
+
+@pytest.mark.parametrize("sizes", [",", "", "8,,8"])
+def test_sizes_that_are_none(sizes, tmp_path, capsys):
+    line = fails(capsys, "fit", "--hidden", sizes, "--out", tmp_path / "run", code=2)
+    assert "layer sizes such as 200,200" in line
+
+
 def test_a_run_s_own_configuration_reproduces_it(tmp_path, capsys):
     assert run(capsys, "fit", *SMALL, "--prior", "learned-normal", "--out", tmp_path / "a")[0] == 0
     again = ["--config", tmp_path / "a" / CONFIG, "--out", tmp_path / "b"]
@@ -100,8 +116,12 @@ def test_priors_are_compared_under_one_objective(tmp_path, capsys):
         ("run.yaml", "hidden: [8, wide]", "layer sizes such as 200,200"),
         ("run.yaml", "prior: 3", "a name or a mapping with class_path"),
         ("run.yaml", "- 3", "holds no settings"),
-        ("run.yaml", "a: [", "is no readable YAML, TOML or JSON"),
-        ("run.toml", "a = ", "is no readable YAML, TOML or JSON"),
+        ("run.yaml", "a: [", "no readable YAML"),
+        ("run.toml", "a = ", "no readable TOML"),
+        ("run.json", '{"epochs": 1,', "no readable JSON"),
+        ("run.yaml", "epochs: 1\nepochs: 2", "'epochs' stands twice, again in line 2"),
+        ("run.json", '{"epochs": 1, "epochs": 2}', "'epochs' stands twice"),
+        ("run.yaml", "latent: 1:30", "layer sizes such as 200,200, got '1:30'"),
         ("missing.yaml", None, "No such file or directory"),
     ],
 )

@@ -13,6 +13,8 @@ ENERGY = "energy:hidden=[8],draws=64,evaluation_draws=1000"
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--epochs", "0"], "epochs must be 1 or more, got 0"),
+        (["--epochs", "3", "--updates", "5"], "exactly one limit"),
         (["--updates", "0"], "updates must be 1 or more, got 0"),
         (["--updates", "-3"], "updates must be 1 or more, got -3"),
         (["--seconds", "0"], "seconds must be positive and finite"),
@@ -23,14 +25,14 @@ ENERGY = "energy:hidden=[8],draws=64,evaluation_draws=1000"
     ],
 )
 def test_wrong_budgets(arguments, expected, tmp_path, capsys):
-    assert expected in fails(capsys, "fit", "--out", tmp_path / "run", *SMALL, *arguments)
+    assert expected in fails(capsys, "fit", "--out", tmp_path / "run", *SMALL[2:], *arguments)
 
 
 @pytest.mark.parametrize(
     ("arguments", "updates"), [(["--updates", "5"], 5), (["--decoder-evaluations", "2000"], 6)]
 )
 def test_a_budget_in_place_of_epochs(arguments, updates, tmp_path, capsys):
-    status, out, err = run(capsys, "fit", "--out", tmp_path, *SMALL, *arguments)
+    status, out, err = run(capsys, "fit", "--out", tmp_path, *SMALL[2:], *arguments)
     assert status == 0, err
     assert f"2 epochs, {updates} updates, kept epoch" in out
     with (tmp_path / "history.csv").open() as file:

@@ -30,7 +30,7 @@ def csv_of(folder):
 
 class TestBudget:
     def test_ends_the_run_in_place_of_epochs(self, tmp_path):
-        _, result = train(tmp_path, updates=6, epochs=1)
+        _, result = train(tmp_path, updates=6, epochs=None)
         assert result.history.column("updates") == [4, 6]
         assert not result.stopped_early
         assert open_run(tmp_path, device="cpu").config.budget.updates == 6

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
+from ppl_vae.settings_file import parse_settings
 from ppl_vae.studies import (
     TEMPLATE,
     Method,
@@ -67,7 +67,7 @@ def test_everything_in_a_file_arrives(tmp_path):
 
 
 def test_all_arms_of_a_seed_come_before_the_next():
-    study = study_from_mapping(yaml.safe_load(TEXT))
+    study = study_from_mapping(parse_settings(TEXT))
     assert [cell.config.seed for cell in study.cells] == [0] * 4 + [1] * 4
     assert len({cell.folder for cell in study.cells}) == 8
 
@@ -88,9 +88,9 @@ def test_toml_says_the_same(tmp_path):
 
 
 def test_a_plan_written_and_read_is_the_same():
-    study = study_from_mapping(yaml.safe_load(TEXT))
+    study = study_from_mapping(parse_settings(TEXT))
     assert study_from_mapping(study_to_mapping(study)) == study
-    assert study_from_mapping(yaml.safe_load(write_yaml(study))) == study
+    assert study_from_mapping(parse_settings(write_yaml(study))) == study
     json.dumps(study_to_mapping(study))
 
 
@@ -133,6 +133,11 @@ def test_data_beside_the_file(tmp_path, monkeypatch):
         ("", "plans nothing"),
         ("[1, 2]", "plans nothing"),
         ("a: [", "no readable YAML"),
+        ("seeds: 2\nseeds: 3", "'seeds' stands twice, again in line 2"),
+        ("config: {latent: 1:30}", "latent cannot be '1:30'"),
+        ("factors: {latent: [1:30]}", "latent cannot be '1:30'"),
+        ("config: {allow_missing: yes}", "allow_missing cannot be 'yes'"),
+        ("config: {epochs: 3, updates: 5}", "exactly one limit"),
         ("seeds: 0", "1 seed or more"),
         ("seeds: many", "seeds is their number or a list"),
         ("seeds: [1, 1]", "different numbers"),

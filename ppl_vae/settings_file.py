@@ -1,0 +1,79 @@
+"""Settings as text: YAML 1.2, TOML or JSON to plain values, and values to YAML."""
+
+import io
+import json
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+
+def parse_settings(text: str, suffix: str = ".yaml") -> Any:
+    """Plain values of a text: mappings, lists, text, numbers, truth values, None.
+
+    YAML is that of version 1.2: ``1:30``, ``yes`` and ``on`` are text, ``1e-3`` is a number and
+    ``010`` is ten.
+
+    Args:
+        text: What the file holds.
+        suffix: ``.toml``, ``.json``, or anything else for YAML.
+
+    Raises:
+        ValueError: If it is not of that format, or a key stands twice in one mapping.
+    """
+    if suffix.lower() == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"no readable TOML: {error}") from error
+    if suffix.lower() == ".json":
+        return _parse_json(text)
+    return _parse_yaml(text)
+
+
+def write_yaml_text(values: Mapping[str, Any]) -> str:
+    """Values as YAML 1.2, which :func:`parse_settings` reads back."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.allow_unicode = True
+    yaml.width = 10**6
+    out = io.StringIO()
+    yaml.dump(values, out)
+    return out.getvalue()
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        # The C library behind the other loader reads YAML 1.1.
+        return YAML(typ="safe", pure=True).load(text)
+    except DuplicateKeyError as error:
+        key = str(error.problem).partition('"')[2].partition('"')[0]
+        raise ValueError(f"{key!r} stands twice, again in {_line(error)}: keep one.") from error
+    except MarkedYAMLError as error:
+        raise ValueError(f"no readable YAML: {error.problem} in {_line(error)}") from error
+    except YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"no readable YAML: {reason}") from error
+
+
+def _line(error: MarkedYAMLError) -> str:
+    return f"line {error.problem_mark.line + 1}" if error.problem_mark else "the text"
+
+
+def _parse_json(text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"{twice!r} stands twice: keep one.")
+        return values
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no readable JSON: {error}") from error
