@@ -5,9 +5,10 @@ belongs to one datum, and no function in this package ever normalises over a bat
 """
 
 import math
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -72,90 +73,185 @@ def effective_sample_size(log_weight: Float[Tensor, "particles batch"]) -> Float
     return torch.exp(2 * torch.logsumexp(log_weight, 0) - torch.logsumexp(2 * log_weight, 0))
 
 
-class RunningWeights:
-    """Sums of w and w^2 per datum, gathered chunk by chunk in constant memory.
+class _Sums(NamedTuple):
+    """Sums over particles of ``w exp(-shift)``, and the largest log-weights, by datum."""
 
-    Holds the running maximum m and ``sum exp(log w - m)``, ``sum exp(2 (log w - m))`` in double
-    precision, so that the result does not depend on how the particles were cut into chunks.
+    shift: Tensor
+    total: Tensor
+    squares: Tensor
+    positive: Tensor
+    largest: Tensor
+
+    @classmethod
+    def of(cls, log_weight: Float[Tensor, "particles batch"], kept: int) -> "_Sums":
+        log_weight = log_weight.double()
+        shift = log_weight.amax(0)
+        weight = torch.exp(log_weight - _finite(shift))
+        positive = (log_weight > -math.inf).sum(0)
+        largest = log_weight.topk(min(kept, len(log_weight)), dim=0).values
+        return cls(shift, weight.sum(0), weight.square().sum(0), positive, largest)
+
+    def merged(self, other: "_Sums", kept: int) -> "_Sums":
+        shift = torch.maximum(self.shift, other.shift)
+        ours, theirs = (torch.exp(sums.shift - _finite(shift)) for sums in (self, other))
+        both = torch.cat([self.largest, other.largest])
+        return _Sums(
+            shift,
+            self.total * ours + other.total * theirs,
+            self.squares * ours**2 + other.squares * theirs**2,
+            self.positive + other.positive,
+            both.topk(min(kept, len(both)), dim=0).values,
+        )
+
+
+def _finite(shift: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """A datum whose every weight is zero has maximum -inf; any finite shift will do."""
+    return torch.where(shift.isfinite(), shift, torch.zeros_like(shift))
+
+
+def tail_size(count: int) -> int:
+    """``min(K/5, 3 sqrt(K))``: how many of K weights are their tail.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
+    """
+    return int(3 * math.sqrt(count)) if count > 225 else count // 5
+
+
+class RunningWeights:
+    """Sums of w and w^2 and the largest weights per datum, gathered chunk by chunk.
+
+    Holds the running maximum m, ``sum exp(log w - m)`` and ``sum exp(2 (log w - m))`` in double
+    precision, and as many of the largest log-weights as a tail of ``most`` weights has, so that
+    nothing depends on how the particles were cut into chunks and memory grows with ``sqrt(most)``.
+    A log-weight of -inf is a weight of 0.
+
+    Args:
+        most: Particles that will be added, at the most. Of more, the tail is that of fewer.
+
+    Attributes:
+        num_particles: K, added so far.
+        precision: Relative rounding of the log-weights, by the least precise of their types.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 100_000) -> None:
         self.num_particles = 0
-        self._max: Tensor | None = None
-        self._sum: Tensor | float = 0.0
-        self._sum_of_squares: Tensor | float = 0.0
+        self.precision = 0.0
+        self._kept = tail_size(most) + 1
+        self._sums: _Sums | None = None
 
-    def add(self, log_weight: Float[Tensor, "particles batch"]) -> None:
-        """Take in one chunk of log-weights, shape (particles, batch)."""
-        log_weight = log_weight.double()
-        chunk_max = log_weight.amax(0)
-        new_max = chunk_max if self._max is None else torch.maximum(self._max, chunk_max)
-        # A datum whose every weight is zero so far has maximum -inf; any finite shift will do.
-        shift = torch.where(new_max.isfinite(), new_max, torch.zeros_like(new_max))
-        rescale = 0.0 if self._max is None else torch.exp(self._max - shift)
-        weight = torch.exp(log_weight - shift)
-        self._sum = self._sum * rescale + weight.sum(0)
-        self._sum_of_squares = self._sum_of_squares * rescale**2 + weight.square().sum(0)
-        self._max = new_max
-        self.num_particles += log_weight.shape[0]
+    @classmethod
+    def of(cls, log_weight: Float[Tensor, "particles batch"]) -> "RunningWeights":
+        """Of one chunk, shape (particles, batch)."""
+        made = cls(len(log_weight))
+        made.add(log_weight)
+        return made
+
+    def add(
+        self,
+        log_weight: Float[Tensor, "particles batch"],
+        computed_in: torch.dtype | None = None,
+    ) -> None:
+        """Take in one chunk of log-weights.
+
+        Args:
+            log_weight: Shape (particles, batch).
+            computed_in: Type that they were computed in, if not their own.
+        """
+        new = _Sums.of(log_weight, self._kept)
+        self._sums = new if self._sums is None else self._sums.merged(new, self._kept)
+        self.num_particles += len(log_weight)
+        precision = torch.finfo(computed_in or log_weight.dtype).eps
+        self.precision = max(self.precision, precision)
 
     def merged(self, other: "RunningWeights") -> "RunningWeights":
         """The sums over the particles of both, of the same data."""
-        shift, total, squares = self._totals()
-        other_shift, other_total, other_squares = other._totals()
-        new_max = torch.maximum(shift, other_shift)
-        safe = torch.where(new_max.isfinite(), new_max, torch.zeros_like(new_max))
-        ours, theirs = torch.exp(shift - safe), torch.exp(other_shift - safe)
-        return RunningWeights._of(
-            self.num_particles + other.num_particles,
-            new_max,
-            total * ours + other_total * theirs,
-            squares * ours**2 + other_squares * theirs**2,
-        )
+        kept = min(self._kept, other._kept)
+        sums = self._known().merged(other._known(), kept)
+        made = self._with(sums, self.num_particles + other.num_particles)
+        made._kept, made.precision = kept, max(self.precision, other.precision)
+        return made
 
     def rows(self, chosen: Tensor) -> "RunningWeights":
         """The sums of some of the data."""
-        shift, total, squares = self._totals()
-        return RunningWeights._of(self.num_particles, shift[chosen], total[chosen], squares[chosen])
+        sums = self._known()
+        return self._with(_Sums(*(value[..., chosen] for value in sums)), self.num_particles)
 
     @classmethod
     def side_by_side(cls, parts: list["RunningWeights"]) -> "RunningWeights":
         """The sums of the data of all parts, in order; all over as many particles."""
-        shift, total, squares = (
-            torch.cat(values) for values in zip(*(part._totals() for part in parts), strict=True)
-        )
-        return cls._of(parts[0].num_particles, shift, total, squares)
+        columns = zip(*(part._known() for part in parts), strict=True)
+        sums = _Sums(*(torch.cat(values, -1) for values in columns))
+        return parts[0]._with(sums, parts[0].num_particles)
 
-    @classmethod
-    def _of(cls, count: int, shift: Tensor, total: Tensor, squares: Tensor) -> "RunningWeights":
-        made = cls()
-        made.num_particles, made._max = count, shift
-        made._sum, made._sum_of_squares = total, squares
+    def with_largest(self, largest: Float[Tensor, "kept batch"]) -> "RunningWeights":
+        """The sums with other log-weights in place of the :attr:`largest`."""
+        sums = self._known()
+        new, old = (torch.exp(values - _finite(sums.shift)) for values in (largest, sums.largest))
+        total = sums.total - old.sum(0) + new.sum(0)
+        squares = sums.squares - old.square().sum(0) + new.square().sum(0)
+        # Weights that are all in the tail leave nothing below it, up to rounding.
+        total = torch.maximum(total, new.sum(0))
+        squares = torch.maximum(squares, new.square().sum(0))
+        sums = sums._replace(total=total, squares=squares, largest=largest)
+        return self._with(sums, self.num_particles)
+
+    def _with(self, sums: _Sums, num_particles: int) -> "RunningWeights":
+        made = RunningWeights()
+        made._kept, made._sums = self._kept, sums
+        made.num_particles, made.precision = num_particles, self.precision
         return made
 
-    def _totals(self) -> tuple[Tensor, Tensor, Tensor]:
-        if self._max is None:
+    def _known(self) -> _Sums:
+        if self._sums is None:
             raise ValueError("RunningWeights has seen no weights: call add first.")
-        return self._max, torch.as_tensor(self._sum), torch.as_tensor(self._sum_of_squares)
+        return self._sums
+
+    @property
+    def largest(self) -> Float[Tensor, "kept batch"]:
+        """The largest log-weights, largest first: those of a tail and the one below it."""
+        return self._known().largest
+
+    @property
+    def num_positive(self) -> Int[Tensor, " batch"]:
+        """How many weights are not 0."""
+        return self._known().positive
+
+    @property
+    def log_sum(self) -> Float[Tensor, " batch"]:
+        """``log sum_k w_k``, in nats."""
+        sums = self._known()
+        return sums.shift + torch.log(sums.total)
 
     @property
     def log_mean(self) -> Float[Tensor, " batch"]:
         """``log mean_k w_k``, in nats."""
-        shift, total, _ = self._totals()
-        return shift + torch.log(total) - math.log(self.num_particles)
+        return self.log_sum - math.log(self.num_particles)
 
     @property
     def effective_sample_size(self) -> Float[Tensor, " batch"]:
         """``(sum w)^2 / sum w^2``, between 1 and K; 0 where every weight is 0."""
-        _, total, squares = self._totals()
-        return torch.where(total > 0, total.square() / squares, torch.zeros_like(total))
+        sums = self._known()
+        size = sums.total.square() / sums.squares
+        return torch.where(sums.total > 0, size, torch.zeros_like(size))
+
+    @property
+    def rounding(self) -> Float[Tensor, " batch"]:
+        """What the type of the log-weights leaves open of :attr:`log_mean`, in nats.
+
+        ``eps |log mean w|``: a weight that matters is off by so much, and not one by one: rounding
+        does not average out over particles. 0 where every weight is 0.
+        """
+        log_mean = self.log_mean
+        return self.precision * torch.where(log_mean.isfinite(), log_mean.abs(), 0.0)
 
     @property
     def standard_error(self) -> Float[Tensor, " batch"]:
         r"""Delta-method standard error of :attr:`log_mean`, in nats.
 
         ``SE^2 = K/(K-1) (1/ESS - 1/K)``, the unbiased variance of the mean weight over the squared
-        mean weight. One particle says nothing about its own error: NaN.
+        mean weight. One particle says nothing about its own error: NaN; neither do weights that are
+        all 0: infinite.
         """
         count = self.num_particles
         if count < 2:

@@ -71,6 +71,32 @@ def test_running_weights_do_not_depend_on_the_chunks(log_weight, size):
     torch.testing.assert_close(weights.standard_error, expected)
 
 
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_the_largest_weights_are_kept(log_weight, size):
+    """A tail of 60 has 12 weights, one of 100,000 more than there are."""
+    few, all_of_them = RunningWeights(60), RunningWeights()
+    for chunk in log_weight.split(size):
+        few.add(chunk)
+        all_of_them.add(chunk)
+    ordered = log_weight.sort(0, descending=True).values
+    assert torch.equal(few.largest, ordered[:13])
+    assert torch.equal(all_of_them.largest, ordered)
+    assert few.num_positive.tolist() == [60, 60, 60, 60, 60, 40, 59]
+    halves = running([log_weight[:20]]), running([log_weight[20:]])
+    assert torch.equal(halves[0].merged(halves[1]).largest, ordered)
+    columns = [few.rows(torch.arange(7) < 2), few.rows(torch.arange(7) >= 2)]
+    assert torch.equal(RunningWeights.side_by_side(columns).largest, few.largest)
+
+
+def test_rounding_is_that_of_the_type_they_were_computed_in():
+    single = running([torch.full((5, 1), -1000.0)])
+    assert single.rounding.item() == pytest.approx(1000 * 2**-23)
+    double = RunningWeights.of(torch.full((5, 1), -1000.0, dtype=torch.float64))
+    assert double.rounding.item() == pytest.approx(1000 * 2**-52)
+    double.add(torch.full((5, 1), -1000.0, dtype=torch.float64), torch.float32)
+    assert double.rounding.item() == pytest.approx(1000 * 2**-23)
+
+
 @pytest.mark.parametrize("level", [-1e4, 0.0, 1e4])
 def test_running_weights_when_a_whole_chunk_has_weight_zero(level):
     zero = torch.full((5, 2), -math.inf)
@@ -86,10 +112,12 @@ def test_running_weights_when_every_weight_is_zero():
     weights = running([torch.full((3, 1), -math.inf)] * 2)
     assert weights.log_mean.item() == -math.inf
     assert weights.effective_sample_size.item() == 0
+    assert weights.standard_error.item() == math.inf
+    assert weights.rounding.item() == 0
 
 
 def test_running_weights_are_kept_in_double_precision():
-    weights = running([torch.full((1, 1), math.log(1e-3))] * 10_000)
+    weights = running([torch.full((1, 1), math.log(1e-3))] * 1_000)
     assert weights.log_mean.dtype == torch.float64
     assert weights.log_mean.item() == pytest.approx(float(torch.tensor(math.log(1e-3))), rel=1e-12)
 

@@ -23,7 +23,7 @@ from ppl_vae.arviz.tree import (
 from ppl_vae.evidence import Evidence
 
 PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
-OPTIONAL = ("pareto_k", "tail_share", "evaluations")
+OPTIONAL = ("pareto_k", "tail_share", "rounding", "evaluations")
 
 
 def evidence_to_datatree(
@@ -35,7 +35,8 @@ def evidence_to_datatree(
     """Estimates of log p(x) as a group ``evidence``, and the data as ``observed_data``.
 
     The group holds log_prob, standard_error (nats) and effective_sample_size, (datum,), and, where
-    the estimator gave them, pareto_k and the decoder evaluations of each datum. Its
+    the estimator gave them, pareto_k, tail_share, rounding (nats) and the decoder evaluations of
+    each datum. Its
     attributes say how they were made and what they come to: method, direction, num_particles,
     seconds, mean, monte_carlo_error, data_error, total_error, and warning ("" if there is none).
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import MonteCarlo, over_data, plain, table
-from ppl_vae.evidence.pareto import pareto_smooth
+from ppl_vae.evidence.pareto import pareto_tail
 from ppl_vae.particles import Program, draw_particles
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.weights import group_log_mean_exp
+from ppl_vae.weights import RunningWeights, group_log_mean_exp
 
 _COLUMNS = ("mean", "Monte Carlo", "total error")
 _LEAST_FIT = 0.1
@@ -157,7 +157,7 @@ def bound_against_particles(
                 )
                 drawn.append(particles.log_weight.double().cpu())
             curves.append(torch.stack([_curve(log_weight, counts) for log_weight in drawn]))
-            shapes.append(pareto_smooth(torch.cat(drawn)).pareto_k)
+            shapes.append(pareto_tail(RunningWeights.of(torch.cat(drawn))).pareto_k)
     by_replicate = torch.cat(curves, 2)
     values, noise = by_replicate.mean(0), by_replicate.var(0) / replicates
     bounds = {K: over_data(values[i], noise[i]) for i, K in enumerate(counts)}

@@ -1,8 +1,8 @@
 """Importance sampling that spends its draws where they are needed."""
 
 import time
-from dataclasses import dataclass, replace
-from typing import Literal, final
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ppl_vae.evidence.chunks import Chunk, Chunking, require_counts
 from ppl_vae.evidence.importance_sampling import ADVICE
+from ppl_vae.evidence.pareto import measured
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import Program
 from ppl_vae.randomness import Stream, derive_seed
@@ -121,7 +122,7 @@ class AdaptiveSampling:
         found: list[RunningWeights] = []
 
         def estimate(chunk: Chunk) -> Evidence:
-            weights = RunningWeights()
+            weights = RunningWeights(self.most)
             for part in chunk.log_weights(size):
                 weights.add(part.cpu())
             found.append(weights)
@@ -138,26 +139,19 @@ class AdaptiveSampling:
         return (sums.standard_error <= _FAR * self.target) & known
 
     def _evidence(self, sums: RunningWeights, drawn: int) -> Evidence:
-        log_mean = sums.log_mean
+        found = measured(sums)
         return Evidence(
-            log_prob=log_mean,
-            standard_error=sums.standard_error,
-            effective_sample_size=sums.effective_sample_size,
+            **found,
             num_particles=drawn,
             direction="consistent",
             method=f"importance sampling to a standard error of {self.target:g}",
             seconds=0.0,
-            evaluations=torch.full_like(log_mean, float(drawn + self.first)),
+            evaluations=torch.full_like(found["log_prob"], float(drawn + self.first)),
             advice=ADVICE,
         )
 
 
 def _reordered(evidence: Evidence, order: Tensor) -> Evidence:
-    evaluations = evidence.evaluations
-    return replace(
-        evidence,
-        log_prob=evidence.log_prob[order],
-        standard_error=evidence.standard_error[order],
-        effective_sample_size=evidence.effective_sample_size[order],
-        evaluations=None if evaluations is None else evaluations[order],
-    )
+    values = {f.name: getattr(evidence, f.name) for f in fields(evidence)}
+    per_datum: dict[str, Any] = {n: v[order] for n, v in values.items() if isinstance(v, Tensor)}
+    return replace(evidence, **per_datum)

@@ -17,7 +17,7 @@ from ppl_vae.evidence.chunks import (
     with_refinement,
 )
 from ppl_vae.evidence.importance_sampling import ADVICE
-from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
+from ppl_vae.evidence.pareto import measured
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.particles import (
     Particles,
@@ -80,29 +80,25 @@ class DefensiveSampling(ChunkedEstimator):
         count = self.num_particles
         from_prior = min(max(round(self.prior_share * count), 2), count - 2)
         share = from_prior / count
-        strata = [
-            torch.cat([_mixture_weights(_draw(chunk, size, prior), share) for size in sizes])
-            for prior, sizes in (
-                (False, list(pieces(count - from_prior, chunk.particles_at_once))),
-                (True, list(pieces(from_prior, chunk.particles_at_once))),
-            )
-        ]
-        log_weight = torch.cat(strata)
-        weights = RunningWeights()
-        weights.add(log_weight)
-        tails = pareto_smooth(log_weight) if count >= LEAST_PARTICLES else None
+        strata = []
+        for prior, size in ((False, count - from_prior), (True, from_prior)):
+            strata.append(RunningWeights(count))
+            for at_once in pieces(size, chunk.particles_at_once):
+                particles = _draw(chunk, at_once, prior)
+                weight = _mixture_weights(particles, share)
+                strata[-1].add(weight, particles.log_proposal.dtype)
+        weights = strata[0].merged(strata[1])
+        found = measured(weights)
+        error = _stratified_error(strata, weights).cpu()
+        found["standard_error"] = torch.hypot(error, found["rounding"])
         return Evidence(
-            log_prob=weights.log_mean,
-            standard_error=_stratified_error(strata, weights.log_mean),
-            effective_sample_size=weights.effective_sample_size,
+            **found,
             num_particles=count,
             direction="lower",
             method=with_refinement(
                 f"defensive importance sampling ({share:.0%} from the prior)", self.refine
             ),
             seconds=0.0,
-            pareto_k=None if tails is None else tails.pareto_k,
-            tail_share=None if tails is None else tails.tail_share,
             advice=ADVICE,
         )
 
@@ -126,11 +122,12 @@ def _mixture_weights(particles: Particles, share: float) -> Float[Tensor, "parti
 
 
 def _stratified_error(
-    strata: list[Float[Tensor, "..."]], log_mean: Float[Tensor, " batch"]
+    strata: list[RunningWeights], weights: RunningWeights
 ) -> Float[Tensor, " batch"]:
     """Delta method: each part's own variance around its own mean."""
-    count = sum(len(part) for part in strata)
-    variance = torch.zeros_like(log_mean)
-    for part in strata:
-        variance = variance + len(part) * torch.exp(part - log_mean).var(0)
-    return variance.sqrt() / count
+    shares = [torch.exp(part.log_sum - weights.log_sum) for part in strata]
+    errors = [part.standard_error * share for part, share in zip(strata, shares, strict=True)]
+    # A part whose weights are all 0 has no error of its own, and no share.
+    known = [torch.where(share > 0, e, 0.0) for e, share in zip(errors, shares, strict=True)]
+    error = torch.hypot(*known)
+    return torch.where(weights.log_mean.isfinite(), error, math.inf)

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float
-from torch import Tensor
+import torch
 
 from ppl_vae.evidence.bootstrap import bootstrap_error
 from ppl_vae.evidence.chunks import (
@@ -16,7 +15,7 @@ from ppl_vae.evidence.chunks import (
     require_replicates,
     with_refinement,
 )
-from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
+from ppl_vae.evidence.pareto import measured
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.refinement import Refiner
 from ppl_vae.weights import RunningWeights
@@ -30,8 +29,8 @@ class ImportanceSampling(ChunkedEstimator):
     Its exponential is unbiased for p(x), so it is a lower bound of log p(x) in expectation, low by
     about ``Var(w) / (2 K p(x)^2)``. The standard error is by the delta method, or, with
     ``bootstrap``, from resampling the particles of each datum. Costs K decoder evaluations per
-    datum, in memory that does not grow with K or with the number of data, but for the log-weights
-    of a few data at a time, which the Pareto tail is fitted to and the bootstrap samples from.
+    datum, in memory that grows with the root of K, for the largest weights of a few data at a
+    time, which the Pareto tail is fitted to; with K where the bootstrap samples from all weights.
 
     With ``refine``, q is first refined for each datum by itself, and z_k is drawn from the refined
     q. The estimate's draws are independent of those of the refinement, so that given the refined q
@@ -70,36 +69,24 @@ class ImportanceSampling(ChunkedEstimator):
         return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
-        weights, tails, error = RunningWeights(), None, None
-        with_tails = self.tails and self.num_particles >= LEAST_PARTICLES
-        if with_tails or self.bootstrap is not None:
-            log_weight = chunk.all_log_weights(self.num_particles)
-            weights.add(log_weight)
-            tails = pareto_smooth(log_weight) if with_tails else None
-            error = self._bootstrap_error(log_weight)
-        else:
-            for part in chunk.log_weights(self.num_particles):
-                weights.add(part)
+        weights, kept = RunningWeights(self.num_particles), []
+        for part in chunk.log_weights(self.num_particles):
+            weights.add(part)
+            if self.bootstrap is not None:
+                kept.append(part.double().cpu())
+        found = measured(weights, tails=self.tails)
+        if self.bootstrap is not None:
+            count = math.log(self.num_particles)
+            error = bootstrap_error(torch.cat(kept), self.bootstrap, lambda sums: sums[0] - count)
+            found["standard_error"] = torch.hypot(error, found["rounding"])
         return Evidence(
-            log_prob=weights.log_mean.cpu(),
-            standard_error=weights.standard_error.cpu() if error is None else error,
-            effective_sample_size=weights.effective_sample_size.cpu(),
+            **found,
             num_particles=self.num_particles,
             direction="lower",
             method=with_refinement("importance sampling", self.refine),
             seconds=0.0,
-            pareto_k=None if tails is None else tails.pareto_k,
-            tail_share=None if tails is None else tails.tail_share,
             advice=ADVICE,
         )
-
-    def _bootstrap_error(
-        self, log_weight: Float[Tensor, "particles batch"]
-    ) -> Float[Tensor, " batch"] | None:
-        if self.bootstrap is None:
-            return None
-        count = math.log(self.num_particles)
-        return bootstrap_error(log_weight, self.bootstrap, lambda sums: sums[0] - count)
 
 
 ADVICE = "use more particles, a better or refined guide, or annealed importance sampling"

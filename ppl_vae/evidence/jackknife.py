@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import combinations
 from typing import final
 
@@ -20,7 +20,7 @@ from ppl_vae.evidence.chunks import (
     with_refinement,
 )
 from ppl_vae.evidence.importance_sampling import ADVICE
-from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
+from ppl_vae.evidence.pareto import measured
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.refinement import Refiner
 from ppl_vae.weights import RunningWeights
@@ -81,35 +81,33 @@ class Jackknife(ChunkedEstimator):
         return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
-        log_weight = chunk.all_log_weights(self.num_particles)
-        blocks = torch.logsumexp(log_weight.unflatten(0, (_BLOCKS, -1)), 1)
         each = self.num_particles // _BLOCKS
-        weights = RunningWeights()
-        weights.add(log_weight)
-        error = self._bootstrap_error(log_weight)
-        enough = self.num_particles >= LEAST_PARTICLES
-        tails = pareto_smooth(log_weight) if enough else None
+        blocks = [RunningWeights(self.num_particles) for _ in range(_BLOCKS)]
+        kept, position = [], 0
+        for part in chunk.log_weights(self.num_particles):
+            if self.bootstrap is not None:
+                kept.append(part.double().cpu())
+            first = each - position % each
+            for piece in part.tensor_split(tuple(range(first, len(part), each))):
+                blocks[position // each].add(piece)
+                position += len(piece)
+        weights = reduce(RunningWeights.merged, blocks)
+        found = measured(weights)
+        corrected = jackknife(torch.stack([block.log_sum for block in blocks]), each, self.order)
+        # Where all weights but one block's are 0, there is nothing to correct by.
+        found["log_prob"] = torch.where(corrected.isfinite(), corrected, weights.log_mean).cpu()
+        if self.bootstrap is not None:
+            statistic = partial(jackknife, particles_each=each, order=self.order)
+            error = bootstrap_error(torch.cat(kept), self.bootstrap, statistic, _BLOCKS)
+            found["standard_error"] = torch.hypot(error, found["rounding"])
         return Evidence(
-            log_prob=jackknife(blocks, each, self.order),
-            standard_error=weights.standard_error if error is None else error,
-            effective_sample_size=weights.effective_sample_size,
+            **found,
             num_particles=self.num_particles,
             direction="consistent",
             method=with_refinement(f"jackknife of order {self.order}", self.refine),
             seconds=0.0,
-            pareto_k=None if tails is None else tails.pareto_k,
-            tail_share=None if tails is None else tails.tail_share,
             advice=ADVICE,
         )
-
-    def _bootstrap_error(
-        self, log_weight: Float[Tensor, "particles batch"]
-    ) -> Float[Tensor, " batch"] | None:
-        if self.bootstrap is None:
-            return None
-        each = self.num_particles // _BLOCKS
-        corrected = partial(jackknife, particles_each=each, order=self.order)
-        return bootstrap_error(log_weight, self.bootstrap, corrected, _BLOCKS)
 
 
 def jackknife(

@@ -1,75 +1,136 @@
-"""Generalised Pareto tails of importance weights, by arviz-stats."""
+"""Generalised Pareto tails of importance weights, and what weights say of an estimate."""
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
-from arviz_stats.base import array_stats
 from jaxtyping import Float
 from torch import Tensor
+
+from ppl_vae.weights import RunningWeights, tail_size
 
 LEAST_PARTICLES = 100
 """With fewer, the largest fifth of the weights is too few for a fit that means something."""
 _DISTINCT = 0.9
 """Of a tail's values differ, at the least, where weights have a density: rounding ties fewer. With
 fewer the latents are discrete and come back, and there is no Pareto tail to fit."""
+_NUMBERS_AT_ONCE = 4_000_000
+# The fit's weak prior: of the shape, 0.5 with the weight of 10 values; of the scale, 3.
+_PRIOR_SHAPE, _PRIOR_WEIGHT, _PRIOR_SCALE = 0.5, 10, 3
 
 
 @final
 @dataclass(frozen=True)
-class Smoothed:
-    """Pareto-smoothed log-weights and the tails' shapes.
+class Tail:
+    """The tails of the weights of each datum.
 
     Attributes:
-        log_weight: Unnormalised, shape (particles, batch), in nats.
-        pareto_k: Shape of the tail of each datum's weights; -inf where all weights are equal, or
-            few latent states come back and the best of them too; inf where that was drawn once.
-        tail_share: Part of the sum of all weights by which the tail exceeds where it begins.
+        pareto_k: Shape; -inf where all weights are equal, or few latent states come back and the
+            best of them too; inf where that was drawn once; NaN where fewer than 100 weights are
+            positive, too few to tell.
+        tail_share: Part of the sum of all weights by which the tail exceeds where it begins; NaN
+            where the shape is.
+        smoothed: The sums with the tail's weights replaced by quantiles of the fitted tail.
     """
 
-    log_weight: Float[Tensor, "particles batch"]
     pareto_k: Float[Tensor, " batch"]
     tail_share: Float[Tensor, " batch"]
+    smoothed: RunningWeights
 
 
-def pareto_smooth(log_weight: Float[Tensor, "particles batch"]) -> Smoothed:
-    """The largest ``min(K/5, 3 sqrt(K))`` weights replaced by quantiles of their fitted tail.
+def pareto_tail(weights: RunningWeights) -> Tail:
+    """Fit the ``min(K/5, 3 sqrt(K))`` largest of K positive weights of each datum.
 
     Args:
-        log_weight: log w_k, shape (particles, batch), at least 100 particles.
+        weights: Of 100 particles or more. Of those that are 0 a datum's tail has none.
 
     References:
         Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
+        Zhang and Stephens, 2009, A new and efficient estimation method for the generalized Pareto
+        distribution.
     """
-    log_weight = log_weight.double().cpu()
-    columns = [_smooth_one(column) for column in log_weight.unbind(1)]
-    return Smoothed(
-        torch.stack([column for column, _ in columns], 1),
-        torch.tensor([k for _, k in columns], dtype=torch.float64),
-        _tail_share(log_weight),
-    )
+    largest, positive = weights.largest, weights.num_positive
+    shape = torch.full_like(weights.log_mean, math.nan)
+    share, smoothed = shape.clone(), largest.clone()
+    for count in positive.unique().tolist():
+        if count < LEAST_PARTICLES:
+            continue
+        # Of more particles than it was made for, the sums keep the tail of fewer.
+        size = min(tail_size(count), len(largest) - 1)
+        at_once = max(1, _NUMBERS_AT_ONCE // (size * _grid_size(size)))
+        for rows in (positive == count).nonzero().squeeze(1).split(at_once):
+            tail = largest[: size + 1, rows]
+            excess = torch.exp(tail - weights.log_sum[rows])
+            share[rows] = (excess[:-1] - excess[-1]).sum(0)
+            shape[rows], smoothed[:size, rows] = _fitted(tail)
+    return Tail(shape, share, weights.with_largest(smoothed))
 
 
-def _tail_share(log_weight: Float[Tensor, "particles batch"]) -> Float[Tensor, " batch"]:
-    weight = torch.softmax(log_weight, 0)
-    tail = weight.topk(_tail_size(len(weight)) + 1, dim=0).values
-    return (tail[:-1] - tail[-1]).sum(0)
-
-
-def _smooth_one(log_weight: Float[Tensor, " particles"]) -> tuple[Tensor, float]:
-    tail = log_weight.topk(_tail_size(len(log_weight))).values
+def _fitted(
+    tail: Float[Tensor, "size_and_cutoff batch"],
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "size batch"]]:
+    """The shape, and the log of the fitted tail's quantiles in the order of the weights."""
+    values, cutoff = tail[:-1], tail[-1]
     # Equal weights have no tail to fit, and fitting one to rounding says nothing.
-    if (tail[0] - tail[-1]).item() <= 1e-9 * (1 + abs(tail[0].item())):
-        return log_weight, -math.inf
-    if len(tail.unique()) < _DISTINCT * len(tail):
-        return log_weight, -math.inf if tail[0] == tail[1] else math.inf
-    smoothed, k = array_stats.psislw(-log_weight.numpy(), axis=-1)
-    normalised = torch.as_tensor(smoothed)
-    # Below the tail a weight stays as it was, which tells what all were divided by.
-    smallest = int(log_weight.argmin())
-    return normalised + (log_weight[smallest] - normalised[smallest]), float(k)
+    flat = values[0] - values[-1] <= 1e-9 * (1 + values[0].abs())
+    distinct = (values[1:] < values[:-1]).sum(0) + 1
+    discrete = distinct < _DISTINCT * len(values)
+    scale = torch.exp(values - values[0])
+    above = scale - torch.exp(cutoff - values[0])
+    none = flat | discrete
+    # What has no tail gets one that can be fitted, and whose fit is not used.
+    steps = torch.arange(len(values), 0, -1, device=tail.device, dtype=tail.dtype).unsqueeze(1)
+    shape, sigma = _generalised_pareto(torch.where(none, steps, above))
+    probability = (steps - 0.5) / len(values)
+    quantile = -torch.log1p(-probability)
+    stretched = torch.where(shape == 0, quantile, torch.expm1(shape * quantile) / shape)
+    fitted = (torch.exp(cutoff - values[0]) + sigma * stretched).clamp(max=1.0).log() + values[0]
+    repeated = torch.where(values[0] == values[1], -math.inf, math.inf)
+    shape = torch.where(flat, -math.inf, torch.where(discrete, repeated, shape))
+    return shape, torch.where(none, values, fitted)
 
 
-def _tail_size(count: int) -> int:
-    return int(3 * math.sqrt(count)) if count > 225 else count // 5
+def _grid_size(count: int) -> int:
+    return 30 + int(math.sqrt(count))
+
+
+def _generalised_pareto(
+    above: Float[Tensor, "size batch"],
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Posterior mean shape and scale, from a tail's excess in descending order."""
+    count = len(above)
+    grid = torch.arange(1, _grid_size(count) + 1, dtype=above.dtype, device=above.device)
+    spread = 1 - torch.sqrt(_grid_size(count) / (grid - 0.5))
+    # The quartile in ascending order.
+    quartile = above[count - int(count / 4 + 0.5)]
+    rate = spread.unsqueeze(1) / (_PRIOR_SCALE * quartile) + 1 / above[0]
+    shapes = torch.log1p(-rate.unsqueeze(1) * above).mean(1)
+    fit = count * (torch.log(-rate / shapes) - shapes - 1)
+    rate_mean = (torch.softmax(fit, 0) * rate).sum(0)
+    shape = torch.log1p(-rate_mean * above).mean(0)
+    sigma = -shape / rate_mean
+    pulled = (count * shape + _PRIOR_WEIGHT * _PRIOR_SHAPE) / (count + _PRIOR_WEIGHT)
+    return pulled, sigma
+
+
+def measured(weights: RunningWeights, *, tails: bool = True) -> dict[str, Any]:
+    """Fields of an ``Evidence`` that the weights of each datum give, on the CPU.
+
+    The standard error is by the delta method, with what rounding leaves open in quadrature.
+
+    Args:
+        weights: Of all particles.
+        tails: Fit tails, from 100 particles on.
+    """
+    rounding = weights.rounding
+    found = {
+        "log_prob": weights.log_mean,
+        "standard_error": torch.hypot(weights.standard_error, rounding),
+        "effective_sample_size": weights.effective_sample_size,
+        "rounding": rounding,
+    }
+    if tails and weights.num_particles >= LEAST_PARTICLES:
+        tail = pareto_tail(weights)
+        found |= {"pareto_k": tail.pareto_k, "tail_share": tail.tail_share}
+    return {name: values.cpu() for name, values in found.items()}

@@ -11,7 +11,7 @@ from ppl_vae.evidence.chunks import (
     with_refinement,
 )
 from ppl_vae.evidence.importance_sampling import ADVICE
-from ppl_vae.evidence.pareto import LEAST_PARTICLES, pareto_smooth
+from ppl_vae.evidence.pareto import LEAST_PARTICLES, measured, pareto_tail
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.refinement import Refiner
 from ppl_vae.weights import RunningWeights
@@ -25,7 +25,7 @@ class ParetoSmoothed(ChunkedEstimator):
     The smoothing takes variance away at the price of a bias that vanishes with K, so that the
     estimate is consistent but no bound; its standard error, by the delta method from the smoothed
     weights, is reliable where Pareto k is below the threshold, and the result says where it is not.
-    Costs K decoder evaluations per datum.
+    Costs K decoder evaluations per datum, in memory that grows with the root of K.
 
     Args:
         num_particles: K, at least 100.
@@ -58,18 +58,17 @@ class ParetoSmoothed(ChunkedEstimator):
         return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
-        smoothed = pareto_smooth(chunk.all_log_weights(self.num_particles))
-        weights = RunningWeights()
-        weights.add(smoothed.log_weight)
+        weights = RunningWeights(self.num_particles)
+        for part in chunk.log_weights(self.num_particles):
+            weights.add(part)
+        tail = pareto_tail(weights)
         return Evidence(
-            log_prob=weights.log_mean,
-            standard_error=weights.standard_error,
-            effective_sample_size=weights.effective_sample_size,
+            **measured(tail.smoothed, tails=False),
             num_particles=self.num_particles,
             direction="consistent",
             method=with_refinement("Pareto-smoothed importance sampling", self.refine),
             seconds=0.0,
-            pareto_k=smoothed.pareto_k,
-            tail_share=smoothed.tail_share,
+            pareto_k=tail.pareto_k.cpu(),
+            tail_share=tail.tail_share.cpu(),
             advice=ADVICE,
         )

@@ -15,6 +15,12 @@ Direction = Literal["lower", "upper", "unbiased", "consistent", "exact"]
 MIN_EFFECTIVE_SAMPLE_SIZE = 5.0
 """Below this many effective samples a delta-method standard error is itself an accident."""
 
+LEAST_EFFECTIVE_SHARE = 0.9
+"""Of K weights, where K is so small that fewer than 5 effective samples are no sign of anything."""
+
+TOLERATED_ROUNDING = 0.05
+"""Nats of an estimate that rounding may leave open."""
+
 TOLERATED_FRACTION = 0.05
 """Of the data may have too few effective samples before the mean over all is in doubt."""
 
@@ -47,6 +53,8 @@ class Evidence:
             :attr:`pareto_threshold` the estimate and its error are not to be trusted, if the tail
             carries a part of the estimate that matters.
         tail_share: The part of the estimate by which the tail's weights exceed where it begins.
+        rounding: What the type of the log-densities leaves open of log_prob, in nats; part of the
+            standard error.
         evaluations: Decoder evaluations spent on each datum; num_particles each if None.
         gap: Mean width in nats of a sandwich of log p(x) on simulated data by the same settings,
             where there is one.
@@ -66,6 +74,7 @@ class Evidence:
     seconds: float
     pareto_k: Float[Tensor, " batch"] | None = None
     tail_share: Float[Tensor, " batch"] | None = None
+    rounding: Float[Tensor, " batch"] | None = None
     evaluations: Float[Tensor, " batch"] | None = None
     gap: float | None = None
     advice: str = "use more particles or a better guide"
@@ -121,7 +130,13 @@ class Evidence:
             return None
         if self.num_particles < 2:
             return "not to be trusted: one particle has no standard error; use more particles"
-        findings = [self._few_effective, self._heavy_tails, self._wide_gap]
+        findings = [
+            self._no_weight,
+            self._few_effective,
+            self._heavy_tails,
+            self._rounded,
+            self._wide_gap,
+        ]
         found = sorted((f for f in findings if f is not None), key=lambda f: not f.serious)
         if not found:
             return None
@@ -129,13 +144,43 @@ class Evidence:
         return f"{verdict}: {'; '.join(f.text for f in found)}; {self.advice}"
 
     @property
+    def _negligible(self) -> Tensor:
+        """Standard errors that are rounding, in nats."""
+        rounding = torch.zeros_like(self.log_prob) if self.rounding is None else self.rounding
+        return 10 * rounding + 1e-6
+
+    @property
+    def _no_weight(self) -> "_Finding | None":
+        poor = int(self.log_prob.isneginf().sum())
+        text = (
+            f"{poor} of {len(self)} data have weights of 0 only: under none of their draws is x "
+            "possible"
+        )
+        return _Finding(text, serious=True) if poor else None
+
+    @property
+    def _rounded(self) -> "_Finding | None":
+        if self.rounding is None:
+            return None
+        poor = int((self.rounding > TOLERATED_ROUNDING).sum())
+        text = (
+            f"{poor} of {len(self)} data have log-densities so large that rounding leaves up to "
+            f"{self.rounding.max().item():.2g} nats of log p(x) open: compute in double precision, "
+            "or look for a model that has diverged"
+        )
+        return _Finding(text, poor > TOLERATED_FRACTION * len(self)) if poor else None
+
+    @property
     def _few_effective(self) -> "_Finding | None":
-        poor = int((self.effective_sample_size < MIN_EFFECTIVE_SAMPLE_SIZE).sum())
+        least = min(MIN_EFFECTIVE_SAMPLE_SIZE, LEAST_EFFECTIVE_SHARE * self.num_particles)
+        # Weights that are all equal have no error, however few they are.
+        below = (self.effective_sample_size < least) & (self.standard_error > self._negligible)
+        poor = int(below.sum())
         low = "their log p(x) is likely too low and its error understated"
         few = "a few replicates make their log p(x) and its error"
         text = (
-            f"{poor} of {len(self)} data have fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:g} effective "
-            f"samples, so that {few if self.direction == 'unbiased' else low}"
+            f"{poor} of {len(self)} data have fewer than {least:.2g} effective samples, so that "
+            f"{few if self.direction == 'unbiased' else low}"
         )
         return _Finding(text, poor > TOLERATED_FRACTION * len(self)) if poor else None
 
@@ -181,7 +226,7 @@ class Evidence:
     def summary(self) -> dict[str, float | int | str | None]:
         """The data-set estimate as plain values, for JSON."""
         return {
-            "log_prob": self.mean,
+            "log_prob": _or_none(self.mean),
             "monte_carlo_error": _or_none(self.monte_carlo_error),
             "data_error": _or_none(self.data_error),
             "total_error": _or_none(self.total_error),
@@ -233,10 +278,9 @@ def paired_difference(a: Evidence, b: Evidence) -> PairedDifference:
     """Compare two models evaluated on the same data, datum by datum.
 
     Raises:
-        ValueError: If the two have different numbers of data.
+        ValueError: If the two have different numbers of data, or are known to be of other data.
     """
-    if len(a) != len(b):
-        raise ValueError(f"paired evidence needs the same data, got {len(a)} and {len(b)} values.")
+    _require_same_data(a, b)
     difference = a.log_prob - b.log_prob
     variance = a.standard_error.square().sum() + b.standard_error.square().sum()
     return PairedDifference(
@@ -244,6 +288,22 @@ def paired_difference(a: Evidence, b: Evidence) -> PairedDifference:
         monte_carlo_error=variance.sqrt().item() / len(a),
         total_error=_standard_error_of_mean(difference),
     )
+
+
+def _require_same_data(a: Evidence, b: Evidence) -> None:
+    sources = ""
+    if a.identity and b.identity:
+        sources = f", from {a.identity.source} and {b.identity.source}"
+    if len(a) != len(b):
+        raise ValueError(
+            f"paired evidence needs the same data, got {len(a)} and {len(b)} values{sources}."
+        )
+    differing = a.identity.differences(b.identity, "rows") if a.identity and b.identity else []
+    if differing:
+        raise ValueError(
+            f"paired evidence needs the same data in the same order, got {differing[0]}{sources}: "
+            "evaluate both on the same rows."
+        )
 
 
 def _standard_error_of_mean(values: Tensor) -> float:
@@ -270,6 +330,7 @@ def concatenate(parts: list[Evidence]) -> Evidence:
         effective_sample_size=torch.cat([part.effective_sample_size for part in parts]),
         pareto_k=_cat([part.pareto_k for part in parts]),
         tail_share=_cat([part.tail_share for part in parts]),
+        rounding=_cat([part.rounding for part in parts]),
         evaluations=_cat([part.evaluations for part in parts]),
         num_particles=max(part.num_particles for part in parts),
         seconds=sum(part.seconds for part in parts),

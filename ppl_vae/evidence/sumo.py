@@ -17,6 +17,7 @@ from ppl_vae.evidence.chunks import (
 )
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.refinement import Refiner
+from ppl_vae.weights import RunningWeights
 
 _STEEP_FROM = 80
 """From here on the truncation's tail falls geometrically: an infinite mean cost would follow."""
@@ -71,7 +72,11 @@ class SUMO(ChunkedEstimator):
         lengths = draw_lengths(self.replicates, len(chunk.x))
         needed = lengths + self.first + 1
         total = int(needed.sum(0).max())
-        log_weight = chunk.all_log_weights(total)
+        weights, parts = RunningWeights(total), []
+        for part in chunk.log_weights(total):
+            weights.add(part)
+            parts.append(part.double().cpu())
+        log_weight = torch.cat(parts)
         values = torch.stack(
             [
                 sumo_series(column, own, self.first)
@@ -79,11 +84,18 @@ class SUMO(ChunkedEstimator):
             ],
             1,
         )
+        if not bool(values.isfinite().all()):
+            raise ValueError(
+                f"SUMO needs a weight above 0 among the first {self.first} of every replicate, and "
+                "one has none: use a guide without draws that x is impossible under, or "
+                "ImportanceSampling."
+            )
         count = len(values)
-        spread = values.std(0)
+        spread, rounding = values.std(0), weights.rounding.cpu()
         return Evidence(
             log_prob=values.mean(0),
-            standard_error=spread / math.sqrt(count),
+            standard_error=torch.hypot(spread / math.sqrt(count), rounding),
+            rounding=rounding,
             effective_sample_size=_effective_replicates(values),
             num_particles=self.replicates,
             direction="unbiased",

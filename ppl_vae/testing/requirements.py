@@ -10,7 +10,7 @@ from torch import Tensor
 from ppl_vae.evidence.result import Direction, Evidence
 
 _ALWAYS = ("log_prob", "standard_error", "effective_sample_size")
-_SOMETIMES = ("pareto_k", "tail_share", "evaluations")
+_SOMETIMES = ("pareto_k", "tail_share", "rounding", "evaluations")
 _FINITE = (*_ALWAYS, "evaluations")
 _SLACK = 1e-6
 """Of an effective sample size, which is computed with rounding."""

@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -22,7 +21,7 @@ from ppl_vae.evidence import (
 )
 from ppl_vae.evidence.bootstrap import bootstrap_error
 from ppl_vae.evidence.jackknife import jackknife
-from ppl_vae.evidence.pareto import pareto_smooth
+from ppl_vae.evidence.pareto import pareto_tail
 from ppl_vae.evidence.sumo import draw_lengths, sumo_series, survival
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.particles import draw_particles
@@ -168,32 +167,50 @@ class TestBootstrap:
 
 
 class TestPareto:
-    def test_smoothing_is_arviz_s(self):
-        log_weight = torch.randn(400, 3, dtype=torch.float64) * 2 - 100
-        smoothed = pareto_smooth(log_weight)
-        for i in range(3):
+    @pytest.mark.parametrize("count", [100, 225, 400, 5000])
+    def test_tails_are_arviz_s_on_all_weights(self, count):
+        log_weight = torch.randn(count, 4, dtype=torch.float64) * torch.tensor([0.1, 1, 2, 4]) - 100
+        weights = RunningWeights(count)
+        for chunk in log_weight.split(70):
+            weights.add(chunk)
+        tail = pareto_tail(weights)
+        for i in range(4):
             expected, k = array_stats.psislw(-log_weight[:, i].numpy(), axis=-1)
-            ours = torch.log_softmax(smoothed.log_weight[:, i], 0).numpy()
-            np.testing.assert_allclose(ours, expected, atol=1e-10)
-            assert smoothed.pareto_k[i].item() == pytest.approx(float(k))
+            # ArviZ's weights sum to 1; those below the tail tell what they were divided by.
+            smallest = int(log_weight[:, i].argmin())
+            smoothed = torch.as_tensor(expected) + log_weight[smallest, i] - expected[smallest]
+            weights = RunningWeights.of(smoothed.unsqueeze(1))
+            assert tail.pareto_k[i].item() == pytest.approx(float(k))
+            assert tail.smoothed.log_mean[i].item() == pytest.approx(weights.log_mean.item())
+            error = tail.smoothed.standard_error[i].item()
+            assert error == pytest.approx(weights.standard_error.item())
 
-    def test_weights_below_the_tail_stay_as_they_were(self):
-        log_weight = torch.randn(400, 1, dtype=torch.float64)
-        low = log_weight < log_weight.quantile(0.8)
-        smoothed = pareto_smooth(log_weight).log_weight
-        torch.testing.assert_close(smoothed[low], log_weight[low])
+    def test_weights_of_0_have_no_part_in_the_tail(self):
+        log_weight = torch.randn(1000, 3, dtype=torch.float64) * 2
+        log_weight[200:, 1] = -math.inf
+        log_weight[99:, 2] = -math.inf
+        tail = pareto_tail(RunningWeights.of(log_weight))
+        for i, kept in enumerate((1000, 200)):
+            alone = pareto_tail(RunningWeights.of(log_weight[:kept, i : i + 1]))
+            torch.testing.assert_close(tail.pareto_k[i], alone.pareto_k[0])
+            torch.testing.assert_close(tail.tail_share[i], alone.tail_share[0])
+        assert tail.pareto_k[2].isnan()
+        plain = RunningWeights.of(log_weight)
+        torch.testing.assert_close(tail.smoothed.log_mean[2], plain.log_mean[2])
 
     def test_a_known_shape(self, significance):
         """exp of an exponential variable of rate a is Pareto with shape 1/a."""
         log_weight = -torch.rand(20_000, 100, dtype=torch.float64).log() * 0.6
         # The fit's prior pulls its 424 tail values towards 0.5 as 10 values would.
         expected = (424 * 0.6 + 10 * 0.5) / 434
-        significance.require_equal(mean_of(pareto_smooth(log_weight).pareto_k), expected)
+        significance.require_equal(
+            mean_of(pareto_tail(RunningWeights.of(log_weight)).pareto_k), expected
+        )
 
     def test_equal_weights_have_no_tail(self):
-        smoothed = pareto_smooth(torch.full((100, 2), -3.0, dtype=torch.float64))
-        assert (smoothed.pareto_k == -math.inf).all()
-        assert (smoothed.log_weight == -3.0).all()
+        tail = pareto_tail(RunningWeights.of(torch.full((100, 2), -3.0, dtype=torch.float64)))
+        assert (tail.pareto_k == -math.inf).all()
+        assert tail.smoothed.log_mean.tolist() == [-3.0, -3.0]
 
     @pytest.mark.parametrize("estimator", [ImportanceSampling(1000), ParetoSmoothed(1000)])
     def test_a_bad_guide_is_announced(self, estimator):
@@ -208,11 +225,11 @@ class TestPareto:
     def test_a_heavy_tail_that_carries_nothing_is_no_alarm(self):
         tail = torch.rand(5000, 4, dtype=torch.float64).pow(-1.0)
         log_weight = torch.log1p(1e-8 * tail)
-        smoothed = pareto_smooth(log_weight)
+        smoothed = pareto_tail(RunningWeights.of(log_weight))
         assert (smoothed.pareto_k > 0.65).all()
         assert (smoothed.tail_share < 0.01).all()
         torch.testing.assert_close(
-            pareto_smooth(tail.log()).tail_share,
+            pareto_tail(RunningWeights.of(tail.log())).tail_share,
             (tail.topk(213, 0).values - tail.topk(213, 0).values[-1]).sum(0) / tail.sum(0),
         )
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ppl_vae.evidence import ImportanceSampling, ParetoSmoothed
-from ppl_vae.evidence.pareto import pareto_smooth
+from ppl_vae.evidence.pareto import pareto_tail
 from ppl_vae.testing.known import discrete_latents
+from ppl_vae.weights import RunningWeights
 
 
 @pytest.mark.parametrize("num_particles", [100, 200, 1000])
@@ -26,12 +27,13 @@ def test_discrete_latents_have_an_estimate(num_particles):
 def test_a_best_state_that_was_drawn_once_may_have_better_ones(times, k):
     states = torch.arange(10.0).double().repeat(30)
     log_weight = torch.cat([states, torch.full((times,), 15.0).double()]).unsqueeze(1)
-    smoothed = pareto_smooth(log_weight)
-    assert smoothed.pareto_k.item() == k
-    assert torch.equal(smoothed.log_weight, log_weight)
+    weights = RunningWeights.of(log_weight)
+    tail = pareto_tail(weights)
+    assert tail.pareto_k.item() == k
+    torch.testing.assert_close(tail.smoothed.log_mean, weights.log_mean)
 
 
 def test_single_precision_ties_a_few_and_is_fitted():
     log_weight = (torch.randn(1000, 1) - 1000).double()
     assert len(log_weight.unique()) < 1000
-    assert pareto_smooth(log_weight).pareto_k.isfinite().all()
+    assert pareto_tail(RunningWeights.of(log_weight)).pareto_k.isfinite().all()

@@ -8,7 +8,10 @@ from scipy.stats import t
 from significance import Estimate, mean_of, variance_of
 
 from ppl_vae.evidence import Evidence, ImportanceSampling, paired_difference
+from ppl_vae.evidence.pareto import measured
+from ppl_vae.identity import Identity, Source
 from ppl_vae.linear_gaussian import LinearGaussian
+from ppl_vae.weights import RunningWeights
 
 NOISE = 1.5
 MODEL = LinearGaussian.random(4, 2, NOISE, seed=1)
@@ -40,11 +43,9 @@ def evaluate(x, size, K, model=MODEL):
     """The rows of x as data sets of a size, each with the evidence it would have alone."""
     vae = model.mean_field_vae()
     whole = ImportanceSampling(K, rows=10**6, tails=False)(vae.model, vae.guide, x)
-    fields = (whole.log_prob, whole.standard_error, whole.effective_sample_size)
-    return [
-        replace(whole, log_prob=log_prob, standard_error=error, effective_sample_size=ess)
-        for log_prob, error, ess in zip(*(f.split(size) for f in fields), strict=True)
-    ]
+    names = ("log_prob", "standard_error", "effective_sample_size", "rounding")
+    parts = zip(*(getattr(whole, name).split(size) for name in names), strict=True)
+    return [replace(whole, **dict(zip(names, part, strict=True))) for part in parts]
 
 
 class TestFormulas:
@@ -73,6 +74,59 @@ class TestFormulas:
         assert summary["total_error"] == pytest.approx(math.sqrt(7 / 3))
         one = evidence_of([-1.0], math.nan, num_particles=1).summary()
         assert json.loads(json.dumps(one, allow_nan=False))["total_error"] is None
+
+
+def weighed(log_weight):
+    """What importance sampling makes of these log-weights."""
+    return Evidence(
+        **measured(RunningWeights.of(log_weight)),
+        num_particles=len(log_weight),
+        direction="lower",
+        method="importance sampling",
+        seconds=1.0,
+    )
+
+
+class TestVerdicts:
+    @pytest.mark.parametrize("count", [2, 3, 4, 5, 50])
+    def test_equal_weights_are_exact_however_few(self, count):
+        found = weighed(torch.full((count, 3), -7.0, dtype=torch.float64))
+        assert found.log_prob.tolist() == pytest.approx([-7.0] * 3)
+        assert found.warning is None
+
+    @pytest.mark.parametrize("count", [2, 4, 5, 50])
+    def test_one_weight_that_carries_all_is_not_trusted(self, count):
+        log_weight = torch.zeros(count, 3, dtype=torch.float64)
+        log_weight[0] = 20.0
+        warning = weighed(log_weight).warning
+        assert warning.startswith("not to be trusted: 3 of 3 data have fewer than ")
+
+    def test_weights_that_are_equal_because_they_are_rounded(self):
+        """A model that has diverged: the spread of log-densities is below their rounding."""
+        found = weighed(torch.full((20, 4), -3.39e12))
+        assert found.monte_carlo_error > 1e5
+        assert "not to be trusted: 4 of 4 data have log-densities so large" in found.warning
+        assert "rounding leaves up to 4e+05 nats" in found.warning
+        assert weighed(torch.full((20, 4), -3e3)).warning is None
+
+    def test_all_weights_0(self):
+        log_weight = torch.zeros(200, 40, dtype=torch.float64)
+        log_weight[:, 7] = -math.inf
+        found = weighed(log_weight)
+        assert found.log_prob[7].item() == -math.inf
+        assert found.warning.startswith("not to be trusted: 1 of 40 data have weights of 0 only")
+        assert found.summary()["log_prob"] is None
+        json.dumps(found.summary(), allow_nan=False)
+
+    def test_half_the_weights_0(self):
+        log_weight = torch.zeros(200, 4, dtype=torch.float64)
+        log_weight[::2] = -math.inf
+        found = weighed(log_weight)
+        torch.testing.assert_close(found.log_prob, torch.full_like(found.log_prob, -math.log(2)))
+        # Of a share of 1/2 in 200 draws, relative to the share.
+        expected = torch.full_like(found.log_prob, math.sqrt(1 / 199))
+        torch.testing.assert_close(found.standard_error, expected)
+        assert found.warning is None
 
 
 class TestTotalError:
@@ -180,6 +234,18 @@ class TestPairedDifference:
         a = evidence_of([-1.0, -2.0], 0.1)
         assert paired_difference(a, a).mean == 0
         assert paired_difference(a, a).total_error == 0
+
+    def test_other_data_are_refused(self):
+        def of(rows, source):
+            identity = Identity("p", rows, "IS", source=source)
+            return replace(evidence_of([-1.0, -2.0], 0.1), identity=identity)
+
+        a, b = of("first rows", Source("digits", "test")), of("others", Source("digits", "valid"))
+        assert paired_difference(a, a).mean == 0
+        assert paired_difference(a, replace(b, identity=None)).mean == 0
+        message = "rows first rows and others, from digits, test and digits, valid"
+        with pytest.raises(ValueError, match=message):
+            paired_difference(a, b)
 
     def test_different_numbers_of_data(self):
         with pytest.raises(ValueError, match="the same data, got 2 and 3"):

@@ -136,7 +136,7 @@ class AnnealedImportanceSampling:
             annealer = self.prepare(model, guide, x, streams)
             with streams.stream(Purpose.FORWARD):
                 log_weight, _ = annealer.forward()
-            return weight_columns(log_weight, self.evaluations(annealer))
+            return weight_columns(log_weight, self.evaluations(annealer), annealer.computed_in)
 
         call = Call(device, seed, progress, checkpoint)
         columns = self.by_chunk(call, self, estimate, model, guide, x)

@@ -30,6 +30,11 @@ class Annealer:
     tuning: Tuning
 
     @property
+    def computed_in(self) -> torch.dtype:
+        """Type of the log-densities along the path."""
+        return self.tuning.schedule.dtype
+
+    @property
     def last(self) -> int:
         """Number T of the last temperature; b_T = 1 where p(x) is wanted."""
         return len(self.tuning.schedule) - 1

@@ -110,8 +110,8 @@ class BidirectionalMonteCarlo:
             backward = annealer.reverse(path.at(path.density.pack(exact)))
         evaluations = self.ais.evaluations(annealer)
         both = {
-            "lower": weight_columns(forward, evaluations),
-            "upper": weight_columns(backward, evaluations),
+            "lower": weight_columns(forward, evaluations, annealer.computed_in),
+            "upper": weight_columns(backward, evaluations, annealer.computed_in),
         }
         both["upper"] = {**both["upper"], "log_prob": -both["upper"]["log_prob"]}
         return {

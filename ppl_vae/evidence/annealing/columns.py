@@ -1,35 +1,38 @@
 """From weights to values per datum, and from these to evidence."""
 
+import dataclasses
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.evidence.annealing.checkpoint import Columns
+from ppl_vae.evidence.pareto import measured
 from ppl_vae.evidence.result import Direction, Evidence
 from ppl_vae.weights import RunningWeights
 
 ADVICE = "use more temperatures or chains"
 
 
-def weight_columns(log_weight: Float[Tensor, "chains batch"], evaluations: int) -> Columns:
-    """``log mean W`` per datum with its delta-method error and effective sample size.
+def weight_columns(
+    log_weight: Float[Tensor, "chains batch"], evaluations: int, computed_in: torch.dtype
+) -> Columns:
+    """``log mean W`` per datum, and what its weights say of it.
 
     Args:
         log_weight: log W of independent chains.
+        computed_in: Type of the log-densities along the path.
         evaluations: Decoder evaluations spent on each datum.
 
     Raises:
         ValueError: If a weight is not a number, or infinite; names the datum.
     """
     require_numbers(log_weight)
-    weights = RunningWeights()
-    weights.add(log_weight)
-    return {
-        "log_prob": weights.log_mean,
-        "standard_error": weights.standard_error,
-        "effective_sample_size": weights.effective_sample_size,
-        "evaluations": torch.full_like(weights.log_mean, evaluations),
-    }
+    weights = RunningWeights(len(log_weight))
+    weights.add(log_weight, computed_in)
+    found = measured(weights)
+    return {**found, "evaluations": torch.full_like(found["log_prob"], evaluations)}
 
 
 def evidence_of(
@@ -42,11 +45,10 @@ def evidence_of(
     gap: float | None = None,
 ) -> Evidence:
     """The result of all data."""
+    names = {f.name for f in dataclasses.fields(Evidence)}
+    values: dict[str, Any] = {name: v for name, v in columns.items() if name in names}
     return Evidence(
-        log_prob=columns["log_prob"],
-        standard_error=columns["standard_error"],
-        effective_sample_size=columns["effective_sample_size"],
-        evaluations=columns["evaluations"],
+        **values,
         num_particles=num_particles,
         direction=direction,
         method=method,

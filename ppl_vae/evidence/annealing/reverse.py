@@ -64,7 +64,9 @@ def reverse_ais(
         with streams.stream(Purpose.REVERSE):
             log_weight = annealer.reverse(chains)
         spent = ais.evaluations(annealer) * 2 + ais.num_chains * transitions * ais.leapfrog_steps
-        columns = weight_columns(log_weight, spent - ais.pilot_evaluations(annealer))
+        columns = weight_columns(
+            log_weight, spent - ais.pilot_evaluations(annealer), annealer.computed_in
+        )
         return {**columns, "log_prob": -columns["log_prob"]}
 
     call = Call(device, seed, progress, checkpoint)

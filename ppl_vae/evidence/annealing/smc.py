@@ -89,7 +89,8 @@ class SequentialMonteCarlo:
             annealer = self.annealing.prepare(model, guide, x, streams)
             with streams.stream(Purpose.FORWARD):
                 log_evidence = self.log_evidence(annealer)
-            return weight_columns(log_evidence, self.annealing.evaluations(annealer))
+            spent = self.annealing.evaluations(annealer)
+            return weight_columns(log_evidence, spent, annealer.computed_in)
 
         call = Call(device, seed, progress, checkpoint)
         columns = self.annealing.by_chunk(call, self, estimate, model, guide, x)

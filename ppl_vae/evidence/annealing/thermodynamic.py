@@ -126,9 +126,13 @@ class ThermodynamicIntegration:
         spent = chains * (self.num_samples + moves * self.annealing.leapfrog_steps)
         spent += self.annealing.pilot_evaluations(annealer)
         variance = integral.trapezoid.var(0) / chains
+        log_prob = integral.trapezoid.mean(0) + integral.correction
+        rounding = torch.finfo(annealer.computed_in).eps * log_prob.abs()
+        error = (variance + integral.correction.square() + rounding.square()).sqrt()
         return {
-            "log_prob": integral.trapezoid.mean(0) + integral.correction,
-            "standard_error": (variance + integral.correction.square()).sqrt(),
+            "log_prob": log_prob,
+            "standard_error": error,
+            "rounding": rounding,
             "effective_sample_size": torch.full_like(variance, chains),
             "evaluations": torch.full_like(variance, spent),
             "correction": integral.correction,

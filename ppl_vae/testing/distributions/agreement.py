@@ -12,7 +12,7 @@ from scipy.stats import kstwobign, norm
 from torch import Tensor
 
 from ppl_vae.evidence.exact.enumeration import SiteStates
-from ppl_vae.evidence.pareto import pareto_smooth
+from ppl_vae.evidence.pareto import pareto_tail
 from ppl_vae.randomness import derive_seed
 from ppl_vae.testing.comparison import Answer, Comparison, same
 from ppl_vae.testing.distributions.cubature import MOST_DIMENSIONS, Integral, cells_among, integrate
@@ -20,6 +20,7 @@ from ppl_vae.testing.distributions.law import Law
 from ppl_vae.testing.distributions.probes import NUM_DRAWS, Probes, means_agree, means_are
 from ppl_vae.testing.distributions.proposals import OnSphere, StudentMixture
 from ppl_vae.testing.draws import same_draws
+from ppl_vae.weights import RunningWeights
 
 _UNSEEN = 5
 """Draws that a part of a law may have and not be looked at closely."""
@@ -214,7 +215,8 @@ class ByProposal(Examination):
         """By the mean importance weight, where its variance is finite."""
         _, log_p, log_q = self.others
         log_weight = log_p - log_q
-        if pareto_smooth(log_weight.unsqueeze(-1)).pareto_k.item() > _HEAVY:
+        weights = RunningWeights.of(log_weight.unsqueeze(-1))
+        if pareto_tail(weights).pareto_k.item() > _HEAVY:
             return "not applicable"
         weight = log_weight.exp()
         what, error = [f"integral of {self.law.name}"], self.law.log_error
