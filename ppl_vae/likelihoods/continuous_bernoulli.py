@@ -40,17 +40,17 @@ def _where_small(
     )
 
 
-def _log_sinhc(y: Tensor) -> Tensor:
-    """``log(sinh(y) / y)``, y not negative."""
+def _log_sinhc_less_y(y: Tensor) -> Tensor:
+    """``log(sinh(y) / y) - y``, y not negative."""
     return _where_small(
         y,
-        lambda y: y**2 * (1 / 6 + y**2 * (-1 / 180 + y**2 * (1 / 2835 - y**2 / 37800))),
-        lambda y: y + torch.log1p(-torch.exp(-2 * y)) - torch.log(2 * y),
+        lambda y: y**2 * (1 / 6 + y**2 * (-1 / 180 + y**2 * (1 / 2835 - y**2 / 37800))) - y,
+        lambda y: torch.log1p(-torch.exp(-2 * y)) - torch.log(2 * y),
     )
 
 
 def _langevin(y: Tensor) -> Tensor:
-    """``coth(y) - 1/y``, y not negative: the derivative of :func:`_log_sinhc`."""
+    """``coth(y) - 1/y``, y not negative: the derivative of ``log(sinh(y) / y)``."""
     return _where_small(
         y,
         lambda y: y * (1 / 3 + y**2 * (-1 / 45 + y**2 * (2 / 945 - y**2 / 4725))),
@@ -120,7 +120,12 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc, unused-ignor
 
     def log_prob(self, value: Float[Tensor, "*batch"]) -> Float[Tensor, "*shape"]:
         """Log-density in nats."""
-        return self.logits * (value - 0.5) - _log_sinhc(self.logits.abs() / 2)
+        size = self.logits.abs()
+        # l (x - 1/2) - |l| / 2, which is a difference of large numbers where |l| is large.
+        distance = torch.where(self.logits > 0, 1 - value, value)
+        near = self.logits * (value - 0.5) - size / 2
+        exponent = torch.where(size <= 2 * _SMALL, near, -size * distance)
+        return exponent - _log_sinhc_less_y(size / 2)
 
 
 def _logits_of(mean: Float[Tensor, " features"]) -> Float[Tensor, " features"]:

@@ -13,8 +13,10 @@ ROUNDING = 1e-8
 """What an identity in double precision may be off by, through a few hundred operations or a central
 difference, relative to values of 1 and more. No mistake in a formula is as small."""
 
-Skip = Literal["not claimed", "not applicable", "not reached"]
-Outcome = Literal["passed", "failed", "not claimed", "not applicable", "not reached"]
+Skip = Literal["not claimed", "not applicable", "not looked", "not reached"]
+"""Why a rung has no comparisons. ``not looked``: the question stands, and there was no way to
+answer it, so that the whole has not passed."""
+Outcome = Literal["passed", "failed"] | Skip
 
 
 @final
@@ -170,9 +172,21 @@ class Report:
                 f"(|z| may be {self.limit:.1f}):{lines}"
             ) from next((rung.raised for rung in failed if rung.raised is not None), None)
 
+    @property
+    def not_looked(self) -> tuple[str, ...]:
+        """Names of the rungs whose question could not be looked at."""
+        return tuple(rung.name for rung in self.rungs if rung.skipped == "not looked")
+
+    @property
+    def verdict(self) -> str:
+        """``passed``, or why it has neither passed nor failed."""
+        if not self.not_looked:
+            return "passed"
+        return f"not passed, could not look whether {', '.join(self.not_looked)}"
+
     def __str__(self) -> str:
         width = max(len(rung.name) for rung in self.rungs)
-        lines = [f"{self.subject}, |z| below {self.limit:.1f}:"]
+        lines = [f"{self.subject}, |z| below {self.limit:.1f}: {self.verdict}"]
         for rung in self.rungs:
             line = f"  {rung.name:<{width}}  {rung.outcome(self.limit):<14}  {rung.largest}"
             lines.append(line.rstrip())

@@ -34,11 +34,13 @@ class Case:
         torch.manual_seed(7)
         return self.draw(num_data)
 
-    def decoder(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+    def decoder(self, dtype: torch.dtype = torch.float64, factor: float = 1.0) -> nn.Module:
+        """Started at the data times the factor."""
+        data = factor * self.data()
         network = nn.Linear(self.outputs, self.outputs)
         nn.init.eye_(network.weight)
         nn.init.zeros_(network.bias)
-        start = {"data_mean": self.data().mean(0)} if self.takes_mean else {"data": self.data()}
+        start = {"data_mean": data.mean(0)} if self.takes_mean else {"data": data}
         return self.build(network, **self.options, **start).to(dtype)
 
     @property

@@ -14,6 +14,8 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE, DReG
 from ppl_vae.priors import StandardNormal
+from ppl_vae.testing.distributions.rounding import digits
+from ppl_vae.testing.distributions.subject import Subject
 from ppl_vae.vae import VAE
 
 PARAMETRIZE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -24,6 +26,11 @@ CONTINUOUS = pytest.mark.parametrize(
     "case", [case for case in CASES if not case.is_discrete], ids=lambda case: case.name
 )
 NUM_DRAWS = 20_000
+
+
+def is_bounded(case):
+    x = 1000 * case.data(1)
+    return not case.decoder(torch.float32)(case.z(1).float()).support.check(x).all()
 
 
 @PARAMETRIZE
@@ -171,6 +178,16 @@ def test_single_precision_is_double_precision_rounded(case):
         single.log_prob(x).double(), double.log_prob(x.double()), rtol=1e-4, atol=1e-4
     )
     torch.testing.assert_close(single.mean.double(), double.mean, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e6])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if not is_bounded(case)], ids=lambda case: case.name
+)
+def test_single_precision_keeps_its_digits_in_other_units(case, factor):
+    """Of a decoder that has been fitted to such data: at its own draws, and at larger ones."""
+    decoder = case.decoder(torch.float32, factor)
+    digits(Subject("likelihood", decoder, case.z(4, dtype=torch.float32)), 0)
 
 
 @PARAMETRIZE

@@ -24,6 +24,7 @@ def test_every_prior_has_a_case():
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_it_passes_the_check(case, significance):
     torch.manual_seed(0)
-    check_prior(
+    report = check_prior(
         case.make(), fresh=case.make, log_error=case.log_error, false_alarm=significance.rate
     )
+    assert report.verdict == "passed"

@@ -18,18 +18,22 @@ from ppl_vae.testing.comparison import Answer, Comparison, same
 from ppl_vae.testing.distributions.cubature import MOST_DIMENSIONS, Integral, cells_among, integrate
 from ppl_vae.testing.distributions.law import Law
 from ppl_vae.testing.distributions.probes import NUM_DRAWS, Probes, means_agree, means_are
-from ppl_vae.testing.distributions.proposals import OnSphere, StudentMixture
+from ppl_vae.testing.distributions.proposals import OnSphere, OnValues, StudentMixture
 from ppl_vae.testing.draws import same_draws
 from ppl_vae.weights import RunningWeights
 
 _UNSEEN = 5
 """Draws that a part of a law may have and not be looked at closely."""
-_FITTED = 4000
-"""Draws that a proposal is fitted to."""
+_FEW = 4000
+"""Draws that tell where a lattice is."""
+_MOST_UNSEEN = 0.05
+"""Share of a law on values that no draw has shown, above which its sum says nothing."""
 _MOST_DIMENSIONS = 32
 _MOST_STATES = 2**16
 _HEAVY = 0.5
 """Pareto's k of weights whose variance is not finite."""
+_LARGEST_SHARE = 0.01
+"""Of the sum of all weights, that the weight of one discrete vector may be."""
 _LEAST_OVERLAP = 0.01
 _NEGLIGIBLE = 1e-12
 _ROUNDED = 10.0
@@ -84,9 +88,12 @@ def examination(law: Law, seed: int) -> Examination | None:
         few, space = law.draw(16), law.space
         if space == "discrete":
             states = _states(law, few)
-            return None if states is None else ByStates(law, seed, states)
+            if states is not None:
+                return ByStates(law, seed, states)
         if few.shape[-1] > _MOST_DIMENSIONS:
             return None
+        if space == "discrete":
+            return ByProposal(law, seed, OnValues)
         if space == "sphere":
             return ByProposal(law, seed, OnSphere)
         if space == "unknown":
@@ -197,30 +204,42 @@ class ByProposal(Examination):
         Meng and Wong, 1996, Simulating ratios of normalizing constants via a simple identity.
     """
 
-    kind: type[StudentMixture] | type[OnSphere]
+    kind: type[StudentMixture] | type[OnSphere] | type[OnValues]
 
     @cached_property
-    def proposal(self) -> StudentMixture | OnSphere:
+    def proposal(self) -> StudentMixture | OnSphere | OnValues:
         """Fitted to draws."""
-        return self.kind.fit(self.placing[0][:_FITTED])
+        return self.kind.fit(self.placing[0])
 
     @cached_property
     def others(self) -> tuple[Tensor, Tensor, Tensor]:
         """Draws of the proposal, with log p and log q."""
         with same_draws(derive_seed(self.seed, 3)):
             draws = self.proposal.draw(len(self.tested[0]))
-        return draws, self.law.log_prob(draws).double(), self.proposal.log_prob(draws)
+        log_prob = self.law.log_prob(draws).double()
+        # A row of values that each occur may be none of the law's, as two ones in a one-hot vector.
+        inside = self.law.support.check(draws)
+        return draws, log_prob.where(inside, -torch.inf), self.proposal.log_prob(draws)
 
     def normalised(self) -> Answer:
         """By the mean importance weight, where its variance is finite."""
         _, log_p, log_q = self.others
         log_weight = log_p - log_q
-        weights = RunningWeights.of(log_weight.unsqueeze(-1))
-        if pareto_tail(weights).pareto_k.item() > _HEAVY:
-            return "not applicable"
-        weight = log_weight.exp()
-        what, error = [f"integral of {self.law.name}"], self.law.log_error
+        if self._is_heavy(log_weight) or self.proposal.unseen > _MOST_UNSEEN:
+            return "not looked"
+        weight, error = log_weight.exp(), math.hypot(self.law.log_error, self.proposal.unseen)
+        what = [f"integral of {self.law.name}"]
         return means_are("", what, weight.unsqueeze(-1), torch.ones(1).to(weight), error)
+
+    def _is_heavy(self, log_weight: Float[Tensor, " draws"]) -> bool:
+        """Whether few weights would make up the mean: by their tail, which discrete ones lack."""
+        if not isinstance(self.proposal, OnValues):
+            tail = pareto_tail(RunningWeights.of(log_weight.unsqueeze(-1)))
+            return not tail.pareto_k.item() <= _HEAVY
+        draws, log_p = self.tested
+        own = log_p - self.proposal.log_prob(draws)
+        largest = torch.cat([log_weight, own[own < math.inf]]).max().item()
+        return largest > math.log(_LARGEST_SHARE * len(log_weight))
 
     def followed(self) -> Answer:
         """By the two sides of the identity, for 1 and for every probe."""
@@ -228,7 +247,7 @@ class ByProposal(Examination):
         of_draws = torch.sigmoid(self.proposal.log_prob(z) - log_p)
         of_others = torch.sigmoid(log_p_y - log_q_y)
         if max(of_draws.mean(), of_others.mean()) < _LEAST_OVERLAP:
-            return "not applicable"
+            return "not looked"
         what = f"under {self.law.name} against its density, mean of"
         return means_agree(
             what,
@@ -256,7 +275,7 @@ def _states(law: Law, few: Tensor) -> Tensor | None:
 
 def _lattice(law: Law) -> Tensor | None:
     """Equally spaced numbers, both ways from the draws, until nothing is left."""
-    draws = law.draw(_FITTED).unique()
+    draws = law.draw(_FEW).unique()
     if len(draws) < 2:
         return None
     step, reach = draws.diff().min(), 64

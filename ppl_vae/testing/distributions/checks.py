@@ -22,6 +22,7 @@ from ppl_vae.testing.distributions.gradients import gradients, pathwise
 from ppl_vae.testing.distributions.inference import annealing, particles, training
 from ppl_vae.testing.distributions.missing import missing_values
 from ppl_vae.testing.distributions.modules import checkpoint, copies, precision_and_device
+from ppl_vae.testing.distributions.rounding import digits
 from ppl_vae.testing.distributions.subject import Subject
 from ppl_vae.testing.distributions.support import support
 from ppl_vae.testing.ladder import climb
@@ -33,6 +34,7 @@ MOVED: dict[str, Rung] = {
     "expand": expand,
     "each datum by itself": each_datum,
     "density by feature": features,
+    "digits": digits,
     "support": support,
     "gradients": gradients,
     "pathwise gradient": pathwise,
@@ -46,9 +48,9 @@ MOVED: dict[str, Rung] = {
 """Name to the rung, in double precision, of a module whose parameters have been moved."""
 
 _NOT_ASKED = {
-    "prior": {"each datum by itself", "density by feature", "missing values"},
+    "prior": {"each datum by itself", "density by feature", "digits", "missing values"},
     "likelihood": set[str](),
-    "guide": {"density by feature"},
+    "guide": {"density by feature", "digits"},
 }
 
 _LEAST_ROWS = 2
@@ -76,9 +78,9 @@ def check_prior(
     Most of this is looked at after all parameters have been moved by a fifth of their size, where
     none is 0 or 1 by chance: the module itself is left as it was. What is said of densities and
     draws is said of the seed's random functions of them: a mode that neither draws nor a wide
-    proposal come near would be missed. "Not applicable" says that there is no way to look, as at
-    discrete vectors with more than 65536 values. Small modules take about a second; look at one
-    with few latents first.
+    proposal come near would be missed. "Not looked" says that there is no way to look, as at more
+    than 32 latents: then the report's verdict is not "passed". Small modules take about a second;
+    look at one with few latents first.
 
     Args:
         prior: A module with ``forward() -> Distribution``, event shape (latent,).
@@ -115,7 +117,11 @@ def check_likelihood(
     single features are offered, by ``Independent`` or a method ``feature_log_prob``, they add up to
     that of the row, and single features' densities and draws are looked at. Rows do not depend on
     each other, and have the same density alone and as (particles, batch). A NaN in the data is
-    refused, or, where the distribution says ``accepts_missing``, its cell left out.
+    refused, or, where the distribution says ``accepts_missing``, its cell left out. Rows of
+    discrete values that are too many to be summed are looked at by values seen in draws. In single
+    precision the log-density is that of a double copy, at data of the usual size, a thousand and a
+    million times as large where the support has such, to 1e-4 nats a row and what rounding
+    explains.
 
     Args:
         decoder: A module with ``forward(z) -> Distribution``, event shape (features,).

@@ -64,4 +64,4 @@ class Examined:
     def _all(self, question: Callable[[Examination], Answer]) -> Answer:
         answers = [question(examined) for examined in self.examinations]
         made: list[Comparison] = [c for a in answers if not isinstance(a, str) for c in a]
-        return made or "not applicable"
+        return made or "not looked"

@@ -17,6 +17,8 @@ from ppl_vae.testing.distributions.subject import Subject, unvalidated
 _ON_SPHERE = 1e-6
 _OF_A_MIXTURE = "MixtureSameFamilyConstraint"
 _FITTED = 4000
+_SEEN = 400
+"""Draws that tell a discrete law whose support does not say so."""
 _DIGITS = 0.5
 """That an unconstrained coordinate may lose on its way to the support and back."""
 Space = Literal["discrete", "free", "sphere", "unknown"]
@@ -24,6 +26,12 @@ Space = Literal["discrete", "free", "sphere", "unknown"]
 
 def _nowhere(vectors: Float[Tensor, "points size"]) -> Bool[Tensor, " points"]:
     return torch.zeros(len(vectors), dtype=torch.bool)
+
+
+def _repeats(draws: Float[Tensor, "draws size"]) -> bool:
+    """Whether each coordinate has values that come again and again; a point has but one."""
+    counts = [len(column.unique()) for column in draws.unbind(-1)]
+    return 1 < max(counts) <= len(draws) // 2
 
 
 @final
@@ -50,9 +58,10 @@ class Law:
     @property
     def space(self) -> Space:
         """Where the vectors live: everything that can be said of them depends on it."""
-        if self.support.is_discrete:
+        draws = self.draw(_SEEN)
+        if self.support.is_discrete or _repeats(draws):
             return "discrete"
-        lengths = self.draw(16).norm(dim=-1)
+        lengths = draws[:16].norm(dim=-1)
         if bool(((lengths - 1).abs() < _ON_SPHERE).all()):
             return "sphere"
         try:

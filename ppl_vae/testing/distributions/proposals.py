@@ -3,7 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import pyro.distributions as dist
 import torch
@@ -19,6 +19,8 @@ _DEGREES, _WIDE_DEGREES = 5.0, 2.0
 _WIDENED, _WIDE = 1.1, 2.0
 """Factors on the scales of the fitted components, and of the one that covers everything."""
 _WIDE_SHARE = 0.15
+_FITTED = 4000
+"""Draws that a continuous proposal is fitted to."""
 
 
 @final
@@ -27,10 +29,12 @@ class StudentMixture:
     """``sum_k w_k t(u; df_k, m_k, S_k)`` over the whole space."""
 
     law: Any
+    unseen: ClassVar[float] = 0.0
 
     @classmethod
     def fit(cls, draws: Float[Tensor, "draws dim"]) -> "StudentMixture":
         """Normal components by maximum likelihood, widened, and one that is wider than all."""
+        draws = draws[:_FITTED]
         fitted = min(_candidates(draws), key=lambda mixture: mixture.bic(draws.numpy()))
         loc = torch.cat([torch.from_numpy(fitted.means_), draws.mean(0, keepdim=True)])
         overall = torch.cov(draws.T).reshape(1, *[draws.shape[-1]] * 2)
@@ -80,10 +84,12 @@ class OnSphere:
     """
 
     scale: Float[Tensor, "dim dim"]
+    unseen: ClassVar[float] = 0.0
 
     @classmethod
     def fit(cls, draws: Float[Tensor, "draws dim"]) -> "OnSphere":
         """By second moments, whose smallest directions are widened."""
+        draws = draws[:_FITTED]
         moment = draws.T @ draws / len(draws)
         least = float(moment.trace()) * 1e-4
         return cls(torch.linalg.cholesky(moment + least * torch.eye(len(moment)).to(moment)))
@@ -104,3 +110,56 @@ class OnSphere:
         angular = -self.scale.diagonal().log().sum() - dim * whitened.log()
         flat = torch.full_like(angular, math.log(_WIDE_SHARE))
         return torch.logaddexp(angular + math.log1p(-_WIDE_SHARE), flat) - log_area
+
+
+@final
+@dataclass(frozen=True)
+class OnValues:
+    """Of discrete vectors: each coordinate by itself takes a value that it has had in draws.
+
+    By how often it had it, or with a small probability any of them alike.
+
+    Attributes:
+        values: Of each coordinate.
+        log_probs: Of those values.
+        unseen: Of the law the draws are from, about the probability that a coordinate has a value
+            not among them: by how many values were drawn once.
+
+    References:
+        Good, 1953, The population frequencies of species and the estimation of population
+        parameters.
+    """
+
+    values: tuple[Float[Tensor, " values"], ...]
+    log_probs: tuple[Float[Tensor, " values"], ...]
+    unseen: float
+
+    @classmethod
+    def fit(cls, draws: Float[Tensor, "draws dim"]) -> "OnValues":
+        """By relative frequencies."""
+        found = [column.unique(return_counts=True) for column in draws.unbind(-1)]
+        shares = [counts / len(draws) for _, counts in found]
+        log_probs = [
+            ((1 - _WIDE_SHARE) * share + _WIDE_SHARE / len(share)).log().to(draws)
+            for share in shares
+        ]
+        once = sum(int((counts == 1).sum()) for _, counts in found)
+        return cls(tuple(v for v, _ in found), tuple(log_probs), once / len(draws))
+
+    def draw(self, count: int) -> Float[Tensor, "count dim"]:
+        """Draws."""
+        columns = [
+            values[log_prob.exp().multinomial(count, replacement=True)]
+            for values, log_prob in zip(self.values, self.log_probs, strict=True)
+        ]
+        return torch.stack(columns, -1)
+
+    def log_prob(self, value: Float[Tensor, "points dim"]) -> Float[Tensor, " points"]:
+        """Log-probability in nats; minus infinity where a value is not among those."""
+        total = value.new_zeros(len(value))
+        for column, values, log_prob in zip(
+            value.unbind(-1), self.values, self.log_probs, strict=True
+        ):
+            at = torch.searchsorted(values, column.contiguous()).clamp(max=len(values) - 1)
+            total = total + log_prob[at].where(values[at] == column, -torch.inf)
+        return total

@@ -1,8 +1,13 @@
 """Laws of all kinds that are right, whatever their tails, modes and spaces; and proposals."""
 
+import math
+from typing import ClassVar
+
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
 from significance import Estimate, mean_of
 from torch import nn
 
@@ -55,6 +60,8 @@ LAWS = {
     "on the sphere": dist.ProjectedNormal(tensor(10.0, 20.0, 0.0)),
     "Poisson": dist.Poisson(tensor(3.0)).to_event(1),
     "geometric": dist.Geometric(tensor(0.02)).to_event(1),
+    "two counts": dist.Poisson(3 * ONES[:2]).to_event(1),
+    "twenty bits": dist.Bernoulli(logits=torch.linspace(-6, 3, 20).double()).to_event(1),
     "bits": dist.Bernoulli(logits=torch.linspace(-6, 3, 8).double()).to_event(1),
     "one-hot": dist.OneHotCategorical(logits=torch.linspace(-3, 3, 5).double()),
     "codes": dist.Categorical(logits=torch.randn(2, 4).double()).to_event(1),
@@ -75,15 +82,31 @@ def test_a_law_that_is_right(name, significance):
     Report.of(name, rungs, significance.rate).require_passed()
 
 
-@pytest.mark.parametrize(
-    "distribution",
-    [
-        dist.Poisson(3 * ONES[:2]).to_event(1),
-        dist.MultivariateNormal(torch.zeros(40).double(), torch.eye(40).double()),
-    ],
-    ids=["two counts", "forty dimensions"],
-)
-def test_where_there_is_no_way_to_look_at_the_whole(distribution):
+class Alike(TorchDistribution):
+    """Twenty bits, all 0 or all 1: no proposal of independent bits comes near."""
+
+    arg_constraints: ClassVar = {}
+    support = constraints.independent(constraints.boolean, 1)
+
+    def __init__(self):
+        super().__init__((), (20,), validate_args=False)
+
+    def sample(self, sample_shape=()):
+        bit = torch.rand(*sample_shape, 1).double() < 0.5
+        return bit.double().expand(*sample_shape, 20)
+
+    def log_prob(self, value):
+        alike = (value == value[..., :1]).all(-1)
+        return torch.full(alike.shape, math.log(0.5)).double().where(alike, -torch.inf)
+
+
+def test_discrete_vectors_that_hang_together_are_not_looked_at():
+    examined = Examined(Subject("prior", Given(Alike())), 5)
+    assert examined.normalised() == examined.followed() == "not looked"
+
+
+def test_where_there_is_no_way_to_look_at_the_whole():
+    distribution = dist.MultivariateNormal(torch.zeros(40).double(), torch.eye(40).double())
     examined = Examined(Subject("prior", Given(distribution)), 5)
     whole = [e for e in examined.examinations if e.law.name == "p(z)"]
     assert whole == []

@@ -54,6 +54,29 @@ def test_a_right_guide_and_a_right_likelihood(significance):
     check_likelihood(wrong.Decoder(), Z, false_alarm=rate)
 
 
+@pytest.mark.parametrize("kind", [wrong.Bins, wrong.UndeclaredBins], ids=name_of)
+def test_a_right_likelihood_of_levels(kind, significance):
+    """Too many rows of levels to be summed, and no density of single features."""
+    report = check_likelihood(wrong.BinsDecoder(kind), Z, false_alarm=significance.rate)
+    assert report.verdict == "passed"
+    outcomes = {rung.name: rung.outcome(report.limit) for rung in report.rungs}
+    assert outcomes["density normalises"] == outcomes["draws follow density"] == "passed"
+
+
+@pytest.mark.parametrize("kind", [wrong.Bins, wrong.UndeclaredBins], ids=name_of)
+def test_levels_without_their_edges(kind):
+    found = failed(check_likelihood, wrong.BinsDecoder(kind, edges=False), Z)
+    assert {"density normalises", "draws follow density"} <= set(found)
+
+
+def test_what_could_not_be_looked_at_has_not_passed():
+    """Forty dimensions that hang together."""
+    report = check_prior(wrong.OfMixture(wrong.MixtureOf, 40))
+    assert report.not_looked == ("density normalises", "draws follow density")
+    assert report.verdict.startswith("not passed, could not look whether density normalises, ")
+    assert report.verdict in str(report).splitlines()[0]
+
+
 @pytest.mark.parametrize(("kind", "rung"), wrong.MADE.items(), ids=name_of)
 def test_a_distribution_with_a_mistake(kind, rung):
     assert rung in failed(check_prior, wrong.OfMade(kind))
