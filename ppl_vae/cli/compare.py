@@ -9,45 +9,49 @@ import click
 import ppl_vae as pv
 from ppl_vae.cli.config import PartSpec, config_of
 from ppl_vae.cli.options import evaluation, live, model, place
+from ppl_vae.cli.setting import setting
 from ppl_vae.cli.study import show_results
+
+COMPARED = ("elbo", "iwae:50")
 
 
 @click.command()
-@click.option(
+@setting(
     "--objective",
     "objectives",
+    otherwise=f"{' and '.join(COMPARED)}; {COMPARED[0]} where priors, guides or networks are "
+    "compared",
     multiple=True,
     metavar="NAME",
-    help="An objective to compare (repeat); ppl-vae objectives lists them.  [default: elbo and "
-    "iwae:50; elbo where priors, guides or networks are compared]",
+    help="An objective to compare (repeat); ppl-vae objectives lists them.",
 )
-@click.option(
+@setting(
     "--prior",
     "priors",
+    of="runs.RunConfig",
+    parameter="prior",
     type=PartSpec(),
     multiple=True,
-    default=("normal",),
-    show_default=True,
     metavar="NAME",
     help="A prior p(z) to compare (repeat); ppl-vae parts lists them.",
 )
-@click.option(
+@setting(
     "--guide",
     "guides",
+    of="runs.RunConfig",
+    parameter="guide",
     type=PartSpec(),
     multiple=True,
-    default=("normal",),
-    show_default=True,
     metavar="NAME",
     help="A guide q(z|x) to compare (repeat); ppl-vae parts lists them.",
 )
-@click.option(
+@setting(
     "--network",
     "networks",
+    of="runs.RunConfig",
+    parameter="network",
     type=PartSpec(),
     multiple=True,
-    default=("mlp",),
-    show_default=True,
     metavar="NAME",
     help="Bodies of encoder and decoder to compare (repeat); ppl-vae parts lists them.",
 )
@@ -56,7 +60,7 @@ from ppl_vae.cli.study import show_results
     "--particles",
     default=1000,
     show_default=True,
-    help="K, draws per datum when estimating log p(x).",
+    help="Number of particles K of the estimate of log p(x), for each datum.",
 )
 @click.option(
     "--out",
@@ -92,7 +96,7 @@ def compare(
     """
     config = config_of(settings)
     one_each = max(map(len, (priors, guides, networks))) == 1
-    objectives = objectives or (("elbo", "iwae:50") if one_each else ("elbo",))
+    objectives = objectives or (COMPARED if one_each else COMPARED[:1])
     levels = {"objective": objectives, "prior": priors, "guide": guides, "network": networks}
     config = dataclasses.replace(
         config, prior=priors[0], guide=guides[0], network=networks[0], objective=objectives[0]

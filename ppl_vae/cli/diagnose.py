@@ -7,33 +7,44 @@ import click
 import ppl_vae as pv
 from ppl_vae.cli.options import place
 from ppl_vae.cli.output import show
+from ppl_vae.cli.setting import setting
+
+DIAGNOSIS = "runs.diagnose_run"
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--particles", default=5000, show_default=True, help="K of log p(x), per datum.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
-@click.option(
+@setting(
+    "--particles", of=DIAGNOSIS, type=int, help="Number of particles K of log p(x), for each datum."
+)
+@setting("--seed", of=DIAGNOSIS, type=int, help="Seed of the draws.")
+@setting(
     "--limit",
+    of=DIAGNOSIS,
     type=click.IntRange(min=2),
-    default=200,
-    show_default=True,
     metavar="N",
     help="Only N of the data of each split, a fixed random subset.",
 )
-@click.option(
+@setting(
     "--rate-data",
+    of=DIAGNOSIS,
     type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
     metavar="N",
     help="Data for the rate-distortion curve; 0 leaves it out.",
 )
-@click.option(
-    "--temperatures", default=500, show_default=True, metavar="T", help="Of the curve's annealing."
+@setting(
+    "--temperatures",
+    of=DIAGNOSIS,
+    type=int,
+    metavar="T",
+    help="Steps of the curve's annealing from prior to posterior.",
 )
-@click.option(
-    "--chains", default=16, show_default=True, metavar="C", help="Of the curve's annealing."
+@setting(
+    "--chains",
+    of=DIAGNOSIS,
+    type=int,
+    metavar="C",
+    help="Chains of the curve's annealing, for each datum.",
 )
 @click.option(
     "--flow",

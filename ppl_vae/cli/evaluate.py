@@ -9,20 +9,20 @@ import click
 import ppl_vae as pv
 from ppl_vae.cli.options import engine, estimator, evaluation, place
 from ppl_vae.cli.output import show
+from ppl_vae.cli.setting import setting
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
+@setting(
     "--method",
-    default="iwae",
-    show_default=True,
+    of="runs.build_estimator",
     metavar="NAME",
-    help="iwae (importance sampling), psis, defensive, jackknife, sumo, adaptive, ais, smc, ti, "
-    "bdmc or exact; docs/evidence.md says which to use when.",
+    names=lambda: pv.runs.METHODS,
+    help="Estimator of log p(x): {names}; docs/evidence.md says which to use when.",
 )
 @estimator
-@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@setting("--seed", of="runs.evaluate_run", type=int, help="Seed of the draws.")
 @click.option(
     "--shards",
     type=click.IntRange(min=1),

@@ -10,13 +10,13 @@ import ppl_vae as pv
 from ppl_vae.cli.config import config_of
 from ppl_vae.cli.options import distributions, live, model, place
 from ppl_vae.cli.output import show
+from ppl_vae.cli.setting import setting
 
 
 @click.command()
-@click.option(
+@setting(
     "--objective",
-    default="elbo",
-    show_default=True,
+    of="runs.RunConfig",
     metavar="NAME",
     help="elbo, stl, iwae:K (K particles), dreg:K, ... (ppl-vae objectives lists them), or "
     "module:Class.",

@@ -8,6 +8,15 @@ import click
 import ppl_vae as pv
 from ppl_vae.cli.options import place
 from ppl_vae.cli.output import require_writable, show
+from ppl_vae.cli.setting import default_of, setting
+
+BUILT_IN_PARTICLES, RUN_PARTICLES = "1,4,16,64,256", "1,4,16,64"
+RUN_LIMIT = 20
+
+
+def _replicates() -> str:
+    built_in = default_of("diagnostics.linear_gaussian_bench", "replicates")
+    return f"{built_in}; of a run {default_of('diagnostics.gradient_statistics', 'replicates')}"
 
 
 @click.command()
@@ -28,24 +37,27 @@ from ppl_vae.cli.output import require_writable, show
     help="An objective to measure (repeat), at every K of --particles, or with its own K "
     "(iwae:5); ppl-vae objectives lists them.",
 )
-@click.option(
+@setting(
     "--particles",
+    otherwise=f"{BUILT_IN_PARTICLES}; of a run {RUN_PARTICLES}",
     metavar="K,K,...",
-    help="Numbers of particles.  [default: 1,4,16,64,256; of a run 1,4,16,64]",
+    help="Numbers of particles.",
 )
-@click.option(
+@setting(
     "--replicates",
+    otherwise=_replicates,
     type=click.IntRange(min=2),
     metavar="R",
-    help="Independent gradients each is taken from.  [default: 30000; of a run 200]",
+    help="Number of independent gradients that each is estimated from.",
 )
-@click.option(
+@setting(
     "--limit",
+    otherwise=str(RUN_LIMIT),
     type=click.IntRange(min=1),
     metavar="N",
-    help="Test data of a run in the batch, a fixed random subset.  [default: 20]",
+    help="Test data of a run in the batch, a fixed random subset.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@setting("--seed", of="diagnostics.gradient_statistics", type=int, help="Seed of the draws.")
 @click.option(
     "--out",
     "folder",
@@ -75,24 +87,23 @@ def gradients(
     """
     built_in = model == "linear-gaussian"
     if particles is None:
-        particles = "1,4,16,64,256" if built_in else "1,4,16,64"
+        particles = BUILT_IN_PARTICLES if built_in else RUN_PARTICLES
     families = _over_particles(names, particles)
+    number: dict[str, Any] = {} if replicates is None else {"replicates": replicates}
     if built_in:
         if limit is not None:
             raise click.BadParameter("belongs to a run, not to linear-gaussian", param_hint="limit")
         require_writable(folder)
-        bench = pv.diagnostics.linear_gaussian_bench(
-            families, replicates=replicates or 30_000, seed=seed
-        )
+        bench = pv.diagnostics.linear_gaussian_bench(families, **number, seed=seed)
     else:
         run = pv.runs.open_run(Path(model), data_root=data_root, device=device)
         require_writable(folder)
         bench = pv.diagnostics.gradient_statistics(
             run.vae.model,
             run.vae.guide,
-            run.split("test", limit or 20).to(run.device),
+            run.split("test", limit or RUN_LIMIT).to(run.device),
             families,
-            replicates=replicates or 200,
+            **number,
             seed=seed,
         )
     paths = pv.report.write_gradient_bench(bench, folder, f"gradients of {model}")

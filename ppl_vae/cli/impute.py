@@ -7,6 +7,7 @@ import click
 import ppl_vae as pv
 from ppl_vae.cli.options import place
 from ppl_vae.cli.output import show
+from ppl_vae.cli.setting import setting
 
 
 @click.command()
@@ -17,11 +18,21 @@ from ppl_vae.cli.output import show
     metavar="FILE",
     help="Table with the run's columns.  [default: the one it was trained on]",
 )
-@click.option("--draws", default=20, show_default=True, help="Completed tables.")
-@click.option(
-    "--particles", default=1000, show_default=True, help="K, latents weighted for each row."
+@setting(
+    "--draws",
+    of="runs.impute_run",
+    parameter="num_draws",
+    type=int,
+    help="Number of completed tables.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@setting(
+    "--particles",
+    of="runs.impute_run",
+    parameter="num_particles",
+    type=int,
+    help="Number of particles K that are weighted for each row.",
+)
+@setting("--seed", of="runs.impute_run", type=int, help="Seed of the draws.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

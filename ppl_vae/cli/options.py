@@ -6,9 +6,14 @@ from typing import Any, TypeVar
 
 import click
 
+import ppl_vae as pv
 from ppl_vae.cli.config import Columns, PartSpec, Sizes, read_config
+from ppl_vae.cli.setting import setting
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+RUN, EVALUATION = "runs.RunConfig", "runs.evaluate_run"
+"""What most options set, whose signatures have their defaults."""
 
 DATA_HELP = (
     "Data set: digits (embedded), mnist, fashion-mnist, kmnist, omniglot, binarized-mnist, or a "
@@ -27,6 +32,18 @@ def options(*added: Callable[[F], F]) -> Callable[[F], F]:
     return add
 
 
+def method_option(flag: str, *, about: str, otherwise: str = "", **attributes: Any) -> Any:
+    """Option of some estimators: its help names them, and what each takes by default."""
+    option = flag.removeprefix("--").replace("-", "_")
+    return setting(
+        flag,
+        help=f"{{names}}: {about}",
+        otherwise=otherwise or (lambda: pv.runs.method_default(option)),
+        names=lambda: pv.runs.methods_taking(option),
+        **attributes,
+    )
+
+
 place = options(
     click.option(
         "--data-root",
@@ -34,10 +51,9 @@ place = options(
         metavar="FOLDER",
         help="Folder of the data sets.  [default: $PPL_VAE_DATA, else the user's cache]",
     ),
-    click.option(
+    setting(
         "--device",
-        default="auto",
-        show_default=True,
+        of="runs.open_run",
         metavar="NAME",
         help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.",
     ),
@@ -55,13 +71,11 @@ model = options(
         help="YAML, TOML or JSON with the settings below, or the config.json of a run; options "
         "that are typed go before it.",
     ),
-    click.option(
-        "--data", default="digits", show_default=True, metavar="NAME|FILE", help=DATA_HELP
-    ),
-    click.option(
+    setting("--data", of=RUN, metavar="NAME|FILE", help=DATA_HELP),
+    setting(
         "--columns",
+        of=RUN,
         type=Columns(),
-        default="",
         metavar="NAME=KIND,...",
         help="Of a table: real, positive, count, binary, categorical or ordinal[:low<high], where "
         "a column is not what it looks like (text categorical, two values binary, else real).",
@@ -71,112 +85,120 @@ model = options(
         is_flag=True,
         help="Take NaN for a missing cell, to be left out; tables of mixed columns always do.",
     ),
-    click.option(
+    setting(
         "--binarize",
+        of=RUN,
         type=click.Choice(["auto", "none", "static", "dynamic"]),
-        default="auto",
-        show_default=True,
         help="Draw grey values in [0, 1] as 0 or 1: never, once (static), or afresh each "
         "time a training image is seen (dynamic). auto: static for the named grey image "
         "sets under a Bernoulli likelihood, else none.",
     ),
-    click.option(
+    setting(
         "--likelihood",
+        of=RUN,
         type=PartSpec(),
-        default="auto",
-        show_default=True,
         metavar="NAME",
         help="p(x|z): auto (table for .csv and .parquet files, else bernoulli), bernoulli, normal "
         "(learned standard deviation), normal:SD (fixed, in the units of the data), ... (ppl-vae "
         "parts lists them), or module:Class:ARGUMENTS.",
     ),
-    click.option(
+    setting(
         "--latent",
+        of=RUN,
         type=Sizes(),
-        default="50",
-        show_default=True,
         metavar="SIZES",
         help="Latent dimensions; several, from the data upwards, make a hierarchy: 100,50.",
     ),
-    click.option(
+    setting(
         "--hidden",
+        of=RUN,
         type=Sizes(),
-        default="200,200",
-        show_default=True,
         metavar="SIZES",
         help="Hidden layer sizes of the encoder; the decoder mirrors them.",
     ),
-    click.option(
+    setting(
         "--upper-hidden",
+        of=RUN,
+        otherwise="as --hidden",
         type=Sizes(),
         metavar="SIZES",
-        help="Hidden layer sizes between layers of latents.  [default: as --hidden]",
+        help="Hidden layer sizes between layers of latents.",
     ),
-    click.option(
+    setting(
         "--activation",
-        default="tanh",
-        show_default=True,
-        help="tanh, relu, silu, gelu, elu, softplus or leaky-relu.",
+        of=RUN,
+        names=lambda: pv.networks.ACTIVATIONS,
+        help="Activation of the hidden layers: {names}.",
     ),
-    click.option(
-        "--epochs", type=int, metavar="N", help="Passes over the training data.  [default: 100]"
+    setting(
+        "--epochs",
+        of=RUN,
+        otherwise=lambda: str(pv.runs.config.EPOCHS),
+        type=int,
+        metavar="N",
+        help="Passes over the training data.",
     ),
-    click.option(
+    setting(
         "--updates",
+        of=RUN,
         type=int,
         metavar="N",
         help="In place of --epochs: stop after so many batches.",
     ),
-    click.option(
+    setting(
         "--seconds",
+        of=RUN,
         type=float,
         metavar="S",
         help="In place of --epochs: stop after so much training time, validation not counted.",
     ),
-    click.option(
+    setting(
         "--decoder-evaluations",
+        of=RUN,
         type=int,
         metavar="N",
         help="In place of --epochs: stop before particles times batch, summed over all draws, "
         "exceeds N; makes steps and numbers of particles comparable.",
     ),
-    click.option("--batch-size", default=100, show_default=True, help="Data a batch."),
-    click.option("--learning-rate", default=1e-3, show_default=True, help="Adam's, at the start."),
-    click.option(
+    setting("--batch-size", of=RUN, type=int, help="Largest number of data in a batch."),
+    setting("--learning-rate", of=RUN, type=float, help="Learning rate of Adam at the start."),
+    setting(
         "--schedule",
-        default="constant",
-        show_default=True,
-        help="Learning rate over training: constant, exponential (to a tenth), cosine, burda.",
+        of=RUN,
+        names=lambda: pv.runs.SCHEDULES,
+        help="Learning rate over training: {names}; exponential falls to a tenth.",
     ),
-    click.option(
+    setting(
         "--clip-norm",
+        of=RUN,
+        otherwise="no clipping",
         type=float,
         metavar="NORM",
-        help="Largest gradient norm, nats per datum.  [default: no clipping]",
+        help="Largest gradient norm, nats per datum.",
     ),
-    click.option(
+    setting(
         "--patience",
+        of=RUN,
+        otherwise="never; the best epoch is kept either way",
         type=int,
         metavar="EPOCHS",
-        help="Stop after so many epochs without a better validation bound.  [default: "
-        "never; the best epoch is kept either way]",
+        help="Stop after so many epochs without a better validation bound.",
     ),
-    click.option(
+    setting(
         "--validation-particles",
-        default=50,
-        show_default=True,
-        help="K of the importance-weighted bound on the validation data.",
+        of=RUN,
+        type=int,
+        help="Number of particles K of the importance-weighted bound on the validation data.",
     ),
-    click.option(
+    setting(
         "--step",
-        default="torch",
-        show_default=True,
+        of=RUN,
         metavar="NAME",
         help="torch (one fused optimiser), svi (pyro.infer.SVI), alternating:N (N updates of the "
         "guide for one of the model), aggressive (until the bound stops improving), or "
         "semi-amortised:N (q refined N times for each datum).",
     ),
-    click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
+    setting("--seed", of=RUN, type=int, help="Seed of everything random."),
 )
 
 live = options(
@@ -189,28 +211,25 @@ live = options(
 )
 
 distributions = options(
-    click.option(
+    setting(
         "--prior",
+        of=RUN,
         type=PartSpec(),
-        default="normal",
-        show_default=True,
         metavar="NAME",
         help="p(z): normal, ... (ppl-vae parts lists them), or module:Class:ARGUMENTS.",
     ),
-    click.option(
+    setting(
         "--guide",
+        of=RUN,
         type=PartSpec(),
-        default="normal",
-        show_default=True,
         metavar="NAME",
         help="q(z|x): normal, ladder (of a hierarchy), ... (ppl-vae parts lists them), or "
         "module:Class:ARGUMENTS.",
     ),
-    click.option(
+    setting(
         "--network",
+        of=RUN,
         type=PartSpec(),
-        default="mlp",
-        show_default=True,
         metavar="NAME",
         help="Bodies of encoder and decoder: mlp, ... (ppl-vae parts lists them), or "
         "module:Class:ARGUMENTS.",
@@ -218,89 +237,86 @@ distributions = options(
 )
 
 evaluation = options(
-    click.option(
+    setting(
         "--split",
+        of=EVALUATION,
         type=click.Choice(["test", "valid", "train"]),
-        default="test",
-        show_default=True,
         help="Data to estimate log p(x) on.",
     ),
-    click.option(
+    setting(
         "--limit",
+        of=EVALUATION,
+        otherwise="all",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Only N of these data, a fixed random subset.  [default: all]",
+        help="Only N of these data, a fixed random subset.",
     ),
 )
 
 
 estimator = options(
-    click.option("--particles", type=int, metavar="K", help="Draws per datum.  [default: 5000]"),
-    click.option(
+    method_option("--particles", type=int, metavar="K", about="draws per datum."),
+    method_option(
         "--refine",
+        otherwise="not at all",
         type=click.IntRange(min=1),
         metavar="STEPS",
-        help="Refine the guide for each datum by so many updates beforehand.  [default: not at "
-        "all]",
+        about="refine the guide for each datum by so many updates beforehand.",
     ),
-    click.option(
+    method_option(
         "--bootstrap",
+        otherwise="the delta method",
         type=int,
         metavar="B",
-        help="iwae, jackknife: standard errors from so many bootstrap samples of the draws.  "
-        "[default: the delta method]",
+        about="standard errors from so many bootstrap samples of the draws.",
     ),
-    click.option(
+    method_option(
         "--target-se",
         type=float,
         metavar="NATS",
-        help="adaptive: standard error wanted of each log p(x).  [default: 0.05]",
+        about="standard error wanted of each log p(x).",
     ),
-    click.option(
-        "--order", type=int, metavar="M", help="jackknife: 1, 2 or 3 terms of bias.  [default: 1]"
-    ),
-    click.option(
+    method_option("--order", type=int, metavar="M", about="1, 2 or 3 terms of bias."),
+    method_option(
         "--prior-share",
         type=float,
         metavar="SHARE",
-        help="defensive: of the draws, from the prior.  [default: 0.1]",
+        about="share of the draws that come from the prior.",
     ),
-    click.option(
-        "--replicates", type=int, metavar="R", help="sumo: series averaged.  [default: 200]"
-    ),
-    click.option(
+    method_option("--replicates", type=int, metavar="R", about="series averaged."),
+    method_option(
         "--temperatures",
         type=int,
         metavar="T",
-        help="ais, smc, ti, bdmc: steps from start to posterior.  [default: 1000; ti 50]",
+        about="steps from start to posterior.",
     ),
-    click.option(
+    method_option(
         "--chains",
         type=int,
         metavar="C",
-        help="ais, smc, ti, bdmc: chains of each datum.  [default: 16; smc 64]",
+        about="chains of each datum.",
     ),
-    click.option(
+    method_option(
         "--leapfrog",
         type=int,
         metavar="L",
-        help="ais, smc, ti, bdmc: leapfrog steps of a transition.  [default: 10]",
+        about="leapfrog steps of a transition.",
     ),
-    click.option(
+    method_option(
         "--start",
         type=click.Choice(["prior", "guide"]),
-        help="ais, smc, ti, bdmc: where chains start.  [default: prior]",
+        about="where chains start.",
     ),
-    click.option(
+    method_option(
         "--schedule",
         type=click.Choice(["linear", "sigmoidal", "adaptive"]),
-        help="ais, smc, ti, bdmc: spacing of temperatures.  [default: sigmoidal]",
+        about="spacing of temperatures.",
     ),
-    click.option(
+    method_option(
         "--simulated",
         type=int,
         metavar="N",
-        help="bdmc: data simulated to find the gap.  [default: 20]",
+        about="data simulated to find the gap.",
     ),
 )
 

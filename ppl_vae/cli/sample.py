@@ -7,18 +7,18 @@ import click
 import ppl_vae as pv
 from ppl_vae.cli.options import place
 from ppl_vae.cli.output import show
+from ppl_vae.cli.setting import setting
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
+@setting(
     "--count",
+    of="report.write_sample_figures",
     type=click.IntRange(1, 100),
-    default=10,
-    show_default=True,
     help="Columns of the pictures.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@setting("--seed", of="report.write_sample_figures", type=int, help="Seed of the draws.")
 @place
 def sample(
     folder: Path, count: int, seed: int, data_root: Path | None, device: str, as_json: bool

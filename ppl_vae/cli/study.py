@@ -9,6 +9,7 @@ import click
 import ppl_vae as pv
 from ppl_vae.cli.options import DATA_HELP, engine, place
 from ppl_vae.cli.output import fail, show
+from ppl_vae.cli.setting import setting
 from ppl_vae.files import write_atomically
 
 
@@ -19,7 +20,7 @@ def study() -> None:
 
 @study.command()
 @click.argument("file", type=click.Path(path_type=Path), default=Path("study.yaml"))
-@click.option("--data", default="digits", show_default=True, metavar="NAME|FILE", help=DATA_HELP)
+@setting("--data", of="runs.RunConfig", metavar="NAME|FILE", help=DATA_HELP)
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 def init(file: Path, data: str, force: bool) -> None:
     """Write a study's FILE to start from, with comments."""

@@ -1,9 +1,16 @@
 """Single runs: configurations by names, folders, evaluation, diagnosis."""
 
-from ppl_vae.runs.config import RunConfig
+from ppl_vae.runs.config import BINARIZATIONS, SCHEDULES, RunConfig
 from ppl_vae.runs.diagnose import diagnose_run
 from ppl_vae.runs.diagnosis import Diagnosis
-from ppl_vae.runs.estimator_names import METHODS, build_estimator, sandwiches, with_gap
+from ppl_vae.runs.estimator_names import (
+    METHODS,
+    build_estimator,
+    method_default,
+    methods_taking,
+    sandwiches,
+    with_gap,
+)
 from ppl_vae.runs.families import over_particles, with_particles
 from ppl_vae.runs.imputation import ImputedTable, impute_run
 from ppl_vae.runs.normalizers import Normalizer, find_normalizers
@@ -15,10 +22,12 @@ from ppl_vae.runs.run import EVIDENCE, Run, Split, evaluate_run, open_run, train
 from ppl_vae.runs.sharded import evaluate_sharded
 
 __all__ = [
+    "BINARIZATIONS",
     "EVIDENCE",
     "METHODS",
     "OBJECTIVES",
     "PARTS",
+    "SCHEDULES",
     "SHAPINGS",
     "Diagnosis",
     "ImputedTable",
@@ -33,6 +42,8 @@ __all__ = [
     "find_normalizers",
     "form",
     "impute_run",
+    "method_default",
+    "methods_taking",
     "open_run",
     "over_particles",
     "parse_objective",

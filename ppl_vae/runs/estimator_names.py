@@ -1,7 +1,9 @@
 """Estimators of log p(x) by their names, with the options that each takes."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, final
 
 from torch import Tensor
@@ -126,7 +128,7 @@ METHODS: dict[str, Method] = {
 """Estimators by their names on the command line."""
 
 
-def build_estimator(method: str, options: Mapping[str, Any]) -> Any:
+def build_estimator(method: str = "iwae", options: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """The estimator called ``method``; options that are None keep their defaults.
 
     Raises:
@@ -137,14 +139,39 @@ def build_estimator(method: str, options: Mapping[str, Any]) -> Any:
     taken = METHODS[method].options
     for name in given:
         if name not in taken:
-            users = [other for other, m in METHODS.items() if name in m.options]
             raise ValueError(
-                f"{_flag(name)} is an option of --method {', '.join(users)}; {method} takes "
+                f"{_flag(name)} is an option of --method {', '.join(methods_taking(name))}; "
+                f"{method} takes "
                 f"{', '.join(map(_flag, taken)) or 'none'}."
             )
     if isinstance(given.get("refine"), int):
         given["refine"] = Refinement(given["refine"])
     return METHODS[method].build(given)
+
+
+def methods_taking(option: str) -> list[str]:
+    """Names of the methods that take an option."""
+    return [name for name, method in METHODS.items() if option in method.options]
+
+
+def method_default(option: str) -> str:
+    """What an option is where it is not given, as help shows it: ``1000; ti 50``.
+
+    The value of most methods stands first, then those that differ, by name.
+    """
+    values = {name: _value_in(METHODS[name].build({}), option) for name in methods_taking(option)}
+    (common, _), *_ = Counter(values.values()).most_common(1)
+    others = [f"{name} {value}" for name, value in values.items() if value != common]
+    return "; ".join([str(common), *others])
+
+
+def _value_in(estimator: Any, option: str) -> Any:
+    """What an option sets: a field of an estimator, or of the annealing inside it."""
+    name = _RENAMED.get(option, option)
+    if hasattr(estimator, name):
+        return getattr(estimator, name)
+    (inside,) = (v for v in vars(estimator).values() if isinstance(v, AnnealedImportanceSampling))
+    return getattr(inside, name)
 
 
 def sandwiches(
