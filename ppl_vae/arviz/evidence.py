@@ -63,6 +63,7 @@ def evidence_to_datatree(
         "total_error": evidence.total_error,
         "warning": evidence.warning or "",
         "advice": evidence.advice,
+        "highest_pareto_k": evidence.highest_pareto_k,
         **({} if evidence.gap is None else {"gap": evidence.gap}),
     }
     return tree_of(groups, attrs, {"datum": names_of("datum_names", datum_names, len(evidence))})
@@ -88,6 +89,7 @@ def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
         direction=group.attrs["direction"],
         method=str(group.attrs["method"]),
         seconds=float(group.attrs["seconds"]),
+        highest_pareto_k=float(group.attrs["highest_pareto_k"]),
         gap=float(group.attrs["gap"]) if "gap" in group.attrs else None,
         advice=str(group.attrs["advice"]),
     )

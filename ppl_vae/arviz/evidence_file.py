@@ -34,6 +34,7 @@ def load_evidence(path: Path | str) -> Evidence:
             direction=attributes["direction"],
             method=str(attributes["method"]),
             seconds=float(attributes["seconds"]),
+            highest_pareto_k=float(attributes["highest_pareto_k"]),
             gap=float(attributes["gap"]) if "gap" in attributes else None,
             advice=str(attributes["advice"]),
         )

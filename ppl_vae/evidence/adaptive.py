@@ -1,5 +1,6 @@
 """Importance sampling that spends its draws where they are needed."""
 
+import math
 import time
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, final
@@ -11,8 +12,8 @@ from tqdm.auto import tqdm
 
 from ppl_vae.evidence.chunks import Chunk, Chunking, require_counts
 from ppl_vae.evidence.importance_sampling import ADVICE
-from ppl_vae.evidence.pareto import measured
-from ppl_vae.evidence.result import Evidence, concatenate
+from ppl_vae.evidence.pareto import LEAST_PARTICLES, measured, pareto_tail
+from ppl_vae.evidence.result import TOLERATED_TAIL, Evidence, concatenate
 from ppl_vae.particles import Program
 from ppl_vae.randomness import Stream, derive_seed
 from ppl_vae.weights import RunningWeights
@@ -21,6 +22,10 @@ _MARGIN = 1.2
 """More draws than the pilot asks for, which is itself uncertain."""
 _FAR = 1.5
 """Times the target: stopping exactly at it would again stop by the draws that count."""
+_NO_VARIANCE = 0.5
+"""Pareto shape from which on weights have no variance."""
+_ENOUGH = 1000
+"""Draws from which on a tail's shape is known well enough to stop by."""
 
 
 @final
@@ -37,6 +42,14 @@ class AdaptiveSampling:
     consistent rather than a strict bound in expectation. Costs as many decoder evaluations as are
     drawn, the pilot's included.
 
+    A datum whose weights have a heavy tail would stop where the tail was not seen, with an error
+    that is too small. So the error is by the draws that count or by these and the pilot's,
+    whichever is larger, and tails are fitted. Where the pilot's has a Pareto k above 0.5, with
+    which weights have no variance and no number of draws gives the error that is wanted, at least
+    1,000 draws are made, which tell k to about 0.15; the draws that count do not decide on this, as
+    going on where they look heavy would be biased. The k of all draws is in the result, which is
+    not to be trusted where many data have one above 0.5.
+
     Args:
         target: Standard error wanted of each log p(x_i), in nats.
         first: Draws of every datum in the pilot, and the least that count.
@@ -50,6 +63,7 @@ class AdaptiveSampling:
 
     References:
         Burda, Grosse and Salakhutdinov, 2016, Importance weighted autoencoders.
+        Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
     """
 
     target: float = 0.05
@@ -94,18 +108,27 @@ class AdaptiveSampling:
                 fresh = self._draw(model, guide, x[active], size, drawn, device, seed)
                 sums = fresh if sums is None else sums.merged(fresh)
                 drawn += size
-                done = self._done(sums, drawn) & (wanted[active] <= drawn)
+                every = sums.merged(pilot)
+                done = self._done(sums, every) & (wanted <= drawn)
                 done |= drawn >= self.most
-                final.append((active[done], self._evidence(sums.rows(done), drawn)))
-                active, sums = active[~done], sums.rows(~done)
+                final.append((active[done], self._evidence(sums.rows(done), every.rows(done))))
+                active, sums, pilot = active[~done], sums.rows(~done), pilot.rows(~done)
+                wanted = wanted[~done]
                 bar.update(int(done.sum()))
         order = torch.cat([rows for rows, _ in final]).argsort()
         together = concatenate([part for _, part in final])
         return replace(_reordered(together, order), seconds=time.perf_counter() - start)
 
     def _wanted(self, pilot: RunningWeights) -> Tensor:
-        """Draws that each datum needs, by the relative variance of its weights in the pilot."""
+        """Draws that each datum needs, by the relative variance of its weights in the pilot.
+
+        Where the pilot's tail is heavy, enough to tell; in any case enough for a tail to be seen.
+        """
         needed = _MARGIN * self.first * (pilot.standard_error / self.target).square()
+        needed = needed.clamp(min=LEAST_PARTICLES - self.first)
+        tail = pareto_tail(pilot)
+        heavy = (tail.pareto_k > _NO_VARIANCE) & (tail.tail_share > TOLERATED_TAIL)
+        needed = torch.where(heavy, needed.clamp(min=_ENOUGH), needed)
         return needed.nan_to_num(nan=float(self.most)).clamp(max=self.most)
 
     def _draw(
@@ -126,7 +149,7 @@ class AdaptiveSampling:
             for part in chunk.log_weights(size):
                 weights.add(part.cpu())
             found.append(weights)
-            return self._evidence(weights, size)
+            return self._evidence(weights, weights)
 
         path = () if stage == "pilot" else (stage,)
         own = None if seed is None else derive_seed(seed, Stream.EVALUATION, *path)
@@ -134,14 +157,20 @@ class AdaptiveSampling:
         work.run(estimate, model, guide, x, device=device, seed=own, progress=False)
         return RunningWeights.side_by_side(found)
 
-    def _done(self, sums: RunningWeights, drawn: int) -> Tensor:
-        known = sums.effective_sample_size >= min(self.least_effective, 0.5 * drawn)
-        return (sums.standard_error <= _FAR * self.target) & known
+    def _done(self, sums: RunningWeights, every: RunningWeights) -> Tensor:
+        least = min(self.least_effective, 0.5 * sums.num_particles)
+        known = sums.effective_sample_size >= least
+        return (_error(sums, every) <= _FAR * self.target) & known
 
-    def _evidence(self, sums: RunningWeights, drawn: int) -> Evidence:
-        found = measured(sums)
+    def _evidence(self, sums: RunningWeights, every: RunningWeights) -> Evidence:
+        found, drawn = measured(sums, tails=False), sums.num_particles
+        found["standard_error"] = torch.hypot(_error(sums, every), found["rounding"])
+        tail = pareto_tail(every)
         return Evidence(
             **found,
+            pareto_k=tail.pareto_k,
+            tail_share=tail.tail_share,
+            highest_pareto_k=_NO_VARIANCE,
             num_particles=drawn,
             direction="consistent",
             method=f"importance sampling to a standard error of {self.target:g}",
@@ -149,6 +178,12 @@ class AdaptiveSampling:
             evaluations=torch.full_like(found["log_prob"], float(drawn + self.first)),
             advice=ADVICE,
         )
+
+
+def _error(sums: RunningWeights, every: RunningWeights) -> Float[Tensor, " batch"]:
+    """The larger of the errors that the draws that count, and these with the pilot's, give."""
+    by_every = every.standard_error * math.sqrt(every.num_particles / sums.num_particles)
+    return torch.maximum(sums.standard_error, by_every)
 
 
 def _reordered(evidence: Evidence, order: Tensor) -> Evidence:

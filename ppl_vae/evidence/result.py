@@ -55,6 +55,8 @@ class Evidence:
         tail_share: The part of the estimate by which the tail's weights exceed where it begins.
         rounding: What the type of the log-densities leaves open of log_prob, in nats; part of the
             standard error.
+        highest_pareto_k: Pareto shape above which no number of draws is enough: 0.7, or 0.5, from
+            which on weights have no variance, where draws stopped by their own standard error.
         evaluations: Decoder evaluations spent on each datum; num_particles each if None.
         gap: Mean width in nats of a sandwich of log p(x) on simulated data by the same settings,
             where there is one.
@@ -76,6 +78,7 @@ class Evidence:
     tail_share: Float[Tensor, " batch"] | None = None
     rounding: Float[Tensor, " batch"] | None = None
     evaluations: Float[Tensor, " batch"] | None = None
+    highest_pareto_k: float = 0.7
     gap: float | None = None
     advice: str = "use more particles or a better guide"
     identity: Identity | None = None
@@ -115,8 +118,11 @@ class Evidence:
 
     @property
     def pareto_threshold(self) -> float:
-        """``min(1 - 1 / log10(K), 0.7)``: Pareto shapes above it need more draws than there are."""
-        return min(1 - 1 / math.log10(max(self.num_particles, 10)), 0.7)
+        """``min(1 - 1 / log10(K), 0.7)``: Pareto shapes above it need more draws than there are.
+
+        With :attr:`highest_pareto_k` in place of 0.7 where that is another.
+        """
+        return min(1 - 1 / math.log10(max(self.num_particles, 10)), self.highest_pareto_k)
 
     @property
     def evaluations_per_datum(self) -> float:

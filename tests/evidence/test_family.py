@@ -54,6 +54,15 @@ def narrow(model, factor):
     return VAE(model.prior, model.decoder, encoder)
 
 
+def of_replicates(estimator, latent, ratio):
+    """200 replicates of one datum, by the posterior with its scale multiplied; who covers."""
+    model = LinearGaussian(torch.eye(latent, dtype=torch.float64))
+    vae, x = narrow(model, 1 / ratio), model.simulate(1, seed=3).expand(200, -1)
+    found = estimator(vae.model, vae.guide, x)
+    error = (found.log_prob - model.log_evidence(x)).abs()
+    return found, (error <= 1.96 * found.standard_error).double().mean().item()
+
+
 def replicates(estimator, count, model=LIGHT, seed=0):
     """The estimator's result on ``count`` copies of one datum, and the exact log p(x)."""
     vae, x = model.mean_field_vae(), model.simulate(1, seed=3)
@@ -353,6 +362,29 @@ class TestAdaptive:
         # A plain estimate of as many draws is low by half the squared standard error.
         low = found.standard_error.square().mean().item() / 2
         significance.require_equal(mean_of(found.log_prob + low), exact)
+
+    @pytest.mark.parametrize(
+        ("latent", "ratio"), [(1, 0.5), (1, 0.6), (2, 0.6), (3, 0.65), (5, 0.65)]
+    )
+    def test_it_does_not_stop_where_the_tail_was_not_seen(self, latent, ratio):
+        """Coverage below 86% is said; ``benchmarks/heavy_tails.py`` has the whole grid."""
+        found, covered = of_replicates(AdaptiveSampling(rows=100_000), latent, ratio)
+        assert covered < 0.9
+        assert found.warning.startswith("not to be trusted")
+        assert "Pareto k above 0.50 in a tail that matters" in found.warning
+
+    @pytest.mark.parametrize(("latent", "ratio"), [(1, 0.9), (2, 0.8), (5, 0.8), (3, 1.0)])
+    def test_a_tail_that_is_light_enough_is_no_alarm(self, latent, ratio):
+        found, covered = of_replicates(AdaptiveSampling(rows=100_000), latent, ratio)
+        assert covered > 0.86
+        assert found.warning is None or found.warning.startswith("caution")
+
+    @pytest.mark.parametrize("first", [10, 30, 99])
+    def test_a_short_pilot_is_no_way_past_the_tail(self, first):
+        vae = MODEL.mean_field_vae()
+        found = AdaptiveSampling(1.0, first=first)(vae.model, vae.guide, X)
+        assert found.pareto_k.isfinite().all()
+        assert found.evaluations.min() >= 100
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
