@@ -64,6 +64,7 @@ def evidence_to_datatree(
         "warning": evidence.warning or "",
         "advice": evidence.advice,
         "highest_pareto_k": evidence.highest_pareto_k,
+        "least_effective": evidence.least_effective,
         **({} if evidence.gap is None else {"gap": evidence.gap}),
     }
     return tree_of(groups, attrs, {"datum": names_of("datum_names", datum_names, len(evidence))})
@@ -90,6 +91,7 @@ def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
         method=str(group.attrs["method"]),
         seconds=float(group.attrs["seconds"]),
         highest_pareto_k=float(group.attrs["highest_pareto_k"]),
+        least_effective=float(group.attrs["least_effective"]),
         gap=float(group.attrs["gap"]) if "gap" in group.attrs else None,
         advice=str(group.attrs["advice"]),
     )

@@ -35,6 +35,7 @@ def load_evidence(path: Path | str) -> Evidence:
             method=str(attributes["method"]),
             seconds=float(attributes["seconds"]),
             highest_pareto_k=float(attributes["highest_pareto_k"]),
+            least_effective=float(attributes["least_effective"]),
             gap=float(attributes["gap"]) if "gap" in attributes else None,
             advice=str(attributes["advice"]),
         )

@@ -57,6 +57,8 @@ class Evidence:
             standard error.
         highest_pareto_k: Pareto shape above which no number of draws is enough: 0.7, or 0.5, from
             which on weights have no variance, where draws stopped by their own standard error.
+        least_effective: Effective samples below which the standard error is not believed: 5, or 8
+            where the estimate is of 1 / p(x), whose weights are skewed to the other side.
         evaluations: Decoder evaluations spent on each datum; num_particles each if None.
         gap: Mean width in nats of a sandwich of log p(x) on simulated data by the same settings,
             where there is one.
@@ -79,6 +81,7 @@ class Evidence:
     rounding: Float[Tensor, " batch"] | None = None
     evaluations: Float[Tensor, " batch"] | None = None
     highest_pareto_k: float = 0.7
+    least_effective: float = MIN_EFFECTIVE_SAMPLE_SIZE
     gap: float | None = None
     advice: str = "use more particles or a better guide"
     identity: Identity | None = None
@@ -178,11 +181,12 @@ class Evidence:
 
     @property
     def _few_effective(self) -> "_Finding | None":
-        least = min(MIN_EFFECTIVE_SAMPLE_SIZE, LEAST_EFFECTIVE_SHARE * self.num_particles)
+        least = min(self.least_effective, LEAST_EFFECTIVE_SHARE * self.num_particles)
         # Weights that are all equal have no error, however few they are.
         below = (self.effective_sample_size < least) & (self.standard_error > self._negligible)
         poor = int(below.sum())
-        low = "their log p(x) is likely too low and its error understated"
+        side = {"lower": "too low", "upper": "too high"}.get(self.direction, "off")
+        low = f"their log p(x) is likely {side} and its error understated"
         few = "a few replicates make their log p(x) and its error"
         text = (
             f"{poor} of {len(self)} data have fewer than {least:.2g} effective samples, so that "

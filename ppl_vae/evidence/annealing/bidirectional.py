@@ -127,10 +127,11 @@ class BidirectionalMonteCarlo:
             if name.startswith(f"{side}/")
         }
         towards = "" if side == "lower" else "backwards "
+        shared = "" if side == "lower" else ", all from one draw of z, which their error leaves out"
         return evidence_of(
             mine,
             num_particles=self.ais.num_chains,
             direction=side,
-            method=f"annealed importance sampling {towards}{self.ais.described}",
+            method=f"annealed importance sampling {towards}{self.ais.described}{shared}",
             seconds=seconds,
         )

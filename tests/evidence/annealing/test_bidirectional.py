@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from programs import LinearChain
+from scipy.stats import norm, t
 from significance import mean_of
 
 from ppl_vae.evidence import (
@@ -13,7 +14,8 @@ from ppl_vae.evidence import (
     calibrate,
     reverse_ais,
 )
-from ppl_vae.evidence.annealing import bidirectional
+from ppl_vae.evidence.annealing import bidirectional, pilot
+from ppl_vae.evidence.annealing.columns import jackknife_error
 from ppl_vae.particles import simulate_data
 
 from .cases import MODEL, VAE, Positive, X, ratio, run
@@ -156,6 +158,33 @@ class TestReverse:
         inverse = type(evidence)(**{**vars(evidence), "log_prob": backwards})
         exact = MODEL.log_evidence(X[:3])
         significance.require_equal(ratio(inverse, -exact), 1.0)
+
+    @pytest.mark.parametrize("num_temperatures", [20, 60])
+    def test_its_intervals_cover_or_it_says_so(self, num_temperatures, monkeypatch):
+        """By the delta method 72 to 81% did at 20 temperatures, and most were "caution"."""
+        monkeypatch.setattr(pilot, "_WARM_UP", 15)
+        x = MODEL.simulate(1, seed=3).expand(300, -1)
+        ais = AIS(num_temperatures, 16, 3, rows=ALL)
+        found = reverse_ais(ais, VAE.model, VAE.guide, x, transitions=5)
+        deviation = found.log_prob - MODEL.log_evidence(x).detach()
+        covered = (deviation.abs() <= 1.96 * found.standard_error).double().mean()
+        assert covered >= 0.86 or found.warning.startswith("not to be trusted")
+        # The error stated is no less than the spread.
+        assert found.standard_error.square().mean().sqrt() > 0.95 * deviation.std()
+
+    def test_the_jackknife_by_hand(self):
+        log_weight = torch.randn(5, 3, dtype=torch.float64) - 1000
+        log_weight[0, 1] = -math.inf
+        log_weight[1:, 2] = -math.inf
+        left_out = torch.stack(
+            [log_weight[[j for j in range(5) if j != k]].logsumexp(0) for k in range(5)]
+        )
+        variance = 4 / 5 * (left_out - left_out.mean(0)).square().sum(0)
+        error = jackknife_error(log_weight)
+        expected = variance.sqrt() * t.ppf(0.975, 4) / norm.ppf(0.975)
+        torch.testing.assert_close(error[:2], expected[:2])
+        assert error[2].item() == math.inf
+        assert jackknife_error(log_weight[:1]).isnan().all()
 
     def test_promises_nothing(self):
         evidence = reverse_ais(AIS(3, 2, 1), VAE.model, VAE.guide, X[:2], transitions=2)
