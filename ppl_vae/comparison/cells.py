@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.comparison.crossed import CrossedMean, crossed_mean
+from ppl_vae.comparison.crossed import CrossedMean, crossed_mean, require_data
 from ppl_vae.evidence import Evidence
 
 
@@ -69,11 +69,12 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
     """Arm to its cells, and what was left out, one sentence each.
 
     Raises:
-        ValueError: If results are of different numbers of data, or there are none.
+        ValueError: If results are of different numbers of data, of fewer than 2, or there are none.
     """
     sizes = sorted({len(result) for cells in evidence.values() for result in cells.values()})
     if len(sizes) != 1:
         raise ValueError(f"arms need results on the same data, got numbers of data {sizes}.")
+    require_data(sizes[0])
     found, notes = {}, []
     for arm, results in evidence.items():
         finite = {

@@ -45,6 +45,7 @@ class Comparison:
         seeds: Arm to the seeds it has.
         warnings: Arm to why its log p(x) should not be trusted.
         notes: What to know before believing the statistics, one sentence each.
+        methods: How log p(x) was estimated, in words; several where results differ in it.
         num_data, num_seeds, num_particles: What the numbers rest on; of the arm with most seeds.
     """
 
@@ -61,6 +62,7 @@ class Comparison:
     seeds: dict[str, tuple[int, ...]]
     warnings: dict[str, str]
     notes: list[str]
+    methods: tuple[str, ...]
     num_data: int
     num_seeds: int
     num_particles: int
@@ -70,24 +72,19 @@ class Comparison:
         return self.tests[pair].simultaneous
 
     def verdict(self, pair: Pair) -> str:
-        """Which arm is higher, if Holm's p-value says so, in words."""
-        return verdict(pair, self.differences[pair], self.tests[pair], self.confidence)
+        """Which arm is higher, if the interval excludes 0, in words."""
+        return verdict(pair, self.tests[pair])
 
     def summary(self) -> dict[str, Any]:
         """The comparison as plain values, for JSON: NaN and infinity are None."""
         return summary_of(self)
 
 
-def verdict(pair: Pair, difference: CrossedMean, test: PairedTest, confidence: float) -> str:
+def verdict(pair: Pair, test: PairedTest) -> str:
     """Which of two is higher, if the difference is real, in words."""
-    if not is_shown(test, confidence):
+    if not test.shown:
         return "no difference shown"
-    return f"{pair[0] if difference.mean > 0 else pair[1]} higher"
-
-
-def is_shown(test: PairedTest, confidence: float) -> bool:
-    """Whether a difference is called real, all of them accounted for."""
-    return test.adjusted_p <= 1 - confidence
+    return f"{pair[0] if test.simultaneous[0] > 0 else pair[1]} higher"
 
 
 def compare(
@@ -131,7 +128,7 @@ def compare(
         tests=tests,
         bootstrap=_keyed(paired, bootstrap),
         power={
-            pair: power_of(mean, level, shown=is_shown(tests[pair], confidence))
+            pair: power_of(mean, level, shown=tests[pair].shown)
             for pair, mean in differences.items()
         },
         random_effects=_known({a: random_effects(each, confidence) for a, each in cells.items()}),
@@ -143,6 +140,7 @@ def compare(
         warnings=_known({arm: _warning(evidence[arm]) for arm in cells}),
         notes=left_out
         + notes_of(cells, differences, unpaired, chosen, chosen_by_rank=reference is None),
+        methods=tuple(dict.fromkeys(result.procedure for result in results)),
         num_data=len(results[0]),
         num_seeds=max(len(each.seeds) for each in cells.values()),
         num_particles=max(result.num_particles for result in results),

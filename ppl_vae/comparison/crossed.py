@@ -94,8 +94,7 @@ def crossed_mean(
         ValueError: If there are fewer than 2 data.
     """
     num_seeds, num_data = values.shape
-    if num_data < 2:
-        raise ValueError(f"a comparison needs at least 2 data, got {num_data}.")
+    require_data(num_data)
     cells = num_seeds * num_data
     found = mean_squares(values.double().numpy())
     squares = Squares(*(float(value) for value in vars(found).values()))
@@ -114,6 +113,12 @@ def crossed_mean(
         per_seed=tuple(seed_means.tolist()),
         squares=squares,
     )
+
+
+def require_data(num_data: int) -> None:
+    """Raise ValueError where there are too few data for a spread over them."""
+    if num_data < 2:
+        raise ValueError(f"a comparison needs at least 2 data, got {num_data}.")
 
 
 def _satterthwaite(squares: Squares, total: float) -> float:

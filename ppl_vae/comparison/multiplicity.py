@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Float
 
 from ppl_vae.comparison.confidence import ConfidenceDistribution
 from ppl_vae.comparison.crossed import CrossedMean, stack
-from ppl_vae.comparison.mean_squares import Array
 
 
 @final
@@ -21,7 +19,8 @@ class PairedTest:
         interval: Of this difference alone, at the comparison's confidence.
         simultaneous: All of them together hold at the confidence (Bonferroni).
         p_value: Of no difference, two-sided, of this one alone.
-        adjusted_p: Holm's: below 0.05 for any true null hypothesis in at most 5% of studies.
+        adjusted_p: Bonferroni's, ``min(1, m p)``: the simultaneous interval of confidence
+            1 - adjusted_p just reaches 0.
         num_seeds: That both arms have.
     """
 
@@ -31,19 +30,28 @@ class PairedTest:
     adjusted_p: float
     num_seeds: int
 
+    @property
+    def shown(self) -> bool:
+        """Whether the difference is called real: its simultaneous interval excludes 0."""
+        low, high = self.simultaneous
+        return low > 0 or high < 0
+
 
 def paired_tests(differences: Sequence[CrossedMean], confidence: float) -> list[PairedTest]:
     """Test each difference, and all of them together.
 
     One difference alone is tested as :mod:`ppl_vae.comparison.confidence` calibrates it; several,
-    at far smaller levels, by its cautious form.
+    at far smaller levels, by its cautious form. Intervals and verdicts are one procedure: Holm's
+    steps would call more differences real, but with no interval that both shows it and holds
+    together with the others.
 
     Args:
         differences: One or more.
         confidence: Of each interval, and of all simultaneous ones together.
 
     References:
-        Holm, 1979, A simple sequentially rejective multiple test procedure.
+        Guilbaud, 2008, Simultaneous confidence regions corresponding to Holm's step-down procedure
+        and other closed-testing procedures.
     """
     if not differences:
         return []
@@ -51,7 +59,7 @@ def paired_tests(differences: Sequence[CrossedMean], confidence: float) -> list[
     alone = ConfidenceDistribution(squares)
     together = ConfidenceDistribution(squares, cautious=count > 1)
     each = 1 - (1 - confidence) / count
-    adjusted = holm(together.p_value())
+    adjusted = np.minimum(count * together.p_value(), 1.0)
     return [
         PairedTest((low, high), (lowest, highest), p, adjusted_p, len(mean.per_seed))
         for low, high, lowest, highest, p, adjusted_p, mean in zip(
@@ -63,16 +71,3 @@ def paired_tests(differences: Sequence[CrossedMean], confidence: float) -> list[
             strict=True,
         )
     ]
-
-
-def holm(p_values: Float[Array, " tests"]) -> Float[Array, " tests"]:
-    """Holm's adjusted p-values: ``max_(j <= i) min(1, (m - j + 1) p_(j))``, ascending.
-
-    As statsmodels' ``multipletests``, which runs the garbage collector every time: a second in a
-    process that holds much.
-    """
-    order = np.argsort(p_values)
-    stepped = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted

@@ -24,7 +24,8 @@ class Power:
     Attributes:
         more_seeds: Training runs of each arm, beyond those there are; 0 where the difference is
             shown already; None where no number of seeds can, or it is not known.
-        more_data: At least so many more data, where no number of seeds can; else None.
+        more_data: At least so many more data, and infinitely many seeds, where no number of seeds
+            can on these data; else None.
         floor: Standard error that the finite test set leaves with any number of seeds, in nats.
         power_now: Probability that a new study of this size shows the difference.
         text: In words.
@@ -97,7 +98,8 @@ def _data_needed(squares: Squares, effect: float, level: float, floor: float, no
     reach = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
     needed = math.ceil(_datum_variance(squares) * (reach / effect) ** 2)
     more = max(1, needed - int(squares.num_data))
-    return Power(None, more, floor, now, f"{words}; at least {more:,} more data")
+    needs = f"it would take at least {more:,} more data, and that with infinitely many seeds"
+    return Power(None, more, floor, now, f"{words}; {needs}")
 
 
 def _seed_variance(squares: Squares) -> float:

@@ -21,6 +21,7 @@ def summary_of(comparison: "Comparison") -> dict[str, Any]:
                 "unit": "nats per datum",
                 "num_data": comparison.num_data,
                 "num_seeds": comparison.num_seeds,
+                "methods": comparison.methods,
                 "num_particles": comparison.num_particles,
                 "confidence": comparison.confidence,
                 "reference": comparison.reference,

@@ -18,24 +18,27 @@ def format_comparison(comparison: Comparison, title: str, notes: Sequence[str] =
     """The table that ``ppl-vae compare`` prints: arms, then paired differences with a verdict."""
     lines = [
         title,
-        f"N = {comparison.num_data} data, {comparison.num_seeds} seed(s), importance sampling with "
-        f"K = {comparison.num_particles}; nats per datum, higher is better",
+        f"N = {comparison.num_data} data, {comparison.num_seeds} seed(s), {_method(comparison)}; "
+        "nats per datum, higher is better",
         "",
         *_arms(comparison),
     ]
     if comparison.differences:
         against = "" if comparison.reference is None else f" from {comparison.reference}"
         lines += ["", f"Differences{against}, paired by datum and seed:"]
-        lines += _differences(
-            comparison.differences, comparison.tests, comparison.confidence, _width(comparison)
-        )
+        lines += _differences(comparison.differences, comparison.tests, _width(comparison))
         if comparison.num_seeds > 1 and len(comparison.differences) <= _FEW:
             shown = "; ".join(_per_seed(p, m) for p, m in comparison.differences.items())
             lines += ["", f"Per seed: {shown}"]
     lines += _needed(comparison)
     for table in comparison.factors.values():
-        lines += ["", *_factor(table, comparison)]
+        lines += ["", *_factor(table)]
     return "\n".join([*lines, "", *_footnotes(comparison), *comparison.notes, *notes])
+
+
+def _method(comparison: Comparison) -> str:
+    first, *others = comparison.methods
+    return f"{first} (other results by other settings)" if others else first
 
 
 def _width(comparison: Comparison) -> int:
@@ -63,10 +66,9 @@ def _numbers(mean: CrossedMean) -> str:
 def _differences(
     differences: Mapping[Pair, CrossedMean],
     tests: Mapping[Pair, PairedTest],
-    confidence: float,
     width: int,
 ) -> list[str]:
-    """One line each; with several, Holm's p-values."""
+    """One line each; with several, adjusted p-values."""
     several = len(differences) > 1
     p = f"{'p':>7}   " if several else ""
     lines = [f"{'':{width}} {'mean':>10} {'error':>8}   {'interval':>22}   {p}verdict"]
@@ -75,7 +77,7 @@ def _differences(
         p = f"{test.adjusted_p:>7.2g}   " if several else ""
         lines.append(
             f"{_pair(pair):{width}} {mean.mean:>+10.3f} {mean.error:>8.3f}   "
-            f"{_interval(test.simultaneous):>22}   {p}{verdict(pair, mean, test, confidence)}"
+            f"{_interval(test.simultaneous):>22}   {p}{verdict(pair, test)}"
         )
     return lines
 
@@ -92,14 +94,14 @@ def _needed(comparison: Comparison) -> list[str]:
     return ["", "To show a difference as large as the estimate (power 80%):", *lines]
 
 
-def _factor(table: FactorTable, comparison: Comparison) -> list[str]:
+def _factor(table: FactorTable) -> list[str]:
     pairs = [_pair(pair) for pair in table.differences]
     width = max(len(name) for name in [*table.levels, *pairs])
     lines = [
         f"{table.factor}, mean over {table.cells} combination(s) of the other factors:",
         f"{'':{width}} {_COLUMNS}",
         *(f"{level:{width}} {_numbers(mean)}" for level, mean in table.levels.items()),
-        *_differences(table.differences, table.tests, comparison.confidence, width),
+        *_differences(table.differences, table.tests, width),
     ]
     if table.left_out:
         lines.append(f"left out, not there for every level: {', '.join(table.left_out)}.")
@@ -107,7 +109,12 @@ def _factor(table: FactorTable, comparison: Comparison) -> list[str]:
 
 
 def _interval(interval: tuple[float, float]) -> str:
-    return f"[{interval[0]:+.3f}, {interval[1]:+.3f}]"
+    return f"[{_end(interval[0])}, {_end(interval[1])}]"
+
+
+def _end(value: float) -> str:
+    """Three decimals, or as many as tell it from 0: on which side an end lies is the verdict."""
+    return f"{value:+.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:+.0e}"
 
 
 def _pair(pair: Pair) -> str:
@@ -125,10 +132,9 @@ def _or_dash(value: float) -> str:
 def _footnotes(comparison: Comparison) -> list[str]:
     percent = f"{100 * comparison.confidence:g}%"
     several = len(comparison.differences) > 1
-    together = " (all of them together)" if several else ""
-    rule = "p (Holm's) says so" if several else "it excludes 0"
+    together = ", all of them together (Bonferroni, as p)" if several else ""
     return [
         "error: standard error of the mean for new data and new seeds; "
         "data, seeds, MC (Monte Carlo): its parts.",
-        f"interval: {percent}{together}; a difference is called real only if {rule}.",
+        f"interval: {percent}{together}; a difference is called real only if it excludes 0.",
     ]

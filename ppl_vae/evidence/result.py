@@ -224,9 +224,14 @@ class Evidence:
             f"log p(x) = {self.mean:.3f} nats per datum "
             f"(Monte Carlo error {self.monte_carlo_error:.3f}, finite-data error "
             f"{self.data_error:.3f}, together {self.total_error:.3f}; N = {len(self)}, "
-            f"{self.method} with K = {self.num_particles}, {self._direction_in_words})"
+            f"{self.procedure}, {self._direction_in_words})"
         )
         return text if self.warning is None else f"{text}\n{self.warning}"
+
+    @property
+    def procedure(self) -> str:
+        """The method and its number of particles, in words."""
+        return f"{self.method} with K = {self.num_particles}"
 
     @property
     def _direction_in_words(self) -> str:

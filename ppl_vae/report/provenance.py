@@ -78,7 +78,7 @@ def _evaluation(study: Study, comparison: Comparison | None) -> str:
         methods.append(f"{method.label} ({options})" if options else method.label)
     text = f"log p(x) of the {study.split} data by {', '.join(methods)}"
     if comparison is not None:
-        text += f"; N = {comparison.num_data:,}, K = {comparison.num_particles:,}"
+        text += f"; N = {comparison.num_data:,}, {'; '.join(comparison.methods)}"
     return text
 
 

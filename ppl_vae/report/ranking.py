@@ -133,7 +133,7 @@ def differences(comparison: Comparison) -> Section | None:
         name="differences",
         caption=(
             "Differences of mean log p(x), paired by seed and datum; nats per datum. Low and high: "
-            f"{percent} intervals that hold together; adjusted p: by Holm's method"
+            f"{percent} intervals that hold together; adjusted p: Bonferroni's, as they"
         ),
         columns=[*_DIFFERENCE, Column("verdict")],
         rows=[

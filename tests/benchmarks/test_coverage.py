@@ -18,7 +18,7 @@ def test_every_part_has_its_rows(tmp_path):
     assert result["machine"]["device"] == "cpu"
     methods = {name for row in result["coverage"] for name in row["coverage"]}
     assert methods >= {"default", "satterthwaite", "percentile", "bootstrap-t"}
-    assert all(0 <= row["any_by_holm"] <= 1 for row in result["false_alarms"])
+    assert all(0 <= row["any_together"] <= 1 for row in result["false_alarms"])
     said = [row["said_and_true"] for row in result["ranks"] if row["said_and_true"]]
     assert all(0 <= each["true"] <= 1 for rows in said for each in rows)
     assert {"training_runs", "planned_power"} < set(result)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -186,6 +187,9 @@ class TestWhatIsSaid:
             compare(study(), confidence=95.0)
         with pytest.raises(ValueError, match="finite result"):
             compare({"a": {0: evidence([0.0, math.nan])}})
+        one = {0: evidence([0.0]), 1: evidence([0.1])}
+        with pytest.raises(ValueError, match="a comparison needs at least 2 data, got 1"):
+            compare({"a": one, "b": one})
 
 
 class TestSummary:
@@ -237,7 +241,33 @@ class TestTable:
         text = format_comparison(compare(study()), "title")
         assert "P(best)" in text
         assert "p   verdict" in text
-        assert "Holm" in text
+        assert "all of them together (Bonferroni, as p)" in text
+
+    def test_the_headline_names_the_estimator(self):
+        results = study(arms=2)
+        assert "importance sampling with K = 100; nats" in format_comparison(
+            compare(results), "title"
+        )
+        chains = {
+            arm: {
+                seed: replace(result, method="annealed importance sampling", num_particles=8)
+                for seed, result in cells.items()
+            }
+            for arm, cells in results.items()
+        }
+        found = compare(chains)
+        assert found.methods == ("annealed importance sampling with K = 8",)
+        assert "annealed importance sampling with K = 8; nats" in format_comparison(found, "title")
+        mixed = compare({**chains, "other": results["arm 0"]})
+        assert len(mixed.methods) == 2
+        assert "(other results by other settings)" in format_comparison(mixed, "title")
+
+    def test_the_end_of_an_interval_has_the_digits_that_tell_its_side(self):
+        found = compare(study(arms=2, step=1.0))
+        pair = "arm 1", "arm 0"
+        near = replace(found.tests[pair], simultaneous=(0.0002, 0.4))
+        text = format_comparison(replace(found, tests={pair: near}), "title")
+        assert "[+2e-04, +0.400]" in text
 
     def test_it_says_what_it_would_take(self):
         text = format_comparison(compare(study(arms=2, step=0.02)), "title")

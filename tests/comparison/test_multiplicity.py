@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from comparison.simulated import cells_of, simulate
+from comparison.simulated import COMPONENTS, cells_of, simulate
+from ppl_vae.comparison.comparison import verdict
 from ppl_vae.comparison.confidence import ConfidenceDistribution
 from ppl_vae.comparison.crossed import stack
 from ppl_vae.comparison.multiplicity import paired_tests
@@ -24,11 +25,11 @@ def test_none_is_no_test():
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_holm_and_bonferroni(confidence):
+def test_intervals_and_p_values_are_bonferronis(confidence):
     means = differences(6)
     found = paired_tests(means, confidence)
     cautious = ConfidenceDistribution(stack(means), cautious=True)
-    expected = multipletests(cautious.p_value(), method="holm")[1]
+    expected = np.minimum(6 * cautious.p_value(), 1)
     assert [test.adjusted_p for test in found] == pytest.approx(expected.tolist())
     low, high = cautious.interval(1 - (1 - confidence) / 6)
     assert [test.simultaneous[0] for test in found] == pytest.approx(low.tolist())
@@ -37,6 +38,25 @@ def test_holm_and_bonferroni(confidence):
         assert test.simultaneous[0] < test.interval[0] < test.interval[1] < test.simultaneous[1]
         assert test.interval == pytest.approx(mean.interval(confidence))
         assert test.adjusted_p > test.p_value
-        # An interval of all that excludes 0 is always called real by Holm, too.
-        excludes = test.simultaneous[0] > 0 or test.simultaneous[1] < 0
-        assert not excludes or test.adjusted_p <= 1 - confidence
+        assert test.shown == (test.adjusted_p < 1 - confidence)
+
+
+def test_in_every_study_verdict_and_interval_agree():
+    """Three arms; that the intervals hold together is in test_confidence, at any effects."""
+    generator = np.random.default_rng(1)
+    pairs, differ = ((0, 1), (0, 2), (1, 2)), 0
+    noise = simulate(generator, (3, 3, 100), *COMPONENTS["data"])
+    for step in np.linspace(0.0, 0.9, 13):
+        effects = (0.0, 9.0, 9.0 + step)
+        arms = [cells_of(noise[arm] + effect) for arm, effect in enumerate(effects)]
+        found = paired_tests([arms[b].minus(arms[a]).mean for a, b in pairs], 0.95)
+        for (a, b), test in zip(pairs, found, strict=True):
+            low, high = test.simultaneous
+            said = verdict((str(b), str(a)), test)
+            assert (said == f"{b} higher") == (low > 0)
+            assert (said == f"{a} higher") == (high < 0)
+            assert test.shown == (test.adjusted_p < 0.05)
+        by_steps = multipletests([test.adjusted_p / 3 for test in found], method="holm")[0]
+        differ += any(test.shown != real for test, real in zip(found, by_steps, strict=True))
+    # Holm's verdicts would not have agreed.
+    assert differ > 0

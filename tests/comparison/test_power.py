@@ -70,6 +70,7 @@ def test_no_seeds_can_do_what_takes_more_data():
     reach = stats.norm.isf(0.025) + stats.norm.ppf(0.8)
     assert plan.more_data == math.ceil((reach / 0.1) ** 2) - 200
     assert "no number of seeds can" in plan.text
+    assert f"{plan.more_data} more data, and that with infinitely many seeds" in plan.text
     assert "0.071" in plan.text
     enough = difference(0.1, 0.3, 1.0, 0.3, data=200 + plan.more_data + 20)
     assert power_of(enough, 0.05, shown=False).more_seeds > 0
