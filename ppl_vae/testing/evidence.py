@@ -60,7 +60,9 @@ def check_evidence(
 
     In expectation a lower bound is not above log p(x), does not fall with twice the particles,
     temperatures or chains (fields of these names, if it is a dataclass), and its exponential has
-    the mean p(x); an upper bound is not below, and ``exp(-estimate)`` has the mean 1 / p(x);
+    the mean p(x); an upper bound is not below, does not rise with them, and ``exp(-estimate)`` has
+    the mean 1 / p(x). A bound claims this for any number of draws, and it is tested with the fewest
+    particles or chains that it takes as well, where a bias shows;
     an ``unbiased`` estimate has the mean log p(x), a ``consistent`` one a bias of at most 0.4
     of its standard errors, and an ``exact`` one is off by no more than it states. The stated error
     is the spread of replicates and, from 50 effective samples on, 95% intervals hold log p(x) in 93
@@ -85,7 +87,9 @@ def check_evidence(
         false_alarm: Probability that a right estimator fails, over all rungs together (Bonferroni).
 
     Returns:
-        What was tested, as a table.
+        What was tested, as a table. A rung that had no way to look, such as coverage with few
+        effective samples or growth of a plain function, is "not looked", and the whole has then not
+        passed.
 
     Raises:
         AssertionError: If a rung fails; one line for each with what was expected and found.

@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from ppl_vae.testing.comparison import ROUNDING, Answer, Comparison, mean_is, same, share_is
 from ppl_vae.testing.known import off_posterior
-from ppl_vae.testing.trial import Trial, rms, with_field
+from ppl_vae.testing.trial import Relation, Replicates, Trial, rms, with_field
 
 _LEAST_COVERAGE, _MOST_COVERAGE = 0.93, 0.97
 """Of intervals of 1.96 standard errors: what is called 95%."""
@@ -21,6 +21,8 @@ _MANY_EFFECTIVE = 50
 """Effective samples from which 1.96 standard errors are a 95% interval: with Student's t, 94.4%."""
 _LINEAR = 0.2
 """Nats of error up to which the logarithm of an estimate is as good as linear."""
+_MOST_SKEWNESS = 0.25
+"""Of a mean, up to which its z-score can be made normal."""
 _SIZES = ("num_particles", "num_temperatures", "num_chains")
 
 
@@ -31,10 +33,13 @@ def truth(trial: Trial, seed: int) -> Answer:
     found, truth = trial.replicates.log_prob, trial.replicates.truth
     if trial.direction == "unbiased":
         return [mean_is("mean estimate against log p(x)", found, truth)]
-    if trial.direction == "lower":
-        return [mean_is("mean lower bound against log p(x)", found, truth, "<=")]
-    if trial.direction == "upper":
-        return [mean_is("mean upper bound against log p(x)", found, truth, ">=")]
+    if trial.direction in ("lower", "upper"):
+        side: Relation = "<=" if trial.direction == "lower" else ">="
+        what = f"mean {trial.direction} bound{{}} against log p(x)"
+        return [
+            mean_is(what.format(where), sample.log_prob, sample.truth, side)
+            for where, sample in _samples(trial)
+        ]
     bias = _MOST_BIAS * trial.replicates.standard_error
     what = f"mean estimate against log p(x) {{}} {_MOST_BIAS:.2f} standard errors"
     return [
@@ -54,26 +59,46 @@ def exponential(trial: Trial, seed: int) -> Answer:
     """``E exp(estimate) = p(x)``; for an upper bound ``E exp(-estimate) = 1 / p(x)``."""
     if trial.direction not in ("lower", "upper") or not trial.unbiased_exp:
         return "not claimed"
-    deviation = trial.replicates.log_prob - trial.replicates.truth
     lower = trial.direction == "lower"
-    ratio = deviation.exp() if lower else (-deviation).exp()
     what = "mean of exp(estimate) / p(x)" if lower else "mean of p(x) / exp(estimate)"
-    return [mean_is(what, ratio, torch.ones_like(ratio))]
+    comparisons = []
+    for where, sample in _samples(trial):
+        deviation = sample.log_prob - sample.truth
+        ratio = deviation.exp() if lower else (-deviation).exp()
+        comparisons.append(mean_is(f"{what}{where}", ratio, torch.ones_like(ratio)))
+    # Of few draws the mean may be too skewed for its z-score to be one.
+    skewed = [abs(c.skewness) > _MOST_SKEWNESS for c in comparisons[1:]]
+    return comparisons[:1] if any(skewed) else comparisons
+
+
+def _samples(trial: Trial) -> list[tuple[str, Replicates]]:
+    """Replicates of the estimator as it is, and with the fewest draws."""
+    found = [("", trial.replicates)]
+    return found if trial.fewest is None else [*found, (" of the fewest draws", trial.fewest)]
 
 
 def growth(trial: Trial, seed: int) -> Answer:
-    """A lower bound is not lower with twice the particles, temperatures or chains."""
-    if trial.direction != "lower":
+    """A lower bound does not fall, and an upper does not rise, with more draws.
+
+    With twice the particles, temperatures or chains, and from the fewest draws to what there are.
+    """
+    if trial.direction not in ("lower", "upper"):
         return "not claimed"
+    lower = trial.direction == "lower"
+    side: Relation = ">=" if lower else "<="
     few, comparisons = trial.replicates.calls[0], []
+    if trial.fewest is not None:
+        what = f"mean {trial.direction} bound against that of the fewest draws"
+        fewest = trial.fewest.log_prob
+        comparisons.append(mean_is(what, trial.replicates.log_prob, fewest, side))
     for number, name in enumerate(_SIZES):
         larger = with_field(trial.estimator, name, lambda size: 2 * size)
         if larger is not None:
             known = off_posterior(1).replicated(len(few))
             many = trial.estimate(known, seed + number, estimator=larger)
-            what = f"mean lower bound with twice the {name}"
-            comparisons.append(mean_is(what, many.log_prob, few.log_prob, ">="))
-    return comparisons or "not applicable"
+            what = f"mean {trial.direction} bound with twice the {name}"
+            comparisons.append(mean_is(what, many.log_prob, few.log_prob, side))
+    return comparisons or "not looked"
 
 
 def standard_error(trial: Trial, seed: int) -> Answer:
@@ -84,7 +109,7 @@ def standard_error(trial: Trial, seed: int) -> Answer:
     stated, count = found.standard_error, len(found.truth)
     deviation = (found.log_prob - found.log_prob.mean()) * math.sqrt(count / (count - 1))
     if min(rms(stated), rms(deviation)) > _LINEAR:
-        return "not applicable"
+        return "not looked"
     squares, what = deviation.square(), "mean squared standard error against {:.2f} of the variance"
     low, high = _LEAST_RATIO**2, _MOST_RATIO**2
     return [
@@ -98,8 +123,10 @@ def coverage(trial: Trial, seed: int) -> Answer:
 
     Of a bound that is no estimate of log p(x), they are to hold its own mean.
     """
-    if not trial.random or _few_effective(trial):
+    if not trial.random:
         return "not applicable"
+    if _few_effective(trial):
+        return "not looked"
     found = trial.replicates
     centre = found.truth if trial.centred else found.log_prob.mean()
     hits = (found.log_prob - centre).abs() <= _Z * found.standard_error

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, final
 
 import torch
@@ -21,6 +21,10 @@ from ppl_vae.testing.requirements import require_evidence
 
 Relation = Literal["=", "<=", ">="]
 _FEW = 8
+_DRAWS = ("num_particles", "num_chains")
+"""Fields for the number of independent draws."""
+_LEAST_DRAWS = 2
+"""One draw has no standard error."""
 
 
 @final
@@ -101,6 +105,21 @@ class Trial:
         calls = [self.estimate(known, derive_seed(self._seed, number)) for number in (1, 2)]
         return Replicates((calls[0], calls[1]), torch.cat([known.log_evidence] * 2))
 
+    @cached_property
+    def fewest(self) -> Replicates | None:
+        """As :attr:`replicates`, with the fewest draws that the estimator takes: 2, 4, 8, ...
+
+        A bound's claims hold for any number of draws, and biases are largest with few. None where
+        the estimator has no field for their number, or takes no half as many.
+        """
+        estimator = _with_fewest(self.estimator)
+        if estimator is None:
+            return None
+        known = off_posterior(1).replicated(self._half)
+        seeds = (derive_seed(self._seed, number) for number in (3, 4))
+        first, second = (self.estimate(known, seed, estimator=estimator) for seed in seeds)
+        return Replicates((first, second), torch.cat([known.log_evidence] * 2))
+
     @property
     def direction(self) -> Direction:
         """What the estimator says that it is."""
@@ -170,6 +189,25 @@ def with_field(estimator: Any, name: str, change: Callable[[Any], Any]) -> Any |
         found = change(value) if field.name == name else with_field(value, name, change)
         if found is not None:
             return dataclasses.replace(estimator, **{field.name: found})
+    return None
+
+
+def _with_fewest(estimator: Any) -> Any | None:
+    """A copy with the fewest particles, or chains, of 2, 4, 8, ... that it can be built with."""
+    for name in _DRAWS:
+        sizes: list[int] = []
+
+        def seen(value: int, sizes: list[int] = sizes) -> int:
+            sizes.append(value)
+            return value
+
+        with_field(estimator, name, seen)
+        fewest = _LEAST_DRAWS
+        while sizes and 2 * fewest <= sizes[0]:
+            try:
+                return with_field(estimator, name, partial(min, fewest))
+            except ValueError:
+                fewest *= 2
     return None
 
 

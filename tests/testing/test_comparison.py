@@ -106,12 +106,20 @@ def test_it_prints_as_a_table():
         Rung("growth", skipped="not claimed"),
     ]
     assert str(report(*rungs)).splitlines() == [
-        "IWAE(5), |z| below 2.8:",
+        "IWAE(5), |z| below 2.8: passed",
         "  value     passed          error 0e+00",
         "  gradient  passed          |z| 2.0",
         "  side      passed          z -10.0",
         "  growth    not claimed",
     ]
+
+
+def test_a_check_that_could_not_look_has_not_passed():
+    found = report(Rung("side"), Rung("growth", skipped="not looked"))
+    assert found.not_looked == ("growth",)
+    assert found.verdict == "not passed, could not look whether growth"
+    assert str(found).splitlines()[0].endswith(found.verdict)
+    found.require_passed()
 
 
 def test_every_failed_rung_has_one_line():

@@ -51,7 +51,7 @@ RIGHT = [
     (partial(reverse_ais, ais(20, start="guide"), transitions=20), 150),
     (Quadrature(), 500),
 ]
-OWN = [(wrong.Plain(), {}), (wrong.Cubo(), {"unbiased_exp": False})]
+OWN = [(wrong.Plain(), {}), (wrong.Backwards(), {})]
 OWN += [(wrong.MeanLogWeight(), {"unbiased_exp": False})]
 
 
@@ -105,6 +105,10 @@ WRONG = [
     (wrong.ClaimsToBeUnbiased(2), ["truth"]),
     (wrong.ClaimsToBeExact(), ["truth"]),
     (wrong.ClaimsToBeAnUpperBound(2), ["truth"]),
+    (wrong.ClaimsToBeAnUpperBound(100), ["truth", "growth with particles"]),
+    (wrong.ClaimsToBeAnUpperBound(200), ["truth", "growth with particles"]),
+    (wrong.CuboAsAnUpperBound(), ["growth with particles"]),
+    (wrong.DropsItsLargestWeight(200), ["unbiased exponential"]),
     (wrong.SmallestWeight(4), ["growth with particles"]),
     (wrong.KeepsThePilot(), ["unbiased exponential"]),
     (wrong.AccumulatesGradients(), ["no trace left"]),
@@ -139,4 +143,4 @@ def test_of_the_check_every_wrong_variant_is_tried():
     written = {
         v for v in vars(wrong).values() if isinstance(v, type) and issubclass(v, wrong.Plain)
     }
-    assert written - {wrong.Plain, wrong.Cubo} == tried
+    assert written - {wrong.Plain, wrong.Backwards} == tried

@@ -69,17 +69,21 @@ def test_what_cannot_be_tested_is_said():
     assert outcomes["unbiased exponential"] == outcomes["growth with particles"] == "not claimed"
     for name in ("standard error", "coverage", "independent data", "discrete latents"):
         assert outcomes[name] == "not applicable"
+    assert report.verdict == "passed"
     report = QUICK(ImportanceSampling(10), unbiased_exp=False)
     outcomes = {rung.name: rung.outcome(report.limit) for rung in report.rungs}
     assert outcomes["unbiased exponential"] == "not claimed"
-    assert outcomes["coverage"] == "not applicable"
+    assert outcomes["coverage"] == "not looked"
+    assert report.verdict.startswith("not passed, could not look")
+    assert "coverage" in report.not_looked
 
 
 def test_a_function_will_do():
     estimator = Plain(100)
     report = QUICK(lambda *args, **call: estimator(*args, **call))
     outcomes = {rung.name: rung.outcome(report.limit) for rung in report.rungs}
-    assert outcomes["growth with particles"] == outcomes["chunks"] == "not applicable"
+    assert outcomes["growth with particles"] == outcomes["chunks"] == "not looked"
+    assert report.not_looked == ("growth with particles", "chunks")
     assert outcomes["truth"] == "passed"
 
 
