@@ -40,6 +40,16 @@ def hash_rows(x: Tensor) -> str:
     return hash_tensors({"x": x})
 
 
+def hash_bytes(content: bytes) -> str:
+    """SHA-256, in hex, of a file's content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def hash_values(values: Any) -> str:
+    """SHA-256, in hex, of plain values, as JSON has them."""
+    return hash_bytes(json.dumps(values, sort_keys=True).encode())
+
+
 @cache
 def installed_versions() -> dict[str, str]:
     """Versions of this package, torch and Pyro, as installed."""
@@ -106,7 +116,7 @@ class Identity:
     def key(self) -> str:
         """Hash of everything but the versions, in hex; names files."""
         content = {name: value for name, value in self.to_dict().items() if name not in _RECORDED}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return hash_values(content)
 
     def differences(self, other: "Identity", *names: str) -> list[str]:
         """The entries in which two identities differ, in words; none if they are of one number.
@@ -163,6 +173,27 @@ class Identity:
         ):
             raise ValueError("no whole identity of a number: an entry has another type.")
         return found
+
+
+def require_same_rows(named: Mapping[str, Identity | None]) -> None:
+    """Check that numbers are of the same data, in the same order, so that they may be paired.
+
+    Args:
+        named: What a number is called, to what it was computed from; None, where that is not
+            known, is taken on trust.
+
+    Raises:
+        ValueError: If two are of other rows; names both and where their rows came from.
+    """
+    known = [(name, identity) for name, identity in named.items() if identity is not None]
+    for name, identity in known[1:]:
+        first_name, first = known[0]
+        if identity.rows != first.rows:
+            raise ValueError(
+                f"{first_name} and {name} are of other data ({first.source}, hash "
+                f"{first.rows[:12]}; {identity.source}, hash {identity.rows[:12]}), so that they "
+                "cannot be paired: evaluate both on the same rows."
+            )
 
 
 def _short(value: Any) -> str:

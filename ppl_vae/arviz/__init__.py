@@ -15,7 +15,7 @@ from ppl_vae.arviz.evidence import (
     evidence_to_datatree,
     evidence_to_elpd,
 )
-from ppl_vae.arviz.evidence_file import load_evidence
+from ppl_vae.arviz.evidence_file import load_evidence, read_evidence
 from ppl_vae.arviz.ranks import arviz_plots_works, plot_ranks
 from ppl_vae.arviz.tree import Attribute, Variable, joined
 
@@ -37,4 +37,5 @@ __all__ = [
     "particles_to_datatree",
     "plot_ranks",
     "rate_distortion_to_datatree",
+    "read_evidence",
 ]

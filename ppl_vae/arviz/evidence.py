@@ -1,5 +1,6 @@
 """Estimates of log p(x) as DataTrees, and back."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,9 +22,15 @@ from ppl_vae.arviz.tree import (
     tree_of,
 )
 from ppl_vae.evidence import Evidence
+from ppl_vae.identity import Identity, hash_tensors, hash_values
 
 PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
 OPTIONAL = ("pareto_k", "tail_share", "rounding", "evaluations")
+_CHECKED = (
+    "method", "direction", "num_particles", "seconds", "gap", "advice", "highest_pareto_k",
+    "least_effective", "identity",
+)  # fmt: skip
+"""Attributes that an estimate is made of again."""
 
 
 def evidence_to_datatree(
@@ -38,20 +45,21 @@ def evidence_to_datatree(
     the estimator gave them, pareto_k, tail_share, rounding (nats) and the decoder evaluations of
     each datum. Its
     attributes say how they were made and what they come to: method, direction, num_particles,
-    seconds, mean, monte_carlo_error, data_error, total_error, and warning ("" if there is none).
+    seconds, mean, monte_carlo_error, data_error, total_error, and warning ("" if there is none);
+    ``identity``, as JSON, what the numbers were computed from, where that is known; ``sha256`` of
+    all that an estimate is made of again.
 
     Raises:
         ValueError: If x or the names are not as many as the estimates.
     """
     if x is not None and len(x) != len(evidence):
         raise ValueError(f"x must hold the {len(evidence)} data of the evidence, got {len(x)}.")
-    groups: Groups = {
-        "evidence": {
-            name: (["datum"], numpy_of(values))
-            for name in (*PER_DATUM, *OPTIONAL)
-            if (values := getattr(evidence, name)) is not None
-        }
+    arrays = {
+        name: numpy_of(values)
+        for name in (*PER_DATUM, *OPTIONAL)
+        if (values := getattr(evidence, name)) is not None
     }
+    groups: Groups = {"evidence": {name: (["datum"], array) for name, array in arrays.items()}}
     if x is not None:
         groups["observed_data"] = {"x": observed_of(x)}
     attrs: dict[str, Attribute] = {
@@ -67,6 +75,9 @@ def evidence_to_datatree(
         "least_effective": evidence.least_effective,
         **({} if evidence.gap is None else {"gap": evidence.gap}),
     }
+    if evidence.identity is not None:
+        attrs["identity"] = json.dumps(evidence.identity.to_dict(), sort_keys=True)
+    attrs["sha256"] = _digest({name: torch.tensor(a) for name, a in arrays.items()}, attrs)
     return tree_of(groups, attrs, {"datum": names_of("datum_names", datum_names, len(evidence))})
 
 
@@ -74,7 +85,8 @@ def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
     """What :func:`evidence_to_datatree` was given.
 
     Raises:
-        ValueError: If the tree holds no group ``evidence`` by datum.
+        ValueError: If the tree holds no group ``evidence`` by datum, or other values than those
+            that it was made with.
     """
     group = tree.children["evidence"].to_dataset() if "evidence" in tree.children else xr.Dataset()
     if "log_prob" not in group or group["log_prob"].dims != ("datum",):
@@ -83,18 +95,48 @@ def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
             "make it with evidence_to_datatree."
         )
     names = [*PER_DATUM, *(name for name in OPTIONAL if name in group)]
-    values: dict[str, Any] = {name: torch.tensor(group[name].to_numpy()) for name in names}
-    return Evidence(
-        **values,
-        num_particles=int(group.attrs["num_particles"]),
-        direction=group.attrs["direction"],
-        method=str(group.attrs["method"]),
-        seconds=float(group.attrs["seconds"]),
-        highest_pareto_k=float(group.attrs["highest_pareto_k"]),
-        least_effective=float(group.attrs["least_effective"]),
-        gap=float(group.attrs["gap"]) if "gap" in group.attrs else None,
-        advice=str(group.attrs["advice"]),
-    )
+    return evidence_of({n: torch.tensor(group[n].to_numpy()) for n in names}, group.attrs)
+
+
+def evidence_of(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> Evidence:
+    """An estimate from what a file or a tree holds of it.
+
+    Args:
+        tensors: Name to values of each datum.
+        attributes: What is beside them.
+
+    Raises:
+        ValueError: If something is missing, or not what was written.
+    """
+    try:
+        identity = attributes.get("identity")
+        plain: dict[str, Any] = {
+            "num_particles": int(attributes["num_particles"]),
+            "direction": str(attributes["direction"]),
+            "method": str(attributes["method"]),
+            "seconds": float(attributes["seconds"]),
+            "highest_pareto_k": float(attributes["highest_pareto_k"]),
+            "least_effective": float(attributes["least_effective"]),
+            "gap": float(attributes["gap"]) if "gap" in attributes else None,
+            "advice": str(attributes["advice"]),
+        }
+        found = None if identity is None else Identity.from_dict(json.loads(str(identity)))
+        written = str(attributes["sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"no whole estimate of log p(x): {error}") from error
+    attrs = {name: value for name, value in plain.items() if value is not None}
+    if identity is not None:
+        attrs["identity"] = str(identity)
+    if _digest(tensors, attrs) != written:
+        raise ValueError("the values are not those that were written (SHA-256 differs).")
+    values: dict[str, Any] = {**tensors, **plain}
+    return Evidence(**values, identity=found)
+
+
+def _digest(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> str:
+    """SHA-256 of all that an estimate is made of, types among it."""
+    plain = {name: attributes[name] for name in _CHECKED if name in attributes}
+    return hash_values([hash_tensors(tensors), plain])
 
 
 def evidence_to_elpd(

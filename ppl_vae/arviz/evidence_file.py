@@ -1,5 +1,7 @@
 """Estimates of log p(x) read from a file at once, without a tree."""
 
+import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,43 +9,49 @@ import h5py
 import numpy as np
 import torch
 
-from ppl_vae.arviz.evidence import OPTIONAL, PER_DATUM
+from ppl_vae.arviz.evidence import OPTIONAL, PER_DATUM, evidence_of
 from ppl_vae.evidence import Evidence
 
 
-def load_evidence(path: Path | str) -> Evidence:
+def load_evidence(path: str | os.PathLike[str]) -> Evidence:
     """What ``evidence_from_datatree(load_netcdf(path))`` gives, an order of magnitude sooner.
 
     For those who read the files of a thousand runs.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no netCDF-4 file of an estimate, or a part of one.
+        ValueError: If it is no netCDF-4 file of an estimate, a part of one, or not as it was
+            written.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"no file at {path}: write one with save_netcdf.")
+    return read_evidence(path.read_bytes(), str(path))
+
+
+def read_evidence(content: bytes, where: str) -> Evidence:
+    """The estimate in a file that has been read.
+
+    Args:
+        content: Of the file.
+        where: Its name, for messages.
+
+    Raises:
+        ValueError: As :func:`load_evidence`.
+    """
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(io.BytesIO(content), "r") as file:
             group = file["evidence"]
             names = [*PER_DATUM, *(name for name in OPTIONAL if name in group)]
-            values: dict[str, Any] = {name: torch.from_numpy(group[name][:]) for name in names}
+            values = {name: torch.from_numpy(group[name][:]) for name in names}
             attributes = {name: _plain(value) for name, value in group.attrs.items()}
-        return Evidence(
-            **values,
-            num_particles=int(attributes["num_particles"]),
-            direction=attributes["direction"],
-            method=str(attributes["method"]),
-            seconds=float(attributes["seconds"]),
-            highest_pareto_k=float(attributes["highest_pareto_k"]),
-            least_effective=float(attributes["least_effective"]),
-            gap=float(attributes["gap"]) if "gap" in attributes else None,
-            advice=str(attributes["advice"]),
-        )
-    except PermissionError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError) as error:
+        return evidence_of(values, attributes)
+    # HDF5 reports a damaged file by an exception of any of these kinds.
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no whole file of log p(x): {reason}") from error
+        raise ValueError(
+            f"{where} is no whole file of log p(x): {reason}: delete it to compute it anew."
+        ) from error
 
 
 def _plain(value: Any) -> Any:

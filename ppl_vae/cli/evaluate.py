@@ -34,6 +34,12 @@ from ppl_vae.cli.setting import setting
 )
 @engine
 @evaluation
+@click.option(
+    "--list",
+    "listed",
+    is_flag=True,
+    help="Print the evaluations that the run's folder holds, and compute nothing.",
+)
 @place
 def evaluate(
     folder: Path,
@@ -46,25 +52,34 @@ def evaluate(
     gpus: float | None,
     split: Any,
     limit: int | None,
+    listed: bool,
     data_root: Path | None,
     device: str,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Estimate log p(x) of a trained run, with its standard error."""
+    """Estimate log p(x) of a trained run, with its standard error.
+
+    Every evaluation has a file of its own in the run's folder, in evaluations/; none takes
+    another's place, and one that is there is read back.
+    """
+    if listed:
+        found = pv.runs.list_evaluations(folder)
+        text = pv.runs.format_evaluations(found) if found else f"{folder} holds no evaluations"
+        show(text, {"evaluations": [each.summary() for each in found]}, as_json)
+        return
     estimator = pv.runs.build_estimator(method, options)
     run = pv.runs.open_run(folder, data_root=data_root, device=device)
     programs = run.vae.model, run.vae.guide
-    data = run.split(split, limit)
+    rows = run.rows(split, limit)
     sandwich, pictures = None, []
     if method == "bdmc":
-        found = pv.runs.sandwiches(estimator, *programs, data, device=run.device, seed=seed)
+        levels = pv.runs.sandwiches(estimator, *programs, rows.x, device=run.device, seed=seed)
         title = f"{run.config.objective} on {run.dataset.name}: simulated data"
-        pictures = pv.report.write_sandwich(found, folder, title)
-        sandwich = found[estimator.ais.num_temperatures]
+        pictures = pv.report.write_sandwich(levels, folder, title)
+        sandwich = levels[estimator.ais.num_temperatures]
         estimator = pv.runs.with_gap(estimator, sandwich.gap)
-    file = pv.runs.EVIDENCE if method == "iwae" else f"evidence-{method}.nc"
-    on: dict[str, Any] = {"split": split, "limit": limit, "seed": seed, "file": file}
+    on: dict[str, Any] = {"split": split, "limit": limit, "seed": seed}
     if shards > 1 or engine != "in-process":
         resources = pv.studies.Resources(cpus, gpus or 0.0)
         evidence = pv.runs.evaluate_sharded(
@@ -78,9 +93,11 @@ def evaluate(
         )
     else:
         evidence = pv.runs.evaluate_run(run, estimator=estimator, **on)
-    parts = pv.diagnostics.decompose(*programs, data, device=run.device, seed=seed)
-    lines = [f"{run.config.objective} on {run.dataset.name}, {split} data", str(evidence)]
-    values: dict[str, Any] = {**evidence.summary(), "decomposition": parts.summary()}
+    parts = pv.diagnostics.decompose(*programs, rows.x, device=run.device, seed=seed)
+    file = pv.runs.file_of(folder, evidence)
+    lines = [f"{run.config.objective} on {rows.source}", str(evidence)]
+    kept = pv.runs.Evaluation(file, evidence).summary()
+    values: dict[str, Any] = {**kept, "decomposition": parts.summary()}
     normalizers = pv.runs.find_normalizers(run.vae)
     if normalizers:
         lines += map(str, normalizers)
@@ -96,5 +113,5 @@ def evaluate(
         lines += ["", str(sandwich)]
         lines += [f"picture: {path}" for path in pictures]
         values["sandwich"] = {"gap": sandwich.gap, "gap_error": sandwich.gap_error}
-    lines += ["", str(parts), "", f"per-datum values in {folder / file}"]
+    lines += ["", str(parts), "", f"per-datum values in {file}"]
     show("\n".join(lines), values, as_json)

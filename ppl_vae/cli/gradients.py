@@ -101,7 +101,7 @@ def gradients(
         bench = pv.diagnostics.gradient_statistics(
             run.vae.model,
             run.vae.guide,
-            run.split("test", limit or RUN_LIMIT).to(run.device),
+            run.rows("test", limit or RUN_LIMIT).x.to(run.device),
             families,
             **number,
             seed=seed,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppl_vae.comparison.crossed import CrossedMean, crossed_mean, require_data
 from ppl_vae.evidence import Evidence
+from ppl_vae.identity import require_same_rows
 
 
 @final
@@ -69,8 +70,15 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
     """Arm to its cells, and what was left out, one sentence each.
 
     Raises:
-        ValueError: If results are of different numbers of data, of fewer than 2, or there are none.
+        ValueError: If results are of different data, of fewer than 2, or there are none.
     """
+    require_same_rows(
+        {
+            f"{arm} seed {seed}": result.identity
+            for arm, cells in evidence.items()
+            for seed, result in cells.items()
+        }
+    )
     sizes = sorted({len(result) for cells in evidence.values() for result in cells.values()})
     if len(sizes) != 1:
         raise ValueError(f"arms need results on the same data, got numbers of data {sizes}.")

@@ -34,7 +34,7 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     Samples are means of p(x|z) for z from the prior; reconstructions are means of p(x|z) for z from
     q(z|x), below the test data x they belong to.
     """
-    data = run.split("test", count).to(run.device)
+    data = run.rows("test", count).x.to(run.device)
     with seeded(seed, Stream.SAMPLING), torch.no_grad():
         prior_means = run.vae.generate(count * 5).mean.cpu()
         reconstructed = run.vae.reconstruct(data).mean.cpu()

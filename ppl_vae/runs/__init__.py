@@ -11,6 +11,12 @@ from ppl_vae.runs.estimator_names import (
     sandwiches,
     with_gap,
 )
+from ppl_vae.runs.evaluations import (
+    Evaluation,
+    file_of,
+    format_evaluations,
+    list_evaluations,
+)
 from ppl_vae.runs.families import over_particles, with_particles
 from ppl_vae.runs.imputation import ImputedTable, impute_run
 from ppl_vae.runs.normalizers import Normalizer, find_normalizers
@@ -18,20 +24,21 @@ from ppl_vae.runs.objective_names import OBJECTIVES, SHAPINGS, parse_objective, 
 from ppl_vae.runs.part_names import PARTS
 from ppl_vae.runs.parts import form
 from ppl_vae.runs.replay import replay_run
-from ppl_vae.runs.run import EVIDENCE, Run, Split, evaluate_run, open_run, train_run
+from ppl_vae.runs.run import Rows, Run, Split, evaluate_run, open_run, train_run
 from ppl_vae.runs.sharded import evaluate_sharded
 
 __all__ = [
     "BINARIZATIONS",
-    "EVIDENCE",
     "METHODS",
     "OBJECTIVES",
     "PARTS",
     "SCHEDULES",
     "SHAPINGS",
     "Diagnosis",
+    "Evaluation",
     "ImputedTable",
     "Normalizer",
+    "Rows",
     "Run",
     "RunConfig",
     "Split",
@@ -39,9 +46,12 @@ __all__ = [
     "diagnose_run",
     "evaluate_run",
     "evaluate_sharded",
+    "file_of",
     "find_normalizers",
     "form",
+    "format_evaluations",
     "impute_run",
+    "list_evaluations",
     "method_default",
     "methods_taking",
     "open_run",

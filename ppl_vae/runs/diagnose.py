@@ -1,6 +1,5 @@
 """Everything that can be asked of a trained run, at once."""
 
-import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -33,7 +32,7 @@ from ppl_vae.particles import zero_offsets
 from ppl_vae.refinement import Refinement
 from ppl_vae.runs.diagnosis import Diagnosis
 from ppl_vae.runs.finished import FinishedParts
-from ppl_vae.runs.run import Run, Split, evaluation_key, unfinished_file
+from ppl_vae.runs.run import Rows, Run, Split, unfinished_file
 
 PARTS_FILE = "diagnosis-parts.json"
 _CLASSES = (
@@ -83,17 +82,17 @@ def diagnose_run(
         ValueError: If there are too few data or particles for standard errors, or the file of an
             earlier call is damaged.
     """
-    data, train = run.split(split, limit), run.split("train", limit)
+    data, train = run.rows(split, limit), run.rows("train", limit)
     if min(len(data), len(train), particles) < 2:
         raise ValueError(
             f"a diagnosis needs 2 data and particles >= 2 for standard errors, got {len(data)} "
             f"{split} data and particles={particles}."
         )
-    work = _Work(run, (split, limit, seed), report)
-    estimator = ImportanceSampling(particles, refine=_refinement_of(run, data))
+    work = _Work(run, seed, report)
+    estimator = ImportanceSampling(particles, refine=_refinement_of(run, data.x))
     evidence = work.evidence("evidence", data, estimator)
     of_train = work.evidence("train_evidence", train, estimator)
-    full = _takes_full_covariance(run, data)
+    full = _takes_full_covariance(run, data.x)
     return Diagnosis(
         decomposition=work.plain("decomposition", decompose, data),
         surgery=work.plain("surgery", elbo_surgery, data),
@@ -102,7 +101,7 @@ def diagnose_run(
         train_gap=work.gap("train_gap", train, of_train, estimator),
         curve=work.plain("curve", bound_against_particles, data),
         calibration=work.plain("calibration", simulation_based_calibration, data),
-        rate_distortion=work.rates(run.split(split, rate_data), temperatures, chains),
+        rate_distortion=work.rates(run.rows(split, rate_data), temperatures, chains),
         left_out=work.left_out,
     )
 
@@ -111,30 +110,29 @@ def diagnose_run(
 class _Work:
     """The parts of one call: read back where they are there, computed and kept where not."""
 
-    def __init__(self, run: Run, settings: tuple[Any, ...], report: Callable[[str], None]) -> None:
-        *_, seed = settings
-        self._run, self._settings, self._report = run, settings, report
+    def __init__(self, run: Run, seed: int, report: Callable[[str], None]) -> None:
+        self._run, self._seed, self._report = run, seed, report
         self._programs = run.vae.model, run.vae.guide
         self._call: dict[str, Any] = {"device": run.device, "seed": seed}
         self._finished = FinishedParts(run.folder / PARTS_FILE, _CLASSES)
         self.left_out: dict[str, str] = {}
 
-    def plain(self, name: str, diagnostic: Callable[..., _Result], x: Tensor) -> _Result | None:
+    def plain(self, name: str, diagnostic: Callable[..., _Result], x: Rows) -> _Result | None:
         """A diagnostic with its own settings."""
-        return self._part(name, (), lambda _: diagnostic(*self._programs, x, **self._call))
+        return self._part(name, x, name, lambda _: diagnostic(*self._programs, x.x, **self._call))
 
-    def evidence(self, name: str, x: Tensor, estimator: ImportanceSampling) -> Evidence | None:
+    def evidence(self, name: str, x: Rows, estimator: ImportanceSampling) -> Evidence | None:
         """What a gap is against."""
 
         def compute(file: Path) -> Evidence:
-            return estimator(*self._programs, x, checkpoint=file, **self._call)
+            return estimator(*self._programs, x.x, checkpoint=file, **self._call)
 
-        return self._part(name, repr(estimator), compute)
+        return self._part(name, x, repr(estimator), compute)
 
     def gap(
         self,
         name: str,
-        x: Tensor,
+        x: Rows,
         evidence: Evidence | None,
         estimator: ImportanceSampling,
         *,
@@ -147,13 +145,14 @@ class _Work:
 
         def compute(_: Path) -> InferenceGap:
             return inference_gap(
-                *self._programs, x, evidence, full_covariance=full_covariance, flow=flow,
+                *self._programs, x.x, evidence, full_covariance=full_covariance, flow=flow,
                 **self._call,
             )  # fmt: skip
 
-        return self._part(name, (repr(estimator), full_covariance, flow), compute)
+        settings = f"gap(full_covariance={full_covariance}, flow={flow}) to {estimator!r}"
+        return self._part(name, x, settings, compute)
 
-    def rates(self, x: Tensor, temperatures: int, chains: int) -> RateDistortion | None:
+    def rates(self, x: Rows, temperatures: int, chains: int) -> RateDistortion | None:
         """The curve, of some data or none."""
         if len(x) == 0:
             self.left_out["rate_distortion"] = "not asked for"
@@ -161,34 +160,37 @@ class _Work:
 
         def compute(file: Path) -> RateDistortion:
             return rate_distortion(
-                *self._programs, x, num_temperatures=temperatures, num_chains=chains,
+                *self._programs, x.x, num_temperatures=temperatures, num_chains=chains,
                 checkpoint=file, **self._call,
             )  # fmt: skip
 
-        return self._part("rate_distortion", (len(x), temperatures, chains), compute)
+        settings = f"rate_distortion(num_temperatures={temperatures}, num_chains={chains})"
+        return self._part("rate_distortion", x, settings, compute)
 
-    def _part(self, name: str, settings: Any, compute: Callable[[Path], _Result]) -> _Result | None:
+    def _part(
+        self, name: str, x: Rows, settings: str, compute: Callable[[Path], _Result]
+    ) -> _Result | None:
         """One part, or None if it cannot be had.
 
         Args:
             name: Of the part.
-            settings: Its own, besides those of all parts; plain values.
+            x: The data.
+            settings: What is computed, and how, in words.
             compute: Given a file for what it has done so far.
         """
-        version = importlib.metadata.version("ppl_vae")
-        key = evaluation_key(self._run, version, *self._settings, name, settings)
-        result: _Result | None = self._finished.read(name, key)
+        identity = self._run.identity(settings, x, self._seed)
+        result: _Result | None = self._finished.read(identity)
         if result is not None:
             self._report(f"{name}: read back")
             return result
-        unfinished = unfinished_file(self._run, key)
+        unfinished = unfinished_file(self._run, identity)
         try:
             result = compute(unfinished)
         except ValueError as error:
             self.left_out[name] = str(error)
             self._report(f"{name}: left out, {error}")
             return None
-        self._finished.write(name, key, result)
+        self._finished.write(identity, result)
         unfinished.unlink(missing_ok=True)
         self._report(f"{name}: done")
         return result

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from ppl_vae.files import write_atomically
+from ppl_vae.identity import Identity, hash_values
 
-_FORMAT = "ppl_vae parts 1"
+_FORMAT = "ppl_vae parts 2"
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.int64, torch.bool)}
 
 
 @final
 @dataclass
 class FinishedParts:
-    """Results by name, each with a key that says what it came from.
+    """Results, each kept under what it was computed from; none takes another's place.
 
     A result is a dataclass of tensors, plain values, lists, tuples, dictionaries and other
     dataclasses. It is read back as it was, bit for bit. Reading runs no code from the file: it may
@@ -42,28 +43,34 @@ class FinishedParts:
         if self.path.exists():
             self._parts = self._load()
 
-    def read(self, name: str, key: str) -> Any:
-        """The part of this name and key, or None if there is none.
+    def read(self, identity: Identity) -> Any:
+        """The part of this identity, or None if there is none.
 
         Raises:
             ValueError: If the part is damaged.
         """
-        part = self._parts.get(name)
-        if part is None or part["key"] != key:
+        part = self._parts.get(identity.key)
+        if part is None:
             return None
         try:
+            identity.require_same(Identity.from_dict(part["identity"]), str(self.path))
+            if hash_values(part["result"]) != part["sha256"]:
+                raise ValueError("SHA-256 differs")
             return _decoded(part["result"], self._by_name)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise self._damaged(error) from error
 
-    def write(self, name: str, key: str, result: Any) -> None:
-        """Keep a part in place of an earlier one of its name.
+    def write(self, identity: Identity, result: Any) -> None:
+        """Keep a part.
 
         Raises:
             OSError: If the file cannot be written; an earlier one stays whole.
             TypeError: If the result holds what cannot be kept.
         """
-        self._parts[name] = {"key": key, "result": _encoded(result, self._by_name)}
+        encoded = _encoded(result, self._by_name)
+        self._parts[identity.key] = {
+            "identity": identity.to_dict(), "sha256": hash_values(encoded), "result": encoded
+        }  # fmt: skip
         write_atomically(self.path, json.dumps({"format": _FORMAT, "parts": self._parts}) + "\n")
 
     def _load(self) -> dict[str, Any]:
@@ -84,6 +91,8 @@ def _encoded(value: Any, classes: Mapping[str, type]) -> Any:
     if isinstance(value, Tensor) and str(value.dtype) in _DTYPES:
         flat = value.detach().cpu().flatten().tolist()
         return {"tensor": flat, "shape": list(value.shape), "dtype": str(value.dtype)}
+    if isinstance(value, Identity):
+        return {"identity": value.to_dict()}
     if is_dataclass(value):
         name = type(value).__name__
         if classes.get(name) is not type(value):
@@ -109,6 +118,8 @@ def _decoded(value: Any, classes: Mapping[str, type]) -> Any:
     if "tensor" in value:
         flat = torch.tensor(value["tensor"], dtype=_DTYPES[value["dtype"]])
         return flat.reshape(value["shape"])
+    if "identity" in value:
+        return Identity.from_dict(value["identity"])
     if "class" in value:
         named = {name: _decoded(entry, classes) for name, entry in value["fields"].items()}
         return classes[value["class"]](**named)

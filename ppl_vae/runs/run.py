@@ -1,9 +1,8 @@
 """One run in a folder: configuration, checkpoint, history, evidence."""
 
-import hashlib
 import inspect
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -11,16 +10,16 @@ import torch
 from pyro import validation_enabled
 from torch import Tensor
 
-from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree
 from ppl_vae.data import Dataset, binarize_batch
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import leftovers, write_atomically
-from ppl_vae.netcdf import load_netcdf, save_netcdf
+from ppl_vae.identity import Identity, Source, hash_rows, hash_tensors
 from ppl_vae.particles import draw_particles, point_site
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs.config import LIMITS, RunConfig
 from ppl_vae.runs.estimator_names import Estimator
+from ppl_vae.runs.evaluations import evaluation_file, read_evaluation, save_evaluation
 from ppl_vae.runs.live import live_curves, require_tensorboard
 from ppl_vae.schedules import Constant
 from ppl_vae.training import (
@@ -35,12 +34,7 @@ from ppl_vae.training import (
 )
 from ppl_vae.vae import VAE, HierarchicalVAE
 
-CONFIG, CHECKPOINT, HISTORY, EVIDENCE = (
-    "config.json",
-    "checkpoint.safetensors",
-    "history.csv",
-    "evidence.nc",
-)
+CONFIG, CHECKPOINT, HISTORY = "config.json", "checkpoint.safetensors", "history.csv"
 TENSORBOARD = "tensorboard"
 _OF_A_STUDY = ("cell.json", "log.txt")
 """Files of a study's cell that may be in the folder before its run is; locks may too."""
@@ -79,13 +73,49 @@ class Run:
             drawn = draw_particles(self.vae.model, self.vae.guide, x, check_finite=False)
         return point_site(drawn.guide) is not None
 
-    def split(self, name: Split, limit: int | None = None) -> Tensor:
+    def rows(self, split: Split = "test", limit: int | None = None) -> "Rows":
         """Test, validation or training data; at most ``limit`` of them, a fixed random subset."""
-        data: Tensor = getattr(self.dataset, name)
+        data: Tensor = getattr(self.dataset, split)
+        source = Source(self.dataset.name, split)
         if limit is None or limit >= len(data):
-            return data
+            return Rows(data, source)
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-        return data[order[:limit]]
+        return Rows(data[order[:limit]], replace(source, limit=limit))
+
+    def identity(self, settings: str, rows: "Rows", seed: int | None) -> Identity:
+        """What a number of this run is computed from: the parameters as they are in memory.
+
+        Args:
+            settings: What is computed, and how, in words.
+            rows: The data.
+            seed: Of the draws.
+        """
+        tensors = [*self.vae.named_parameters(), *self.vae.named_buffers()]
+        return Identity(
+            parameters=hash_tensors(dict(tensors)),
+            rows=hash_rows(rows.x),
+            settings=settings,
+            seed=seed,
+            device=self.device.type,
+            source=rows.source,
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Rows:
+    """Data, and where they came from.
+
+    Attributes:
+        x: Shape ``(num_data, features)``.
+        source: In words.
+    """
+
+    x: Tensor
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.x)
 
 
 def train_run(
@@ -182,58 +212,55 @@ def evaluate_run(
     limit: int | None = None,
     seed: int = 0,
     progress: bool = True,
-    file: str = EVIDENCE,
 ) -> Evidence:
-    """Estimate log p(x) on a split, keep it in the run's folder, reuse it when nothing changed.
+    """Estimate log p(x) of rows, keep it in the run's folder, reuse it where it is there already.
 
-    An estimator that can be interrupted goes on from where it was.
+    Every evaluation has a file of its own, named by what it is computed from. An estimator that can
+    be interrupted goes on from where it was.
+
+    Args:
+        run: A trained run.
+        estimator: Of log p(x).
+        split: The data to evaluate on.
+        limit: Only so many of them, a fixed random subset.
+        seed: Of the draws.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If the file of the evaluation is damaged or of something else.
     """
-    path = run.folder / file
-    key = evaluation_key(run, repr(estimator), split, limit, seed)
-    if path.exists():
-        tree = load_netcdf(path)
-        if tree.attrs.get("evaluation") == key:
-            return evidence_from_datatree(tree)
-    unfinished = _unfinished(run, estimator, key)
+    rows = run.rows(split, limit)
+    identity = run.identity(repr(estimator), rows, seed)
+    path = evaluation_file(run.folder, identity)
+    if (kept := read_evaluation(path, identity)) is not None:
+        return kept
+    unfinished = _unfinished(run, estimator, identity)
     evidence = estimator(
         run.vae.model,
         run.vae.guide,
-        run.split(split, limit),
+        rows.x,
         device=run.device,
         seed=seed,
         progress=progress,
         **unfinished,
     )
-    tree = evidence_to_datatree(evidence)
-    tree.attrs["evaluation"] = key
-    save_netcdf(tree, path)
+    evidence = replace(evidence, identity=identity)
+    save_evaluation(evidence, path)
     for leftover in unfinished.values():
         leftover.unlink(missing_ok=True)
     return evidence
 
 
-def _unfinished(run: Run, estimator: Estimator, key: str) -> dict[str, Path]:
+def _unfinished(run: Run, estimator: Estimator, identity: Identity) -> dict[str, Path]:
     """Where an estimator that takes a checkpoint keeps what it has done of this evaluation."""
     if "checkpoint" not in inspect.signature(estimator.__call__).parameters:
         return {}
-    return {"checkpoint": unfinished_file(run, key)}
+    return {"checkpoint": unfinished_file(run, identity)}
 
 
-def unfinished_file(run: Run, key: str) -> Path:
-    """Where a computation of this key keeps what it has done so far."""
-    name = hashlib.sha256(key.encode()).hexdigest()[:12]
-    return run.folder / f"unfinished-{name}.safetensors"
-
-
-def evaluation_key(run: Run, *parts: Any) -> str:
-    """Names the parameters and the settings that an evaluation came from.
-
-    Args:
-        run: Its parameters go in as a hash of the checkpoint, which changes with training.
-        parts: The settings, as plain values.
-    """
-    digest = hashlib.sha256((run.folder / CHECKPOINT).read_bytes()).hexdigest()
-    return json.dumps([digest, *parts])
+def unfinished_file(run: Run, identity: Identity) -> Path:
+    """Where a computation keeps what it has done so far."""
+    return run.folder / f"unfinished-{identity.key[:12]}.safetensors"
 
 
 def _past(folder: Path, limit: float) -> History:

@@ -1,19 +1,21 @@
 """One big model evaluated in parts, on whatever runs tasks."""
 
-import hashlib
+import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from tqdm.auto import tqdm
 
-from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree
+from ppl_vae.devices import resolve_device
 from ppl_vae.engines import Engine, Task, exclusive
 from ppl_vae.evidence import Estimator, Evidence, Shard, Sharded
-from ppl_vae.netcdf import load_netcdf, save_netcdf
-from ppl_vae.runs.run import EVIDENCE, Split, evaluation_key, open_run
+from ppl_vae.identity import Identity
+from ppl_vae.runs.evaluations import evaluation_file, read_evaluation, save_evaluation
+from ppl_vae.runs.run import Split, open_run
 
 
 @final
@@ -29,8 +31,9 @@ class ShardTask:
         limit: Only so many of them.
         data_root: Folder of the data sets.
         device: Where to compute.
+        seed: Of the draws of the whole.
         path: Where its result goes.
-        key: Names all that the result depends on.
+        identity: What the result is computed from.
     """
 
     run: Path
@@ -40,12 +43,13 @@ class ShardTask:
     limit: int | None
     data_root: Path | None
     device: str
+    seed: int
     path: Path
-    key: str
+    identity: Identity
 
 
 def evaluate_sharded(
-    folder: Path,
+    folder: str | os.PathLike[str],
     estimator: Estimator,
     shards: int,
     engine: Engine,
@@ -55,7 +59,6 @@ def evaluate_sharded(
     seed: int = 0,
     data_root: Path | None = None,
     device: str = "auto",
-    file: str = EVIDENCE,
     progress: bool = True,
 ) -> Evidence:
     """Estimate log p(x) of a trained run, the data cut into parts that an engine runs.
@@ -75,7 +78,6 @@ def evaluate_sharded(
         seed: Of the draws.
         data_root: Folder of the data sets.
         device: Where workers compute.
-        file: Of the result, in the run's folder.
         progress: Show a progress bar.
 
     Raises:
@@ -83,47 +85,52 @@ def evaluate_sharded(
         ValueError: If there are more parts than data, or parts failed; says why.
         BlockingIOError: If another process is at the same evaluation.
     """
-    sharded = Sharded(estimator, shards)
+    place, sharded = Path(folder), Sharded(estimator, shards)
     # The model is only opened to see what it is: it need not take a worker's place on a device.
-    run = open_run(folder, data_root=data_root, device="cpu")
-    parts = sharded.parts(len(run.split(split, limit)), seed)
-    key = evaluation_key(run, repr(sharded), split, limit, seed)
-    if (kept := _read(folder / file, key)) is not None:
+    run = open_run(place, data_root=data_root, device="cpu")
+    rows = run.rows(split, limit)
+    parts = sharded.parts(len(rows), seed)
+    # Workers may have devices that this process has not.
+    kind = resolve_device() if device == "auto" else torch.device(device)
+    identity = replace(run.identity(repr(sharded), rows, seed), device=kind.type)
+    path = evaluation_file(place, identity)
+    if (kept := read_evaluation(path, identity)) is not None:
         return kept
-    unfinished = folder / f"shards-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    unfinished = place / f"shards-{identity.key[:12]}"
     tasks = [
         ShardTask(
-            folder, sharded, part, split, limit, data_root, device,
-            unfinished / f"{part.number}.nc", f"{key} part {part.number}",
+            place, sharded, part, split, limit, data_root, device, seed,
+            unfinished / f"{part.number}.nc",
+            replace(identity, settings=f"part {part.number} of {identity.settings}"),
         )
         for part in parts
     ]  # fmt: skip
-    with exclusive(unfinished / "lock", f"this evaluation of {folder}"):
+    with exclusive(unfinished / "lock", f"this evaluation of {place}"):
         _run(tasks, engine, progress)
-        evidence = sharded.join([_finished(task) for task in tasks])
-        tree = evidence_to_datatree(evidence)
-        tree.attrs["evaluation"] = key
-        save_netcdf(tree, folder / file)
+        evidence = replace(sharded.join([_finished(task) for task in tasks]), identity=identity)
+        save_evaluation(evidence, path)
         shutil.rmtree(unfinished)
     return evidence
 
 
 def evaluate_shard(task: ShardTask) -> int:
     """Estimate log p(x) of a part of the data and keep it in a file; its number of data."""
-    if _read(task.path, task.key) is None:
+    if read_evaluation(task.path, task.identity) is None:
         run = open_run(task.run, data_root=task.data_root, device=task.device)
+        rows = run.rows(task.split, task.limit)
+        # The worker has opened the run by itself: what it evaluates may be trained on since.
+        here = run.identity(task.identity.settings, rows, task.seed)
+        task.identity.require_same(here, f"the run in {task.run}")
         checkpoint = task.path.with_suffix(".safetensors")
         evidence = task.estimator.estimate(
             run.vae.model,
             run.vae.guide,
-            run.split(task.split, task.limit),
+            rows.x,
             task.shard,
             device=run.device,
             checkpoint=checkpoint,
         )
-        tree = evidence_to_datatree(evidence)
-        tree.attrs["evaluation"] = task.key
-        save_netcdf(tree, task.path)
+        save_evaluation(replace(evidence, identity=task.identity), task.path)
         checkpoint.unlink(missing_ok=True)
     return len(task.shard)
 
@@ -151,25 +158,17 @@ def _run(tasks: list[ShardTask], engine: Engine, progress: bool) -> None:
 
 def _pending(tasks: list[ShardTask], bar: "tqdm[Any]") -> Iterator[Task]:
     for task in tasks:
-        if _read(task.path, task.key) is None:
+        if read_evaluation(task.path, task.identity) is None:
             yield Task(f"part {task.shard.number}", evaluate_shard, (task,))
         else:
             bar.update(len(task.shard))
 
 
 def _finished(task: ShardTask) -> Evidence:
-    found = _read(task.path, task.key)
+    found = read_evaluation(task.path, task.identity)
     if found is None:
         raise FileNotFoundError(
             f"{task.path} was written by a worker and is not here: the run's folder must be on a "
             "file system that all nodes see."
         )
     return found
-
-
-def _read(path: Path, key: str) -> Evidence | None:
-    """The result in a file, if it is the one of this key."""
-    if not path.exists():
-        return None
-    tree = load_netcdf(path)
-    return evidence_from_datatree(tree) if tree.attrs.get("evaluation") == key else None

@@ -1,11 +1,9 @@
 """One cell of a study: train, evaluate, measure, and say what became of it."""
 
-import hashlib
-import json
 import os
 import socket
 import traceback
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -13,11 +11,12 @@ from typing import Any, final
 from torch import Tensor
 
 from ppl_vae.engines import exclusive
-from ppl_vae.evidence import BidirectionalMonteCarlo, Sharded
-from ppl_vae.runs import Run, Split, evaluate_run, train_run, with_gap
-from ppl_vae.studies.measures import FIRST_SEED_ONLY, measure
+from ppl_vae.evidence import BidirectionalMonteCarlo, Evidence, Sharded
+from ppl_vae.runs import Run, Split, evaluate_run, file_of, train_run, with_gap
+from ppl_vae.runs.run import CHECKPOINT, CONFIG
+from ppl_vae.studies.measures import measure
 from ppl_vae.studies.plan import CellPlan, Method, Study
-from ppl_vae.studies.results import CELL, CELLS, CellResult, evidence_file
+from ppl_vae.studies.results import CELLS, CellResult, changed_files, hashes_of
 
 LOCK, LOG = "cell.lock", "log.txt"
 _WAIT = 60.0
@@ -36,7 +35,6 @@ class CellTask:
         split: The data to evaluate on.
         limit: Only so many of them.
         shards: Parts the evaluation is cut in.
-        measures: What else is measured.
         data_root: Folder of the data sets.
         device: Where to compute.
         tensorboard: Write learning curves for TensorBoard too.
@@ -48,26 +46,13 @@ class CellTask:
     split: Split
     limit: int | None
     shards: int
-    measures: tuple[str, ...]
     data_root: Path | None = None
     device: str = "auto"
     tensorboard: bool = False
 
-    @property
-    def key(self) -> str:
-        """Names all that its results depend on, apart from the data."""
-        values = {
-            "config": config_hash(self.plan),
-            "methods": [asdict(method) for method in self.methods],
-            "evaluation": [self.split, self.limit, self.shards],
-            "measures": list(self.measures),
-        }
-        return _hash(values)
-
 
 def tasks_of(study: Study, folder: Path, **place: Any) -> list[CellTask]:
     """A task for every cell of a study, in the order they are to be run."""
-    first = study.seeds[0]
     return [
         CellTask(
             plan=plan,
@@ -76,29 +61,16 @@ def tasks_of(study: Study, folder: Path, **place: Any) -> list[CellTask]:
             split=study.split,
             limit=study.limit,
             shards=study.shards,
-            measures=tuple(
-                name
-                for name in study.measures
-                if plan.config.seed == first or name not in FIRST_SEED_ONLY
-            ),
             **place,
         )
         for plan in study.cells
     ]
 
 
-def config_hash(plan: CellPlan) -> str:
-    """Names the settings of a cell's run."""
-    return _hash(plan.config.complete())
-
-
 def is_done(task: CellTask) -> bool:
-    """Whether the cell has been carried out as the task says."""
-    path = task.folder / CELL
-    if not path.is_file():
-        return False
+    """Whether the cell was carried out as the task says, and all its files are as they were."""
     result = CellResult.read(task.plan, task.folder)
-    return result.state == "done" and json.loads(path.read_text()).get("key") == task.key
+    return result.state == "done" and not changed_files(task.folder, result.files)
 
 
 def run_cell(task: CellTask) -> CellResult:
@@ -115,6 +87,7 @@ def run_cell(task: CellTask) -> CellResult:
         before = CellResult.read(task.plan, task.folder)
         if is_done(task):
             return before
+        _remove_changed(task.folder, before)
         begun = replace(before, state="running", reason=None, attempts=before.attempts + 1)
         begun.write(host=socket.gethostname(), process=os.getpid(), started=_now())
         log(task.folder, f"attempt {begun.attempts} by {os.getpid()} on {socket.gethostname()}")
@@ -124,9 +97,20 @@ def run_cell(task: CellTask) -> CellResult:
             log(task.folder, traceback.format_exc().rstrip())
             reason = " ".join(str(error).split()) or type(error).__name__
             result = replace(begun, state="failed", reason=reason)
-        result.write(key=task.key, finished=_now())
+        result.write(key=task.plan.key, finished=_now())
         log(task.folder, result.state)
         return result
+
+
+def _remove_changed(folder: Path, before: CellResult) -> None:
+    """Remove results that are not as they were written, so that they are made again.
+
+    A checkpoint stays: training is what takes long, and there may be a copy of it.
+    """
+    for name, what in changed_files(folder, before.files).items():
+        log(folder, f"{name} {what}")
+        if name not in (CONFIG, CHECKPOINT):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _carry_out(task: CellTask, begun: CellResult) -> CellResult:
@@ -140,14 +124,16 @@ def _carry_out(task: CellTask, begun: CellResult) -> CellResult:
     )
     last = fitted.history.records[-1]
     log(task.folder, f"trained {last.epoch} epochs, kept epoch {fitted.kept_epoch}")
-    data = run.split(task.split, task.limit)
+    rows = run.rows(task.split, task.limit)
     seconds = sum(record.seconds for record in fitted.history.records)
+    files = {}
     for method in task.methods:
-        evidence = _evaluate(task, run, method, data)
+        evidence = _evaluate(task, run, method, rows.x)
         seconds += evidence.seconds
+        files[method.label] = file_of(run.folder, evidence)
         log(task.folder, f"{method.label}: {str(evidence).splitlines()[0]}")
-    for name in task.measures:
-        measure(run, name, data)
+    for name in task.plan.measures:
+        measure(run, name, rows)
         log(task.folder, f"measured {name}")
     return replace(
         begun,
@@ -158,10 +144,12 @@ def _carry_out(task: CellTask, begun: CellResult) -> CellResult:
         epochs=last.epoch,
         kept_epoch=fitted.kept_epoch,
         discrete_data=run.has_discrete_data,
+        methods={label: str(path.relative_to(run.folder)) for label, path in files.items()},
+        files=hashes_of(run.folder, files.values()),
     )
 
 
-def _evaluate(task: CellTask, run: Run, method: Method, data: Tensor) -> Any:
+def _evaluate(task: CellTask, run: Run, method: Method, data: Tensor) -> Evidence:
     estimator = method.build()
     seed = task.plan.config.seed
     if isinstance(estimator, BidirectionalMonteCarlo):
@@ -174,7 +162,6 @@ def _evaluate(task: CellTask, run: Run, method: Method, data: Tensor) -> Any:
         limit=task.limit,
         seed=seed,
         progress=False,
-        file=evidence_file(method.label),
     )
 
 
@@ -187,7 +174,3 @@ def log(folder: Path, text: str) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _hash(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,6 @@ import torch
 
 from ppl_vae.data import Dataset
 from ppl_vae.devices import resolve_device
-from ppl_vae.studies.cell import config_hash
 from ppl_vae.studies.plan import Study
 
 _PACKAGES = ("ppl_vae", "torch", "pyro-ppl", "numpy", "scipy", "statsmodels", "arviz-stats")
@@ -44,7 +43,7 @@ def describe(
             "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
         },
         "seeds": list(study.seeds),
-        "configs": {cell.name: config_hash(cell) for cell in study.cells},
+        "configs": {cell.name: cell.config_hash for cell in study.cells},
     }
 
 

@@ -1,9 +1,9 @@
 """What is measured of a trained run beside log p(x)."""
 
 import io
-import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from torch import Tensor
 from ppl_vae.diagnostics import bound_against_particles, decompose, gradient_statistics
 from ppl_vae.evidence import AnnealedImportanceSampling, BidirectionalMonteCarlo
 from ppl_vae.files import write_atomically
+from ppl_vae.identity import hash_bytes
 from ppl_vae.objectives import Objective
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.runs import Run, parse_objective, sandwiches, with_particles
-from ppl_vae.runs.run import evaluation_key
+from ppl_vae.runs import Rows, Run, parse_objective, sandwiches, with_particles
 from ppl_vae.studies.results import MEASURES, PICTURES
+from ppl_vae.studies.sealed import read_sealed, write_sealed
 
 _CURVE = {"num_particles": (1, 2, 5, 10, 20, 50, 100, 200), "replicates": 10}
 _CURVE_DATA = 200
@@ -25,29 +26,38 @@ _GRADIENT_DATA, _GRADIENT_PARTICLES, _GRADIENT_REPLICATES = 20, (1, 4, 16, 64), 
 _ANNEALING = AnnealedImportanceSampling(num_temperatures=300, num_chains=8)
 _PICTURES = 10
 
-FIRST_SEED_ONLY = ("pictures", "gradients", "sandwich")
-"""Measured of one run of each arm: they show what an arm is like, and take long."""
 
-
-def measure(run: Run, name: str, x: Tensor) -> None:
+def measure(run: Run, name: str, rows: Rows) -> None:
     """Measure, unless it has been for these parameters and data, and keep it in the run's folder.
 
     Args:
         run: Its folder gets ``measures.json`` or ``pictures.npz``.
         name: Of ``decomposition``, ``bound_curve``, ``pictures``, ``gradients``, ``sandwich``.
-        x: The data that log p(x) is estimated on.
+        rows: The data that log p(x) is estimated on.
+
+    Raises:
+        ValueError: If ``measures.json`` is damaged.
     """
-    path = run.folder / MEASURES
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"keys": {}}
-    key = evaluation_key(run, name, len(x), float(x.nansum()))
-    if kept["keys"].get(name) == key:
+    path, pictures = run.folder / MEASURES, run.folder / PICTURES
+    kept: dict[str, Any] = {"keys": {}}
+    if path.is_file():
+        kept = read_sealed(path, "delete it to measure anew")
+    key = run.identity(name, rows, run.config.seed).key
+    if kept["keys"].get(name) == key and (name != "pictures" or _is_whole(pictures, kept)):
         return
     if name == "pictures":
-        write_atomically(run.folder / PICTURES, _pictures(run))
+        content = _pictures(run)
+        write_atomically(pictures, content)
+        kept["pictures_sha256"] = hash_bytes(content)
     else:
-        kept[name] = _MEASURES[name](run, x)
+        kept[name] = _MEASURES[name](run, rows.x)
     kept["keys"][name] = key
-    write_atomically(path, json.dumps(kept) + "\n")
+    write_sealed(path, kept)
+
+
+def _is_whole(pictures: Path, kept: dict[str, Any]) -> bool:
+    written = kept.get("pictures_sha256")
+    return pictures.is_file() and hash_bytes(pictures.read_bytes()) == written
 
 
 def _decomposition(run: Run, x: Tensor) -> dict[str, Any]:
@@ -114,7 +124,7 @@ _MEASURES: dict[str, Callable[[Run, Tensor], dict[str, Any]]] = {
 
 def _pictures(run: Run) -> bytes:
     """Means of p(x|z), of z from the prior and from q(z|x), as arrays."""
-    data = run.split("test", _PICTURES).to(run.device)
+    data = run.rows("test", _PICTURES).x.to(run.device)
     with seeded(run.config.seed, Stream.SAMPLING), torch.no_grad():
         arrays = {
             "samples": run.vae.generate(3 * _PICTURES).mean,

@@ -1,10 +1,11 @@
 """What a study is: arms by seeds, and what is measured of each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, final
 
+from ppl_vae.identity import hash_values
 from ppl_vae.runs import RunConfig, Split, build_estimator
 from ppl_vae.runs.naming import require_known
 from ppl_vae.studies.arms import Arm, build_arms, folder_name, level_label
@@ -17,6 +18,9 @@ MEASURES = {
     "sandwich": "annealing from both sides on simulated data, of the first seed",
 }
 """What can be measured of a trained run beside log p(x)."""
+
+FIRST_SEED_ONLY = ("pictures", "gradients", "sandwich")
+"""Measured of one run of each arm: they show what an arm is like, and take long."""
 
 MEASURED = ("decomposition", "bound_curve", "pictures")
 """What is measured unless a study says otherwise."""
@@ -82,17 +86,37 @@ class CellPlan:
         levels: Factor to the label of its level.
         config: All settings of the run, the seed among them.
         folder: Its name within the study's folder.
+        measures: What is measured of it beside log p(x).
+        evaluation: How log p(x) is estimated, as plain values.
     """
 
     arm: str
     levels: dict[str, str]
     config: RunConfig
     folder: str
+    measures: tuple[str, ...] = ()
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Arm and seed."""
         return f"{self.arm} seed {self.config.seed}"
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Names the settings of its run."""
+        return hash_values(self.config.complete())
+
+    @cached_property
+    def key(self) -> str:
+        """Names all that its results depend on, apart from the data."""
+        return hash_values(
+            {
+                "config": self.config_hash,
+                "evaluation": dict(self.evaluation),
+                "measures": list(self.measures),
+            }
+        )
 
 
 @final
@@ -169,12 +193,24 @@ class Study:
 
         All arms of a seed come before the next seed, so that any beginning can be compared.
         """
+        evaluation = {
+            "methods": [asdict(method) for method in self.methods],
+            "split": self.split,
+            "limit": self.limit,
+            "shards": self.shards,
+        }
         return [
             CellPlan(
                 arm=label,
                 levels=arm.levels,
                 config=replace(arm.config, seed=seed),
                 folder=folder_name(label, seed),
+                measures=tuple(
+                    name
+                    for name in self.measures
+                    if seed == self.seeds[0] or name not in FIRST_SEED_ONLY
+                ),
+                evaluation=evaluation,
             )
             for seed in self.seeds
             for label, arm in self.arms.items()

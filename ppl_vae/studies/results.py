@@ -1,25 +1,31 @@
 """What a study's folder holds, read without a model or data."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
 
-from ppl_vae.arviz import load_evidence
+from ppl_vae.arviz import read_evidence
 from ppl_vae.comparison import Comparison, compare
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import write_atomically
+from ppl_vae.identity import hash_bytes
+from ppl_vae.runs.run import CHECKPOINT, CONFIG, HISTORY
 from ppl_vae.studies.file import study_from_mapping, study_to_mapping, write_yaml
 from ppl_vae.studies.plan import CellPlan, Study
+from ppl_vae.studies.sealed import read_sealed, write_sealed
 from ppl_vae.training import History
 
 State = Literal["waiting", "running", "done", "failed"]
 PLAN, MANIFEST, COMPARISON, CELLS = "study.json", "manifest.json", "comparison.json", "cells"
-CELL, MEASURES, PICTURES, HISTORY = "cell.json", "measures.json", "pictures.npz", "history.csv"
+CELL, MEASURES, PICTURES = "cell.json", "measures.json", "pictures.npz"
+_LARGE = (CHECKPOINT,)
+"""Files that no number of a page is read from, and that take long to read."""
+_CHANGED = "is not as it was written"
 STILL_IMPROVING = 0.95
 """A best epoch after this fraction of all is taken as a sign that training was cut short."""
 
@@ -35,7 +41,7 @@ class CellResult:
         seed: Of everything random in it.
         folder: Where it is kept.
         state: What has become of it.
-        reason: Why it failed, in a line.
+        reason: Why it failed, or has to be done again, in a line.
         attempts: How often it was started.
         seconds: Wall-clock time of training and evaluation.
         updates: Updates of the parameters.
@@ -43,6 +49,8 @@ class CellResult:
         epochs: Epochs trained.
         kept_epoch: The epoch whose parameters were kept.
         discrete_data: Whether its p(x) is a probability and no density.
+        methods: Label of a method to the file of its log p(x), in the folder.
+        files: File to the hash of its content, of all files that the results are read from.
     """
 
     arm: str
@@ -58,10 +66,15 @@ class CellResult:
     epochs: int = 0
     kept_epoch: int | None = None
     discrete_data: bool | None = None
+    methods: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, plan: CellPlan, folder: Path) -> "CellResult":
         """What has become of a planned cell.
+
+        It is done only if it was done as planned, and the files that its results are read from are
+        there as they were written; otherwise it waits to be done again, for a reason.
 
         Raises:
             ValueError: If its file is damaged.
@@ -72,20 +85,28 @@ class CellResult:
             "seed": plan.config.seed,
             "folder": folder,
         }
-        path = folder / CELL
+        path, remedy = folder / CELL, "delete it to redo the cell"
         if not path.is_file():
             return cls(state="waiting", **here)
+        saved = read_sealed(path, remedy)
         try:
-            saved = json.loads(path.read_text())
             known = {field.name for field in fields(cls)}
-            return cls(**{**{k: v for k, v in saved.items() if k in known}, **here})
+            found = cls(**{**{k: v for k, v in saved.items() if k in known}, **here})
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error}): delete it to redo the cell.") from error
+            raise ValueError(f"{path} is damaged ({error}): {remedy}.") from error
+        if found.state != "done":
+            return found
+        if saved.get("key") != plan.key:
+            return replace(found, state="waiting", reason=f"{path} is of another plan")
+        read = {name: hashed for name, hashed in found.files.items() if name not in _LARGE}
+        for name, what in changed_files(folder, read).items():
+            return replace(found, state="waiting", reason=f"{folder / name} {what}")
+        return found
 
     def write(self, **more: Any) -> None:
         """Keep it in its folder, atomically; ``more`` goes beside it."""
         plain = {name: value for name, value in asdict(self).items() if name != "folder"}
-        write_atomically(self.folder / CELL, json.dumps({**plain, **more}, indent=2) + "\n")
+        write_sealed(self.folder / CELL, {**plain, **more})
 
     @property
     def name(self) -> str:
@@ -107,10 +128,7 @@ class CellResult:
         asked for.
         """
         path = self.folder / MEASURES
-        try:
-            return dict(json.loads(path.read_text())) if path.is_file() else {}
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}): delete it to measure anew.") from error
+        return read_sealed(path, "delete it to measure anew") if path.is_file() else {}
 
     @cached_property
     def pictures(self) -> dict[str, np.ndarray]:
@@ -122,14 +140,52 @@ class CellResult:
             return {name: file[name] for name in file.files}
 
     def evidence(self, method: str) -> Evidence | None:
-        """Estimated log p(x) of each datum by a method of the study; None where it is not there."""
-        path = self.folder / evidence_file(method)
-        return load_evidence(path) if path.is_file() else None
+        """Estimated log p(x) of each datum by a method of the study; None where it is not there.
+
+        Raises:
+            ValueError: If the file is not the one that the cell wrote.
+        """
+        name = self.methods.get(method)
+        if name is None:
+            return None
+        path = self.folder / name
+        content = path.read_bytes()
+        if hash_bytes(content) != self.files.get(name):
+            raise ValueError(f"{path} {_CHANGED}: ppl-vae study run does the cell again.")
+        return read_evidence(content, str(path))
 
 
-def evidence_file(method: str) -> str:
-    """Name of the file in a cell's folder that a method's log p(x) is in."""
-    return "evidence.nc" if method == "iwae" else f"evidence-{method}.nc"
+def hashes_of(folder: Path, evaluations: Iterable[Path]) -> dict[str, str]:
+    """File to a hash of its content, of all files that a cell's results are read from.
+
+    Args:
+        folder: The cell's.
+        evaluations: Files of log p(x) in it.
+    """
+    names = (CONFIG, CHECKPOINT, HISTORY, MEASURES, PICTURES)
+    paths = [*evaluations, *(folder / name for name in names)]
+    return {
+        str(path.relative_to(folder)): hash_bytes(path.read_bytes())
+        for path in paths
+        if path.is_file()
+    }
+
+
+def changed_files(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """File to what is wrong with it, of those that are missing or not as they were written.
+
+    Args:
+        folder: Where they are.
+        files: File to the hash of its content.
+    """
+    found = {}
+    for name, hashed in files.items():
+        path = folder / name
+        if not path.is_file():
+            found[name] = "is missing"
+        elif hash_bytes(path.read_bytes()) != hashed:
+            found[name] = _CHANGED
+    return found
 
 
 @final
@@ -204,7 +260,9 @@ class StudyResults:
     def warnings(self) -> list[str]:
         """What a reader should know before believing the numbers, one sentence each."""
         notes = [f"{cell.name} failed: {cell.reason}" for cell in self.in_state("failed")]
-        unfinished = len(self.in_state("waiting")) + len(self.in_state("running"))
+        waiting = self.in_state("waiting")
+        notes += [f"{cell.name} is left out: {cell.reason}." for cell in waiting if cell.reason]
+        unfinished = len(waiting) + len(self.in_state("running"))
         if unfinished:
             notes.append(f"{unfinished} of {len(self.cells)} cells are not done yet.")
         kinds = {cell.discrete_data for cell in self.in_state("done")}
@@ -227,20 +285,22 @@ class StudyResults:
         return notes
 
 
-def open_study(folder: Path) -> StudyResults:
+def open_study(folder: str | os.PathLike[str]) -> StudyResults:
     """Read a study's folder.
 
     Raises:
         FileNotFoundError: If it holds no study.
         ValueError: If a file of it is damaged.
     """
+    folder = Path(folder)
     path = folder / PLAN
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no study (no {PLAN}): ppl-vae study run FILE.")
+    remedy = "delete it, and run the study's file again"
+    saved = read_sealed(path, remedy)
     try:
-        saved = json.loads(path.read_text())
         study = study_from_mapping(saved["plan"], text=saved["text"])
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = read_sealed(folder / MANIFEST, remedy)
     except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
         raise ValueError(f"{folder} holds a damaged study: {error}") from error
     return StudyResults(folder, study, manifest, cells_of(study, folder))
@@ -256,6 +316,6 @@ def cells_of(study: Study, folder: Path) -> list[CellResult]:
 def write_plan(study: Study, folder: Path) -> None:
     """Keep the plan in the study's folder, also as a file to run where there is none."""
     content = {"plan": study_to_mapping(study), "text": study.text or write_yaml(study)}
-    write_atomically(folder / PLAN, json.dumps(content, indent=2) + "\n")
+    write_sealed(folder / PLAN, content)
     if not study.text:
         write_atomically(folder / "study.yaml", write_yaml(study))

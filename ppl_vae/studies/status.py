@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, final
 
 from ppl_vae.engines import Row
+from ppl_vae.runs.run import HISTORY
 from ppl_vae.studies.plan import CellPlan, Study
-from ppl_vae.studies.results import CELLS, HISTORY, CellResult, StudyResults
+from ppl_vae.studies.results import CELLS, CellResult, StudyResults
 
 _TAIL = 4096
 

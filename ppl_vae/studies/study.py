@@ -28,6 +28,7 @@ from ppl_vae.studies.results import (
     open_study,
     write_plan,
 )
+from ppl_vae.studies.sealed import write_sealed
 from ppl_vae.studies.status import Progress
 from ppl_vae.studies.store import write_tables
 
@@ -94,7 +95,7 @@ def run_study(
         dataset = _load(study, place.data_root)
         described = describe(study, dataset, place.device, command, type(engine).__name__)
         write_plan(study, folder)
-        write_atomically(folder / MANIFEST, json.dumps(described, indent=2) + "\n")
+        write_sealed(folder / MANIFEST, described)
         options = vars(place)
         tasks = {task.plan.name: task for task in tasks_of(study, folder, **options)}
         watched = Progress(study, folder)
@@ -159,7 +160,7 @@ def _record(task: CellTask, outcome: Outcome) -> None:
 
 def _require_same_plan(study: Study, folder: Path) -> None:
     """Refuse a folder of something else, and cells whose settings are not those planned."""
-    if not (folder / PLAN).is_file():
+    if not any((folder / name).is_file() for name in (PLAN, MANIFEST)):
         foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".", LOCK))]
         if foreign:
             raise ValueError(

@@ -1,6 +1,7 @@
 """evaluate --method and diagnose, as typed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -38,16 +39,33 @@ def test_every_method(method, trained, capsys):
     assert status == 0, err
     assert "log p(x) = -" in out
     assert "bits per dimension, of 64" in out
-    name = "evidence.nc" if method == "iwae" else f"evidence-{method}.nc"
-    assert (trained / name).exists()
     assert not list(trained.glob("unfinished-*"))
     # The second time it is read back.
-    before = (trained / name).stat().st_mtime_ns
+    there = {path: path.stat().st_mtime_ns for path in (trained / "evaluations").iterdir()}
     status, out, _ = run(capsys, *arguments, "--json")
     found = json.loads(out)
+    assert Path(found["file"]) in there
     assert found["log_prob"] < 0
     assert found["bits_per_dimension"] > 0
-    assert (trained / name).stat().st_mtime_ns == before
+    assert found["identity"]["source"] == {"dataset": "digits", "split": "test", "limit": 3}
+    assert there == {path: path.stat().st_mtime_ns for path in (trained / "evaluations").iterdir()}
+
+
+def test_no_evaluation_takes_the_place_of_another_and_all_are_listed(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(capsys, "fit", "--out", folder, *SMALL)[0] == 0
+    assert "holds no evaluations" in run(capsys, "evaluate", folder, "--list")[1]
+    means = []
+    for arguments in (["--particles", 20], ["--particles", 1, "--limit", 5], ["--split", "valid"]):
+        status, out, err = run(capsys, "evaluate", folder, "--particles", 20, *arguments, "--json")
+        assert status == 0, err
+        means.append(json.loads(out)["log_prob"])
+    listed = json.loads(run(capsys, "evaluate", folder, "--list", "--json")[1])["evaluations"]
+    assert sorted(each["log_prob"] for each in listed) == sorted(means)
+    text = run(capsys, "evaluate", folder, "--list")[1]
+    for words in ("importance sampling", "digits, test, limit 5", "digits, valid", "log p(x)"):
+        assert words in text
+    assert all(f"{mean:.3f}" in text for mean in means)
 
 
 def test_a_sandwich_is_drawn(trained, capsys):

@@ -1,6 +1,5 @@
 """Study folders as the package writes them, of runs that never took place."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -9,18 +8,18 @@ import torch
 
 from ppl_vae.arviz import evidence_to_datatree
 from ppl_vae.evidence import Evidence
-from ppl_vae.files import write_atomically
 from ppl_vae.netcdf import save_netcdf
+from ppl_vae.runs.run import HISTORY
 from ppl_vae.studies import open_study, study_from_mapping
 from ppl_vae.studies.results import (
-    HISTORY,
     MANIFEST,
     MEASURES,
     PICTURES,
     cells_of,
-    evidence_file,
+    hashes_of,
     write_plan,
 )
+from ppl_vae.studies.sealed import write_sealed
 from ppl_vae.training import EpochRecord, History
 
 OBJECTIVES = ("elbo", "stl", "iwae:5", "iwae:50", "dreg:50")
@@ -57,8 +56,9 @@ def write_study(
         }
     )
     write_plan(study, folder)
-    write_atomically(folder / MANIFEST, json.dumps(_manifest(study, image_shape)))
+    write_sealed(folder / MANIFEST, _manifest(study, image_shape))
     arms = list(study.arms)
+    keys = {plan.folder: plan.key for plan in study.cells}
     for cell in cells_of(study, folder):
         number = arms.index(cell.arm)
         if (number, cell.seed) in waiting:
@@ -80,11 +80,14 @@ def write_study(
         if (number, cell.seed) in failed:
             reason = "the loss is not finite at step 412: log p(x|z) of site x is nan"
             found = replace(found, state="failed", reason=reason, kept_epoch=None)
-        found.write()
+        cell.folder.mkdir(parents=True)
         (cell.folder / HISTORY).write_text(_history(rng, level, epochs).to_csv())
         if found.state == "done":
             first = cell.seed == study.seeds[0]
-            _write_results(found, study, rng, level, num_data, first, image_shape)
+            paths = _write_results(found, study, rng, level, num_data, first, image_shape)
+            methods = {label: path.name for label, path in paths.items()}
+            found = replace(found, methods=methods, files=hashes_of(cell.folder, paths.values()))
+        found.write(key=keys[cell.folder.name])
     return open_study(folder)
 
 
@@ -127,7 +130,7 @@ def _history(rng, level, epochs):
 
 
 def _write_results(cell, study, rng, level, num_data, first, image_shape):
-    shared = np.random.default_rng(0).normal(0, 3, num_data)
+    shared, paths = np.random.default_rng(0).normal(0, 3, num_data), {}
     for method in study.methods:
         noise = rng.normal(0, 0.3, num_data)
         evidence = Evidence(
@@ -139,15 +142,17 @@ def _write_results(cell, study, rng, level, num_data, first, image_shape):
             method=method.label,
             seconds=1.0,
         )
-        save_netcdf(evidence_to_datatree(evidence), cell.folder / evidence_file(method.label))
+        paths[method.label] = cell.folder / f"{method.label}.nc"
+        save_netcdf(evidence_to_datatree(evidence), paths[method.label])
     summaries = _summaries(rng, level, first)
     kept = {name: summaries[name] for name in study.measures if name in summaries}
-    (cell.folder / MEASURES).write_text(json.dumps(kept))
+    write_sealed(cell.folder / MEASURES, kept)
     if first and "pictures" in study.measures:
         shape = 64 if image_shape is None else math.prod(image_shape)
         arrays = {"data": 10, "reconstruction": 10, "samples": 30}
         drawn = {name: rng.random((rows, shape), np.float32) for name, rows in arrays.items()}
         np.savez_compressed(cell.folder / PICTURES, **drawn)
+    return paths
 
 
 def _estimate(value):

@@ -1,6 +1,5 @@
 """The page of a study: what it says, that it holds all it needs, that nobody can write into it."""
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -11,6 +10,7 @@ from ppl_vae.comparison import compare
 from ppl_vae.report import write_report
 from ppl_vae.report.numbers import MINUS, MISSING
 from ppl_vae.report.study import render
+from ppl_vae.studies.sealed import write_sealed
 
 from .page import Page
 from .simulated import write_study
@@ -235,14 +235,14 @@ class TestOtherStudies:
             tmp_path, factors={"objective": ["elbo", "stl"]}, seeds=1, num_data=20, epochs=5
         )
         for cell in found.cells:
-            kept = json.loads((cell.folder / "measures.json").read_text())
+            kept = cell.measures
             kept["bound_curve"]["bounds"]["5"]["value"] = None
             kept["bound_curve"]["extrapolation"]["limit"]["monte_carlo_error"] = None
             kept["sandwich"]["gap_error"] = [None] * 3
             kept["sandwich"]["lower"][0] = None
             kept["gradients"]["rows"][0]["signal_to_noise"]["value"] = None
             kept["gradients"]["slopes"][0]["expected"] = None
-            (cell.folder / "measures.json").write_text(json.dumps(kept))
+            write_sealed(cell.folder / "measures.json", kept)
         page = Page(render(found, found.comparison()))
         assert [row["bound"] == "" for row in page.data("bound")[:3]] == [False, False, True]
         assert page.data("sandwich-bounds")[0]["lower"] == ""

@@ -183,7 +183,7 @@ class TestParts:
 
     def test_one_latent_has_no_covariance(self, tmp_path, monkeypatch):
         run, _ = train_run(replace(CONFIG, latent=1), tmp_path / "run", progress=False)
-        assert not diagnose._takes_full_covariance(run, run.split("test", 2))
+        assert not diagnose._takes_full_covariance(run, run.rows("test", 2).x)
 
     def test_summary(self, found):
         assert set(json.loads(json.dumps(found.summary()))) == {

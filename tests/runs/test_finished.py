@@ -2,12 +2,16 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
+from ppl_vae.identity import Identity, hash_values
 from ppl_vae.runs.finished import FinishedParts
+
+WHAT = Identity("a" * 64, "b" * 64, "surgery", 0)
+OTHER = replace(WHAT, seed=1)
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ def path(tmp_path):
 
 
 def test_read_back_as_it_was(path):
-    parts(path).write("first", "key", OUTER)
-    found = parts(path).read("first", "key")
+    parts(path).write(WHAT, OUTER)
+    found = parts(path).read(WHAT)
     assert found.single.dtype == torch.float32
     assert torch.equal(found.single.view(torch.int32), OUTER.single.view(torch.int32))
     assert (found.ranks.shape, found.ranks.dtype) == ((0, 3), torch.int64)
@@ -62,22 +66,27 @@ def test_read_back_as_it_was(path):
     assert (found.text, found.nothing) == ("z*", None)
 
 
-def test_by_name_and_key(path):
+def test_each_under_what_it_was_computed_from(path):
     kept = parts(path)
-    kept.write("a", "1", Inner(1.0))
-    kept.write("b", "1", Inner(2.0))
-    kept.write("a", "2", Inner(3.0))
+    kept.write(WHAT, Inner(1.0))
+    kept.write(OTHER, Inner(2.0))
     again = parts(path)
-    assert again.read("a", "1") is None
-    assert again.read("a", "2") == Inner(3.0)
-    assert again.read("b", "1") == Inner(2.0)
-    assert again.read("c", "1") is None
+    assert again.read(WHAT) == Inner(1.0)
+    assert again.read(OTHER) == Inner(2.0)
+    assert again.read(replace(WHAT, rows="c")) is None
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_changed_number_is_refused(path):
+    parts(path).write(WHAT, Inner(1.25))
+    path.write_text(path.read_text().replace("1.25", "1.35"))
+    with pytest.raises(ValueError, match=r"parts\.json is damaged .SHA-256 differs"):
+        parts(path).read(WHAT)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.95])
 def test_a_part_of_a_file(path, kept):
-    parts(path).write("a", "1", OUTER)
+    parts(path).write(WHAT, OUTER)
     content = path.read_text()
     path.write_text(content[: int(kept * len(content))])
     with pytest.raises(ValueError, match=r"parts\.json is damaged .* delete it to start anew"):
@@ -95,11 +104,11 @@ def test_a_part_of_a_file(path, kept):
     ],
 )
 def test_a_file_names_nothing_but_the_classes_given(path, result):
-    part = {"key": "1", "result": result}
+    part = {"identity": WHAT.to_dict(), "result": result, "sha256": hash_values(result)}
     path.parent.mkdir()
-    path.write_text(json.dumps({"format": "ppl_vae parts 1", "parts": {"a": part}}))
+    path.write_text(json.dumps({"format": "ppl_vae parts 2", "parts": {WHAT.key: part}}))
     with pytest.raises(ValueError, match="is damaged"):
-        parts(path).read("a", "1")
+        parts(path).read(WHAT)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"format": "other", "parts": {}}'])
@@ -113,10 +122,10 @@ def test_another_file(path, content):
 @pytest.mark.parametrize("value", [object(), {1, 2}, torch.ones(1, dtype=torch.complex64)])
 def test_what_cannot_be_kept_leaves_the_file(path, value):
     kept = parts(path)
-    kept.write("a", "1", Inner(1.0))
+    kept.write(WHAT, Inner(1.0))
     before = path.read_bytes()
     with pytest.raises(TypeError, match="cannot be kept"):
-        kept.write("b", "1", [value])
+        kept.write(OTHER, [value])
     with pytest.raises(TypeError, match="class Outer is none of Inner"):
-        parts(path, (Inner,)).write("b", "1", OUTER)
+        parts(path, (Inner,)).write(OTHER, OUTER)
     assert path.read_bytes() == before

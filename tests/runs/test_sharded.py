@@ -7,7 +7,7 @@ import torch
 
 from ppl_vae.engines import InProcess, Outcome
 from ppl_vae.evidence import AdaptiveSampling, ImportanceSampling, Sharded
-from ppl_vae.runs import EVIDENCE, RunConfig, evaluate_run, evaluate_sharded, open_run, train_run
+from ppl_vae.runs import RunConfig, evaluate_run, evaluate_sharded, file_of, open_run, train_run
 
 CONFIG = RunConfig(
     hidden=(8,), latent=2, epochs=1, batch_size=400, validation_particles=2, learning_rate=0.01
@@ -52,13 +52,17 @@ def files(folder):
 
 
 def test_the_numbers_of_the_sharded_estimator(folder):
-    expected = evaluate_run(open_run(folder), estimator=Sharded(DRAWS, 4), file="whole.nc", **CALL)
+    expected = evaluate_run(open_run(folder), estimator=Sharded(DRAWS, 4), **CALL)
+    file_of(folder, expected).unlink()
     before = files(folder)
     found = evaluate_sharded(folder, DRAWS, 4, InProcess(), **CALL)
     for name in ("log_prob", "standard_error", "effective_sample_size"):
         assert torch.equal(getattr(found, name), getattr(expected, name))
     assert (found.method, found.direction) == (expected.method, expected.direction)
-    assert files(folder) - before == {EVIDENCE}, "nothing else is left"
+    assert files(folder) == before, "nothing else is left"
+    assert [path.name for path in (folder / "evaluations").iterdir()] == [
+        file_of(folder, found).name
+    ]
 
 
 def test_reused_when_nothing_changed(folder):
@@ -76,10 +80,11 @@ def test_reused_when_nothing_changed(folder):
 
 
 def test_goes_on_after_an_interruption(folder):
-    whole = evaluate_sharded(folder, DRAWS, 4, InProcess(), file="whole.nc", **CALL)
+    whole = evaluate_sharded(folder, DRAWS, 4, InProcess(), **CALL)
+    file_of(folder, whole).unlink()
     with pytest.raises(KeyboardInterrupt):
         evaluate_sharded(folder, DRAWS, 4, Counts(stop=2), **CALL)
-    assert EVIDENCE not in files(folder)
+    assert not file_of(folder, whole).exists()
     engine = Counts()
     found = evaluate_sharded(folder, DRAWS, 4, engine, **CALL)
     assert engine.ran == ["part 2", "part 3"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def test_every_cell_has_a_folder_of_its_own(folder):
     cells = {path.name for path in (folder / "cells").iterdir()}
     assert cells == {"elbo-seed0", "elbo-seed1", "iwae-2-seed0", "iwae-2-seed1"}
     one = {path.name for path in (folder / "cells" / "elbo-seed0").iterdir()}
-    assert one >= {"config.json", "checkpoint.safetensors", "history.csv", "evidence.nc",
+    assert one >= {"config.json", "checkpoint.safetensors", "history.csv", "evaluations",
                    "measures.json", "pictures.npz", "log.txt", "cell.json"}  # fmt: skip
     assert not (folder / "cells" / "elbo-seed1" / "pictures.npz").exists()
 
@@ -198,9 +199,8 @@ def test_a_damaged_file_is_named(name, tmp_path):
 
 def test_status_of_a_study_under_way(tmp_path):
     carry_out(tmp_path, plan(seeds=(0,)))
-    done = tmp_path / "cells" / "elbo-seed0"
-    cell = json.loads((done / "cell.json").read_text())
-    (done / "cell.json").write_text(json.dumps({**cell, "state": "running"}))
+    done = next(cell for cell in open_study(tmp_path).cells if cell.name == "elbo seed 0")
+    replace(done, state="running").write()
     # A seed more, none of whose cells are begun.
     write_plan(STUDY, tmp_path)
     results = open_study(tmp_path)
@@ -272,7 +272,7 @@ def test_sharded_evaluation(tmp_path):
 def test_a_run_reopened_gives_the_same_evidence(tmp_path):
     run, _ = train_run(CONFIG, tmp_path / "run", device="cpu", progress=False)
     expected = evaluate_run(run, estimator=ESTIMATOR, progress=False)
-    (tmp_path / "run" / "evidence.nc").unlink()
+    shutil.rmtree(tmp_path / "run" / "evaluations")
     reopened = open_run(tmp_path / "run", device="cpu")
     evidence = evaluate_run(reopened, estimator=ESTIMATOR, progress=False)
     assert torch.equal(evidence.log_prob, expected.log_prob)
@@ -280,11 +280,11 @@ def test_a_run_reopened_gives_the_same_evidence(tmp_path):
 
 def test_a_limit_takes_the_same_random_subset(tmp_path):
     run, _ = train_run(CONFIG, tmp_path / "run", device="cpu", progress=False)
-    part = run.split("test", 50)
+    part = run.rows("test", 50).x
     assert part.shape == (50, 64)
-    assert torch.equal(part, run.split("test", 50))
-    assert not torch.equal(part, run.split("test")[:50])
-    assert torch.equal(run.split("test", 10_000), run.split("test"))
+    assert torch.equal(part, run.rows("test", 50).x)
+    assert not torch.equal(part, run.rows("test").x[:50])
+    assert torch.equal(run.rows("test", 10_000).x, run.rows("test").x)
 
 
 @pytest.mark.parametrize("likelihood", ["optimal-sigma", "normal:feature", "laplace"])
