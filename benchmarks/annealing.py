@@ -20,7 +20,8 @@ from common import machine, make_vae, simulate, spread, synchronize, write
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.chunks import Streams
+from ppl_vae.evidence.chunks import Streams
+from ppl_vae.particles import Programs
 
 CPU_ROWS = ((16, 4), (16, 16), (16, 64))
 GPU_ROWS = ((16, 64), (16, 512), (16, 2048))
@@ -44,7 +45,7 @@ def measure(
     x = simulate(vae, num_data, seed=0)
     start = time.perf_counter()
     with torch.no_grad():
-        annealer = ais.prepare(vae.model, vae.guide, x, Streams(0, 0, 0))
+        annealer = ais.prepare(Programs(vae.model, vae.guide), x, Streams(0, 0, 0))
     synchronize(device)
     pilot = time.perf_counter() - start
     seconds = [seconds_of(annealer, device) for _ in range(rounds + 2)][2:]

@@ -30,6 +30,7 @@ from ppl_vae import VAE
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.objectives import ELBO
+from ppl_vae.particles import Programs
 from ppl_vae.training.parameters import find_parameters
 from ppl_vae.training.step import TorchStep
 
@@ -40,7 +41,9 @@ Estimate = Callable[[], float]
 def trained_vae(x: Tensor, steps: int) -> VAE:
     """A VAE after some training, so that its guide is worth sampling from."""
     vae = make_vae(x.device, seed=1)
-    step = TorchStep(ELBO(), vae.model, vae.guide, find_parameters(ELBO(), vae.model, vae.guide, x))
+    step = TorchStep(
+        ELBO(), vae.model, vae.guide, find_parameters(Programs(vae.model, vae.guide).modules(x))
+    )
     torch.manual_seed(0)
     for batch in torch.randint(len(x), (steps, 128), device=x.device):
         step(x[batch], 1e-3)

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import ELBO, IWAE, Objective
+from ppl_vae.particles import Programs
 from ppl_vae.training.parameters import find_parameters
 from ppl_vae.training.step import Step, SVIStep, TorchStep
 
@@ -87,7 +88,7 @@ def pyro_svi(networks: Networks, loss: Any, *, tuned: bool) -> Update:
 def ours(step: type[Step], objective: Objective, x: Tensor) -> Update:
     """This package's training step, as ``fit`` runs it from the second epoch on."""
     vae = make_vae(x.device)
-    parameters = find_parameters(objective, vae.model, vae.guide, x)
+    parameters = find_parameters(Programs(vae.model, vae.guide).modules(x))
     bound = step(objective, vae.model, vae.guide, parameters)
 
     def update(x: Tensor) -> Tensor:

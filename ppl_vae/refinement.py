@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.objectives import STL, Objective
-from ppl_vae.particles import OffsetGuide, Program, zero_offsets
+from ppl_vae.particles import BatchGuide, OffsetGuide, Program, zero_offsets
 from ppl_vae.randomness import Stream, seeded
 
 _DRAWS = 8
@@ -71,17 +71,6 @@ def refine(
         values = [value for offset in refined.offsets.values() for value in offset.tensors]
         _ascend(objective, model, refined, x, values, steps, learning_rate)
     return refined.detach()
-
-
-@runtime_checkable
-class BatchGuide(Protocol):
-    """A Pyro guide for one batch, and no other."""
-
-    def __call__(self, x: Tensor) -> Any:
-        """Run the guide."""
-
-    def rows(self, start: int, stop: int) -> "BatchGuide":
-        """The guide for the data ``x[start:stop]`` alone."""
 
 
 @runtime_checkable

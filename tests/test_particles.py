@@ -581,7 +581,7 @@ class TestPlatesAndMasks:
         torch.testing.assert_close(particles.log_weight, expected)
 
     def test_undeclared_inner_plates_are_an_error(self):
-        with pytest.raises(ValueError, match="collide at dim=-2"):
+        with pytest.raises(ValueError, match="give max_plate_nesting=2"):
             draw_particles(self.inner_model, self.inner_guide, X, 4)
 
     def test_masked_sites(self):

@@ -5,17 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-import pyro
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.diagnostics.gradient_bench import GROUPS, Group
 from ppl_vae.objectives import Objective
-from ppl_vae.objectives.base import owners_of
 from ppl_vae.objectives.splitting import split_parameters
-from ppl_vae.particles import Program
-from ppl_vae.randomness import generator, seeded
+from ppl_vae.particles import Program, Programs
+from ppl_vae.randomness import generator
 
 _TIMED_STEPS = 15
 
@@ -115,22 +113,10 @@ def _subset(size: int, most: int) -> Tensor:
 def find_parameters(
     objective: Objective, model: Program, guide: Program, x: Float[Tensor, "batch *event"]
 ) -> dict[str, Tensor]:
-    """Name to leaf tensor of the programs' modules and of Pyro's store, each tensor once."""
-    # Once run, the programs have made the parameters that they make lazily.
-    with seeded(0), torch.no_grad():
-        objective.draw(model, guide, x)
-    owners = owners_of(model, guide)
-    found: dict[str, Tensor] = {}
-    for index, owner in enumerate(owners):
-        prefix = "" if len(owners) == 1 else f"{index}."
-        found.update({prefix + name: value for name, value in owner.named_parameters()})
-    for name, value in pyro.get_param_store().named_parameters():
-        found.setdefault(name, value)
-    unique: dict[int, str] = {}
-    for name, value in found.items():
-        if value.requires_grad:
-            unique.setdefault(id(value), name)
-    return {name: found[name] for name in unique.values()}
+    """Name to leaf tensor of everything trainable behind the programs, each tensor once."""
+    nesting = int(objective.max_plate_nesting)
+    found = Programs(model, guide, nesting).modules(x).parameters
+    return {name: value for name, value in found.items() if value.requires_grad}
 
 
 @final

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
+from os import PathLike
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,11 @@ from ppl_vae.diagnostics.estimates import over_data
 from ppl_vae.diagnostics.rate_curve import QUANTITIES, PerDatum, RateDistortion
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.checkpoint import Columns
-from ppl_vae.evidence.annealing.chunks import Call, Purpose, Streams
-from ppl_vae.evidence.annealing.columns import require_numbers
+from ppl_vae.evidence.annealing.columns import part_of, require_numbers
 from ppl_vae.evidence.annealing.pilot import Mass
-from ppl_vae.particles import Particles, Program, draw_particles
+from ppl_vae.evidence.chunks import Call, Purpose, Streams
+from ppl_vae.evidence.unfinished import Columns, Part
+from ppl_vae.particles import Evaluation, Particles, Program, Programs, draw_particles
 from ppl_vae.weights import RunningWeights, normalized_weights
 
 BETAS = tuple(2.0**power for power in range(-4, 6))
@@ -39,7 +39,7 @@ def rate_distortion(
     device: torch.device | str | None = None,
     seed: int | None = 0,
     progress: bool = False,
-    checkpoint: Path | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     rows: int | None = None,
     max_plate_nesting: int = 1,
 ) -> RateDistortion:
@@ -97,19 +97,20 @@ def rate_distortion(
     )
     levels, places = _levels(stops, num_temperatures)
 
-    def estimate(x: Tensor, streams: Streams) -> Columns:
-        annealer = annealing.prepare(model, guide, x, streams, levels)
+    def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+        annealer = annealing.prepare(look.programs, x, streams, levels)
+        nesting = look.max_plate_nesting
         with streams.stream(Purpose.FORWARD):
             curve = _pass(annealer, places, stops)
             particles = draw_particles(
-                model, guide, x, num_particles, max_plate_nesting=max_plate_nesting
+                model, look.guide, x, num_particles, max_plate_nesting=nesting
             )
-        return curve | _guide_columns(particles)
+        return part_of(curve | _guide_columns(particles))
 
     call = Call(device, seed, progress, checkpoint)
     settings = f"rate-distortion at {stops}, {num_particles} particles, {annealing!r}"
-    columns = annealing.by_chunk(call, settings, estimate, model, guide, x)
-    return _result(columns, stops, num_chains, num_temperatures)
+    found = annealing.by_chunk(call, settings, estimate, Programs(model, guide), x)
+    return _result(found.columns, stops, num_chains, num_temperatures)
 
 
 def _require_settings(

@@ -1,31 +1,195 @@
-"""Cutting data and particles into pieces that fit: what all sampling estimators share."""
+"""Cutting data and particles into pieces that fit: the one loop that all estimators share."""
 
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from os import PathLike
 from pathlib import Path
-from typing import final
+from typing import Any, Protocol, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_vae.evidence.identity import RunIdentity, identify
-from ppl_vae.evidence.progress import Progress, keeping
 from ppl_vae.evidence.result import Evidence, concatenate
-from ppl_vae.particles import Program, draw_particles, require_density
+from ppl_vae.evidence.unfinished import Columns, Part, Unfinished, identity_in
+from ppl_vae.identity import Identity
+from ppl_vae.particles import (
+    ChunkSize,
+    Evaluation,
+    Program,
+    Programs,
+    draw_particles,
+    evaluation,
+    guide_of,
+    is_out_of_memory,
+    require_density,
+)
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.refinement import Refiner
 
-# Decoded rows at once. On a CPU a chunk and its temporaries should stay near the cache; a GPU wants
-# enough rows to be busy. Both keep the temporaries far below 1 GB for 784 features.
-_CPU_ROWS = 2_000
-_GPU_ROWS = 131_072
-_PARTICLES_AT_ONCE = 500
 # What a forward pass throws away, an autograd graph keeps.
 _GRAPH = 4
+
+
+class Purpose(IntEnum):
+    """What the random numbers of one chunk are for."""
+
+    PILOT = 0
+    FORWARD = 1
+    REVERSE = 2
+
+
+@final
+@dataclass(frozen=True)
+class Streams:
+    """The random streams of one chunk; without a seed, the caller's random state for all.
+
+    Attributes:
+        seed: Of the whole call.
+        chunk: Number of the chunk.
+        first: Number of its first datum.
+    """
+
+    seed: int | None
+    chunk: int
+    first: int
+
+    @contextmanager
+    def stream(self, purpose: Purpose) -> Iterator[None]:
+        """Draw for this purpose inside."""
+        with seeded(self.seed, Stream.EVALUATION, self.chunk, purpose):
+            yield
+
+
+class ChunkEstimate(Protocol):
+    """What is computed of one chunk of data."""
+
+    def __call__(self, look: Evaluation, x: Tensor, streams: Streams) -> Part:
+        """Values of each datum; draws come from the streams alone."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Parts:
+    """What all chunks came to.
+
+    Attributes:
+        parts: In order of the data.
+        identity: What they were computed from.
+    """
+
+    parts: list[Part]
+    identity: Identity
+
+    @property
+    def columns(self) -> Columns:
+        """The values of all data, side by side."""
+        names = self.parts[0].columns
+        return {name: torch.cat([part.columns[name] for part in self.parts]) for name in names}
+
+
+@final
+@dataclass(frozen=True)
+class Call:
+    """How one call of an estimator is to be carried out.
+
+    Attributes:
+        device: Where to compute; where the modules are, or else the data, if None.
+        seed: Of all streams; None: the caller's random state.
+        progress: Whether to show a bar.
+        checkpoint: File for finished chunks.
+    """
+
+    device: torch.device | str | None = None
+    seed: int | None = 0
+    progress: bool = False
+    checkpoint: str | PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.seed is None:
+            raise ValueError(
+                "a checkpoint needs a seed: without one, a run that goes on cannot give the "
+                "numbers of one that was never stopped."
+            )
+
+    def open(
+        self, programs: Programs, x: Tensor, size: ChunkSize
+    ) -> AbstractContextManager[Evaluation]:
+        """The programs in evaluation mode and the data, checked."""
+        return evaluation(programs, x, size, device=self.device)
+
+    def by_chunk(
+        self, look: Evaluation, settings: str, estimate: ChunkEstimate, data_at_once: int = 0
+    ) -> Parts:
+        """The estimates of all chunks.
+
+        Every chunk has streams of its own, so that its numbers depend neither on the chunks before
+        it nor on whether those were read from a checkpoint: they follow from the seed and the rows
+        decoded at once. Where memory is not enough, it starts again with half the rows.
+
+        Args:
+            look: The programs and the data.
+            settings: The estimator with all its settings, in words.
+            estimate: The estimator on a chunk.
+            data_at_once: Data of a chunk, where it is not the one of ``look``.
+
+        Raises:
+            ValueError: If the checkpoint is damaged or of another computation.
+        """
+        path = None if self.checkpoint is None else Path(self.checkpoint)
+        look = self._as_begun(look, settings, path)
+        while True:
+            try:
+                return self._pass(look, settings, estimate, path, data_at_once)
+            except (RuntimeError, MemoryError) as error:
+                smaller = look.halved()
+                if smaller is None or not is_out_of_memory(error):
+                    raise
+            # Outside of the handler, which holds the tensors of the failed chunk.
+            if look.size.given is not None:
+                warnings.warn(
+                    f"not enough memory for rows={look.rows}: goes on with rows={smaller.rows}, "
+                    "which makes other draws.",
+                    stacklevel=3,
+                )
+            look = smaller
+
+    def _as_begun(self, look: Evaluation, settings: str, path: Path | None) -> Evaluation:
+        """With the rows of the file, where these are all that it has other than this run."""
+        there, here = identity_in(path), look.identity(settings, self.seed, look.rows)
+        others = there is not None and there.differences(replace(here, chunk_rows=there.chunk_rows))
+        if there is None or others or look.size.given is not None or there.chunk_rows is None:
+            return look
+        return look.with_rows(there.chunk_rows)
+
+    def _pass(
+        self,
+        look: Evaluation,
+        settings: str,
+        estimate: ChunkEstimate,
+        path: Path | None,
+        data_at_once: int,
+    ) -> Parts:
+        unfinished = Unfinished.open(path, look.identity(settings, self.seed, look.rows))
+        parts, at_once = unfinished.parts, data_at_once or look.data_at_once
+        done = sum(map(len, parts))
+        bar = tqdm(total=len(look.x), desc="log p(x)", disable=None if self.progress else True)
+        bar.update(done)
+        with bar, torch.no_grad(), unfinished.kept():
+            while done < len(look.x):
+                chunk = look.x[done : done + at_once].to(look.device)
+                streams = Streams(self.seed, done // look.data_at_once, done)
+                unfinished.add(estimate(look, chunk, streams))
+                bar.update(len(chunk))
+                done += len(chunk)
+        return Parts(parts, unfinished.identity)
 
 
 @final
@@ -40,12 +204,18 @@ class Chunk:
     max_plate_nesting: int
 
     def log_weights(self, num_particles: int) -> Iterator[Float[Tensor, "particles batch"]]:
-        """Log w of ``num_particles`` fresh draws, piece by piece."""
+        """Log w of ``num_particles`` fresh draws, piece by piece; -inf where p(x|z) is 0."""
         for size in pieces(num_particles, self.particles_at_once):
             particles = draw_particles(
-                self.model, self.proposal, self.x, size, max_plate_nesting=self.max_plate_nesting
+                self.model,
+                self.proposal,
+                self.x,
+                size,
+                max_plate_nesting=self.max_plate_nesting,
+                check_finite=False,
             )
             require_density(particles.guide)
+            particles.require_weights()
             yield particles.log_weight
 
     def all_log_weights(self, num_particles: int) -> Float[Tensor, "particles batch"]:
@@ -82,7 +252,8 @@ class Chunking:
         device: torch.device | str | None,
         seed: int | None,
         progress: bool,
-        checkpoint: tuple[Path, str] | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        settings: str | None = None,
     ) -> Evidence:
         """Estimate chunk by chunk, in constant memory, and put the results together.
 
@@ -91,76 +262,55 @@ class Chunking:
             model: Pyro model.
             guide: Pyro guide.
             x: The data.
-            device: Where to compute; the data's device if None.
+            device: Where to compute; where the modules are, or else the data, if None.
             seed: Of the draws.
             progress: Show a progress bar.
-            checkpoint: File for what is finished, and the estimator's settings in words.
+            checkpoint: File for what is finished.
+            settings: The estimator with its settings in words; None: a part of one, whose result
+                carries no identity.
 
         Raises:
-            ValueError: If there are no data, or the checkpoint is of another run or has no seed.
+            ValueError: If there are no data, the programs do not fit, or the checkpoint is of
+                another run or has no seed.
         """
-        if len(x) == 0:
-            raise ValueError("x holds no data: log p(x) needs at least one datum.")
-        device = x.device if device is None else torch.device(device)
-        rows = self.rows or (_CPU_ROWS if device.type == "cpu" else _GPU_ROWS)
-        # Few data and many particles a chunk: the guide then runs once for many draws.
-        data_at_once = max(1, min(len(x), rows // min(self.num_particles, _PARTICLES_AT_ONCE)))
-        bar = tqdm(total=len(x), desc="log p(x)", disable=None if progress else True)
-        start, kept = time.perf_counter(), None
-        if checkpoint is not None:
-            path, settings = checkpoint
-            identity = self._identity(settings, model, guide, x, device, seed, rows)
-            kept = Progress(path, identity, device)
-        parts = [] if kept is None else kept.parts
-        bar.update(done := sum(map(len, parts)))
-        with seeded(seed, Stream.EVALUATION), torch.no_grad(), bar, keeping(kept):
-            for group in x[done:].split(self._group_size(rows, data_at_once)) * (done < len(x)):
-                data = group.to(device)
-                proposals = self._proposals(model, guide, data, data_at_once)
-                for part, proposal in zip(data.split(data_at_once), proposals, strict=True):
-                    at_once = max(1, rows // data_at_once)
-                    chunk = Chunk(model, proposal, part, at_once, self.max_plate_nesting)
-                    parts.append(estimate(chunk))
-                    bar.update(len(part))
-                if kept is not None:
-                    kept.finished_a_group()
-        return replace(concatenate(parts), seconds=time.perf_counter() - start)
+        require_guide(guide)
+        start, call = time.perf_counter(), Call(device, seed, progress, checkpoint)
+        programs = Programs(model, guide, self.max_plate_nesting)
+        with call.open(programs, x, ChunkSize(self.num_particles, self.rows)) as look:
 
-    def _identity(
-        self,
-        settings: str,
-        model: Program,
-        guide: Program,
-        x: Tensor,
-        device: torch.device,
-        seed: int | None,
-        rows: int,
-    ) -> RunIdentity:
-        if seed is None:
-            raise ValueError(
-                "a checkpoint needs a seed: without one, a run that goes on cannot give the "
-                "numbers of one that was never stopped."
-            )
-        words = f"{settings}, seed {seed}, {device.type}, {rows} rows"
-        return identify(words, model, guide, x, device, self.max_plate_nesting)
+            def group(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+                return _part_of(concatenate(self._group(estimate, look, x, streams)))
 
-    def _group_size(self, rows: int, data_at_once: int) -> int:
+            words = "" if settings is None else settings
+            found = call.by_chunk(look, words, group, self._group_size(look))
+        evidence = concatenate([_evidence_of(part) for part in found.parts])
+        identity = None if settings is None else found.identity
+        return replace(evidence, seconds=time.perf_counter() - start, identity=identity)
+
+    def _group(
+        self, estimate: Callable[[Chunk], Evidence], look: Evaluation, x: Tensor, streams: Streams
+    ) -> list[Evidence]:
+        """Data whose guide is refined together, estimated chunk by chunk."""
+        model, nesting, size = look.programs.model, look.max_plate_nesting, look.data_at_once
+        guide = guide_of(look.guide, streams.first, streams.first + len(x))
+        if self.refine is not None:
+            with streams.stream(Purpose.PILOT):
+                guide = self.refine(model, guide, x, max_plate_nesting=nesting, seed=None)
+        found = []
+        for number, part in enumerate(x.split(size)):
+            proposal = guide_of(guide, number * size, number * size + len(part))
+            chunk = Chunk(model, proposal, part, max(1, look.rows // size), nesting)
+            own = Streams(streams.seed, streams.chunk + number, streams.first + number * size)
+            with own.stream(Purpose.FORWARD):
+                found.append(estimate(chunk))
+        return found
+
+    def _group_size(self, look: Evaluation) -> int:
         """Data refined together: many more fit with few draws each than when estimating."""
         if self.refine is None:
-            return data_at_once
-        chunks = rows // (_GRAPH * self.refine.rows_per_datum * data_at_once)
-        return data_at_once * max(1, chunks)
-
-    def _proposals(
-        self, model: Program, guide: Program, x: Tensor, data_at_once: int
-    ) -> list[Program]:
-        """What to draw from, for each chunk of a group of data."""
-        starts = range(0, len(x), data_at_once)
-        if self.refine is None:
-            return [guide for _ in starts]
-        nesting = self.max_plate_nesting
-        refined = self.refine(model, guide, x, max_plate_nesting=nesting, seed=None)
-        return [refined.rows(start, start + data_at_once) for start in starts]
+            return 0
+        chunks = look.rows // (_GRAPH * self.refine.rows_per_datum * look.data_at_once)
+        return look.data_at_once * max(1, chunks)
 
 
 class ChunkedEstimator(ABC):
@@ -183,23 +333,24 @@ class ChunkedEstimator(ABC):
         device: torch.device | str | None = None,
         seed: int | None = 0,
         progress: bool = False,
-        checkpoint: Path | None = None,
+        checkpoint: str | PathLike[str] | None = None,
     ) -> Evidence:
-        """Estimate log p(x_i) for every datum.
+        """Estimate log p(x_i) for every datum, in evaluation mode.
 
         Args:
             model: Pyro model with its data plate at dim -1.
             guide: Pyro guide over the same latents.
             x: The data, shape ``(num_data, *event)``.
-            device: Where to compute; the data's device if not given.
-            seed: Of the draws; ``None`` uses the caller's random state.
+            device: Where to compute; where the modules are, or else the data, if not given.
+            seed: Of the draws; ``None`` uses the caller's random state. Which draws are made
+                follows from it and from ``rows`` alone.
             progress: Show a progress bar on the terminal.
             checkpoint: File to which what is finished is written every few seconds, and when the
                 run is interrupted. Where it is there already, the run goes on from it, to the same
                 numbers.
 
         Raises:
-            ValueError: If there are no data, a log-density is not finite (names the site), or the
+            ValueError: If there are no data, a log-weight is not a number (names the site), or the
                 checkpoint is of another run.
         """
         return self._chunking().run(
@@ -210,8 +361,33 @@ class ChunkedEstimator(ABC):
             device=device,
             seed=seed,
             progress=progress,
-            checkpoint=None if checkpoint is None else (Path(checkpoint), repr(self)),
+            checkpoint=checkpoint,
+            settings=repr(self),
         )
+
+
+def require_guide(guide: Program | None) -> None:
+    """Check that there is a guide, where it is what draws come from.
+
+    Raises:
+        ValueError: If it is None.
+    """
+    if guide is None:
+        raise ValueError(
+            "guide=None: importance sampling draws from the guide; give one, or take "
+            "AnnealedImportanceSampling(start='prior'), which needs none."
+        )
+
+
+def _part_of(evidence: Evidence) -> Part:
+    values = {f.name: getattr(evidence, f.name) for f in fields(Evidence) if f.name != "identity"}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    return Part(tensors, {name: v for name, v in values.items() if name not in tensors})
+
+
+def _evidence_of(part: Part) -> Evidence:
+    values: dict[str, Any] = {**part.record, **part.columns}
+    return Evidence(**values)
 
 
 def pieces(total: int, at_most: int) -> Iterator[int]:

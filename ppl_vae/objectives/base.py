@@ -12,7 +12,7 @@ from pyro.infer.enum import get_importance_trace
 from torch import Tensor, nn
 
 from ppl_vae.objectives.claims import Claims
-from ppl_vae.particles import Graph, Particles, Program, draw_particles, simulate
+from ppl_vae.particles import Graph, Particles, Program, draw_particles, owners_of, simulate
 
 SCORE_FUNCTION = ("reinforce:K", "vimco:K", "rws:K", "tvo:S,K")
 """The objectives that take latents without a pathwise gradient, as on the command line."""
@@ -169,7 +169,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
 class ObjectiveModule(nn.Module):
     """An objective bound to a model and guide: ``module(x)`` is the differentiable loss.
 
-    Its parameters are those of the modules that the model and guide are, or are methods of.
+    Its parameters are those of the modules that the model and guide refer to.
     """
 
     def __init__(self, objective: Objective, model: Program, guide: Program) -> None:
@@ -182,13 +182,3 @@ class ObjectiveModule(nn.Module):
     def forward(self, x: Float[Tensor, "batch *event"]) -> Tensor:
         """The differentiable loss on a batch, a scalar in nats."""
         return self.objective.differentiable_loss(*self._programs, x)
-
-
-def owners_of(*programs: Program) -> list[nn.Module]:
-    """The distinct modules that the programs are, or are bound methods of, in order."""
-    owners: dict[int, nn.Module] = {}
-    for program in programs:
-        owner = getattr(program, "__self__", program)
-        if isinstance(owner, nn.Module):
-            owners.setdefault(id(owner), owner)
-    return list(owners.values())

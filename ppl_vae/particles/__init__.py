@@ -14,6 +14,7 @@ from ppl_vae.particles.draw import (
     evaluate_particles,
     simulate,
 )
+from ppl_vae.particles.evaluation import ChunkSize, Evaluation, evaluation, is_out_of_memory
 from ppl_vae.particles.offsets import Offset, OffsetGuide, zero_offsets
 from ppl_vae.particles.particles import (
     NonFiniteDensityError,
@@ -22,9 +23,19 @@ from ppl_vae.particles.particles import (
     point_site,
     require_density,
 )
-from ppl_vae.particles.sites import Program
+from ppl_vae.particles.programs import (
+    ParameterRecorder,
+    ProgramModules,
+    Programs,
+    evaluating,
+    owners_of,
+)
+from ppl_vae.particles.sites import BatchGuide, Program, guide_of
 
 __all__ = [
+    "BatchGuide",
+    "ChunkSize",
+    "Evaluation",
     "EvaluationCount",
     "Graph",
     "LatentDensity",
@@ -32,14 +43,22 @@ __all__ = [
     "NonFiniteDensityError",
     "Offset",
     "OffsetGuide",
+    "ParameterRecorder",
     "Particles",
     "Program",
+    "ProgramModules",
+    "Programs",
     "Simulation",
     "accepts_missing",
     "count_evaluations",
     "cross_log_guide",
     "draw_particles",
     "evaluate_particles",
+    "evaluating",
+    "evaluation",
+    "guide_of",
+    "is_out_of_memory",
+    "owners_of",
     "point_site",
     "require_density",
     "simulate",

@@ -13,7 +13,7 @@ from torch.distributions.transforms import ComposeTransform
 
 from ppl_vae.particles.draw import draw_particles
 from ppl_vae.particles.particles import require_density
-from ppl_vae.particles.sites import Program, SiteRun, log_densities, run
+from ppl_vae.particles.sites import Program, SiteRun, log_densities, require_all_rows, run
 
 
 class LogDensities(NamedTuple):
@@ -41,7 +41,7 @@ class LatentDensity:
 
     Args:
         model: Pyro model with its data plate at dim -1.
-        guide: Pyro guide over the same latents.
+        guide: Pyro guide over the same latents; None where nothing is asked about it.
         x: The batch, shape ``(batch, *event)``.
         num_chains: Positions held for each datum at once.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
@@ -55,7 +55,7 @@ class LatentDensity:
     def __init__(
         self,
         model: Program,
-        guide: Program,
+        guide: Program | None,
         x: Float[Tensor, "batch *event"],
         num_chains: int,
         max_plate_nesting: int = 1,
@@ -64,17 +64,32 @@ class LatentDensity:
         self.num_chains, self._nesting = num_chains, max_plate_nesting
         # Once with validation on, so that data outside a support are reported here.
         with torch.no_grad():
-            particles = draw_particles(
-                model, guide, x, num_chains, max_plate_nesting=max_plate_nesting
-            )
+            if guide is None:
+                modelled = self._run(model)
+                log_densities(modelled, max_plate_nesting + 1)
+                latents, guides = modelled.latents, {}
+            else:
+                particles = draw_particles(
+                    model,
+                    guide,
+                    x,
+                    num_chains,
+                    max_plate_nesting=max_plate_nesting,
+                    check_finite=False,
+                )
+                particles.require_weights()
+                latents, guides = particles.latents, particles.guide
+                modelled = self._run(model, latents)
             self._sites = {
-                name: _LatentSite.of(name, prior, particles.latents[name], max_plate_nesting)
-                for name, prior in particles.prior.items()
+                name: _LatentSite.of(
+                    name, modelled.sites[name]["fn"], latents[name], max_plate_nesting
+                )
+                for name in modelled.latents
             }
-            self._guides = particles.guide
-            self._check_guide(particles.guide)
+            self._guides = guides
+            self._check_guide(guides)
             with pyro.validation_enabled(False):
-                self._drawn = self._run(guide)
+                self._drawn = self._run(model if guide is None else guide)
                 self._check_model(self._run(model, self._drawn.latents))
         self.dim = sum(site.size for site in self._sites.values())
 
@@ -84,7 +99,7 @@ class LatentDensity:
         Raises:
             ValueError: If the guide is a point, without a density.
         """
-        require_density(self._guides)
+        self._require_guide()
         latents, log_volume = self._unpack(u)
         with pyro.validation_enabled(False):
             log_guide = log_densities(self._guided(latents), self._nesting + 1)
@@ -121,9 +136,8 @@ class LatentDensity:
         Raises:
             ValueError: If the guide is a point, without a density.
         """
-        require_density(self._guides)
         with torch.no_grad(), pyro.validation_enabled(False):
-            return self.pack(self._run(self._guide).latents)
+            return self.pack(self._run(self._require_guide()).latents)
 
     def draw_prior(self) -> Float[Tensor, "chains batch dim"]:
         """Positions of draws z ~ p(z)."""
@@ -139,11 +153,17 @@ class LatentDensity:
     ) -> SiteRun:
         return run(program, self._x, self.num_chains, self._nesting, latents, simulated=simulated)
 
+    def _require_guide(self) -> Program:
+        if self._guide is None:
+            raise ValueError("guide=None: this needs the guide's density; give one.")
+        require_density(self._guides)
+        return self._guide
+
     def _guided(self, latents: Mapping[str, Tensor]) -> SiteRun:
         # A lone site's distribution depends on no latent: the encoder need not run again.
         if len(self._sites) == 1:
             return self._drawn.at(latents)
-        return self._run(self._guide, latents)
+        return self._run(self._require_guide(), latents)
 
     def _unpack(self, u: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Latents, and log-volumes of the sites whose support is not the whole space."""
@@ -156,18 +176,15 @@ class LatentDensity:
         return latents, log_volumes
 
     def _check_guide(self, guides: Mapping[str, Any]) -> None:
-        for name, site in self._sites.items():
-            if not _alike(_bijection(name, guides[name].support), site.transform):
+        for name, guide in guides.items():
+            if not _alike(_bijection(name, guide.support), self._sites[name].transform):
                 raise ValueError(
-                    f"guide site {name!r} has support {guides[name].support}, the prior has another"
+                    f"guide site {name!r} has support {guide.support}, the prior has another"
                     " one: annealing needs a guide on the prior's support; transform its draws."
                 )
 
     def _check_model(self, modelled: SiteRun) -> None:
-        for name in [*self._drawn.subsamples, *modelled.subsamples]:
-            raise ValueError(
-                f"plate {name!r} subsamples: log p(x) is of every datum, so take all its rows."
-            )
+        require_all_rows(self._drawn, modelled)
         for name, site in self._sites.items():
             support = modelled.sites[name]["fn"].support
             if not _alike(_bijection(name, support), site.transform):

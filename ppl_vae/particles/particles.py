@@ -10,6 +10,9 @@ import pyro.distributions as dist
 from jaxtyping import Float
 from torch import Tensor
 
+_NO_WEIGHT = 1e30
+"""Nats below which a log-weight counts as no weight at all in sums that look for NaN."""
+
 
 def side_by_side(value: Tensor, event_dim: int) -> Float[Tensor, "particles batch dimension"]:
     """A site's ``(particles, *plates, batch, *event)`` with plates and event in one dimension."""
@@ -181,6 +184,24 @@ class Particles:
             return
         for where, value in self.densities.items():
             bad = ~value.detach().isfinite()
+            if bad.any():
+                particle, datum = (int(index) for index in bad.nonzero()[0])
+                raise NonFiniteDensityError(value[particle, datum].item(), where, datum)
+
+    def require_weights(self) -> None:
+        """Check that every log-weight is one: a weight of 0 is, as where p(x|z) is 0.
+
+        Raises:
+            NonFiniteDensityError: If one is NaN or infinitely large; names the site, the density
+                and the datum.
+        """
+        # NaN and infinity are all that is left of a sum with them in it.
+        log_weight = self.log_weight.detach().clamp(min=-_NO_WEIGHT)
+        if math.isfinite(log_weight.sum().item()):
+            return
+        wrong = ~log_weight.isfinite()
+        for where, value in self.densities.items():
+            bad = wrong & ~value.detach().isfinite()
             if bad.any():
                 particle, datum = (int(index) for index in bad.nonzero()[0])
                 raise NonFiniteDensityError(value[particle, datum].item(), where, datum)

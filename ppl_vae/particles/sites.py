@@ -1,8 +1,9 @@
 """One run of a Pyro program, and what its sample sites say."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,9 +16,31 @@ from torch import Tensor
 
 from ppl_vae.particles.particles import Particles
 
+_PARTICLES = "_particles"
 Site = Mapping[str, Any]
 Program = Callable[[Tensor], Any]
 """A Pyro model or guide: called on a batch, it runs sample statements."""
+
+
+@final
+class UnknownDensityError(ValueError):
+    """A distribution that cannot say its density at given values."""
+
+
+@runtime_checkable
+class BatchGuide(Protocol):
+    """A Pyro guide for one batch, and no other."""
+
+    def __call__(self, x: Tensor) -> Any:
+        """Run the guide."""
+
+    def rows(self, start: int, stop: int) -> "BatchGuide":
+        """The guide for the data ``x[start:stop]`` alone."""
+
+
+def guide_of(guide: Program, start: int, stop: int) -> Program:
+    """The guide for the data ``x[start:stop]``: itself, unless it is one for a batch."""
+    return guide.rows(start, stop) if isinstance(guide, BatchGuide) else guide
 
 
 @final
@@ -70,9 +93,62 @@ def run(
     ``detach`` cuts each draw off the parameters; ``simulated`` draws the observed sites too.
     """
     recorder = _SiteRecorder(latents or {}, subsamples or {}, detach, simulated)
-    with recorder, _ParticlePlate("_particles", num_particles, dim=-1 - max_plate_nesting):
-        program(x)
+    try:
+        with recorder, _ParticlePlate(_PARTICLES, num_particles, dim=-1 - max_plate_nesting):
+            program(x)
+    except ValueError as error:
+        _require_nesting(program, x, max_plate_nesting, error)
+        raise
     return SiteRun(recorder.sites, recorder.subsamples)
+
+
+def _require_nesting(
+    program: Program, x: Tensor, max_plate_nesting: int, cause: ValueError
+) -> None:
+    """Say that a failure comes of more plates than were announced, if it does."""
+    alone = _SiteRecorder({}, {}, detach=False, simulated=True)
+    with suppress(Exception), torch.no_grad(), alone:
+        program(x)
+    used = _nesting_of(alone.sites.values())
+    if used > max_plate_nesting:
+        raise ValueError(
+            f"the programs use {used} plate dimensions, max_plate_nesting={max_plate_nesting} were "
+            f"announced: give max_plate_nesting={used}."
+        ) from cause
+
+
+def require_all_rows(*runs: SiteRun) -> None:
+    """Refuse programs that see some of the data only.
+
+    Raises:
+        ValueError: If a plate subsamples; names it.
+    """
+    for ran in runs:
+        for name in ran.subsamples:
+            raise ValueError(
+                f"plate {name!r} subsamples: log p(x) is of every datum, so take all its rows."
+            )
+
+
+def used_nesting(model: Program, guide: Program | None, x: Tensor) -> int:
+    """Plate dimensions that the programs use, the data plate included; both run once.
+
+    Without a guide the model draws its latents itself.
+    """
+    drawn = _SiteRecorder({}, {}, detach=False, simulated=False)
+    if guide is not None:
+        with drawn:
+            guide(x)
+    replayed = SiteRun(drawn.sites, drawn.subsamples)
+    modelled = _SiteRecorder(replayed.latents, replayed.subsamples, False, guide is None)
+    with modelled:
+        model(x)
+    return _nesting_of([*drawn.sites.values(), *modelled.sites.values()])
+
+
+def _nesting_of(sites: Iterable[Site]) -> int:
+    frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
+    return max((-frame.dim for frame in frames), default=1)
 
 
 class _ParticlePlate(IndepMessenger):  # type: ignore[misc, unused-ignore]
@@ -168,18 +244,52 @@ def _check_sites_match(model_sites: Mapping[str, Site], guide_sites: Mapping[str
     for name, site in guide_sites.items():
         if site["is_observed"]:
             raise ValueError(f"guide site {name!r} is observed: a guide only has latent sites.")
+    require_observed(model_sites)
+    for name in guide_sites:
         if name not in model_sites or model_sites[name]["is_observed"]:
             raise ValueError(f"guide site {name!r} is not a latent site of the model.")
     for name, site in model_sites.items():
         if not site["is_observed"] and name not in guide_sites:
-            raise ValueError(f"the guide misses the model's latent site {name!r}: sample it there.")
-    if all(not site["is_observed"] for site in model_sites.values()):
-        raise ValueError("the model observes nothing: give its likelihood site obs=x.")
+            raise ValueError(
+                f"the guide misses the model's latent site {name!r}: sample it there, or, if it "
+                "is data, give it obs=x in the model."
+            )
     sites = _labelled(model_sites, guide_sites)
-    sizes = {label: _data_plate_size(site) for label, site in sites.items()}
+    sizes = {label: data_plate_size(site) for label, site in sites.items()}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{label} {size}" for label, size in sizes.items())
         raise ValueError(f"sites disagree on the size of the data plate: {listed}.")
+    for name, site in guide_sites.items():
+        ours, theirs = _inner_plates(site), _inner_plates(model_sites[name])
+        if ours != theirs:
+            raise ValueError(
+                f"latent site {name!r} stands in {_in_words(ours)} in the guide and in "
+                f"{_in_words(theirs)} in the model: give it the same plates in both."
+            )
+
+
+def require_observed(model_sites: Mapping[str, Site]) -> None:
+    """Check that a model has data.
+
+    Raises:
+        ValueError: If no site is observed.
+    """
+    if all(not site["is_observed"] for site in model_sites.values()):
+        names = ", ".join(map(repr, model_sites)) or "none"
+        raise ValueError(
+            f"the model observes nothing: give its likelihood site obs=x (its sites: {names})."
+        )
+
+
+def _inner_plates(site: Site) -> dict[int, int]:
+    """Dimension to size of the plates between the particles and the data."""
+    frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+    return {f.dim: int(f.size) for f in frames if f.dim < -1 and f.name != _PARTICLES}
+
+
+def _in_words(plates: Mapping[int, int]) -> str:
+    named = [f"a plate of {size} at dim {dim}" for dim, size in sorted(plates.items())]
+    return " and ".join(named) or "no plate besides the data's"
 
 
 def _labelled(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> dict[str, Site]:
@@ -190,12 +300,18 @@ def _labelled(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) 
     }
 
 
-def _data_plate_size(site: Site) -> int:
+def data_plate_size(site: Site) -> int:
+    """How many data a site has.
+
+    Raises:
+        ValueError: If it stands outside the data plate.
+    """
     size = _plate_size(site, dim=-1)
     if size is None:
         raise ValueError(
-            f"site {site['name']!r} stands outside the data plate: sample it inside "
-            "`with pyro.plate('data', len(x)):` (dim -1)."
+            f"site {site['name']!r} stands outside the data plate, `with pyro.plate('data', "
+            "len(x)):` at dim -1: put what belongs to each datum inside; what all data share has "
+            "no log p(x) of one datum: make it a parameter."
         )
     return size
 
@@ -210,18 +326,41 @@ def _log_density(site: Site, num_dims: int) -> Float[Tensor, "particles batch"]:
     try:
         log_density: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
     except (KeyError, NotImplementedError) as error:
-        raise ValueError(
+        raise UnknownDensityError(
             f"site {site['name']!r} has no density at given values ({error}): a flow without an "
             "inverse has that of its own draws alone; give it an inverse, or, if it is the "
             "guide's, use an objective that keeps the draws as they are, such as elbo:K or iwae:K."
         ) from error
-    ends = _plate_size(site, dim=-num_dims), _data_plate_size(site)
+    ends = _plate_size(site, dim=-num_dims), data_plate_size(site)
     if log_density.dim() != num_dims or (log_density.shape[0], log_density.shape[-1]) != ends:
+        used = _nesting_of([site])
+        if used > num_dims:
+            # A plate without a dimension of its own was put left of the particles.
+            raise ValueError(
+                f"site {site['name']!r} stands in {used - 1} plate dimensions, max_plate_nesting="
+                f"{num_dims - 1} were announced: give max_plate_nesting={used - 1}."
+            )
         raise ValueError(
             f"site {site['name']!r} has log-densities of shape {tuple(log_density.shape)}, expected"
             f" (particles, batch) = {ends}: declare other dimensions with .to_event(n)."
         )
-    return log_density.sum(tuple(range(1, num_dims - 1))) if num_dims > 2 else log_density
+    if num_dims == 2:
+        return log_density
+    _require_own_plates(site, log_density)
+    return log_density.sum(tuple(range(1, num_dims - 1)))
+
+
+def _require_own_plates(site: Site, log_density: Tensor) -> None:
+    """A dimension that is summed must be a plate of the site's own: else it would count twice."""
+    for dim in range(1 - log_density.dim(), -1):
+        size, own = log_density.shape[dim], _plate_size(site, dim)
+        if size not in (1, own):
+            stands = "stands in no plate there" if own is None else f"its plate has {own}"
+            raise ValueError(
+                f"site {site['name']!r} has log-densities of shape {tuple(log_density.shape)}, "
+                f"{size} values at dim {dim}, where it {stands}: sample it inside that plate, or "
+                "declare the dimension with .to_event(n)."
+            )
 
 
 def _common_scale(sites: Mapping[str, Site]) -> float | Tensor:

@@ -15,7 +15,7 @@ from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import leftovers, write_atomically
 from ppl_vae.identity import Identity, Source, hash_rows, hash_tensors
-from ppl_vae.particles import draw_particles, point_site
+from ppl_vae.particles import Programs, draw_particles, point_site
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs.config import LIMITS, RunConfig
 from ppl_vae.runs.estimator_names import Estimator
@@ -27,7 +27,6 @@ from ppl_vae.training import (
     Checkpoint,
     FitResult,
     History,
-    find_buffers,
     fit,
     load_parameters,
     load_progress,
@@ -196,9 +195,8 @@ def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto
         f"checkpoint in {folder}",
     )
     # What training keeps outside of parameters, such as a running scale.
-    load_parameters(
-        find_buffers(vae.model, vae.guide), checkpoint.best_buffer, f"checkpoint in {folder}"
-    )
+    buffers = Programs(vae.model, vae.guide).modules().buffers
+    load_parameters(buffers, checkpoint.best_buffer, f"checkpoint in {folder}")
     vae.to(resolve_device(device)).eval()
     history = History.from_json(checkpoint.progress["history"])
     return Run(folder, config, dataset, vae, history)

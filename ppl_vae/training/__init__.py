@@ -8,7 +8,6 @@ from ppl_vae.training.fit import FitResult, fit
 from ppl_vae.training.history import EpochRecord, History, csv_line
 from ppl_vae.training.naming import STEPS, parse_step
 from ppl_vae.training.non_finite import NON_FINITE, NonFiniteError, replay_non_finite
-from ppl_vae.training.parameters import find_buffers
 from ppl_vae.training.semi_amortised import SemiAmortisedStep
 from ppl_vae.training.step import Step, SVIStep, TorchStep
 
@@ -28,7 +27,6 @@ __all__ = [
     "Step",
     "TorchStep",
     "csv_line",
-    "find_buffers",
     "fit",
     "load_parameters",
     "load_progress",

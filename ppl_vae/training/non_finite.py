@@ -11,12 +11,11 @@ from torch import Tensor
 
 from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import Context, Objective
-from ppl_vae.objectives.base import owners_of
-from ppl_vae.particles import NonFiniteDensityError, Program
+from ppl_vae.particles import NonFiniteDensityError, Program, Programs
 from ppl_vae.randomness import seeded
 from ppl_vae.training.checkpoint import load_groups, save_groups
 from ppl_vae.training.naming import StepFactory, parse_step
-from ppl_vae.training.parameters import find_buffers, find_parameters
+from ppl_vae.training.parameters import find_parameters
 from ppl_vae.training.state import State
 from ppl_vae.training.step import Step
 from ppl_vae.training.watch import NonFiniteUpdateError, require_finite_result, watching
@@ -189,18 +188,17 @@ def replay_non_finite(
         ValueError: If it is damaged, or of another model.
     """
     record, device = UpdateRecord.load(path), resolve_device(device)
-    for owner in owners_of(model, guide):
-        owner.to(device).eval()
     batch = record.batch.to(device)
+    modules = Programs(model, guide).modules()
+    modules.to(device)
+    modules = Programs(model, guide).modules(batch[:2])
     make = parse_step(step) if isinstance(step, str) else step
     objective.context = record.context
     with pyro.validation_enabled(False), seeded(0):
-        parameters = find_parameters(objective, model, guide, batch[:2])
-        made = make(objective, model, guide, parameters, clip_norm)
-        buffers = find_buffers(model, guide)
+        made = make(objective, model, guide, find_parameters(modules), clip_norm)
+        buffers = modules.buffers
         record.state.load(made, buffers)
-        for owner in owners_of(model, guide):
-            owner.train()
+        modules.train()
         try:
             torch.set_rng_state(record.random["cpu"])
             if device.type == "cuda" and "cuda" in record.random:

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ppl_vae.objectives import Objective
 from ppl_vae.objectives.splitting import split_parameters
-from ppl_vae.particles import Particles, Program, count_evaluations
-from ppl_vae.training.modes import evaluating
+from ppl_vae.particles import Particles, Program, count_evaluations, evaluating
 from ppl_vae.training.step import Loss
 
 Phase = Literal["guide", "model", "joint"]

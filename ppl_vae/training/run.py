@@ -11,8 +11,13 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives import Context, Objective
-from ppl_vae.objectives.base import owners_of
-from ppl_vae.particles import NonFiniteDensityError, Program, count_evaluations, point_site
+from ppl_vae.particles import (
+    NonFiniteDensityError,
+    Program,
+    Programs,
+    count_evaluations,
+    point_site,
+)
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.training.batches import Batches
 from ppl_vae.training.budget import Spent
@@ -20,7 +25,7 @@ from ppl_vae.training.checkpoint import Checkpoint, load_parameters
 from ppl_vae.training.checks import fixed_subset, require_data
 from ppl_vae.training.history import EpochRecord, History
 from ppl_vae.training.non_finite import NonFiniteError, UpdateRecord, attempt, random_states
-from ppl_vae.training.parameters import find_buffers, find_parameters
+from ppl_vae.training.parameters import find_parameters
 from ppl_vae.training.settings import FitSettings
 from ppl_vae.training.state import Mark, State, copied
 from ppl_vae.training.validation import Score, Validation
@@ -66,15 +71,20 @@ class TrainingRun:
         self._last: tuple[UpdateRecord, Tensor]
         # Before the last epoch, where the budget ended inside it.
         self._whole: Checkpoint | None = None
-        for owner in owners_of(model, guide):
-            # Looking for sites and parameters must not move the statistics of a batch norm.
-            owner.to(device).eval()
+        programs = Programs(model, guide)
+        programs.modules().to(device)
+        programs.modules().train(False)
         parts = {"train": train} if valid is None else {"train": train, "valid": valid}
         nesting = int(objective.max_plate_nesting)
         require_data(parts, model, device, max_plate_nesting=nesting, seed=settings.seed)
         self.batches = Batches(train, settings, device)
-        with seeded(settings.seed, Stream.TRAINING), torch.no_grad():
+        with seeded(settings.seed, Stream.TRAINING):
             first = self.batches.first(2)
+        self.modules = programs.modules(first)
+        self.modules.to(device)
+        # Looking for sites must not move the statistics of a batch norm.
+        self.modules.train(False)
+        with seeded(settings.seed, Stream.TRAINING), torch.no_grad():
             particles = objective.draw(model, guide, first)
         self.sites = list(particles.log_prior)
         self._validation = None
@@ -86,9 +96,9 @@ class TrainingRun:
                 seed=derive_seed(settings.seed, Stream.VALIDATION),
                 point=point_site(particles.guide) is not None,
             )
-        parameters = find_parameters(objective, model, guide, first)
+        parameters = find_parameters(self.modules)
         self.step = settings.step_class(objective, model, guide, parameters, settings.clip_norm)
-        self.buffers = find_buffers(model, guide)
+        self.buffers = self.modules.buffers
         self._best, self._best_buffers = copied(self.step.parameters), copied(self.buffers)
 
     def _identity(self) -> dict[str, Any]:
@@ -231,8 +241,7 @@ class TrainingRun:
         """Update on the epoch's batches while the budget lasts, at most so many times."""
         seen, before, begun = _Pass(torch.zeros(())), self.spent, time.perf_counter()
         budget, epoch = self.settings.budget, len(self.history)
-        for owner in owners_of(self.model, self.guide):
-            owner.train()
+        self.modules.train()
         with seeded(self.settings.seed, Stream.TRAINING, epoch), count_evaluations() as count:
             for rows, batch in self.batches.epoch(epoch):
                 progress = min(self.fraction, 1.0)
@@ -343,5 +352,4 @@ class TrainingRun:
         if self.history.best_epoch is not None:
             load_parameters(self.step.parameters, self._best)
             load_parameters(self.buffers, self._best_buffers)
-        for owner in owners_of(self.model, self.guide):
-            owner.eval()
+        self.modules.train(False)

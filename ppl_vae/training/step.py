@@ -12,9 +12,8 @@ from pyro.infer import SVI
 from torch import Tensor
 
 from ppl_vae.objectives import Objective
-from ppl_vae.particles import Particles, Program
+from ppl_vae.particles import ParameterRecorder, Particles, Program
 from ppl_vae.training.history import parts_of
-from ppl_vae.training.parameters import ParameterRecorder
 from ppl_vae.training.watch import is_watched, require_finite_gradient
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")

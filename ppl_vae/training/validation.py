@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.objectives.base import owners_of
-from ppl_vae.particles import Program, draw_particles
+from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 
 _ROWS = 1000
 
@@ -43,9 +42,7 @@ class Validation:
     point: bool
 
     def __call__(self, model: Program, guide: Program) -> Score:
-        """The score of a model and guide, in evaluation mode afterwards."""
-        for owner in owners_of(model, guide):
-            owner.eval()
+        """The score of a model and guide, in evaluation mode."""
         if self.point:
             return joint_density(model, guide, self.x, self.max_plate_nesting)
         settings = self.num_particles, self.max_plate_nesting, self.seed
@@ -70,10 +67,12 @@ def joint_density(
     model: Program, guide: Program, x: Float[Tensor, "num_data *event"], max_plate_nesting: int
 ) -> Score:
     """``log p(x, z)`` at the points of a guide without noise, which has no such bound."""
-    with torch.no_grad():
+    programs = Programs(model, guide, max_plate_nesting)
+    with evaluation(programs, x, ChunkSize(1, _ROWS)) as look, torch.no_grad():
+        nesting = look.max_plate_nesting
         parts = [
-            draw_particles(model, guide, part, max_plate_nesting=max_plate_nesting).log_joint[0]
-            for part in x.split(_ROWS)
+            draw_particles(model, guide, part, max_plate_nesting=nesting).log_joint[0]
+            for part in look.x.split(look.data_at_once)
         ]
     joint = torch.cat(parts).double()
     error = joint.std().item() / math.sqrt(len(joint)) if len(joint) > 1 else math.nan

@@ -8,9 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ppl_vae.particles import Particles, Program, evaluate_particles
-from ppl_vae.refinement import BatchGuide
-from ppl_vae.training.modes import evaluating
+from ppl_vae.particles import Particles, Program, evaluate_particles, evaluating, guide_of
 
 _WATCHED: ContextVar[bool] = ContextVar("watched", default=False)
 
@@ -117,7 +115,7 @@ def _origin(
     with evaluating(model, guide), suppress(ValueError, RuntimeError):
         for datum in range(len(x)):
             rows = slice(datum, datum + 1)
-            alone = guide.rows(datum, datum + 1) if isinstance(guide, BatchGuide) else guide
+            alone = guide_of(guide, datum, datum + 1)
             latents = {
                 name: value.detach().movedim(nesting, 0)[rows].movedim(0, nesting)
                 for name, value in particles.latents.items()

@@ -14,11 +14,11 @@ from torch.nn import functional
 from ppl_vae.guides import FlowGuide
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, DReG
+from ppl_vae.particles import Programs
 from ppl_vae.priors import ExemplarPrior
 from ppl_vae.priors.encoded import EncodedMeans
 from ppl_vae.priors.rows import RowIndex
 from ppl_vae.runs.parts import parse_part
-from ppl_vae.training.parameters import find_buffers
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE
 
 from .latent_mixtures import (
@@ -193,7 +193,7 @@ class TestParameters:
         vae, _ = digits_vae(lambda encoder, data: ExemplarPrior(encoder, data, 50))
         assert list(vae.prior.state_dict()) == ["log_scale"]
         assert len(list(vae.parameters())) == len(vae.state_dict())
-        assert find_buffers(vae.model, vae.guide) == {}
+        assert Programs(vae.model, vae.guide).modules().buffers == {}
 
     @pytest.mark.parametrize("training", [True, False])
     def test_all_get_the_gradient_of_the_density(self, training):

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ppl_vae.evidence import Evidence, ImportanceSampling, Quadrature
-from ppl_vae.objectives.base import owners_of
-from ppl_vae.particles import draw_particles
+from ppl_vae.particles import draw_particles, owners_of
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights, log_mean_exp
 

@@ -17,7 +17,7 @@ from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import CUBO, ELBO, IWAE, RWS, STL, VIMCO, Context, DReG, KLObjective
-from ppl_vae.particles import cross_log_guide, draw_particles
+from ppl_vae.particles import Programs, cross_log_guide, draw_particles
 from ppl_vae.priors import LearnedNormal
 from ppl_vae.refinement import Refinement
 from ppl_vae.runs import RunConfig, open_run, train_run
@@ -43,7 +43,7 @@ GUIDE = "encoder"
 
 def make_step(step, vae, objective=None, x=X, clip_norm=None):
     objective = objective or ELBO(2)
-    parameters = find_parameters(objective, vae.model, vae.guide, x)
+    parameters = find_parameters(Programs(vae.model, vae.guide).modules(x))
     make = parse_step(step) if isinstance(step, str) else step
     return make(objective, vae.model, vae.guide, parameters, clip_norm)
 

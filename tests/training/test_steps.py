@@ -5,6 +5,7 @@ from programs import LinearChain, binary_vae, param_guide, param_model
 from torch import nn
 
 from ppl_vae.objectives import ELBO, IWAE, AnalyticELBO
+from ppl_vae.particles import Programs
 from ppl_vae.training import SVIStep, TorchStep, fit
 from ppl_vae.training.parameters import find_parameters
 
@@ -14,7 +15,7 @@ from .helpers import STEPS, VALID, X, same_state, state_of, train
 def twenty_updates(step_class, objective, dtype, clip_norm=None):
     vae = binary_vae(learned_prior=True).to(dtype)
     x = X.to(dtype)
-    parameters = find_parameters(objective, vae.model, vae.guide, x)
+    parameters = find_parameters(Programs(vae.model, vae.guide).modules(x))
     step = step_class(objective, vae.model, vae.guide, parameters, clip_norm)
     torch.manual_seed(4)
     parts = [step(x[i % 2 :: 2], 0.01 / (1 + i)) for i in range(20)]
@@ -44,7 +45,7 @@ def test_both_steps_are_adam_by_hand():
         vae = binary_vae().double()
         start = state_of(vae)
         x = X.double()
-        parameters = find_parameters(ELBO(), vae.model, vae.guide, x)
+        parameters = find_parameters(Programs(vae.model, vae.guide).modules(x))
         torch.manual_seed(1)
         gradient = torch.autograd.grad(
             ELBO().differentiable_loss(vae.model, vae.guide, x) / len(x), parameters.values()
@@ -71,7 +72,7 @@ def test_clip_norm_caps_the_gradient(step):
     norms = []
     for clip_norm in (None, 1e-3):
         vae = binary_vae().double()
-        parameters = find_parameters(ELBO(), vae.model, vae.guide, X.double())
+        parameters = find_parameters(Programs(vae.model, vae.guide).modules(X.double()))
         one = step_class(ELBO(), vae.model, vae.guide, parameters, clip_norm)
         torch.manual_seed(0)
         one(X.double(), 1e-3)
@@ -91,7 +92,7 @@ def test_the_loss_is_per_datum(step):
     moments = []
     for batch in (x, torch.cat([x, x])):
         chain = LinearChain()
-        parameters = find_parameters(ELBO(), chain.model, chain.top_down, x)
+        parameters = find_parameters(Programs(chain.model, chain.top_down).modules(x))
         one = step_class(ELBO(), chain.model, chain.top_down, parameters)
         one(batch, 1e-3)  # at the posterior the gradient is exact, whatever is drawn
         moments.append(one.state()["exp_avg/A"])

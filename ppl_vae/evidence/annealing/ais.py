@@ -1,8 +1,8 @@
 """Annealed importance sampling."""
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from os import PathLike
 from typing import final
 
 import torch
@@ -10,17 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.checkpoint import Columns
-from ppl_vae.evidence.annealing.chunks import Call, ChunkEstimate, Purpose, Streams
-from ppl_vae.evidence.annealing.columns import evidence_of, weight_columns
+from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_columns
 from ppl_vae.evidence.annealing.hmc import HamiltonianTransition
 from ppl_vae.evidence.annealing.path import GeometricPath, Start
 from ppl_vae.evidence.annealing.pilot import Mass, Pilot, precisions
 from ppl_vae.evidence.annealing.schedules import Schedule, linear, sigmoidal
 from ppl_vae.evidence.annealing.settings import require_settings
-from ppl_vae.evidence.identity import RunIdentity, identify
+from ppl_vae.evidence.chunks import Call, ChunkEstimate, Parts, Purpose, Streams
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.particles import LatentDensity, Program
+from ppl_vae.evidence.unfinished import Part
+from ppl_vae.particles import ChunkSize, Evaluation, LatentDensity, Program, Programs
 
 # Chains times data moved at once; what a forward pass throws away, autograd keeps.
 _CPU_ROWS = 1_000
@@ -105,26 +104,26 @@ class AnnealedImportanceSampling:
     def __call__(
         self,
         model: Program,
-        guide: Program,
+        guide: Program | None,
         x: Float[Tensor, "num_data *event"],
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,
         progress: bool = False,
-        checkpoint: Path | None = None,
+        checkpoint: str | PathLike[str] | None = None,
     ) -> Evidence:
         """Estimate log p(x_i) for every datum.
 
         Args:
             model: Pyro model with its data plate at dim -1, all latents continuous.
-            guide: Pyro guide over the same latents. From the prior, and with a unit mass, it is
-                looked at but changes nothing.
+            guide: Pyro guide over the same latents; None will do from the prior with a unit mass,
+                where it plays no part.
             x: The data, shape ``(num_data, *event)``.
             device: Where to compute; the data's device if not given.
             seed: Of the draws; ``None`` uses the caller's random state.
             progress: Show a progress bar on the terminal.
-            checkpoint: File to which every finished chunk of data is written. Where it is there
-                already, the run goes on from it, to the same numbers.
+            checkpoint: File to which finished chunks of data are written every few seconds. Where
+                it is there already, the run goes on from it, to the same numbers.
 
         Raises:
             ValueError: If there are no data, a latent is discrete, a log-density is not a number,
@@ -132,27 +131,28 @@ class AnnealedImportanceSampling:
         """
         begun = time.perf_counter()
 
-        def estimate(x: Tensor, streams: Streams) -> Columns:
-            annealer = self.prepare(model, guide, x, streams)
+        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+            annealer = self.prepare(look.programs, x, streams)
             with streams.stream(Purpose.FORWARD):
                 log_weight, _ = annealer.forward()
-            return weight_columns(log_weight, self.evaluations(annealer), annealer.computed_in)
+            spent = self.evaluations(annealer)
+            return part_of(weight_columns(log_weight, spent, annealer.computed_in))
 
         call = Call(device, seed, progress, checkpoint)
-        columns = self.by_chunk(call, self, estimate, model, guide, x)
+        found = self.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
         return evidence_of(
-            columns,
+            found.columns,
             num_particles=self.num_chains,
             direction="lower",
             method=f"annealed importance sampling {self.described}",
             seconds=time.perf_counter() - begun,
+            identity=found.identity,
             gap=self.gap,
         )
 
     def prepare(
         self,
-        model: Program,
-        guide: Program,
+        programs: Programs,
         x: Float[Tensor, "batch *event"],
         streams: Streams,
         levels: Float[Tensor, " points"] | None = None,
@@ -165,33 +165,38 @@ class AnnealedImportanceSampling:
         adaptive = self.schedule == "adaptive"
         pilot = Pilot(transition, self.target_acceptance, adaptive, self.leapfrog_steps)
         with streams.stream(Purpose.PILOT):
-            path = self._path(model, guide, x, self._num_pilots)
+            path = self._path(programs, x, self._num_pilots)
             like = path.density.draw_prior()
             levels = self._first_schedule() if levels is None else levels
             schedule = levels.to(like).unsqueeze(-1)
             tuning = pilot(path, schedule, precisions(path, self.mass, like))
         with streams.stream(Purpose.FORWARD):
-            path = self._path(model, guide, x, self.num_chains)
+            path = self._path(programs, x, self.num_chains)
         return Annealer(path, transition, tuning)
 
     def by_chunk(
         self,
         call: Call,
-        estimator: object,
+        settings: str,
         estimate: ChunkEstimate,
-        model: Program,
-        guide: Program,
+        programs: Programs,
         x: Float[Tensor, "num_data *event"],
-    ) -> Columns:
-        """An estimate for each chunk of data that fits in ``rows``."""
-        device, nesting = call.device_for(x), self.max_plate_nesting
-        rows = self.rows or (_CPU_ROWS if device.type == "cpu" else _GPU_ROWS)
-        data_at_once = max(1, rows // max(self.num_chains, self._num_pilots))
+    ) -> Parts:
+        """An estimate for each chunk of data that fits in ``rows``.
 
-        def identity(how: str) -> RunIdentity:
-            return identify(f"{estimator!r}, {how}", model, guide, x, device, nesting)
-
-        return call.by_chunk(estimate, x, data_at_once, identity)
+        Raises:
+            ValueError: If a guide is needed and there is none.
+        """
+        if programs.guide is None and (self.start == "guide" or self.mass == "guide"):
+            raise ValueError(
+                f"guide=None, but the annealing has start={self.start!r} and mass={self.mass!r}: "
+                "give the guide, or take start='prior' and mass='unit', which need none."
+            )
+        programs = replace(programs, max_plate_nesting=self.max_plate_nesting)
+        per_datum = max(self.num_chains, self._num_pilots)
+        size = ChunkSize(per_datum, self.rows, _CPU_ROWS, _GPU_ROWS, whole=True)
+        with call.open(programs, x, size) as look:
+            return call.by_chunk(look, settings, estimate)
 
     def evaluations(self, annealer: Annealer) -> int:
         """Gradient evaluations of one annealing per datum, the pilot's included."""
@@ -215,8 +220,11 @@ class AnnealedImportanceSampling:
             f"{self.leapfrog_steps} leapfrog steps, {self.num_chains} chains"
         )
 
-    def _path(self, model: Program, guide: Program, x: Tensor, num_chains: int) -> GeometricPath:
-        density = LatentDensity(model, guide, x, num_chains, self.max_plate_nesting)
+    def _path(self, programs: Programs, x: Tensor, num_chains: int) -> GeometricPath:
+        needed = self.start == "guide" or self.mass == "guide"
+        guide = programs.guide if needed else None
+        nesting = programs.max_plate_nesting
+        density = LatentDensity(programs.model, guide, x, num_chains, nesting)
         return GeometricPath(density, self.start)
 
     def _first_schedule(self) -> Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.checkpoint import Columns
-from ppl_vae.evidence.annealing.chunks import Call, Purpose, Streams
-from ppl_vae.evidence.annealing.columns import evidence_of, weight_columns
+from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_columns
 from ppl_vae.evidence.annealing.sandwich import Sandwich
 from ppl_vae.evidence.annealing.settings import require_count
+from ppl_vae.evidence.chunks import Call, Parts, Purpose, Streams
 from ppl_vae.evidence.result import Direction, Evidence
-from ppl_vae.particles import Program, simulate_data
+from ppl_vae.evidence.unfinished import Columns, Part
+from ppl_vae.particles import ChunkSize, Evaluation, Program, Programs, simulate_data
 from ppl_vae.randomness import Stream, seeded
 
 
@@ -57,7 +57,7 @@ class BidirectionalMonteCarlo:
     def __call__(
         self,
         model: Program,
-        guide: Program,
+        guide: Program | None,
         x: Float[Tensor, "num_examples *event"],
         *,
         device: torch.device | str | None = None,
@@ -80,25 +80,32 @@ class BidirectionalMonteCarlo:
         """
         begun = time.perf_counter()
         call = Call(device, seed, progress)
-        latents, x = self._simulate(model, x, call)
+        programs = Programs(model, guide, self.ais.max_plate_nesting)
+        with call.open(programs, x, ChunkSize(1)) as example:
+            latents, x = self._simulate(example, seed)
+            nesting = example.max_plate_nesting
 
-        def estimate(x: Tensor, streams: Streams) -> Columns:
-            annealer = self.ais.prepare(model, guide, x, streams)
-            return self._both(annealer, self._rows(latents, streams.first, len(x)), streams)
+        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+            annealer = self.ais.prepare(look.programs, x, streams)
+            exact = self._rows(latents, streams.first, len(x), nesting)
+            return part_of(self._both(annealer, exact, streams))
 
-        columns = self.ais.by_chunk(call, self, estimate, model, guide, x)
+        found = self.ais.by_chunk(call, repr(self), estimate, programs, x)
         seconds = time.perf_counter() - begun
-        lower, upper = (self._side(side, columns, seconds) for side in ("lower", "upper"))
+        lower, upper = (self._side(side, found, seconds) for side in ("lower", "upper"))
         return Sandwich(x.cpu(), lower, upper)
 
-    def _simulate(self, model: Program, x: Tensor, call: Call) -> tuple[dict[str, Tensor], Tensor]:
-        rows = x[:1].expand(self.num_data, *x.shape[1:]).to(call.device_for(x))
-        with seeded(call.seed, Stream.SAMPLING):
-            return simulate_data(model, rows, max_plate_nesting=self.ais.max_plate_nesting)
+    def _simulate(self, example: Evaluation, seed: int | None) -> tuple[dict[str, Tensor], Tensor]:
+        first, nesting = example.x[:1].to(example.device), example.max_plate_nesting
+        rows = first.expand(self.num_data, *first.shape[1:])
+        with seeded(seed, Stream.SAMPLING):
+            return simulate_data(example.programs.model, rows, max_plate_nesting=nesting)
 
-    def _rows(self, latents: dict[str, Tensor], start: int, size: int) -> dict[str, Tensor]:
+    def _rows(
+        self, latents: dict[str, Tensor], start: int, size: int, dim: int
+    ) -> dict[str, Tensor]:
         """The posterior draws of some data, one for all chains of a datum."""
-        dim, chains = self.ais.max_plate_nesting, self.ais.num_chains
+        chains = self.ais.num_chains
         rows = {name: value.narrow(dim, start, size) for name, value in latents.items()}
         return {name: value.expand(chains, *value.shape[1:]) for name, value in rows.items()}
 
@@ -120,10 +127,10 @@ class BidirectionalMonteCarlo:
             for name, value in columns.items()
         }
 
-    def _side(self, side: Direction, columns: Columns, seconds: float) -> Evidence:
+    def _side(self, side: Direction, found: Parts, seconds: float) -> Evidence:
         mine = {
             name.split("/")[1]: value
-            for name, value in columns.items()
+            for name, value in found.columns.items()
             if name.startswith(f"{side}/")
         }
         towards = "" if side == "lower" else "backwards "
@@ -134,4 +141,5 @@ class BidirectionalMonteCarlo:
             direction=side,
             method=f"annealed importance sampling {towards}{self.ais.described}{shared}",
             seconds=seconds,
+            identity=found.identity,
         )

@@ -16,7 +16,7 @@ LENGTHS = (100, 300, 1000, 3000, 10_000)
 
 def calibrate(
     model: Program,
-    guide: Program,
+    guide: Program | None,
     x: Float[Tensor, "num_examples *event"],
     target_gap: float,
     lengths: Sequence[int] = LENGTHS,

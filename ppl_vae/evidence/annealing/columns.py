@@ -9,9 +9,10 @@ from jaxtyping import Float
 from scipy.stats import norm, t
 from torch import Tensor
 
-from ppl_vae.evidence.annealing.checkpoint import Columns
 from ppl_vae.evidence.pareto import measured
 from ppl_vae.evidence.result import MIN_EFFECTIVE_SAMPLE_SIZE, Direction, Evidence
+from ppl_vae.evidence.unfinished import Columns, Part
+from ppl_vae.identity import Identity
 from ppl_vae.weights import RunningWeights
 
 ADVICE = "use more temperatures or chains"
@@ -44,6 +45,7 @@ def evidence_of(
     direction: Direction,
     method: str,
     seconds: float,
+    identity: Identity,
     gap: float | None = None,
     least_effective: float = MIN_EFFECTIVE_SAMPLE_SIZE,
 ) -> Evidence:
@@ -59,7 +61,13 @@ def evidence_of(
         gap=gap,
         least_effective=least_effective,
         advice=ADVICE,
+        identity=identity,
     )
+
+
+def part_of(columns: Columns) -> Part:
+    """A chunk's values, on the CPU."""
+    return Part({name: value.cpu() for name, value in columns.items()})
 
 
 def jackknife_error(log_weight: Float[Tensor, "chains batch"]) -> Float[Tensor, " batch"]:

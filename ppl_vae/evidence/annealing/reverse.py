@@ -1,7 +1,7 @@
 """Annealing backwards from approximate posterior draws, for data that were not simulated."""
 
 import time
-from pathlib import Path
+from os import PathLike
 
 import torch
 from jaxtyping import Float
@@ -9,14 +9,19 @@ from torch import Tensor
 
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.checkpoint import Columns
-from ppl_vae.evidence.annealing.chunks import Call, Purpose, Streams
-from ppl_vae.evidence.annealing.columns import evidence_of, jackknife_error, weight_columns
+from ppl_vae.evidence.annealing.columns import (
+    evidence_of,
+    jackknife_error,
+    part_of,
+    weight_columns,
+)
 from ppl_vae.evidence.annealing.path import Chains
 from ppl_vae.evidence.annealing.resampling import resampled
 from ppl_vae.evidence.annealing.settings import require_count
+from ppl_vae.evidence.chunks import Call, Purpose, Streams
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.particles import Program
+from ppl_vae.evidence.unfinished import Part
+from ppl_vae.particles import Evaluation, Program, Programs
 
 _LEAST_EFFECTIVE = 8.0
 """Chains, effectively: with fewer, intervals on linear-Gaussian models covered less than 86%."""
@@ -25,14 +30,14 @@ _LEAST_EFFECTIVE = 8.0
 def reverse_ais(
     ais: AnnealedImportanceSampling,
     model: Program,
-    guide: Program,
+    guide: Program | None,
     x: Float[Tensor, "num_data *event"],
     *,
     transitions: int = 100,
     device: torch.device | str | None = None,
     seed: int | None = 0,
     progress: bool = False,
-    checkpoint: Path | None = None,
+    checkpoint: str | PathLike[str] | None = None,
 ) -> Evidence:
     """``-log mean W_rev`` of chains annealed backwards from approximate posterior draws.
 
@@ -64,8 +69,8 @@ def reverse_ais(
     require_count("reverse_ais", "transitions", transitions)
     begun = time.perf_counter()
 
-    def estimate(x: Tensor, streams: Streams) -> Columns:
-        annealer = ais.prepare(model, guide, x, streams)
+    def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+        annealer = ais.prepare(look.programs, x, streams)
         with streams.stream(Purpose.FORWARD):
             chains = _refined(annealer, transitions)
         with streams.stream(Purpose.REVERSE):
@@ -75,12 +80,14 @@ def reverse_ais(
             log_weight, spent - ais.pilot_evaluations(annealer), annealer.computed_in
         )
         error = torch.hypot(jackknife_error(log_weight).cpu(), columns["rounding"])
-        return {**columns, "log_prob": -columns["log_prob"], "standard_error": error}
+        turned = {"log_prob": -columns["log_prob"], "standard_error": error}
+        return part_of({**columns, **turned})
 
     call = Call(device, seed, progress, checkpoint)
-    columns = ais.by_chunk(call, f"reverse of {ais!r}, {transitions}", estimate, model, guide, x)
+    programs, settings = Programs(model, guide), f"reverse of {ais!r}, {transitions}"
+    found = ais.by_chunk(call, settings, estimate, programs, x)
     return evidence_of(
-        columns,
+        found.columns,
         num_particles=ais.num_chains,
         direction="consistent",
         method=(
@@ -88,6 +95,7 @@ def reverse_ais(
             f"draws ({transitions} transitions): no guaranteed upper bound"
         ),
         seconds=time.perf_counter() - begun,
+        identity=found.identity,
         gap=ais.gap,
         least_effective=_LEAST_EFFECTIVE,
     )

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from os import PathLike
 from typing import final
 
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.checkpoint import Columns
-from ppl_vae.evidence.annealing.chunks import Call, Purpose, Streams
-from ppl_vae.evidence.annealing.columns import evidence_of, weight_columns
+from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_columns
 from ppl_vae.evidence.annealing.resampling import resampled
 from ppl_vae.evidence.annealing.settings import require_count
+from ppl_vae.evidence.chunks import Call, Purpose, Streams
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.particles import Program
+from ppl_vae.evidence.unfinished import Part
+from ppl_vae.particles import Evaluation, Program, Programs
 from ppl_vae.weights import group_log_mean_exp
 
 
@@ -74,32 +74,33 @@ class SequentialMonteCarlo:
     def __call__(
         self,
         model: Program,
-        guide: Program,
+        guide: Program | None,
         x: Float[Tensor, "num_data *event"],
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,
         progress: bool = False,
-        checkpoint: Path | None = None,
+        checkpoint: str | PathLike[str] | None = None,
     ) -> Evidence:
         """Estimate log p(x_i) for every datum; arguments as for the annealing."""
         begun = time.perf_counter()
 
-        def estimate(x: Tensor, streams: Streams) -> Columns:
-            annealer = self.annealing.prepare(model, guide, x, streams)
+        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+            annealer = self.annealing.prepare(look.programs, x, streams)
             with streams.stream(Purpose.FORWARD):
                 log_evidence = self.log_evidence(annealer)
             spent = self.annealing.evaluations(annealer)
-            return weight_columns(log_evidence, spent, annealer.computed_in)
+            return part_of(weight_columns(log_evidence, spent, annealer.computed_in))
 
         call = Call(device, seed, progress, checkpoint)
-        columns = self.annealing.by_chunk(call, self, estimate, model, guide, x)
+        found = self.annealing.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
         return evidence_of(
-            columns,
+            found.columns,
             num_particles=self.annealing.num_chains,
             direction="lower",
             method=f"sequential Monte Carlo {self.annealing.described} in {self.num_groups} groups",
             seconds=time.perf_counter() - begun,
+            identity=found.identity,
         )
 
     def log_evidence(self, annealer: Annealer) -> Float[Tensor, "groups batch"]:

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from os import PathLike
 from typing import final
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.checkpoint import Columns
-from ppl_vae.evidence.annealing.chunks import Call, Purpose, Streams
-from ppl_vae.evidence.annealing.columns import evidence_of, require_numbers
+from ppl_vae.evidence.annealing.columns import evidence_of, part_of, require_numbers
 from ppl_vae.evidence.annealing.settings import require_count
+from ppl_vae.evidence.chunks import Call, Purpose, Streams
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.particles import Program
+from ppl_vae.evidence.unfinished import Columns, Part
+from ppl_vae.particles import Evaluation, Program, Programs
 
 
 @final
@@ -68,28 +68,28 @@ class ThermodynamicIntegration:
     def __call__(
         self,
         model: Program,
-        guide: Program,
+        guide: Program | None,
         x: Float[Tensor, "num_data *event"],
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,
         progress: bool = False,
-        checkpoint: Path | None = None,
+        checkpoint: str | PathLike[str] | None = None,
     ) -> Evidence:
         """Estimate log p(x_i) for every datum; arguments as for the annealing."""
         begun = time.perf_counter()
 
-        def estimate(x: Tensor, streams: Streams) -> Columns:
-            annealer = self.annealing.prepare(model, guide, x, streams)
+        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+            annealer = self.annealing.prepare(look.programs, x, streams)
             with streams.stream(Purpose.FORWARD):
                 integral = self.integrate(annealer)
-            return self._columns(integral, annealer)
+            return part_of(self._columns(integral, annealer))
 
         call = Call(device, seed, progress, checkpoint)
-        columns = self.annealing.by_chunk(call, self, estimate, model, guide, x)
-        correction = columns["correction"].mean().item()
+        found = self.annealing.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
+        correction = found.columns["correction"].mean().item()
         return evidence_of(
-            columns,
+            found.columns,
             num_particles=self.annealing.num_chains,
             direction="consistent",
             method=(
@@ -97,6 +97,7 @@ class ThermodynamicIntegration:
                 f"after {self.burn_in} at each, trapezoid corrected by {correction:+.3f} nats"
             ),
             seconds=time.perf_counter() - begun,
+            identity=found.identity,
         )
 
     def integrate(self, annealer: Annealer) -> "Integral":

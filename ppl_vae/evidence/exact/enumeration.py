@@ -13,10 +13,9 @@ from torch.distributions import constraints
 from tqdm.auto import tqdm
 
 from ppl_vae.distributions import OneHotBlocks
-from ppl_vae.evidence.exact.joint import require_all_rows
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import Particles, Program, draw_particles
-from ppl_vae.particles.sites import log_densities, run
+from ppl_vae.particles.sites import log_densities, require_all_rows, run
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights
 

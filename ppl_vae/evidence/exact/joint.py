@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from ppl_vae.particles import Particles, Program, simulate
 from ppl_vae.particles.density import bijection_onto
-from ppl_vae.particles.sites import SiteRun, log_densities, run
+from ppl_vae.particles.sites import log_densities, require_all_rows, run
 
 _ROUNDINGS = 8
 _EDGE = 40.0
@@ -158,18 +158,6 @@ class Joint:
         """U of draws from the prior."""
         drawn = simulate(self.model, None, self.x, count, max_plate_nesting=self.max_plate_nesting)
         return self.unconstrain(drawn.latents)
-
-
-def require_all_rows(modelled: SiteRun) -> None:
-    """Refuse a model that sees some of the data only.
-
-    Raises:
-        ValueError: If a plate subsamples; names it.
-    """
-    for name in modelled.subsamples:
-        raise ValueError(
-            f"plate {name!r} subsamples: log p(x) is of every datum, so take all its rows."
-        )
 
 
 def _fixed_support(name: str, support: Any, event_dim: int) -> Any:

@@ -12,10 +12,11 @@ from significance import mean_of
 from ppl_vae import vae
 from ppl_vae.evidence import AnnealedImportanceSampling, ImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.chunks import Streams
 from ppl_vae.evidence.annealing.hmc import HamiltonianTransition
 from ppl_vae.evidence.annealing.path import GeometricPath
+from ppl_vae.evidence.chunks import Streams
 from ppl_vae.linear_gaussian import LinearGaussian
+from ppl_vae.particles import Programs
 
 from .cases import EXACT, MODEL, TEN, VAE, Positive, X, density_of, ratio, run
 
@@ -112,7 +113,7 @@ class TestFrozen:
     def mean_weight(self, transition):
         """One chain for each of many copies of a datum, so that a chain has its own step size."""
         x = MODEL.simulate(1, seed=3)
-        annealer = AIS(40, 1, 3).prepare(VAE.model, VAE.guide, x, Streams(0, 0, 0))
+        annealer = AIS(40, 1, 3).prepare(Programs(VAE.model, VAE.guide), x, Streams(0, 0, 0))
         steps = annealer.tuning.steps.expand(-1, 20_000)
         path = GeometricPath(density_of(VAE, x.expand(20_000, -1), 1), "prior")
         with torch.no_grad():

@@ -22,10 +22,10 @@ class StopsAt:
     """The programs of a run that is interrupted when it comes to a chunk."""
 
     def __init__(self, chunk):
-        self.guide, self.stop = VAE.guide, X[4 * chunk]
+        self.guide, self.stop = VAE.guide, X[4 * chunk].tolist()
 
     def model(self, x):
-        if torch.equal(x[0], self.stop):
+        if x[0].tolist() == self.stop:
             raise InterruptedError
         VAE.model(x)
 
@@ -61,33 +61,33 @@ def test_a_finished_run_is_read_not_run(path):
 
     again = run(AIS, X, Counting(), checkpoint=path)
     assert torch.equal(again.log_prob, whole.log_prob)
-    assert runs == 1  # to see that the parameters are the same
+    assert runs == 3  # to find the modules and to check them
     assert list(path.parent.iterdir()) == [path]
 
 
 class TestRefusals:
     def test_other_settings_or_seed(self, path):
         run(AIS, checkpoint=path)
-        with pytest.raises(ValueError, match="other settings"):
+        with pytest.raises(ValueError, match=r"something else .settings"):
             run(replace(AIS, num_temperatures=4), checkpoint=path)
-        with pytest.raises(ValueError, match="other settings"):
+        with pytest.raises(ValueError, match=r"something else .seed"):
             run(AIS, seed=1, checkpoint=path)
 
     def test_other_data(self, path):
         run(AIS, checkpoint=path)
-        with pytest.raises(ValueError, match="other data"):
+        with pytest.raises(ValueError, match=r"something else .rows"):
             run(AIS, X + 1, checkpoint=path)
 
     def test_other_parameters(self, path):
         run(AIS, checkpoint=path)
         other = LinearGaussian(MODEL.weight * 1.01, MODEL.bias, MODEL.noise_scale)
-        with pytest.raises(ValueError, match="other parameters"):
+        with pytest.raises(ValueError, match=r"something else .parameters"):
             run(AIS, X, other.mean_field_vae(), checkpoint=path)
 
     def test_a_damaged_file(self, path):
         run(AIS, checkpoint=path)
         path.write_bytes(path.read_bytes()[:-40])
-        with pytest.raises(ValueError, match="damaged or no checkpoint"):
+        with pytest.raises(ValueError, match="damaged or no unfinished"):
             run(AIS, checkpoint=path)
 
     def test_no_seed(self, path):

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ppl_vae.evidence import AnnealedImportanceSampling
-from ppl_vae.evidence.annealing.chunks import Streams
 from ppl_vae.evidence.annealing.hmc import HamiltonianTransition
 from ppl_vae.evidence.annealing.path import GeometricPath
 from ppl_vae.evidence.annealing.pilot import precisions
@@ -18,6 +17,8 @@ from ppl_vae.evidence.annealing.schedules import (
     of_equal_steps,
     sigmoidal,
 )
+from ppl_vae.evidence.chunks import Streams
+from ppl_vae.particles import Programs
 
 from .cases import MODEL, TEN, VAE, X, density_of
 
@@ -84,7 +85,7 @@ class TestEqualSteps:
         spreads = []
         for kind in ("sigmoidal", "adaptive"):
             ais = AnnealedImportanceSampling(30, 200, 2, schedule=kind, rows=ALL)
-            annealer = ais.prepare(programs.model, programs.guide, x, Streams(1, 0, 0))
+            annealer = ais.prepare(Programs(programs.model, programs.guide), x, Streams(1, 0, 0))
             with torch.no_grad():
                 chains, lengths = annealer.path.draw(), []
                 for point in range(1, annealer.last + 1):
@@ -100,7 +101,7 @@ class TestTuning:
         """In the frozen run, averaged over temperatures; from a first guess far off."""
         for target in (0.5, 0.8):
             ais = AnnealedImportanceSampling(60, 64, 4, target_acceptance=target, rows=ALL)
-            annealer = ais.prepare(VAE.model, VAE.guide, X, Streams(1, 0, 0))
+            annealer = ais.prepare(Programs(VAE.model, VAE.guide), X, Streams(1, 0, 0))
             with torch.no_grad():
                 chains, found = annealer.path.draw(), []
                 for point in range(1, annealer.last + 1):
@@ -110,7 +111,7 @@ class TestTuning:
 
     def test_step_sizes_fall_as_the_density_narrows(self):
         ais = AnnealedImportanceSampling(60, 64, 4, rows=ALL)
-        steps = ais.prepare(VAE.model, VAE.guide, X, Streams(1, 0, 0)).tuning.steps
+        steps = ais.prepare(Programs(VAE.model, VAE.guide), X, Streams(1, 0, 0)).tuning.steps
         assert steps.shape == (61, len(X))
         assert (steps[-10:].mean(0) < steps[:10].mean(0)).all()
 
@@ -143,7 +144,7 @@ class TestTuning:
         for mass in ("unit", "guide"):
             ais = AnnealedImportanceSampling(20, 16, 2, mass=mass, rows=ALL)
             programs = Stretched()
-            annealer = ais.prepare(programs.model, programs.guide, x, Streams(0, 0, 0))
+            annealer = ais.prepare(Programs(programs.model, programs.guide), x, Streams(0, 0, 0))
             steps[mass] = annealer.tuning.steps.mean()
         assert steps["unit"] < 0.1
         assert steps["guide"] > 0.5
@@ -151,5 +152,5 @@ class TestTuning:
 
 def test_a_transition_is_what_the_settings_say():
     ais = AnnealedImportanceSampling(2, 8, 3, refreshment=0.5)
-    annealer = ais.prepare(VAE.model, VAE.guide, X[:1], Streams(0, 0, 0))
+    annealer = ais.prepare(Programs(VAE.model, VAE.guide), X[:1], Streams(0, 0, 0))
     assert annealer.transition == HamiltonianTransition(3, 0.5)

@@ -6,7 +6,8 @@ from programs import LinearChain
 from significance import Estimate, mean_of
 
 from ppl_vae.evidence import AnnealedImportanceSampling, ThermodynamicIntegration
-from ppl_vae.evidence.annealing.chunks import Streams
+from ppl_vae.evidence.chunks import Streams
+from ppl_vae.particles import Programs
 
 from .cases import EXACT, MODEL, TEN, VAE, X, run
 
@@ -54,7 +55,7 @@ def test_from_the_posterior_it_is_exact():
 def test_the_correction_takes_off_most_of_a_coarse_trapezoids_error(significance):
     estimator = ti(5, 4000, 6, 2)
     x = X[:2]
-    annealer = estimator.annealing.prepare(VAE.model, VAE.guide, x, Streams(0, 0, 0))
+    annealer = estimator.annealing.prepare(Programs(VAE.model, VAE.guide), x, Streams(0, 0, 0))
     with torch.no_grad():
         integral = estimator.integrate(annealer)
     plain = integral.trapezoid - EXACT[:2]

@@ -1,0 +1,281 @@
+"""The door to every estimate: programs in evaluation mode, rows, a device, and their identity."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_vae.data.rows import as_rows, require_lossless
+from ppl_vae.devices import resolve_device
+from ppl_vae.identity import Identity, hash_rows, hash_tensors
+from ppl_vae.particles.counting import count_evaluations
+from ppl_vae.particles.particles import Particles
+from ppl_vae.particles.programs import ProgramModules, Programs
+from ppl_vae.particles.sites import (
+    Program,
+    SiteRun,
+    UnknownDensityError,
+    assemble,
+    data_plate_size,
+    guide_of,
+    log_densities,
+    require_all_rows,
+    require_observed,
+    run,
+)
+from ppl_vae.randomness import seeded
+
+PARTICLES_AT_ONCE = 500
+_LOOK = 2
+"""Particles of each datum that the programs are checked with: what depends on z differs in them."""
+_FEATURES = 1_000
+"""Up to so many numbers a datum, rows are as many as suit the device; beyond, fewer: a chunk's
+temporaries grow with both."""
+
+
+@final
+@dataclass(frozen=True)
+class ChunkSize:
+    """How many rows, particles times data, are decoded at once.
+
+    Attributes:
+        per_datum: Particles of a datum that are to be decoded together, if they fit.
+        given: Rows as asked for; None: what suits the device and the size of a datum.
+        cpu: Rows that suit a CPU, where a chunk and its temporaries should stay near the cache.
+        gpu: Rows that keep a GPU busy.
+        whole: Whether all particles of a datum are always held together.
+    """
+
+    per_datum: int
+    given: int | None = None
+    cpu: int = 2_000
+    gpu: int = 131_072
+    whole: bool = False
+
+    def data_for(self, rows: int, num_data: int) -> int:
+        """Data of a chunk of so many rows."""
+        together = self.per_datum if self.whole else min(self.per_datum, PARTICLES_AT_ONCE)
+        return max(1, min(num_data, rows // together))
+
+    def rows_for(self, x: Tensor, device: torch.device) -> int:
+        """Rows for these data on this device."""
+        if self.given is not None:
+            return self.given
+        usual = self.cpu if device.type == "cpu" else self.gpu
+        return max(1, min(usual, usual * _FEATURES // max(1, x[0].numel())))
+
+
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """Programs in evaluation mode, and the data that they are looked at on.
+
+    Attributes:
+        programs: Model and guide, with the plate nesting that was found.
+        x: All rows, shape ``(num_data, *event)``, where they were given.
+        device: Where to compute.
+        size: How large chunks were to be.
+        rows: Particles times data decoded at once.
+        modules: What is behind the programs.
+        first: Two particles of each of the first chunk's data; None without a guide.
+    """
+
+    programs: Programs
+    x: Float[Tensor, "num_data *event"]
+    device: torch.device
+    size: ChunkSize
+    rows: int
+    modules: ProgramModules
+    first: Particles | None
+
+    @property
+    def max_plate_nesting(self) -> int:
+        """Plate dimensions that the programs use, the data plate included."""
+        return self.programs.max_plate_nesting
+
+    @property
+    def guide(self) -> Program:
+        """The guide, where there is one.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.programs.guide is None:
+            raise ValueError("guide=None: this draws from the guide; give one.")
+        return self.programs.guide
+
+    @property
+    def data_at_once(self) -> int:
+        """Data of a chunk."""
+        return self.size.data_for(self.rows, len(self.x))
+
+    def with_rows(self, rows: int) -> "Evaluation":
+        """The same with other chunks."""
+        return replace(self, rows=rows)
+
+    def halved(self) -> "Evaluation | None":
+        """The same with half the rows in a chunk; None where that makes it no smaller."""
+        least = self.size.per_datum if self.size.whole else 1
+        return self.with_rows(self.rows // 2) if self.rows // 2 >= least else None
+
+    @cached_property
+    def _hashes(self) -> tuple[str, str]:
+        return hash_tensors(self.modules.all_tensors), hash_rows(self.x)
+
+    def identity(self, settings: str, seed: int | None, chunk_rows: int | None = None) -> Identity:
+        """What a number that is computed here is computed from.
+
+        Args:
+            settings: The estimator or the diagnosis with its settings, in words.
+            seed: Of its draws.
+            chunk_rows: Rows decoded at once, where draws follow from it.
+        """
+        parameters, rows = self._hashes
+        return Identity(parameters, rows, settings, seed, chunk_rows, self.device.type)
+
+
+@contextmanager
+def evaluation(
+    programs: Programs,
+    x: Any,
+    size: ChunkSize,
+    *,
+    device: torch.device | str | None = None,
+    what: str = "x",
+) -> Iterator[Evaluation]:
+    """Open programs and data for looking at them.
+
+    Whatever is computed inside runs the programs in evaluation mode; afterwards modes and buffers
+    are as they were found. The programs run a few times on the first chunk, one particle each, to
+    find their modules and plates and to check that they keep what every estimate takes for granted.
+
+    Args:
+        programs: Model and guide.
+        x: The data, rows first, as :func:`~ppl_vae.data.rows.as_rows` takes them.
+        size: How large chunks are to be.
+        device: Where to compute; where the modules are, or else the data, if not given.
+        what: Name of the data in messages.
+
+    Raises:
+        TypeError: If x is nothing that holds rows.
+        ValueError: If x holds no data, or has another shape or type than the programs take; if a
+            plate subsamples; if the programs do not fit each other (names the site); if they have
+            other densities when run again at the same draws.
+    """
+    rows = as_rows(x, what)
+    static = programs.modules()
+    target = _device(device, static, rows)
+    chunk = size.rows_for(rows, target)
+    at_once = size.data_for(chunk, len(rows))
+    modules, rows = _run_once(programs, rows, at_once, target, what)
+    nesting = max(programs.max_plate_nesting, modules.max_plate_nesting)
+    programs = replace(programs, max_plate_nesting=nesting)
+    with modules.evaluating():
+        with seeded(0), torch.no_grad(), count_evaluations():
+            looks = max(1, min(_LOOK, chunk // at_once))
+            first = _checked(programs, rows[:at_once].to(target), looks)
+        yield Evaluation(programs, rows, target, size, chunk, modules, first)
+
+
+def _device(wanted: torch.device | str | None, modules: ProgramModules, x: Tensor) -> torch.device:
+    there = modules.device
+    if wanted is None:
+        return x.device if there is None else there
+    device = resolve_device(wanted)
+    if there is not None and device.type != there.type:
+        raise ValueError(
+            f"device={str(wanted)!r}, but the model's parameters are on {there}: move it there "
+            f"first (module.to({str(wanted)!r})), or leave device out."
+        )
+    return device if there is None else there
+
+
+def _run_once(
+    programs: Programs, x: Tensor, at_once: int, device: torch.device, what: str
+) -> tuple[ProgramModules, Tensor]:
+    """The modules of programs that have run on a chunk, and the rows in the type they take."""
+    try:
+        return programs.modules(x[:at_once].to(device)), x
+    except (RuntimeError, TypeError, IndexError) as error:
+        dtype = programs.modules().dtype
+        if is_out_of_memory(error) or dtype is None:
+            raise
+        if x.dtype == dtype:
+            raise _not_run(x, what, error) from error
+    cast = require_lossless(x, dtype, what)
+    try:
+        return programs.modules(cast[:at_once].to(device)), cast
+    except (RuntimeError, IndexError) as error:
+        raise _not_run(x, what, error) from error
+
+
+def _not_run(x: Tensor, what: str, error: Exception) -> ValueError:
+    reason = str(error).split("\n")[0].rstrip(".")
+    return ValueError(
+        f"the programs do not run on {what}, rows of shape {tuple(x.shape[1:])} in {x.dtype} "
+        f"({reason}): check the shape of the data, rows first, against the model's layers."
+    )
+
+
+def _checked(programs: Programs, x: Tensor, count: int) -> Particles | None:
+    """Particles of each datum, after a look at all that estimates take for granted."""
+    model, guide, nesting = programs.model, programs.guide, programs.max_plate_nesting
+    drawn = None if guide is None else run(guide_of(guide, 0, len(x)), x, count, nesting)
+    latents, subsamples = ({}, {}) if drawn is None else (drawn.latents, drawn.subsamples)
+    modelled = run(model, x, count, nesting, latents, subsamples)
+    require_all_rows(*([modelled] if drawn is None else [drawn, modelled]))
+    require_observed(modelled.sites)
+    _require_rows(modelled, x)
+    particles = None if drawn is None else assemble(modelled, drawn, nesting + 1)
+    _require_same(modelled, run(model, x, count, nesting, modelled.latents), nesting, "model")
+    if guide is not None and drawn is not None:
+        again = run(guide_of(guide, 0, len(x)), x, count, nesting, drawn.latents)
+        # A flow without an inverse has no density but that of its own draws.
+        with suppress(UnknownDensityError):
+            _require_same(drawn, again, nesting, "guide")
+    return particles
+
+
+def _require_rows(modelled: SiteRun, x: Tensor) -> None:
+    """There must be as many data in the data plate as rows in x, each of the likelihood's shape."""
+    for name, site in modelled.sites.items():
+        event = len(site["fn"].event_shape)
+        if site["is_observed"] and site["value"] is x and x.dim() == event:
+            raise ValueError(
+                f"x has {x.dim()} dimension(s), the model's data have {event + 1}, rows first: "
+                "give x[None] for one datum."
+            )
+        size = data_plate_size(site)
+        if size != len(x):
+            raise ValueError(
+                f"site {name!r} stands in a data plate of {size} for {len(x)} rows: make it of "
+                "len(x), as the data come in batches."
+            )
+
+
+def _require_same(first: SiteRun, second: SiteRun, nesting: int, whose: str) -> None:
+    """Log-densities at the same draws must be the same."""
+    again = log_densities(second, nesting + 1)
+    for name, value in log_densities(first, nesting + 1).items():
+        if not torch.allclose(value, again[name], rtol=1e-4, atol=1e-4, equal_nan=True):
+            gap = (value - again[name]).abs().max().item()
+            raise ValueError(
+                f"site {name!r} of the {whose} has another log-density when run again on the same "
+                f"draws (by {gap:.3g} nats): something besides its sample sites is random, such as "
+                "dropout of a module that the programs do not show; make it part of a module that "
+                "they call, or call .eval() on it."
+            )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was not enough, on a GPU or a CPU."""
+    # The allocator of the CPU has no type of its own.
+    words = "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and words
+    )
