@@ -348,6 +348,7 @@ def concatenate(parts: list[Evidence]) -> Evidence:
         rounding=_cat([part.rounding for part in parts]),
         evaluations=_cat([part.evaluations for part in parts]),
         num_particles=max(part.num_particles for part in parts),
+        identity=parts[0].identity if len(parts) == 1 else None,
         seconds=sum(part.seconds for part in parts),
     )
 
