@@ -1,7 +1,8 @@
-"""Names that are looked up: what a wrong one is answered."""
+"""Words of messages: the nearest name to a wrong one, a wrong value in short."""
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -34,3 +35,17 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name not in names:
         raise ValueError(unknown_name(kind, name, names))
+
+
+LONGEST_SHOWN = 60
+"""Characters of a value that a message shows at most."""
+
+
+def describe(value: Any) -> str:
+    """A value as a message shows it: its type where it is no number, never a whole tensor."""
+    kind = type(value).__name__
+    if hasattr(value, "shape"):
+        return f"a {kind} of shape {tuple(value.shape)}"
+    text = repr(value)
+    text = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+    return text if isinstance(value, int | float) or value is None else f"the {kind} {text}"

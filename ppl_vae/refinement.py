@@ -191,7 +191,7 @@ def require_refinable(objective: Objective) -> None:
     if objective.simulates == "data":
         raise ValueError(
             f"{objective!r} asks the guide about simulated data, which a guide refined for a batch "
-            "cannot answer: take rws:K,wake, or leave the refinement out."
+            "cannot answer: take rws:K, or leave the refinement out."
         )
 
 

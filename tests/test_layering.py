@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = {
-    "names that are looked up": ["names"],
+    "words of messages": ["names"],
     "running tasks": ["engines"],
     "what a number was computed from": ["identity"],
     "tensors and files": ["weights", "randomness", "devices", "files", "settings_file", "schedules",

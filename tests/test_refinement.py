@@ -330,7 +330,7 @@ class TestErrors:
 
     def test_an_objective_that_simulates_data(self):
         with pytest.raises(ValueError, match="asks the guide about simulated data"):
-            refine(MODEL.vae().model, bad_guide, X, RWS(3, "sleep"))
+            refine(MODEL.vae().model, bad_guide, X, RWS(3, phi="sleep"))
 
     @pytest.mark.usefixtures("unchecked_types")
     @pytest.mark.parametrize("make", [Refinement, lambda **kw: refine(None, None, X, **kw)])

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor, nn
 
+from ppl_vae.names import describe
 from ppl_vae.objectives.claims import Claims
 from ppl_vae.particles import Graph, Particles, Program, draw_particles, owners_of, simulate
 
-SCORE_FUNCTION = ("reinforce:K", "vimco:K", "rws:K", "tvo:S,K")
+SCORE_FUNCTION = ("reinforce:K", "vimco:K", "rws:K", "tvo:K,num_terms=S")
 """The objectives that take latents without a pathwise gradient, as on the command line."""
 
 
@@ -68,7 +69,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         if not isinstance(num_particles, int) or num_particles < least:
             raise ValueError(
                 f"{type(self).__name__} needs num_particles >= {least} (a whole number), "
-                f"got {num_particles}."
+                f"got {describe(num_particles)}."
             )
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         self.context = Context()

@@ -25,10 +25,10 @@ class BetaTC(Objective):
     q.
 
     Args:
+        num_particles: K.
         beta: Of the total correlation.
         alpha: Of the index-code mutual information.
         gamma: Of the dimension-wise KL.
-        num_particles: K.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
@@ -38,7 +38,7 @@ class BetaTC(Objective):
     """
 
     claims = Claims(
-        name="beta-tc:beta,alpha,gamma,K",
+        name="beta-tc:K,beta=B,alpha=A,gamma=G",
         formula="mean_k log w_k",
         gradient="of E log p(x|z) - alpha I - beta TC - gamma sum_d KL_d, bias O(1/B)",
         bias="the gradient follows no bound; O(1/B) from the logarithm of q(z)",
@@ -49,11 +49,11 @@ class BetaTC(Objective):
 
     def __init__(
         self,
+        num_particles: int = 1,
+        *,
         beta: float = 6.0,
         alpha: float = 1.0,
         gamma: float = 1.0,
-        num_particles: int = 1,
-        *,
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)

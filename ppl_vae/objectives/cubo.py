@@ -25,8 +25,8 @@ class CUBO(Objective):
     without bias. Costs K decoder evaluations per datum, and one more backward pass.
 
     Args:
-        order: n, at least 1.
         num_particles: K.
+        order: n, at least 1.
         log_reference: A rough log p(x) in nats, the same for all data, or None.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
@@ -36,7 +36,7 @@ class CUBO(Objective):
 
     graph: ClassVar[Graph] = "split"
     claims = Claims(
-        name="cubo:n,K",
+        name="cubo:K,order=N",
         formula="1/n log mean_k w_k^n",
         direction="neither",
         gradient="phi descends it, bias O(1/K); theta ascends log mean_k w_k, unbiased",
@@ -48,10 +48,10 @@ class CUBO(Objective):
 
     def __init__(
         self,
-        order: float,
         num_particles: int,
-        log_reference: float | None = None,
         *,
+        order: float,
+        log_reference: float | None = None,
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)

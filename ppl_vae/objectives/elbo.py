@@ -27,8 +27,8 @@ class KLObjective(Objective):
     def __init__(
         self,
         num_particles: int = 1,
-        kl: KLShaping | None = None,
         *,
+        kl: KLShaping | None = None,
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)

@@ -5,6 +5,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.names import describe
 from ppl_vae.objectives.base import Objective
 from ppl_vae.objectives.claims import Claims
 from ppl_vae.particles import Particles
@@ -46,8 +47,8 @@ class MIWAE(Objective):
     IWAE, K = 1 the ELBO. Gradients for theta and phi are unbiased. Costs M K decoder evaluations.
 
     Args:
-        num_bounds: M.
         particles_each: K.
+        num_bounds: M.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
@@ -55,7 +56,7 @@ class MIWAE(Objective):
     """
 
     claims = Claims(
-        name="miwae:M,K",
+        name="miwae:K,num_bounds=M",
         formula="mean_m log mean_k w_mk",
         gradient="unbiased for theta and phi",
         bias="none; the bound is low as that of iwae:K",
@@ -64,7 +65,7 @@ class MIWAE(Objective):
         reference="Rainforth et al., 2018, Tighter variational bounds are not necessarily better",
     )
 
-    def __init__(self, num_bounds: int, particles_each: int, *, max_plate_nesting: int = 1) -> None:
+    def __init__(self, particles_each: int, *, num_bounds: int, max_plate_nesting: int = 1) -> None:
         total = whole_product(type(self).__name__, num_bounds, particles_each)
         super().__init__(total, max_plate_nesting=max_plate_nesting)
         self.num_bounds, self.particles_each = num_bounds, particles_each
@@ -91,7 +92,7 @@ class CIWAE(Objective):
     """
 
     claims = Claims(
-        name="ciwae:K,beta",
+        name="ciwae:K,beta=B",
         formula="beta mean_k log w_k + (1 - beta) log mean_k w_k",
         gradient="unbiased for theta and phi",
         bias="none; the bound lies between those of elbo and iwae:K",
@@ -99,7 +100,7 @@ class CIWAE(Objective):
         reference="Rainforth et al., 2018, Tighter variational bounds are not necessarily better",
     )
 
-    def __init__(self, num_particles: int, beta: float, *, max_plate_nesting: int = 1) -> None:
+    def __init__(self, num_particles: int, *, beta: float, max_plate_nesting: int = 1) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
         if not 0 <= beta <= 1:
             raise ValueError(f"CIWAE needs beta from 0 to 1, got {beta}.")
@@ -119,5 +120,7 @@ def whole_product(name: str, groups: int, each: int) -> int:
     """
     for value in (groups, each):
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} needs M >= 1 and K >= 1 (whole numbers), got {value}.")
+            raise ValueError(
+                f"{name} needs M >= 1 and K >= 1 (whole numbers), got {describe(value)}."
+            )
     return groups * each

@@ -25,8 +25,8 @@ class MMD(Objective):
     datum.
 
     Args:
-        weight: Of MMD^2, in nats.
         num_particles: K.
+        weight: Of MMD^2, in nats.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
@@ -34,7 +34,7 @@ class MMD(Objective):
     """
 
     claims = Claims(
-        name="mmd:weight,K",
+        name="mmd:K,weight=W",
         formula="mean_k log w_k",
         gradient="of E log p(x|z) - weight MMD^2(q(z), p(z)), unbiased for it",
         bias="the gradient follows no bound",
@@ -46,7 +46,7 @@ class MMD(Objective):
     simulates: Literal["nothing", "latents", "data"] = "latents"
 
     def __init__(
-        self, weight: float = 100.0, num_particles: int = 1, *, max_plate_nesting: int = 1
+        self, num_particles: int = 1, *, weight: float = 100.0, max_plate_nesting: int = 1
     ) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
         if not (weight >= 0 and math.isfinite(weight)):
@@ -72,9 +72,9 @@ class InfoVAE(Objective):
     and weight = 1 is the ELBO, alpha = 1 is :class:`MMD`. Costs K decoder evaluations per datum.
 
     Args:
+        num_particles: K.
         alpha: At most 1.
         weight: lambda, at least 1 - alpha.
-        num_particles: K.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
@@ -83,7 +83,7 @@ class InfoVAE(Objective):
     """
 
     claims = Claims(
-        name="info-vae:alpha,weight,K",
+        name="info-vae:K,alpha=A,weight=W",
         formula="mean_k log w_k",
         gradient="of E log p(x|z) - (1 - alpha) KL - (alpha + weight - 1) MMD^2, unbiased for it",
         bias="the gradient follows no bound",
@@ -96,10 +96,10 @@ class InfoVAE(Objective):
 
     def __init__(
         self,
-        alpha: float = 0.0,
-        weight: float = 100.0,
         num_particles: int = 1,
         *,
+        alpha: float = 0.0,
+        weight: float = 100.0,
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)

@@ -15,7 +15,7 @@ from ppl_vae.weights import group_normalized_weights, log_mean_exp, normalized_w
 
 @final
 class PIWAE(Objective):
-    """``L_MK`` reported and followed by theta; phi follows ``MIWAE(M, K)``.
+    """``L_MK`` reported and followed by theta; phi follows ``MIWAE(K, num_bounds=M)``.
 
     theta: ``sum v grad_theta log p(x, z)`` with weights over all M K particles, unbiased for L_MK.
     phi: the whole gradient (path and score) of the mean of M bounds of K particles, unbiased for
@@ -23,8 +23,8 @@ class PIWAE(Objective):
     through q the second. Costs M K decoder evaluations per datum, and one more backward pass.
 
     Args:
-        num_bounds: M.
         particles_each: K.
+        num_bounds: M.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
@@ -33,9 +33,9 @@ class PIWAE(Objective):
 
     graph: ClassVar[Graph] = "split"
     claims = Claims(
-        name="piwae:M,K",
+        name="piwae:K,num_bounds=M",
         formula="log mean_mk w_mk",
-        gradient="theta unbiased for it; phi unbiased for that of miwae:M,K",
+        gradient="theta unbiased for it; phi unbiased for that of miwae:K,num_bounds=M",
         bias="none of theta's; phi follows another bound on purpose",
         cost="M K",
         use="a tight bound for theta without losing phi's signal",
@@ -43,7 +43,7 @@ class PIWAE(Objective):
         unbiased=frozenset({"theta"}),
     )
 
-    def __init__(self, num_bounds: int, particles_each: int, *, max_plate_nesting: int = 1) -> None:
+    def __init__(self, particles_each: int, *, num_bounds: int, max_plate_nesting: int = 1) -> None:
         total = whole_product(type(self).__name__, num_bounds, particles_each)
         super().__init__(total, max_plate_nesting=max_plate_nesting)
         self.num_bounds, self.particles_each = num_bounds, particles_each

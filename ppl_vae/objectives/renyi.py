@@ -27,8 +27,8 @@ class Renyi(Objective):
     that expectation. Costs K decoder evaluations per datum.
 
     Args:
-        alpha: Order, any finite number.
         num_particles: K.
+        alpha: Order, any finite number.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
@@ -36,7 +36,7 @@ class Renyi(Objective):
     """
 
     claims = Claims(
-        name="renyi:alpha,K",
+        name="renyi:K,alpha=A",
         formula="1/(1 - alpha) log mean_k w_k^(1 - alpha)",
         gradient="unbiased for theta and phi, of the K-particle value",
         bias="O(1/K) towards the ELBO; no bound for alpha < 0",
@@ -44,7 +44,7 @@ class Renyi(Objective):
         reference="Li and Turner, 2016, Renyi divergence variational inference",
     )
 
-    def __init__(self, alpha: float, num_particles: int, *, max_plate_nesting: int = 1) -> None:
+    def __init__(self, num_particles: int, *, alpha: float, max_plate_nesting: int = 1) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
         if not math.isfinite(alpha):
             raise ValueError(f"Renyi needs a finite alpha, got {alpha}; -inf is vr-max:K.")

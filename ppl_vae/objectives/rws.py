@@ -33,7 +33,7 @@ class RWS(Objective):
 
     graph: ClassVar[Graph] = "score"
     claims = Claims(
-        name="rws:K,PHI",
+        name="rws:K,phi=PHI",
         formula="log mean_k w_k",
         gradient="theta unbiased; phi for KL(posterior, q): wake, sleep or both",
         bias="wake-phi O(1/K); sleep-phi none, on simulated data",
@@ -46,8 +46,8 @@ class RWS(Objective):
     def __init__(
         self,
         num_particles: int,
-        phi: Literal["wake", "sleep", "both"] = "wake",
         *,
+        phi: Literal["wake", "sleep", "both"] = "wake",
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)

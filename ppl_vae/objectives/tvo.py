@@ -33,8 +33,8 @@ class TVO(Objective):
     With ``side="right"`` phi descends (an upper bound is to be made small) and theta ascends.
 
     Args:
-        num_terms: S, terms of the sum.
         num_particles: K.
+        num_terms: S, terms of the sum.
         partition: ``log`` (b_1 = smallest, then a constant ratio), ``linear``, or ``moment``
             (equal steps of E[log w], found from the batch).
         smallest: b_1 of the log partition, between 0 and 1.
@@ -51,7 +51,7 @@ class TVO(Objective):
     # One draw has no covariance: phi would get a score of expectation 0 and never learn.
     least_particles: ClassVar[int] = 2
     claims = Claims(
-        name="tvo:S,K,PARTITION,SIDE",
+        name="tvo:K,num_terms=S,partition=P,side=SIDE",
         formula="sum_s (b_(s+1) - b_s) E_(pi_(b_s)) log w",
         gradient="covariance gradient of theta and phi, bias O(1/K)",
         bias="O(1/K) of self-normalised expectations",
@@ -63,12 +63,12 @@ class TVO(Objective):
 
     def __init__(
         self,
-        num_terms: int,
         num_particles: int,
+        *,
+        num_terms: int,
         partition: Partition = "log",
         side: Literal["left", "right"] = "left",
         smallest: float = 0.1,
-        *,
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)

@@ -29,19 +29,20 @@ def with_particles(text: str, counts: Sequence[int], *, keep: bool = True) -> tu
     """
     first, plus, shaping = text.partition("+")
     name, _, arguments = first.partition(":")
+    if name not in OBJECTIVES:
+        attribute, _, arguments = arguments.partition(":")
+        name = f"{name}:{attribute}"
     given = [argument for argument in arguments.split(",") if argument]
-    named = OBJECTIVES.get(name)
-    if named is None:
-        # module:Class, or module:Class:K
-        own = first.count(":") != 1
-        return text, [text] if own else [f"{first}:{K}{plus}{shaping}" for K in counts]
-    place = next(
-        i for i, a in enumerate(named.arguments) if a in ("num_particles", "particles_each")
-    )
-    before, after = given[:place], given[place + 1 :]
-    family = ":".join([name, *filter(None, [",".join([*before, *after])])]) + plus + shaping
-    if len(given) > place and keep:
-        return family, [text]
-    possible = [K for K in counts if getattr(named.build, "least_particles", 1) <= K] or counts
-    full = [f"{name}:{','.join([*before, str(K), *after])}{plus}{shaping}" for K in possible]
-    return family, full
+    own = [argument for argument in given if _is_particles(argument)]
+    rest = [argument for argument in given if argument not in own]
+    family = ":".join([name, *filter(None, [",".join(rest)])]) + plus + shaping
+    if own and keep:
+        return family if name in OBJECTIVES else text, [text]
+    least = getattr(OBJECTIVES[name].build, "least_particles", 1) if name in OBJECTIVES else 1
+    possible = [K for K in counts if least <= K] or counts
+    return family, [f"{name}:{','.join([str(K), *rest])}{plus}{shaping}" for K in possible]
+
+
+def _is_particles(argument: str) -> bool:
+    name, equals, _ = argument.partition("=")
+    return not equals or name in ("num_particles", "particles_each")

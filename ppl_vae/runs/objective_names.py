@@ -1,41 +1,35 @@
-"""Objectives by their names: ``NAME[:ARGUMENTS][+KL-SHAPING[:ARGUMENTS]]``."""
+"""Objectives by their names: ``NAME[:ARGUMENTS][+KL-SHAPING[:ARGUMENTS]]``.
+
+The first argument, the number of particles, stands as it is, all others as ``parameter=value``:
+``iwae:50``, ``tvo:16,num_terms=8``.
+"""
 
 import inspect
 from dataclasses import dataclass
 from typing import Any, Literal, final, get_args, get_origin
 
+from ppl_vae.names import unknown_name
 from ppl_vae.objectives import (
-    CIWAE,
-    CUBO,
+    CATALOGUE,
     ELBO,
-    IWAE,
-    IWAESTL,
-    MIWAE,
     MMD,
-    PIWAE,
-    RWS,
     STL,
-    TVO,
-    VIMCO,
     AnalyticELBO,
     Beta,
     BetaTC,
     Capacity,
     CyclicalAnnealing,
-    DReG,
     FreeBits,
-    GeneralizedDReG,
     InfoVAE,
     KLObjective,
     KLShaping,
     LinearAnnealing,
     Objective,
-    Reinforce,
-    Renyi,
-    TailAdaptive,
-    VRMax,
 )
 from ppl_vae.runs.naming import require_known, resolve
+
+_NOT_TYPED = ("kl", "max_plate_nesting", "per_dimension")
+"""Parameters that have other ways to be given, or none, on the command line."""
 
 
 @final
@@ -46,18 +40,19 @@ class Named:
     Attributes:
         form: The name with its arguments, as help shows it.
         build: The class, or a function like it.
-        arguments: Parameters of ``build`` that the arguments after the colon fill, in order.
-        required: How many of them must be given.
+        needs_first: Whether the first argument must be given, also where it has a default.
     """
 
     form: str
     build: Any
-    arguments: tuple[str, ...]
-    required: int
+    needs_first: bool = False
 
-
-def _objective(cls: type[Objective], *arguments: str, required: int = 0) -> Named:
-    return Named(cls.claims.name, cls, arguments, required)
+    @property
+    def arguments(self) -> dict[str, inspect.Parameter]:
+        """Parameters that a name gives: the first as it is, the others as ``parameter=value``."""
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        parameters = inspect.signature(self.build).parameters.values()
+        return {p.name: p for p in parameters if p.kind in named and p.name not in _NOT_TYPED}
 
 
 def _free_bits_per_site(nats: float) -> FreeBits:
@@ -69,40 +64,21 @@ def _free_bits_per_site(nats: float) -> FreeBits:
     return FreeBits(nats, per_dimension=False)
 
 
-_K = "num_particles"
-_NAMED: tuple[Named, ...] = (
-    _objective(ELBO, _K),
-    _objective(AnalyticELBO, _K),
-    _objective(STL, _K),
-    _objective(IWAE, _K, required=1),
-    _objective(IWAESTL, _K, required=1),
-    _objective(DReG, _K, required=1),
-    _objective(GeneralizedDReG, _K, required=1),
-    _objective(VIMCO, _K, required=1),
-    _objective(Reinforce, _K, required=1),
-    _objective(RWS, _K, "phi", required=1),
-    _objective(MIWAE, "num_bounds", "particles_each", required=2),
-    _objective(PIWAE, "num_bounds", "particles_each", required=2),
-    _objective(CIWAE, _K, "beta", required=2),
-    _objective(Renyi, "alpha", _K, required=2),
-    _objective(VRMax, _K, required=1),
-    _objective(CUBO, "order", _K, required=2),
-    _objective(TVO, "num_terms", _K, "partition", "side", required=2),
-    _objective(TailAdaptive, _K, required=1),
-    _objective(MMD, "weight", _K),
-    _objective(InfoVAE, "alpha", "weight", _K),
-    _objective(BetaTC, "beta", "alpha", "gamma", _K),
-)
-OBJECTIVES: dict[str, Named] = {named.form.partition(":")[0]: named for named in _NAMED}
+_OF_ONE_PARTICLE = (ELBO, AnalyticELBO, STL, MMD, InfoVAE, BetaTC)
+"""Those that are usual with one particle; a name without K would make an ELBO of the others."""
+OBJECTIVES: dict[str, Named] = {
+    cls.claims.name.partition(":")[0]: Named(cls.claims.name, cls, cls not in _OF_ONE_PARTICLE)
+    for cls in CATALOGUE
+}
 """Objectives by their names on the command line."""
 
 SHAPINGS: dict[str, Named] = {
-    "beta": Named("beta:BETA", Beta, ("beta",), 1),
-    "linear": Named("linear:RAMP,START,END", LinearAnnealing, ("ramp", "start", "end"), 0),
-    "cyclical": Named("cyclical:CYCLES,RAMP,END", CyclicalAnnealing, ("cycles", "ramp", "end"), 0),
-    "free-bits": Named("free-bits:NATS", FreeBits, ("nats",), 1),
-    "free-bits-site": Named("free-bits-site:NATS", _free_bits_per_site, ("nats",), 1),
-    "capacity": Named("capacity:NATS,GAMMA,RAMP", Capacity, ("nats", "gamma", "ramp"), 1),
+    "beta": Named("beta:BETA", Beta),
+    "linear": Named("linear:RAMP,start=START,end=END", LinearAnnealing),
+    "cyclical": Named("cyclical:CYCLES,ramp=RAMP,end=END", CyclicalAnnealing),
+    "free-bits": Named("free-bits:NATS", FreeBits),
+    "free-bits-site": Named("free-bits-site:NATS", _free_bits_per_site),
+    "capacity": Named("capacity:NATS,gamma=GAMMA,ramp=RAMP", Capacity),
 }
 """KL shapings by their names on the command line."""
 
@@ -144,56 +120,76 @@ def _parse_shaping(text: str, shaping: str) -> KLShaping:
 
 
 def _imported(text: str, extra: dict[str, Any]) -> Objective:
-    """``module:Class[:numbers]``."""
+    """``module:Class[:ARGUMENTS]``."""
     module, _, rest = text.partition(":")
     attribute, _, arguments = rest.partition(":")
-    cls = resolve("objective", f"{module}:{attribute}", {n: o.build for n, o in OBJECTIVES.items()})
-    numbers = [_number(text, value) for value in arguments.split(",") if value]
-    built = cls(*numbers, **extra)
+    known = {name: named.build for name, named in OBJECTIVES.items()}
+    cls = resolve("objective", f"{module}:{attribute}", known)
+    built = _build("objective", text, _own(f"{module}:{attribute}", cls), arguments, extra)
     if not isinstance(built, Objective):
         raise ValueError(f"objective {text!r} is a {type(built).__name__}, no ppl_vae.Objective.")
     return built
 
 
+def _own(name: str, cls: Any) -> Named:
+    """A class from elsewhere, its form made of its signature."""
+    first, *others = [*Named(name, cls).arguments, ""]
+    named = [f"{other}={other.upper()}" for other in others if other]
+    return Named(f"{name}:{','.join([first.upper(), *named])}" if first else name, cls)
+
+
 def _build(kind: str, text: str, named: Named, arguments: str, extra: dict[str, Any]) -> Any:
-    values = arguments.split(",") if arguments else []
-    if not named.required <= len(values) <= len(named.arguments):
-        raise ValueError(
-            f"{kind} {text!r}: write {named.form}"
-            + (", the last of them optional." if named.required < len(named.arguments) else ".")
-        )
-    parameters = inspect.signature(named.build).parameters
+    where, taken = f"{kind} {text!r}", named.arguments
     given = {
-        name: _convert(f"{kind} {text!r}", named.form, name, parameters[name].annotation, value)
-        for name, value in zip(named.arguments, values, strict=False)
+        name: _convert(where, named.form, name, taken[name].annotation, value)
+        for name, value in _by_name(where, named, arguments).items()
     }
+    needed = [name for name, p in taken.items() if p.default is p.empty]
+    needed += [next(iter(taken))] if named.needs_first else []
+    missing = [name for name in dict.fromkeys(needed) if name not in given]
+    if missing:
+        raise ValueError(f"{where}: {' and '.join(missing)} must be given: write {named.form}.")
     try:
         return named.build(**given, **extra)
-    except ValueError as error:
-        raise ValueError(f"{kind} {text!r}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _by_name(where: str, named: Named, arguments: str) -> dict[str, str]:
+    """The arguments by their names; only the first may stand without."""
+    given: dict[str, str] = {}
+    for position, argument in enumerate(arguments.split(",") if arguments else []):
+        name, equals, value = argument.partition("=")
+        if not equals:
+            if position or not named.arguments:
+                raise ValueError(
+                    f"{where}: all arguments but the first have names: write {named.form}."
+                )
+            name, value = next(iter(named.arguments)), argument
+        name = name.strip()
+        if name in given:
+            raise ValueError(f"{where}: {name} is given twice.")
+        if name not in named.arguments:
+            raise ValueError(f"{where}: {unknown_name('argument', name, named.arguments)}")
+        given[name] = value.strip()
+    return given
 
 
 def _convert(where: str, form: str, name: str, kind: Any, value: str) -> Any:
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    if choices:
-        if value not in choices:
-            raise ValueError(f"{where}: {name} is one of {', '.join(choices)}, got {value!r}.")
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(
+                f"{where}: {name} is one of {', '.join(get_args(kind))}, got {value!r}."
+            )
         return value
-    wanted = "a whole number" if kind is int else "a number"
-    try:
-        return int(value) if kind is int else float(value)
-    except ValueError:
-        raise ValueError(f"{where}: {name} is {wanted}, got {value!r}: write {form}.") from None
-
-
-def _number(text: str, value: str) -> int | float:
-    try:
-        return int(value)
-    except ValueError:
-        pass
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(
-            f"objective {text!r}: {value!r} is no number; arguments of your own class are numbers."
-        ) from None
+    if kind is bool and value in ("true", "false"):
+        return value == "true"
+    if kind is str:
+        return value
+    wanted = {int: "a whole number", bool: "true or false"}.get(kind, "a number")
+    for convert in (int,) if kind is int else () if kind is bool else (int, float):
+        try:
+            return float(value) if kind is float else convert(value)
+        except ValueError:
+            pass
+    raise ValueError(f"{where}: {name} is {wanted}, got {value!r}: write {form}.")

@@ -122,7 +122,7 @@ def test_dynamic_binarisation_trains(tmp_path, capsys):
         (["--objective", "iwae"], "write iwae:K"),
         (["--objective", "iwae:4+beta:2"], "no KL term to shape"),
         (["--objective", "elbo+bta:2"], "did you mean 'beta'"),
-        (["--objective", "ciwae:4"], "write ciwae:K,beta"),
+        (["--objective", "ciwae:4"], "write ciwae:K,beta=B"),
         (["--objective", "elb"], "did you mean 'elbo'"),
         (["--objective", "nowhere:Thing"], "module:Class"),
         (["--data", "digist"], "did you mean 'digits'"),

@@ -47,16 +47,17 @@ def test_json_alone(tmp_path, capsys):
 
 
 def test_names_with_and_without_particles(tmp_path, capsys):
-    names = ["elbo", "iwae:3", "iwae:5", "vimco", "miwae:2", "rws:2,sleep", "elbo+beta:4",
-             "renyi:0.5", "ppl_vae.objectives:STL", "ppl_vae.objectives:IWAE:7"]  # fmt: skip
+    names = ["elbo", "iwae:3", "iwae:5", "vimco", "miwae:num_bounds=2", "rws:2,phi=sleep",
+             "elbo+beta:4", "renyi:alpha=0.5", "ppl_vae.objectives:STL",
+             "ppl_vae.objectives:IWAE:7"]  # fmt: skip
     options = [part for name in names for part in ("--objective", name)]
     status, text, err = run(capsys, "gradients", *QUICK, *options, "--out", tmp_path, "--json")
     assert status == 0, err
     found = {(row["objective"], row["num_particles"]) for row in json.loads(text)["rows"]}
     assert found == {
-        ("elbo", 1), ("elbo", 4), ("iwae", 3), ("iwae", 5), ("vimco", 4), ("miwae:2", 2),
-        ("miwae:2", 8), ("rws:sleep", 2), ("elbo+beta:4", 1), ("elbo+beta:4", 4),
-        ("renyi:0.5", 1), ("renyi:0.5", 4), ("ppl_vae.objectives:STL", 1),
+        ("elbo", 1), ("elbo", 4), ("iwae", 3), ("iwae", 5), ("vimco", 4), ("miwae:num_bounds=2", 2),
+        ("miwae:num_bounds=2", 8), ("rws:phi=sleep", 2), ("elbo+beta:4", 1), ("elbo+beta:4", 4),
+        ("renyi:alpha=0.5", 1), ("renyi:alpha=0.5", 4), ("ppl_vae.objectives:STL", 1),
         ("ppl_vae.objectives:STL", 4), ("ppl_vae.objectives:IWAE:7", 7),
     }  # fmt: skip
 
@@ -83,7 +84,7 @@ def test_a_trained_run(tmp_path, capsys):
     [
         (["--objective", "iwa"], "did you mean 'iwae'"),
         (["--objective", "iwae:0"], "num_particles >= 1"),
-        (["--objective", "ciwae"], "write ciwae:K,beta"),
+        (["--objective", "ciwae"], "write ciwae:K,beta=B"),
         (["--objective", "vimco", "--particles", "1"], "VIMCO needs num_particles >= 2"),
         (["--objective", "iwae:4", "--objective", "iwae"], "twice with one K"),
         (["--objective", "nowhere:Thing"], "module:Class"),

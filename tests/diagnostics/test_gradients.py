@@ -189,12 +189,14 @@ def test_a_replicate_of_the_batch_is_a_step_of_the_loop(objective):
     torch.testing.assert_close(batched, loop.sample(objective, 1))
 
 
-@pytest.mark.parametrize("objective", [ELBO(2), IWAE(3), VIMCO(3), RWS(2, "both")], ids=repr)
+@pytest.mark.parametrize("objective", [ELBO(2), IWAE(3), VIMCO(3), RWS(2, phi="both")], ids=repr)
 def test_replicates_of_one_batch_do_not_touch(objective):
     assert not mixes_data(PROBLEM, objective)
 
 
-@pytest.mark.parametrize("objective", [BetaTC(), MMD(10.0), OneWeightForTheBatch(3)], ids=repr)
+@pytest.mark.parametrize(
+    "objective", [BetaTC(), MMD(weight=10.0), OneWeightForTheBatch(3)], ids=repr
+)
 def test_objectives_that_mix_data_are_told_and_looped(objective):
     assert mixes_data(PROBLEM, objective)
     bench = linear_gaussian_bench([objective], replicates=30)
@@ -210,14 +212,14 @@ class TestTargets:
             (AnalyticELBO(3), "ELBO"),
             (STL(3), "ELBO"),
             (Reinforce(3), "ELBO"),
-            (ELBO(3, Beta(4.0)), "ELBO"),
+            (ELBO(3, kl=Beta(4.0)), "ELBO"),
             (IWAE(1), "ELBO"),
             (IWAE(3), "L_K"),
             (DReG(3), "L_K"),
             (RWS(3), "L_K"),
-            (PIWAE(2, 3), "L_K"),
-            (MIWAE(2, 3), "its own bound"),
-            (Renyi(0.5, 3), "its own bound"),
+            (PIWAE(3, num_bounds=2), "L_K"),
+            (MIWAE(3, num_bounds=2), "its own bound"),
+            (Renyi(3, alpha=0.5), "its own bound"),
         ],
         ids=repr,
     )
@@ -241,10 +243,10 @@ class TestTargets:
             (IWAESTL(3), "theta", "unbiased"),
             (IWAESTL(3), "phi", "biased by design"),
             (RWS(3), "phi", "follows another target"),
-            (PIWAE(2, 3), "phi", "follows another target"),
-            (ELBO(1, Beta(4.0)), "theta", "follows another target"),
-            (CUBO(2.0, 3), "phi", "biased by design"),
-            (CUBO(2.0, 3), "theta", "follows another target"),
+            (PIWAE(3, num_bounds=2), "phi", "follows another target"),
+            (ELBO(1, kl=Beta(4.0)), "theta", "follows another target"),
+            (CUBO(3, order=2.0), "phi", "biased by design"),
+            (CUBO(3, order=2.0), "theta", "follows another target"),
         ],
         ids=repr,
     )
@@ -264,7 +266,7 @@ UNBIASED = [
     DReG(4),
     VIMCO(4),
     Reinforce(3),
-    CIWAE(3, 0.3),
+    CIWAE(3, beta=0.3),
 ]
 
 
@@ -460,7 +462,7 @@ class TestAnyModel:
 
     def test_cost_and_names(self):
         vae, x = binary_vae(), binary_data(6)
-        objectives = [ELBO(2), RWS(3, "sleep"), MIWAE(2, 3)]
+        objectives = [ELBO(2), RWS(3, phi="sleep"), MIWAE(3, num_bounds=2)]
         bench = gradient_statistics(vae.model, vae.guide, x, objectives, replicates=5)
         assert bench.objectives == ("ELBO", "RWS(phi=sleep)", "MIWAE(num_bounds=2)")
         assert [row.decoder_evaluations for row in bench.rows[::2]] == [2, 6, 6]

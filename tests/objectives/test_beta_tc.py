@@ -142,7 +142,7 @@ def test_the_three_terms_add_up_to_the_kl():
 
 @pytest.mark.parametrize("num_data", [None, 1000])
 def test_what_is_differentiated(num_data):
-    objective = BetaTC(5.0, 2.0, 0.5, 3)
+    objective = BetaTC(3, beta=5.0, alpha=2.0, gamma=0.5)
     objective.context = Context(num_data=num_data)
     particles = objective.draw(*programs(**parameters()), ROWS)
     bound = objective.bound(particles)

@@ -130,14 +130,14 @@ ESTIMATORS = [
     (DReG(4), V, squared, zero),
     (VIMCO(4), V, zero, vimco),
     (RWS(4), V, zero, V),
-    (MIWAE(2, 3), grouped(2, V), grouped(2, V), minus(grouped(2, V))),
-    (PIWAE(2, 3), V, grouped(2, V), minus(grouped(2, V))),
-    (CIWAE(4, 0.3), mixed(0.3), mixed(0.3), minus(mixed(0.3))),
-    (Renyi(0.4, 4), power(0.6), power(0.6), minus(power(0.6))),
-    (Renyi(2.0, 4), power(-1), power(-1), minus(power(-1))),
+    (MIWAE(3, num_bounds=2), grouped(2, V), grouped(2, V), minus(grouped(2, V))),
+    (PIWAE(3, num_bounds=2), V, grouped(2, V), minus(grouped(2, V))),
+    (CIWAE(4, beta=0.3), mixed(0.3), mixed(0.3), minus(mixed(0.3))),
+    (Renyi(4, alpha=0.4), power(0.6), power(0.6), minus(power(0.6))),
+    (Renyi(4, alpha=2.0), power(-1), power(-1), minus(power(-1))),
     (VRMax(4), LARGEST, LARGEST, minus(LARGEST)),
-    (CUBO(2, 4), V, minus(power(2)), power(2)),
-    (CUBO(2, 4, -3.0), V, minus(referred(2, -3.0)), referred(2, -3.0)),
+    (CUBO(4, order=2), V, minus(power(2)), power(2)),
+    (CUBO(4, order=2, log_reference=-3.0), V, minus(referred(2, -3.0)), referred(2, -3.0)),
     (TailAdaptive(4), uniform, tail, zero),
 ]
 
@@ -205,4 +205,4 @@ def covariance(log_weight):
 
 
 def test_one_left_term_of_the_thermodynamic_sum_has_the_elbos_gradient_in_expectation():
-    check(TVO(1, 4), uniform, zero, covariance)
+    check(TVO(4, num_terms=1), uniform, zero, covariance)

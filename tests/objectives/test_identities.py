@@ -31,18 +31,18 @@ from .linear import PHI, THETA, draw_once, restrict
 EVERYTHING = THETA + PHI
 LIKELIHOOD = ("W", "b")
 SAME = [
-    (MIWAE(1, 5), IWAE(5), EVERYTHING),
-    (MIWAE(5, 1), ELBO(5), EVERYTHING),
+    (MIWAE(5, num_bounds=1), IWAE(5), EVERYTHING),
+    (MIWAE(1, num_bounds=5), ELBO(5), EVERYTHING),
     (IWAE(1), ELBO(1), EVERYTHING),
-    (PIWAE(1, 5), IWAE(5), EVERYTHING),
-    (PIWAE(5, 1), IWAE(5), THETA),
-    (PIWAE(5, 1), ELBO(5), PHI),
-    (PIWAE(3, 4), IWAE(12), THETA),
-    (PIWAE(3, 4), MIWAE(3, 4), PHI),
-    (Renyi(0.0, 5), IWAE(5), EVERYTHING),
-    (Renyi(1.0, 5), ELBO(5), EVERYTHING),
-    (CIWAE(5, 0.0), IWAE(5), EVERYTHING),
-    (CIWAE(5, 1.0), ELBO(5), EVERYTHING),
+    (PIWAE(5, num_bounds=1), IWAE(5), EVERYTHING),
+    (PIWAE(1, num_bounds=5), IWAE(5), THETA),
+    (PIWAE(1, num_bounds=5), ELBO(5), PHI),
+    (PIWAE(4, num_bounds=3), IWAE(12), THETA),
+    (PIWAE(4, num_bounds=3), MIWAE(4, num_bounds=3), PHI),
+    (Renyi(5, alpha=0.0), IWAE(5), EVERYTHING),
+    (Renyi(5, alpha=1.0), ELBO(5), EVERYTHING),
+    (CIWAE(5, beta=0.0), IWAE(5), EVERYTHING),
+    (CIWAE(5, beta=1.0), ELBO(5), EVERYTHING),
     (STL(1), IWAESTL(1), EVERYTHING),
     (STL(1), DReG(1), EVERYTHING),
     (STL(1), TailAdaptive(1), EVERYTHING),
@@ -52,18 +52,18 @@ SAME = [
     (GeneralizedDReG(5), DReG(5), LIKELIHOOD + PHI),
     (VIMCO(5), IWAE(5), THETA),
     (RWS(5), IWAE(5), THETA),
-    (RWS(5, "sleep"), IWAE(5), THETA),
-    (RWS(5, "both"), IWAE(5), THETA),
+    (RWS(5, phi="sleep"), IWAE(5), THETA),
+    (RWS(5, phi="both"), IWAE(5), THETA),
     (Reinforce(5), ELBO(5), THETA),
-    (TVO(1, 5), ELBO(5), THETA),
+    (TVO(5, num_terms=1), ELBO(5), THETA),
     (TailAdaptive(5), ELBO(5), THETA),
-    (CUBO(1, 5), IWAE(5), THETA),
-    (CUBO(2, 5), IWAE(5), THETA),
-    (CUBO(2, 5, log_reference=-4.0), IWAE(5), THETA),
-    (InfoVAE(0.0, 1.0, 5), ELBO(5), EVERYTHING),
-    (InfoVAE(1.0, 7.0, 5), MMD(7.0, 5), EVERYTHING),
-    (MMD(0.0, 5), ELBO(5), LIKELIHOOD),
-    (BetaTC(1.0, 1.0, 1.0, 5), ELBO(5), EVERYTHING),
+    (CUBO(5, order=1), IWAE(5), THETA),
+    (CUBO(5, order=2), IWAE(5), THETA),
+    (CUBO(5, order=2, log_reference=-4.0), IWAE(5), THETA),
+    (InfoVAE(5, alpha=0.0, weight=1.0), ELBO(5), EVERYTHING),
+    (InfoVAE(5, alpha=1.0, weight=7.0), MMD(5, weight=7.0), EVERYTHING),
+    (MMD(5, weight=0.0), ELBO(5), LIKELIHOOD),
+    (BetaTC(5, beta=1.0, alpha=1.0, gamma=1.0), ELBO(5), EVERYTHING),
 ]
 """One objective, another, and the parameters whose gradients they share."""
 
@@ -87,17 +87,19 @@ def iwae(log_weight):
 
 VALUES = {
     elbo: [
-        ELBO(6), STL(6), Reinforce(6), TailAdaptive(6), TVO(1, 6), Renyi(1.0, 6),
-        MIWAE(6, 1), CIWAE(6, 1.0), MMD(3.0, 6), InfoVAE(0.5, 3.0, 6), BetaTC(4.0, 2.0, 3.0, 6),
+        ELBO(6), STL(6), Reinforce(6), TailAdaptive(6), TVO(6, num_terms=1), Renyi(6, alpha=1.0),
+        MIWAE(1, num_bounds=6), CIWAE(6, beta=1.0), MMD(6, weight=3.0),
+        InfoVAE(6, alpha=0.5, weight=3.0), BetaTC(6, beta=4.0, alpha=2.0, gamma=3.0),
     ],
     iwae: [
-        IWAE(6), IWAESTL(6), DReG(6), GeneralizedDReG(6), VIMCO(6), RWS(6), PIWAE(2, 3),
-        PIWAE(3, 2), MIWAE(1, 6), Renyi(0.0, 6), CIWAE(6, 0.0), CUBO(1, 6),
+        IWAE(6), IWAESTL(6), DReG(6), GeneralizedDReG(6), VIMCO(6), RWS(6), PIWAE(3, num_bounds=2),
+        PIWAE(2, num_bounds=3), MIWAE(6, num_bounds=1), Renyi(6, alpha=0.0), CIWAE(6, beta=0.0),
+        CUBO(6, order=1),
     ],
-    lambda w: (iwae(w[:3]) + iwae(w[3:])) / 2: [MIWAE(2, 3)],
-    lambda w: 0.25 * elbo(w) + 0.75 * iwae(w): [CIWAE(6, 0.25)],
-    lambda w: iwae(3 * w) / 3: [CUBO(3, 6), Renyi(-2.0, 6)],
-    lambda w: -iwae(-w): [Renyi(2.0, 6)],
+    lambda w: (iwae(w[:3]) + iwae(w[3:])) / 2: [MIWAE(3, num_bounds=2)],
+    lambda w: 0.25 * elbo(w) + 0.75 * iwae(w): [CIWAE(6, beta=0.25)],
+    lambda w: iwae(3 * w) / 3: [CUBO(6, order=3), Renyi(6, alpha=-2.0)],
+    lambda w: -iwae(-w): [Renyi(6, alpha=2.0)],
     lambda w: w.max(0).values: [VRMax(6)],
 }  # fmt: skip
 
@@ -112,5 +114,5 @@ def test_the_value_is_the_formula(value, objective):
 
 
 def test_the_chi_bound_of_order_one_is_descended_by_phi():
-    cubo, iwae = draw_once(CUBO(1, 5)).gradient, draw_once(IWAE(5)).gradient
+    cubo, iwae = draw_once(CUBO(5, order=1)).gradient, draw_once(IWAE(5)).gradient
     torch.testing.assert_close({n: -cubo[n] for n in PHI}, restrict(iwae, PHI))

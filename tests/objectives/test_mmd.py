@@ -57,7 +57,7 @@ def particles_as_data(z):
 def estimates(shift, spread, within, change=lambda z: z, model=model):
     """One from each of many batches, x ~ Normal(0, spread^2), z|x ~ Normal(x + shift, within^2)."""
     x = spread * torch.randn(COUNT * BATCH, 1, dtype=torch.float64)
-    everything = MMD(1.0, K).draw(model, guide_around(shift, within), x)
+    everything = MMD(K, weight=1.0).draw(model, guide_around(shift, within), x)
     draws = (everything.latents["z"], everything.simulation.latents["z"])
     batches = zip(*(change(z.unflatten(1, (-1, BATCH))).unbind(1) for z in draws), strict=True)
     return torch.stack([discrepancy(with_draws(everything, *batch)) for batch in batches])
@@ -113,7 +113,7 @@ def test_the_gradient_of_a_learned_prior_is_unbiased(significance):
 
 
 def test_by_pairs_with_loops():
-    particles = MMD(1.0, 2).draw(model, guide_around(0.3, 0.5), torch.randn(4, 1).double())
+    particles = MMD(2, weight=1.0).draw(model, guide_around(0.3, 0.5), torch.randn(4, 1).double())
     q = particles.latents["z"].squeeze(-1).tolist()
     p = particles.simulation.latents["z"].flatten().tolist()
 
@@ -133,9 +133,9 @@ def test_by_pairs_with_loops():
 def test_what_is_differentiated():
     """The log-likelihood and the discrepancy, of which every datum has the whole."""
     for objective, kl_share, factor in [
-        (MMD(7.0, 3), 0.0, 7.0),
-        (InfoVAE(0.3, 7.0, 3), 0.7, 6.3),
-        (InfoVAE(-1.0, 3.0, 3), 2.0, 1.0),
+        (MMD(3, weight=7.0), 0.0, 7.0),
+        (InfoVAE(3, alpha=0.3, weight=7.0), 0.7, 6.3),
+        (InfoVAE(3, alpha=-1.0, weight=3.0), 2.0, 1.0),
     ]:
         drawn = draw_once(objective)
         p = drawn.particles
@@ -145,7 +145,7 @@ def test_what_is_differentiated():
 
 
 def test_without_gradients_no_prior_is_drawn():
-    objective = MMD(1.0, 2)
+    objective = MMD(2, weight=1.0)
     x = torch.randn(1, 1)
     with torch.no_grad():
         particles = objective.draw(model, guide_around(0.0, 1.0), x)
@@ -156,7 +156,7 @@ def test_without_gradients_no_prior_is_drawn():
         discrepancy(particles)
 
 
-@pytest.mark.parametrize("objective", [MMD(1.0), InfoVAE()], ids=repr)
+@pytest.mark.parametrize("objective", [MMD(weight=1.0), InfoVAE()], ids=repr)
 def test_a_batch_of_one_is_refused(objective):
     with pytest.raises(ValueError, match="batches of 2 data or more"):
         objective.differentiable_loss(model, guide_around(0.0, 1.0), torch.randn(1, 1))
@@ -183,7 +183,7 @@ class Mixture(nn.Module):
         return dist.MixtureSameFamily(dist.Categorical(torch.ones(1, 2)), parts).to_event(1)
 
 
-@pytest.mark.parametrize("objective", [MMD(1.0), InfoVAE()], ids=repr)
+@pytest.mark.parametrize("objective", [MMD(weight=1.0), InfoVAE()], ids=repr)
 def test_a_learned_prior_without_pathwise_draws_is_refused(objective):
     """It would stay as it is, and nothing would say so."""
     own = WithPrior(Mixture())
@@ -208,7 +208,7 @@ def test_all_sites_count_and_inner_plates_stay_with_their_datum():
                 pyro.sample("w", dist.Normal(x.T, 1e-3))
 
     x = torch.randn(5, 3)
-    inner = MMD(1.0, 2, max_plate_nesting=2).draw(inner_model, inner_guide, x)
+    inner = MMD(2, weight=1.0, max_plate_nesting=2).draw(inner_model, inner_guide, x)
 
     def flat_model(x):
         with pyro.plate("data", len(x)):
@@ -220,7 +220,7 @@ def test_all_sites_count_and_inner_plates_stay_with_their_datum():
             both = torch.cat([x[:, :2], x], -1)
             pyro.sample("z", dist.Normal(both, 1e-3).to_event(1))
 
-    flat = MMD(1.0, 2).draw(flat_model, flat_guide, x)
+    flat = MMD(2, weight=1.0).draw(flat_model, flat_guide, x)
     prior = inner.simulation.latents
     side = torch.cat([prior["u"].squeeze(1), prior["w"].movedim(1, -1)], -1)
     flat = replace(flat, simulation=Simulation({"z": side}))
@@ -231,8 +231,8 @@ def test_all_sites_count_and_inner_plates_stay_with_their_datum():
 def test_arguments():
     for weight in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="MMD needs a weight"):
-            MMD(weight)
+            MMD(weight=weight)
     with pytest.raises(ValueError, match="alpha <= 1"):
-        InfoVAE(1.5)
+        InfoVAE(alpha=1.5)
     with pytest.raises(ValueError, match="weight of 1 - alpha or more"):
-        InfoVAE(0.5, 0.4)
+        InfoVAE(alpha=0.5, weight=0.4)

@@ -101,7 +101,7 @@ def sleep_replicates(seed=0):
 
     model, _ = programs(**values)
     torch.manual_seed(seed)
-    objective = RWS(1, "sleep")
+    objective = RWS(1, phi="sleep")
     objective.differentiable_loss(model, guide, X[:1].expand(COUNT, -1)).backward()
     return values, {name: -copy.grad.flatten(1) for name, copy in copies.items()}
 
@@ -140,7 +140,7 @@ def test_the_sleep_update_is_unbiased(significance):
 
 
 def test_the_sleep_update_is_a_mean_over_draws():
-    objective = RWS(5, "sleep")
+    objective = RWS(5, phi="sleep")
     drawn = draw_once(objective)
     particles = drawn.particles
     weight = torch.softmax(particles.log_weight.detach(), 0)
@@ -151,7 +151,7 @@ def test_the_sleep_update_is_a_mean_over_draws():
 
 
 def test_both_is_the_mean_of_wake_and_sleep():
-    wake, sleep, both = (draw_once(RWS(4, phi)).gradient for phi in ("wake", "sleep", "both"))
+    wake, sleep, both = (draw_once(RWS(4, phi=phi)).gradient for phi in ("wake", "sleep", "both"))
     for name in PHI:
         torch.testing.assert_close(both[name], (wake[name] + sleep[name]) / 2)
         assert not torch.allclose(wake[name], sleep[name])
@@ -165,7 +165,7 @@ def test_the_sleep_update_is_blind_to_the_data():
 
     def gradient(x):
         torch.manual_seed(0)
-        RWS(3, "sleep").differentiable_loss(*programs(**values), x).backward()
+        RWS(3, phi="sleep").differentiable_loss(*programs(**values), x).backward()
         found = {name: values[name].grad.clone() for name in PHI}
         for value in values.values():
             value.grad = None
@@ -188,9 +188,9 @@ def test_sleep_is_refused_where_the_model_observes_two_sites():
     message = r"only if the model observes one site of the shape of x, \(6, 4\).*left.*right"
     for phi in ("sleep", "both"):
         with pytest.raises(ValueError, match=message):
-            RWS(2, phi).loss_and_grads(model, guide, X)
+            RWS(2, phi=phi).loss_and_grads(model, guide, X)
         # The value needs no simulation.
-        assert RWS(2, phi).loss(model, guide, X) > 0
+        assert RWS(2, phi=phi).loss(model, guide, X) > 0
     RWS(2).differentiable_loss(model, guide, X)
 
 
@@ -205,9 +205,9 @@ def test_sleep_is_refused_on_a_part_of_the_data():
             pyro.sample("z", dist.Normal(x[rows], 1.0).to_event(1))
 
     with pytest.raises(ValueError, match="without subsampling"):
-        RWS(2, "sleep").differentiable_loss(model, guide, X.float())
+        RWS(2, phi="sleep").differentiable_loss(model, guide, X.float())
 
 
 def test_updates_by_another_name(unchecked_types):
     with pytest.raises(ValueError, match="'wake', 'sleep' or 'both', got 'nap'"):
-        RWS(2, "nap")
+        RWS(2, phi="nap")

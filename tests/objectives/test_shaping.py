@@ -264,7 +264,7 @@ def run(vae, shaping, path=None, epochs=6, stop_at=math.inf):
         return batch
 
     return fit(
-        vae.model, vae.guide, ELBO(2, shaping), binary_data(), epochs=epochs, batch_size=10,
+        vae.model, vae.guide, ELBO(2, kl=shaping), binary_data(), epochs=epochs, batch_size=10,
         transform=transform, learning_rate=0.05, progress=False, device="cpu", checkpoint=path,
         checkpoint_seconds=0.0,
     )  # fmt: skip

@@ -152,7 +152,7 @@ def shaped_gradient(objective, how):
 @pytest.mark.parametrize("how", ["matrix", "sites"])
 @pytest.mark.parametrize("kind", [STL, IWAESTL, DReG, GeneralizedDReG, CUBO, TailAdaptive])
 def test_the_shape_of_a_latent_does_not_matter(kind, how):
-    objective = CUBO(2, K) if kind is CUBO else kind(K)
+    objective = CUBO(K, order=2) if kind is CUBO else kind(K)
     torch.testing.assert_close(shaped_gradient(objective, how), shaped_gradient(objective, "event"))
 
 
@@ -186,7 +186,7 @@ def test_inner_plates_are_part_of_the_datum(kind):
 def test_partial_importance_weighting_adds_no_two_gradients():
     """A common mistake: phi with the sum of both bounds' gradients."""
     tight, many, ours = (
-        draw_once(objective).gradient for objective in (IWAE(12), IWAE(3), PIWAE(4, 3))
+        draw_once(objective).gradient for objective in (IWAE(12), IWAE(3), PIWAE(3, num_bounds=4))
     )
     for name in PHI:
         assert not torch.allclose(ours[name], tight[name] + many[name])
@@ -207,19 +207,19 @@ class TestChiBound:
             ),
             ("c", "s"),
         )
-        gradient = replicates(CUBO(self.N, K, reference), COUNT)[1]
+        gradient = replicates(CUBO(K, order=self.N, log_reference=reference), COUNT)[1]
         require_gradient(significance, gradient, exact, ("c", "s"))
-        own = replicates(CUBO(self.N, K), COUNT)[1]
+        own = replicates(CUBO(K, order=self.N), COUNT)[1]
         with pytest.raises(AssertionError):
             require_gradient(significance, own, exact, ("c", "s"))
 
     def test_without_one_its_gradient_tends_to_that_of_the_bound(self, significance):
         """With a bias of order 1/K, which twice the one at 2K less the one at K is free of."""
         exact = exact_gradient(lambda values: -log_moment(values, self.N) / self.N, ("c", "s"))
-        few, many = (replicates(CUBO(self.N, size), 5_000, size)[1] for size in (40, 80))
+        few, many = (replicates(CUBO(size, order=self.N), 5_000, size)[1] for size in (40, 80))
         combined = {name: 2 * many[name] - few[name] for name in ("c", "s")}
         require_gradient(significance, combined, exact, ("c", "s"))
-        biased = replicates(CUBO(self.N, 2), COUNT)[1]
+        biased = replicates(CUBO(2, order=self.N), COUNT)[1]
         with pytest.raises(AssertionError):
             require_gradient(significance, biased, exact, ("c", "s"))
 
@@ -229,17 +229,17 @@ class TestChiBound:
         exact = evidence + log_moment(values, self.N).item() / self.N
         assert exact > evidence
         significance = significance.split(4)
-        bounds = [mean_of(replicates(CUBO(self.N, size), COUNT)[0]) for size in (1, 4, 16)]
+        bounds = [mean_of(replicates(CUBO(size, order=self.N), COUNT)[0]) for size in (1, 4, 16)]
         for lower, higher in zip(bounds, [*bounds[1:], exact], strict=True):
             significance.require_less(lower, higher)
         # The mean under the logarithm is unbiased.
-        moments = (self.N * (replicates(CUBO(self.N, 16), COUNT)[0] - evidence)).exp()
+        moments = (self.N * (replicates(CUBO(16, order=self.N), COUNT)[0] - evidence)).exp()
         significance.require_equal(mean_of(moments), log_moment(values, self.N).exp().item())
 
     def test_orders_below_one_are_refused(self):
         for order in (0.5, math.nan, math.inf):
             with pytest.raises(ValueError, match="order n >= 1"):
-                CUBO(order, 3)
+                CUBO(3, order=order)
 
 
 def argsort_in_place_of_rank(log_weight):

@@ -149,9 +149,9 @@ def trained(vae, kind, loss_of, steps=80):
 @pytest.mark.parametrize(
     ("kind", "objective"),
     [
-        ("bernoulli", TVO(3, 3)),
+        ("bernoulli", TVO(3, num_terms=3)),
         ("categorical", VIMCO(3)),
-        ("boltzmann", RWS(3, "both")),
+        ("boltzmann", RWS(3, phi="both")),
         ("autoregressive", Reinforce(3)),
     ],
 )

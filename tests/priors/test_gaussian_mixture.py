@@ -140,7 +140,7 @@ def test_draws_are_differentiable_where_weights_are_fixed(kind):
     assert not learned().has_rsample
     for prior, refused in ((fixed, False), (learned, True)):
         vae, data = digits_vae(lambda encoder, data, prior=prior: prior, latent=2)
-        loss = MMD(10.0)
+        loss = MMD(weight=10.0)
         if refused:
             with pytest.raises(ValueError, match="no reparameterised sampler"):
                 loss.differentiable_loss(vae.model, vae.guide, data[:20])

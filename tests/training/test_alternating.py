@@ -367,7 +367,7 @@ class TestSemiAmortised:
 
     def test_an_objective_that_simulates_data_is_refused(self):
         with pytest.raises(ValueError, match=r"^RWS\(.*simulated data[^\n]*$"):
-            train(step="semi-amortised:2", objective=RWS(2, "both"))
+            train(step="semi-amortised:2", objective=RWS(2, phi="both"))
 
     def test_a_guide_site_of_another_kind_is_named(self):
         def guide(x):
@@ -381,7 +381,7 @@ class TestSemiAmortised:
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryStep:
     @pytest.mark.parametrize(
-        "objective", [IWAE(3), DReG(3), VIMCO(3), RWS(3), CUBO(2.0, 3)], ids=repr
+        "objective", [IWAE(3), DReG(3), VIMCO(3), RWS(3), CUBO(3, order=2.0)], ids=repr
     )
     def test_any_objective(self, name, objective):
         vae = binary_vae()
