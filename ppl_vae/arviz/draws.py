@@ -23,6 +23,9 @@ from ppl_vae.weights import effective_sample_size, normalized_weights
 _Draws = dict[str, dict[str, Tensor]]
 """Group to variables of shape (particles, num_data, ...)."""
 
+_OF_THE_GUIDE = "guide_log_likelihood"
+"""Group of log p(x|z) at draws that are not the posterior's."""
+
 _ROWS = 10_000
 """Particles times data decoded at once."""
 
@@ -57,7 +60,10 @@ def particles_to_datatree(
     - posterior: each latent site, dimensions (chain, draw, datum, latent). With one latent site the
       last dimension is called ``latent``; with several, or where the site itself is called so,
       ``<site>_dim``. Draws are from the guide and carry weights (below).
-    - log_likelihood: log p(x|z) under the observed site's name, (chain, draw, datum).
+    - log_likelihood, or guide_log_likelihood without ``resample``: log p(x|z) under the observed
+      site's name, (chain, draw, datum). ``arviz_stats.loo`` and others that take a log-likelihood
+      of posterior draws look for the first name, and would be wrong without a word about draws from
+      a guide that is narrower than the posterior.
     - sample_stats: log_weight ``log p(x|z) + log p(z) - log q(z|x)``, (chain, draw, datum), and
       effective_sample_size of the weights, (datum,), between 1 and num_particles.
     - observed_data: x, (datum, feature).
@@ -107,6 +113,9 @@ def particles_to_datatree(
     ess = effective_sample_size(log_weight)
     groups["sample_stats"]["effective_sample_size"] = (["datum"], numpy_of(ess))
     groups["observed_data"] = {name: observed_of(x) for name in draws["log_likelihood"]}
+    if not resample:
+        # Leave-one-out takes what is called log_likelihood for that of posterior draws.
+        groups[_OF_THE_GUIDE] = groups.pop("log_likelihood")
     attrs: dict[str, Attribute] = {
         "num_particles": num_particles,
         "resampled": int(resample),

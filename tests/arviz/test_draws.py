@@ -24,7 +24,7 @@ class TestSchema:
         assert {(group, name): variable.dims for group, node in draws.children.items()
                 for name, variable in node.data_vars.items()} == {
             ("posterior", "z"): ("chain", "draw", "datum", "latent"),
-            ("log_likelihood", "x"): ("chain", "draw", "datum"),
+            ("guide_log_likelihood", "x"): ("chain", "draw", "datum"),
             ("sample_stats", "log_weight"): ("chain", "draw", "datum"),
             ("sample_stats", "effective_sample_size"): ("datum",),
             ("observed_data", "x"): ("datum", "feature"),
@@ -97,7 +97,7 @@ class TestSchema:
         image = tree["observed_data"]["image"]
         assert image.dims == ("datum", "feature_0", "feature_1")
         assert image.dtype == np.float32
-        assert tree["log_likelihood"]["image"].shape == (4, 1, 3)
+        assert tree["guide_log_likelihood"]["image"].shape == (4, 1, 3)
 
     def test_attributes_say_how_to_use_the_draws(self, draws):
         note = draws["posterior"].attrs["note"]

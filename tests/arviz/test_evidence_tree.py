@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
@@ -19,6 +20,7 @@ from ppl_vae.evidence import ImportanceSampling, ParetoSmoothed
 from ppl_vae.evidence.result import paired_difference
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.netcdf import load_netcdf, save_netcdf
+from ppl_vae.vae import VAE
 
 
 def evidence(linear, seed=0, num_data=6):
@@ -148,9 +150,9 @@ class TestPointwise:
         assert table.loc["right", "weight"] > 0.99
 
     def test_leave_one_out_is_the_harmonic_mean_here(self, linear):
-        """It runs on the draws; it is far too high, it says so, and is not compared with ours."""
+        """It runs on posterior draws; it is far too high, it says so, and is not ours."""
         vae, x = linear.vae(), linear.simulate(40)
-        draws = particles_to_datatree(vae.model, vae.guide, x, num_particles=2000)
+        draws = particles_to_datatree(vae.model, vae.guide, x, num_particles=2000, resample=True)
         with pytest.warns(UserWarning, match="Pareto distribution is greater than"):
             found = loo(draws, pointwise=True)
         exact = linear.log_evidence(x).detach().numpy()
@@ -161,6 +163,33 @@ class TestPointwise:
         np.testing.assert_allclose(ours.elpd_i, exact)
         with pytest.raises(ValueError, match="incompatible"):
             compare({"leave one out": found, "evidence": ours})
+
+    def test_leave_one_out_does_not_take_draws_from_the_guide(self, linear):
+        """At a tenth of the posterior's scale, all 40 were "good" and 3 nats too high."""
+        x = linear.simulate(40)
+
+        def narrow(x):
+            exact = linear.mean_field_posterior(x).base_dist
+            return dist.Normal(exact.loc, 0.1 * exact.scale).to_event(1)
+
+        vae = VAE(linear.prior, linear.decoder, narrow)
+        draws = particles_to_datatree(vae.model, vae.guide, x, num_particles=2000)
+        with pytest.raises(TypeError, match="log likelihood not found"):
+            loo(draws)
+        draws["log_likelihood"] = draws["guide_log_likelihood"]
+        fooled = loo(draws, pointwise=True)
+        assert (fooled.pareto_k < 0.7).all()
+        assert (fooled.elpd_i.to_numpy() - linear.log_evidence(x).detach().numpy()).mean() > 2
+
+    def test_leave_one_out_that_says_it_is_good_is_log_p(self):
+        """With posterior draws that are close to the prior's, the harmonic mean has a variance."""
+        model = LinearGaussian.random(4, 2, 3.0, seed=1)
+        vae, x = model.mean_field_vae(), model.simulate(40)
+        draws = particles_to_datatree(vae.model, vae.guide, x, num_particles=2000, resample=True)
+        found = loo(draws, pointwise=True)
+        assert (found.pareto_k < 0.7).all()
+        error = found.elpd_i.to_numpy() - model.log_evidence(x).detach().numpy()
+        assert abs(error.mean()) < 0.02
 
     def test_names_of_other_data(self, linear):
         with pytest.raises(ValueError, match="datum_names must name 6, got 2"):
