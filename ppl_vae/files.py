@@ -1,21 +1,33 @@
 """Writing files so that a reader finds the old one or the new one, never a part of one."""
 
+import errno
+import fcntl
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# A hidden file's name with a suffix, and the eight characters that mkstemp adds.
-_TEMPORARY = re.compile(r"\..+\.[a-z]+\.[a-z0-9_]{8}")
+_PREFIX, _SUFFIX = ".ppl_vae-", ".tmp"
+_TEMPORARY = re.compile(r"\.ppl_vae-[a-z0-9_]{8}\.tmp")
+"""Names of temporary folders: of this package alone, so that they may be removed."""
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
+"""Answers of file systems that keep no folder open for writing it to the disk."""
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+"""Control characters but tab and line break, and those that change the direction of text."""
+_IN_A_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\:*?\"<>|]+")
+_LONGEST_NAME = 100
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write ``content`` to a temporary file beside ``path``, then rename it into place.
 
     Whatever goes wrong (a full disk, an interruption), an earlier file at ``path`` stays whole
-    and nothing else is left behind.
+    and nothing else is left behind. A symbolic link at ``path`` is replaced, never written through.
 
     Raises:
         OSError: If the file cannot be written; names ``path`` and says why.
@@ -31,33 +43,112 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: As :func:`write_atomically`.
     """
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
-        yield Path(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes files private to their owner; give this one what open() would have given.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with temporary_folder(path.parent) as folder:
+            temporary = folder / path.name
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except OSError as error:
         raise OSError(
             error.errno,
             f"could not write {path}: {error.strerror or error}; an earlier file is untouched",
         ) from error
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A folder inside ``parent``, removed afterwards; those of killed processes are removed first.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    for left in leftovers(parent):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = tempfile.mkdtemp(_SUFFIX, _PREFIX, parent)
+    # The lock goes with the process, however it ends: where it is free, the owner is dead.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield Path(folder)
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file, which is made if it is not there.
+
+    Raises:
+        OSError: If it cannot be written, or ``path`` is a symbolic link.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(
+                error.errno, f"{path} is a symbolic link, which is not written through: remove it"
+            ) from error
+        raise
+    with os.fdopen(descriptor, "a", newline="") as file:
+        file.write(text)
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files of this module that a killed process left in a folder."""
-    return [path for path in folder.glob(".*") if _TEMPORARY.fullmatch(path.name)]
+    """Temporary folders of this module whose process is dead."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+    return [folder / name for name in names if _is_abandoned(folder / name)]
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def require_file_name(what: str, name: str) -> None:
+    """Check that a name can be a part of a file's name, and stays in its folder.
+
+    Raises:
+        ValueError: If it is empty, long, or holds a separator or what file systems refuse.
+    """
+    if not _IN_A_NAME.fullmatch(name) or len(name) > _LONGEST_NAME or name.startswith("."):
+        raise ValueError(
+            f"{what} {printable(name[:_LONGEST_NAME])!r} is part of a file's name: take 1 to "
+            rf'{_LONGEST_NAME} characters without / \ : * ? " < > | and no dot at the start.'
+        )
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which could steer the terminal it is printed on."""
+    return _UNPRINTABLE.sub("", text)
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether no process holds the temporary folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, so that a rename outlives a power cut."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise OSError(
+                error.errno, f"could not write {folder} to the disk: {error.strerror or error}"
+            ) from error

@@ -5,9 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from ppl_vae.files import write_atomically
+from ppl_vae.files import (
+    append_text,
+    leftovers,
+    printable,
+    replacing,
+    require_file_name,
+    write_atomically,
+)
 
-FAULTS = ["fsync", "chmod", "replace", "write_bytes"]
+FAULTS = ["fsync", "replace", "write_bytes"]
 
 
 def fail_with(monkeypatch, function, error):
@@ -80,3 +87,79 @@ def test_a_really_full_disk():
     with pytest.raises(OSError, match="No space left") as caught:
         full.write_bytes(b"x")
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_link_is_replaced_and_what_it_points_to_is_untouched(tmp_path):
+    mine, link = tmp_path / "mine", tmp_path / "file"
+    mine.write_text("mine")
+    link.symlink_to(mine)
+    write_atomically(link, "new")
+    assert link.read_text() == "new"
+    assert not link.is_symlink()
+    assert mine.read_text() == "mine"
+
+
+def test_nothing_is_added_to_a_file_through_a_link(tmp_path):
+    mine, link = tmp_path / "mine", tmp_path / "log"
+    mine.write_text("mine")
+    link.symlink_to(mine)
+    with pytest.raises(OSError, match="log is a symbolic link"):
+        append_text(link, "new")
+    assert mine.read_text() == "mine"
+    link.unlink()
+    append_text(link, "a\n")
+    append_text(link, "b\n")
+    assert link.read_text() == "a\nb\n"
+
+
+def test_what_a_killed_process_left_goes_with_the_next_file_and_nothing_else_does(tmp_path):
+    others = [".notes.old.20240101", ".env.local.password", ".file.a1b2c3d4", ".ppl_vae-x.tmp"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    left = tmp_path / ".ppl_vae-a1b2c3d4.tmp"
+    left.mkdir()
+    (left / "file").write_text("half")
+    assert leftovers(tmp_path) == [left]
+    write_atomically(tmp_path / "file", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "file"])
+
+
+def test_what_is_being_written_is_not_taken_for_left_behind(tmp_path):
+    with replacing(tmp_path / "first") as temporary:
+        temporary.write_text("first")
+        assert leftovers(tmp_path) == []
+        write_atomically(tmp_path / "second", "second")
+    assert (tmp_path / "first").read_text() == "first"
+    assert leftovers(tmp_path) == []
+
+
+def test_the_folder_is_synced_after_the_rename(tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def watched_fsync(descriptor):
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def watched_replace(source, target):
+        events.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    write_atomically(tmp_path / "file", "x")
+    assert events == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize(
+    "name", ["x/../../../pwned", "..", ".hidden", "a\\b", "a\x1bb", "", "a" * 200]
+)
+def test_a_name_that_leaves_its_folder_is_refused_in_one_line(name):
+    with pytest.raises(ValueError, match=r"label .* is part of a file's name") as caught:
+        require_file_name("label", name)
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_what_steers_a_terminal_is_not_printed():
+    text = "\x1b]0;title\x07\x1b[2Jfailed\r\n\tat \x9b31m\u202egnp.exe"
+    assert printable(text) == "]0;title[2Jfailed\n\tat 31mgnp.exe"

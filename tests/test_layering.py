@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = {
-    "words of messages": ["names"],
+    "words of messages, files on the disk": ["names", "files"],
     "running tasks": ["engines"],
     "what a number was computed from": ["identity"],
-    "tensors and files": ["weights", "randomness", "devices", "files", "settings_file", "schedules",
-                          "networks", "data"],
+    "tensors and data": ["weights", "randomness", "devices", "settings_file", "schedules",
+                         "networks", "data"],
     "distributions that Pyro lacks": ["distributions"],
     "normalising flows": ["flows"],
     "distributions and particles": ["likelihoods", "priors", "guides", "particles"],

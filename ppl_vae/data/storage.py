@@ -5,7 +5,6 @@ import http.client
 import importlib
 import os
 import sys
-import tempfile
 import urllib.error
 import zipfile
 import zlib
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_dir
+
+from ppl_vae.files import temporary_folder
 
 DOWNLOAD_ERRORS = (
     OSError,
@@ -59,11 +60,11 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
         # torchvision may print; stdout belongs to the user's results.
         with (
-            tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as staging,
+            temporary_folder(folder) as staging,
             contextlib.redirect_stdout(sys.stderr),
         ):
-            download(Path(staging))
-            found = {path.name: path for path in Path(staging).rglob("*")}
+            download(staging)
+            found = {path.name: path for path in staging.rglob("*")}
             for file in wanted:
                 if not (folder / file).exists():
                     os.replace(found[file], folder / file)

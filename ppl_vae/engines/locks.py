@@ -10,6 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ppl_vae.files import write_atomically
+
 
 @contextmanager
 def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
@@ -39,9 +41,9 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     holder = _holder_file(path)
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        # In one write, and of no use to anybody but a reader of the message above.
-        holder.write_text(
-            json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+        # Of no use to anybody but a reader of the message above.
+        write_atomically(
+            holder, json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
         )
         yield
     finally:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, final
 
+from ppl_vae.files import append_text, write_atomically
 from ppl_vae.training import EpochRecord, History, csv_line
 
 _AXES = ("epoch", "updates")
@@ -28,19 +29,19 @@ class LiveHistory:
 
     def __init__(self, path: Path, history: History) -> None:
         self._path, self._lines = path, len(history)
-        self._write("w", history.to_csv())
+        self._write(write_atomically, history.to_csv())
 
     def __call__(self, record: EpochRecord) -> None:
         """Add a record."""
-        self._write("a", csv_line(record) if self._lines else History([record]).to_csv())
-        self._lines += 1
-
-    def _write(self, mode: str, text: str) -> None:
         # The checkpoint has it too, and the next attempt writes it anew: nothing is forced to the
         # disk, and what is there may be cut short.
+        text = csv_line(record) if self._lines else History([record]).to_csv()
+        self._write(append_text, text)
+        self._lines += 1
+
+    def _write(self, write: Callable[[Path, str], None], text: str) -> None:
         try:
-            with self._path.open(mode, newline="") as file:
-                file.write(text)
+            write(self._path, text)
         except OSError as error:
             reason = error.strerror or error
             raise OSError(

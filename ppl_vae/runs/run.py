@@ -268,18 +268,13 @@ def _past(folder: Path, limit: float) -> History:
 
 
 def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
-    """Write the configuration, or check that the folder's own is the same but for the budget.
-
-    What a killed process left half-written is removed.
-    """
+    """Write the configuration, or check that the folder's own is the same but for the budget."""
     if (folder / CONFIG).exists():
         saved = read_config(folder)
         require_same_settings(folder, RunConfig.from_mapping(saved["config"]), config)
         _require_same_data(folder, saved, dataset)
     elif folder.exists() and any(_is_foreign(path) for path in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run: choose another --out.")
-    for path in leftovers(folder):
-        path.unlink(missing_ok=True)
     # An update that an earlier attempt failed at is found again, or is no more.
     (folder / NON_FINITE).unlink(missing_ok=True)
     content = {"config": config.complete(), "data_sha256": dataset.fingerprint()}

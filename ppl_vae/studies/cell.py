@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppl_vae.engines import exclusive
 from ppl_vae.evidence import BidirectionalMonteCarlo, Evidence, Sharded
+from ppl_vae.files import append_text
 from ppl_vae.runs import Run, Split, evaluate_run, file_of, train_run, with_gap
 from ppl_vae.runs.run import CHECKPOINT, CONFIG
 from ppl_vae.studies.measures import measure
@@ -168,8 +169,7 @@ def _evaluate(task: CellTask, run: Run, method: Method, data: Tensor) -> Evidenc
 def log(folder: Path, text: str) -> None:
     """Add a line to the cell's log."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOG).open("a") as file:
-        file.write(f"{_now()} {text}\n")
+    append_text(folder / LOG, f"{_now()} {text}\n")
 
 
 def _now() -> str:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, final
 
+from ppl_vae.files import require_file_name
 from ppl_vae.identity import hash_values
 from ppl_vae.runs import RunConfig, Split, build_estimator
 from ppl_vae.runs.naming import require_known
@@ -44,6 +45,7 @@ class Method:
     def __post_init__(self) -> None:
         if not self.label:
             object.__setattr__(self, "label", self.name)
+        require_file_name("label of a method", self.label)
         self.build()
 
     def build(self) -> Any:

@@ -174,17 +174,22 @@ class TestFolder:
     @pytest.mark.parametrize(
         "name",
         [
-            "cell.json", "log.txt", "cell.lock", "cell.lock.holder", ".config.json.abc1_xyz",
-            ".checkpoint.safetensors.12345678", ".cell.json.abcdefgh",
+            "cell.json", "log.txt", "cell.lock", "cell.lock.holder", ".ppl_vae-abc1_xyz.tmp",
         ],
     )  # fmt: skip
     def test_takes_what_a_study_or_a_kill_left_there(self, name, tmp_path):
-        (tmp_path / name).write_text("?")
+        if name.startswith("."):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "config.json").write_text("?")
+        else:
+            (tmp_path / name).write_text("?")
         train(tmp_path, epochs=1)
         assert (tmp_path / name).exists() == (not name.startswith("."))
         assert leftovers(tmp_path) == []
 
-    @pytest.mark.parametrize("name", ["notes.txt", "x.csv", ".config.json", ".hidden", ".bashrc"])
+    @pytest.mark.parametrize(
+        "name", ["notes.txt", "x.csv", ".config.json", ".config.json.abc1_xyz", ".bashrc"]
+    )
     def test_does_not_take_a_folder_of_something_else(self, name, tmp_path):
         (tmp_path / name).write_text("?")
         with pytest.raises(ValueError, match="is not empty and holds no run"):
@@ -193,11 +198,12 @@ class TestFolder:
 
     def test_a_run_gone_on_removes_leftovers_and_nothing_else(self, tmp_path):
         train(tmp_path, epochs=1)
-        mine = tmp_path / ".my.settings"
-        for path in (mine, tmp_path / ".history.csv.a1b2c3d4"):
+        mine = [tmp_path / name for name in (".notes.old.20240101", ".env.local.password")]
+        for path in mine:
             path.write_text("?")
+        (tmp_path / ".ppl_vae-a1b2c3d4.tmp").mkdir()
         train(tmp_path, epochs=2)
-        assert mine.exists()
+        assert all(path.exists() for path in mine)
         assert leftovers(tmp_path) == []
 
     def test_what_a_failed_attempt_left_goes_with_the_next(self, tmp_path):
