@@ -4,7 +4,6 @@ Nothing heavy is imported here: ``ppl_vae`` loads its parts on first use, so tha
 """
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -39,8 +38,6 @@ for command in (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every failure a user can cause is one line and a non-zero exit."""
-    # So that module:Class finds a class in the folder one works in; last, to shadow nothing.
-    sys.path.append(str(Path.cwd()))
     try:
         cli.main(args=arguments, prog_name="ppl-vae", standalone_mode=False)
     except click.UsageError as error:

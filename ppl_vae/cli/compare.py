@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.config import PartSpec, config_of
+from ppl_vae.cli.config import ObjectiveName, PartSpec, config_of
 from ppl_vae.cli.options import evaluation, live, model, place
 from ppl_vae.cli.setting import setting
 from ppl_vae.cli.study import show_results
@@ -19,6 +19,7 @@ COMPARED = ("elbo", "iwae:50")
 @setting(
     "--objective",
     "objectives",
+    type=ObjectiveName(),
     otherwise=f"{' and '.join(COMPARED)}; {COMPARED[0]} where priors, guides or networks are "
     "compared",
     multiple=True,

@@ -1,6 +1,7 @@
 """Options to the settings of a run, typed or read from a file."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,21 @@ from ppl_vae.names import unknown_name
 from ppl_vae.settings_file import parse_settings
 
 
+def import_from_here() -> None:
+    """Let classes be found in the folder one works in; last, to shadow nothing."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
 def config_of(settings: dict[str, Any]) -> Any:
     """The settings of a run, checked: a ``RunConfig``."""
     settings = _one_limit(settings)
     data = settings["data"]
     if Path(data).suffix and Path(data).exists():
         data = str(Path(data).resolve())
-    return pv.runs.RunConfig.from_mapping({**settings, "data": data})
+    # Whoever types a class, or has it in a file of settings, wants it imported.
+    return pv.runs.RunConfig.from_mapping({**settings, "data": data}, trust=True)
 
 
 def _one_limit(settings: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +84,22 @@ class PartSpec(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         """As it is, if it is one of the two."""
         if not isinstance(value, str | Mapping):
             self.fail(f"give a name or a mapping with class_path, got {value!r}", param, ctx)
+        known = {name: part for parts in pv.runs.PARTS.values() for name, part in parts.items()}
+        if pv.runs.outside_class(value, known):
+            import_from_here()
         return value
+
+
+class ObjectiveName(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """An objective: a name with its arguments, or module:Class."""
+
+    name = "objective"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """As it is, as text."""
+        if pv.runs.outside_objective(str(value)):
+            import_from_here()
+        return str(value)
 
 
 def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:

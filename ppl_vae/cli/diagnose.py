@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import place
+from ppl_vae.cli.options import place, trust
 from ppl_vae.cli.output import show
 from ppl_vae.cli.setting import setting
 
@@ -51,6 +51,7 @@ DIAGNOSIS = "runs.diagnose_run"
     is_flag=True,
     help="Find the best flow for each datum too (takes the extra flows, and minutes).",
 )
+@trust
 @place
 def diagnose(
     folder: Path,
@@ -63,13 +64,14 @@ def diagnose(
     flow: bool,
     data_root: Path | None,
     device: str,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Say what a trained run is like: gaps, information, calibration, rate against distortion.
 
     Finished parts are kept in the run's folder: the same command goes on where it stopped.
     """
-    run = pv.runs.open_run(folder, data_root=data_root, device=device)
+    run = pv.runs.open_run(folder, data_root=data_root, device=device, trust=trust)
     found = pv.runs.diagnose_run(
         run,
         limit=limit,

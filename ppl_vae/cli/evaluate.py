@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import engine, estimator, evaluation, place
+from ppl_vae.cli.options import engine, estimator, evaluation, place, trust
 from ppl_vae.cli.output import show
 from ppl_vae.cli.setting import setting
 
@@ -40,6 +40,7 @@ from ppl_vae.cli.setting import setting
     is_flag=True,
     help="Print the evaluations that the run's folder holds, and compute nothing.",
 )
+@trust
 @place
 def evaluate(
     folder: Path,
@@ -55,6 +56,7 @@ def evaluate(
     listed: bool,
     data_root: Path | None,
     device: str,
+    trust: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -69,7 +71,7 @@ def evaluate(
         show(text, {"evaluations": [each.summary() for each in found]}, as_json)
         return
     estimator = pv.runs.build_estimator(method, options)
-    run = pv.runs.open_run(folder, data_root=data_root, device=device)
+    run = pv.runs.open_run(folder, data_root=data_root, device=device, trust=trust)
     programs = run.vae.model, run.vae.guide
     rows = run.rows(split, limit)
     sandwich, pictures = None, []
@@ -89,6 +91,7 @@ def evaluate(
             pv.studies.build_engine(engine, resources, address),
             data_root=data_root,
             device=device,
+            trust=trust,
             **on,
         )
     else:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.config import config_of
+from ppl_vae.cli.config import ObjectiveName, config_of
 from ppl_vae.cli.options import distributions, live, model, place
 from ppl_vae.cli.output import show
 from ppl_vae.cli.setting import setting
@@ -17,6 +17,7 @@ from ppl_vae.cli.setting import setting
 @setting(
     "--objective",
     of="runs.RunConfig",
+    type=ObjectiveName(),
     metavar="NAME",
     help="elbo, stl, iwae:K (K particles), dreg:K, ... (ppl-vae objectives lists them), or "
     "module:Class.",

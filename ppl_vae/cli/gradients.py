@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import place
+from ppl_vae.cli.config import ObjectiveName
+from ppl_vae.cli.options import place, trust
 from ppl_vae.cli.output import require_writable, show
 from ppl_vae.cli.setting import default_of, setting
 
@@ -30,6 +31,7 @@ def _replicates() -> str:
 @click.option(
     "--objective",
     "names",
+    type=ObjectiveName(),
     multiple=True,
     default=("iwae", "iwae-stl", "dreg"),
     show_default=True,
@@ -67,6 +69,7 @@ def _replicates() -> str:
     metavar="FOLDER",
     help="Folder of the table, the numbers and the picture.",
 )
+@trust
 @place
 def gradients(
     model: str,
@@ -78,6 +81,7 @@ def gradients(
     folder: Path,
     data_root: Path | None,
     device: str,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Measure the gradients of objectives: bias, variance, signal-to-noise ratio against K.
@@ -96,7 +100,7 @@ def gradients(
         require_writable(folder)
         bench = pv.diagnostics.linear_gaussian_bench(families, **number, seed=seed)
     else:
-        run = pv.runs.open_run(Path(model), data_root=data_root, device=device)
+        run = pv.runs.open_run(Path(model), data_root=data_root, device=device, trust=trust)
         require_writable(folder)
         bench = pv.diagnostics.gradient_statistics(
             run.vae.model,

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import place
+from ppl_vae.cli.options import place, trust
 from ppl_vae.cli.output import show
 from ppl_vae.cli.setting import setting
 
@@ -39,6 +39,7 @@ from ppl_vae.cli.setting import setting
     metavar="FILE",
     help="CSV file to write.  [default: imputed.csv in the run's folder]",
 )
+@trust
 @place
 def impute(
     folder: Path,
@@ -49,6 +50,7 @@ def impute(
     out: Path | None,
     data_root: Path | None,
     device: str,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Fill in the missing cells of a table by draws given the observed ones.
@@ -56,7 +58,7 @@ def impute(
     Writes all completed tables one below the other, numbered in a column `imputation`, and beside
     them the single best one, whose name ends in -point. Observed cells are copied from the file.
     """
-    run = pv.runs.open_run(folder, data_root=data_root, device=device)
+    run = pv.runs.open_run(folder, data_root=data_root, device=device, trust=trust)
     found = pv.runs.impute_run(run, data, num_draws=draws, num_particles=particles, seed=seed)
     paths = pv.report.write_imputation(found, out or folder / "imputed.csv")
     text = f"{found}\nwritten: {', '.join(map(str, paths))}"

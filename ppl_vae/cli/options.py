@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.config import Columns, PartSpec, Sizes, read_config
+from ppl_vae.cli.config import Columns, PartSpec, Sizes, import_from_here, read_config
 from ppl_vae.cli.setting import setting
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,6 +58,23 @@ place = options(
         help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else."),
+)
+
+
+def _trusted(_ctx: click.Context, _param: click.Parameter, given: bool) -> bool:
+    if given:
+        import_from_here()
+    return given
+
+
+trust = options(
+    click.option(
+        "--trust",
+        is_flag=True,
+        callback=_trusted,
+        help="Import classes from outside of this package that the file or folder names, which "
+        "runs their code: only where you know who wrote it.",
+    ),
 )
 
 model = options(

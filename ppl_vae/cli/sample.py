@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import place
+from ppl_vae.cli.options import place, trust
 from ppl_vae.cli.output import show
 from ppl_vae.cli.setting import setting
 
@@ -19,11 +19,18 @@ from ppl_vae.cli.setting import setting
     help="Columns of the pictures.",
 )
 @setting("--seed", of="report.write_sample_figures", type=int, help="Seed of the draws.")
+@trust
 @place
 def sample(
-    folder: Path, count: int, seed: int, data_root: Path | None, device: str, as_json: bool
+    folder: Path,
+    count: int,
+    seed: int,
+    data_root: Path | None,
+    device: str,
+    trust: bool,
+    as_json: bool,
 ) -> None:
     """Draw pictures: the decoder's mean for draws from the prior, and reconstructions."""
-    run = pv.runs.open_run(folder, data_root=data_root, device=device)
+    run = pv.runs.open_run(folder, data_root=data_root, device=device, trust=trust)
     paths = pv.report.write_sample_figures(run, count=count, seed=seed)
     show("\n".join(map(str, paths)), {"files": [str(path) for path in paths]}, as_json)

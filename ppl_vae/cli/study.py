@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import DATA_HELP, engine, place
+from ppl_vae.cli.options import DATA_HELP, engine, place, trust
 from ppl_vae.cli.output import fail, show
 from ppl_vae.cli.setting import setting
 from ppl_vae.files import write_atomically
@@ -44,6 +44,7 @@ def init(file: Path, data: str, force: bool) -> None:
 )
 @engine
 @click.option("--tensorboard", is_flag=True, help="Write learning curves for TensorBoard too.")
+@trust
 @place
 def run(
     file: Path,
@@ -55,6 +56,7 @@ def run(
     tensorboard: bool,
     data_root: Path | None,
     device: str,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Carry out a study's FILE, going on from what its folder holds.
@@ -62,7 +64,7 @@ def run(
     Every cell, a training run and its evaluation, is done once, however often this is stopped or
     killed. Cells that failed are tried again.
     """
-    planned = pv.studies.read_study(file)
+    planned = pv.studies.read_study(file, trust=trust)
     resources = pv.studies.Resources(
         planned.resources.cpus if cpus is None else cpus,
         planned.resources.gpus if gpus is None else gpus,
@@ -80,19 +82,21 @@ def run(
 
 @study.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER|FILE")
+@trust
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
-def status(folder: Path, as_json: bool) -> None:
+def status(folder: Path, trust: bool, as_json: bool) -> None:
     """Say how far a study is, running or not."""
-    results = pv.studies.open_study(_folder(folder))
+    results = pv.studies.open_study(_folder(folder), trust=trust)
     show(pv.studies.format_status(results), pv.studies.status_summary(results), as_json)
 
 
 @study.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER|FILE")
+@trust
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
-def report(folder: Path, as_json: bool) -> None:
+def report(folder: Path, trust: bool, as_json: bool) -> None:
     """Make the page and the tables anew, of the cells that are done so far."""
-    results = pv.studies.open_study(_folder(folder))
+    results = pv.studies.open_study(_folder(folder), trust=trust)
     pv.studies.write_results(results)
     show_results(results, as_json)
 
@@ -107,7 +111,8 @@ def report(folder: Path, as_json: bool) -> None:
     metavar="FACTOR=LEVEL",
     help="Another level of a factor (repeat), such as objective=iwae:5.",
 )
-def add(file: Path, seeds: int | None, levels: tuple[str, ...]) -> None:
+@trust
+def add(file: Path, seeds: int | None, levels: tuple[str, ...], trust: bool) -> None:
     """Add seeds or levels to a study's FILE; run it again for the new cells."""
     added: dict[str, list[str]] = {}
     for text in levels:
@@ -115,7 +120,7 @@ def add(file: Path, seeds: int | None, levels: tuple[str, ...]) -> None:
         if not equals or not level:
             raise click.BadParameter(f"write FACTOR=LEVEL, got {text}", param_hint="--level")
         added.setdefault(factor.strip(), []).append(level.strip())
-    planned = pv.studies.add_to_study(file, seeds=seeds or 0, levels=added)
+    planned = pv.studies.add_to_study(file, seeds=seeds or 0, levels=added, trust=trust)
     click.echo(f"{file}: {_size(planned)}; carry out the new ones: ppl-vae study run {file}")
 
 

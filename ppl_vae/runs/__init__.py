@@ -20,9 +20,15 @@ from ppl_vae.runs.evaluations import (
 from ppl_vae.runs.families import over_particles, with_particles
 from ppl_vae.runs.imputation import ImputedTable, impute_run
 from ppl_vae.runs.normalizers import Normalizer, find_normalizers
-from ppl_vae.runs.objective_names import OBJECTIVES, SHAPINGS, parse_objective, takes_kl_shaping
+from ppl_vae.runs.objective_names import (
+    OBJECTIVES,
+    SHAPINGS,
+    outside_objective,
+    parse_objective,
+    takes_kl_shaping,
+)
 from ppl_vae.runs.part_names import PARTS
-from ppl_vae.runs.parts import form
+from ppl_vae.runs.parts import form, outside_class
 from ppl_vae.runs.replay import replay_run
 from ppl_vae.runs.run import Rows, Run, Split, evaluate_run, open_run, train_run
 from ppl_vae.runs.sharded import evaluate_sharded
@@ -55,6 +61,8 @@ __all__ = [
     "method_default",
     "methods_taking",
     "open_run",
+    "outside_class",
+    "outside_objective",
     "over_particles",
     "parse_objective",
     "replay_run",

@@ -14,7 +14,7 @@ from ppl_vae.objectives import Objective
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.runs.build import Parts, Sizes, build
 from ppl_vae.runs.naming import require_known
-from ppl_vae.runs.objective_names import parse_objective
+from ppl_vae.runs.objective_names import outside_objective, parse_objective
 from ppl_vae.runs.part_names import (
     DECODER_NETWORKS,
     ENCODER_NETWORKS,
@@ -22,7 +22,7 @@ from ppl_vae.runs.part_names import (
     LIKELIHOODS,
     PRIORS,
 )
-from ppl_vae.runs.parts import PartSpec, parse_part
+from ppl_vae.runs.parts import PartSpec, outside_class, parse_part
 from ppl_vae.schedules import Burda, Constant, Cosine, Exponential, Schedule
 from ppl_vae.training import Budget, parse_step
 from ppl_vae.vae import VAE, HierarchicalVAE
@@ -34,6 +34,7 @@ SCHEDULES: dict[str, Callable[[float], Schedule]] = {
     "burda": Burda,
 }
 BINARIZATIONS = ("auto", "none", "static", "dynamic")
+_KNOWN = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES, "network": ENCODER_NETWORKS}
 LIMITS = ("updates", "seconds", "decoder_evaluations")
 """Settings that end training in place of ``epochs``; at most one of the four is given."""
 EPOCHS = 100
@@ -119,12 +120,19 @@ class RunConfig:
         return json.dumps(asdict(self), indent=2)
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> "RunConfig":
+    def from_mapping(cls, values: Mapping[str, Any], *, trust: bool = False) -> "RunConfig":
         """The configuration with these values.
 
+        Args:
+            values: Setting to value, as a file has them.
+            trust: Take classes from outside of this package, whose code then runs. Leave it where
+                the values come from a file that somebody else may have written.
+
         Raises:
-            ValueError: If a name is unknown.
+            ValueError: If a name is unknown, or names such a class without trust.
         """
+        if not trust:
+            require_ours(values)
         known = [field.name for field in fields(cls)]
         for name in values:
             require_known("setting", name, known)
@@ -217,6 +225,22 @@ class RunConfig:
         )
         with seeded(self.seed, Stream.INITIALIZATION):
             return build(self.parts, sizes, dataset, self.seed)
+
+
+def require_ours(values: Mapping[str, Any]) -> None:
+    """Check that settings name classes of this package only; imports nothing.
+
+    Raises:
+        ValueError: If one names another class.
+    """
+    outside = outside_objective(values.get("objective"))
+    for name, known in _KNOWN.items():
+        outside = outside or outside_class(values.get(name), known)
+    if outside is not None:
+        raise ValueError(
+            f"the file names {outside[:100]!r}, which is no class of this package: to import it "
+            "runs its code; if you trust the file and that code, give --trust (trust=True)."
+        )
 
 
 # A study of a thousand runs names the same few parts again and again.

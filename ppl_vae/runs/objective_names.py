@@ -26,7 +26,7 @@ from ppl_vae.objectives import (
     LinearAnnealing,
     Objective,
 )
-from ppl_vae.runs.naming import require_known, resolve
+from ppl_vae.runs.naming import is_class_path, is_ours, require_known, resolve
 
 _NOT_TYPED = ("kl", "max_plate_nesting", "per_dimension")
 """Parameters that have other ways to be given, or none, on the command line."""
@@ -106,6 +106,15 @@ def parse_objective(text: str) -> Objective:
     return objective
 
 
+def outside_objective(text: object) -> str | None:
+    """``module:Class`` where an objective is from outside of this package; imports nothing."""
+    if not isinstance(text, str):
+        return None
+    name = ":".join(text.partition("+")[0].split(":")[:2])
+    is_name = name.partition(":")[0] in OBJECTIVES or not is_class_path(name)
+    return None if is_name or is_ours(name) else name
+
+
 def takes_kl_shaping(name: str) -> bool:
     """Whether the objective of this name has KL terms of its own."""
     build = OBJECTIVES[name].build
@@ -124,10 +133,10 @@ def _imported(text: str, extra: dict[str, Any]) -> Objective:
     module, _, rest = text.partition(":")
     attribute, _, arguments = rest.partition(":")
     known = {name: named.build for name, named in OBJECTIVES.items()}
-    cls = resolve("objective", f"{module}:{attribute}", known)
-    built = _build("objective", text, _own(f"{module}:{attribute}", cls), arguments, extra)
-    if not isinstance(built, Objective):
-        raise ValueError(f"objective {text!r} is a {type(built).__name__}, no ppl_vae.Objective.")
+    cls = resolve("objective", f"{module}:{attribute}", known, Objective)
+    built: Objective = _build(
+        "objective", text, _own(f"{module}:{attribute}", cls), arguments, extra
+    )
     return built
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from jsonargparse import ArgumentParser
+from torch.nn import Module
 
-from ppl_vae.runs.naming import require_known, resolve
+from ppl_vae.runs.naming import is_class_path, is_ours, require_known, resolve
 
 PartSpec = str | Mapping[str, Any]
 """A part as it is written."""
@@ -48,7 +49,7 @@ class Part:
     Attributes:
         kind: ``prior``, ``likelihood``, ``guide`` or ``network``, for messages.
         text: The part as it was written.
-        build: The class, or a function like one.
+        build: The class.
         arguments: Its own arguments, those with defaults too.
     """
 
@@ -101,6 +102,19 @@ def parse_part(kind: str, spec: PartSpec, known: Mapping[str, Callable[..., Any]
     return Part(kind, text, build, _checked(kind, text, build, given))
 
 
+def outside_class(spec: object, known: Mapping[str, Any]) -> str | None:
+    """``module:Class`` where a part names a class from outside of this package; imports nothing."""
+    if isinstance(spec, Mapping):
+        path = spec.get("class_path")
+        is_path = isinstance(path, str) and path not in known and bool(re.search("[.:]", path))
+    elif isinstance(spec, str):
+        path = _name_of(spec, known)[0]
+        is_path = is_class_path(path)
+    else:
+        return None
+    return str(path) if is_path and not is_ours(str(path)) else None
+
+
 def _from_mapping(
     kind: str, spec: Mapping[str, Any], known: Mapping[str, Callable[..., Any]]
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -112,18 +126,24 @@ def _from_mapping(
     if path not in known and ":" not in path and "." in path:
         module, _, name = path.rpartition(".")
         path = f"{module}:{name}"
-    return resolve(kind, path, known), dict(arguments)
+    return resolve(kind, path, known, Module), dict(arguments)
 
 
 def _from_text(
     kind: str, text: str, known: Mapping[str, Callable[..., Any]]
 ) -> tuple[Callable[..., Any], list[str]]:
+    name, rest = _name_of(text, known)
+    values = [value.strip() for value in _SEPARATOR.split(rest)] if rest else []
+    return resolve(kind, name, known, Module), values
+
+
+def _name_of(text: str, known: Mapping[str, Any]) -> tuple[str, str]:
+    """The name, or module:Class, and the arguments behind it."""
     name, _, rest = text.partition(":")
     if name not in known and rest:
         attribute, _, rest = rest.partition(":")
         name = f"{name}:{attribute}"
-    values = [value.strip() for value in _SEPARATOR.split(rest)] if rest else []
-    return resolve(kind, name, known), values
+    return name, rest
 
 
 def _by_name(kind: str, text: str, build: Callable[..., Any], values: list[str]) -> dict[str, str]:
@@ -163,11 +183,27 @@ def _checked(
     asked = inspect.signature(build).parameters
     skipped: set[str | int] = {name for name in _filled_in(build) if name in asked}
     add(build, skip=skipped)
+    require_no_aliases(given)
     try:
         found = parser.parse_object(dict(given)).as_dict()
     except ArgumentError as error:
         raise ValueError(f"{kind} {text}: {_reason(error, given)}. {_taken(build)}") from error
     return {p.name: found[p.name] for p in own_parameters(build)}
+
+
+def require_no_aliases(values: Mapping[str, Any]) -> None:
+    """Refuse text with YAML's aliases, which the parser would unfold without a bound.
+
+    Raises:
+        ValueError: If a value, or an entry of one, is such a text.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) and re.search(r"&\w", value) and re.search(r"\*\w", value):
+            raise ValueError(f"{name} cannot be {value[:100]!r}: aliases are not taken.")
+        if isinstance(value, Mapping):
+            require_no_aliases(value)
+        elif isinstance(value, list | tuple):
+            require_no_aliases({f"{name} {number}": v for number, v in enumerate(value)})
 
 
 def _reason(error: ArgumentError, given: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from ppl_vae.training import NON_FINITE, NonFiniteError, replay_non_finite
 
 
 def replay_run(
-    folder: Path, *, data_root: Path | None = None, device: str = "auto"
+    folder: Path, *, data_root: Path | None = None, device: str = "auto", trust: bool = False
 ) -> NonFiniteError | None:
     """Make the update again at which the run in a folder stopped.
 
@@ -16,6 +16,7 @@ def replay_run(
         folder: Of the run; it holds ``non-finite.safetensors`` then.
         data_root: Folder of the data sets: the model is built for the data.
         device: Where to compute; another device than then has other random numbers.
+        trust: Take classes from outside of this package, whose code then runs.
 
     Returns:
         What the run ended with; None if the update is finite here.
@@ -24,7 +25,7 @@ def replay_run(
         FileNotFoundError: If the folder holds no run, or none that ended so.
         ValueError: If a file is damaged.
     """
-    config = RunConfig.from_mapping(read_config(folder)["config"])
+    config = RunConfig.from_mapping(read_config(folder)["config"], trust=trust)
     if not (folder / NON_FINITE).is_file():
         raise FileNotFoundError(f"{folder} holds no {NON_FINITE}: no update of it was not finite.")
     objective, _ = config.objects()

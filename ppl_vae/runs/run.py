@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -176,15 +177,25 @@ def train_run(
     return Run(folder, config, dataset, vae, result.history), result
 
 
-def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto") -> Run:
+def open_run(
+    folder: Path, *, data_root: Path | None = None, device: str = "auto", trust: bool = False
+) -> Run:
     """Read a run back, with the parameters it kept.
+
+    Args:
+        folder: Of the run.
+        data_root: Folder of the data sets.
+        device: Where to put the model.
+        trust: Take classes from outside of this package that the folder names: their code then
+            runs, whoever wrote the folder.
 
     Raises:
         FileNotFoundError: If the folder holds no run.
-        ValueError: If a file of it is damaged, or the data are not those it was trained on.
+        ValueError: If a file of it is damaged, the data are not those it was trained on, or it
+            names classes of others without ``trust``.
     """
     saved = read_config(folder)
-    config = RunConfig.from_mapping(saved["config"])
+    config = RunConfig.from_mapping(saved["config"], trust=trust)
     checkpoint = Checkpoint.load(folder / CHECKPOINT)
     dataset = config.load(data_root)
     _require_same_data(folder, saved, dataset)
@@ -271,7 +282,7 @@ def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
     """Write the configuration, or check that the folder's own is the same but for the budget."""
     if (folder / CONFIG).exists():
         saved = read_config(folder)
-        require_same_settings(folder, RunConfig.from_mapping(saved["config"]), config)
+        require_same_settings(folder, saved["config"], config)
         _require_same_data(folder, saved, dataset)
     elif folder.exists() and any(_is_foreign(path) for path in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run: choose another --out.")
@@ -289,18 +300,25 @@ def _is_foreign(path: Path) -> bool:
     return not (ours or path.name in _OF_A_STUDY)
 
 
-def require_same_settings(folder: Path, saved: RunConfig, config: RunConfig) -> None:
+def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunConfig) -> None:
     """Check that a run planned into a folder can go on from the one that is there.
+
+    Args:
+        folder: Of the run.
+        saved: The settings in the folder; compared as they are written, so that nothing that they
+            name is imported.
+        config: The settings planned.
 
     Raises:
         ValueError: If it is another run; names the settings that differ.
     """
     objective, schedule = config.objects()
+    before = RunConfig.from_mapping(saved, trust=True)
     # A schedule or an annealed objective spreads over the budget; others may be given a longer one.
     may_differ = set()
     if isinstance(schedule, Constant) and not objective.anneals:
-        may_differ = {"epochs", *(LIMITS if saved.budget.kind == config.budget.kind else ())}
-    there, here = saved.complete(), config.complete()
+        may_differ = {"epochs", *(LIMITS if before.budget.kind == config.budget.kind else ())}
+    there, here = json.loads(json.dumps(asdict(before))), config.complete()
     other = [
         f"{name} {there.get(name)} there, {value} here"
         for name, value in here.items()

@@ -34,6 +34,7 @@ class ShardTask:
         seed: Of the draws of the whole.
         path: Where its result goes.
         identity: What the result is computed from.
+        trust: As of :func:`~ppl_vae.runs.open_run`.
     """
 
     run: Path
@@ -46,6 +47,7 @@ class ShardTask:
     seed: int
     path: Path
     identity: Identity
+    trust: bool = False
 
 
 def evaluate_sharded(
@@ -60,6 +62,7 @@ def evaluate_sharded(
     data_root: Path | None = None,
     device: str = "auto",
     progress: bool = True,
+    trust: bool = False,
 ) -> Evidence:
     """Estimate log p(x) of a trained run, the data cut into parts that an engine runs.
 
@@ -79,6 +82,7 @@ def evaluate_sharded(
         data_root: Folder of the data sets.
         device: Where workers compute.
         progress: Show a progress bar.
+        trust: Take classes from outside of this package, whose code then runs.
 
     Raises:
         FileNotFoundError: If the folder holds no run.
@@ -87,7 +91,7 @@ def evaluate_sharded(
     """
     place, sharded = Path(folder), Sharded(estimator, shards)
     # The model is only opened to see what it is: it need not take a worker's place on a device.
-    run = open_run(place, data_root=data_root, device="cpu")
+    run = open_run(place, data_root=data_root, device="cpu", trust=trust)
     rows = run.rows(split, limit)
     parts = sharded.parts(len(rows), seed)
     # Workers may have devices that this process has not.
@@ -101,7 +105,7 @@ def evaluate_sharded(
         ShardTask(
             place, sharded, part, split, limit, data_root, device, seed,
             unfinished / f"{part.number}.nc",
-            replace(identity, settings=f"part {part.number} of {identity.settings}"),
+            replace(identity, settings=f"part {part.number} of {identity.settings}"), trust,
         )
         for part in parts
     ]  # fmt: skip
@@ -116,7 +120,7 @@ def evaluate_sharded(
 def evaluate_shard(task: ShardTask) -> int:
     """Estimate log p(x) of a part of the data and keep it in a file; its number of data."""
     if read_evaluation(task.path, task.identity) is None:
-        run = open_run(task.run, data_root=task.data_root, device=task.device)
+        run = open_run(task.run, data_root=task.data_root, device=task.device, trust=task.trust)
         rows = run.rows(task.split, task.limit)
         # The worker has opened the run by itself: what it evaluates may be trained on since.
         here = run.identity(task.identity.settings, rows, task.seed)

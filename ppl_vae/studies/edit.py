@@ -14,7 +14,11 @@ from ppl_vae.studies.plan import Study
 
 
 def add_to_study(
-    path: Path, *, seeds: int = 0, levels: Mapping[str, Sequence[str]] | None = None
+    path: Path,
+    *,
+    seeds: int = 0,
+    levels: Mapping[str, Sequence[str]] | None = None,
+    trust: bool = False,
 ) -> Study:
     """Add seeds, the next ones, and levels of factors to a study's file.
 
@@ -25,6 +29,7 @@ def add_to_study(
         seeds: How many more.
         levels: Factor to more levels of it. A factor that is not there yet gets the setting that
             all arms had as its first level, which changes the arms' names, so it is refused.
+        trust: As for :func:`~ppl_vae.studies.read_study`.
 
     Returns:
         The study as it is planned now.
@@ -33,7 +38,7 @@ def add_to_study(
         ValueError: If nothing is added, or the new plan is wrong; the file is left as it was.
         FileNotFoundError: If there is no such file.
     """
-    before = read_study(path)
+    before = read_study(path, trust=trust)
     levels = levels or {}
     if seeds < 0 or (seeds == 0 and not any(levels.values())):
         raise ValueError("nothing to add: give --seeds N or --level FACTOR=LEVEL.")
@@ -51,7 +56,7 @@ def add_to_study(
                 values["factors"][factor].append(level)
 
     text = _changed(path, change)
-    planned = parse_study(text, path)
+    planned = parse_study(text, path, trust=trust)
     write_atomically(path, text)
     return planned
 

@@ -12,12 +12,14 @@ from jsonargparse import ArgumentParser
 
 from ppl_vae.runs import RunConfig
 from ppl_vae.runs.naming import require_known
+from ppl_vae.runs.parts import PartSpec, require_no_aliases
 from ppl_vae.settings_file import parse_settings, write_yaml_text
 from ppl_vae.studies.plan import Method, Resources, Study
 
 BUDGETS = ("epochs", "updates", "seconds", "decoder_evaluations")
 """What the training of a cell may be limited by, one of them."""
 
+_PARTS = ("prior", "likelihood", "guide", "network")
 _KEYS = (
     "question",
     "config",
@@ -32,20 +34,24 @@ _KEYS = (
 )
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, *, trust: bool = False) -> Study:
     """The study that a file plans, all of it checked.
 
     A file of data that is not found from where one is, is looked for beside the study's file.
+
+    Args:
+        path: The file.
+        trust: Take classes from outside of this package that it names: their code then runs.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no YAML or TOML, or something in it is unknown or out of range; names
             the file and the entry.
     """
-    return parse_study(_text(path), path)
+    return parse_study(_text(path), path, trust=trust)
 
 
-def parse_study(text: str, path: Path) -> Study:
+def parse_study(text: str, path: Path, *, trust: bool = False) -> Study:
     """The study that a text plans, which is or will be the content of the file ``path``.
 
     Raises:
@@ -58,7 +64,7 @@ def parse_study(text: str, path: Path) -> Study:
     if not isinstance(values, dict) or not values:
         raise ValueError(f"{path} plans nothing: ppl-vae study init writes one to start from.")
     try:
-        return study_from_mapping(_beside(values, path), text=text)
+        return study_from_mapping(_beside(values, path), text=text, trust=trust)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -85,8 +91,13 @@ def _beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
     return values
 
 
-def study_from_mapping(values: Mapping[str, Any], text: str = "") -> Study:
+def study_from_mapping(values: Mapping[str, Any], text: str = "", *, trust: bool = False) -> Study:
     """The study with these values, as a file has them.
+
+    Args:
+        values: Of the file.
+        text: The file's own text.
+        trust: As for :func:`read_study`.
 
     Raises:
         ValueError: If a name is unknown or a value out of range or of a wrong type.
@@ -99,7 +110,7 @@ def study_from_mapping(values: Mapping[str, Any], text: str = "") -> Study:
     config = _mapping("config", values.get("config"))
     if "seed" in config:
         raise ValueError("config: seed is not a setting of a study: give seeds.")
-    base = _config({**config, **_budget(values.get("budget"))})
+    base = _config({**config, **_budget(values.get("budget"))}, trust=trust)
     chosen: dict[str, Any] = {}
     for name in ("question", "reference"):
         if values.get(name) is not None:
@@ -112,7 +123,7 @@ def study_from_mapping(values: Mapping[str, Any], text: str = "") -> Study:
         chosen["measures"] = tuple(map(str, _list("measures", values["measures"])))
     return Study(
         config=base,
-        factors=_factors(base, _mapping("factors", values.get("factors"))),
+        factors=_factors(base, _mapping("factors", values.get("factors")), trust),
         resources=Resources(**resources),
         text=text,
         **chosen,
@@ -219,7 +230,7 @@ def _method(value: Any) -> Method:
     return Method(name, {key.replace("-", "_"): entry for key, entry in options.items()}, label)
 
 
-def _factors(base: RunConfig, values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+def _factors(base: RunConfig, values: Mapping[str, Any], trust: bool) -> dict[str, tuple[Any, ...]]:
     """Every level as the setting's own type."""
     if not values:
         return {"objective": (base.objective,)}
@@ -229,7 +240,7 @@ def _factors(base: RunConfig, values: Mapping[str, Any]) -> dict[str, tuple[Any,
         require_known("factor", setting, _settings())
         if not isinstance(levels, list | tuple):
             raise ValueError(f"factor {name} is a list of levels, got {levels!r}.")
-        given = [_config({setting: level}, setting) for level in levels]
+        given = [_config({setting: level}, setting, trust=trust) for level in levels]
         found[setting] = tuple(getattr(config, setting) for config in given)
     return found
 
@@ -238,20 +249,29 @@ def _settings() -> list[str]:
     return [field.name for field in fields(RunConfig)]
 
 
-def _config(values: Mapping[str, Any], only: str | None = None) -> RunConfig:
+def _config(values: Mapping[str, Any], only: str | None = None, *, trust: bool) -> RunConfig:
     """Settings converted to their annotated types; all, or one, which takes less time."""
     given = {name.replace("-", "_"): value for name, value in values.items()}
     for name in given:
         require_known("setting", name, _settings())
+    require_no_aliases(given)
+    # Not for the parser, which would import whatever classes are named inside.
+    parts = {name: _part(name, given.pop(name)) for name in _PARTS if name in given}
     try:
         parsed = _parser(only).parse_object(given).as_dict()
         _require_as_written(given, parsed)
-        return RunConfig.from_mapping(parsed)
     except ArgumentError as error:
         wrong = next((n for n in given if f'"{n}"' in str(error) or f"'{n}'" in str(error)), None)
         if wrong is None:
             raise ValueError(" ".join(str(error).split())) from error
         raise ValueError(f"{wrong} cannot be {given[wrong]!r}.") from error
+    return RunConfig.from_mapping({**parsed, **parts}, trust=trust)
+
+
+def _part(name: str, value: Any) -> PartSpec:
+    if not isinstance(value, str | Mapping):
+        raise ValueError(f"{name} cannot be {value!r}: give a name or a mapping with class_path.")
+    return value
 
 
 def _require_as_written(given: Mapping[str, Any], parsed: Mapping[str, Any]) -> None:
@@ -265,6 +285,8 @@ def _require_as_written(given: Mapping[str, Any], parsed: Mapping[str, Any]) -> 
 @cache
 def _parser(only: str | None) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
-    skipped: set[str | int] = set() if only is None else {n for n in _settings() if n != only}
+    skipped: set[str | int] = set(_PARTS)
+    if only is not None:
+        skipped |= {name for name in _settings() if name != only}
     parser.add_class_arguments(RunConfig, skip=skipped)
     return parser

@@ -285,8 +285,13 @@ class StudyResults:
         return notes
 
 
-def open_study(folder: str | os.PathLike[str]) -> StudyResults:
+def open_study(folder: str | os.PathLike[str], *, trust: bool = False) -> StudyResults:
     """Read a study's folder.
+
+    Args:
+        folder: Of the study.
+        trust: Take classes from outside of this package that its plan names: their code then runs,
+            whoever wrote the folder.
 
     Raises:
         FileNotFoundError: If it holds no study.
@@ -299,7 +304,7 @@ def open_study(folder: str | os.PathLike[str]) -> StudyResults:
     remedy = "delete it, and run the study's file again"
     saved = read_sealed(path, remedy)
     try:
-        study = study_from_mapping(saved["plan"], text=saved["text"])
+        study = study_from_mapping(saved["plan"], text=saved["text"], trust=trust)
         manifest = read_sealed(folder / MANIFEST, remedy)
     except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
         raise ValueError(f"{folder} holds a damaged study: {error}") from error

@@ -74,7 +74,8 @@ def test_a_failed_cell_is_a_failure_after_the_table(file, tmp_path, capsys, monk
         "    def bound(self, particles):\n        raise ValueError('spoilt.')\n"
     )
     file.write_text(STUDY.replace('"iwae:2"', '"spoilt_objective:Spoilt"'))
-    status, out, err = run(capsys, "study", "run", file)
+    assert "give --trust" in fails(capsys, "study", "run", file)
+    status, out, err = run(capsys, "study", "run", file, "--trust")
     assert status == 1
     assert "elbo" in out
     assert "failed: spoilt." in out

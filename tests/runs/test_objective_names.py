@@ -111,7 +111,7 @@ def test_names(text, expected):
         ("elbo+linear:0", "above 0, at most 1"),
         ("elbo+cyclical:0", "cycles must be"),
         ("no:E", "No module named 'no'"),
-        ("json:dumps:3", "no ppl_vae.Objective"),
+        ("json:dumps:3", "expected a subclass of ppl_vae.objectives"),
         ("ppl_vae.objectives:CIWAE:a", "num_particles is a whole number, got 'a'"),
     ],
 )

@@ -1,0 +1,228 @@
+"""What somebody else's folder or file may import: nothing, unless it is trusted."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+from ppl_vae.cli import main
+from ppl_vae.objectives import ELBO, Objective
+from ppl_vae.priors import StandardNormal
+from ppl_vae.runs import (
+    OBJECTIVES,
+    PARTS,
+    RunConfig,
+    open_run,
+    outside_class,
+    replay_run,
+    train_run,
+)
+from ppl_vae.runs.config import require_ours
+from ppl_vae.runs.naming import resolve
+from ppl_vae.runs.parts import own_parameters
+from ppl_vae.studies import open_study, read_study
+
+CONFIG = RunConfig(hidden=(8,), latent=2, epochs=1, batch_size=500, validation_particles=2)
+CANARY = "from pathlib import Path\nPath('ran').touch()\n"
+NOT_CLASSES = [
+    "pip._internal.cli.main:main", "torch:load", "pandas:read_pickle", "os:system",
+    "ppl_vae.files:write_atomically", "ppl_vae.netcdf:load_netcdf", "ppl_vae.runs.naming:importlib",
+    "subprocess:Popen", "ppl_vae.cli.config:PartSpec", "torch.nn:Moduel", "ppl_vae.vae:VAE",
+]  # fmt: skip
+
+
+class Outside(StandardNormal):
+    """A prior that is not of the package."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trust") / "run"
+    train_run(CONFIG, folder, device="cpu", progress=False)
+    return folder
+
+
+@pytest.fixture
+def stranger(trained, tmp_path, monkeypatch):
+    """A folder one works in, with a run and modules of somebody else in it."""
+    for path in trained.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for name in ("evil", "zuko", "arviz_plots", "ray", "tensorboard"):
+        (tmp_path / f"{name}.py").write_text(CANARY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", ".")])
+    yield tmp_path
+    assert not (tmp_path / "ran").exists()
+    assert "evil" not in sys.modules
+
+
+def with_settings(folder, **settings):
+    path = folder / "config.json"
+    saved = json.loads(path.read_text())
+    saved["config"] |= settings
+    path.write_text(json.dumps(saved))
+
+
+NAMED = [
+    {"prior": "evil:Prior"},
+    {"prior": "evil:Prior:3"},
+    {"prior": {"class_path": "evil.Prior"}},
+    {"likelihood": {"class_path": "evil:Prior", "init_args": {}}},
+    {"guide": "evil:Prior"},
+    {"network": {"class_path": "evil.Prior"}},
+    {"objective": "evil:Objective"},
+    {"objective": "evil:Objective:7+beta:4"},
+]
+
+
+@pytest.mark.parametrize("settings", NAMED, ids=str)
+def test_a_run_that_names_a_class_of_others_needs_trust(stranger, settings):
+    with_settings(stranger, **settings)
+    for read in (open_run, replay_run):
+        with pytest.raises(ValueError, match=r"names 'evil[.:]\w+', .* give --trust") as caught:
+            read(stranger)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["evil:3", "evil", "evil:", ".evil:Prior", "evil:Prior.__init__"])
+def test_a_name_that_is_no_class_s_path_is_unknown(stranger, name):
+    for setting in ("prior", "objective"):
+        with_settings(stranger, **{"prior": "normal", "objective": "elbo"} | {setting: name})
+        with pytest.raises(ValueError, match=r"unknown (prior|objective)|give --trust"):
+            open_run(stranger).config.objects()
+
+
+@pytest.mark.parametrize(
+    "path", [name for name in NOT_CLASSES if not name.startswith("torch.nn")], ids=str
+)
+def test_functions_are_not_called_through_a_folder(stranger, path):
+    for spec in (path, {"class_path": path, "init_args": {"args": ["download", "x"]}}):
+        with_settings(stranger, prior=spec)
+        with pytest.raises(ValueError, match=r"no class of this package|is no prior of"):
+            open_run(stranger, device="cpu")
+
+
+def test_arguments_name_no_classes_either(stranger):
+    inner = {"class_path": "evil.Prior", "init_args": {}}
+    prior = {"class_path": "ppl_vae.priors.VampPrior", "init_args": {"components": inner}}
+    with_settings(stranger, prior=prior)
+    with pytest.raises(ValueError, match="components cannot be"):
+        open_run(stranger)
+    (stranger / "s.yaml").write_text(json.dumps({"config": {"prior": prior}}))
+    with pytest.raises(ValueError, match="components cannot be"):
+        read_study(stranger / "s.yaml")
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [{"config": settings} for settings in NAMED]
+    + [{"factors": {name: [value, "x"]}} for settings in NAMED for name, value in settings.items()],
+    ids=str,
+)
+def test_a_study_that_names_a_class_of_others_needs_trust(stranger, plan):
+    (stranger / "study.yaml").write_text(json.dumps(plan))
+    (stranger / "study.json").write_text(json.dumps({"plan": plan, "text": ""}))
+    (stranger / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="give --trust"):
+        read_study(stranger / "study.yaml")
+    with pytest.raises(ValueError, match="give --trust"):
+        open_study(stranger)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["study", "status", "."], ["study", "report", "."], ["study", "run", "study.yaml"],
+     ["evaluate", "."], ["sample", "."], ["diagnose", "."], ["gradients", "--model", "."],
+     ["study", "add", "study.yaml", "--seeds", "1"], ["impute", "."]],
+    ids=" ".join,
+)  # fmt: skip
+def test_commands_import_nothing_from_the_folder(stranger, command, capsys):
+    with_settings(stranger, prior="evil:Prior")
+    plan = {"config": {"prior": "evil:Prior"}}
+    (stranger / "study.yaml").write_text(json.dumps(plan))
+    (stranger / "study.json").write_text(json.dumps({"plan": plan, "text": ""}))
+    (stranger / "manifest.json").write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 1
+    assert "give --trust" in capsys.readouterr().err
+    assert str(stranger) not in sys.path
+
+
+def test_trust_takes_a_class_of_others_and_what_is_typed_needs_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_prior_lib.py").write_text(
+        "from ppl_vae.priors import StandardNormal\nclass Mine(StandardNormal):\n    pass\n"
+    )
+    small = ["--epochs", "1", "--hidden", "8", "--latent", "2", "--batch-size", "500"]
+    main(["fit", "--prior", "my_prior_lib:Mine", *small, "--out", "run"])
+    # Going on with it is the same command, and imports what is typed.
+    main(["fit", "--prior", "my_prior_lib:Mine", *small, "--out", "run"])
+    with pytest.raises(SystemExit):
+        main(["evaluate", "run", "--particles", "3"])
+    assert "names 'my_prior_lib.Mine'" in capsys.readouterr().err
+    main(["evaluate", "run", "--particles", "3", "--trust"])
+    assert "log p(x)" in capsys.readouterr().out
+    assert type(open_run(tmp_path / "run", trust=True).vae.prior).__name__ == "Mine"
+
+
+@pytest.mark.parametrize("name", NOT_CLASSES)
+def test_what_is_trusted_is_still_of_the_part_s_own_type(name):
+    with pytest.raises(ValueError, match=r"prior '.*' is (a|no) |has no attribute"):
+        resolve("prior", name, PARTS["--prior"], torch.nn.Module)
+
+
+def test_types_by_kind():
+    assert resolve("prior", f"{__name__}:Outside", {}, torch.nn.Module) is Outside
+    with pytest.raises(ValueError, match="is a class, expected a subclass of ppl_vae"):
+        resolve("objective", f"{__name__}:Outside", {}, Objective)
+    assert resolve("objective", "ppl_vae.objectives:ELBO", {"elbo": ELBO}, Objective) is ELBO
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"prior": name} for name in PARTS["--prior"]]
+    + [{"objective": f"{name}:2"} for name in OBJECTIVES]
+    + [{"prior": {"class_path": "ppl_vae.priors.VampPrior"}}, {"guide": {"class_path": "normal"}},
+       {"objective": "ppl_vae.objectives:IWAE:3"}, {"prior": 3}, {"objective": None}],
+    ids=str,
+)  # fmt: skip
+def test_classes_of_this_package_need_no_trust(settings):
+    require_ours(settings)
+
+
+def test_parts_of_this_package_take_plain_values_only():
+    """Else an argument could name a class, which the parser would import."""
+    plain = re.compile(
+        r"typing\.(Union\[float|Literal)|collections\.abc\.Sequence\[int\]|int \| None|tuple\[int"
+        r"|<class .(int|float|bool).>"
+    )
+    for known in PARTS.values():
+        for build in known.values():
+            for parameter in own_parameters(build):
+                assert plain.match(str(parameter.annotation)), parameter
+    assert outside_class("evil:P", {}) == "evil:P"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("class Prior(:\n", "importing my_lib failed: SyntaxError"),
+        ("import not_there_at_all\n", "importing my_lib failed: ModuleNotFoundError: No module"),
+        ("raise RuntimeError('boom')\n", "importing my_lib failed: RuntimeError: boom"),
+        ("Prior = 3\n", "is a int, expected a subclass of torch.nn.Module"),
+        ("", "has no attribute 'Prior'"),
+    ],
+)
+def test_the_true_reason_of_a_module_that_fails(code, reason, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_lib.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "my_lib", raising=False)
+    with pytest.raises(ValueError, match=r"my_lib") as caught:
+        RunConfig(prior="my_lib:Prior").parts  # noqa: B018
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    sys.modules.pop("my_lib", None)
