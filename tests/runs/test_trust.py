@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from ppl_vae.runs.config import require_ours
 from ppl_vae.runs.naming import resolve
 from ppl_vae.runs.parts import own_parameters
 from ppl_vae.studies import open_study, read_study
+from ppl_vae.studies.sealed import write_sealed
 
 CONFIG = RunConfig(hidden=(8,), latent=2, epochs=1, batch_size=500, validation_particles=2)
 CANARY = "from pathlib import Path\nPath('ran').touch()\n"
@@ -47,7 +49,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def stranger(trained, tmp_path, monkeypatch):
     """A folder one works in, with a run and modules of somebody else in it."""
-    for path in trained.iterdir():
+    for path in filter(Path.is_file, trained.iterdir()):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     for name in ("evil", "zuko", "arviz_plots", "ray", "tensorboard"):
         (tmp_path / f"{name}.py").write_text(CANARY)
@@ -123,8 +125,8 @@ def test_arguments_name_no_classes_either(stranger):
 )
 def test_a_study_that_names_a_class_of_others_needs_trust(stranger, plan):
     (stranger / "study.yaml").write_text(json.dumps(plan))
-    (stranger / "study.json").write_text(json.dumps({"plan": plan, "text": ""}))
-    (stranger / "manifest.json").write_text("{}")
+    write_sealed(stranger / "study.json", {"plan": plan, "text": ""})
+    write_sealed(stranger / "manifest.json", {})
     with pytest.raises(ValueError, match="give --trust"):
         read_study(stranger / "study.yaml")
     with pytest.raises(ValueError, match="give --trust"):
@@ -142,8 +144,8 @@ def test_commands_import_nothing_from_the_folder(stranger, command, capsys):
     with_settings(stranger, prior="evil:Prior")
     plan = {"config": {"prior": "evil:Prior"}}
     (stranger / "study.yaml").write_text(json.dumps(plan))
-    (stranger / "study.json").write_text(json.dumps({"plan": plan, "text": ""}))
-    (stranger / "manifest.json").write_text("{}")
+    write_sealed(stranger / "study.json", {"plan": plan, "text": ""})
+    write_sealed(stranger / "manifest.json", {})
     with pytest.raises(SystemExit) as stop:
         main(command)
     assert stop.value.code == 1
@@ -211,7 +213,7 @@ def test_parts_of_this_package_take_plain_values_only():
     ("code", "reason"),
     [
         ("class Prior(:\n", "importing my_lib failed: SyntaxError"),
-        ("import not_there_at_all\n", "importing my_lib failed: ModuleNotFoundError: No module"),
+        ("import not_there_at_all\n", "importing my_lib failed: No module"),
         ("raise RuntimeError('boom')\n", "importing my_lib failed: RuntimeError: boom"),
         ("Prior = 3\n", "is a int, expected a subclass of torch.nn.Module"),
         ("", "has no attribute 'Prior'"),
