@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data, plain, table
-from ppl_vae.evidence.result import MIN_EFFECTIVE_SAMPLE_SIZE, TOLERATED_FRACTION
+from ppl_vae.evidence.result import TOLERATED_FRACTION, required_effective
 
 QUANTITIES = ("distortion", "rate", "log_normalizer")
 _COLUMNS = ("distortion", "error", "rate", "error", "log Z", "error", "ESS")
@@ -109,7 +109,7 @@ class RateDistortion:
     @property
     def points(self) -> list[RatePoint]:
         """The curve, from small to large b."""
-        poor = self.effective_sample_size < MIN_EFFECTIVE_SAMPLE_SIZE
+        poor = self.effective_sample_size < required_effective(self.num_chains)
         columns = (
             self.betas,
             *(getattr(self, name).means for name in QUANTITIES),
@@ -124,10 +124,11 @@ class RateDistortion:
         poor = [f"{point.beta:g}" for point in self.points if point.poor > TOLERATED_FRACTION]
         if not poor:
             return []
+        least = required_effective(self.num_chains)
         return [
             f"at beta = {', '.join(poor)} more than {TOLERATED_FRACTION:.0%} of the data have "
-            f"fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:g} effective chains: there the curve is likely "
-            "lower than its points, by more than their errors say; use more temperatures or chains"
+            f"fewer than {least:.2g} effective chains: there the curve is likely lower than its "
+            "points, by more than their errors say; use more temperatures or chains"
         ]
 
     def __str__(self) -> str:

@@ -181,7 +181,7 @@ class Evidence:
 
     @property
     def _few_effective(self) -> "_Finding | None":
-        least = min(self.least_effective, LEAST_EFFECTIVE_SHARE * self.num_particles)
+        least = required_effective(self.num_particles, self.least_effective)
         # Weights that are all equal have no error, however few they are.
         below = (self.effective_sample_size < least) & (self.standard_error > self._negligible)
         poor = int(below.sum())
@@ -257,6 +257,14 @@ class Evidence:
             "seconds": self.seconds,
             "warning": self.warning,
         }
+
+
+def required_effective(num_weights: int, least: float = MIN_EFFECTIVE_SAMPLE_SIZE) -> float:
+    """Effective samples below which a standard error is an accident.
+
+    ``least``, or 0.9 of the weights where there are so few that ``least`` cannot be reached.
+    """
+    return min(least, LEAST_EFFECTIVE_SHARE * num_weights)
 
 
 @final

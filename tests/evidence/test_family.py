@@ -20,6 +20,7 @@ from ppl_vae.evidence import (
     bits_per_dimension,
 )
 from ppl_vae.evidence.bootstrap import bootstrap_error
+from ppl_vae.evidence.chunks import Chunk
 from ppl_vae.evidence.jackknife import jackknife
 from ppl_vae.evidence.pareto import pareto_tail
 from ppl_vae.evidence.sumo import draw_lengths, sumo_series, survival
@@ -90,6 +91,24 @@ def test_at_the_posterior_it_is_exact(estimator):
     torch.testing.assert_close(found.log_prob, MODEL.log_evidence(X).detach())
     assert found.standard_error.abs().max() < 1e-6
     assert found.warning is None
+
+
+@pytest.mark.parametrize(
+    "estimator", [ImportanceSampling(320), ParetoSmoothed(320), Jackknife(320, 2)], ids=repr
+)
+def test_how_particles_are_cut_changes_nothing(estimator, monkeypatch):
+    log_weight = 2 * torch.randn(320, 5, dtype=torch.float64) - 50
+    log_weight[::9, 2] = -math.inf
+    vae, found = MODEL.mean_field_vae(), []
+    for size in (320, 64, 7, 1):
+        monkeypatch.setattr(Chunk, "log_weights", lambda *_, size=size: log_weight.split(size))
+        found.append(estimator(vae.model, vae.guide, X[:5]))
+    for other in found[1:]:
+        for name in ("log_prob", "standard_error", "effective_sample_size", "pareto_k"):
+            torch.testing.assert_close(getattr(other, name), getattr(found[0], name))
+    if isinstance(estimator, Jackknife):
+        blocks = log_weight.unflatten(0, (16, -1)).logsumexp(1)
+        torch.testing.assert_close(found[0].log_prob, jackknife(blocks, 20, 2))
 
 
 @pytest.mark.parametrize("estimator", FAMILY, ids=repr)
