@@ -1,4 +1,4 @@
-"""The Python blocks of README and the quickstart run as printed, and the docs build."""
+"""Extensions pass the checks that they show, pages say what the code says, and the docs build."""
 
 import importlib.util
 import re
@@ -15,18 +15,6 @@ ROOT = Path(__file__).parents[1]
 
 def blocks(path):
     return re.findall(r"^```python\n(.*?)^```", (ROOT / path).read_text(), re.DOTALL | re.MULTILINE)
-
-
-@pytest.mark.parametrize("path", ["README.md", "docs/quickstart.md"])
-def test_python_blocks_run_in_order(path, monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-    namespace = {}
-    found = blocks(path)
-    assert found
-    for block in found:
-        # The real epochs take a minute; what is tested is that every line runs.
-        exec(compile(re.sub(r"epochs=\d+", "epochs=1", block), path, "exec"), namespace)
-    assert "log p(x) = " in capsys.readouterr().out
 
 
 @pytest.fixture

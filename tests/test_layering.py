@@ -96,6 +96,15 @@ def test_every_module_has_a_floor_and_every_floor_its_modules():
     assert {noun_of(name) for name in NAMES} | PLANNED == set(FLOOR)
 
 
+def test_the_page_of_the_design_shows_these_floors():
+    page = (PACKAGE.parent / "docs" / "design.md").read_text()
+    table = page.partition("| floor | modules |\n|---|---|\n")[2].partition("\n\n")[0]
+    rows = [
+        f"| {name} | {', '.join(f'`{noun}`' for noun in nouns)} |" for name, nouns in FLOORS.items()
+    ]
+    assert table.splitlines() == rows, "the table must be:\n" + "\n".join(rows)
+
+
 @pytest.mark.parametrize(("module", "path"), MODULES.items(), ids=MODULES)
 def test_imports_go_down_only(module, path):
     if module == "ppl_vae":

@@ -109,12 +109,12 @@ class TestSchedules:
 @pytest.mark.parametrize("shaping", SHAPINGS, ids=repr)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_reported_bound_is_the_elbo(kind, shaping):
-    torch.testing.assert_close(draw_once(kind(4, shaping)).bound, draw_once(kind(4)).bound)
+    torch.testing.assert_close(draw_once(kind(4, kl=shaping)).bound, draw_once(kind(4)).bound)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_linear_in_beta(kind):
-    at = {beta: draw_once(kind(4, Beta(beta))).gradient for beta in (0.0, 1.0, 3.5)}
+    at = {beta: draw_once(kind(4, kl=Beta(beta))).gradient for beta in (0.0, 1.0, 3.5)}
     plain = draw_once(kind(4)).gradient
     torch.testing.assert_close(at[1.0], plain)
     expected = {name: at[0.0][name] + 3.5 * (plain[name] - at[0.0][name]) for name in plain}
@@ -152,7 +152,7 @@ EXPECTED = [
 
 
 def shaped_replicates(kind, shaping):
-    objective = kind(2, shaping)
+    objective = kind(2, kl=shaping)
     objective.context = Context(progress=1.0)
     return replicates(objective, COUNT, seed=1)[1]
 
@@ -197,7 +197,7 @@ class TestSites:
 
         def gradient(shaping):
             torch.manual_seed(0)
-            loss = kind(2, shaping).differentiable_loss(chain.model, guide, data)
+            loss = kind(2, kl=shaping).differentiable_loss(chain.model, guide, data)
             return torch.autograd.grad(loss, [chain.A])[0]
 
         watched = Watched(per_dimension=False)
@@ -217,9 +217,9 @@ class TestSites:
         chain = LinearChain()
         data = chain.simulate(3)
         with pytest.raises(ValueError, match="latent site 'u' has no KL per dimension"):
-            kind(2, FreeBits(0.1)).differentiable_loss(chain.model, chain.top_down, data)
+            kind(2, kl=FreeBits(0.1)).differentiable_loss(chain.model, chain.top_down, data)
         # Whole sites need no dimensions.
-        whole = kind(2, FreeBits(0.1, per_dimension=False))
+        whole = kind(2, kl=FreeBits(0.1, per_dimension=False))
         whole.differentiable_loss(chain.model, chain.top_down, data)
 
     @pytest.mark.parametrize("kind", [ELBO, AnalyticELBO])
@@ -235,7 +235,7 @@ class TestSites:
                 pyro.sample("w", dist.Normal(loc, 1.0).to_event(1))
 
         rows = X[:, :3]
-        objective = kind(2, Watched(per_dimension=True), max_plate_nesting=2)
+        objective = kind(2, kl=Watched(per_dimension=True), max_plate_nesting=2)
         particles = objective.draw(model, guide, rows)
         objective.loss_of(particles)
         seen = objective.kl.seen["w"]
