@@ -56,7 +56,14 @@ COMPARED = ("elbo", "iwae:50")
     metavar="NAME",
     help="Bodies of encoder and decoder to compare (repeat); ppl-vae parts lists them.",
 )
-@click.option("--seeds", default=3, show_default=True, help="Training runs of each arm.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Number of training runs of each arm.",
+)
 @click.option(
     "--particles",
     default=1000,

@@ -331,6 +331,10 @@ def _log_density(site: Site, num_dims: int) -> Float[Tensor, "particles batch"]:
             "inverse has that of its own draws alone; give it an inverse, or, if it is the "
             "guide's, use an objective that keeps the draws as they are, such as elbo:K or iwae:K."
         ) from error
+    except ValueError:
+        # The distribution's own message holds all values.
+        _require_in_support(site)
+        raise
     ends = _plate_size(site, dim=-num_dims), data_plate_size(site)
     if log_density.dim() != num_dims or (log_density.shape[0], log_density.shape[-1]) != ends:
         used = _nesting_of([site])
@@ -348,6 +352,22 @@ def _log_density(site: Site, num_dims: int) -> Float[Tensor, "particles batch"]:
         return log_density
     _require_own_plates(site, log_density)
     return log_density.sum(tuple(range(1, num_dims - 1)))
+
+
+def _require_in_support(site: Site) -> None:
+    value = site["value"]
+    try:
+        support = site["fn"].support
+        inside = support.check(value)
+    except NotImplementedError:
+        return
+    if bool(inside.all()):
+        return
+    few = ", ".join(f"{number:.4g}" for number in value[~inside].flatten()[:3].tolist())
+    raise ValueError(
+        f"site {site['name']!r} has values outside its support, {support}: {few}. A guide must "
+        "draw where the prior has support, and data must lie where the likelihood has."
+    ) from None
 
 
 def _require_own_plates(site: Site, log_density: Tensor) -> None:

@@ -115,6 +115,18 @@ def test_dynamic_binarisation_trains(tmp_path, capsys):
     assert status == 0, err
 
 
+def test_draws_outside_the_priors_support_are_named_in_short(tmp_path, capsys):
+    line = fails(capsys, "fit", "--prior", "bernoulli", "--out", tmp_path / "run", *SMALL)
+    assert "site 'z' has values outside its support" in line
+    assert "tensor(" not in line
+    assert len(line) < 300
+
+
+def test_a_wrong_number_of_seeds_is_told_as_it_was_typed(capsys):
+    line = fails(capsys, "compare", "--seeds", "-2", code=2)
+    assert "-2 is not in the range x>=1" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -96,6 +96,17 @@ def test_a_mistake_is_named_in_one_line(spec, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_module_whose_own_import_fails_is_told_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "halfdone.py").write_text("import no_such_library\n")
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module, reason in [("halfdone", "No module named 'no_such_library'"), ("broken", "Syntax")]:
+        with pytest.raises(ValueError, match=reason) as error:
+            parse_part("prior", f"{module}:Prior", KNOWN)
+        assert "import" in str(error.value)
+        assert "normal" not in str(error.value)
+
+
 def test_what_a_class_refuses_is_said_with_its_name():
     part = parse_part("prior", "widened:-1", KNOWN)
     with pytest.raises(ValueError, match=r"prior 'widened:-1': width must be positive, got -1.0"):
