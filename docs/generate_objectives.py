@@ -23,11 +23,11 @@ after the logarithm. Whatever its gradient, an objective reports the value in th
 what a run records.
 
 Names are those of the command line (`ppl-vae fit --objective dreg:16`); the classes are in
-`ppl_vae.objectives`. The number of particles K is the first argument, all others go by name, here and there
-alike: `tvo:16,num_terms=8` is `pv.TVO(16, num_terms=8)`. What a name leaves out has the default of the class.
-A class of your own is `module:Class:16,parameter=value`. Each works as `pyro.infer.SVI(model, guide, optim, loss=pv.IWAE(50))` and as
-`pv.IWAE(50)(model, guide)(x)`. `ppl_vae.testing.check_objective` tests the claims below, for ours
-and for yours.
+`ppl_vae.objectives`. The number of particles K is the first argument, all others go by name, here
+and there alike: `tvo:16,num_terms=8` is `pv.TVO(16, num_terms=8)`. What a name leaves out has the
+default of the class. A class of your own is `module:Class:16,parameter=value`. Each works as
+`pyro.infer.SVI(model, guide, optim, loss=pv.IWAE(50))` and as `pv.IWAE(50)(model, guide)(x)`.
+`ppl_vae.testing.check_objective` tests the claims below, for ours and for yours.
 """
 
 VALUES = """\
