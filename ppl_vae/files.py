@@ -21,6 +21,7 @@ _UNPRINTABLE = re.compile(
 """Control characters but tab and line break, and those that change the direction of text."""
 _IN_A_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\:*?\"<>|]+")
 _LONGEST_NAME = 100
+_CONTENT, _RATIO = 1 << 28, 100
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -116,6 +117,24 @@ def require_file_name(what: str, name: str) -> None:
         raise ValueError(
             f"{what} {printable(name[:_LONGEST_NAME])!r} is part of a file's name: take 1 to "
             rf'{_LONGEST_NAME} characters without / \ : * ? " < > | and no dot at the start.'
+        )
+
+
+def largest_content(path: Path) -> int:
+    """Bytes that a compressed file may hold: 256 MiB, or 100 times its size if that is more."""
+    return max(_CONTENT, _RATIO * path.stat().st_size)
+
+
+def require_content(path: Path, size: int) -> None:
+    """Check how many bytes a compressed file holds before they are read.
+
+    Raises:
+        ValueError: If they are more than :func:`largest_content`.
+    """
+    if size > largest_content(path):
+        raise ValueError(
+            f"{path}: holds {size:,} bytes or more when unpacked, which is over {_RATIO} times its "
+            "size: write it without compression if it is meant."
         )
 
 

@@ -1,10 +1,13 @@
 """DataTrees in netCDF files."""
 
+import math
 from pathlib import Path
+from typing import Any
 
+import h5py
 import xarray as xr
 
-from ppl_vae.files import write_atomically
+from ppl_vae.files import require_content, write_atomically
 
 
 def save_netcdf(tree: xr.DataTree, path: Path | str) -> None:
@@ -31,9 +34,24 @@ def load_netcdf(path: Path | str) -> xr.DataTree:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at {path}: write one with save_netcdf.")
     try:
+        require_content(Path(path), _declared(Path(path)))
         return xr.load_datatree(path, engine="h5netcdf")
     except PermissionError:
         raise
-    except (OSError, KeyError, ValueError) as error:
+    # HDF5 and its readers raise whatever they come upon in a damaged file.
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is not a whole netCDF-4 file: {reason}") from error
+
+
+def _declared(path: Path) -> int:
+    """Bytes of all variables of a file, which need not be in it."""
+    sizes: list[int] = []
+
+    def add(_name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset):
+            sizes.append(math.prod(found.shape or ()) * max(found.dtype.itemsize, 1))
+
+    with h5py.File(path, "r") as file:
+        file.visititems(add)
+    return sum(sizes)

@@ -10,6 +10,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+_LONGEST, _MOST = 10**6, 10**5
+"""Characters of a file of settings, and entries in it with aliases written out."""
+
 
 def parse_settings(text: str, suffix: str = ".yaml") -> Any:
     """Plain values of a text: mappings, lists, text, numbers, truth values, None.
@@ -24,6 +27,17 @@ def parse_settings(text: str, suffix: str = ".yaml") -> Any:
     Raises:
         ValueError: If it is not of that format, or a key stands twice in one mapping.
     """
+    if len(text) > _LONGEST:
+        raise ValueError(
+            f"{len(text):,} characters are no settings, expected {_LONGEST:,} at most."
+        )
+    try:
+        return _parse(text, suffix)
+    except RecursionError as error:
+        raise ValueError("nested too deeply to be settings.") from error
+
+
+def _parse(text: str, suffix: str) -> Any:
     if suffix.lower() == ".toml":
         try:
             return tomllib.loads(text)
@@ -49,7 +63,12 @@ def write_yaml_text(values: Mapping[str, Any]) -> str:
 def _parse_yaml(text: str) -> Any:
     try:
         # The C library behind the other loader reads YAML 1.1.
-        return YAML(typ="safe", pure=True).load(text)
+        yaml = YAML(typ="safe", pure=True)
+        node = yaml.compose(text)
+        if node is None:
+            return None
+        _require_small(node)
+        return yaml.load(text)
     except DuplicateKeyError as error:
         key = str(error.problem).partition('"')[2].partition('"')[0]
         raise ValueError(f"{key!r} stands twice, again in {_line(error)}: keep one.") from error
@@ -58,6 +77,29 @@ def _parse_yaml(text: str) -> Any:
     except YAMLError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"no readable YAML: {reason}") from error
+
+
+def _require_small(root: Any) -> None:
+    """Refuse aliases that stand for more than a settings file holds.
+
+    Raises:
+        ValueError: If all of it, with every alias written out, has too many entries, or no end.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if id(node) in sizes:
+            if sizes[id(node)] == 0:
+                raise ValueError("an alias stands inside of what it stands for.")
+            return sizes[id(node)]
+        sizes[id(node)] = 0
+        entries = node.value if isinstance(node.value, list) else []
+        flat = [part for e in entries for part in (e if isinstance(e, tuple) else (e,))]
+        sizes[id(node)] = 1 + sum(map(size, flat))
+        return sizes[id(node)]
+
+    if size(root) > _MOST:
+        raise ValueError(f"aliases stand for more than {_MOST:,} entries.")
 
 
 def _line(error: MarkedYAMLError) -> str:

@@ -3,7 +3,9 @@
 Nothing heavy is imported here: ``ppl_vae`` loads its parts on first use, so that help is instant.
 """
 
+import os
 import sys
+import traceback
 
 import click
 
@@ -15,7 +17,7 @@ from ppl_vae.cli.fit import fit
 from ppl_vae.cli.gradients import gradients
 from ppl_vae.cli.impute import impute
 from ppl_vae.cli.objectives import objectives
-from ppl_vae.cli.output import fail, one_line
+from ppl_vae.cli.output import TRACEBACK, describe, fail
 from ppl_vae.cli.parts import parts
 from ppl_vae.cli.sample import sample
 from ppl_vae.cli.study import study
@@ -37,7 +39,10 @@ for command in (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; every failure a user can cause is one line and a non-zero exit."""
+    """Run the command line; every failure is one line and a non-zero exit.
+
+    A failure that was not foreseen says so, and where it is; with PPL_VAE_TRACEBACK set, all of it.
+    """
     try:
         cli.main(args=arguments, prog_name="ppl-vae", standalone_mode=False)
     except click.UsageError as error:
@@ -47,5 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         fail("stopped; the same command goes on from the last checkpoint.", code=130)
     except BrokenPipeError:
         sys.exit(1)
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        fail(one_line(error), code=1)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        fail(describe(error), code=1)

@@ -6,7 +6,7 @@ import click
 
 import ppl_vae as pv
 from ppl_vae.cli.options import place, trust
-from ppl_vae.cli.output import show
+from ppl_vae.cli.output import say, show
 from ppl_vae.cli.setting import setting
 
 DIAGNOSIS = "runs.diagnose_run"
@@ -81,7 +81,7 @@ def diagnose(
         chains=chains,
         flow=flow,
         seed=seed,
-        report=lambda line: click.echo(line, err=True),
+        report=lambda line: say(line, err=True),
     )
     title = f"{run.config.objective} on {run.dataset.name}"
     paths = pv.report.write_diagnosis(found, folder, title)

@@ -3,15 +3,29 @@
 import json
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+import ppl_vae as pv
+from ppl_vae.files import printable
+
+TRACEBACK = "PPL_VAE_TRACEBACK"
+"""Variable of the environment with which a failure prints its traceback."""
+_FORESEEN = (ValueError, TypeError, OSError, ImportError)
+_LONGEST, _END = 1000, 200
+
 
 def show(text: str, values: dict[str, Any], as_json: bool) -> None:
     """Print the text, or the values as JSON."""
-    click.echo(json.dumps(values, indent=2) if as_json else text)
+    say(json.dumps(values, indent=2) if as_json else text)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print text, from wherever it comes, without what would steer the terminal."""
+    click.echo(printable(text), err=err)
 
 
 def one_line(error: BaseException) -> str:
@@ -19,12 +33,37 @@ def one_line(error: BaseException) -> str:
     message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         message = f"{error.filename}: {message}"
-    return " ".join(message.split()) or type(error).__name__
+    message = " ".join(message.split()) or type(error).__name__
+    if len(message) <= _LONGEST:
+        return message
+    # What to do stands at the end.
+    return f"{message[: _LONGEST - _END]} ... {message[-_END:]}"
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong in one line; of a failure that was not foreseen, also where."""
+    if isinstance(error, _FORESEEN):
+        return one_line(error)
+    if isinstance(error, RecursionError):
+        return "something is nested too deeply: is a file damaged?"
+    # With torch loaded, or it cannot be torch's.
+    if "torch" in sys.modules and pv.particles.is_out_of_memory(error):
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return (
+            f"out of memory: {first[:_END]}: take smaller chunks, batches or models, or another "
+            "--device."
+        )
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    return (
+        f"unexpected {reason} ({frame.filename}, line {frame.lineno}); {TRACEBACK}=1 in the "
+        "environment prints all of it."
+    )
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Print one line to the terminal and leave."""
-    click.echo(f"ppl-vae: error: {message}", err=True)
+    say(f"ppl-vae: error: {message}", err=True)
     sys.exit(code)
 
 

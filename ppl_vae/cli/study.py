@@ -8,7 +8,7 @@ import click
 
 import ppl_vae as pv
 from ppl_vae.cli.options import DATA_HELP, engine, place, trust
-from ppl_vae.cli.output import fail, show
+from ppl_vae.cli.output import fail, say, show
 from ppl_vae.cli.setting import setting
 from ppl_vae.files import write_atomically
 
@@ -30,7 +30,7 @@ def init(file: Path, data: str, force: bool) -> None:
         raise ValueError(f"the template is YAML: name it {file.with_suffix('.yaml')}, got {file}.")
     write_atomically(file, pv.studies.TEMPLATE.format(path=file, data=data))
     planned = pv.studies.read_study(file)
-    click.echo(f"{file}: {_size(planned)}; run it with: ppl-vae study run {file}")
+    say(f"{file}: {_size(planned)}; run it with: ppl-vae study run {file}")
 
 
 @study.command()
@@ -121,7 +121,7 @@ def add(file: Path, seeds: int | None, levels: tuple[str, ...], trust: bool) -> 
             raise click.BadParameter(f"write FACTOR=LEVEL, got {text}", param_hint="--level")
         added.setdefault(factor.strip(), []).append(level.strip())
     planned = pv.studies.add_to_study(file, seeds=seeds or 0, levels=added, trust=trust)
-    click.echo(f"{file}: {_size(planned)}; carry out the new ones: ppl-vae study run {file}")
+    say(f"{file}: {_size(planned)}; carry out the new ones: ppl-vae study run {file}")
 
 
 def _size(planned: Any) -> str:

@@ -1,6 +1,7 @@
 """The fixed binarisation of MNIST by Larochelle and Murray (2011), on which papers compare."""
 
 import gzip
+import hashlib
 import shutil
 import urllib.request
 import zlib
@@ -12,10 +13,20 @@ import torch
 
 from ppl_vae.data.dataset import Dataset
 from ppl_vae.data.storage import fetch
+from ppl_vae.files import largest_content, require_content
 
 BASE_URL = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 FOLDER = "binarized_mnist"
-FILES = tuple(f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test"))
+_SHA256 = {
+    "binarized_mnist_train.amat":
+        "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+    "binarized_mnist_valid.amat":
+        "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+    "binarized_mnist_test.amat":
+        "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+}  # fmt: skip
+"""Of the published files; the address has no https."""
+FILES = tuple(_SHA256)
 FEATURES = 784
 TIMEOUT_SECONDS = 30
 
@@ -66,12 +77,15 @@ def _download(files: Sequence[str], folder: Path) -> None:
             # Reading in pieces does not complain of a connection that closed too early.
             if response.length:
                 raise OSError(f"{file} broke off with {response.length} bytes to go")
+        with (folder / file).open("rb") as written:
+            if hashlib.file_digest(written, "sha256").hexdigest() != _SHA256[file]:
+                raise OSError(f"{file} is not the published file: SHA-256 differs")
 
 
 def _read(path: Path) -> torch.Tensor:
     """Read one file: float32 zeros and ones, shape (n, 784)."""
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        raw = _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
             f"{path}: not a whole gzip file ({error}): delete it and run again to download it"
@@ -81,6 +95,14 @@ def _read(path: Path) -> torch.Tensor:
     is_space = np.isin(text, np.frombuffer(b" \t\r\n", np.uint8))
     _check(path, text, is_digit, is_space)
     return torch.from_numpy((text[is_digit] == ord("1")).astype(np.float32).reshape(-1, FEATURES))
+
+
+def _unpacked(path: Path) -> bytes:
+    limit = largest_content(path)
+    with gzip.open(path) as file:
+        raw = file.read(limit + 1)
+    require_content(path, len(raw))
+    return raw
 
 
 def _check(path: Path, text: np.ndarray, is_digit: np.ndarray, is_space: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Data sets from NumPy's files."""
 
-import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from ppl_vae.data.arrays import dataset_from_array, dataset_from_splits
 from ppl_vae.data.dataset import Dataset
+from ppl_vae.files import require_content
 
 
 def load_array_file(path: Path, *, allow_missing: bool = False) -> Dataset:
@@ -48,12 +49,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: If the file is broken or holds Python objects.
     """
+    require_content(path, _content(path))
     try:
         with path.open("rb") as file:
             # Unpickling would run whatever code the file holds.
             loaded = np.load(file, allow_pickle=False)
             return {path.stem: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    # NumPy raises whatever it comes upon in a damaged header.
+    except Exception as error:
         if "Object arrays" in str(error):
             raise ValueError(
                 f"{path}: holds Python objects, expected an array of numbers: convert it with "
@@ -62,3 +65,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path}: not a readable NumPy file (corrupt or cut short): save or copy it again"
         ) from error
+
+
+def _content(path: Path) -> int:
+    """Bytes that a .npz file holds when unpacked; 0 for other files, and for damaged ones."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            return sum(entry.file_size for entry in packed.infolist())
+    except (ValueError, OSError, NotImplementedError, struct.error, zipfile.BadZipFile):
+        return 0

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from ppl_vae.data.arrays import check_finite, dataset_from_array
 from ppl_vae.data.columns import encode_table
 from ppl_vae.data.dataset import Dataset
+from ppl_vae.files import require_content
 
 _DESCRIBED = 8
+_SHOWN = 300
+_CELL = 8
+"""Bytes of a number."""
 MISSING_WORDS = {"", "na", "n/a", "null", "none"}
 
 
@@ -98,14 +103,20 @@ def read_table(path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             # Rows longer than the header: pandas would drop their last cells with a warning.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return _read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
-    # The parsers of CSV and Parquet have exceptions of many kinds for a broken file.
-    except (ValueError, OSError, csv.Error, pd.errors.ParserWarning) as error:
-        reason = " ".join(str(error).split())
+            return _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    # The parsers of CSV and Parquet have exceptions of every kind for a broken file.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:_SHOWN]
         raise ValueError(
             f"{path}: not a readable table ({reason}): expected a {path.suffix.lower()} file with "
             "as many cells in every row"
         ) from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    content = pq.read_metadata(path)
+    require_content(path, content.num_rows * content.num_columns * _CELL)
+    return pd.read_parquet(path)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

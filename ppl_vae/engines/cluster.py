@@ -7,12 +7,13 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
 Resources = dict[str, float]
 _CLIENT = "ray://"
+_HERE = "127.0.0.1"
 _ANSWER = 10.0
 """Seconds that a cluster has to answer."""
 # Read by Ray while it starts: no statistics to anybody, and no GPU for tasks that ask for none.
@@ -59,14 +60,16 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    local = {"include_dashboard": False} if address is None else {}
+    local = {"include_dashboard": False, "_node_ip_address": _HERE} if address is None else {}
+    around = _loopback(ray) if address is None else nullcontext()
     try:
         _require_answer(address)
-        with _environment(_ENVIRONMENT):
+        with _environment(_ENVIRONMENT), around:
             ray.init(
                 address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **local
             )
-    except (OSError, RuntimeError) as error:
+    # A cluster that starts too slowly is a bare Exception.
+    except Exception as error:
         what = "could be started here" if address is None else f"answers at {address}"
         raise ConnectionError(
             f"no Ray cluster {what} ({' '.join(str(error).split())[:300]}): start one with ray "
@@ -141,6 +144,23 @@ class Request:
             f"cluster has as many (there are nodes of {'; '.join(sorted(sizes)) or 'nothing'}): "
             "ask for less with cpus and gpus, or add a node."
         )
+
+
+@contextmanager
+def _loopback(ray: Any) -> Iterator[None]:
+    """Let a cluster that starts inside listen on 127.0.0.1 only, not on every interface.
+
+    Ray replaces that address by one that other machines reach, unless it has no clusters of several
+    machines, as on macOS and Windows.
+    """
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with _environment({constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+            yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from typing import Literal, TextIO, final
 
 from tqdm import tqdm
 
+from ppl_vae.files import printable
+
 _UP, _ERASE_LINE, _ERASE_BELOW = "\x1b[{}A", "\x1b[K", "\x1b[J"
 _BAR = 20
 _FINISHED = ("done", "failed")
@@ -143,15 +145,19 @@ class _View:
 
 
 def _line(row: Row) -> str:
-    return f"{row.name}: {row.state}{f', {row.text}' if row.text else ''}"
+    return _one_line(f"{row.name}: {row.state}{f', {row.text}' if row.text else ''}")
+
+
+def _one_line(text: str) -> str:
+    return printable(text).replace("\n", " ")
 
 
 def _gauge(row: Row, width: int) -> str:
     """A row of the table, its name padded to a width."""
-    name = row.name.ljust(width)
+    name, text = _one_line(row.name).ljust(width), _one_line(row.text)
     if row.total is None:
-        return f"{name} {row.done or ''} {row.text}"
+        return f"{name} {row.done or ''} {text}"
     bar = tqdm.format_meter(
         min(row.done, row.total), row.total, 0, bar_format=f"{{bar:{_BAR}}}"
     )  # fmt: skip
-    return f"{name} |{bar}| {row.done}/{row.total} {row.text}"
+    return f"{name} |{bar}| {row.done}/{row.total} {text}"

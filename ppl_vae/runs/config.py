@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, final
+from types import UnionType
+from typing import Any, Union, final, get_args, get_origin, get_type_hints
 
 from ppl_vae.data import TABLE_SUFFIXES, Dataset, load_dataset
 from ppl_vae.likelihoods import BernoulliDecoder, TableDecoder
@@ -34,6 +35,7 @@ SCHEDULES: dict[str, Callable[[float], Schedule]] = {
     "burda": Burda,
 }
 BINARIZATIONS = ("auto", "none", "static", "dynamic")
+_SHOWN = 100
 _KNOWN = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES, "network": ENCODER_NETWORKS}
 LIMITS = ("updates", "seconds", "decoder_evaluations")
 """Settings that end training in place of ``epochs``; at most one of the four is given."""
@@ -142,6 +144,7 @@ class RunConfig:
                 values[name] = tuple(values[name])
         if isinstance(values.get("latent"), tuple) and len(values["latent"]) == 1:
             (values["latent"],) = values["latent"]
+        _require_types(values)
         return cls(**values)
 
     @property
@@ -225,6 +228,40 @@ class RunConfig:
         )
         with seeded(self.seed, Stream.INITIALIZATION):
             return build(self.parts, sizes, dataset, self.seed)
+
+
+def _require_types(values: Mapping[str, Any]) -> None:
+    """Check that values are of their settings' annotated types.
+
+    Raises:
+        ValueError: If one is not; names it.
+    """
+    hints = get_type_hints(RunConfig)
+    for name, value in values.items():
+        if not _is_a(value, hints[name]):
+            kind = getattr(hints[name], "__name__", None) or str(hints[name])
+            shown = repr(value) if len(repr(value)) <= _SHOWN else f"{repr(value)[:_SHOWN]} ..."
+            raise ValueError(f"setting {name} cannot be {shown}: it is {kind}.")
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of an annotated type; whole numbers are numbers too."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, one) for one in inner)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(entry, inner[0]) for entry in value)
+    if origin is Mapping:
+        keys = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        return keys and all(_is_a(entry, inner[1]) for entry in value.values())
+    if hint is Any:
+        return True
+    if hint in (int, float):
+        allowed = int if hint is int else (int, float)
+        # Beyond, a whole number is none for torch, nor for a float.
+        small = not isinstance(value, int) or abs(value) < 1 << 63
+        return isinstance(value, allowed) and not isinstance(value, bool) and small
+    return isinstance(value, hint)
 
 
 def require_ours(values: Mapping[str, Any]) -> None:

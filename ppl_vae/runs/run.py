@@ -345,7 +345,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         saved = json.loads(path.read_text())
         if not isinstance(saved["config"], dict):
             raise TypeError("config is no mapping")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): bring back a copy, or train anew."
         ) from error

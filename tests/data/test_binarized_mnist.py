@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 
 import numpy as np
 import pytest
@@ -79,6 +80,8 @@ def test_downloads_only_what_is_missing(web, tmp_path, images, monkeypatch):
     monkeypatch.setattr(binarized_mnist, "BASE_URL", web.url)
     write(tmp_path, {FILES[0]: images[FILES[0]]})
     write(web.folder, {file: images[file] for file in FILES[1:]})
+    hashes = {f: hashlib.sha256((web.folder / f).read_bytes()).hexdigest() for f in FILES[1:]}
+    monkeypatch.setattr(binarized_mnist, "_SHA256", hashes)
     data = load_dataset("binarized-mnist", tmp_path)
     assert np.array_equal(data.test, images[FILES[2]])
     assert {p.name for p in (tmp_path / "binarized_mnist").iterdir()} == set(FILES[1:])
@@ -89,6 +92,14 @@ def test_download_that_breaks_off_leaves_nothing(web, tmp_path, images, monkeypa
     write(web.folder, images)
     web.lie = True
     with pytest.raises(FileNotFoundError, match="broke off with 100 bytes to go"):
+        load_dataset("binarized-mnist", tmp_path)
+    assert list((tmp_path / "binarized_mnist").iterdir()) == []
+
+
+def test_a_download_that_is_not_the_published_file_is_refused(web, tmp_path, images, monkeypatch):
+    monkeypatch.setattr(binarized_mnist, "BASE_URL", web.url)
+    write(web.folder, images)
+    with pytest.raises(FileNotFoundError, match="not the published file: SHA-256 differs"):
         load_dataset("binarized-mnist", tmp_path)
     assert list((tmp_path / "binarized_mnist").iterdir()) == []
 
