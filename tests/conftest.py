@@ -19,6 +19,10 @@ from significance import NUM_STATISTICAL_TESTS, Significance  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz-all", action="store_true", help="read all damaged files of tests/fuzz")
+
+
 def pytest_configure(config):
     # Pyro's Distribution inherits typing.Callable, which beartype would rather see replaced.
     config.addinivalue_line(
