@@ -107,18 +107,24 @@ def _draw(chunk: Chunk, count: int, from_prior: bool) -> Particles:
     programs = chunk.model, chunk.proposal
     nesting = chunk.max_plate_nesting
     if not from_prior:
-        return draw_particles(*programs, chunk.x, count, max_plate_nesting=nesting)
+        return draw_particles(
+            *programs, chunk.x, count, max_plate_nesting=nesting, check_finite=False
+        )
     latents = simulate(chunk.model, None, chunk.x, count, max_plate_nesting=nesting).latents
     return evaluate_particles(*programs, chunk.x, latents, max_plate_nesting=nesting)
 
 
 def _mixture_weights(particles: Particles, share: float) -> Float[Tensor, "particles batch"]:
-    """Log of p(x, z) over the mixture, in double precision on the CPU."""
+    """Log of p(x, z) over the mixture, in double precision on the CPU; -inf where that is 0."""
     require_density(particles.guide)
     log_guide = particles.log_proposal.double() + math.log1p(-share)
     log_prior = particles.log_latent_prior.double()
     mixture = torch.logaddexp(log_guide, log_prior + math.log(share))
-    return (particles.log_likelihood.double() + log_prior - mixture).cpu()
+    log_weight = (particles.log_likelihood.double() + log_prior - mixture).cpu()
+    if not bool((log_weight < math.inf).all()):
+        # Not a number, or infinite: says where it comes from.
+        particles.require_weights()
+    return log_weight
 
 
 def _stratified_error(
