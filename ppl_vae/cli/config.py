@@ -24,11 +24,13 @@ def import_from_here() -> None:
 def config_of(settings: dict[str, Any]) -> Any:
     """The settings of a run, checked: a ``RunConfig``."""
     settings = _one_limit(settings)
-    data = settings["data"]
-    if Path(data).suffix and Path(data).exists():
-        data = str(Path(data).resolve())
+    files = {
+        name: str(Path(value).resolve())
+        for name in ("data", "test_data")
+        if (value := settings[name]) and Path(value).suffix and Path(value).exists()
+    }
     # Whoever types a class, or has it in a file of settings, wants it imported.
-    return pv.runs.RunConfig.from_mapping({**settings, "data": data}, trust=True)
+    return pv.runs.RunConfig.from_mapping({**settings, **files}, trust=True)
 
 
 def _one_limit(settings: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +73,21 @@ class Columns(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         if any(not equals for _, equals, _ in pairs):
             self.fail(f"write NAME=KIND,NAME=KIND, got {value!r}", param, ctx)
         return {name.strip(): kind.strip() for name, _, kind in pairs}
+
+
+class Words(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """Words or names, separated by commas; a list in a file."""
+
+    name = "words"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Text or a list to words; the empty text is none."""
+        words = value.split(",") if isinstance(value, str) else value
+        if not isinstance(words, list | tuple):
+            words = [words]
+        return tuple(str(word).strip() for word in words if str(word).strip())
 
 
 class PartSpec(click.ParamType):  # type: ignore[type-arg, unused-ignore]

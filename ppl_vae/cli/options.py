@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.config import Columns, PartSpec, Sizes, import_from_here, read_config
+from ppl_vae.cli.config import Columns, PartSpec, Sizes, Words, import_from_here, read_config
 from ppl_vae.cli.setting import setting
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,6 +96,77 @@ model = options(
         metavar="NAME=KIND,...",
         help="Of a table: real, positive, count, binary, categorical or ordinal[:low<high], where "
         "a column is not what it looks like (text categorical, two values binary, else real).",
+    ),
+    setting(
+        "--separator",
+        of=RUN,
+        metavar="CHARACTER",
+        help="Of a .csv file: auto, tab, space or a character.",
+    ),
+    setting(
+        "--header",
+        of=RUN,
+        type=click.Choice(["auto", "yes", "no"]),
+        help="Whether a .csv file's first row names the columns.",
+    ),
+    setting(
+        "--decimal",
+        of=RUN,
+        type=click.Choice(["auto", ".", ","]),
+        help="Character before the decimals of a table's numbers.",
+    ),
+    setting(
+        "--thousands",
+        of=RUN,
+        otherwise="none",
+        metavar="CHARACTER",
+        help="Character between groups of three digits of a table's numbers.",
+    ),
+    setting(
+        "--missing",
+        of=RUN,
+        otherwise="?, NA, NaN, null and others that pandas knows",
+        type=Words(),
+        metavar="WORD,...",
+        help="Words for missing cells of a table, besides empty ones.",
+    ),
+    setting(
+        "--drop",
+        of=RUN,
+        type=Words(),
+        metavar="NAME,...",
+        help="Columns of a table to leave out.",
+    ),
+    setting(
+        "--test-data",
+        of=RUN,
+        otherwise="they are split off",
+        metavar="FILE",
+        help="File of the test rows, with the same columns.",
+    ),
+    setting(
+        "--valid-fraction",
+        of=RUN,
+        otherwise=lambda: str(pv.data.Splitting().valid_fraction),
+        type=float,
+        metavar="SHARE",
+        help="Share of a file's rows for validation.",
+    ),
+    setting(
+        "--test-fraction",
+        of=RUN,
+        otherwise=lambda: str(pv.data.Splitting().test_fraction),
+        type=float,
+        metavar="SHARE",
+        help="Share of a file's rows for test.",
+    ),
+    setting(
+        "--split-seed",
+        of=RUN,
+        otherwise=lambda: str(pv.data.Splitting().seed),
+        type=int,
+        metavar="SEED",
+        help="Seed of the permutation that splits a file's rows.",
     ),
     click.option(
         "--allow-missing",

@@ -1,9 +1,12 @@
 """What commands print, and how they fail."""
 
 import json
+import logging
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +29,35 @@ def show(text: str, values: dict[str, Any], as_json: bool) -> None:
 def say(text: str, *, err: bool = False) -> None:
     """Print text, from wherever it comes, without what would steer the terminal."""
     click.echo(printable(text), err=err)
+
+
+@contextmanager
+def notices() -> Iterator[None]:
+    """Print on standard error what the package logs, such as how a file was read, each once."""
+    logger, handler = logging.getLogger("ppl_vae"), _Notices()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+class _Notices(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line that has not been printed yet."""
+        line = " ".join(record.getMessage().split())
+        if line not in self._told:
+            self._told.add(line)
+            say(f"data: {line}", err=True)
 
 
 def one_line(error: BaseException) -> str:

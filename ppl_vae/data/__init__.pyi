@@ -13,7 +13,11 @@ from .load import load_dataset as load_dataset
 from .names import DATASET_NAMES as DATASET_NAMES
 from .names import FILE_SUFFIXES as FILE_SUFFIXES
 from .names import TABLE_SUFFIXES as TABLE_SUFFIXES
+from .precision import to_single as to_single
+from .reading import Reading as Reading
 from .rows_of_file import read_rows as read_rows
+from .schema import Conversion as Conversion
 from .schema import Schema as Schema
+from .splits import Splitting as Splitting
 from .storage import find_data_root as find_data_root
 from .tables import read_table as read_table

@@ -1,12 +1,19 @@
 """Data sets from arrays and tensors: checked, scaled, flattened, split."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from ppl_vae.data.columns import Column
 from ppl_vae.data.dataset import Dataset
-from ppl_vae.data.splits import SPLIT_SEED, split_rows
+from ppl_vae.data.precision import find_offsets, to_single
+from ppl_vae.data.schema import Conversion, Schema
+from ppl_vae.data.splits import SPLIT_SEED, Splitting, split_rows
+
+_LOG = logging.getLogger(__name__)
 
 Array = np.ndarray | torch.Tensor
 MIN_ROWS = 10
@@ -18,8 +25,15 @@ def dataset_from_array(
     *,
     feature_names: Sequence[str] | None = None,
     allow_missing: bool = False,
+    splitting: Splitting | None = None,
+    columns: tuple[Column, ...] | None = None,
+    conversion: Conversion | None = None,
+    test_rows: Callable[[Schema], torch.Tensor] | None = None,
 ) -> Dataset:
     """Make a data set of an array, split 80/10/10 by a permutation with a constant seed.
+
+    A column whose values single precision cannot hold is centred first; see
+    :class:`~ppl_vae.data.schema.Conversion`.
 
     Args:
         x: Rows first: (n,), (n, features), (n, h, w) or (n, channels, h, w). uint8 that exceeds
@@ -27,25 +41,43 @@ def dataset_from_array(
         name: Name of the data set.
         feature_names: Names of the columns, for a table.
         allow_missing: Keep NaN, a missing cell, for a likelihood that leaves those out.
+        splitting: Shares and seed of the split; None: 80/10/10, the constant seed.
+        columns: What the columns of a table of mixed kinds hold.
+        conversion: How the array was made of a file's cells.
+        test_rows: Makes test rows that come from elsewhere; None: they are split off.
 
     Returns:
         The data set; arrays of 3 or 4 dimensions have an image_shape.
 
     Raises:
-        ValueError: If x has under 10 rows or no columns, is not numeric or not finite.
+        ValueError: If x has under 10 rows or no columns, is not numeric or not finite, or a column
+            would lose its values in single precision.
     """
-    ((rows,), image_shape, scaling) = _prepare({name: x}, feature_names, allow_missing)
-    tenth = round(len(rows) / 10)
-    train, valid, test = split_rows(rows, tenth, tenth)
+    ((rows,), image_shape, conversion) = _prepare(
+        {name: x}, feature_names, columns, replace(conversion or Conversion(),
+                                                   allow_missing=allow_missing)
+    )  # fmt: skip
+    splitting = splitting or Splitting()
+    n_valid, n_test = splitting.sizes(len(rows))
+    names = None if feature_names is None else tuple(feature_names)
+    told = f"{name}: {len(rows)} rows split {splitting}"
+    if test_rows is not None:
+        schema = Schema(rows.shape[1], names, columns, image_shape, conversion)
+        n_test, told = (
+            0,
+            f"{name}: {len(rows)} rows, {n_valid} for validation, test rows from another file",
+        )
+    train, valid, test = split_rows(rows, n_valid, n_test, splitting.seed)
     return Dataset(
         name,
         train,
         valid,
-        test,
+        test if test_rows is None else test_rows(schema),
         image_shape,
-        None if feature_names is None else tuple(feature_names),
-        f"{name}: {len(rows)} rows split 80/10/10 by a permutation with the constant seed "
-        f"{SPLIT_SEED}, {scaling}.",
+        names,
+        f"{told}, {_phrase(conversion, names)}.",
+        columns,
+        conversion,
     )
 
 
@@ -76,7 +108,9 @@ def dataset_from_splits(
     """
     given = {"train": train, "test": test} | ({} if valid is None else {"valid": valid})
     named = {f"{name} {k}": x for k, x in given.items()}
-    parts, image_shape, scaling = _prepare(named, None, allow_missing)
+    parts, image_shape, conversion = _prepare(
+        named, None, None, Conversion(allow_missing=allow_missing)
+    )
     if valid is None:
         rows, test_rows = parts
         train_rows, valid_rows, _ = split_rows(rows, max(1, round(len(rows) / 10)), 0)
@@ -84,8 +118,16 @@ def dataset_from_splits(
     else:
         train_rows, test_rows, valid_rows = parts
         split = "split as given"
-    description = f"{name}: {split}, {scaling}."
-    return Dataset(name, train_rows, valid_rows, test_rows, image_shape, None, description)
+    description = f"{name}: {split}, {_phrase(conversion, None)}."
+    return Dataset(
+        name,
+        train_rows,
+        valid_rows,
+        test_rows,
+        image_shape,
+        description=description,
+        conversion=conversion,
+    )
 
 
 def check_finite(
@@ -119,23 +161,47 @@ def check_finite(
 
 
 def _prepare(
-    parts: Mapping[str, Array], feature_names: Sequence[str] | None, allow_missing: bool
-) -> tuple[list[torch.Tensor], tuple[int, ...] | None, str]:
-    """Turn arrays into float32 rows, their image shape, and a phrase on their scaling."""
+    parts: Mapping[str, Array],
+    feature_names: Sequence[str] | None,
+    columns: Sequence[Column] | None,
+    conversion: Conversion,
+) -> tuple[list[torch.Tensor], tuple[int, ...] | None, Conversion]:
+    """Turn arrays into float32 rows, their image shape, and how that was done."""
     arrays = {what: _numeric(x, what) for what, x in parts.items()}
     _check_shapes({what: x.shape for what, x in arrays.items()})
     grey = all(x.dtype == np.uint8 for x in arrays.values())
     divide = grey and max(int(x.max()) for x in arrays.values()) > 1
+    flat = {what: x.reshape(len(x), -1) for what, x in arrays.items()}
+    first, *others = flat.values()
+    values = np.concatenate([first, *others]) if others else first
+    may_shift = None if columns is None else [column.kind == "real" for column in columns]
+    offsets = find_offsets(values, next(iter(flat)), feature_names, may_shift)
     rows = []
-    for what, x in arrays.items():
-        # An overflow to infinity in float32 is caught as not finite just below.
-        with np.errstate(over="ignore"):
-            flat = np.array(x.reshape(len(x), -1), dtype=np.float32, order="C")
-        check_finite(flat, what, feature_names, allow_missing=allow_missing)
-        rows.append(torch.from_numpy(flat / np.float32(255) if divide else flat))
+    for what, x in flat.items():
+        single = to_single(x, offsets)
+        # An overflow to infinity is caught as not finite here.
+        check_finite(single, what, feature_names, allow_missing=conversion.allow_missing)
+        rows.append(torch.from_numpy(single / np.float32(255) if divide else single))
+    if conversion.allow_missing and all(bool(x.isnan().all()) for x in rows):
+        raise ValueError(f"{next(iter(flat))}: nothing to learn from: every cell is missing.")
     shape = next(iter(arrays.values())).shape[1:]
-    scaling = "values divided by 255" if divide else "values as given"
-    return rows, shape if len(shape) in (2, 3) else None, scaling
+    conversion = replace(conversion, divided=divide, offsets=offsets)
+    if offsets is not None:
+        _LOG.warning("%s: %s", next(iter(flat)), _phrase(conversion, feature_names))
+    return rows, shape if len(shape) in (2, 3) else None, conversion
+
+
+def _phrase(conversion: Conversion, names: Sequence[str] | None) -> str:
+    """How values were scaled and shifted, in words."""
+    if conversion.offsets is None:
+        return "values divided by 255" if conversion.divided else "values as given"
+    shifted = [
+        f"{offset:.15g} subtracted from column {i + 1 if names is None else repr(names[i])}"
+        for i, offset in enumerate(conversion.offsets)
+        if offset
+    ]
+    more = f" and {len(shifted) - 3} more" if len(shifted) > 3 else ""
+    return f"{', '.join(shifted[:3])}{more}, so that single precision holds the values"
 
 
 def _numeric(x: Array, what: str) -> np.ndarray:

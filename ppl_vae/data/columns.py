@@ -7,6 +7,8 @@ from typing import Literal, final, get_args
 import numpy as np
 import pandas as pd
 
+from ppl_vae.data.text_columns import explain_text, holds_dates, require_labels
+
 Kind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
 """Real numbers, positive ones, whole ones from 0, one of two, one of several, one of an order."""
 
@@ -97,7 +99,7 @@ def decode_table(values: np.ndarray, columns: Sequence[Column]) -> pd.DataFrame:
 def _encode(
     cells: pd.Series, name: str, asked: str | None, where: str
 ) -> tuple[np.ndarray, Column]:
-    kind, _, order = (asked or _looks_like(cells)).partition(":")
+    kind, _, order = (asked or _looks_like(cells, where)).partition(":")
     if kind not in KINDS:
         raise ValueError(
             f"{where}: column {name!r} cannot be {kind!r}: kinds are {', '.join(KINDS)}."
@@ -121,14 +123,23 @@ def _encode(
     return _codes(cells, column, where), column
 
 
-def _looks_like(cells: pd.Series) -> Kind:
+def _looks_like(cells: pd.Series, where: str) -> Kind:
+    """What a column holds, as far as its cells say so plausibly.
+
+    Raises:
+        ValueError: If it is text that is no plausible category.
+    """
     present = cells.dropna()
-    if present.nunique() == 2:
+    if holds_dates(cells):
+        raise ValueError(f"{where}: column {cells.name!r} {explain_text(cells)}.")
+    if present.map(str).nunique() == 2:
         return "binary"
     numeric = (
         pd.api.types.is_numeric_dtype(present)
         or pd.to_numeric(present.astype(object), errors="coerce").notna().all()
     )
+    if not numeric:
+        require_labels(cells, where)
     return "real" if numeric else "categorical"
 
 
@@ -166,10 +177,7 @@ def _numbers(cells: pd.Series, name: str, where: str) -> np.ndarray:
     numbers = pd.to_numeric(cells.astype(object), errors="coerce")
     bad = np.flatnonzero(cells.notna() & numbers.isna())
     if len(bad):
-        raise ValueError(
-            f"{where}: column {name!r} is not numeric: {str(cells.iloc[bad[0]])!r} in row "
-            f"{bad[0] + 1} (counted from 1): name it categorical, or drop it."
-        )
+        raise ValueError(f"{where}: column {name!r} {explain_text(cells)}.")
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ppl_vae.data.binarization import BINARIZATION_MODES, binarize_static, check_probabilities
 from ppl_vae.data.columns import Column
-from ppl_vae.data.schema import Schema
+from ppl_vae.data.schema import Conversion, Schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,7 @@ class Dataset:
         feature_names: Column names of a table, or None.
         description: What the data are and how they were split, scaled and binarised.
         columns: What the columns of a table of mixed kinds hold, or None. Missing cells are NaN.
+        conversion: How the rows were made of a file's cells or an array's values.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Dataset:
     feature_names: tuple[str, ...] | None = None
     description: str = ""
     columns: tuple[Column, ...] | None = None
+    conversion: Conversion = field(default_factory=Conversion, repr=False)
 
     def __post_init__(self) -> None:
         for split, x in self._splits().items():
@@ -57,6 +59,7 @@ class Dataset:
             feature_names=self.feature_names,
             columns=self.columns,
             image_shape=self.image_shape,
+            conversion=self.conversion,
         )
 
     @property

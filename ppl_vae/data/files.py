@@ -2,21 +2,33 @@
 
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ppl_vae.data.arrays import dataset_from_array, dataset_from_splits
 from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.schema import Schema
+from ppl_vae.data.splits import Splitting
 from ppl_vae.files import require_content
 
 
-def load_array_file(path: Path, *, allow_missing: bool = False) -> Dataset:
+def load_array_file(
+    path: Path,
+    *,
+    allow_missing: bool = False,
+    splitting: Splitting | None = None,
+    test_rows: Callable[[Schema], torch.Tensor] | None = None,
+) -> Dataset:
     """Load a .npy file, or a .npz file of one array or of train, test and perhaps valid.
 
     Args:
         path: The file; its stem becomes the name.
         allow_missing: Keep NaN, a missing cell.
+        splitting: Shares and seed of the split of one array; None: 80/10/10.
+        test_rows: Makes test rows that are in another file.
 
     Returns:
         The data set, split as the file says or else 80/10/10.
@@ -27,6 +39,8 @@ def load_array_file(path: Path, *, allow_missing: bool = False) -> Dataset:
     """
     arrays = read_arrays(path)
     if set(arrays) in ({"train", "test"}, {"train", "valid", "test"}):
+        if splitting is not None or test_rows is not None:
+            raise ValueError(f"{path}: holds splits already: leave out fractions and test data.")
         return dataset_from_splits(
             arrays["train"],
             arrays["test"],
@@ -36,7 +50,13 @@ def load_array_file(path: Path, *, allow_missing: bool = False) -> Dataset:
         )
     if len(arrays) == 1:
         (array,) = arrays.values()
-        return dataset_from_array(array, path.stem, allow_missing=allow_missing)
+        return dataset_from_array(
+            array,
+            path.stem,
+            allow_missing=allow_missing,
+            splitting=splitting,
+            test_rows=test_rows,
+        )
     raise ValueError(
         f"{path}: holds the arrays {', '.join(arrays) or '(none)'}, expected exactly one, or "
         "train, test and optionally valid: save it again with only these"

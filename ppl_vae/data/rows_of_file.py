@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +13,7 @@ from ppl_vae.data.arrays import check_finite
 from ppl_vae.data.columns import code_with
 from ppl_vae.data.files import read_arrays
 from ppl_vae.data.names import FILE_SUFFIXES, TABLE_SUFFIXES
+from ppl_vae.data.precision import to_single
 from ppl_vae.data.schema import Schema
 from ppl_vae.data.tables import read_numbers, read_table
 
@@ -47,13 +49,40 @@ def read_rows(path: str | os.PathLike[str], like: Schema) -> Float[Tensor, "rows
             f"{path}: rows have shape {values.shape[1:]}, the model was trained with "
             f"{like.features} values: give rows of that size."
         )
-    flat = np.array(values.reshape(len(values), -1), dtype=np.float32)
-    check_finite(flat, str(path), like.feature_names, allow_missing=True)
-    return torch.from_numpy(flat)
+    if not len(values):
+        raise ValueError(f"{path}: holds no rows.")
+    conversion = like.conversion
+    flat = to_single(values.reshape(len(values), -1), conversion.offsets)
+    check_finite(flat, str(path), like.feature_names, allow_missing=conversion.allow_missing)
+    return torch.from_numpy(flat / np.float32(255) if conversion.divided else flat)
 
 
 def _of_table(path: Path, like: Schema) -> np.ndarray:
-    table = read_table(path)
+    table = read_table(path, like.conversion.reading)
+    for name, value in like.conversion.constants:
+        if name in table.columns:
+            _require_constant(table[name], value, path)
     if like.columns is not None:
         return code_with(table, like.columns, str(path))
     return read_numbers(table, like.feature_names, path)
+
+
+def _require_constant(cells: pd.Series, value: str, path: Path) -> None:
+    """Check that a column the model was trained without, since it never varied, does not here."""
+    numeric = pd.to_numeric(cells, errors="coerce").notna().all() and _is_number(value)
+    other = cells.notna() & (cells != float(value) if numeric else cells.map(str) != value)
+    if other.any():
+        row = int(other.to_numpy().argmax())
+        raise ValueError(
+            f"{path}: column {str(cells.name)!r} holds {str(cells.iloc[row])!r} in row {row + 1}, "
+            f"and was {value or 'empty'} in all rows that the model was trained with: leave these "
+            "rows out."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

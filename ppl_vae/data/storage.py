@@ -26,7 +26,7 @@ DOWNLOAD_ERRORS = (
 )
 
 
-def find_data_root(data_root: Path | str | None = None) -> Path:
+def find_data_root(data_root: os.PathLike[str] | str | None = None) -> Path:
     """Find the folder of data sets.
 
     Args:

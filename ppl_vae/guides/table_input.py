@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppl_vae.data.columns import Column
+from ppl_vae.data.spreads import standard_moments
 
 
 @final
@@ -40,10 +41,9 @@ class TableInput(nn.Module):
         super().__init__()
         self.columns, self.network = tuple(columns), network
         numbers = self._numbers(data)
-        loc = numbers.nanmean(0).nan_to_num(0.0)
-        scale = (numbers - loc).square().nanmean(0).sqrt().nan_to_num(0.0)
+        loc, scale = standard_moments(numbers)
         self.register_buffer("loc", loc)
-        self.register_buffer("scale", torch.where(scale > 0, scale, torch.ones_like(scale)))
+        self.register_buffer("scale", scale)
 
     @staticmethod
     def num_inputs(columns: Sequence[Column]) -> int:

@@ -4,18 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_ROUNDING = 10
-"""A column whose spread is below so many rounding errors of its mean is constant."""
+from ppl_vae.data.spreads import column_means, column_variances, column_varies
 
-
-def column_means(data: Float[Tensor, "num_data features"]) -> Float[Tensor, " features"]:
-    """Means of the columns; 0 where a column holds nothing."""
-    return data.nanmean(0).nan_to_num(0.0)
-
-
-def column_variances(data: Float[Tensor, "num_data features"]) -> Float[Tensor, " features"]:
-    """Variances of the columns; 0 where a column holds nothing."""
-    return (data - column_means(data)).square().nanmean(0).nan_to_num(0.0)
+__all__ = ["column_means", "column_spreads", "column_variances"]
 
 
 def column_spreads(
@@ -27,8 +18,6 @@ def column_spreads(
     """
     if data is None:
         return torch.tensor(1.0)
-    variance = column_variances(data)
-    error = _ROUNDING * torch.finfo(data.dtype).eps * column_means(data).abs()
-    varies = variance > error.square()
+    variance, varies = column_variances(data), column_varies(data)
     pooled = variance[varies].mean() if varies.any() else variance.new_tensor(1.0)
     return torch.where(varies, variance, pooled).sqrt()

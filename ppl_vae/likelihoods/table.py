@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppl_vae.data.columns import Column
+from ppl_vae.data.spreads import column_varies, standard_moments
 from ppl_vae.likelihoods.counts import negative_binomial
 from ppl_vae.likelihoods.table_row import ColumnGroup, TableRow
 from ppl_vae.networks import set_output_bias
@@ -35,7 +36,8 @@ class TableDecoder(nn.Module):
         data: Training rows, NaN for missing cells: scales, and where all columns start.
 
     Raises:
-        ValueError: If there are no columns, or not as many as the data have.
+        ValueError: If there are no columns, or not as many as the data have, or a column of numbers
+            does not vary.
 
     References:
         Nazabal, Olmos, Ghahramani and Valera, 2020, Handling incomplete heterogeneous data using
@@ -86,7 +88,9 @@ class _Numbers(nn.Module):
         super().__init__()
         self.places, self.logarithmic = tuple(places), columns[places[0]].kind == "positive"
         cells = data[:, places]
-        loc, scale = _moments(cells.log() if self.logarithmic else cells)
+        cells = cells.log() if self.logarithmic else cells
+        _require_variation(cells, columns, places)
+        loc, scale = standard_moments(cells)
         self.register_buffer("loc", loc)
         self.register_buffer("scale", scale)
         self.register_buffer("start", torch.zeros(2 * len(places)), persistent=False)
@@ -228,11 +232,14 @@ def _positive(free: Tensor) -> Tensor:
     return _FLOOR + (1 - _FLOOR) * functional.softplus(free + 0.5413248546)
 
 
-def _moments(cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of what is there; 0 and 1 of a column that says nothing."""
-    loc = cells.nanmean(0).nan_to_num(0.0)
-    scale = (cells - loc).square().nanmean(0).sqrt().nan_to_num(0.0)
-    return loc, torch.where(scale > 0, scale, torch.ones_like(scale))
+def _require_variation(cells: Tensor, columns: Sequence[Column], places: list[int]) -> None:
+    """Check that numbers vary: a density of a constant grows without bound and means nothing."""
+    for place, varies in zip(places, column_varies(cells).tolist(), strict=True):
+        if not varies:
+            raise ValueError(
+                f"column {columns[place].name!r} is {columns[place].kind} and does not vary in the "
+                "training data, so that it has no density: leave it out."
+            )
 
 
 def _logits(codes: Tensor, size: int) -> Tensor:

@@ -39,6 +39,11 @@ _SHOWN = 100
 _KNOWN = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES, "network": ENCODER_NETWORKS}
 LIMITS = ("updates", "seconds", "decoder_evaluations")
 """Settings that end training in place of ``epochs``; at most one of the four is given."""
+READING = (
+    "separator", "header", "decimal", "thousands", "missing", "drop", "test_data",
+    "valid_fraction", "test_fraction", "split_seed",
+)  # fmt: skip
+"""Settings of how data are read and split, which `load_dataset` takes by the same names."""
 EPOCHS = 100
 """Passes over the training data, where nothing else limits training."""
 _GREY_IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot")
@@ -52,6 +57,16 @@ class RunConfig:
     Attributes:
         data: Name of a data set, or path of a file.
         columns: Of a table, column to kind, for columns that are not what they look like.
+        separator: Of a .csv file: ``auto``, ``tab``, ``space`` or a character.
+        header: Whether its first row names the columns: ``auto``, ``yes`` or ``no``.
+        decimal: Of numbers in text: ``auto``, ``.`` or ``,``.
+        thousands: Character between groups of three digits, or None.
+        missing: Words for missing cells of a table; None: the usual ones.
+        drop: Columns of a table to leave out.
+        test_data: File of the test rows; None: they are split off.
+        valid_fraction: Share of a file's rows for validation; None: 0.1.
+        test_fraction: Share for test; None: 0.1.
+        split_seed: Of the permutation that splits a file's rows; None: a constant.
         allow_missing: Take NaN for a missing cell; a table of mixed columns always does.
         binarize: ``none``, ``static``, ``dynamic``, or ``auto``: static for a named set of grey
             images under a Bernoulli likelihood, none otherwise.
@@ -81,6 +96,16 @@ class RunConfig:
 
     data: str = "digits"
     columns: Mapping[str, str] = field(default_factory=dict)
+    separator: str = "auto"
+    header: str = "auto"
+    decimal: str = "auto"
+    thousands: str | None = None
+    missing: tuple[str, ...] | None = None
+    drop: tuple[str, ...] = ()
+    test_data: str | None = None
+    valid_fraction: float | None = None
+    test_fraction: float | None = None
+    split_seed: int | None = None
     allow_missing: bool = False
     binarize: str = "auto"
     objective: str = "elbo"
@@ -139,7 +164,7 @@ class RunConfig:
         for name in values:
             require_known("setting", name, known)
         values = dict(values)
-        for name in ("hidden", "upper_hidden", "latent"):
+        for name in ("hidden", "upper_hidden", "latent", "missing", "drop"):
             if isinstance(values.get(name), list | tuple):
                 values[name] = tuple(values[name])
         if isinstance(values.get("latent"), tuple) and len(values["latent"]) == 1:
@@ -174,7 +199,11 @@ class RunConfig:
             raise ValueError("columns have kinds under the likelihood table only.")
         columns = self.columns if mixed else None
         dataset = load_dataset(
-            self.data, data_root, allow_missing=self.allow_missing, columns=columns
+            self.data,
+            data_root,
+            allow_missing=self.allow_missing,
+            columns=columns,
+            **{name: getattr(self, name) for name in READING},
         )
         return self.prepare(dataset)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ppl_vae.data import code_with, decode_table, read_table
+from ppl_vae.data import code_with, decode_table, read_table, to_single
 from ppl_vae.imputation import Imputation, impute
 from ppl_vae.runs.run import Run
 
@@ -79,8 +79,10 @@ def impute_run(
             "file under --likelihood table."
         )
     path = Path(run.config.data) if data is None else data
-    table = read_table(path)
-    x = torch.tensor(code_with(table, columns, str(path)), dtype=torch.float32)
+    table = read_table(path, run.dataset.conversion.reading)
+    schema = run.dataset.schema
+    values = code_with(table, columns, str(path))
+    x = torch.from_numpy(to_single(values, schema.conversion.offsets))
     found = impute(
         run.vae,
         x,
@@ -93,7 +95,7 @@ def impute_run(
 
     def filled(values: Tensor) -> pd.DataFrame:
         """Of the file's own cells, only the missing ones are replaced."""
-        decoded, complete = decode_table(values.double().numpy(), columns), table.copy()
+        decoded, complete = decode_table(schema.restore(values.numpy()), columns), table.copy()
         for place, column in enumerate(columns):
             gaps = found.missing[:, place].numpy()
             if gaps.any():

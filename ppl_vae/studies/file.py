@@ -82,13 +82,14 @@ def _beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
     config = values.get("config")
     if not isinstance(config, dict):
         return values
-    data = config.get("data")
-    if not isinstance(data, str) or not Path(data).suffix:
-        return values
-    for place in (Path(data), path.parent / data):
-        if place.exists():
-            return {**values, "config": {**config, "data": str(place.resolve())}}
-    return values
+    found: dict[str, str] = {}
+    for name in ("data", "test_data"):
+        data = config.get(name, config.get(name.replace("_", "-")))
+        if isinstance(data, str) and Path(data).suffix:
+            places = [place for place in (Path(data), path.parent / data) if place.exists()]
+            if places:
+                found[name] = str(places[0].resolve())
+    return {**values, "config": {**config, **found}} if found else values
 
 
 def study_from_mapping(values: Mapping[str, Any], text: str = "", *, trust: bool = False) -> Study:

@@ -20,11 +20,11 @@ def run(capsys, *arguments):
 
 
 def fails(capsys, *arguments, code=1):
-    """The one line that a failing command leaves on standard error."""
+    """The one line that a failing command leaves on standard error, besides what was read."""
     status, out, err = run(capsys, *arguments)
     assert status == code, err
     assert out == ""
-    lines = err.strip().splitlines()
+    lines = [line for line in err.strip().splitlines() if not line.startswith("data: ")]
     assert len(lines) == 1, err
     assert lines[0].startswith("ppl-vae: error: ")
     return lines[0]

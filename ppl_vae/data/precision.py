@@ -1,0 +1,108 @@
+"""Numbers to single precision: compared before and after, and centred where they would be lost."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_LOST = 1e-3
+"""Largest rounding error of a column, in units of its standard deviation, that is accepted."""
+_CENTRED = 1e-4
+"""A column whose rounding error is larger, in the same units, is centred."""
+_KEPT = 0.9
+"""Share of different whole numbers that must stay different."""
+_BLOCK = 64
+
+
+def find_offsets(
+    values: np.ndarray,
+    what: str,
+    names: Sequence[str] | None = None,
+    may_shift: Sequence[bool] | None = None,
+) -> tuple[float, ...] | None:
+    """Constants to subtract from the columns before they are rounded to single precision.
+
+    A density does not change when a constant is subtracted, but the digits that tell one value
+    from another do: seconds since 1970 differ in digits that single precision does not have.
+
+    Args:
+        values: Cells, shape (rows, columns), of any type of numbers.
+        what: What they are, for messages.
+        names: Names of the columns, or None to count them from 1.
+        may_shift: Whether a column may be shifted, which a count may not; None: all may.
+
+    Returns:
+        A constant for each column, 0 for most; None where none needs one.
+
+    Raises:
+        ValueError: If a column that may not be shifted, or even a shifted one, would lose its
+            values; names it and the remedy.
+    """
+    if np.can_cast(values.dtype, np.float32):
+        return None
+    offsets = np.zeros(values.shape[1])
+    for start in range(0, values.shape[1], _BLOCK):
+        block = values[:, start : start + _BLOCK]
+        for place in np.flatnonzero(_suspicious(block)):
+            column = start + int(place)
+            name = f"column {column + 1}" if names is None else f"column {names[column]!r}"
+            shift = may_shift is None or may_shift[column]
+            offsets[column] = _offset(values[:, column], f"{what}: {name}", shift=shift)
+    return tuple(offsets.tolist()) if offsets.any() else None
+
+
+def to_single(values: np.ndarray, offsets: Sequence[float] | None) -> np.ndarray:
+    """The values less the constants, as float32; too large ones become infinite."""
+    with np.errstate(over="ignore"):
+        if offsets is not None:
+            values = values.astype(np.float64) - np.asarray(offsets)
+        return np.array(values, dtype=np.float32, order="C")
+
+
+def _suspicious(block: np.ndarray) -> np.ndarray:
+    """Columns whose values are not what they were after rounding, and not nearly so."""
+    exact = block.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.abs(exact - exact.astype(np.float32).astype(np.float64))
+    error[~np.isfinite(error)] = 0.0
+    worst = error.max(0, initial=0.0)
+    finite = np.where(np.isfinite(exact), exact, np.nan)
+    whole = (np.isnan(finite) | (finite == np.round(finite))).all(0)
+    suspicious: np.ndarray = worst > 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = np.nansum(finite, 0) / np.maximum((~np.isnan(finite)).sum(0), 1)
+        spread = np.sqrt(np.nansum((finite - mean) ** 2, 0) / len(finite))
+    suspicious &= whole | (worst > _CENTRED * spread)
+    return suspicious
+
+
+def _offset(column: np.ndarray, what: str, *, shift: bool) -> float:
+    present = column[np.isfinite(column)] if column.dtype.kind == "f" else column
+    before, exact = len(np.unique(present)), present.astype(np.float64)
+    spread = float(exact.std()) if len(exact) else 0.0
+    if before < 2 or spread == 0:
+        return 0.0
+    whole = bool((exact == np.round(exact)).all())
+
+    def kept(offset: float) -> int:
+        return len(np.unique((exact - offset).astype(np.float32)))
+
+    def is_lost(offset: float, accepted: float) -> bool:
+        return _loss(exact - offset, spread) > accepted or (whole and kept(offset) < _KEPT * before)
+
+    offset = 0.0
+    if shift and is_lost(offset, _CENTRED):
+        offset = float(np.median(exact))
+        offset = float(round(offset)) if whole else offset
+    if is_lost(offset, _LOST):
+        raise ValueError(
+            f"{what}: {before} different values become {kept(offset)} in single precision: "
+            "subtract a constant, or scale it."
+        )
+    return offset
+
+
+def _loss(exact: np.ndarray, spread: float) -> float:
+    """Largest rounding error in units of the spread."""
+    with np.errstate(over="ignore"):
+        error = np.abs(exact - exact.astype(np.float32).astype(np.float64))
+    return float(error[np.isfinite(error)].max(initial=0.0)) / spread

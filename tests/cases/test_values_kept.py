@@ -1,0 +1,122 @@
+"""Values on the way into single precision, and columns that never vary."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ppl_vae.data import Column, Schema, load_dataset, read_rows
+from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.guides import DiagonalNormalEncoder
+from ppl_vae.likelihoods import NormalDecoder, TableDecoder
+from ppl_vae.networks import MLP
+from ppl_vae.objectives import ELBO
+from ppl_vae.priors import StandardNormal
+from ppl_vae.training import fit
+from ppl_vae.vae import VAE
+
+N = 600
+RNG = np.random.default_rng(0)
+SPEED = RNG.normal(size=N)
+SECOND = RNG.integers(0, 60, N) + 10 * SPEED
+WRITERS = {
+    "npy": np.save,
+    "npz": lambda path, x: np.savez(path, x=x),
+    "csv": lambda path, x: pd.DataFrame(x, columns=["t", "v"]).to_csv(path, index=False),
+    "parquet": lambda path, x: pd.DataFrame(x, columns=["t", "v"]).to_parquet(path),
+}
+
+
+def distinct(data):
+    return len(torch.cat([data.train, data.valid, data.test])[:, 0].unique())
+
+
+@pytest.mark.parametrize("kind", ["array", *WRITERS])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_times_since_1970_are_kept(kind, scale, tmp_path):
+    x = np.column_stack([scale * (SECOND + 1_700_000_000), SPEED])
+    source = x
+    if kind in WRITERS:
+        source = tmp_path / f"t.{kind}"
+        WRITERS[kind](source, x)
+    data = load_dataset(source)
+    assert distinct(data) == N
+    assert "so that single precision holds the values" in data.description
+    schema = Schema.from_mapping(json.loads(json.dumps(data.schema.to_mapping())))
+    assert schema == data.schema
+    back = schema.restore(torch.cat([data.train, data.valid, data.test]).numpy())
+    np.testing.assert_allclose(np.sort(back[:, 0]), np.sort(x[:, 0]), rtol=0, atol=1e-5 * scale)
+    if kind in WRITERS:
+        rows = read_rows(source, schema)
+        np.testing.assert_allclose(schema.restore(rows.numpy()), x, rtol=0, atol=1e-5 * scale)
+
+
+def bound(columns):
+    data = load_dataset(np.column_stack(columns))
+    torch.manual_seed(0)
+    encoder = DiagonalNormalEncoder(MLP(2, [16], 2))
+    decoder = NormalDecoder(MLP(1, [16], 2), "feature", data=data.train)
+    vae = VAE(StandardNormal(1), decoder, encoder)
+    mean, spread = data.train.mean(0), data.train.std(0)
+    inner = encoder.forward
+    encoder.forward = lambda x: inner((x - mean) / spread)
+    fit(vae.model, vae.guide, ELBO(), data.train,
+        valid=data.valid, epochs=30, learning_rate=3e-3, progress=False, device="cpu")  # fmt: skip
+    return ImportanceSampling(500)(vae.model, vae.guide, data.test).mean
+
+
+def test_a_constant_that_is_added_changes_no_density():
+    plain = bound([SECOND, SPEED])
+    assert plain == pytest.approx(-5.9, abs=0.15)
+    assert bound([SECOND + 1_700_000_000, SPEED]) == pytest.approx(plain, abs=0.1)
+    milliseconds = bound([1000.0 * (SECOND + 1_700_000_000), SPEED])
+    assert milliseconds + np.log(1000) == pytest.approx(plain, abs=0.1)
+
+
+def test_what_cannot_be_kept_is_refused(tmp_path):
+    counts = pd.DataFrame({"n": 16_777_000_001 + RNG.integers(0, 60, N), "v": SPEED})
+    counts.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match=r"column 'n': 60 different values become .* in single"):
+        load_dataset(tmp_path / "t.csv", columns={"n": "count"})
+    assert distinct(load_dataset(tmp_path / "t.csv", columns={})) == 60
+
+
+@pytest.mark.parametrize("value", [0.5, 0.1, 37.7, 1013.25, "kg", 1e9])
+@pytest.mark.parametrize("holes", [False, True])
+def test_a_constant_column_is_left_out(value, holes, tmp_path, caplog):
+    table = pd.DataFrame({"a": SPEED, "unit": value})
+    if holes:
+        table.loc[::3, "unit"] = None
+    table.to_csv(tmp_path / "t.csv", index=False)
+    data = load_dataset(tmp_path / "t.csv", columns={})
+    assert [column.name for column in data.columns] == ["a"]
+    assert "left out, never varying: 'unit'" in caplog.text
+    pd.DataFrame({"a": [1.0, 2.0]}).to_csv(tmp_path / "u.csv", index=False)
+    assert read_rows(tmp_path / "u.csv", data.schema).tolist() == [[1.0], [2.0]]
+    assert len(read_rows(tmp_path / "t.csv", data.schema)) == N
+    pd.DataFrame({"a": [1.0, 2.0], "unit": [value, 7]}).to_csv(tmp_path / "u.csv", index=False)
+    with pytest.raises(ValueError, match=r"column 'unit' holds '7.*' in row 2, and was"):
+        read_rows(tmp_path / "u.csv", data.schema)
+
+
+def test_a_column_that_varies_in_other_rows_only(tmp_path):
+    order = np.random.RandomState(20110411).permutation(N)
+    unit = np.full(N, 0.1)
+    unit[order[-1]] = 5.0
+    pd.DataFrame({"a": SPEED, "unit": unit}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match="'unit' does not vary among the training rows"):
+        load_dataset(tmp_path / "t.csv", columns={"unit": "real"})
+    pd.DataFrame({"a": [1.5] * N}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match="no column holds different values"):
+        load_dataset(tmp_path / "t.csv", columns={})
+
+
+@pytest.mark.parametrize("kind", ["real", "positive"])
+@pytest.mark.parametrize("value", [0.5, 0.1, 37.7, 1013.25])
+def test_a_density_of_a_constant_is_refused(kind, value):
+    columns = (Column("a", "real"), Column("unit", kind))
+    data = torch.stack([torch.from_numpy(SPEED).float(), torch.full((N,), value)], 1)
+    with pytest.raises(ValueError, match=f"column 'unit' is {kind} and does not vary"):
+        TableDecoder(MLP(2, [8], 4), columns, data)
