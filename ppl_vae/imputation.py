@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ppl_vae.data.columns import CODED, Column
-from ppl_vae.particles import draw_particles
+from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.vae import VAE, HierarchicalVAE
 from ppl_vae.weights import effective_sample_size, normalized_weights
@@ -74,18 +74,19 @@ def impute(
         data sets.
         Rubin, 1987, Multiple imputation for nonresponse in surveys.
     """
-    if num_draws < 1 or num_particles < 1 or len(x) == 0:
+    if num_draws < 1 or num_particles < 1:
         raise ValueError(
-            f"impute needs rows, num_draws >= 1 and num_particles >= 1, got {len(x)}, {num_draws} "
-            f"and {num_particles}."
+            "impute needs num_draws >= 1 and num_particles >= 1, got "
+            f"{num_draws} and {num_particles}."
         )
-    device = x.device if device is None else torch.device(device)
-    size = max(1, _ROWS // num_particles)
-    with torch.no_grad(), seeded(seed, Stream.SAMPLING):
-        parts = [
-            _impute(vae, part.to(device), num_draws, num_particles, columns)
-            for part in x.split(size)
-        ]
+    programs = Programs(vae.model, vae.guide)
+    size = ChunkSize(num_particles, cpu=_ROWS, gpu=_ROWS, whole=True)
+    with (
+        evaluation(programs, x, size, device=device) as look,
+        torch.no_grad(),
+        seeded(seed, Stream.SAMPLING),
+    ):
+        parts = [_impute(vae, part, num_draws, num_particles, columns) for part, _ in look.chunks()]
     return Imputation(
         draws=torch.cat([part.draws for part in parts], 1),
         point=torch.cat([part.point for part in parts]),

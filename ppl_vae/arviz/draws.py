@@ -16,7 +16,7 @@ from ppl_vae.arviz.tree import (
     observed_of,
     tree_of,
 )
-from ppl_vae.particles import Program, draw_particles
+from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import effective_sample_size, normalized_weights
 
@@ -98,13 +98,17 @@ def particles_to_datatree(
             f"chains must divide num_particles, got chains={chains} and "
             f"num_particles={num_particles}."
         )
-    if len(x) == 0:
-        raise ValueError("x holds no data: a tree of draws needs at least one datum.")
-    device = x.device if device is None else torch.device(device)
-    with torch.no_grad(), seeded(seed, Stream.EVALUATION):
+    programs = Programs(model, guide, max_plate_nesting)
+    size = ChunkSize(num_particles, cpu=_ROWS, gpu=_ROWS, whole=True)
+    with (
+        evaluation(programs, x, size, device=device) as look,
+        torch.no_grad(),
+        seeded(seed, Stream.EVALUATION),
+    ):
+        x = look.x
         draws = _join(
-            _draw(model, guide, part.to(device), num_particles, max_plate_nesting)
-            for part in x.split(max(1, _ROWS // num_particles))
+            _draw(model, own, part, num_particles, look.max_plate_nesting)
+            for part, own in look.chunks()
         )
         log_weight = draws["sample_stats"]["log_weight"]
         if resample:

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from ppl_vae.data.rows import as_rows
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import MonteCarlo, over_data, plain, table
 from ppl_vae.evidence.pareto import pareto_tail
-from ppl_vae.particles import Program, draw_particles
+from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights, group_log_mean_exp
 
@@ -145,15 +146,21 @@ def bound_against_particles(
         Domke and Sheldon, 2018, Importance weighting and variational inference.
     """
     counts = sorted(set(num_particles))
+    x = as_rows(x)
     _require_enough(counts, len(x), replicates)
-    device = x.device if device is None else torch.device(device)
     curves, shapes = [], []
-    with torch.no_grad(), seeded(seed, Stream.EVALUATION):
-        for part in x.split(max(1, _ROWS // counts[-1])):
-            data, drawn = part.to(device), []
+    programs = Programs(model, guide, max_plate_nesting)
+    size = ChunkSize(counts[-1], cpu=_ROWS, gpu=_ROWS, whole=True)
+    with (
+        evaluation(programs, x, size, device=device) as look,
+        torch.no_grad(),
+        seeded(seed, Stream.EVALUATION),
+    ):
+        for data, own in look.chunks():
+            drawn = []
             for _ in range(replicates):
                 particles = draw_particles(
-                    model, guide, data, counts[-1], max_plate_nesting=max_plate_nesting
+                    model, own, data, counts[-1], max_plate_nesting=look.max_plate_nesting
                 )
                 drawn.append(particles.log_weight.double().cpu())
             curves.append(torch.stack([_curve(log_weight, counts) for log_weight in drawn]))

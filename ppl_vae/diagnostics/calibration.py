@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from ppl_vae.diagnostics.estimates import MonteCarlo, table
-from ppl_vae.particles import Program, simulate_data
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation, simulate_data
 from ppl_vae.particles.sites import run
 from ppl_vae.randomness import Stream, seeded
 
@@ -235,14 +235,18 @@ def simulation_based_calibration(
         inference.
     """
     _require_enough(num_simulations, num_draws, false_alarm)
-    device = x.device if device is None else torch.device(device)
-    template = x[:1].to(device).expand(num_simulations, *x.shape[1:])
-    parts = []
-    with torch.no_grad(), seeded(seed, Stream.EVALUATION):
+    parts, programs = [], Programs(model, guide, max_plate_nesting)
+    with (
+        evaluation(programs, x, ChunkSize(1), device=device) as look,
+        torch.no_grad(),
+        seeded(seed, Stream.EVALUATION),
+    ):
+        nesting, first = look.max_plate_nesting, look.x[:1].to(look.device)
+        template = first.expand(num_simulations, *first.shape[1:])
         for part in template.split(max(1, _ROWS // num_draws)):
-            truth, data = simulate_data(model, part, max_plate_nesting=max_plate_nesting)
-            drawn = run(guide, data, num_draws, max_plate_nesting).latents
-            parts.append(_rank(truth, drawn, max_plate_nesting))
+            truth, data = simulate_data(model, part, max_plate_nesting=nesting)
+            drawn = run(guide, data, num_draws, nesting).latents
+            parts.append(_rank(truth, drawn, nesting))
         ranks = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     return Calibration(
         torch.cat(list(ranks.values()), 1), _names(ranks), num_draws, float(false_alarm)

@@ -9,8 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.data.rows import as_rows
 from ppl_vae.objectives.kl import dimension_kl, site_kl
-from ppl_vae.particles import Particles, Program, draw_particles
+from ppl_vae.particles import (
+    ChunkSize,
+    Particles,
+    Program,
+    Programs,
+    draw_particles,
+    evaluation,
+)
 from ppl_vae.randomness import Stream, seeded
 
 _BOOTSTRAP_REPLICATES = 200
@@ -161,14 +169,19 @@ def decompose(
         Hoffman and Johnson, 2016, ELBO surgery: yet another way to carve up the variational
         evidence lower bound.
     """
+    x = as_rows(x)
     _check_arguments(len(x), num_particles, batch_size, threshold)
-    device = x.device if device is None else torch.device(device)
-    with torch.no_grad(), seeded(seed, Stream.EVALUATION):
+    programs = Programs(model, guide, max_plate_nesting)
+    with (
+        evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look,
+        torch.no_grad(),
+        seeded(seed, Stream.EVALUATION),
+    ):
         draws = (
             draw_particles(
-                model, guide, part.to(device), num_particles, max_plate_nesting=max_plate_nesting
+                model, own, part, num_particles, max_plate_nesting=look.max_plate_nesting
             )
-            for part in x.split(batch_size)
+            for part, own in look.chunks()
         )
         table = _join(_tabulate(particles) for particles in draws)
         units = {name: _active_units(means, threshold) for name, means in table["mean"].items()}

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.data.rows import as_rows
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data, plain, table
 from ppl_vae.diagnostics.flow_posterior import refine_flow
 from ppl_vae.diagnostics.full_covariance import refine_full_covariance
 from ppl_vae.evidence import Evidence
 from ppl_vae.flows import require_zuko
-from ppl_vae.particles import Program, draw_particles
+from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.refinement import Refinement
 
@@ -202,6 +203,7 @@ def inference_gap(
     References:
         Cremer, Li and Duvenaud, 2018, Inference suboptimality in variational autoencoders.
     """
+    x = as_rows(x)
     if len(log_evidence) != len(x):
         raise ValueError(f"log_evidence is of {len(log_evidence)} data, but x holds {len(x)}.")
     if num_particles < 2 or len(x) < 2:
@@ -211,12 +213,13 @@ def inference_gap(
         )
     if flow:
         require_zuko()
-    device = x.device if device is None else torch.device(device)
-    settings = _Settings(refinement, full_covariance, flow, num_particles, max_plate_nesting)
     parts: list[_Bounds] = []
-    for number, part in enumerate(x.split(batch_size)):
-        own = derive_seed(seed, number)
-        parts.append(settings.bounds(model, guide, part.to(device), own))
+    programs = Programs(model, guide, max_plate_nesting)
+    with evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look:
+        nesting = look.max_plate_nesting
+        settings = _Settings(refinement, full_covariance, flow, num_particles, nesting)
+        for number, (part, own) in enumerate(look.chunks()):
+            parts.append(settings.bounds(model, own, part, derive_seed(seed, number)))
     return _gaps(_Bounds.join(parts), log_evidence, num_particles)
 
 

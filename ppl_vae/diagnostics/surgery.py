@@ -9,9 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.data.rows import as_rows
 from ppl_vae.diagnostics.estimates import MonteCarlo, over_draws, plain, table
 from ppl_vae.objectives.kl import dimension_log_densities
-from ppl_vae.particles import Particles, Program, draw_particles
+from ppl_vae.particles import (
+    ChunkSize,
+    Particles,
+    Program,
+    Programs,
+    draw_particles,
+    evaluation,
+)
 from ppl_vae.particles.aggregate import aggregate_log_density
 from ppl_vae.randomness import Stream, seeded
 
@@ -125,19 +133,22 @@ def elbo_surgery(
         evidence lower bound.
         Chen et al., 2018, Isolating sources of disentanglement in variational autoencoders.
     """
-    if len(x) == 0 or num_particles < 2:
+    x = as_rows(x)
+    if num_particles < 2:
         raise ValueError(
             f"elbo_surgery needs data and num_particles >= 2 for its errors, got {len(x)} data and "
             f"num_particles={num_particles}."
         )
-    device = x.device if device is None else torch.device(device)
-    parts = []
-    with torch.no_grad(), seeded(seed, Stream.EVALUATION):
-        for part in x.split(batch_size):
-            particles = draw_particles(
-                model, guide, part.to(device), num_particles, max_plate_nesting=max_plate_nesting
-            )
-            parts.append(_terms(particles, guide, x, max_plate_nesting))
+    parts, programs = [], Programs(model, guide, max_plate_nesting)
+    with (
+        evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look,
+        torch.no_grad(),
+        seeded(seed, Stream.EVALUATION),
+    ):
+        nesting = look.max_plate_nesting
+        for part, _ in look.chunks():
+            particles = draw_particles(model, guide, part, num_particles, max_plate_nesting=nesting)
+            parts.append(_terms(particles, guide, look.x, nesting))
     terms = _join(parts)
     named = {name: over_draws(values) for name, values in terms.items() if values.dim() == 2}
     dimensions = terms.get("per_dimension")

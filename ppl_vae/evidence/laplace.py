@@ -17,7 +17,7 @@ from ppl_vae.distributions.correlated_normal import multiply
 from ppl_vae.evidence.chunks import require_counts
 from ppl_vae.evidence.exact.joint import Joint, SiteCoordinates
 from ppl_vae.evidence.exact.modes import Modes, curvature, find_modes
-from ppl_vae.particles import Program, draw_particles
+from ppl_vae.particles import Program, Programs
 from ppl_vae.randomness import Stream, seeded
 
 _DRAWS = 8
@@ -127,10 +127,9 @@ class LaplaceApproximation:
         """The guide for a batch; arguments as for :func:`laplace_guide`."""
         draws, nesting = max(_DRAWS, self.starts), max_plate_nesting
         with seeded(seed, Stream.TRAINING), torch.no_grad():
-            particles = draw_particles(model, guide, x, draws, max_plate_nesting=nesting)
-            joint = Joint.of(model, x, particles, nesting, _ROWS)
+            joint, latents = Joint.at_draws(Programs(model, guide, nesting), x, draws, _ROWS)
             _require_no_plates(joint.sites)
-            modes = self._climb(joint, joint.unconstrain(particles.latents))
+            modes = self._climb(joint, joint.unconstrain(latents))
             return LaplaceGuide.at(modes, joint.sites, self.stretch)
 
     def _climb(self, joint: Joint, draws: Float[Tensor, "draws batch dim"]) -> Modes:

@@ -57,6 +57,11 @@ class ChunkSize:
     gpu: int = 131_072
     whole: bool = False
 
+    @classmethod
+    def of_data(cls, data_at_once: int) -> "ChunkSize":
+        """So many data, whatever there is of each."""
+        return cls(1, data_at_once, whole=True)
+
     def data_for(self, rows: int, num_data: int) -> int:
         """Data of a chunk of so many rows."""
         together = self.per_datum if self.whole else min(self.per_datum, PARTICLES_AT_ONCE)
@@ -113,6 +118,16 @@ class Evaluation:
     def data_at_once(self) -> int:
         """Data of a chunk."""
         return self.size.data_for(self.rows, len(self.x))
+
+    def chunks(self) -> Iterator[tuple[Tensor, Program]]:
+        """Each chunk's data, where to compute, and the guide for them.
+
+        Raises:
+            ValueError: If there is no guide.
+        """
+        for start in range(0, len(self.x), self.data_at_once):
+            part = self.x[start : start + self.data_at_once].to(self.device)
+            yield part, guide_of(self.guide, start, start + len(part))
 
     def with_rows(self, rows: int) -> "Evaluation":
         """The same with other chunks."""

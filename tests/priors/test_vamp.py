@@ -15,10 +15,11 @@ from torch import nn
 from ppl_vae.guides import DiagonalNormalEncoder, FlowGuide, FullCovarianceEncoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, STL, DReG, GeneralizedDReG
+from ppl_vae.particles import Programs
 from ppl_vae.priors import StandardNormal, VampPrior
 from ppl_vae.runs.parts import parse_part
 from ppl_vae.training import Checkpoint
-from ppl_vae.training.parameters import find_buffers, find_parameters
+from ppl_vae.training.parameters import find_parameters
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE
 
 from .latent_mixtures import (
@@ -198,8 +199,8 @@ class TestParameters:
         names = [name for name, _ in vae.named_parameters(remove_duplicate=False)]
         assert len(names) == len({id(p) for p in vae.parameters()})
         assert sorted(names) == sorted(vae.state_dict())
-        assert find_buffers(vae.model, vae.guide) == {}
-        found = find_parameters(ELBO(), vae.model, vae.guide, data[:3])
+        assert Programs(vae.model, vae.guide).modules().buffers == {}
+        found = find_parameters(Programs(vae.model, vae.guide).modules(data[:3]))
         assert sorted(found) == sorted(names)
 
     @WEIGHTED

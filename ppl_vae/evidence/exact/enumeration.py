@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from ppl_vae.distributions import OneHotBlocks
 from ppl_vae.evidence.result import Evidence, concatenate
-from ppl_vae.particles import Particles, Program, draw_particles
-from ppl_vae.particles.sites import log_densities, require_all_rows, run
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
+from ppl_vae.particles.sites import SiteRun, log_densities, run
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights
 
@@ -54,7 +54,7 @@ class Enumeration:
     def __call__(
         self,
         model: Program,
-        guide: Program,
+        guide: Program | None,
         x: Float[Tensor, "num_data *event"],
         *,
         device: torch.device | str | None = None,
@@ -65,7 +65,7 @@ class Enumeration:
 
         Args:
             model: Pyro model with its data plate at dim -1 and discrete latents.
-            guide: Pyro guide over the same latents; it only tells their shapes.
+            guide: Plays no part; may be None.
             x: The data, shape ``(num_data, *event)``.
             device: Where to compute; the data's device if not given.
             seed: Of the one draw that tells the shapes; it does not matter.
@@ -75,19 +75,20 @@ class Enumeration:
             ValueError: If there are no data, a latent is not discrete and finite, or there are too
                 many configurations.
         """
-        if len(x) == 0:
-            raise ValueError("x holds no data: log p(x) needs at least one datum.")
-        device = x.device if device is None else torch.device(device)
-        start = time.perf_counter()
-        with seeded(seed, Stream.EVALUATION), torch.no_grad():
-            nesting = self.max_plate_nesting
-            particles = draw_particles(model, guide, x[:1].to(device), max_plate_nesting=nesting)
-            states = States.of(particles, nesting - 1)
+        start, programs = time.perf_counter(), Programs(model, None, self.max_plate_nesting)
+        with (
+            evaluation(programs, x, ChunkSize(1, self.rows), device=device) as look,
+            seeded(seed, Stream.EVALUATION),
+            torch.no_grad(),
+        ):
+            nesting, identity = look.max_plate_nesting, look.identity(repr(self), None)
+            states = States.of(run(model, look.x[:1].to(look.device), 1, nesting), nesting - 1)
             self._require_few(states)
             at_once = max(1, self.rows // states.count)
-            bar = tqdm(x.split(at_once), "log p(x)", disable=None if progress else True)
-            parts = [self._sum(model, part.to(device), states) for part in bar]
-        return replace(concatenate(parts), seconds=time.perf_counter() - start)
+            bar = tqdm(look.x.split(at_once), "log p(x)", disable=None if progress else True)
+            parts = [self._sum(model, part.to(look.device), states, nesting) for part in bar]
+        evidence = replace(concatenate(parts), identity=identity)
+        return replace(evidence, seconds=time.perf_counter() - start)
 
     def _require_few(self, states: "States") -> None:
         if states.count > self.max_configurations:
@@ -98,15 +99,14 @@ class Enumeration:
                 "ImportanceSampling."
             )
 
-    def _sum(self, model: Program, x: Tensor, states: "States") -> Evidence:
+    def _sum(self, model: Program, x: Tensor, states: "States", nesting: int) -> Evidence:
         weights = RunningWeights()
         size = max(1, self.rows // len(x))
         for first in range(0, states.count, size):
             index = torch.arange(first, min(first + size, states.count), device=x.device)
             latents = states.at(index, len(x))
-            modelled = run(model, x, len(index), self.max_plate_nesting, latents)
-            require_all_rows(modelled)
-            densities = list(log_densities(modelled, self.max_plate_nesting + 1).values())
+            modelled = run(model, x, len(index), nesting, latents)
+            densities = list(log_densities(modelled, nesting + 1).values())
             weights.add(sum((d.double() for d in densities[1:]), densities[0].double()))
         log_prob = (weights.log_mean + math.log(states.count)).cpu()
         epsilon = torch.finfo(densities[0].dtype).eps
@@ -182,12 +182,12 @@ class States:
     sites: Mapping[str, SiteStates]
 
     @classmethod
-    def of(cls, particles: Particles, num_plates: int) -> "States":
-        """Of a model of which one particle of one datum has been drawn."""
+    def of(cls, modelled: SiteRun, num_plates: int) -> "States":
+        """Of a model that has run once, on one datum."""
         return cls(
             {
-                name: SiteStates.of(name, particles.prior[name], value, num_plates)
-                for name, value in particles.latents.items()
+                name: SiteStates.of(name, modelled.sites[name]["fn"], value, num_plates)
+                for name, value in modelled.latents.items()
             }
         )
 

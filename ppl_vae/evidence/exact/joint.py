@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.particles import Particles, Program, simulate
+from ppl_vae.particles import Program, Programs, draw_particles, simulate
 from ppl_vae.particles.density import bijection_onto
 from ppl_vae.particles.sites import log_densities, require_all_rows, run
 
@@ -95,24 +95,32 @@ class Joint:
     rows: int
 
     @classmethod
-    def of(
-        cls, model: Program, x: Tensor, particles: Particles, max_plate_nesting: int, rows: int
-    ) -> "Joint":
-        """The joint of a model of which particles have been drawn.
+    def at_draws(
+        cls, programs: Programs, x: Tensor, count: int, rows: int
+    ) -> tuple["Joint", dict[str, Tensor]]:
+        """The joint of a model, and draws of its latents from the guide, or else from the prior.
+
+        Args:
+            programs: The model, and a guide where there is one.
+            x: The data, shape ``(batch, *event)``.
+            count: Draws for each datum.
+            rows: As the attribute.
 
         Raises:
             ValueError: If a latent site is discrete, or has a support that varies, or a plate
                 subsamples; names it.
         """
-        require_all_rows(
-            run(model, x, len(particles.log_weight), max_plate_nesting, particles.latents)
-        )
-        plates = max_plate_nesting - 1
+        model, guide, nesting = programs.model, programs.guide, programs.max_plate_nesting
+        if guide is not None:
+            particles = draw_particles(model, guide, x, count, max_plate_nesting=nesting)
+        modelled = run(model, x, count, nesting, {} if guide is None else particles.latents)
+        require_all_rows(modelled)
+        latents = modelled.latents if guide is None else particles.latents
         sites = {
-            name: SiteCoordinates.of(name, value, particles.prior[name], plates)
-            for name, value in particles.latents.items()
+            name: SiteCoordinates.of(name, value, modelled.sites[name]["fn"], nesting - 1)
+            for name, value in latents.items()
         }
-        return cls(model, x, sites, max_plate_nesting, rows)
+        return cls(model, x, sites, nesting, rows), latents
 
     @property
     def dim(self) -> int:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ppl_vae.evidence.exact.adaptive import AdaptiveIntegral
 from ppl_vae.evidence.exact.joint import Joint
 from ppl_vae.evidence.result import Evidence, concatenate
-from ppl_vae.particles import Program, draw_particles
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.randomness import Stream, seeded
 
 MOST_DIMENSIONS = 3
@@ -82,7 +82,7 @@ class Quadrature:
     def __call__(
         self,
         model: Program,
-        guide: Program,
+        guide: Program | None,
         x: Float[Tensor, "num_data *event"],
         *,
         device: torch.device | str | None = None,
@@ -93,7 +93,7 @@ class Quadrature:
 
         Args:
             model: Pyro model with its data plate at dim -1 and continuous latents.
-            guide: Pyro guide over the same latents; it only says where to start.
+            guide: Pyro guide over the same latents; it only says where to start, and may be None.
             x: The data, shape ``(num_data, *event)``.
             device: Where to compute; the data's device if not given.
             seed: Of the draws to start from; ``None`` uses the caller's random state.
@@ -103,20 +103,22 @@ class Quadrature:
             ValueError: If there are no data, more than 3 latent dimensions, a discrete latent, or
                 one whose support varies.
         """
-        if len(x) == 0:
-            raise ValueError("x holds no data: log p(x) needs at least one datum.")
-        device = x.device if device is None else torch.device(device)
-        start = time.perf_counter()
-        bar = tqdm(x.split(_CHUNK), "log p(x)", disable=None if progress else True)
-        with seeded(seed, Stream.EVALUATION), torch.no_grad():
-            parts = [self._integrate(model, guide, part.to(device)) for part in bar]
-        evidence = concatenate([part for part, _ in parts])
+        start, programs = time.perf_counter(), Programs(model, guide, self.max_plate_nesting)
+        with (
+            evaluation(programs, x, ChunkSize.of_data(_CHUNK), device=device) as look,
+            seeded(seed, Stream.EVALUATION),
+            torch.no_grad(),
+        ):
+            identity = look.identity(repr(self), seed)
+            bar = tqdm(look.x.split(_CHUNK), "log p(x)", disable=None if progress else True)
+            parts = [self._integrate(look.programs, part.to(look.device)) for part in bar]
+        evidence = replace(concatenate([part for part, _ in parts]), identity=identity)
         evidence = replace(evidence, seconds=time.perf_counter() - start)
         return self._with_verdict(evidence, sum(poor for _, poor in parts))
 
-    def _integrate(self, model: Program, guide: Program, x: Tensor) -> tuple[Evidence, int]:
+    def _integrate(self, programs: Programs, x: Tensor) -> tuple[Evidence, int]:
         """The evidence of a batch, and how many data are above the tolerance."""
-        joint, scouts = self._scout(model, guide, x)
+        joint, scouts = self._scout(programs, x)
         batch = AdaptiveIntegral.prepare(joint, scouts, _GUIDED, self.tolerance)
         found = batch.integrate(self.order, self.max_nodes)
         # What the wide grid and the ascents cost is not counted: it is the same for all data.
@@ -132,18 +134,16 @@ class Quadrature:
         )
         return evidence, int((found.error > batch.tolerance).sum())
 
-    def _scout(self, model: Program, guide: Program, x: Tensor) -> tuple[Joint, Tensor]:
-        """The joint density, and draws of the guide and of the prior."""
-        nesting = self.max_plate_nesting
-        particles = draw_particles(model, guide, x, _GUIDED, max_plate_nesting=nesting)
-        joint = Joint.of(model, x, particles, nesting, self.rows)
+    def _scout(self, programs: Programs, x: Tensor) -> tuple[Joint, Tensor]:
+        """The joint density, and draws of the guide, if there is one, and of the prior."""
+        joint, latents = Joint.at_draws(programs, x, _GUIDED, self.rows)
         if joint.dim > MOST_DIMENSIONS:
             sizes = ", ".join(f"{name}: {site.size}" for name, site in joint.sites.items())
             raise ValueError(
                 f"Quadrature integrates up to {MOST_DIMENSIONS} latent dimensions, got {joint.dim} "
                 f"({sizes}): take ImportanceSampling or annealing."
             )
-        guided = joint.unconstrain(particles.latents)
+        guided = joint.unconstrain(latents)
         return joint, torch.cat([guided, joint.prior_draws(_PRIOR[joint.dim])])
 
     def _with_verdict(self, evidence: Evidence, poor: int) -> Evidence:
