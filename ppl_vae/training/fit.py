@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, final
 
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ppl_vae.data.rows import as_rows
 from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Program
@@ -63,7 +65,7 @@ def fit(
     step: str | StepFactory = "torch",
     device: str | torch.device = "auto",
     seed: int = 0,
-    checkpoint: Path | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     checkpoint_seconds: float = 10.0,
     progress: bool = True,
     on_epoch: Callable[[EpochRecord], None] | None = None,
@@ -110,6 +112,11 @@ def fit(
             again is saved beside it; see :func:`~ppl_vae.training.replay_non_finite`.
         ValueError: On impossible settings or data, or a checkpoint of another run.
     """
+    if not isinstance(objective, Objective):
+        raise TypeError(_not_an_objective(objective))
+    train = as_rows(train, "train")
+    valid = None if valid is None else as_rows(valid, "valid")
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     settings = FitSettings(
         budget=Budget(epochs=epochs) if budget is None else budget,
         batch_size=batch_size,
@@ -144,6 +151,15 @@ def fit(
                 on_epoch(record)
     run.keep_best()
     return FitResult(run.history, stopped_early=not run.exhausted)
+
+
+def _not_an_objective(given: object) -> str:
+    if isinstance(given, type) and issubclass(given, Objective):
+        return f"objective is the class {given.__name__}: give an instance, {given.__name__}()."
+    return (
+        f"objective is {given!r}: give an instance, such as ELBO() or IWAE(50); names such as "
+        "'elbo' are of the command line."
+    )
 
 
 def _bar(run: TrainingRun, progress: bool) -> Any:
