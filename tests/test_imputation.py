@@ -113,5 +113,5 @@ def test_numbers_that_make_no_sense():
     vae = VAE(MODEL.prior, ObservedDecoder(Decoder()), FromPrior())
     with pytest.raises(ValueError, match="num_draws >= 1"):
         impute(vae, MODEL.simulate(2), num_draws=0)
-    with pytest.raises(ValueError, match="needs rows"):
+    with pytest.raises(ValueError, match="holds no data"):
         impute(vae, MODEL.simulate(2)[:0])

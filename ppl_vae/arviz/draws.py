@@ -16,6 +16,7 @@ from ppl_vae.arviz.tree import (
     observed_of,
     tree_of,
 )
+from ppl_vae.evidence.chunks import Purpose, Streams
 from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import effective_sample_size, normalized_weights
@@ -106,10 +107,12 @@ def particles_to_datatree(
         seeded(seed, Stream.EVALUATION),
     ):
         x = look.x
-        draws = _join(
-            _draw(model, own, part, num_particles, look.max_plate_nesting)
-            for part, own in look.chunks()
-        )
+        parts = []
+        for number, (part, own) in enumerate(look.chunks()):
+            # The streams of an estimate of log p(x): the same draws for the same chunks.
+            with Streams(seed, number, 0).stream(Purpose.FORWARD):
+                parts.append(_draw(model, own, part, num_particles, look.max_plate_nesting))
+        draws = _join(parts)
         log_weight = draws["sample_stats"]["log_weight"]
         if resample:
             draws = _resample(draws, log_weight)
