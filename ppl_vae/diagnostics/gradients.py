@@ -313,7 +313,7 @@ def claim_of(objective: Objective, group: Group, *, shared: bool) -> Claim:
     A parameter in both groups gets both gradients, so that both must be unbiased for it to be.
     """
     wanted = set(GROUPS) if shared else {group}
-    if wanted <= objective.claims.unbiased:
+    if wanted <= objective.claims.unbiased_with(objective.num_particles):
         return "unbiased"
     clauses = objective.claims.gradient.split(";")
     about = [clause for clause in clauses if any(name in clause for name in wanted)] or clauses

@@ -22,6 +22,7 @@ class Claims:
         reference: Author, year, title.
         unbiased: Which of ``theta`` and ``phi`` have an unbiased gradient of the expectation of
             the reported value.
+        unbiased_at_one: The same with one particle, where that differs.
         exact_at_posterior: With the posterior as the guide, every draw reports log p(x) itself.
         zero_at_posterior: With the posterior as the guide, every draw gives phi a gradient of 0.
         grows: The expectation grows (or stays) with the number of particles.
@@ -37,7 +38,14 @@ class Claims:
     use: str = ""
     reference: str = ""
     unbiased: frozenset[Literal["theta", "phi"]] = frozenset({"theta", "phi"})
+    unbiased_at_one: frozenset[Literal["theta", "phi"]] | None = None
     exact_at_posterior: bool = True
     zero_at_posterior: bool = False
     grows: bool = True
     per_datum: bool = True
+
+    def unbiased_with(self, num_particles: int) -> frozenset[Literal["theta", "phi"]]:
+        """Which gradients are unbiased with so many particles."""
+        if num_particles == 1 and self.unbiased_at_one is not None:
+            return self.unbiased_at_one
+        return self.unbiased

@@ -73,6 +73,7 @@ class IWAESTL(Objective):
         use="for comparison; take dreg",
         reference="Tucker et al., 2019, Doubly reparameterized gradient estimators",
         unbiased=frozenset({"theta"}),
+        unbiased_at_one=frozenset({"theta", "phi"}),
         zero_at_posterior=True,
     )
 

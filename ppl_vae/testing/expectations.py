@@ -80,7 +80,7 @@ def _far_from_posterior(objective: Objective) -> tuple[Case, Tensor]:
 def claims_unbiased(objective: Objective, group: Group) -> bool:
     """Whether the gradient of a group is claimed; of parameters of both programs, if both are."""
     wanted = {"theta", "phi"} if group == "shared" else {group}
-    return wanted <= objective.claims.unbiased
+    return wanted <= objective.claims.unbiased_with(objective.num_particles)
 
 
 def unbiased(objective: Objective, seed: int, group: Group) -> Answer:

@@ -504,3 +504,8 @@ class TestWrongUse:
     def test_sizes(self, sizes):
         with pytest.raises(ValueError, match="needs"):
             LinearGaussianProblem.near_the_optimum(**sizes)
+
+
+def test_a_claim_is_that_of_the_number_of_particles():
+    assert claim_of(IWAESTL(1), "phi", shared=False) == "unbiased"
+    assert claim_of(IWAESTL(2), "phi", shared=False) == "biased by design"
