@@ -4,6 +4,7 @@ from . import comparison as comparison
 from . import data as data
 from . import devices as devices
 from . import diagnostics as diagnostics
+from . import display as display
 from . import distributions as distributions
 from . import engines as engines
 from . import evidence as evidence
@@ -21,6 +22,7 @@ from . import objectives as objectives
 from . import particles as particles
 from . import plots as plots
 from . import priors as priors
+from . import progress as progress
 from . import randomness as randomness
 from . import refinement as refinement
 from . import report as report

@@ -15,6 +15,7 @@ from ppl_vae.comparison.power import Power, power_of
 from ppl_vae.comparison.random_effects import RandomEffects, random_effects
 from ppl_vae.comparison.ranking import Rank, rank_arms
 from ppl_vae.comparison.summary import summary_of
+from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence
 
 K = TypeVar("K")
@@ -25,8 +26,8 @@ MOST_ARMS_IN_ALL_PAIRS = 12
 
 
 @final
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Result):
     """Arms evaluated on the same data over the same seeds, and their differences.
 
     Attributes:
@@ -74,6 +75,16 @@ class Comparison:
     def verdict(self, pair: Pair) -> str:
         """Which arm is higher, if the interval excludes 0, in words."""
         return verdict(pair, self.tests[pair])
+
+    def __str__(self) -> str:
+        arms = [
+            f"{arm}: {each.mean:.3f}, error {each.error:.3f}" for arm, each in self.arms.items()
+        ]
+        pairs = [
+            f"{a} - {b}: {each.mean:+.3f}, {self.verdict((a, b))}"
+            for (a, b), each in self.differences.items()
+        ]
+        return "\n".join(["log p(x), nats per datum", *arms, *pairs])
 
     def summary(self) -> dict[str, Any]:
         """The comparison as plain values, for JSON: NaN and infinity are None."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from ppl_vae.data.rows import as_rows
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import MonteCarlo, over_data, plain, table
+from ppl_vae.display import Result
 from ppl_vae.evidence.pareto import pareto_tail
 from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
@@ -49,8 +50,8 @@ class Extrapolation:
 
 
 @final
-@dataclass(frozen=True)
-class BoundCurve:
+@dataclass(frozen=True, repr=False)
+class BoundCurve(Result):
     """E[L_K] for several K, mean over N data, in nats per datum.
 
     The estimates share their draws, so that they are correlated and their order is not by chance.

@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from ppl_vae.diagnostics.estimates import MonteCarlo, table
+from ppl_vae.display import Result
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation, simulate_data
 from ppl_vae.particles.sites import run
 from ppl_vae.randomness import Stream, seeded
@@ -72,8 +73,8 @@ class RankTest:
 
 
 @final
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Result):
     """Ranks of z* among draws of q(z|x), for (z*, x) drawn from the model.
 
     If q is the posterior, the ranks are uniform over 0, ..., L. The converse does not hold: a guide

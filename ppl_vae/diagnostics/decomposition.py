@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.data.rows import as_rows
+from ppl_vae.display import Result
 from ppl_vae.objectives.kl import dimension_kl, site_kl
 from ppl_vae.particles import (
     ChunkSize,
@@ -78,8 +79,8 @@ class ActiveUnits:
 
 
 @final
-@dataclass(frozen=True)
-class Decomposition:
+@dataclass(frozen=True, repr=False)
+class Decomposition(Result):
     """``ELBO = E log p(x|z) - sum over sites of KL``, mean over N data, in nats per datum.
 
     Attributes:

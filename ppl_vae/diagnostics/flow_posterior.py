@@ -6,7 +6,7 @@ import pyro
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.diagnostics.full_covariance import RowAffine, only_normal
+from ppl_vae.diagnostics.full_covariance import RowAffine, ascend_or_stay, only_normal
 from ppl_vae.flows import RowFlows
 from ppl_vae.particles import Program
 from ppl_vae.refinement import Refinement
@@ -55,5 +55,5 @@ def refine_flow(
 
     longer = replace(refinement, steps=_LONGER * refinement.steps)
     values = [*affine.values, *flows.parameters()]
-    longer.ascend(model, flow, x, values, max_plate_nesting=max_plate_nesting)
+    ascend_or_stay(longer, model, flow, x, values, max_plate_nesting)
     return flow

@@ -1,5 +1,6 @@
 """The best normal with a full covariance for each datum by itself."""
 
+from collections.abc import Sequence
 from typing import final
 
 import pyro
@@ -10,7 +11,11 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from ppl_vae.particles import Program, draw_particles
+from ppl_vae.randomness import Stream, seeded
 from ppl_vae.refinement import Refinement
+
+_JUDGED = 200
+"""Draws per datum by which a larger family's guide is told from where it started."""
 
 
 def refine_full_covariance(
@@ -52,8 +57,60 @@ def refine_full_covariance(
             mean, factor = affine()
             pyro.sample(name, dist.MultivariateNormal(mean, scale_tril=factor, validate_args=False))
 
-    refinement.ascend(model, full, x, affine.values, max_plate_nesting=max_plate_nesting)
+    ascend_or_stay(refinement, model, full, x, affine.values, max_plate_nesting)
     return full
+
+
+def ascend_or_stay(
+    refinement: Refinement,
+    model: Program,
+    guide: Program,
+    x: Float[Tensor, "batch *event"],
+    values: Sequence[Tensor],
+    max_plate_nesting: int = 1,
+) -> None:
+    """Climb the ELBO, and go back to the start for each datum whose ELBO fell.
+
+    Adam comes to rest near an optimum, not at it: a larger family, started at the best of a smaller
+    one, would otherwise end below it where it has nothing to gain. The two ends are judged by draws
+    of their own, the same for both. Draws from the caller's random state.
+
+    Args:
+        refinement: How to climb.
+        model: Pyro model with its data plate at dim -1.
+        guide: Pyro guide that the values are tensors of.
+        x: The batch.
+        values: Leaf tensors, each with an entry for every datum; changed in place.
+        max_plate_nesting: Plate dimensions the programs use.
+    """
+    start = [value.detach().clone() for value in values]
+    refinement.ascend(model, guide, x, values, max_plate_nesting=max_plate_nesting)
+    found = [value.detach().clone() for value in values]
+    seed = int(torch.randint(2**31, ()))
+
+    def bound() -> Float[Tensor, " batch"]:
+        with seeded(seed, Stream.TRAINING), torch.no_grad():
+            particles = draw_particles(
+                model, guide, x, _JUDGED, max_plate_nesting=max_plate_nesting
+            )
+            return particles.log_weight.mean(0)
+
+    after = bound()
+    _assign(values, start)
+    better = after > bound()
+    _assign(
+        values,
+        [
+            torch.where(better.reshape(-1, *[1] * (new.dim() - 1)), new, old)
+            for new, old in zip(found, start, strict=True)
+        ],
+    )
+
+
+@torch.no_grad()
+def _assign(values: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    for value, other in zip(values, others, strict=True):
+        value.copy_(other)
 
 
 @final

@@ -14,6 +14,7 @@ from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data, plain, table
 from ppl_vae.diagnostics.flow_posterior import refine_flow
 from ppl_vae.diagnostics.full_covariance import refine_full_covariance
+from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence
 from ppl_vae.flows import require_zuko
 from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
@@ -32,8 +33,8 @@ _RESOLVED = 3.0
 
 
 @final
-@dataclass(frozen=True)
-class InferenceGap:
+@dataclass(frozen=True, repr=False)
+class InferenceGap(Result):
     """``log p(x) - L[q]`` in two parts, mean over N data, in nats per datum.
 
     Attributes:
@@ -100,6 +101,11 @@ class InferenceGap:
                 "the refinement still gained at its end, so that part of the approximation gap is "
                 "amortisation: take more steps"
             )
+        if self.correlation is not None or self.shape is not None:
+            notes.append(
+                "of a larger family the best that the optimiser found from q* is taken, never less "
+                "than q*: it may gain more than is said here"
+            )
         return notes
 
     def __str__(self) -> str:
@@ -113,8 +119,8 @@ class InferenceGap:
 
 
 @final
-@dataclass(frozen=True)
-class GeneralizationGap:
+@dataclass(frozen=True, repr=False)
+class GeneralizationGap(Result):
     """How much more the encoder loses on test data than on training data, in nats per datum.
 
     Attributes:

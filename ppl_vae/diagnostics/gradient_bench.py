@@ -7,6 +7,7 @@ from typing import Any, Literal, final
 import pandas as pd
 
 from ppl_vae.diagnostics.gradient_statistics import Bias, Interval, Slope, fit_slope
+from ppl_vae.display import Result
 
 Group = Literal["theta", "phi"]
 Claim = Literal["unbiased", "biased by design", "follows another target"]
@@ -70,8 +71,8 @@ class GroupGradient:
 
 
 @final
-@dataclass(frozen=True)
-class GradientBench:
+@dataclass(frozen=True, repr=False)
+class GradientBench(Result):
     """Gradients of several objectives on the same model, guide and data.
 
     Attributes:

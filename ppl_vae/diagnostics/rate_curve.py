@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data, plain, table
+from ppl_vae.display import Result
 from ppl_vae.evidence.result import TOLERATED_FRACTION, required_effective
 
 QUANTITIES = ("distortion", "rate", "log_normalizer")
@@ -62,8 +63,8 @@ class RatePoint:
 
 
 @final
-@dataclass(frozen=True)
-class RateDistortion:
+@dataclass(frozen=True, repr=False)
+class RateDistortion(Result):
     """``D(b) = E_q_b[-log p(x|z)]`` against ``R(b) = KL(q_b, p(z))``, for q_b ~ p(z) p(x|z)^b.
 
     No code with the prior p(z) has a smaller rate at that distortion: q_b minimises R + b D, and

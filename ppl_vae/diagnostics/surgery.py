@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppl_vae.data.rows import as_rows
 from ppl_vae.diagnostics.estimates import MonteCarlo, over_draws, plain, table
+from ppl_vae.display import Result
 from ppl_vae.objectives.kl import dimension_log_densities
 from ppl_vae.particles import (
     ChunkSize,
@@ -28,8 +29,8 @@ _NEAR_THE_LIMIT = 0.1
 
 
 @final
-@dataclass(frozen=True)
-class ElboSurgery:
+@dataclass(frozen=True, repr=False)
+class ElboSurgery(Result):
     """``ELBO = E log p(x|z) - I_q(n; z) - KL(q(z), p(z))``, mean over N data, in nats per datum.
 
     q(z) is the guide averaged over these N data. The errors are of the draws, the data held fixed:

@@ -15,6 +15,7 @@ from ppl_vae.evidence.importance_sampling import ADVICE
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, measured, pareto_tail
 from ppl_vae.evidence.result import TOLERATED_TAIL, Evidence, concatenate
 from ppl_vae.particles import Program
+from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, derive_seed
 from ppl_vae.weights import RunningWeights
 
@@ -101,7 +102,7 @@ class AdaptiveSampling:
         active, drawn = torch.arange(len(x)), 0
         sums: RunningWeights | None = None
         final: list[tuple[Tensor, Evidence]] = []
-        bar = tqdm(total=len(x), desc="log p(x)", disable=None if progress else True)
+        bar = tqdm(total=len(x), desc="log p(x)", disable=no_bar(progress))
         with bar:
             while len(active):
                 size = min(max(self.first, drawn // 2), self.most - drawn)

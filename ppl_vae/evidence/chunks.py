@@ -30,6 +30,7 @@ from ppl_vae.particles import (
     is_out_of_memory,
     require_density,
 )
+from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.refinement import Refiner
 
@@ -180,7 +181,7 @@ class Call:
         unfinished = Unfinished.open(path, look.identity(settings, self.seed, look.rows))
         parts, at_once = unfinished.parts, data_at_once or look.data_at_once
         done = sum(map(len, parts))
-        bar = tqdm(total=len(look.x), desc="log p(x)", disable=None if self.progress else True)
+        bar = tqdm(total=len(look.x), desc="log p(x)", disable=no_bar(self.progress))
         bar.update(done)
         with bar, torch.no_grad(), unfinished.kept():
             while done < len(look.x):

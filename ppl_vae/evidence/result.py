@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.display import Result
 from ppl_vae.identity import Identity
 
 Direction = Literal["lower", "upper", "unbiased", "consistent", "exact"]
@@ -36,8 +37,8 @@ TOLERATED_GAP = 0.1
 
 
 @final
-@dataclass(frozen=True)
-class Evidence:
+@dataclass(frozen=True, repr=False)
+class Evidence(Result):
     """Estimates of log p(x) for N data, in nats. All tensors have shape (N,), on the CPU.
 
     Attributes:

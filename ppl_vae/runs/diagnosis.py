@@ -27,6 +27,7 @@ from ppl_vae.diagnostics import (
     RateDistortion,
     generalization_gap,
 )
+from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence
 
 _TITLES = {
@@ -57,8 +58,8 @@ _MAKERS: dict[str, Callable[[Any], xr.DataTree]] = {
 
 
 @final
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Result):
     """The parts of a diagnosis, each with its standard errors; None where one was left out.
 
     Attributes:

@@ -14,6 +14,7 @@ from ppl_vae.devices import resolve_device
 from ppl_vae.engines import Engine, Task, exclusive
 from ppl_vae.evidence import Estimator, Evidence, Shard, Sharded
 from ppl_vae.identity import Identity
+from ppl_vae.progress import no_bar
 from ppl_vae.runs.evaluations import evaluation_file, read_evaluation, save_evaluation
 from ppl_vae.runs.run import Split, open_run
 
@@ -147,7 +148,7 @@ def _run(tasks: list[ShardTask], engine: Engine, progress: bool) -> None:
     """
     failed: list[str] = []
     total = sum(len(task.shard) for task in tasks)
-    with tqdm(total=total, desc="log p(x)", disable=None if progress else True) as bar:
+    with tqdm(total=total, desc="log p(x)", disable=no_bar(progress)) as bar:
         for outcome in engine.run(_pending(tasks, bar)):
             if outcome.error is None:
                 bar.update(outcome.value)

@@ -16,6 +16,7 @@ from ppl_vae.data.rows import as_rows
 from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Program
+from ppl_vae.progress import no_bar
 from ppl_vae.schedules import Schedule
 from ppl_vae.training.budget import Budget
 from ppl_vae.training.checkpoint import Checkpoint
@@ -166,5 +167,5 @@ def _bar(run: TrainingRun, progress: bool) -> Any:
     budget = run.settings.budget
     return tqdm(
         total=budget.limit, initial=run.done, desc=repr(run.objective),
-        unit=budget.kind.removesuffix("s").replace("_", " "), disable=None if progress else True,
+        unit=budget.kind.removesuffix("s").replace("_", " "), disable=no_bar(progress),
     )  # fmt: skip

@@ -104,6 +104,21 @@ class TestLinearGaussian:
         assert 0 <= left < 1e-3 * exact
         assert gap.correlation.value == pytest.approx(exact, rel=0.05)
 
+    def test_a_larger_family_is_not_worse_where_it_has_nothing_to_gain(self):
+        weight = torch.linalg.qr(torch.randn(6, 3, dtype=torch.float64))[0]
+        apart = LinearGaussian(weight, torch.zeros(6, dtype=torch.float64), 0.8)
+        gap = inference_gap(
+            apart.vae().model,
+            shifted(0.3, model=apart),
+            X,
+            evidence_of(X, apart),
+            refinement=SHORT,
+            full_covariance=True,
+            num_particles=200,
+        )
+        assert gap.correlation.value > -3 * gap.correlation.monte_carlo_error
+        assert "never less than q*" in gap.notes[-1]
+
     def test_unfinished_refinement_is_noticed(self):
         short = Refinement(steps=4, learning_rate=0.02)
         gap = inference_gap(

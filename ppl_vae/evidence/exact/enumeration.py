@@ -16,6 +16,7 @@ from ppl_vae.distributions import OneHotBlocks
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.particles.sites import SiteRun, log_densities, run
+from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights
 
@@ -85,7 +86,7 @@ class Enumeration:
             states = States.of(run(model, look.x[:1].to(look.device), 1, nesting), nesting - 1)
             self._require_few(states)
             at_once = max(1, self.rows // states.count)
-            bar = tqdm(look.x.split(at_once), "log p(x)", disable=None if progress else True)
+            bar = tqdm(look.x.split(at_once), "log p(x)", disable=no_bar(progress))
             parts = [self._sum(model, part.to(look.device), states, nesting) for part in bar]
         evidence = replace(concatenate(parts), identity=identity)
         return replace(evidence, seconds=time.perf_counter() - start)

@@ -14,6 +14,7 @@ from ppl_vae.evidence.exact.adaptive import AdaptiveIntegral
 from ppl_vae.evidence.exact.joint import Joint
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
+from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, seeded
 
 MOST_DIMENSIONS = 3
@@ -110,7 +111,7 @@ class Quadrature:
             torch.no_grad(),
         ):
             identity = look.identity(repr(self), seed)
-            bar = tqdm(look.x.split(_CHUNK), "log p(x)", disable=None if progress else True)
+            bar = tqdm(look.x.split(_CHUNK), "log p(x)", disable=no_bar(progress))
             parts = [self._integrate(look.programs, part.to(look.device)) for part in bar]
         evidence = replace(concatenate([part for part, _ in parts]), identity=identity)
         evidence = replace(evidence, seconds=time.perf_counter() - start)
