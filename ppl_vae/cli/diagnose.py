@@ -58,6 +58,7 @@ def diagnose(
     particles: int,
     seed: int,
     limit: int,
+    file: Path | None,
     rate_data: int,
     temperatures: int,
     chains: int,
@@ -75,6 +76,7 @@ def diagnose(
     found = pv.runs.diagnose_run(
         run,
         limit=limit,
+        file=file,
         particles=particles,
         rate_data=rate_data,
         temperatures=temperatures,
@@ -83,7 +85,8 @@ def diagnose(
         seed=seed,
         report=lambda line: say(line, err=True),
     )
-    title = f"{run.config.objective} on {run.dataset.name}"
+    title = f"{run.config.objective} on {run.data.name}"
     paths = pv.report.write_diagnosis(found, folder, title)
-    text = f"{title}, test data\n\n{found}\n\nwritten: {', '.join(map(str, paths))}"
+    of = "test data" if file is None else file.name
+    text = f"{title}, {of}\n\n{found}\n\nwritten: {', '.join(map(str, paths))}"
     show(text, {**found.summary(), "files": [str(path) for path in paths]}, as_json)

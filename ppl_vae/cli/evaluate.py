@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import engine, estimator, evaluation, place, trust
+from ppl_vae.cli.options import engine, estimator, evaluation, place, rows_file, trust
 from ppl_vae.cli.output import show
 from ppl_vae.cli.setting import setting
 
@@ -34,6 +34,7 @@ from ppl_vae.cli.setting import setting
 )
 @engine
 @evaluation
+@rows_file
 @click.option(
     "--list",
     "listed",
@@ -53,6 +54,7 @@ def evaluate(
     gpus: float | None,
     split: Any,
     limit: int | None,
+    file: Path | None,
     listed: bool,
     data_root: Path | None,
     device: str,
@@ -70,18 +72,21 @@ def evaluate(
         text = pv.runs.format_evaluations(found) if found else f"{folder} holds no evaluations"
         show(text, {"evaluations": [each.summary() for each in found]}, as_json)
         return
+    typed = click.get_current_context().get_parameter_source("split")
+    if file is not None and typed is click.core.ParameterSource.COMMANDLINE:
+        raise click.BadParameter("the rows of --data have no splits", param_hint="split")
     estimator = pv.runs.build_estimator(method, options)
     run = pv.runs.open_run(folder, data_root=data_root, device=device, trust=trust)
     programs = run.vae.model, run.vae.guide
-    rows = run.rows(split, limit)
+    rows = run.rows(split, limit, file)
     sandwich, pictures = None, []
     if method == "bdmc":
         levels = pv.runs.sandwiches(estimator, *programs, rows.x, device=run.device, seed=seed)
-        title = f"{run.config.objective} on {run.dataset.name}: simulated data"
+        title = f"{run.config.objective} on {run.data.name}: simulated data"
         pictures = pv.report.write_sandwich(levels, folder, title)
         sandwich = levels[estimator.ais.num_temperatures]
         estimator = pv.runs.with_gap(estimator, sandwich.gap)
-    on: dict[str, Any] = {"split": split, "limit": limit, "seed": seed}
+    on: dict[str, Any] = {"split": split, "limit": limit, "file": file, "seed": seed}
     if shards > 1 or engine != "in-process":
         resources = pv.studies.Resources(cpus, gpus or 0.0)
         evidence = pv.runs.evaluate_sharded(
@@ -97,24 +102,24 @@ def evaluate(
     else:
         evidence = pv.runs.evaluate_run(run, estimator=estimator, **on)
     parts = pv.diagnostics.decompose(*programs, rows.x, device=run.device, seed=seed)
-    file = pv.runs.file_of(folder, evidence)
+    path = pv.runs.file_of(folder, evidence)
     lines = [f"{run.config.objective} on {rows.source}", str(evidence)]
-    kept = pv.runs.Evaluation(file, evidence).summary()
+    kept = pv.runs.Evaluation(path, evidence).summary()
     values: dict[str, Any] = {**kept, "decomposition": parts.summary()}
     normalizers = pv.runs.find_normalizers(run.vae)
     if normalizers:
         lines += map(str, normalizers)
         values["normalizers"] = [dataclasses.asdict(found) for found in normalizers]
-    if run.dataset.missing_share:
-        share = f"{run.dataset.missing_share:.1%}"
+    if run.data.missing_share:
+        share = f"{run.data.missing_share:.1%}"
         lines.append(f"log p of the observed cells; {share} of all cells are missing")
     if run.has_discrete_data:
-        bits = pv.evidence.bits_per_dimension(evidence.mean, run.dataset.features)
-        lines.append(f"{bits:.4f} bits per dimension, of {run.dataset.features}")
+        bits = pv.evidence.bits_per_dimension(evidence.mean, run.data.schema.features)
+        lines.append(f"{bits:.4f} bits per dimension, of {run.data.schema.features}")
         values["bits_per_dimension"] = bits
     if sandwich is not None:
         lines += ["", str(sandwich)]
         lines += [f"picture: {path}" for path in pictures]
         values["sandwich"] = {"gap": sandwich.gap, "gap_error": sandwich.gap_error}
-    lines += ["", str(parts), "", f"per-datum values in {file}"]
+    lines += ["", str(parts), "", f"per-datum values in {path}"]
     show("\n".join(lines), values, as_json)

@@ -289,6 +289,15 @@ model = options(
     setting("--seed", of=RUN, type=int, help="Seed of everything random."),
 )
 
+rows_file = click.option(
+    "--data",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Rows of another file, in place of a split of the run's data; columns are matched by "
+    "name.",
+)
+
 live = options(
     click.option(
         "--tensorboard",

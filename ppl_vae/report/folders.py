@@ -38,13 +38,11 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     with seeded(seed, Stream.SAMPLING), torch.no_grad():
         prior_means = run.vae.generate(count * 5).mean.cpu()
         reconstructed = run.vae.reconstruct(data).mean.cpu()
-    shape, data = run.dataset.image_shape, data.cpu()
+    shape, data = run.data.schema.image_shape, data.cpu()
     titles = "draws from the prior: mean of p(x|z), z ~ p(z)", "mean of p(x|z), z ~ q(z|x)"
     if shape is None:
-        samples = plot_profiles(
-            {"test data": data, titles[0]: prior_means[:count]}, run.dataset.name
-        )
-        pairs = plot_profiles({"test data": data, titles[1]: reconstructed}, run.dataset.name)
+        samples = plot_profiles({"test data": data, titles[0]: prior_means[:count]}, run.data.name)
+        pairs = plot_profiles({"test data": data, titles[1]: reconstructed}, run.data.name)
     else:
         samples = plot_images(list(prior_means.split(count)), shape, titles[0])
         names = ["data", "reconstruction"]

@@ -8,7 +8,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, final, get_args, get_origin, get_type_hints
 
-from ppl_vae.data import TABLE_SUFFIXES, Dataset, load_dataset
+from torch import Tensor
+
+from ppl_vae.data import TABLE_SUFFIXES, Dataset, binarize_static, load_dataset
+from ppl_vae.data.binarization import check_probabilities
+from ppl_vae.identity import hash_values
 from ppl_vae.likelihoods import BernoulliDecoder, TableDecoder
 from ppl_vae.networks import ACTIVATIONS
 from ppl_vae.objectives import Objective
@@ -227,13 +231,36 @@ class RunConfig:
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """The data set, binarised as configured."""
-        require_known("binarisation", self.binarize, BINARIZATIONS)
-        mode = self.binarize
-        if mode == "auto":
-            grey = self.data in _GREY_IMAGES and self.takes_bits
-            mode = "static" if grey else "none"
         # The binarisation is part of the data, not of the run: every seed sees the same images.
-        return dataset.binarized(mode, seed=derive_seed(0, Stream.BINARIZATION))
+        return dataset.binarized(self._binarization, seed=derive_seed(0, Stream.BINARIZATION))
+
+    def prepare_rows(self, x: Tensor, what: str) -> Tensor:
+        """New rows, binarised as those that the run was trained on, unless they are 0 and 1.
+
+        Args:
+            x: The rows.
+            what: What they are, for messages.
+
+        Raises:
+            ValueError: If values to be binarised are outside [0, 1].
+        """
+        if self._binarization == "none" or bool(((x == 0) | (x == 1)).all()):
+            return x
+        check_probabilities(x, what)
+        return binarize_static(x, derive_seed(0, Stream.BINARIZATION))
+
+    @property
+    def _binarization(self) -> str:
+        require_known("binarisation", self.binarize, BINARIZATIONS)
+        if self.binarize != "auto":
+            return self.binarize
+        return "static" if self.data in _GREY_IMAGES and self.takes_bits else "none"
+
+    @property
+    def identity(self) -> str:
+        """A hash of all settings but the budget, which a run that goes on may have longer."""
+        complete = self.complete()
+        return hash_values({k: v for k, v in complete.items() if k not in ("epochs", *LIMITS)})
 
     @property
     def takes_bits(self) -> bool:

@@ -1,5 +1,6 @@
 """Everything that can be asked of a trained run, at once."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -48,6 +49,7 @@ def diagnose_run(
     *,
     split: Split = "test",
     limit: int | None = 200,
+    file: str | os.PathLike[str] | None = None,
     particles: int = 5000,
     rate_data: int = 20,
     temperatures: int = 500,
@@ -69,6 +71,8 @@ def diagnose_run(
         run: What to diagnose.
         split: Which of its data.
         limit: At most so many of them, a fixed random subset.
+        file: A file of other rows, in place of a split. Training data that are not there leave out
+            what is against them.
         particles: K of log p(x).
         rate_data: Data for the rate-distortion curve; 0 leaves it out.
         temperatures: Of the curve's annealing.
@@ -82,26 +86,27 @@ def diagnose_run(
         ValueError: If there are too few data or particles for standard errors, or the file of an
             earlier call is damaged.
     """
-    data, train = run.rows(split, limit), run.rows("train", limit)
-    if min(len(data), len(train), particles) < 2:
+    data = run.rows(split, limit, file)
+    work = _Work(run, seed, report)
+    train = work.train(limit)
+    if min(len(data), 2 if train is None else len(train), particles) < 2:
         raise ValueError(
             f"a diagnosis needs 2 data and particles >= 2 for standard errors, got {len(data)} "
-            f"{split} data and particles={particles}."
+            f"{split if file is None else file} data and particles={particles}."
         )
-    work = _Work(run, seed, report)
     estimator = ImportanceSampling(particles, refine=_refinement_of(run, data.x))
     evidence = work.evidence("evidence", data, estimator)
-    of_train = work.evidence("train_evidence", train, estimator)
+    of_train = None if train is None else work.evidence("train_evidence", train, estimator)
     full = _takes_full_covariance(run, data.x)
     return Diagnosis(
         decomposition=work.plain("decomposition", decompose, data),
         surgery=work.plain("surgery", elbo_surgery, data),
         evidence=evidence,
         gap=work.gap("gap", data, evidence, estimator, full_covariance=full, flow=flow),
-        train_gap=work.gap("train_gap", train, of_train, estimator),
+        train_gap=None if train is None else work.gap("train_gap", train, of_train, estimator),
         curve=work.plain("curve", bound_against_particles, data),
         calibration=work.plain("calibration", simulation_based_calibration, data),
-        rate_distortion=work.rates(run.rows(split, rate_data), temperatures, chains),
+        rate_distortion=work.rates(run.rows(split, rate_data, file), temperatures, chains),
         left_out=work.left_out,
     )
 
@@ -116,6 +121,14 @@ class _Work:
         self._call: dict[str, Any] = {"device": run.device, "seed": seed}
         self._finished = FinishedParts(run.folder / PARTS_FILE, _CLASSES)
         self.left_out: dict[str, str] = {}
+
+    def train(self, limit: int | None) -> Rows | None:
+        """Training data, if they are there."""
+        try:
+            return self._run.rows("train", limit)
+        except FileNotFoundError as error:
+            self.left_out["train_gap"] = str(error)
+            return None
 
     def plain(self, name: str, diagnostic: Callable[..., _Result], x: Rows) -> _Result | None:
         """A diagnostic with its own settings."""

@@ -72,7 +72,7 @@ def impute_run(
         ValueError: If the run's data are no table, or another table does not have its columns.
         FileNotFoundError: If the table is not there.
     """
-    columns = run.dataset.columns
+    columns = run.data.schema.columns
     if columns is None:
         raise ValueError(
             f"{run.folder} was not trained on a table: impute takes runs of a .csv or .parquet "

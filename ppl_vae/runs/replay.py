@@ -1,5 +1,6 @@
 """The update that a run ended with because it was not finite, made again."""
 
+import os
 from pathlib import Path
 
 from ppl_vae.runs.config import RunConfig
@@ -8,7 +9,11 @@ from ppl_vae.training import NON_FINITE, NonFiniteError, replay_non_finite
 
 
 def replay_run(
-    folder: Path, *, data_root: Path | None = None, device: str = "auto", trust: bool = False
+    folder: str | os.PathLike[str],
+    *,
+    data_root: Path | None = None,
+    device: str = "auto",
+    trust: bool = False,
 ) -> NonFiniteError | None:
     """Make the update again at which the run in a folder stopped.
 
@@ -25,6 +30,7 @@ def replay_run(
         FileNotFoundError: If the folder holds no run, or none that ended so.
         ValueError: If a file is damaged.
     """
+    folder = Path(folder)
     config = RunConfig.from_mapping(read_config(folder)["config"], trust=trust)
     if not (folder / NON_FINITE).is_file():
         raise FileNotFoundError(f"{folder} holds no {NON_FINITE}: no update of it was not finite.")

@@ -2,8 +2,11 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -11,7 +14,7 @@ import torch
 from pyro import validation_enabled
 from torch import Tensor
 
-from ppl_vae.data import Dataset, binarize_batch
+from ppl_vae.data import Dataset, binarize_batch, read_rows
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import leftovers, write_atomically
@@ -22,19 +25,21 @@ from ppl_vae.runs.config import LIMITS, RunConfig
 from ppl_vae.runs.estimator_names import Estimator
 from ppl_vae.runs.evaluations import evaluation_file, read_evaluation, save_evaluation
 from ppl_vae.runs.live import live_curves, require_tensorboard
+from ppl_vae.runs.summary import DataSummary
 from ppl_vae.schedules import Constant
 from ppl_vae.training import (
     NON_FINITE,
     Checkpoint,
+    EpochRecord,
     FitResult,
     History,
     fit,
     load_parameters,
-    load_progress,
 )
 from ppl_vae.vae import VAE, HierarchicalVAE
 
 CONFIG, CHECKPOINT, HISTORY = "config.json", "checkpoint.safetensors", "history.csv"
+DATA = "data.safetensors"
 TENSORBOARD = "tensorboard"
 _OF_A_STUDY = ("cell.json", "log.txt")
 """Files of a study's cell that may be in the folder before its run is; locks may too."""
@@ -45,13 +50,35 @@ Split = Literal["train", "valid", "test"]
 @final
 @dataclass(frozen=True)
 class Run:
-    """A trained run: its configuration, its data, its model with the kept parameters."""
+    """A trained run: its configuration, its model with the kept parameters, its data if needed.
+
+    Attributes:
+        folder: Of its files.
+        config: Its settings.
+        data: What is known of the data without them.
+        vae: The model and guide, with the parameters that were kept.
+        history: Learning curves.
+        load: Loads the data.
+    """
 
     folder: Path
     config: RunConfig
-    dataset: Dataset
+    data: DataSummary
     vae: VAE | HierarchicalVAE
     history: History
+    load: Callable[[], Dataset]
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data it was trained on, loaded when they are first asked for.
+
+        Raises:
+            FileNotFoundError: If they are not there.
+            ValueError: If they are others.
+        """
+        dataset = self.load()
+        _require_same_data(self.folder, self.data.sha256, dataset)
+        return dataset
 
     @property
     def device(self) -> torch.device:
@@ -67,16 +94,36 @@ class Run:
     @property
     def has_point_guide(self) -> bool:
         """Whether q(z|x) is a point: what is maximised is then log p(x, z) there, and no bound."""
-        x = self.dataset.train[:1].to(self.device)
+        x = self.data.rows[:1].to(self.device)
         # What the model says of x is of no interest, nor whether x is binarised.
         with torch.no_grad(), validation_enabled(False), seeded(0, Stream.SAMPLING):
             drawn = draw_particles(self.vae.model, self.vae.guide, x, check_finite=False)
         return point_site(drawn.guide) is not None
 
-    def rows(self, split: Split = "test", limit: int | None = None) -> "Rows":
-        """Test, validation or training data; at most ``limit`` of them, a fixed random subset."""
-        data: Tensor = getattr(self.dataset, split)
-        source = Source(self.dataset.name, split)
+    def rows(
+        self,
+        split: Split = "test",
+        limit: int | None = None,
+        file: str | os.PathLike[str] | None = None,
+    ) -> "Rows":
+        """Test, validation or training data, or those of another file.
+
+        Args:
+            split: Which of the run's data.
+            limit: At most so many, a fixed random subset.
+            file: A file whose rows are taken in place of a split; columns are matched by name.
+
+        Raises:
+            FileNotFoundError: If the data or the file are not there.
+            ValueError: If rows of the file are not such as the model was trained on.
+        """
+        if file is None:
+            data: Tensor = getattr(self.dataset, split)
+            source = Source(self.data.name, split)
+        else:
+            data = self.config.prepare_rows(read_rows(file, self.data.schema), str(file))
+            require_support([data], self.vae, str(file))
+            source = Source(Path(file).name)
         if limit is None or limit >= len(data):
             return Rows(data, source)
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
@@ -120,7 +167,7 @@ class Rows:
 
 def train_run(
     config: RunConfig,
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     data_root: Path | None = None,
     device: str = "auto",
@@ -129,7 +176,8 @@ def train_run(
 ) -> tuple[Run, FitResult]:
     """Train into ``folder``, going on from what is there if it is the same run.
 
-    The learning curves are in ``history.csv`` after every epoch.
+    Everything is checked before anything is written. The learning curves are in ``history.csv``
+    after every epoch.
 
     Args:
         config: The run.
@@ -144,15 +192,27 @@ def train_run(
         FileNotFoundError: If the data are missing.
         ImportError: If TensorBoard is asked for and not installed.
     """
+    folder = Path(folder)
     objective, schedule = config.objects()
     if tensorboard:
         require_tensorboard()
     dataset = config.load(data_root)
     vae = config.build_vae(dataset)
-    _require_support(config, dataset, vae)
-    _claim(folder, config, dataset)
-    past = _past(folder, config.budget.limit)
-    with live_curves(folder / HISTORY, past, folder / TENSORBOARD if tensorboard else None) as show:
+    checked = [dataset.valid, dataset.test]
+    if config.binarize != "dynamic":
+        checked.append(dataset.train)
+    require_support(checked, vae)
+    summary = DataSummary.of(dataset)
+    _require_ours(folder, config, dataset)
+    fixed = _fixed_tensors(vae)
+    shown: list[Callable[[EpochRecord], None]] = []
+    with ExitStack() as stack:
+
+        def start(past: History) -> None:
+            _claim(folder, config, summary, fixed)
+            curves = folder / TENSORBOARD if tensorboard else None
+            shown.append(stack.enter_context(live_curves(folder / HISTORY, past, curves)))
+
         result = fit(
             vae.model,
             vae.guide,
@@ -171,16 +231,22 @@ def train_run(
             seed=config.seed,
             checkpoint=folder / CHECKPOINT,
             progress=progress,
-            on_epoch=show,
+            on_start=start,
+            on_epoch=lambda record: shown[0](record),
+            origin={"config": config.identity, "data": summary.sha256},
         )
     write_atomically(folder / HISTORY, result.history.to_csv())
-    return Run(folder, config, dataset, vae, result.history), result
+    return Run(folder, config, summary, vae, result.history, lambda: dataset), result
 
 
 def open_run(
-    folder: Path, *, data_root: Path | None = None, device: str = "auto", trust: bool = False
+    folder: str | os.PathLike[str],
+    *,
+    data_root: Path | None = None,
+    device: str = "auto",
+    trust: bool = False,
 ) -> Run:
-    """Read a run back, with the parameters it kept.
+    """Read a run back, with the parameters it kept; its data need not be there.
 
     Args:
         folder: Of the run.
@@ -190,27 +256,48 @@ def open_run(
             runs, whoever wrote the folder.
 
     Raises:
-        FileNotFoundError: If the folder holds no run.
-        ValueError: If a file of it is damaged, the data are not those it was trained on, or it
-            names classes of others without ``trust``.
+        FileNotFoundError: If the folder holds no run; also if the model holds rows of the training
+            data and they are not there.
+        ValueError: If a file of it is damaged, or of another run, or it names classes of others
+            without ``trust``.
     """
+    folder = Path(folder)
     saved = read_config(folder)
     config = RunConfig.from_mapping(saved["config"], trust=trust)
-    checkpoint = Checkpoint.load(folder / CHECKPOINT)
-    dataset = config.load(data_root)
-    _require_same_data(folder, saved, dataset)
-    vae = config.build_vae(dataset)
+    checkpoint, summary = Checkpoint.load(folder / CHECKPOINT), DataSummary.load(folder / DATA)
+    told = checkpoint.progress["run"]
+    for name, expected in (("config", config.identity), ("data", summary.sha256)):
+        if told.get(name) != expected:
+            raise ValueError(
+                f"{folder / CHECKPOINT} is of a run with other {name} than {folder} says: bring "
+                "back a copy of the run's own files, or train anew."
+            )
+    load = partial(config.load, data_root)
+    vae = config.build_vae(summary.stand_in())
+    if _fixed_tensors(vae) != saved.get("fixed_sha256"):
+        # Rows that the model holds are not in the checkpoint.
+        dataset = load()
+        _require_same_data(folder, summary.sha256, dataset)
+        vae = config.build_vae(dataset)
     load_parameters(
         {name: value for name, value in vae.named_parameters() if value.requires_grad},
         checkpoint.best,
         f"checkpoint in {folder}",
     )
     # What training keeps outside of parameters, such as a running scale.
-    buffers = Programs(vae.model, vae.guide).modules().buffers
+    buffers = Programs(vae.model, vae.guide).modules(summary.rows[:1]).buffers
     load_parameters(buffers, checkpoint.best_buffer, f"checkpoint in {folder}")
     vae.to(resolve_device(device)).eval()
     history = History.from_json(checkpoint.progress["history"])
-    return Run(folder, config, dataset, vae, history)
+    return Run(folder, config, summary, vae, history, load)
+
+
+def _fixed_tensors(vae: VAE | HierarchicalVAE) -> str:
+    """Hash of what a checkpoint does not hold: frozen parameters, buffers that are not saved."""
+    saved = vae.state_dict()
+    frozen = {name: value for name, value in vae.named_parameters() if not value.requires_grad}
+    passing = {name: value for name, value in vae.named_buffers() if name not in saved}
+    return hash_tensors({**frozen, **passing})
 
 
 def evaluate_run(
@@ -219,6 +306,7 @@ def evaluate_run(
     estimator: Estimator,
     split: Split = "test",
     limit: int | None = None,
+    file: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Evidence:
@@ -232,13 +320,14 @@ def evaluate_run(
         estimator: Of log p(x).
         split: The data to evaluate on.
         limit: Only so many of them, a fixed random subset.
+        file: A file of other rows, in place of a split.
         seed: Of the draws.
         progress: Show a progress bar.
 
     Raises:
         ValueError: If the file of the evaluation is damaged or of something else.
     """
-    rows = run.rows(split, limit)
+    rows = run.rows(split, limit, file)
     identity = run.identity(repr(estimator), rows, seed)
     path = evaluation_file(run.folder, identity)
     if (kept := read_evaluation(path, identity)) is not None:
@@ -272,26 +361,42 @@ def unfinished_file(run: Run, identity: Identity) -> Path:
     return run.folder / f"unfinished-{identity.key[:12]}.safetensors"
 
 
-def _past(folder: Path, limit: float) -> History:
-    """What the run goes on from, if anything."""
-    path = folder / CHECKPOINT
-    return History.from_json(load_progress(path, limit)["history"]) if path.exists() else History()
+def _require_ours(folder: Path, config: RunConfig, dataset: Dataset) -> None:
+    """Check that a run may go into a folder; one without a finished epoch belongs to nobody.
 
-
-def _claim(folder: Path, config: RunConfig, dataset: Dataset) -> None:
-    """Write the configuration, or check that the folder's own is the same but for the budget."""
+    Raises:
+        ValueError: If another run or something else is there.
+    """
     if (folder / CONFIG).exists():
         saved = read_config(folder)
-        require_same_settings(folder, saved["config"], config)
-        _require_same_data(folder, saved, dataset)
-    elif folder.exists() and any(_is_foreign(path) for path in folder.iterdir()):
+        if (folder / CHECKPOINT).exists():
+            require_same_settings(folder, saved["config"], config)
+            _require_same_data(folder, saved.get("data_sha256"), dataset)
+        return
+    there = [] if (folder / CHECKPOINT).exists() else folder.glob("*")
+    if any(_is_foreign(path) for path in there):
         raise ValueError(f"{folder} is not empty and holds no run: choose another --out.")
+
+
+def _claim(folder: Path, config: RunConfig, summary: DataSummary, fixed: str) -> None:
+    """Write what the run is."""
     # An update that an earlier attempt failed at is found again, or is no more.
     (folder / NON_FINITE).unlink(missing_ok=True)
-    content = {"config": config.complete(), "data_sha256": dataset.fingerprint()}
+    content = {
+        "config": config.complete(), "data_sha256": summary.sha256, "fixed_sha256": fixed
+    }  # fmt: skip
     text = json.dumps(content, indent=2) + "\n"
     if not (folder / CONFIG).exists() or (folder / CONFIG).read_text() != text:
         write_atomically(folder / CONFIG, text)
+    if not _is_kept(folder / DATA, summary):
+        summary.save(folder / DATA)
+
+
+def _is_kept(path: Path, summary: DataSummary) -> bool:
+    try:
+        return DataSummary.load(path).sha256 == summary.sha256
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _is_foreign(path: Path) -> bool:
@@ -352,20 +457,37 @@ def read_config(folder: Path) -> dict[str, Any]:
     return dict(saved)
 
 
-def _require_same_data(folder: Path, saved: dict[str, Any], dataset: Dataset) -> None:
-    if saved.get("data_sha256") != dataset.fingerprint():
+def _require_same_data(folder: Path, sha256: Any, dataset: Dataset) -> None:
+    if sha256 != dataset.fingerprint():
         raise ValueError(
             f"{dataset.name} differs from the data the run in {folder} was trained on: point "
             "--data-root at those data, or train anew in another folder."
         )
 
 
-def _require_support(config: RunConfig, dataset: Dataset, vae: VAE | HierarchicalVAE) -> None:
-    """Fail before training starts, on all of the data at once, where the likelihood takes no x."""
-    checked = [dataset.valid, dataset.test]
-    if config.binarize != "dynamic":
-        checked.append(dataset.train)
+def require_support(
+    checked: Iterable[Tensor], vae: VAE | HierarchicalVAE, what: str | None = None
+) -> None:
+    """Fail before anything is computed, on all of the data at once, where p(x|z) takes no x.
+
+    Args:
+        checked: Data.
+        vae: The model.
+        what: What they are, for the message; None: torch's own.
+
+    Raises:
+        ValueError: If a value is outside the support of the likelihood.
+    """
+    device = next(vae.parameters()).device
     with torch.no_grad(), validation_enabled(), seeded(0, Stream.SAMPLING):
         for x in checked:
             for part in x.split(_ROWS):
-                vae.generate(len(part)).log_prob(part)
+                try:
+                    vae.generate(len(part)).log_prob(part.to(device))
+                except ValueError as error:
+                    if what is None:
+                        raise
+                    reason = " ".join(str(error).split())[:200]
+                    raise ValueError(
+                        f"{what}: rows are not such as the model was trained on: {reason}"
+                    ) from error

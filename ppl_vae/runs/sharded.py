@@ -30,6 +30,7 @@ class ShardTask:
         shard: The part.
         split: Of which data.
         limit: Only so many of them.
+        file: A file of other rows, in place of a split.
         data_root: Folder of the data sets.
         device: Where to compute.
         seed: Of the draws of the whole.
@@ -43,6 +44,7 @@ class ShardTask:
     shard: Shard
     split: Split
     limit: int | None
+    file: Path | None
     data_root: Path | None
     device: str
     seed: int
@@ -59,6 +61,7 @@ def evaluate_sharded(
     *,
     split: Split = "test",
     limit: int | None = None,
+    file: str | os.PathLike[str] | None = None,
     seed: int = 0,
     data_root: Path | None = None,
     device: str = "auto",
@@ -79,6 +82,7 @@ def evaluate_sharded(
         engine: What runs them.
         split: The data to evaluate on.
         limit: Only so many of them.
+        file: A file of other rows, in place of a split; workers must see it too.
         seed: Of the draws.
         data_root: Folder of the data sets.
         device: Where workers compute.
@@ -93,7 +97,7 @@ def evaluate_sharded(
     place, sharded = Path(folder), Sharded(estimator, shards)
     # The model is only opened to see what it is: it need not take a worker's place on a device.
     run = open_run(place, data_root=data_root, device="cpu", trust=trust)
-    rows = run.rows(split, limit)
+    rows = run.rows(split, limit, file)
     parts = sharded.parts(len(rows), seed)
     # Workers may have devices that this process has not.
     kind = resolve_device() if device == "auto" else torch.device(device)
@@ -104,7 +108,8 @@ def evaluate_sharded(
     unfinished = place / f"shards-{identity.key[:12]}"
     tasks = [
         ShardTask(
-            place, sharded, part, split, limit, data_root, device, seed,
+            place, sharded, part, split, limit, None if file is None else Path(file),
+            data_root, device, seed,
             unfinished / f"{part.number}.nc",
             replace(identity, settings=f"part {part.number} of {identity.settings}"), trust,
         )
@@ -122,7 +127,7 @@ def evaluate_shard(task: ShardTask) -> int:
     """Estimate log p(x) of a part of the data and keep it in a file; its number of data."""
     if read_evaluation(task.path, task.identity) is None:
         run = open_run(task.run, data_root=task.data_root, device=task.device, trust=task.trust)
-        rows = run.rows(task.split, task.limit)
+        rows = run.rows(task.split, task.limit, task.file)
         # The worker has opened the run by itself: what it evaluates may be trained on since.
         here = run.identity(task.identity.settings, rows, task.seed)
         task.identity.require_same(here, f"the run in {task.run}")

@@ -1,6 +1,7 @@
 """Studies as files: YAML or TOML to a checked plan, and a plan as plain values."""
 
 import json
+import os
 from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -34,7 +35,7 @@ _KEYS = (
 )
 
 
-def read_study(path: Path, *, trust: bool = False) -> Study:
+def read_study(path: str | os.PathLike[str], *, trust: bool = False) -> Study:
     """The study that a file plans, all of it checked.
 
     A file of data that is not found from where one is, is looked for beside the study's file.
@@ -48,6 +49,7 @@ def read_study(path: Path, *, trust: bool = False) -> Study:
         ValueError: If it is no YAML or TOML, or something in it is unknown or out of range; names
             the file and the entry.
     """
+    path = Path(path)
     return parse_study(_text(path), path, trust=trust)
 
 

@@ -3,7 +3,7 @@
 from ppl_vae.training.aggressive import AggressiveStep
 from ppl_vae.training.alternating import AlternatingStep
 from ppl_vae.training.budget import Budget
-from ppl_vae.training.checkpoint import Checkpoint, load_parameters, load_progress
+from ppl_vae.training.checkpoint import Checkpoint, load_parameters
 from ppl_vae.training.fit import FitResult, fit
 from ppl_vae.training.history import EpochRecord, History, csv_line
 from ppl_vae.training.naming import STEPS, parse_step
@@ -29,7 +29,6 @@ __all__ = [
     "csv_line",
     "fit",
     "load_parameters",
-    "load_progress",
     "parse_step",
     "replay_non_finite",
 ]

@@ -11,8 +11,9 @@ import safetensors.torch
 from torch import Tensor
 
 from ppl_vae.files import write_atomically
+from ppl_vae.identity import hash_tensors, hash_values
 
-FORMAT = "ppl_vae checkpoint 1"
+FORMAT = "ppl_vae checkpoint 2"
 _GROUPS = ("parameter", "buffer", "best", "best_buffer", "optimizer")
 _WHOLE = "whole_"
 
@@ -95,13 +96,17 @@ class Checkpoint:
 def save_groups(
     path: Path, kind: str, groups: Mapping[str, Mapping[str, Tensor]], values: dict[str, Any]
 ) -> None:
-    """Write groups of named tensors, and plain values, as one safetensors file, atomically."""
+    """Write groups of named tensors, and plain values, as one safetensors file, atomically.
+
+    A SHA-256 over the tensors and the values goes with them.
+    """
     tensors = {
         f"{group}/{name}": value.detach().cpu().contiguous().clone()
         for group, named in groups.items()
         for name, value in named.items()
     }
     metadata = {"format": kind, "progress": json.dumps(values)}
+    metadata["sha256"] = _digest(tensors, metadata)
     write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -110,9 +115,9 @@ def load_groups(path: Path, kind: str) -> tuple[dict[str, dict[str, Tensor]], di
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is cut short or of another kind.
+        ValueError: If the file is cut short, changed, or of another kind.
     """
-    metadata, tensors = _read(path, kind, with_tensors=True)
+    metadata, tensors = _read(path, kind)
     groups: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         group, name = key.split("/", 1)
@@ -120,38 +125,26 @@ def load_groups(path: Path, kind: str) -> tuple[dict[str, dict[str, Tensor]], di
     return groups, json.loads(metadata["progress"])
 
 
-def load_progress(path: Path, limit: float) -> dict[str, Any]:
-    """The plain values that a run goes on from, without reading tensors.
-
-    Args:
-        path: Of the checkpoint.
-        limit: Of the run's budget; see :meth:`Checkpoint.start`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is cut short or is not a checkpoint of this package.
-    """
-    values: dict[str, Any] = json.loads(_read(path, FORMAT, with_tensors=False)[0]["progress"])
-    whole: dict[str, Any] | None = values.pop("whole", None)
-    return values if whole is None or limit <= values["ended"] else whole
-
-
-def _read(path: Path, kind: str, *, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: train first, or name another run.")
+    remedy = "delete it to train anew, or bring back a copy."
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            keys = file.keys() if with_tensors else []
-            tensors = {key: file.get_tensor(key) for key in keys}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged or no checkpoint ({error}): delete it to train anew, or bring "
-            "back a copy."
-        ) from error
+        raise ValueError(f"{path} is damaged or no checkpoint ({error}): {remedy}") from error
     if metadata.get("format") != kind:
         raise ValueError(f"{path} has format {metadata.get('format')!r}, expected {kind!r}.")
+    if metadata.get("sha256") != _digest(tensors, metadata):
+        raise ValueError(f"{path} is not as it was written (SHA-256 differs): {remedy}")
     return metadata, tensors
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of all that a file holds, types among it."""
+    return hash_values([metadata.get("format"), metadata.get("progress"), hash_tensors(tensors)])
 
 
 def load_parameters(
@@ -160,7 +153,7 @@ def load_parameters(
     """Copy values into existing tensors, in place.
 
     Raises:
-        ValueError: If names or shapes differ; nothing is copied then.
+        ValueError: If names, shapes or types differ; nothing is copied then.
     """
     missing, extra = target.keys() - source.keys(), source.keys() - target.keys()
     if missing or extra:
@@ -172,6 +165,11 @@ def load_parameters(
             raise ValueError(
                 f"the {what} is of another model: {name} has shape {tuple(source[name].shape)}, "
                 f"expected {tuple(value.shape)}."
+            )
+        if value.dtype != source[name].dtype:
+            raise ValueError(
+                f"the {what} is of another model: {name} is {source[name].dtype}, expected "
+                f"{value.dtype}."
             )
     for name, value in target.items():
         value.data.copy_(source[name])

@@ -1,7 +1,7 @@
 """The fitting loop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -69,7 +69,9 @@ def fit(
     checkpoint: str | PathLike[str] | None = None,
     checkpoint_seconds: float = 10.0,
     progress: bool = True,
+    on_start: Callable[[History], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> FitResult:
     """Maximise the objective over all parameters of the model and guide, by Adam.
 
@@ -105,7 +107,11 @@ def fit(
         checkpoint: File to go on from, if it exists, and to save to.
         checkpoint_seconds: Least time between saves; the last epoch is always saved.
         progress: Show a progress bar when on a terminal.
+        on_start: Is called once, when everything is checked and nothing is written yet, with the
+            history that training goes on from.
         on_epoch: Is handed each record as soon as it is made; not those of a resumed run's past.
+        origin: What a checkpoint is of besides settings and data, such as the hash of a
+            configuration; a checkpoint that says otherwise is refused.
 
     Raises:
         NonFiniteError: If a density, a gradient or a parameter is NaN or infinite: a ValueError
@@ -133,10 +139,12 @@ def fit(
     )
     failure = None if checkpoint is None else checkpoint.with_name(NON_FINITE)
     run = TrainingRun(
-        model, guide, objective, train, valid, settings, resolve_device(device), failure
+        model, guide, objective, train, valid, settings, resolve_device(device), failure, origin
     )
     if checkpoint is not None and checkpoint.exists():
         run.restore(Checkpoint.load(checkpoint))
+    if on_start is not None:
+        on_start(run.history)
     saved = time.monotonic()
     with _bar(run, progress) as bar:
         while not run.finished:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -10,6 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from ppl_vae.identity import hash_rows
 from ppl_vae.objectives import Context, Objective
 from ppl_vae.particles import (
     NonFiniteDensityError,
@@ -57,12 +59,14 @@ class TrainingRun:
         settings: FitSettings,
         device: torch.device,
         non_finite_file: Path | None = None,
+        origin: Mapping[str, str] | None = None,
     ) -> None:
         if settings.patience is not None and valid is None:
             raise ValueError("patience needs validation data: give valid, or leave patience out.")
         self.model, self.guide, self.objective = model, guide, objective
         self.settings, self.device = settings, device
         self.history, self.spent = History(), Spent()
+        self._origin = dict(origin or {})
         self._non_finite_file = non_finite_file
         self._data_checked = False
         # The limit that training ended at.
@@ -77,6 +81,7 @@ class TrainingRun:
         parts = {"train": train} if valid is None else {"train": train, "valid": valid}
         nesting = int(objective.max_plate_nesting)
         require_data(parts, model, device, max_plate_nesting=nesting, seed=settings.seed)
+        self._hashes = {f"{name}_sha256": hash_rows(x) for name, x in parts.items()}
         self.batches = Batches(train, settings, device)
         with seeded(settings.seed, Stream.TRAINING):
             first = self.batches.first(2)
@@ -108,6 +113,8 @@ class TrainingRun:
             **self.settings.to_json(),
             "objective": repr(self.objective),
             **({budget.kind: budget.limit} if self.objective.anneals else {}),
+            **self._hashes,
+            **self._origin,
             "train_shape": list(self.batches.train.shape),
             "valid_shape": self._validation and list(self._validation.x.shape),
         }

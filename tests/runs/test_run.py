@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
+from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.files import leftovers
-from ppl_vae.runs import RunConfig, open_run, replay_run, train_run
+from ppl_vae.runs import RunConfig, evaluate_run, open_run, replay_run, train_run
 from ppl_vae.runs.live import LiveHistory
 from ppl_vae.training import NON_FINITE, Checkpoint, History, NonFiniteError
 
@@ -20,7 +23,9 @@ SMALL = {"hidden": (4,), "latent": 2, "batch_size": 400, "validation_particles":
 
 
 def train(folder, **settings):
-    config = RunConfig.from_mapping({**SMALL, "epochs": 2, **settings})
+    limited = settings.keys() & {"updates", "seconds", "decoder_evaluations"}
+    epochs = {} if limited else {"epochs": 2}
+    config = RunConfig.from_mapping({**SMALL, **epochs, **settings})
     return train_run(config, folder, device="cpu", progress=False)
 
 
@@ -97,8 +102,8 @@ class TestCurves:
 
         monkeypatch.setattr("ppl_vae.runs.run.binarize_batch", watch)
         _, result = train(tmp_path, binarize="dynamic", likelihood="normal", epochs=3)
-        # One call to look at the programs, then four batches an epoch.
-        assert seen == [0] + 4 * [0] + 4 * [1] + 4 * [2]
+        # The programs are looked at before anything is written, then four batches an epoch.
+        assert seen == 4 * [0] + 4 * [1] + 4 * [2]
         assert csv_of(tmp_path) == result.history
 
     @pytest.mark.parametrize("kept", [0, 1, 2])
@@ -218,6 +223,72 @@ class TestFolder:
         assert not (tmp_path / "other" / NON_FINITE).exists()
 
 
+class TestBelongsToNobody:
+    @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"guide": "ladder"}])
+    def test_what_is_refused_leaves_nothing(self, wrong, tmp_path):
+        with pytest.raises(ValueError):  # noqa: PT011
+            train(tmp_path / "run", **wrong)
+        assert not (tmp_path / "run").exists()
+        train(tmp_path / "run", epochs=1)
+
+    def test_a_folder_without_a_finished_epoch(self, tmp_path):
+        with pytest.raises(NonFiniteError):
+            train(tmp_path, learning_rate=1e39)
+        train(tmp_path, epochs=1)
+        assert open_run(tmp_path, device="cpu").config.learning_rate == 1e-3
+
+
+class TestWithoutItsData:
+    def test_a_run_opens_and_evaluates_new_rows(self, tmp_path):
+        rows = torch.rand(60, 5, generator=torch.Generator().manual_seed(0)).numpy()
+        numpy.save(tmp_path / "mine.npy", rows)
+        run, _ = train(tmp_path / "run", data=str(tmp_path / "mine.npy"), likelihood="normal")
+        (tmp_path / "mine.npy").unlink()
+        numpy.save(tmp_path / "new.npy", rows[:7])
+        again, estimator = open_run(tmp_path / "run", device="cpu"), ImportanceSampling(10)
+        found = evaluate_run(again, estimator=estimator, file=tmp_path / "new.npy", progress=False)
+        expected = estimator(run.vae.eval().model, run.vae.guide, torch.from_numpy(rows[:7]))
+        assert torch.equal(found.log_prob, expected.log_prob)
+        assert str(found.identity.source) == "new.npy"
+        with pytest.raises(FileNotFoundError, match=r"mine\.npy"):
+            again.rows("test")
+        numpy.save(tmp_path / "wrong.npy", rows[:, :3])
+        with pytest.raises(ValueError, match=r"wrong\.npy: rows have shape"):
+            again.rows(file=tmp_path / "wrong.npy")
+
+
+class TestOtherFiles:
+    def test_a_checkpoint_of_another_run_is_refused(self, tmp_path):
+        train(tmp_path / "a", epochs=1)
+        train(tmp_path / "b", epochs=1, seed=1)
+        name = "checkpoint.safetensors"
+        (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors is of a run with other"):
+            open_run(tmp_path / "a", device="cpu")
+
+    def test_a_flipped_bit_and_another_type_are_refused(self, tmp_path):
+        train(tmp_path, epochs=1)
+        path = tmp_path / "checkpoint.safetensors"
+        whole, kept = Checkpoint.load(path), path.read_bytes()
+        path.write_bytes(kept[:-100] + bytes([kept[-100] ^ 1]) + kept[-99:])
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors is not as it was written"):
+            open_run(tmp_path, device="cpu")
+        rounded = {name: value.round().long() for name, value in whole.best.items()}
+        replace(whole, best=rounded).save(path)
+        with pytest.raises(ValueError, match=r"is torch\.int64, expected torch\.float32"):
+            open_run(tmp_path, device="cpu")
+
+    def test_an_evaluation_is_of_the_parameters_in_memory(self, tmp_path):
+        estimator = ImportanceSampling(10)
+        first, _ = train(tmp_path, epochs=1)
+        train(tmp_path, epochs=3)
+        early = evaluate_run(first, estimator=estimator, limit=20, progress=False)
+        now = open_run(tmp_path, device="cpu")
+        late = evaluate_run(now, estimator=estimator, limit=20, progress=False)
+        assert early.identity.parameters != late.identity.parameters
+        assert not torch.equal(early.log_prob, late.log_prob)
+
+
 class TestReplay:
     @pytest.mark.parametrize("step", ["torch", "alternating:2"])
     def test_a_folder_is_all_it_takes(self, step, tmp_path):
@@ -296,4 +367,4 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path):
     assert timeless[0] == timeless[1]
     assert csv_of(tmp_path / "killed").to_json() == killed.progress["history"]
     names = {path.name for path in (tmp_path / "killed").iterdir()}
-    assert names == {"config.json", "checkpoint.safetensors", "history.csv"}
+    assert names == {"config.json", "checkpoint.safetensors", "history.csv", "data.safetensors"}
