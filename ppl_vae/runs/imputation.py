@@ -72,15 +72,15 @@ def impute_run(
         ValueError: If the run's data are no table, or another table does not have its columns.
         FileNotFoundError: If the table is not there.
     """
-    columns = run.data.schema.columns
+    schema = run.data.schema
+    columns = schema.columns
     if columns is None:
         raise ValueError(
             f"{run.folder} was not trained on a table: impute takes runs of a .csv or .parquet "
             "file under --likelihood table."
         )
     path = Path(run.config.data) if data is None else data
-    table = read_table(path, run.dataset.conversion.reading)
-    schema = run.dataset.schema
+    table = read_table(path, schema.conversion.reading)
     values = code_with(table, columns, str(path))
     x = torch.from_numpy(to_single(values, schema.conversion.offsets))
     found = impute(

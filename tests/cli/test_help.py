@@ -39,6 +39,12 @@ WORDS = {
     "patience": "never; the best epoch is kept either way",
     "limit": "all",
     "epochs": str(pv.runs.config.EPOCHS),
+    "thousands": "none",
+    "missing": "?, NA, NaN, null and others that pandas knows",
+    "test_data": "they are split off",
+    "valid_fraction": str(pv.data.Splitting().valid_fraction),
+    "test_fraction": str(pv.data.Splitting().test_fraction),
+    "split_seed": str(pv.data.Splitting().seed),
     "refine": "not at all",
     "bootstrap": "the delta method",
 }
