@@ -1,6 +1,5 @@
 """``ppl-vae evaluate``."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +108,7 @@ def evaluate(
     normalizers = pv.runs.find_normalizers(run.vae)
     if normalizers:
         lines += map(str, normalizers)
-        values["normalizers"] = [dataclasses.asdict(found) for found in normalizers]
+        values["normalizers"] = [found.to_dict() for found in normalizers]
     if run.data.missing_share:
         share = f"{run.data.missing_share:.1%}"
         lines.append(f"log p of the observed cells; {share} of all cells are missing")

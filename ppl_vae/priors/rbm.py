@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ppl_vae.distributions import Couplings, LogPartition, RestrictedBoltzmann
 from ppl_vae.distributions.partition import (
     annealed,
+    annealed_from_both_sides,
     draw_exactly,
     log_total,
     smaller_layer,
@@ -43,7 +44,9 @@ class RBMPrior(nn.Module):
     - else log Z is annealed importance sampling's, ``E Z^ = Z``, so that ``E log Z^ <= log Z`` and
       log p(z) is too large on average: a lower bound of log p(x) is one only up to that error,
       which is the same for every datum and which :meth:`log_partition` states. No interval of an
-      evidence estimate holds it. In evaluation it is a fixed function of the parameters; in
+      evidence estimate holds it. The path begins at independent units with the rates of the
+      persistent chains, and is taken in both directions: where the two sides differ by more than
+      their weights say, the error grows. In evaluation it is a fixed function of the parameters; in
       training, each update has fresh chains and 50 times fewer temperatures. The gradient of
       log Z is that of persistent contrastive divergence: biased while the chains lag behind, and
       not that of the reported value; take more sweeps or a smaller learning rate where training
@@ -104,6 +107,11 @@ class RBMPrior(nn.Module):
         """Log Z as in evaluation, in nats, with its standard error."""
         return self._evaluated().partition
 
+    def log_normalizer(self) -> tuple[float, float]:
+        """``log Z`` as in evaluation, and its standard error, both in nats; 0 where it is exact."""
+        found = self.log_partition()
+        return found.value.item(), found.standard_error.item()
+
     @property
     def _units(self) -> int:
         return min(self.weight.shape)
@@ -122,7 +130,7 @@ class RBMPrior(nn.Module):
             return self.log_partition().value
         temperatures = max(1, self.temperatures // _SHARE_IN_TRAINING)
         with torch.no_grad():
-            return annealed(self.couplings, len(self.chains), temperatures).value
+            return annealed(self.couplings, self.chains, temperatures).value
 
     def _negative_phase(self) -> Float[Tensor, "chains latent"]:
         """The persistent chains, in training moved on by some sweeps."""
@@ -143,10 +151,7 @@ class RBMPrior(nn.Module):
             if log_weights is not None:
                 return draw_exactly(self.couplings, log_weights, number)
         start = torch.randint(len(self.chains), (number,), device=self.chains.device)
-        z = self.chains[start]
-        for _ in range(_SWEEPS_OF_A_DRAW):
-            z = self.couplings.sweep(z)
-        return z
+        return self._swept(self.couplings, self.chains[start])
 
     def _evaluated(self) -> "_Known":
         """What is known at these parameters; found out once for each state of them."""
@@ -163,7 +168,16 @@ class RBMPrior(nn.Module):
             return _Known(couplings, exact, log_weights)
         # A fixed stream: the same number whatever is estimated with it, and nobody's draws move.
         with seeded(0, Stream.EVALUATION, *self.weight.shape, self.temperatures):
-            return _Known(couplings, annealed(couplings, len(self.chains), self.temperatures))
+            z = self._swept(couplings, self.chains)
+            return _Known(couplings, annealed_from_both_sides(couplings, z, self.temperatures))
+
+    def _swept(
+        self, couplings: Couplings, z: Float[Tensor, "number latent"]
+    ) -> Float[Tensor, "number latent"]:
+        """The chains after the sweeps that make draws of them."""
+        for _ in range(_SWEEPS_OF_A_DRAW):
+            z = couplings.sweep(z)
+        return z
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,12 @@ from torch import Size, Tensor, nn
 
 from ppl_vae.networks import MLP
 from ppl_vae.randomness import Stream, seeded
+from ppl_vae.weights import RunningWeights
 
 _SEED = 0
+
+_LEAST_EFFECTIVE = 100
+"""Draws below which the spread of their weights is an accident; of fewer than 200, half of them."""
 
 
 @final
@@ -94,11 +98,13 @@ def _equal(now: list[Tensor], then: list[Tensor]) -> bool:
 
 
 def log_mean_exp_with_error(values: Float[Tensor, " draws"]) -> tuple[float, float]:
-    """``log mean exp`` of values at independent draws, and its delta-method standard error."""
-    values = values.detach().double()
-    log_mean = torch.logsumexp(values, 0) - math.log(len(values))
-    relative = torch.exp(values - log_mean).std() / math.sqrt(len(values))
-    return log_mean.item(), relative.item()
+    """``log mean exp`` of values at independent draws, and its delta-method standard error.
+
+    Fewer than 100 effective draws say too little of their own spread: then the error is infinite.
+    """
+    weights = RunningWeights.of(values.detach().unsqueeze(-1))
+    few = weights.effective_sample_size.item() < min(_LEAST_EFFECTIVE, len(values) / 2)
+    return weights.log_mean.item(), math.inf if few else weights.standard_error.item()
 
 
 def base_log_prob(z: Float[Tensor, "*shape latent"]) -> Float[Tensor, "*shape"]:

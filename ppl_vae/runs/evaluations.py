@@ -1,7 +1,9 @@
 """The store of a run's evaluations: each has a file, named by what it was computed from."""
 
+import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -10,6 +12,7 @@ from ppl_vae.arviz import evidence_to_datatree, load_evidence
 from ppl_vae.evidence import Evidence
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import save_netcdf
+from ppl_vae.runs.normalizers import Normalizer
 
 EVALUATIONS = "evaluations"
 """Folder of the files, in the run's folder."""
@@ -55,13 +58,21 @@ def read_evaluation(path: Path, wanted: Identity) -> Evidence | None:
     return evidence
 
 
-def save_evaluation(evidence: Evidence, path: Path) -> None:
+def save_evaluation(evidence: Evidence, path: Path, normalizers: Sequence[Normalizer] = ()) -> None:
     """Keep an evaluation, atomically.
+
+    Args:
+        evidence: With its identity.
+        path: The file.
+        normalizers: Estimated constants of the model, kept as an attribute ``normalizers`` in JSON.
 
     Raises:
         OSError: If it cannot be written.
     """
-    save_netcdf(evidence_to_datatree(evidence), path)
+    tree = evidence_to_datatree(evidence)
+    if normalizers:
+        tree.attrs["normalizers"] = json.dumps([found.to_dict() for found in normalizers])
+    save_netcdf(tree, path)
 
 
 @final

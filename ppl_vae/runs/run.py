@@ -25,6 +25,7 @@ from ppl_vae.runs.config import LIMITS, RunConfig
 from ppl_vae.runs.estimator_names import Estimator
 from ppl_vae.runs.evaluations import evaluation_file, read_evaluation, save_evaluation
 from ppl_vae.runs.live import live_curves, require_tensorboard
+from ppl_vae.runs.normalizers import find_normalizers
 from ppl_vae.runs.summary import DataSummary
 from ppl_vae.schedules import Constant
 from ppl_vae.training import (
@@ -343,7 +344,7 @@ def evaluate_run(
         **unfinished,
     )
     evidence = replace(evidence, identity=identity)
-    save_evaluation(evidence, path)
+    save_evaluation(evidence, path, find_normalizers(run.vae))
     for leftover in unfinished.values():
         leftover.unlink(missing_ok=True)
     return evidence

@@ -16,6 +16,7 @@ from ppl_vae.evidence import Estimator, Evidence, Shard, Sharded
 from ppl_vae.identity import Identity
 from ppl_vae.progress import no_bar
 from ppl_vae.runs.evaluations import evaluation_file, read_evaluation, save_evaluation
+from ppl_vae.runs.normalizers import find_normalizers
 from ppl_vae.runs.run import Split, open_run
 
 
@@ -118,7 +119,7 @@ def evaluate_sharded(
     with exclusive(unfinished / "lock", f"this evaluation of {place}"):
         _run(tasks, engine, progress)
         evidence = replace(sharded.join([_finished(task) for task in tasks]), identity=identity)
-        save_evaluation(evidence, path)
+        save_evaluation(evidence, path, find_normalizers(run.vae))
         shutil.rmtree(unfinished)
     return evidence
 

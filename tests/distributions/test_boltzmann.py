@@ -11,6 +11,7 @@ from torch.nn import functional
 from ppl_vae.distributions import Couplings, RestrictedBoltzmann
 from ppl_vae.distributions.partition import (
     annealed,
+    annealed_from_both_sides,
     draw_exactly,
     log_total,
     smaller_layer,
@@ -92,33 +93,44 @@ def test_a_sweep_leaves_the_distribution_as_it_is(significance):
         significance.split(8).require_count(count, len(z), expected)
 
 
+def annealed_anywhere(machine, chains, temperatures):
+    """Base rates may be taken from anywhere: the estimate is unbiased all the same."""
+    half = torch.full((chains, len(machine.visible)), 0.5).to(machine.visible)
+    return annealed(machine, torch.bernoulli(half), temperatures)
+
+
 class TestAnnealing:
     @pytest.mark.parametrize("temperatures", [1, 3, 30])
     def test_is_unbiased_for_z(self, temperatures, significance):
         """Each chain's weight is, with one temperature as with many; the skew asks for many."""
         machine = couplings(4, 3, strength=0.7)
         exact = torch.logsumexp(minus_energies(machine).flatten(), 0)
-        estimates = [annealed(machine, 200, temperatures).value - exact for _ in range(100)]
+        estimates = [
+            annealed_anywhere(machine, 200, temperatures).value - exact for _ in range(100)
+        ]
         significance.require_equal(mean_of(torch.stack(estimates).exp()), 1)
 
     def test_its_standard_error_is_that_of_replicates(self, significance):
         machine = couplings(6, 5, strength=0.7)
-        runs = [annealed(machine, 400, 10) for _ in range(200)]
+        runs = [annealed_anywhere(machine, 400, 10) for _ in range(200)]
         stated = mean_of(torch.stack([run.standard_error for run in runs]).square())
         spread = variance_of(torch.stack([run.value for run in runs]))
         significance.require_equal(spread, stated)
 
     def test_more_temperatures_leave_less_error(self):
         machine = couplings(12, 10)
-        errors = [annealed(machine, 200, t).standard_error.item() for t in (5, 50, 500)]
+        errors = [annealed_anywhere(machine, 200, t).standard_error.item() for t in (5, 50, 500)]
         assert errors == sorted(errors, reverse=True)
         assert errors[2] < 0.05
         exact = log_total(state_log_weights(smaller_layer(machine)))
-        assert annealed(machine, 200, 500).value.item() == pytest.approx(exact.item(), abs=0.3)
+        assert annealed_anywhere(machine, 200, 500).value.item() == pytest.approx(
+            exact.item(), abs=0.3
+        )
 
     def test_without_couplings_it_is_exact(self):
         visible, hidden, weight = couplings(30, 25)
-        found = annealed(Couplings(visible, hidden, 0 * weight), 10, 5)
+        machine = Couplings(visible, hidden, 0 * weight)
+        found = annealed_anywhere(machine, 10, 5)
         exact = functional.softplus(visible).sum() + functional.softplus(hidden).sum()
         torch.testing.assert_close(found.value, exact)
         assert found.standard_error.item() < 1e-7
@@ -185,3 +197,33 @@ class TestDistribution:
         assert held.same(self.machine)
         assert not held.same(couplings(4, 3, seed=1))
         assert not held.same(Couplings(*(tensor.float() for tensor in held)))
+
+
+class TestBothSides:
+    @pytest.mark.parametrize(("strength", "seed"), [(0.05, 0), (0.5, 1)])
+    def test_a_large_machine_is_right_within_its_stated_error(self, strength, seed):
+        """784 pixels that are mostly 0, and 16 hidden units, whose states are summed for truth."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape):
+            return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+        machine = Couplings(-2 + 0.5 * draw(784), draw(16), strength * draw(784, 16))
+        log_weights = state_log_weights(smaller_layer(machine))
+        start = draw_exactly(machine, log_weights, 64)
+        found = annealed_from_both_sides(machine, start, 150)
+        error = (found.value - log_total(log_weights)).abs().item()
+        assert found.standard_error.item() < 0.25
+        assert error < 3 * found.standard_error.item()
+
+    def test_the_error_holds_half_of_what_the_sides_differ_by(self):
+        """Two modes far apart: weights alone know little of what a path has missed."""
+        hidden = torch.tensor([-36.0]).double()
+        strong = 6 * torch.ones(12, 1, dtype=torch.float64)
+        machine = Couplings(-3 * torch.ones(12).double(), hidden, strong)
+        log_weights = state_log_weights(smaller_layer(machine))
+        start = draw_exactly(machine, log_weights, 50)
+        short, long = (annealed_from_both_sides(machine, start, steps) for steps in (3, 100))
+        assert short.standard_error >= 0.499 * (short.upper - short.value).abs()
+        assert (long.value - log_total(log_weights)).abs() < 3 * long.standard_error
+        assert long.standard_error < short.standard_error

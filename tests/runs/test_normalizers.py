@@ -45,5 +45,40 @@ def test_a_machine_that_is_summed_has_none():
     assert annealed.standard_error > 0
 
 
+class StatedPrior(nn.Module):
+    """A prior of somebody else's, with a constant that it has estimated."""
+
+    def __init__(self, stated):
+        super().__init__()
+        self.stated = stated
+
+    def log_normalizer(self):
+        return self.stated
+
+
+def test_a_method_is_enough_to_be_found():
+    (found,) = find_normalizers(model_with(StatedPrior((torch.tensor(1.5), 0.25))))
+    assert (found.name, found.value, found.standard_error) == ("prior", 1.5, 0.25)
+    assert str(found).startswith("not to be trusted: log Z of prior = 1.500")
+    assert find_normalizers(model_with(StatedPrior((1.5, 0.0)))) == []
+
+
+def test_a_method_that_returns_something_else_is_named():
+    with pytest.raises(
+        TypeError, match=r"log_normalizer\(\) of prior returned float, expected two"
+    ):
+        find_normalizers(model_with(StatedPrior(1.5)))
+
+
+def test_too_few_effective_draws_have_no_error():
+    """The tilted density stands seven standard deviations off, where no draw is."""
+    prior = EnergyPrior(2, (), evaluation_draws=10_000)
+    nn.init.constant_(prior.tilt.network.output.weight, 5.0)
+    (found,) = find_normalizers(model_with(prior))
+    assert math.isinf(found.standard_error)
+    assert found.to_dict()["standard_error"] is None
+    assert "too few effective draws" in str(found)
+
+
 def test_other_priors_have_none():
     assert find_normalizers(binary_vae(learned_prior=True)) == []
