@@ -129,9 +129,8 @@ def annealed_from_both_sides(
     value, error = _mean_and_error(torch.cat([first, second]))
     upper = -_mean_and_error(path.backward(drawn, temperatures)[0])[0]
     error = torch.hypot(error, 0.5 * (upper - value))
-    return LogPartition(
-        *(each.to(start.dtype) for each in (value, error)), exact=False, upper=upper
-    )
+    sides = [each.to(start.dtype) for each in (value, error, upper)]
+    return LogPartition(sides[0], sides[1], exact=False, upper=sides[2])
 
 
 def _mean_and_error(log_weight: Float[Tensor, "chains 1"]) -> tuple[Tensor, Tensor]:
