@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import place, trust
+from ppl_vae.cli.options import place, rows_file, trust
 from ppl_vae.cli.output import say, show
 from ppl_vae.cli.setting import setting
 
@@ -52,6 +52,7 @@ DIAGNOSIS = "runs.diagnose_run"
     help="Find the best flow for each datum too (takes the extra flows, and minutes).",
 )
 @trust
+@rows_file
 @place
 def diagnose(
     folder: Path,

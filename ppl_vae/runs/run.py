@@ -432,8 +432,8 @@ def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunCon
     ]
     if other:
         raise ValueError(
-            f"{folder} holds a run with other settings ({'; '.join(other)}): choose another "
-            "folder with --out, or remove it."
+            f"{folder} holds a run with other settings in {CONFIG} ({'; '.join(other)}): choose "
+            "another folder with --out, or remove it."
         )
 
 

@@ -87,7 +87,9 @@ class CellResult:
         }
         path, remedy = folder / CELL, "delete it to redo the cell"
         if not path.is_file():
-            return cls(state="waiting", **here)
+            begun = (folder / CONFIG).is_file()
+            reason = f"{path} is missing" if begun else None
+            return cls(state="waiting", reason=reason, **here)
         saved = read_sealed(path, remedy)
         try:
             known = {field.name for field in fields(cls)}

@@ -142,7 +142,7 @@ def fit(
         model, guide, objective, train, valid, settings, resolve_device(device), failure, origin
     )
     if checkpoint is not None and checkpoint.exists():
-        run.restore(Checkpoint.load(checkpoint))
+        run.restore(Checkpoint.load(checkpoint), f"the checkpoint {checkpoint}")
     if on_start is not None:
         on_start(run.history)
     saved = time.monotonic()

@@ -329,8 +329,12 @@ class TrainingRun:
             whole=whole,
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint, where: str = "the checkpoint") -> None:
         """Go on from a checkpoint.
+
+        Args:
+            checkpoint: The state.
+            where: What it is, for messages.
 
         Raises:
             ValueError: If it was made with other settings or by another model.
@@ -342,7 +346,7 @@ class TrainingRun:
             if saved.get(key) != value
         ]
         if other:
-            raise ValueError(f"the checkpoint is of a run with other settings: {'; '.join(other)}.")
+            raise ValueError(f"{where} is of a run with other settings: {'; '.join(other)}.")
         checkpoint = checkpoint.start(self.settings.budget.limit)
         load_parameters(self.step.parameters, checkpoint.parameter)
         load_parameters(self.buffers, checkpoint.buffer)
