@@ -113,10 +113,10 @@ class TrainingRun:
             **self.settings.to_json(),
             "objective": repr(self.objective),
             **({budget.kind: budget.limit} if self.objective.anneals else {}),
-            **self._hashes,
-            **self._origin,
             "train_shape": list(self.batches.train.shape),
             "valid_shape": self._validation and list(self._validation.x.shape),
+            **self._hashes,
+            **self._origin,
         }
 
     @property

@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from ppl_vae.comparison import compare
+from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.runs import evaluate_run, list_evaluations, open_run
 from ppl_vae.studies import comparison_summary, open_study, write_results
 
 from .small import CONFIG, carry_out, plan
@@ -87,3 +90,24 @@ def test_no_damage_prints_another_number(damage, whole, tmp_path):
             reported, text = {}, str(error)
         assert reported.items() <= expected.items(), name
         assert reported == expected or name.name in text, name
+
+
+def test_another_evaluation_of_a_cell_changes_nothing(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "study")
+    run = open_run(folder / CELL, device="cpu")
+    for options in ({"split": "valid"}, {"limit": 5}, {}):
+        evaluate_run(run, estimator=ImportanceSampling(2), progress=False, **options)
+    found = open_study(folder)
+    assert numbers(found) == numbers(open_study(whole))
+    assert not [note for note in found.warnings if "left out" in note]
+    assert len(list_evaluations(folder / CELL)) == 4
+
+
+def test_arms_on_other_rows_are_refused(whole):
+    run = open_run(whole / CELL, device="cpu")
+    options = {"estimator": ImportanceSampling(2), "progress": False}
+    test, valid = (
+        evaluate_run(run, split=split, limit=9, **options) for split in ("test", "valid")
+    )
+    with pytest.raises(ValueError, match=r"a seed 0 and b seed 0 are of other data .*valid"):
+        compare({"a": {0: test}, "b": {0: valid}})

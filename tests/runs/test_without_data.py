@@ -1,0 +1,56 @@
+"""A run of any part opens without its data, to the model that was trained."""
+
+import numpy
+import pytest
+import torch
+
+from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.runs import RunConfig, open_run, train_run
+from ppl_vae.runs.part_names import GUIDES, LIKELIHOODS, PRIORS
+
+DRAWS = ImportanceSampling(3)
+OTHER = {
+    "prior": {"bernoulli", "autoregressive-bernoulli", "rbm", "categorical", "sphere", "exemplar"},
+    "guide": {"ladder", "delta", "bernoulli", "categorical", "sphere"},
+    "likelihood": {"bernoulli", "table", "pixel-cnn"},
+}
+"""Those that need another prior, guide or kind of data."""
+GIVEN = {"vamp": "vamp:5", "categorical": "categorical:2"}
+CASES = [
+    (kind, name)
+    for kind, names in (("prior", PRIORS), ("guide", GUIDES), ("likelihood", LIKELIHOODS))
+    for name in names
+    if name not in OTHER[kind]
+]
+
+
+def trained(tmp_path, values, **settings):
+    numpy.save(tmp_path / "x.npy", values)
+    config = RunConfig(
+        data=str(tmp_path / "x.npy"), hidden=(4,), latent=2, epochs=1, validation_particles=2,
+        **settings,
+    )  # fmt: skip
+    run, _ = train_run(config, tmp_path / "run", device="cpu", progress=False)
+    (tmp_path / "x.npy").unlink()
+    return run
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_opens_to_the_same_model(kind, name, tmp_path):
+    draws = numpy.random.default_rng(0)
+    values = draws.integers(0, 2, (60, 4)).astype(numpy.float32)
+    if kind == "likelihood" and name in ("beta", "continuous-bernoulli"):
+        values = draws.uniform(0.1, 0.9, (60, 4)).astype(numpy.float32)
+    run = trained(tmp_path, values, binarize="none", **{kind: GIVEN.get(name, name)})
+    x = run.dataset.test[:5]
+    again = open_run(tmp_path / "run", device="cpu")
+    expected, found = (DRAWS(r.vae.eval().model, r.vae.guide, x, seed=0) for r in (run, again))
+    assert torch.equal(found.log_prob, expected.log_prob)
+
+
+def test_a_prior_that_holds_training_rows_needs_them(tmp_path):
+    values = numpy.random.default_rng(0).integers(0, 2, (60, 4)).astype(numpy.float32)
+    trained(tmp_path, values, prior={"class_path": "ppl_vae.priors.ExemplarPrior",
+                                     "init_args": {"exemplars": 5}})  # fmt: skip
+    with pytest.raises(FileNotFoundError, match=r"x\.npy"):
+        open_run(tmp_path / "run", device="cpu")
