@@ -160,7 +160,9 @@ def test_the_number_of_particles_comes_first_and_all_else_has_a_name(cls):
     assert {p.kind for p in others} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-@pytest.mark.parametrize("named", [*OBJECTIVES.values(), *SHAPINGS.values()], ids=str)
+@pytest.mark.parametrize(
+    "named", [*OBJECTIVES.values(), *SHAPINGS.values()], ids=lambda named: named.form
+)
 def test_forms_name_real_arguments(named):
     """Such as tvo:K,num_terms=S: all that must be given is shown, under its own name."""
     _, _, arguments = named.form.partition(":")
