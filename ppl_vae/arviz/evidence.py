@@ -27,8 +27,8 @@ from ppl_vae.identity import Identity, hash_tensors, hash_values
 PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
 OPTIONAL = ("pareto_k", "tail_share", "rounding", "evaluations")
 _CHECKED = (
-    "method", "direction", "num_particles", "seconds", "gap", "advice", "highest_pareto_k",
-    "least_effective", "identity",
+    "method", "direction", "num_particles", "seconds", "gap", "support_gap", "advice",
+    "highest_pareto_k", "least_effective", "identity",
 )  # fmt: skip
 """Attributes that an estimate is made of again."""
 
@@ -74,6 +74,7 @@ def evidence_to_datatree(
         "highest_pareto_k": evidence.highest_pareto_k,
         "least_effective": evidence.least_effective,
         **({} if evidence.gap is None else {"gap": evidence.gap}),
+        **({} if evidence.support_gap is None else {"support_gap": evidence.support_gap}),
     }
     if evidence.identity is not None:
         attrs["identity"] = json.dumps(evidence.identity.to_dict(), sort_keys=True)
@@ -118,6 +119,7 @@ def evidence_of(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) ->
             "highest_pareto_k": float(attributes["highest_pareto_k"]),
             "least_effective": float(attributes["least_effective"]),
             "gap": float(attributes["gap"]) if "gap" in attributes else None,
+            "support_gap": attributes.get("support_gap"),
             "advice": str(attributes["advice"]),
         }
         found = None if identity is None else Identity.from_dict(json.loads(str(identity)))

@@ -97,7 +97,7 @@ class AdaptiveSampling:
         if len(x) == 0:
             raise ValueError("x holds no data: log p(x) needs at least one datum.")
         start = time.perf_counter()
-        pilot = self._draw(model, guide, x, self.first, "pilot", device, seed)
+        pilot, first = self._draw(model, guide, x, self.first, "pilot", device, seed)
         wanted = self._wanted(pilot)
         active, drawn = torch.arange(len(x)), 0
         sums: RunningWeights | None = None
@@ -106,7 +106,7 @@ class AdaptiveSampling:
         with bar:
             while len(active):
                 size = min(max(self.first, drawn // 2), self.most - drawn)
-                fresh = self._draw(model, guide, x[active], size, drawn, device, seed)
+                fresh, _ = self._draw(model, guide, x[active], size, drawn, device, seed)
                 sums = fresh if sums is None else sums.merged(fresh)
                 drawn += size
                 every = sums.merged(pilot)
@@ -118,7 +118,15 @@ class AdaptiveSampling:
                 bar.update(int(done.sum()))
         order = torch.cat([rows for rows, _ in final]).argsort()
         together = concatenate([part for _, part in final])
-        return replace(_reordered(together, order), seconds=time.perf_counter() - start)
+        found = replace(_reordered(together, order), seconds=time.perf_counter() - start)
+        if first.support_gap is None:
+            return found
+        return replace(
+            found,
+            support_gap=first.support_gap,
+            direction=first.direction,
+            advice=first.advice,
+        )
 
     def _wanted(self, pilot: RunningWeights) -> Tensor:
         """Draws that each datum needs, by the relative variance of its weights in the pilot.
@@ -141,8 +149,8 @@ class AdaptiveSampling:
         stage: int | Literal["pilot"],
         device: torch.device | str | None,
         seed: int | None,
-    ) -> RunningWeights:
-        """The sums of ``size`` fresh draws of each of the data."""
+    ) -> tuple[RunningWeights, Evidence]:
+        """The sums of ``size`` fresh draws of each of the data, and what they say by themselves."""
         found: list[RunningWeights] = []
 
         def estimate(chunk: Chunk) -> Evidence:
@@ -155,8 +163,8 @@ class AdaptiveSampling:
         path = () if stage == "pilot" else (stage,)
         own = None if seed is None else derive_seed(seed, Stream.EVALUATION, *path)
         work = Chunking(size, None, self.rows, self.max_plate_nesting)
-        work.run(estimate, model, guide, x, device=device, seed=own, progress=False)
-        return RunningWeights.side_by_side(found)
+        alone = work.run(estimate, model, guide, x, device=device, seed=own, progress=False)
+        return RunningWeights.side_by_side(found), alone
 
     def _done(self, sums: RunningWeights, every: RunningWeights) -> Tensor:
         least = min(self.least_effective, 0.5 * sums.num_particles)

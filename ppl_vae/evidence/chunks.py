@@ -38,6 +38,9 @@ from ppl_vae.refinement import Refiner
 _GRAPH = 4
 
 
+_WIDEN = "take a guide that draws wherever the prior does, or defensive importance sampling"
+
+
 class Purpose(IntEnum):
     """What the random numbers of one chunk are for."""
 
@@ -236,12 +239,14 @@ class Chunking:
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
+        from_prior: Whether draws reach all of the prior's support, whatever the guide's.
     """
 
     num_particles: int
     refine: Refiner | None = None
     rows: int | None = None
     max_plate_nesting: int = 1
+    from_prior: bool = False
 
     def run(
         self,
@@ -284,7 +289,12 @@ class Chunking:
 
             words = "" if settings is None else settings
             found = call.by_chunk(look, words, group, self._group_size(look))
+            # A refined guide is made on the prior's support, or of normals, which lack nothing.
+            whole = self.from_prior or self.refine is not None
+            gap = None if whole else look.support_gap
         evidence = concatenate([_evidence_of(part) for part in found.parts])
+        if gap is not None:
+            evidence = replace(evidence, support_gap=gap, direction="lower", advice=_WIDEN)
         identity = None if settings is None else found.identity
         return replace(evidence, seconds=time.perf_counter() - start, identity=identity)
 

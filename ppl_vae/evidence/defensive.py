@@ -36,7 +36,8 @@ class DefensiveSampling(ChunkedEstimator):
     """``log (1/K) sum_k p(x, z_k) / ((1 - a) q(z_k|x) + a p(z_k))``, a share a drawn from p(z).
 
     A weight is at most ``p(x|z) / a``: where the likelihood is bounded, so are the weights, however
-    narrow the guide. The number drawn from each part is fixed (a deterministic mixture), so that
+    narrow the guide; it may draw in a part of the prior's support only. The number drawn from each
+    part is fixed (a deterministic mixture), so that
     the exponential is unbiased for p(x): a lower bound in expectation. The standard error is by the
     delta method over the two strata. Costs K decoder evaluations per datum.
 
@@ -74,7 +75,9 @@ class DefensiveSampling(ChunkedEstimator):
             )
 
     def _chunking(self) -> Chunking:
-        return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
+        return Chunking(
+            self.num_particles, self.refine, self.rows, self.max_plate_nesting, from_prior=True
+        )
 
     def _estimate(self, chunk: Chunk) -> Evidence:
         count = self.num_particles

@@ -63,6 +63,8 @@ class Evidence(Result):
         evaluations: Decoder evaluations spent on each datum; num_particles each if None.
         gap: Mean width in nats of a sandwich of log p(x) on simulated data by the same settings,
             where there is one.
+        support_gap: Where the guide's support is a part of the prior's only, in words: the
+            estimate is of the integral over it, a lower bound that no number of draws mends.
         advice: What to try next when the estimate is in doubt.
         identity: What it was computed from; None where that is not known.
 
@@ -84,6 +86,7 @@ class Evidence(Result):
     highest_pareto_k: float = 0.7
     least_effective: float = MIN_EFFECTIVE_SAMPLE_SIZE
     gap: float | None = None
+    support_gap: str | None = None
     advice: str = "use more particles or a better guide"
     identity: Identity | None = None
 
@@ -141,6 +144,7 @@ class Evidence(Result):
         if self.num_particles < 2:
             return "not to be trusted: one particle has no standard error; use more particles"
         findings = [
+            self._part_of_support,
             self._no_weight,
             self._few_effective,
             self._heavy_tails,
@@ -158,6 +162,16 @@ class Evidence(Result):
         """Standard errors that are rounding, in nats."""
         rounding = torch.zeros_like(self.log_prob) if self.rounding is None else self.rounding
         return 10 * rounding + 1e-6
+
+    @property
+    def _part_of_support(self) -> "_Finding | None":
+        if self.support_gap is None:
+            return None
+        text = (
+            f"{self.support_gap}: what lies outside is never drawn, and log p(x) is too low by "
+            "that part, whatever the number of draws"
+        )
+        return _Finding(text, serious=True)
 
     @property
     def _no_weight(self) -> "_Finding | None":
@@ -255,6 +269,7 @@ class Evidence(Result):
             "evaluations_per_datum": self.evaluations_per_datum,
             "max_pareto_k": None if self.pareto_k is None else _or_none(self.pareto_k.max().item()),
             "gap": self.gap,
+            "support_gap": self.support_gap,
             "seconds": self.seconds,
             "warning": self.warning,
         }
@@ -356,6 +371,7 @@ def concatenate(parts: list[Evidence]) -> Evidence:
         tail_share=_cat([part.tail_share for part in parts]),
         rounding=_cat([part.rounding for part in parts]),
         evaluations=_cat([part.evaluations for part in parts]),
+        support_gap=next((p.support_gap for p in parts if p.support_gap), None),
         num_particles=max(part.num_particles for part in parts),
         identity=parts[0].identity if len(parts) == 1 else None,
         seconds=sum(part.seconds for part in parts),

@@ -83,6 +83,8 @@ def evaluate_particles(
 ) -> Particles:
     """The particles that given latents are, wherever they were drawn.
 
+    Outside the guide's support its log-density is -inf.
+
     Args:
         model: As for :func:`draw_particles`.
         guide: As for :func:`draw_particles`.
@@ -97,7 +99,7 @@ def evaluate_particles(
     guided = run(guide, x, count, max_plate_nesting, latents)
     modelled = run(model, x, count, max_plate_nesting, latents, guided.subsamples)
     add_evaluations(count * len(x))
-    return assemble(modelled, guided, max_plate_nesting + 1)
+    return assemble(modelled, guided, max_plate_nesting + 1, anywhere=True)
 
 
 def simulate(

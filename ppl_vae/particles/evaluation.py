@@ -28,6 +28,7 @@ from ppl_vae.particles.sites import (
     require_observed,
     run,
 )
+from ppl_vae.particles.supports import support_gap
 from ppl_vae.randomness import seeded
 
 PARTICLES_AT_ONCE = 500
@@ -113,6 +114,11 @@ class Evaluation:
         if self.programs.guide is None:
             raise ValueError("guide=None: this draws from the guide; give one.")
         return self.programs.guide
+
+    @property
+    def support_gap(self) -> str | None:
+        """Where the guide's support is a part of the prior's only, in words; None: nowhere."""
+        return None if self.first is None else support_gap(self.first.prior, self.first.guide)
 
     @property
     def data_at_once(self) -> int:

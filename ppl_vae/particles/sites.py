@@ -15,6 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.particles.particles import Particles
+from ppl_vae.particles.supports import in_words, log_prob_or_zero_density
 
 _PARTICLES = "_particles"
 Site = Mapping[str, Any]
@@ -205,15 +206,28 @@ class _SiteRecorder(Messenger):  # type: ignore[misc, unused-ignore]
             self.sites[name] = {**msg, "is_observed": msg["is_observed"] or simulated}
 
 
-def log_densities(sites: SiteRun, num_dims: int) -> dict[str, Float[Tensor, "particles batch"]]:
-    """Site name to its unscaled log-density."""
-    return {name: _log_density(site, num_dims) for name, site in sites.sites.items()}
+def log_densities(
+    sites: SiteRun, num_dims: int, *, anywhere: bool = False
+) -> dict[str, Float[Tensor, "particles batch"]]:
+    """Site name to its unscaled log-density, -inf where a support that depends on draws ends.
+
+    With ``anywhere``, -inf outside of any support.
+    """
+    return {name: _log_density(s, num_dims, anywhere=anywhere) for name, s in sites.sites.items()}
 
 
 def assemble(
-    modelled: SiteRun, drawn: SiteRun, num_dims: int, paths: dict[str, Tensor] | None = None
+    modelled: SiteRun,
+    drawn: SiteRun,
+    num_dims: int,
+    paths: dict[str, Tensor] | None = None,
+    *,
+    anywhere: bool = False,
 ) -> Particles:
-    """The particles of a run of the model at the draws of a run of the guide."""
+    """The particles of a run of the model at the draws of a run of the guide.
+
+    ``anywhere`` says that the draws are others', and the guide's density at them may be 0.
+    """
     model_sites, guide_sites = modelled.sites, drawn.sites
     _check_sites_match(model_sites, guide_sites)
     latent = [name for name, site in model_sites.items() if not site["is_observed"]]
@@ -225,7 +239,7 @@ def assemble(
     return Particles(
         latents=drawn.latents,
         log_prior=log_prior,
-        log_guide=log_densities(drawn, num_dims),
+        log_guide=log_densities(drawn, num_dims, anywhere=anywhere),
         log_likelihood=log_likelihood,
         prior={name: model_sites[name]["fn"] for name in latent},
         guide={name: site["fn"] for name, site in guide_sites.items()},
@@ -263,8 +277,8 @@ def _check_sites_match(model_sites: Mapping[str, Site], guide_sites: Mapping[str
         ours, theirs = _inner_plates(site), _inner_plates(model_sites[name])
         if ours != theirs:
             raise ValueError(
-                f"latent site {name!r} stands in {_in_words(ours)} in the guide and in "
-                f"{_in_words(theirs)} in the model: give it the same plates in both."
+                f"latent site {name!r} stands in {_plates_in_words(ours)} in the guide and in "
+                f"{_plates_in_words(theirs)} in the model: give it the same plates in both."
             )
 
 
@@ -287,7 +301,7 @@ def _inner_plates(site: Site) -> dict[int, int]:
     return {f.dim: int(f.size) for f in frames if f.dim < -1 and f.name != _PARTICLES}
 
 
-def _in_words(plates: Mapping[int, int]) -> str:
+def _plates_in_words(plates: Mapping[int, int]) -> str:
     named = [f"a plate of {size} at dim {dim}" for dim, size in sorted(plates.items())]
     return " and ".join(named) or "no plate besides the data's"
 
@@ -321,10 +335,13 @@ def _plate_size(site: Site, dim: int) -> int | None:
     return next((int(frame.size) for frame in frames if frame.dim == dim), None)
 
 
-def _log_density(site: Site, num_dims: int) -> Float[Tensor, "particles batch"]:
+def _log_density(
+    site: Site, num_dims: int, *, anywhere: bool = False
+) -> Float[Tensor, "particles batch"]:
     """The site's unscaled, masked log-density, dimensions between particles and data summed."""
+    log_prob: Tensor | None
     try:
-        log_density: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+        log_prob = site["fn"].log_prob(site["value"])
     except (KeyError, NotImplementedError) as error:
         raise UnknownDensityError(
             f"site {site['name']!r} has no density at given values ({error}): a flow without an "
@@ -332,9 +349,12 @@ def _log_density(site: Site, num_dims: int) -> Float[Tensor, "particles batch"]:
             "guide's, use an objective that keeps the draws as they are, such as elbo:K or iwae:K."
         ) from error
     except ValueError:
-        # The distribution's own message holds all values.
-        _require_in_support(site)
-        raise
+        log_prob = log_prob_or_zero_density(site["fn"], site["value"], num_dims, anywhere=anywhere)
+        if log_prob is None:
+            # The distribution's own message holds all values.
+            _require_in_support(site)
+            raise
+    log_density: Tensor = scale_and_mask(log_prob, mask=site["mask"])
     ends = _plate_size(site, dim=-num_dims), data_plate_size(site)
     if log_density.dim() != num_dims or (log_density.shape[0], log_density.shape[-1]) != ends:
         used = _nesting_of([site])
@@ -363,10 +383,13 @@ def _require_in_support(site: Site) -> None:
         return
     if bool(inside.all()):
         return
-    few = ", ".join(f"{number:.4g}" for number in value[~inside].flatten()[:3].tolist())
+    # One value stands for all particles where the data are the same for them.
+    event = value.shape[value.dim() - len(site["fn"].event_shape) :]
+    bad = value.expand(*inside.shape, *event)[~inside].flatten()
+    few = ", ".join(f"{number:.4g}" for number in list(dict.fromkeys(bad.tolist()))[:3])
     raise ValueError(
-        f"site {site['name']!r} has values outside its support, {support}: {few}. A guide must "
-        "draw where the prior has support, and data must lie where the likelihood has."
+        f"site {site['name']!r} has values outside its support, {in_words(support)}: {few}. A "
+        "guide must draw where the prior has support, and data must lie where the likelihood has."
     ) from None
 
 

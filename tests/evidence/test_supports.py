@@ -1,0 +1,194 @@
+"""Guides that draw in a part of the prior's support, and likelihoods whose support z decides."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions import constraints
+from significance import Estimate
+
+from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree, load_evidence
+from ppl_vae.evidence import (
+    SUMO,
+    AdaptiveSampling,
+    DefensiveSampling,
+    ImportanceSampling,
+    Jackknife,
+    ParetoSmoothed,
+    Sharded,
+)
+from ppl_vae.evidence.annealing import AnnealedImportanceSampling
+from ppl_vae.evidence.result import concatenate
+from ppl_vae.netcdf import save_netcdf
+from ppl_vae.particles.supports import in_words, support_gap
+
+COUNT = torch.tensor([9.0], dtype=torch.float64)
+EXACT = -5.7171
+"""Of the negative binomial that a Poisson with a Gamma rate is."""
+
+
+def number(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def counts(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Gamma(number(2.5), number(1.3)))
+        pyro.sample("x", dist.Poisson(z), obs=x)
+
+
+def below_two(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Uniform(number(0.0), number(2.0)))
+
+
+def everywhere(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Gamma(number(8.0), number(2.0)))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        ImportanceSampling(4000),
+        ParetoSmoothed(400),
+        Jackknife(400),
+        SUMO(20),
+        AdaptiveSampling(0.1),
+        Sharded(ImportanceSampling(100), 1),
+    ],
+    ids=repr,
+)
+def test_a_guide_on_a_part_of_the_priors_support_is_a_bound_and_says_so(estimator):
+    found = estimator(counts, below_two, COUNT)
+    assert found.direction == "lower"
+    assert found.log_prob.item() < EXACT - 5
+    assert found.warning.startswith(
+        "not to be trusted: at latent site 'z' the guide's support, numbers from 0 to 2, is a part "
+        "of the prior's, numbers from 0 on"
+    )
+    assert "more particles" not in found.warning
+    assert estimator(counts, everywhere, COUNT).support_gap is None
+
+
+def test_the_defensive_mixture_reaches_what_the_guide_does_not(significance):
+    exact = dist.GammaPoisson(number(2.5), number(1.3)).log_prob(COUNT).item()
+    assert exact == pytest.approx(EXACT, abs=1e-3)
+    found = DefensiveSampling(20_000)(counts, below_two, COUNT)
+    assert found.support_gap is None
+    significance.require_equal(Estimate(found.mean, found.monte_carlo_error), exact)
+    assert found.monte_carlo_error < 0.1
+
+
+def test_annealing_refuses_such_a_guide():
+    annealing = AnnealedImportanceSampling(4, 2, 1, start="guide")
+    with pytest.raises(ValueError, match=r"guide site 'z' has support .* on the prior's support"):
+        annealing(counts, below_two, COUNT)
+
+
+def test_the_doubt_is_kept_with_the_numbers(tmp_path):
+    found = ImportanceSampling(100)(counts, below_two, COUNT)
+    sound = ImportanceSampling(100)(counts, everywhere, COUNT)
+    tree = evidence_to_datatree(found)
+    save_netcdf(tree, tmp_path / "found.nc")
+    read = [evidence_from_datatree(tree), load_evidence(tmp_path / "found.nc")]
+    for kept in (*read, concatenate([sound, found])):
+        assert kept.support_gap == found.support_gap
+        assert "is a part of the prior's" in kept.warning
+    assert found.summary()["support_gap"] == found.support_gap
+
+
+@pytest.mark.parametrize(
+    ("prior", "guide", "gap"),
+    [
+        (dist.Normal(0.0, 1.0), dist.StudentT(3.0), None),
+        (dist.Normal(0.0, 1.0), dist.Gamma(1.0, 1.0), "numbers from 0 on"),
+        (dist.Gamma(1.0, 1.0), dist.LogNormal(0.0, 1.0), None),
+        (dist.Beta(1.0, 1.0), dist.Uniform(0.0, 1.0), None),
+        (dist.Beta(1.0, 1.0), dist.Uniform(torch.zeros(3), torch.ones(3)), None),
+        (dist.Uniform(0.0, 1.0), dist.Uniform(torch.zeros(2), torch.tensor([1.0, 0.5])), "to 0.5"),
+        (dist.Uniform(0.0, 1.0), dist.Uniform(-1.0, 2.0), None),
+        (dist.Poisson(1.0), dist.Geometric(0.5), None),
+        (dist.Poisson(1.0), dist.Binomial(3, 0.5), "whole numbers from 0 to 3"),
+        (dist.Categorical(torch.ones(3)), dist.Categorical(torch.ones(2)), "from 0 to 1"),
+        (dist.Dirichlet(torch.ones(3)), dist.Dirichlet(torch.ones(3)), None),
+        (dist.Normal(torch.zeros(3), 1.0).to_event(1), dist.Dirichlet(torch.ones(3)), "Simplex"),
+        (
+            dist.Normal(torch.zeros(3), 1.0).to_event(1),
+            dist.Uniform(torch.zeros(3), 1.0).to_event(1),
+            "from 0 to 1",
+        ),
+    ],
+)
+def test_supports_are_compared_by_what_they_allow(prior, guide, gap):
+    found = support_gap({"z": prior}, {"z": guide})
+    assert found is None if gap is None else gap in found
+
+
+def test_supports_in_words():
+    assert in_words(constraints.real_vector) == "all real numbers"
+    assert in_words(constraints.less_than(2.0)) == "numbers up to 2"
+    ends = torch.tensor([1.0, 1.0])
+    assert in_words(dist.Uniform(0 * ends, ends).support) == "numbers from 0 to 1"
+    ends[1] = 2.0
+    assert in_words(dist.Uniform(0 * ends, ends).support) == "Interval"
+
+
+# x ~ Uniform(0, z), z ~ Gamma(2, 1): p(x) = integral from x of exp(-z) = exp(-x).
+BELOW = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+
+
+def below(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Gamma(number(2.0), number(1.0)))
+        pyro.sample("x", dist.Uniform(number(0.0), z), obs=x)
+
+
+def wide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Gamma(number(2.0), number(0.7)))
+
+
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        ImportanceSampling(4000),
+        ImportanceSampling(2001, rows=500),
+        ParetoSmoothed(4000),
+        Jackknife(4000),
+        DefensiveSampling(4000),
+        AdaptiveSampling(0.03),
+        AnnealedImportanceSampling(30, 64),
+    ],
+    ids=repr,
+)
+def test_draws_that_x_is_impossible_under_are_weights_of_0(estimator, validated, significance):
+    with pyro.validation_enabled(validated):
+        found = estimator(below, wide, BELOW)
+    assert found.log_prob.isfinite().all()
+    total = Estimate(found.mean, found.monte_carlo_error)
+    significance.require_equal(total, -BELOW.mean().item())
+    assert found.monte_carlo_error < 0.1
+
+
+def test_one_particle_at_a_time_counts_them_as_well(significance):
+    found = ImportanceSampling(400, rows=1)(below, wide, BELOW)
+    total = Estimate(found.mean, found.monte_carlo_error)
+    significance.require_equal(total, -BELOW.mean().item())
+
+
+def test_data_outside_a_fixed_support_are_a_mistake():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(number(2.0), number(1.0)))
+            pyro.sample("x", dist.Binomial(3, z / (1 + z)), obs=x)
+
+    for bad in (4.0, math.nan):
+        x = torch.tensor([1.0, bad], dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"site 'x' has values outside its support, whole"):
+            ImportanceSampling(10)(model, wide, x)
+    with pytest.raises(ValueError, match="site 'x' has values outside its support, Interval: nan"):
+        ImportanceSampling(10)(below, wide, torch.tensor([1.0, math.nan]).double())
