@@ -27,7 +27,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not present.get(device.type, False):
-        raise ValueError(f"device {str(name)!r} is not on this machine: use --device auto or cpu.")
+        raise ValueError(f"device {str(name)!r} is not on this machine: use auto or cpu.")
     return device
 
 

@@ -29,7 +29,7 @@ def test_unknown_devices(name):
 def test_devices_that_are_not_here(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"is not on this machine: use --device auto or cpu"):
+    with pytest.raises(ValueError, match=r"is not on this machine: use auto or cpu"):
         resolve_device(name)
 
 

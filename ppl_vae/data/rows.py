@@ -1,6 +1,6 @@
 """Data in memory, however they are held, as one tensor with the rows first."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -10,8 +10,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ppl_vae.data.dataset import Dataset
 
+RowData: TypeAlias = Any
+"""Data as they are handed over: whatever :func:`as_rows` takes, or names."""
 
-def as_rows(x: Any, what: str = "x") -> Tensor:
+
+def as_rows(x: RowData, what: str = "x") -> Tensor:
     """The rows that ``x`` holds, without loss.
 
     Tensors are taken as they are; NumPy arrays, data frames of numbers and a ``TensorDataset`` of
@@ -81,8 +84,9 @@ def _tensor_of(x: Any, what: str) -> Tensor:
 
 def _from_numpy(x: Any, what: str) -> Tensor:
     try:
-        # A copy: torch warns of arrays that cannot be written to.
-        return torch.from_numpy(np.array(x))
+        # A copy: torch warns of arrays that cannot be written to, and rows of a data frame lie
+        # apart in memory, which makes other rounding.
+        return torch.from_numpy(np.array(x, order="C"))
     except TypeError as error:
         raise TypeError(
             f"{what} is an array of {x.dtype}: give one of numbers, such as float32, rows first."

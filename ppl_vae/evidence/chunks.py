@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ppl_vae.data.rows import RowData
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.evidence.unfinished import Columns, Part, Unfinished, identity_in
 from ppl_vae.identity import Identity
@@ -124,7 +125,7 @@ class Call:
             )
 
     def open(
-        self, programs: Programs, x: Tensor, size: ChunkSize
+        self, programs: Programs, x: RowData, size: ChunkSize
     ) -> AbstractContextManager[Evaluation]:
         """The programs in evaluation mode and the data, checked."""
         return evaluation(programs, x, size, device=self.device)
@@ -253,7 +254,7 @@ class Chunking:
         estimate: Callable[[Chunk], Evidence],
         model: Program,
         guide: Program,
-        x: Float[Tensor, "num_data *event"],
+        x: RowData,
         *,
         device: torch.device | str | None,
         seed: int | None,
@@ -339,7 +340,7 @@ class ChunkedEstimator(ABC):
         self,
         model: Program,
         guide: Program,
-        x: Float[Tensor, "num_data *event"],
+        x: RowData,
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,
@@ -351,7 +352,8 @@ class ChunkedEstimator(ABC):
         Args:
             model: Pyro model with its data plate at dim -1.
             guide: Pyro guide over the same latents.
-            x: The data, shape ``(num_data, *event)``.
+            x: The data, shape ``(num_data, *event)``: a tensor, a NumPy array, a data frame or a
+                ``TensorDataset``, of any type that the model's holds without loss.
             device: Where to compute; where the modules are, or else the data, if not given.
             seed: Of the draws; ``None`` uses the caller's random state. Which draws are made
                 follows from it and from ``rows`` alone.

@@ -1,5 +1,6 @@
 """The template every training objective follows."""
 
+import copy
 import inspect
 from abc import abstractmethod
 from dataclasses import dataclass, replace
@@ -79,6 +80,14 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         shown = {n: getattr(self, n, None) for n in names if n != "max_plate_nesting"}
         arguments = ", ".join(f"{name}={v}" for name, v in shown.items() if v is not None)
         return f"{type(self).__name__}({arguments})"
+
+    def with_plate_nesting(self, used: int) -> "Objective":
+        """The same for programs that use so many plate dimensions, where it is for fewer."""
+        if used <= self.max_plate_nesting:
+            return self
+        deeper = copy.copy(self)
+        deeper.max_plate_nesting = used
+        return deeper
 
     @abstractmethod
     def bound(self, particles: Particles) -> Float[Tensor, " batch"]:

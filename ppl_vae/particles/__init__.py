@@ -14,7 +14,15 @@ from ppl_vae.particles.draw import (
     evaluate_particles,
     simulate,
 )
-from ppl_vae.particles.evaluation import ChunkSize, Evaluation, evaluation, is_out_of_memory
+from ppl_vae.particles.evaluation import (
+    ChunkSize,
+    Evaluation,
+    FirstRun,
+    evaluation,
+    first_run,
+    is_out_of_memory,
+    require_rows,
+)
 from ppl_vae.particles.offsets import Offset, OffsetGuide, zero_offsets
 from ppl_vae.particles.particles import (
     NonFiniteDensityError,
@@ -37,6 +45,7 @@ __all__ = [
     "ChunkSize",
     "Evaluation",
     "EvaluationCount",
+    "FirstRun",
     "Graph",
     "LatentDensity",
     "LogDensities",
@@ -56,11 +65,13 @@ __all__ = [
     "evaluate_particles",
     "evaluating",
     "evaluation",
+    "first_run",
     "guide_of",
     "is_out_of_memory",
     "owners_of",
     "point_site",
     "require_density",
+    "require_rows",
     "simulate",
     "simulate_data",
     "zero_offsets",

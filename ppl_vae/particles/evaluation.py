@@ -1,6 +1,6 @@
 """The door to every estimate: programs in evaluation mode, rows, a device, and their identity."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -193,13 +193,14 @@ def evaluation(
     target = _device(device, static, rows)
     chunk = size.rows_for(rows, target)
     at_once = size.data_for(chunk, len(rows))
-    modules, rows = _run_once(programs, rows, at_once, target, what)
+    ran = first_run(programs, rows, lambda part: part[:at_once].to(target), what)
+    modules, rows = ran.modules, ran.rows
     nesting = max(programs.max_plate_nesting, modules.max_plate_nesting)
     programs = replace(programs, max_plate_nesting=nesting)
     with modules.evaluating():
         with seeded(0), torch.no_grad(), count_evaluations():
             looks = max(1, min(_LOOK, chunk // at_once))
-            first = _checked(programs, rows[:at_once].to(target), looks)
+            first = _checked(programs, ran.batch, looks, what)
         yield Evaluation(programs, rows, target, size, chunk, modules, first)
 
 
@@ -216,23 +217,67 @@ def _device(wanted: torch.device | str | None, modules: ProgramModules, x: Tenso
     return device if there is None else there
 
 
-def _run_once(
-    programs: Programs, x: Tensor, at_once: int, device: torch.device, what: str
-) -> tuple[ProgramModules, Tensor]:
-    """The modules of programs that have run on a chunk, and the rows in the type they take."""
+@final
+@dataclass(frozen=True)
+class FirstRun:
+    """Programs that have run on some data.
+
+    Attributes:
+        modules: What is behind them.
+        rows: All data, in the type that the programs take.
+        batch: What they ran on.
+    """
+
+    modules: ProgramModules
+    rows: Tensor
+    batch: Tensor
+
+
+def first_run(
+    programs: Programs, x: Tensor, prepare: Callable[[Tensor], Tensor], what: str = "x"
+) -> FirstRun:
+    """Run programs once, in evaluation mode, on data of any type that loses nothing in theirs.
+
+    Args:
+        programs: Model and guide.
+        x: All rows.
+        prepare: Makes of all rows the few to run on, where to compute.
+        what: Name of the data in messages.
+
+    Raises:
+        ValueError: If the data have another shape than the programs take, or would be rounded.
+    """
     try:
-        return programs.modules(x[:at_once].to(device)), x
-    except (RuntimeError, TypeError, IndexError) as error:
+        batch = prepare(x)
+        return FirstRun(programs.modules(batch), x, batch)
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
         dtype = programs.modules().dtype
         if is_out_of_memory(error) or dtype is None:
+            raise
+        _require_no_single_datum(programs, x.to(dtype), prepare, what)
+        if isinstance(error, ValueError):
             raise
         if x.dtype == dtype:
             raise _not_run(x, what, error) from error
     cast = require_lossless(x, dtype, what)
     try:
-        return programs.modules(cast[:at_once].to(device)), cast
+        batch = prepare(cast)
+        return FirstRun(programs.modules(batch), cast, batch)
     except (RuntimeError, IndexError) as error:
         raise _not_run(x, what, error) from error
+
+
+def _require_no_single_datum(
+    programs: Programs, x: Tensor, prepare: Callable[[Tensor], Tensor], what: str
+) -> None:
+    """Where programs do not run on flat data, see whether these are one row of what they take."""
+    if x.dim() != 1:
+        return
+    try:
+        programs.modules(prepare(x[None]))
+    except (RuntimeError, TypeError, IndexError, ValueError):
+        return
+    raise ValueError(_batch_missing(what, 1))
 
 
 def _not_run(x: Tensor, what: str, error: Exception) -> ValueError:
@@ -243,7 +288,7 @@ def _not_run(x: Tensor, what: str, error: Exception) -> ValueError:
     )
 
 
-def _checked(programs: Programs, x: Tensor, count: int) -> Particles | None:
+def _checked(programs: Programs, x: Tensor, count: int, what: str) -> Particles | None:
     """Particles of each datum, after a look at all that estimates take for granted."""
     model, guide, nesting = programs.model, programs.guide, programs.max_plate_nesting
     drawn = None if guide is None else run(guide_of(guide, 0, len(x)), x, count, nesting)
@@ -251,7 +296,7 @@ def _checked(programs: Programs, x: Tensor, count: int) -> Particles | None:
     modelled = run(model, x, count, nesting, latents, subsamples)
     require_all_rows(*([modelled] if drawn is None else [drawn, modelled]))
     require_observed(modelled.sites)
-    _require_rows(modelled, x)
+    _require_rows(modelled, x, what)
     particles = None if drawn is None else assemble(modelled, drawn, nesting + 1)
     _require_same(modelled, run(model, x, count, nesting, modelled.latents), nesting, "model")
     if guide is not None and drawn is not None:
@@ -262,21 +307,35 @@ def _checked(programs: Programs, x: Tensor, count: int) -> Particles | None:
     return particles
 
 
-def _require_rows(modelled: SiteRun, x: Tensor) -> None:
+def require_rows(model: Program, x: Tensor, max_plate_nesting: int, what: str = "x") -> None:
+    """Check, by a run of the model, that a datum of it is a row of x.
+
+    Raises:
+        ValueError: If x is one datum, or the data plate has another size and does not subsample.
+    """
+    with torch.no_grad():
+        _require_rows(run(model, x, 1, max_plate_nesting), x, what)
+
+
+def _require_rows(modelled: SiteRun, x: Tensor, what: str) -> None:
     """There must be as many data in the data plate as rows in x, each of the likelihood's shape."""
     for name, site in modelled.sites.items():
         event = len(site["fn"].event_shape)
         if site["is_observed"] and site["value"] is x and x.dim() == event:
-            raise ValueError(
-                f"x has {x.dim()} dimension(s), the model's data have {event + 1}, rows first: "
-                "give x[None] for one datum."
-            )
+            raise ValueError(_batch_missing(what, event))
         size = data_plate_size(site)
-        if size != len(x):
+        if size != len(x) and not modelled.subsamples:
             raise ValueError(
                 f"site {name!r} stands in a data plate of {size} for {len(x)} rows: make it of "
                 "len(x), as the data come in batches."
             )
+
+
+def _batch_missing(what: str, dimensions: int) -> str:
+    return (
+        f"{what} has {dimensions} dimension(s), the model's data have {dimensions + 1}, rows "
+        f"first: give {what}[None] for one datum."
+    )
 
 
 def _require_same(first: SiteRun, second: SiteRun, nesting: int, whose: str) -> None:

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_vae.data.rows import as_rows
+from ppl_vae.data.rows import RowData, as_rows
 from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Program
@@ -50,9 +48,9 @@ def fit(
     model: Program,
     guide: Program,
     objective: Objective,
-    train: Float[Tensor, "num_data *event"],
+    train: RowData,
     *,
-    valid: Float[Tensor, "num_valid *event"] | None = None,
+    valid: RowData | None = None,
     epochs: int = 100,
     budget: Budget | None = None,
     batch_size: int = 128,
@@ -84,7 +82,8 @@ def fit(
         model: Pyro model with its data plate at dim -1.
         guide: Pyro guide over the same latents.
         objective: The bound to maximise.
-        train: Training data, shape ``(num_data, *event)``.
+        train: Training data, shape ``(num_data, *event)``: a tensor, a NumPy array, a data frame
+            or a ``TensorDataset``, of any type that the model's holds without loss.
         valid: Validation data; without them the last epoch's parameters are kept.
         epochs: Passes over the training data, where no budget is given.
         budget: How long to train, by updates, seconds or decoder evaluations, so that arms can be

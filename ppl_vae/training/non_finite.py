@@ -193,6 +193,7 @@ def replay_non_finite(
     modules.to(device)
     modules = Programs(model, guide).modules(batch[:2])
     make = parse_step(step) if isinstance(step, str) else step
+    objective = objective.with_plate_nesting(modules.max_plate_nesting)
     objective.context = record.context
     with pyro.validation_enabled(False), seeded(0):
         made = make(objective, model, guide, find_parameters(modules), clip_norm)

@@ -24,7 +24,7 @@ from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.training.batches import Batches
 from ppl_vae.training.budget import Spent
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters
-from ppl_vae.training.checks import fixed_subset, require_data
+from ppl_vae.training.checks import fitting_rows, fixed_subset, require_data
 from ppl_vae.training.history import EpochRecord, History
 from ppl_vae.training.non_finite import NonFiniteError, UpdateRecord, attempt, random_states
 from ppl_vae.training.parameters import find_parameters
@@ -63,7 +63,7 @@ class TrainingRun:
     ) -> None:
         if settings.patience is not None and valid is None:
             raise ValueError("patience needs validation data: give valid, or leave patience out.")
-        self.model, self.guide, self.objective = model, guide, objective
+        self.model, self.guide = model, guide
         self.settings, self.device = settings, device
         self.history, self.spent = History(), Spent()
         self._origin = dict(origin or {})
@@ -75,22 +75,25 @@ class TrainingRun:
         self._last: tuple[UpdateRecord, Tensor]
         # Before the last epoch, where the budget ended inside it.
         self._whole: Checkpoint | None = None
-        programs = Programs(model, guide)
+        programs = Programs(model, guide, int(objective.max_plate_nesting))
         programs.modules().to(device)
         programs.modules().train(False)
         parts = {"train": train} if valid is None else {"train": train, "valid": valid}
-        nesting = int(objective.max_plate_nesting)
-        require_data(parts, model, device, max_plate_nesting=nesting, seed=settings.seed)
-        self._hashes = {f"{name}_sha256": hash_rows(x) for name, x in parts.items()}
-        self.batches = Batches(train, settings, device)
+        require_data(parts, programs, device, settings.seed)
         with seeded(settings.seed, Stream.TRAINING):
-            first = self.batches.first(2)
-        self.modules = programs.modules(first)
+            ran, valid = fitting_rows(
+                programs, train, valid, lambda x: Batches(x[:2], settings, device).first(2)
+            )
+        parts = {"train": ran.rows} if valid is None else {"train": ran.rows, "valid": valid}
+        self._hashes = {f"{name}_sha256": hash_rows(x) for name, x in parts.items()}
+        self.batches, self.modules = Batches(ran.rows, settings, device), ran.modules
+        self.objective = objective = objective.with_plate_nesting(ran.modules.max_plate_nesting)
+        nesting = int(objective.max_plate_nesting)
         self.modules.to(device)
         # Looking for sites must not move the statistics of a batch norm.
         self.modules.train(False)
         with seeded(settings.seed, Stream.TRAINING), torch.no_grad():
-            particles = objective.draw(model, guide, first)
+            particles = objective.draw(model, guide, ran.batch)
         self.sites = list(particles.log_prior)
         self._validation = None
         if valid is not None:

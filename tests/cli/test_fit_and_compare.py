@@ -152,7 +152,7 @@ def test_a_wrong_number_of_seeds_is_told_as_it_was_typed(capsys):
         (["--learning-rate", "nan"], "learning rate must be positive"),
         (["--clip-norm", "0"], "clip_norm must be positive"),
         (["--seed", "-1"], "seed must be 0 or more"),
-        (["--device", "cuda:99"], "--device auto"),
+        (["--device", "cuda:99"], "use auto or cpu"),
         (["--device", "gpu"], "unknown device"),
         (["--validation-particles", "0"], "validation_particles"),
     ],
