@@ -239,9 +239,14 @@ class Evidence(Result):
             f"log p(x) = {self.mean:.3f} nats per datum "
             f"(Monte Carlo error {self.monte_carlo_error:.3f}, finite-data error "
             f"{self.data_error:.3f}, together {self.total_error:.3f}; N = {len(self)}, "
-            f"{self.procedure}, {self._direction_in_words})"
+            f"{self.procedure}{self._rows_in_words}, {self._direction_in_words})"
         )
         return text if self.warning is None else f"{text}\n{self.warning}"
+
+    @property
+    def _rows_in_words(self) -> str:
+        rows = None if self.identity is None else self.identity.chunk_rows
+        return "" if rows is None else f", rows {rows}"
 
     @property
     def procedure(self) -> str:
@@ -262,6 +267,7 @@ class Evidence(Result):
             "total_error": _or_none(self.total_error),
             "num_data": len(self),
             "num_particles": self.num_particles,
+            "rows": None if self.identity is None else self.identity.chunk_rows,
             "min_effective_sample_size": self.effective_sample_size.min().item(),
             "median_effective_sample_size": self.effective_sample_size.median().item(),
             "method": self.method,
