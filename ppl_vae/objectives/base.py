@@ -99,6 +99,27 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         """What is differentiated, per datum. Unless overridden, the bound itself."""
         return bound
 
+    def ascended(
+        self, particles: Particles, bound: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """What the gradient climbs, as a value per datum. Unless overridden, the bound.
+
+        The surrogate has its gradient, and may have any value.
+        """
+        return bound
+
+    def ascended_at_end(self, particles: Particles) -> Float[Tensor, " batch"]:
+        """What the gradient climbs when training is done, as a value per datum.
+
+        What is annealed has then arrived, so that values of any two epochs can be compared.
+        """
+        context = self.context
+        self.context = replace(context, progress=1.0)
+        try:
+            return self.ascended(particles, self.bound(particles))
+        finally:
+            self.context = context
+
     def draw(self, model: Program, guide: Program, x: Float[Tensor, "batch *event"]) -> Particles:
         """The particles this objective is computed from.
 

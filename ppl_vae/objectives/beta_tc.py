@@ -78,6 +78,12 @@ class BetaTC(Objective):
         shaped = shaped + self.gamma * (product - log_prior)
         return (particles.log_likelihood - shaped).mean(0)
 
+    def ascended(
+        self, particles: Particles, bound: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """The surrogate itself."""
+        return self.surrogate(particles, bound)
+
 
 def aggregate_log_densities(
     particles: Particles, num_data: int

@@ -46,6 +46,15 @@ class KLObjective(Objective):
         """Mean log-likelihood minus KL, in nats: the ELBO, however its gradient is shaped."""
         return self.elbo_terms(particles).mean(0)
 
+    def ascended(
+        self, particles: Particles, bound: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """The ELBO with its KL terms shaped."""
+        if self.kl is None:
+            return bound
+        log_guide, log_prior = self.shaped_densities(particles)
+        return (particles.log_likelihood + log_prior - log_guide).mean(0)
+
     @abstractmethod
     def elbo_terms(self, particles: Particles) -> Float[Tensor, "particles batch"]:
         """Terms whose mean over particles estimates the ELBO."""

@@ -63,6 +63,12 @@ class MMD(Objective):
         """Log-likelihood minus the weighted discrepancy, which every datum shares."""
         return particles.log_likelihood.mean(0) - self.weight * discrepancy(particles)
 
+    def ascended(
+        self, particles: Particles, bound: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """The surrogate itself."""
+        return self.surrogate(particles, bound)
+
 
 @final
 class InfoVAE(Objective):
@@ -121,6 +127,12 @@ class InfoVAE(Objective):
         fit = particles.log_likelihood.mean(0) - (1 - self.alpha) * kl
         factor = self.alpha + self.weight - 1
         return fit - factor * discrepancy(particles) if factor else fit
+
+    def ascended(
+        self, particles: Particles, bound: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """The surrogate itself."""
+        return self.surrogate(particles, bound)
 
 
 def discrepancy(particles: Particles) -> Float[Tensor, ""]:

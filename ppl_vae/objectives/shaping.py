@@ -25,6 +25,8 @@ class KLShaping(ABC):
     """Whether a group is one dimension of a site rather than the site."""
     anneals: ClassVar[bool] = False
     """Whether the factors depend on the progress of training."""
+    measures_kl: ClassVar[bool] = False
+    """Whether the factors depend on the KL: then it is not for a guide that is a point."""
 
     @abstractmethod
     def factors(self, kl: GroupKL, progress: float) -> GroupKL:
@@ -125,6 +127,8 @@ class FreeBits(KLShaping):
         Kingma et al., 2016, Improved variational inference with inverse autoregressive flow.
     """
 
+    measures_kl: ClassVar[bool] = True
+
     nats: float
     per_dimension: bool = True
 
@@ -146,6 +150,7 @@ class Capacity(KLShaping):
     """
 
     anneals: ClassVar[bool] = True
+    measures_kl: ClassVar[bool] = True
 
     nats: float
     gamma: float = 100.0

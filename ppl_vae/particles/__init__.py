@@ -28,6 +28,7 @@ from ppl_vae.particles.particles import (
     NonFiniteDensityError,
     Particles,
     Simulation,
+    is_point,
     point_site,
     require_density,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "first_run",
     "guide_of",
     "is_out_of_memory",
+    "is_point",
     "owners_of",
     "point_site",
     "require_density",

@@ -26,12 +26,14 @@ def point_site(guide: Mapping[str, Any]) -> str | None:
     Args:
         guide: Site name to distribution.
     """
-    for name, site in guide.items():
-        while hasattr(site, "base_dist") and not isinstance(site, dist.Delta):
-            site = site.base_dist
-        if isinstance(site, dist.Delta):
-            return name
-    return None
+    return next((name for name, site in guide.items() if is_point(site)), None)
+
+
+def is_point(site: Any) -> bool:
+    """Whether a distribution is a point, without a density."""
+    while hasattr(site, "base_dist") and not isinstance(site, dist.Delta):
+        site = site.base_dist
+    return isinstance(site, dist.Delta)
 
 
 def require_density(guide: Mapping[str, Any]) -> None:

@@ -74,9 +74,10 @@ def fit(
     """Maximise the objective over all parameters of the model and guide, by Adam.
 
     With validation data, the parameters kept are those of the epoch with the highest importance-
-    weighted bound on them, the same for every objective (of a guide that is a point, the highest
-    joint log-density there). The draws of that bound are the same in every epoch, so that epochs
-    differ by their parameters alone.
+    weighted bound on them, the same for every objective. A guide that is a point has no such bound;
+    with it they are those of the highest value of what is maximised, the joint log-density there
+    or what the objective makes of it. The draws are the same in every epoch, so that epochs differ
+    by their parameters alone.
 
     Args:
         model: Pyro model with its data plate at dim -1.
@@ -116,7 +117,9 @@ def fit(
         NonFiniteError: If a density, a gradient or a parameter is NaN or infinite: a ValueError
             that names the update, the site and the datum. With a checkpoint, what makes the update
             again is saved beside it; see :func:`~ppl_vae.training.replay_non_finite`.
-        ValueError: On impossible settings or data, or a checkpoint of another run.
+        ValueError: On impossible settings or data, or a checkpoint of another run; also where the
+            guide is a point and the prior is trained or depends on another latent, as the joint
+            density then has no maximum.
     """
     if not isinstance(objective, Objective):
         raise TypeError(_not_an_objective(objective))

@@ -24,7 +24,12 @@ from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.training.batches import Batches
 from ppl_vae.training.budget import Spent
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters
-from ppl_vae.training.checks import fitting_rows, fixed_subset, require_data
+from ppl_vae.training.checks import (
+    fitting_rows,
+    fixed_subset,
+    require_data,
+    require_maximum,
+)
 from ppl_vae.training.history import EpochRecord, History
 from ppl_vae.training.non_finite import NonFiniteError, UpdateRecord, attempt, random_states
 from ppl_vae.training.parameters import find_parameters
@@ -95,6 +100,7 @@ class TrainingRun:
         with seeded(settings.seed, Stream.TRAINING), torch.no_grad():
             particles = objective.draw(model, guide, ran.batch)
         self.sites = list(particles.log_prior)
+        self.point = point_site(particles.guide) is not None
         self._validation = None
         if valid is not None:
             self._validation = Validation(
@@ -102,9 +108,12 @@ class TrainingRun:
                 num_particles=settings.validation_particles,
                 max_plate_nesting=nesting,
                 seed=derive_seed(settings.seed, Stream.VALIDATION),
-                point=point_site(particles.guide) is not None,
+                point=objective if self.point else None,
             )
         parameters = find_parameters(self.modules)
+        if self.point:
+            with seeded(settings.seed, Stream.TRAINING):
+                require_maximum(objective, model, guide, ran.batch, parameters)
         self.step = settings.step_class(objective, model, guide, parameters, settings.clip_norm)
         self.buffers = self.modules.buffers
         self._best, self._best_buffers = copied(self.step.parameters), copied(self.buffers)

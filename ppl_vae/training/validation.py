@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
+from ppl_vae.objectives import Objective
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
+from ppl_vae.randomness import Stream, seeded
 
 _ROWS = 1000
 
@@ -31,20 +33,20 @@ class Validation:
         num_particles: K of the importance-weighted bound.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
         seed: Of its draws.
-        point: Whether the guide is a point, without noise: it has no such bound, and is scored by
-            the joint log-density there.
+        point: What is maximised, if the guide is a point: it has no such bound, and is scored by
+            that objective; None for other guides.
     """
 
     x: Float[Tensor, "num_data *event"]
     num_particles: int
     max_plate_nesting: int
     seed: int
-    point: bool
+    point: Objective | None
 
     def __call__(self, model: Program, guide: Program) -> Score:
         """The score of a model and guide, in evaluation mode."""
-        if self.point:
-            return joint_density(model, guide, self.x, self.max_plate_nesting)
+        if self.point is not None:
+            return objective_at_point(self.point, model, guide, self.x, self.seed)
         settings = self.num_particles, self.max_plate_nesting, self.seed
         return importance_weighted(model, guide, self.x, *settings)
 
@@ -63,17 +65,22 @@ def importance_weighted(
     return Score(evidence.mean, evidence.total_error)
 
 
-def joint_density(
-    model: Program, guide: Program, x: Float[Tensor, "num_data *event"], max_plate_nesting: int
+def objective_at_point(
+    objective: Objective,
+    model: Program,
+    guide: Program,
+    x: Float[Tensor, "num_data *event"],
+    seed: int,
 ) -> Score:
-    """``log p(x, z)`` at the points of a guide without noise, which has no such bound."""
-    programs = Programs(model, guide, max_plate_nesting)
-    with evaluation(programs, x, ChunkSize(1, _ROWS)) as look, torch.no_grad():
-        nesting = look.max_plate_nesting
-        parts = [
-            draw_particles(model, guide, part, max_plate_nesting=nesting).log_joint[0]
-            for part in look.x.split(look.data_at_once)
-        ]
-    joint = torch.cat(parts).double()
-    error = joint.std().item() / math.sqrt(len(joint)) if len(joint) > 1 else math.nan
-    return Score(joint.mean().item(), error)
+    """What is maximised with a guide without noise: ``log p(x, z)`` there, unless it is shaped."""
+    programs = Programs(model, guide, int(objective.max_plate_nesting))
+    parts = []
+    with evaluation(programs, x, ChunkSize(1, _ROWS)) as look, seeded(seed, Stream.VALIDATION):
+        for part in look.x.split(look.data_at_once):
+            # With a gradient an objective has all its draws, those of the prior too.
+            with torch.enable_grad():
+                particles = objective.draw(model, guide, part)
+                parts.append(objective.ascended_at_end(particles).detach())
+    values = torch.cat(parts).double()
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Score(values.mean().item(), error)

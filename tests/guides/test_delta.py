@@ -2,6 +2,8 @@
 
 import copy
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -21,9 +23,9 @@ from ppl_vae.guides import DeltaEncoder
 from ppl_vae.likelihoods import NormalDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
-from ppl_vae.objectives import ELBO, IWAE, STL
+from ppl_vae.objectives import ELBO, IWAE, MMD, STL, Beta, Capacity, FreeBits, LinearAnnealing
 from ppl_vae.particles import LatentDensity, draw_particles
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import LearnedNormal, StandardNormal
 from ppl_vae.refinement import refine
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
@@ -35,7 +37,8 @@ X = MODEL.simulate(5)
 @pytest.fixture
 def autoencoder():
     encoder = DeltaEncoder(MLP(4, [6], DeltaEncoder.num_outputs(2)).double())
-    return VAE(MODEL.prior, MODEL.decoder, encoder)
+    # A copy, as training moves the decoder.
+    return copy.deepcopy(VAE(MODEL.prior, MODEL.decoder, encoder))
 
 
 @pytest.mark.parametrize("objective", [ELBO(1), ELBO(3), IWAE(3), STL(3)], ids=repr)
@@ -82,6 +85,101 @@ def test_training_and_copies():
     assert record.validation_error == pytest.approx(joint.std().item() / 30**0.5)
     again = copy.deepcopy(autoencoder)
     assert torch.equal(again.encoder(x).sample(), autoencoder.encoder(x).sample())
+
+
+def two_levels(scale):
+    """A hierarchy whose two latents are points; the lower one's prior has parameters if asked."""
+    encoder = nn.Linear(4, 2).double()
+    trained = nn.Parameter(torch.zeros(2).double())
+
+    class Program(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.trained = encoder, trained
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                zero = torch.zeros(2).double()
+                top = pyro.sample("top", dist.Normal(zero, 1.0).to_event(1))
+                z = pyro.sample("z", dist.Normal(scale(top, trained), 1.0).to_event(1))
+                mean = torch.cat([z, z], -1) + trained.sum()
+                pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                point = encoder(x)
+                for name in ("top", "z"):
+                    pyro.sample(name, dist.Delta(point, event_dim=1))
+
+    return Program()
+
+
+class TestAPriorThatClosesIn:
+    """The joint density at a point has no maximum if the prior can follow the point."""
+
+    def fit(self, programs, objective=None, x=X, **settings):
+        settings = {"epochs": 1, "progress": False, **settings}
+        return fit(programs.model, programs.guide, objective or ELBO(), x, **settings)
+
+    def learned(self, frozen=False):
+        torch.manual_seed(0)
+        prior = LearnedNormal(2).double().requires_grad_(not frozen)
+        encoder = DeltaEncoder(MLP(4, [6], 2).double())
+        return copy.deepcopy(VAE(prior, MODEL.decoder, encoder))
+
+    @pytest.mark.parametrize("objective", [ELBO(), IWAE(2), ELBO(kl=Beta(0.5))], ids=repr)
+    def test_a_learned_prior(self, objective):
+        expected = (
+            r"^guide site 'z' is a Delta, [^\n]*its prior depends on parameter \S*prior.loc, "
+            r"parameter \S*prior.log_scale: [^\n]*no maximum; take a prior without parameters, "
+            r"[^\n]*$"
+        )
+        with pytest.raises(ValueError, match=expected):
+            self.fit(self.learned(), objective)
+
+    @pytest.mark.parametrize(
+        ("scale", "cause"),
+        [
+            (lambda top, trained: top, "latent site 'top'"),
+            (lambda top, trained: trained.expand_as(top), "parameter trained"),
+        ],
+        ids=["latent", "parameter"],
+    )
+    def test_a_hierarchy(self, scale, cause):
+        with pytest.raises(ValueError, match=f"guide site 'z' is a Delta, .* depends on {cause}:"):
+            self.fit(two_levels(scale))
+
+    def test_others_are_trained(self):
+        assert len(self.fit(two_levels(lambda top, trained: torch.zeros_like(top))).history) == 1
+        assert len(self.fit(self.learned(frozen=True)).history) == 1
+        # The density of the prior is no part of what these climb.
+        for objective in (MMD(1, weight=10), ELBO(kl=Beta(0.0))):
+            assert len(self.fit(self.learned(), objective).history) == 1
+
+    @pytest.mark.parametrize("kl", [FreeBits(0.5), Capacity(5.0)], ids=repr)
+    def test_a_shaping_by_the_kl(self, autoencoder, kl):
+        with pytest.raises(ValueError, match=r"is a Delta, a point without a KL, and .* measures"):
+            self.fit(autoencoder, ELBO(kl=kl))
+
+    @pytest.mark.parametrize(
+        "objective",
+        [ELBO(kl=Beta(0.0)), ELBO(kl=LinearAnnealing(start=0.0, end=0.3)), ELBO()],
+        ids=repr,
+    )
+    def test_the_kept_epoch_is_the_best_of_what_is_maximised(self, autoencoder, objective):
+        scores = []
+
+        def note(record):
+            drawn = draw_particles(autoencoder.model, autoencoder.guide, X)
+            factor = {"Beta": 0.0, "LinearAnnealing": 0.3}.get(type(objective.kl).__name__, 1.0)
+            value = drawn.log_likelihood + factor * drawn.log_latent_prior
+            scores.append(value.mean().item())
+
+        result = self.fit(
+            autoencoder, objective, epochs=4, valid=X, learning_rate=0.3, on_epoch=note
+        )
+        assert result.history.column("validation") == pytest.approx(scores)
+        assert result.kept_epoch == 1 + scores.index(max(scores))
 
 
 class TestRefusals:
