@@ -19,6 +19,7 @@ from ppl_vae.particles import (
     Programs,
     draw_particles,
     evaluation,
+    point_site,
 )
 from ppl_vae.randomness import Stream, seeded
 
@@ -97,6 +98,8 @@ class Decomposition(Result):
         threshold: The activity above which a unit counts as active.
         num_data: N.
         num_particles: K, draws per datum.
+        point: Whether the guide is a point: elbo is then log p(x, z) there and no bound, and kl is
+            -log p(z).
     """
 
     elbo: Estimate
@@ -108,10 +111,13 @@ class Decomposition(Result):
     threshold: float
     num_data: int
     num_particles: int
+    point: bool = False
 
     def __str__(self) -> str:
-        rows = {"ELBO": self.elbo, "log-likelihood": self.log_likelihood}
-        rows |= {f"KL {name}": estimate for name, estimate in self.kl.items()}
+        total = "joint log-density at the guide's point" if self.point else "ELBO"
+        term = "-log p" if self.point else "KL"
+        rows = {total: self.elbo, "log-likelihood": self.log_likelihood}
+        rows |= {f"{term} {name}": estimate for name, estimate in self.kl.items()}
         width = max(map(len, rows))
         lines = [f"{'nats per datum':{width}} {'mean':>12} {'Monte Carlo':>12} {'total error':>12}"]
         lines += [f"{name:{width}} {estimate}" for name, estimate in rows.items()]
@@ -125,6 +131,9 @@ class Decomposition(Result):
     def summary(self) -> dict[str, Any]:
         """The result as plain numbers, lists and dictionaries, for JSON."""
         plain: dict[str, Any] = asdict(self, dict_factory=_plain_values)
+        if self.point:
+            plain["joint_log_density"] = plain.pop("elbo")
+            plain["minus_log_prior"] = plain.pop("kl")
         return plain
 
 
@@ -178,13 +187,12 @@ def decompose(
         torch.no_grad(),
         seeded(seed, Stream.EVALUATION),
     ):
-        draws = (
-            draw_particles(
-                model, own, part, num_particles, max_plate_nesting=look.max_plate_nesting
-            )
-            for part, own in look.chunks()
-        )
-        table = _join(_tabulate(particles) for particles in draws)
+        nesting, tables, point = look.max_plate_nesting, [], False
+        for part, own in look.chunks():
+            particles = draw_particles(model, own, part, num_particles, max_plate_nesting=nesting)
+            point = point_site(particles.guide) is not None
+            tables.append(_tabulate(particles))
+        table = _join(tables)
         units = {name: _active_units(means, threshold) for name, means in table["mean"].items()}
     return Decomposition(
         elbo=table["total"]["elbo"].estimate(),
@@ -196,6 +204,7 @@ def decompose(
         threshold=threshold,
         num_data=len(x),
         num_particles=num_particles,
+        point=point,
     )
 
 

@@ -92,7 +92,9 @@ class Diagnosis(Result):
         return generalization_gap(self.train_gap, self.gap)
 
     def __str__(self) -> str:
-        found = {title: getattr(self, name) for name, title in _TITLES.items()}
+        point = self.decomposition is not None and self.decomposition.point
+        titles = _TITLES | ({"decomposition": "The joint log-density"} if point else {})
+        found = {title: getattr(self, name) for name, title in titles.items()}
         parts = [f"{title}\n{part}" for title, part in found.items() if part is not None]
         return "\n\n".join(
             [*parts, *(f"left out, {name}: {why}" for name, why in self.left_out.items())]

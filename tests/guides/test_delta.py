@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ppl_vae.data import load_dataset
+from ppl_vae.diagnostics import decompose
 from ppl_vae.evidence import (
     SUMO,
     AdaptiveSampling,
@@ -68,6 +69,17 @@ def test_the_joint_density_is_no_bound():
     autoencoder = VAE(sharp.prior, sharp.decoder, DeltaEncoder(Best()))
     particles = draw_particles(autoencoder.model, autoencoder.guide, x)
     assert (particles.log_weight[0] > sharp.log_evidence(x)).all()
+
+
+def test_a_decomposition_names_it(autoencoder):
+    found = decompose(autoencoder.model, autoencoder.guide, X, num_particles=2)
+    assert "joint log-density at the guide's point" in str(found)
+    assert "-log p z" in str(found)
+    assert "ELBO" not in str(found)
+    assert "KL" not in str(found)
+    assert not {"elbo", "kl"} & set(found.summary())
+    joint = draw_particles(autoencoder.model, autoencoder.guide, X).log_joint.mean().item()
+    assert found.summary()["joint_log_density"]["value"] == pytest.approx(joint)
 
 
 def test_training_and_copies():
