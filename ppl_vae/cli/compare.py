@@ -8,7 +8,7 @@ import click
 
 import ppl_vae as pv
 from ppl_vae.cli.config import ObjectiveName, PartSpec, config_of
-from ppl_vae.cli.options import evaluation, live, model, place
+from ppl_vae.cli.options import estimator, evaluation, live, model, place
 from ppl_vae.cli.setting import setting
 from ppl_vae.cli.study import show_results
 
@@ -65,12 +65,6 @@ COMPARED = ("elbo", "iwae:50")
     help="Number of training runs of each arm.",
 )
 @click.option(
-    "--particles",
-    default=1000,
-    show_default=True,
-    help="Number of particles K of the estimate of log p(x), for each datum.",
-)
-@click.option(
     "--out",
     "folder",
     type=click.Path(path_type=Path),
@@ -79,6 +73,7 @@ COMPARED = ("elbo", "iwae:50")
 )
 @model
 @live
+@estimator
 @evaluation
 @place
 def compare(
@@ -87,7 +82,7 @@ def compare(
     guides: tuple[Any, ...],
     networks: tuple[Any, ...],
     seeds: int,
-    particles: int,
+    method: str,
     folder: Path | None,
     split: Any,
     limit: int | None,
@@ -102,6 +97,9 @@ def compare(
     Every combination of what is repeated is an arm: trained with each seed, evaluated on the same
     data with the same random numbers.
     """
+    taken = {name for each in pv.runs.METHODS.values() for name in each.options}
+    given = {name: settings.pop(name) for name in sorted(taken)}
+    options = {name: value for name, value in given.items() if value is not None}
     config = config_of(settings)
     one_each = max(map(len, (priors, guides, networks))) == 1
     objectives = objectives or (COMPARED if one_each else COMPARED[:1])
@@ -117,7 +115,7 @@ def compare(
             if len(values) > 1 or name == "objective"
         },
         seeds=tuple(range(config.seed, config.seed + seeds)),
-        methods=(pv.studies.Method("iwae", {"particles": particles}),),
+        methods=(pv.studies.Method(method, options),),
         split=split,
         limit=limit,
     )

@@ -90,6 +90,23 @@ class Words(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return tuple(str(word).strip() for word in words if str(word).strip())
 
 
+class Steps(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A number of refinement steps, or a word for another way to make a guide for each datum."""
+
+    name = "steps"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """Text to a number or that word."""
+        word = pv.runs.LAPLACE
+        if value == word or (isinstance(value, int) and value > 0):
+            return value  # type: ignore[no-any-return]
+        if not (str(value).isdecimal() and int(value) > 0):
+            self.fail(f"give a number of steps, 1 or more, or {word}, got {value!r}", param, ctx)
+        return int(value)
+
+
 class PartSpec(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A prior, likelihood, guide or network: text, or in a file a mapping with class_path."""
 

@@ -13,13 +13,6 @@ from ppl_vae.cli.setting import setting
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@setting(
-    "--method",
-    of="runs.build_estimator",
-    metavar="NAME",
-    names=lambda: pv.runs.METHODS,
-    help="Estimator of log p(x): {names}; docs/evidence.md says which to use when.",
-)
 @estimator
 @setting("--seed", of="runs.evaluate_run", type=int, help="Seed of the draws.")
 @click.option(
@@ -103,6 +96,8 @@ def evaluate(
     parts = pv.diagnostics.decompose(*programs, rows.x, device=run.device, seed=seed)
     path = pv.runs.file_of(folder, evidence)
     lines = [f"{run.config.objective} on {rows.source}", str(evidence)]
+    if limit is not None and limit > len(rows):
+        lines.insert(1, f"--limit {limit}: only {len(rows)} rows are there, and all are taken")
     kept = pv.runs.Evaluation(path, evidence).summary()
     values: dict[str, Any] = {**kept, "decomposition": parts.summary()}
     normalizers = pv.runs.find_normalizers(run.vae)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.config import Columns, PartSpec, Sizes, Words, import_from_here, read_config
+from ppl_vae.cli.config import Columns, PartSpec, Sizes, Steps, Words, import_from_here, read_config
 from ppl_vae.cli.setting import setting
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -352,13 +352,21 @@ evaluation = options(
 
 
 estimator = options(
+    setting(
+        "--method",
+        of="runs.build_estimator",
+        metavar="NAME",
+        names=lambda: pv.runs.METHODS,
+        help="Estimator of log p(x): {names}; docs/evidence.md says which to use when.",
+    ),
     method_option("--particles", type=int, metavar="K", about="draws per datum."),
     method_option(
         "--refine",
         otherwise="not at all",
-        type=click.IntRange(min=1),
-        metavar="STEPS",
-        about="refine the guide for each datum by so many updates beforehand.",
+        type=Steps(),
+        metavar="STEPS|laplace",
+        about="refine the guide for each datum by so many updates beforehand, or put a normal at "
+        "each posterior mode (laplace).",
     ),
     method_option(
         "--bootstrap",
@@ -405,7 +413,7 @@ estimator = options(
         about="where chains start.",
     ),
     method_option(
-        "--schedule",
+        "--spacing",
         type=click.Choice(["linear", "sigmoidal", "adaptive"]),
         about="spacing of temperatures.",
     ),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import tempfile
 import traceback
@@ -19,6 +20,29 @@ TRACEBACK = "PPL_VAE_TRACEBACK"
 """Variable of the environment with which a failure prints its traceback."""
 _FORESEEN = (ValueError, TypeError, OSError, ImportError)
 _LONGEST, _END = 1000, 200
+
+
+_OPTIONS = {
+    "refine=LaplaceApproximation()": "--refine laplace",
+    "Enumeration()": "--method enumeration",
+    "Quadrature()": "--method quadrature",
+    "ImportanceSampling()": "--method iwae",
+}
+"""What the library advises in Python, to the option that is typed for it."""
+_KEYWORD = re.compile(
+    r"\b(binarize|likelihood|columns)="
+    r"(?:\"([^\"]*)\"|\{\"([^\"]*)\": \"([^\"]*)\"\})"
+)
+"""Settings as keyword arguments: of text, or of a column and its kind."""
+
+
+def in_options(message: str) -> str:
+    """A message of the library with its advice as options of the command line."""
+    for python, option in _OPTIONS.items():
+        message = message.replace(python, option)
+    return _KEYWORD.sub(
+        lambda m: f"--{m[1]} {m[2]}" if m[3] is None else f"--{m[1]} {m[3]}={m[4]}", message
+    )
 
 
 def show(text: str, values: dict[str, Any], as_json: bool) -> None:
@@ -95,7 +119,7 @@ def describe(error: BaseException) -> str:
 
 def fail(message: str, code: int) -> NoReturn:
     """Print one line to the terminal and leave."""
-    say(f"ppl-vae: error: {message}", err=True)
+    say(f"ppl-vae: error: {in_options(message)}", err=True)
     sys.exit(code)
 
 

@@ -141,8 +141,8 @@ class BernoulliVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
             example = value[excess != 0].flatten()[0].item()
             raise ValueError(
                 f"a Bernoulli likelihood takes data in {{0, 1}}, got {example:.4g}: binarise the "
-                "data (--binarize static or dynamic), or take another likelihood "
-                "(--likelihood normal)."
+                'data (binarize="static" or binarize="dynamic"), or take another likelihood '
+                '(likelihood="normal").'
             )
 
 

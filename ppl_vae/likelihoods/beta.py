@@ -25,8 +25,8 @@ def _into_the_open_interval(x: Tensor) -> Tensor:
 _VALUES = Values(
     "a beta",
     "data strictly between 0 and 1",
-    "rescale them into the open interval, or take another likelihood (--likelihood "
-    "continuous-bernoulli takes 0 and 1)",
+    "rescale them into the open interval, or take another likelihood "
+    '(likelihood="continuous-bernoulli" takes 0 and 1)',
     lambda x: (x > 0) & (x < 1),
     _into_the_open_interval,
 )

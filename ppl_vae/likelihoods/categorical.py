@@ -39,7 +39,7 @@ def _values(categories: int) -> Values:
         "a categorical",
         f"class indices 0, ..., {categories - 1}",
         "number the classes from 0, give the likelihood their number, or take another one "
-        "(--likelihood normal)",
+        '(likelihood="normal")',
         lambda x: (x >= 0) & (x < categories) & (x == x.floor()),
     )
 

@@ -24,7 +24,7 @@ _MOST_LOGIT, _BISECTIONS = 200.0, 60
 _VALUES = Values(
     "a continuous Bernoulli",
     "data in [0, 1]",
-    "divide by the largest value, or take another likelihood (--likelihood normal)",
+    'divide by the largest value, or take another likelihood (likelihood="normal")',
     lambda x: (x >= 0) & (x <= 1),
 )
 

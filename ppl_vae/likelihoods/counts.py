@@ -22,7 +22,7 @@ def count_values(likelihood: str) -> Values:
     return Values(
         likelihood,
         "counts 0, 1, 2, ...",
-        "take a likelihood of measurements (--likelihood normal)",
+        'take a likelihood of measurements (likelihood="normal")',
         lambda x: (x >= 0) & (x == x.floor()) & x.isfinite(),
     )
 

@@ -133,7 +133,7 @@ def _values(levels: int) -> Values:
         "a discretised logistic",
         f"the {levels} values 0, 1/{levels - 1}, ..., 1",
         f"divide whole numbers 0 to {levels - 1} by {levels - 1}, give the likelihood their number "
-        "of levels, or take another one (--likelihood normal)",
+        'of levels, or take another one (likelihood="normal")',
         _Levels(levels).check,
     )
 

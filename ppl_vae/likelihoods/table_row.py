@@ -145,7 +145,8 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
         column = self._columns[group.at[int(place[-1])]]
         raise ValueError(
             f"column {column.name!r} is {column.kind} and takes {group.expected}, got "
-            f"{cells[tuple(place)].item():.6g}: name another kind (--columns {column.name}=real)."
+            f"{cells[tuple(place)].item():.6g}: name another kind "
+            f'(columns={{"{column.name}": "real"}}).'
         )
 
 

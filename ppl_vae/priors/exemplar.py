@@ -122,7 +122,7 @@ class ExemplarPrior(nn.Module):
             warnings.warn(
                 "no row of this batch is an exemplar, so that none is left out of its own prior: "
                 "data that are binarised anew for each batch never are; binarise them once, by "
-                "--binarize static.",
+                'binarize="static".',
                 stacklevel=2,
             )
         self._looked = True

@@ -4,10 +4,12 @@ from ppl_vae.runs.config import BINARIZATIONS, SCHEDULES, RunConfig
 from ppl_vae.runs.diagnose import diagnose_run
 from ppl_vae.runs.diagnosis import Diagnosis
 from ppl_vae.runs.estimator_names import (
+    LAPLACE,
     METHODS,
     build_estimator,
     method_default,
     methods_taking,
+    needs_guide_density,
     sandwiches,
     with_gap,
 )
@@ -30,11 +32,12 @@ from ppl_vae.runs.objective_names import (
 from ppl_vae.runs.part_names import PARTS
 from ppl_vae.runs.parts import form, outside_class
 from ppl_vae.runs.replay import replay_run
-from ppl_vae.runs.run import Rows, Run, Split, evaluate_run, open_run, train_run
+from ppl_vae.runs.run import Rows, Run, Split, evaluate_run, is_point_guide, open_run, train_run
 from ppl_vae.runs.sharded import evaluate_sharded
 
 __all__ = [
     "BINARIZATIONS",
+    "LAPLACE",
     "METHODS",
     "OBJECTIVES",
     "PARTS",
@@ -57,9 +60,11 @@ __all__ = [
     "form",
     "format_evaluations",
     "impute_run",
+    "is_point_guide",
     "list_evaluations",
     "method_default",
     "methods_taking",
+    "needs_guide_density",
     "open_run",
     "outside_class",
     "outside_objective",

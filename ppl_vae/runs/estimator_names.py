@@ -14,8 +14,10 @@ from ppl_vae.evidence import (
     AnnealedImportanceSampling,
     BidirectionalMonteCarlo,
     DefensiveSampling,
+    Enumeration,
     ImportanceSampling,
     Jackknife,
+    LaplaceApproximation,
     ParetoSmoothed,
     Quadrature,
     Sandwich,
@@ -24,7 +26,7 @@ from ppl_vae.evidence import (
 )
 from ppl_vae.evidence.estimator import Estimator as Estimator
 from ppl_vae.particles import Program
-from ppl_vae.refinement import Refinement
+from ppl_vae.refinement import Refinement, Refiner
 from ppl_vae.runs.naming import require_known
 
 
@@ -44,12 +46,15 @@ class Method:
     options: tuple[str, ...]
 
 
-_ANNEALING = ("temperatures", "chains", "leapfrog", "start", "schedule")
+LAPLACE = "laplace"
+"""In the place of a number of steps: the guide is a normal at each posterior mode."""
+_ANNEALING = ("temperatures", "chains", "leapfrog", "start", "spacing")
 _RENAMED = {
     "particles": "num_particles",
     "temperatures": "num_temperatures",
     "chains": "num_chains",
     "leapfrog": "leapfrog_steps",
+    "spacing": "schedule",
     "target_se": "target",
     "simulated": "num_data",
 }
@@ -123,7 +128,12 @@ METHODS: dict[str, Method] = {
         _bidirectional,
         (*_ANNEALING, "simulated"),
     ),
-    "exact": Method("quadrature, for up to 3 latent dimensions", lambda _: Quadrature(), ()),
+    "quadrature": Method(
+        "numerical integration, for up to 3 latent dimensions", lambda _: Quadrature(), ()
+    ),
+    "enumeration": Method(
+        "the sum over all values of discrete latents", lambda _: Enumeration(), ()
+    ),
 }
 """Estimators by their names on the command line."""
 
@@ -144,9 +154,29 @@ def build_estimator(method: str = "iwae", options: Mapping[str, Any] = MappingPr
                 f"{method} takes "
                 f"{', '.join(map(_flag, taken)) or 'none'}."
             )
-    if isinstance(given.get("refine"), int):
-        given["refine"] = Refinement(given["refine"])
+    if "refine" in given:
+        given["refine"] = _refiner(given["refine"])
     return METHODS[method].build(given)
+
+
+def _refiner(value: int | str) -> Refiner:
+    """Steps of a refinement, or the name of another way to make a guide for each datum."""
+    if value == LAPLACE:
+        return LaplaceApproximation()
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"refine takes a number of steps, 1 or more, or {LAPLACE}, got {value!r}.")
+    return Refinement(value)
+
+
+def needs_guide_density(estimator: Any) -> bool:
+    """Whether an estimator weighs draws by the guide's density, which a point does not have."""
+    if isinstance(estimator, Quadrature | Enumeration):
+        return False
+    inside = [v for v in vars(estimator).values() if isinstance(v, AnnealedImportanceSampling)]
+    for annealing in [estimator, *inside]:
+        if isinstance(annealing, AnnealedImportanceSampling):
+            return annealing.start == "guide"
+    return not isinstance(getattr(estimator, "refine", None), LaplaceApproximation)
 
 
 def methods_taking(option: str) -> list[str]:

@@ -95,11 +95,7 @@ class Run:
     @property
     def has_point_guide(self) -> bool:
         """Whether q(z|x) is a point: what is maximised is then log p(x, z) there, and no bound."""
-        x = self.data.rows[:1].to(self.device)
-        # What the model says of x is of no interest, nor whether x is binarised.
-        with torch.no_grad(), validation_enabled(False), seeded(0, Stream.SAMPLING):
-            drawn = draw_particles(self.vae.model, self.vae.guide, x, check_finite=False)
-        return point_site(drawn.guide) is not None
+        return is_point_guide(self.vae, self.data.rows[:1].to(self.device))
 
     def rows(
         self,
@@ -164,6 +160,19 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def is_point_guide(vae: VAE | HierarchicalVAE, x: Tensor) -> bool:
+    """Whether q(z|x) is a point without a density, trained or not.
+
+    Args:
+        vae: The model and guide.
+        x: A row of data.
+    """
+    # What the model says of x is of no interest, nor whether x is binarised.
+    with torch.no_grad(), validation_enabled(False), seeded(0, Stream.SAMPLING):
+        drawn = draw_particles(vae.model, vae.guide, x, check_finite=False)
+    return point_site(drawn.guide) is not None
 
 
 def train_run(

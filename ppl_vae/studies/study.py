@@ -13,6 +13,7 @@ from ppl_vae.comparison import Comparison
 from ppl_vae.data import Dataset
 from ppl_vae.engines import Engine, InProcess, Outcome, Task, exclusive, watching
 from ppl_vae.files import write_atomically
+from ppl_vae.runs import is_point_guide, needs_guide_density
 from ppl_vae.runs.run import CONFIG, read_config, require_same_settings
 from ppl_vae.studies.cell import CellTask, is_done, log, run_cell, tasks_of
 from ppl_vae.studies.manifest import describe
@@ -92,6 +93,7 @@ def run_study(
     with exclusive(folder / LOCK, f"study {folder}"):
         _require_same_plan(study, folder)
         dataset = _load(study, place.data_root)
+        _require_guide_densities(study, place.data_root)
         described = describe(study, dataset, place.device, command, type(engine).__name__)
         write_plan(study, folder)
         write_sealed(folder / MANIFEST, described)
@@ -172,6 +174,27 @@ def _require_same_plan(study: Study, folder: Path) -> None:
         path = folder / CELLS / plan.folder / CONFIG
         if path.is_file():
             require_same_settings(path.parent, read_config(path.parent)["config"], plan.config)
+
+
+def _require_guide_densities(study: Study, data_root: Path | None) -> None:
+    """Refuse arms whose guide is a point, where a method weighs draws by the guide's density.
+
+    Arms that cannot be built are left to their cells, which say why.
+    """
+    needing = [m.name for m in study.methods if needs_guide_density(m.build())]
+    guides = {repr(arm.config.guide): (label, arm.config) for label, arm in study.arms.items()}
+    for label, config in guides.values() if needing else ():
+        dataset = config.load(data_root)
+        try:
+            point = is_point_guide(config.build_vae(dataset), dataset.train[:1])
+        except (ValueError, TypeError, ImportError):
+            continue
+        if point:
+            raise ValueError(
+                f"arm {label}: its guide is a point without a density, and method {needing[0]} "
+                "weighs draws by it: take a method that does not (ais from the prior, or "
+                "refine=LaplaceApproximation())."
+            )
 
 
 def _load(study: Study, data_root: Path | None) -> Dataset:

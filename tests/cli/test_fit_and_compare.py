@@ -81,6 +81,22 @@ def test_compare_prints_the_table_and_writes_everything(tmp_path, capsys):
     assert (folder / "comparison.json").read_text() == first
 
 
+def test_compare_with_a_guide_that_is_a_point(tmp_path, capsys):
+    folder = tmp_path / "study"
+    command = ["compare", "--guide", "delta", "--guide", "normal", "--seeds", 1, "--limit", 12,
+               "--out", folder, *SMALL]  # fmt: skip
+    line = fails(capsys, *command)
+    assert "its guide is a point without a density, and method iwae" in line
+    assert "--refine laplace" in line
+    assert "LaplaceApproximation" not in line
+    assert not (folder / "cells").exists()
+    annealing = ["--method", "ais", "--temperatures", 5, "--chains", 2, "--leapfrog", 1]
+    status, out, err = run(capsys, *command, *annealing)
+    assert status == 0, err
+    assert "delta" in out
+    assert "normal" in out
+
+
 def test_own_array_and_table(tmp_path, capsys):
     generator = np.random.default_rng(0)
     np.save(tmp_path / "x.npy", generator.normal(size=(60, 4)))
@@ -106,7 +122,8 @@ def test_nan_in_the_data(tmp_path, capsys):
 
 def test_grey_pixels_with_bernoulli(tmp_path, capsys):
     line = fails(capsys, "fit", "--binarize", "none", "--out", tmp_path / "run", *SMALL)
-    assert "--binarize static or dynamic" in line
+    assert "(--binarize static or --binarize dynamic)" in line
+    assert "(--likelihood normal)" in line
     assert not (tmp_path / "run").exists()
 
 

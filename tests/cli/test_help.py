@@ -27,7 +27,7 @@ SETS = {
 RENAMED = {("impute", "draws"): "num_draws", ("impute", "particles"): "num_particles"}
 # Defaults of the command itself: what is printed is what is used.
 OWN = {
-    ("compare", "seeds"), ("compare", "particles"), ("evaluate", "shards"),
+    ("compare", "seeds"), ("evaluate", "shards"),
     ("gradients", "model"), ("gradients", "folder"), ("gradients", "names"),
 }  # fmt: skip
 ENGINE = {"engine"}
@@ -90,7 +90,7 @@ def test_every_printed_default_is_the_one_that_is_used(name):
             for owner in SETS.get(name, [])
             if parameter in inspect.signature(owner).parameters
         ]
-        if name == "evaluate" and option.name in METHOD_OPTIONS:
+        if name in ("evaluate", "compare") and option.name in METHOD_OPTIONS:
             expected = WORDS.get(option.name) or pv.runs.method_default(option.name)
             assert printed == expected, where
         elif where in COMPUTED:
@@ -109,7 +109,8 @@ def test_every_printed_default_is_the_one_that_is_used(name):
 METHOD_OPTIONS = {option for method in pv.runs.METHODS.values() for option in method.options}
 # Told by the command, from constants of its own or other settings.
 COMPUTED = {
-    ("compare", "objectives"), ("compare", "folder"), ("evaluate", "method"), ("impute", "data"),
+    ("compare", "objectives"), ("compare", "folder"), ("evaluate", "method"),
+    ("compare", "method"), ("impute", "data"),
     ("impute", "out"), ("gradients", "particles"), ("gradients", "replicates"),
     ("gradients", "limit"), ("study run", "folder"), ("study run", "address"),
     ("study run", "cpus"), ("study run", "gpus"), ("evaluate", "address"), ("evaluate", "cpus"),

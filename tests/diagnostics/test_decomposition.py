@@ -348,7 +348,7 @@ def test_results_are_frozen():
     ("num_data", "arguments", "message"),
     [
         (1, {}, "decompose needs 2 data or more"),
-        (0, {}, "decompose needs 2 data or more"),
+        (0, {}, "x holds no data"),
         (5, {"num_particles": 1}, "num_particles >= 2"),
         (5, {"batch_size": 0}, "batch_size must be 1 or more"),
         (5, {"threshold": -1.0}, "threshold must be 0 or more"),

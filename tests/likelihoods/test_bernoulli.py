@@ -182,7 +182,7 @@ def test_no_reparameterised_sampler():
 def test_grey_data_are_refused_with_the_way_out(value):
     x = torch.ones(2, 3)
     x[1, 2] = value
-    with pytest.raises(ValueError, match=r"data in \{0, 1\}, got .*binarise .*--likelihood normal"):
+    with pytest.raises(ValueError, match=r"data in \{0, 1\}, got .*binarise .*likelihood=.normal"):
         BernoulliVector(torch.zeros(3)).log_prob(x)
 
 

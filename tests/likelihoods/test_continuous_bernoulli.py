@@ -109,5 +109,5 @@ def test_values_outside_are_refused(value):
     x = torch.full((1, 2), 0.5)
     x[0, 1] = value
     decoder = ContinuousBernoulliDecoder(nn.Identity())
-    with pytest.raises(ValueError, match=r"takes data in \[0, 1\], got .*--likelihood normal"):
+    with pytest.raises(ValueError, match=r"takes data in \[0, 1\], got .*likelihood=.normal"):
         decoder(torch.zeros(1, 2)).log_prob(x)

@@ -113,7 +113,7 @@ def test_values_between_levels_are_refused(value):
         (DiscretizedLogisticDecoder(nn.Identity()), 4),
         (DiscretizedLogisticMixtureDecoder(nn.Identity(), 2), 12),
     ]:
-        with pytest.raises(ValueError, match=r"takes the 256 values .*by 255.*--likelihood normal"):
+        with pytest.raises(ValueError, match=r"takes the 256 values .*by 255.*likelihood=.normal"):
             decoder(torch.zeros(1, outputs)).log_prob(x)
 
 

@@ -6,15 +6,17 @@ from ppl_vae.evidence import (
     AnnealedImportanceSampling,
     BidirectionalMonteCarlo,
     DefensiveSampling,
+    Enumeration,
     ImportanceSampling,
     Jackknife,
+    LaplaceApproximation,
     ParetoSmoothed,
     Quadrature,
     SequentialMonteCarlo,
     ThermodynamicIntegration,
 )
 from ppl_vae.refinement import Refinement
-from ppl_vae.runs import METHODS, build_estimator, with_gap
+from ppl_vae.runs import METHODS, build_estimator, needs_guide_density, with_gap
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,9 @@ from ppl_vae.runs import METHODS, build_estimator, with_gap
             {"temperatures": 30, "chains": 4, "leapfrog": 2, "start": "guide"},
             AnnealedImportanceSampling(30, 4, 2, "guide"),
         ),
-        ("exact", {}, Quadrature()),
+        ("quadrature", {}, Quadrature()),
+        ("enumeration", {}, Enumeration()),
+        ("iwae", {"refine": "laplace"}, ImportanceSampling(refine=LaplaceApproximation())),
     ],
 )
 def test_methods_by_name(method, options, expected):
@@ -56,7 +60,8 @@ def test_annealing_is_the_path_of_what_rests_on_it():
         ("asi", {}, "did you mean 'ais'"),
         ("ais", {"particles": 3}, "--particles is an option of --method iwae, psis"),
         ("iwae", {"target_se": 0.1}, "--target-se is an option of --method adaptive; iwae takes"),
-        ("exact", {"particles": 3}, "exact takes none"),
+        ("quadrature", {"particles": 3}, "quadrature takes none"),
+        ("iwae", {"refine": "laplacian"}, "a number of steps, 1 or more, or laplace"),
         ("iwae", {"particles": 0}, "num_particles >= 1"),
         ("jackknife", {"order": 5}, "order 1, 2 or 3"),
         ("adaptive", {"target_se": -1.0}, "target > 0"),
@@ -66,6 +71,24 @@ def test_annealing_is_the_path_of_what_rests_on_it():
 def test_wrong_methods_and_options_are_one_line(method, options, message):
     with pytest.raises(ValueError, match=rf"^[^\n]*{message}[^\n]*$"):
         build_estimator(method, options)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        ("iwae", {}, True),
+        ("iwae", {"refine": 3}, True),
+        ("iwae", {"refine": "laplace"}, False),
+        ("adaptive", {}, True),
+        ("ais", {}, False),
+        ("ais", {"start": "guide"}, True),
+        ("bdmc", {"start": "guide"}, True),
+        ("ti", {}, False),
+        ("quadrature", {}, False),
+    ],
+)
+def test_what_a_point_guide_is_enough_for(method, options, expected):
+    assert needs_guide_density(build_estimator(method, options)) is expected
 
 
 def test_every_method_says_what_it_is():
