@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -29,7 +29,19 @@ def evaluation_file(folder: Path, identity: Identity) -> Path:
     """
     (name,) = re.findall(r"^\W*(\w*)", identity.settings)
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower() or "evaluation"
-    return folder / EVALUATIONS / f"{words}-{identity.key[:_DIGITS]}.nc"
+    return folder / EVALUATIONS / f"{words}-{_key(identity)}.nc"
+
+
+def _key(identity: Identity) -> str:
+    """Names an evaluation before it is made: how it is cut follows from the rest, and is told."""
+    return replace(identity, chunk_rows=None).key[:_DIGITS]
+
+
+def identified(evidence: Evidence, identity: Identity) -> Evidence:
+    """The evidence with its identity, and the rows computed at once as the estimator says."""
+    own = evidence.identity
+    rows = None if own is None else own.chunk_rows
+    return replace(evidence, identity=replace(identity, chunk_rows=rows))
 
 
 def file_of(folder: Path, evidence: Evidence) -> Path:
@@ -54,7 +66,7 @@ def read_evaluation(path: Path, wanted: Identity) -> Evidence | None:
     evidence = load_evidence(path)
     if evidence.identity is None:
         raise ValueError(f"{path} does not say what it was computed from: delete it.")
-    wanted.require_same(evidence.identity, str(path))
+    wanted.require_same(replace(evidence.identity, chunk_rows=wanted.chunk_rows), str(path))
     return evidence
 
 
@@ -106,8 +118,11 @@ def list_evaluations(folder: str | os.PathLike[str]) -> list[Evaluation]:
 
 
 def format_evaluations(found: list[Evaluation]) -> str:
-    """A table of evaluations: method, K, data, mean with its standard error, seed, key."""
-    head = ("method", "K", "data", "N", "log p(x)", "error", "seed", "key")
+    """A table of evaluations: method, K, data, mean with its standard error, seed, key.
+
+    ``rows`` is what is computed at once, which the draws follow from.
+    """
+    head = ("method", "K", "data", "N", "log p(x)", "error", "seed", "rows", "key")
     rows = [head, *(_row(each.evidence) for each in found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -117,10 +132,10 @@ def format_evaluations(found: list[Evaluation]) -> str:
 
 
 def _row(evidence: Evidence) -> tuple[str, ...]:
-    identity = evidence.identity
-    source, seed, key = ("", "", "") if identity is None else (
-        str(identity.source), str(identity.seed), identity.key[:_DIGITS]
-    )  # fmt: skip
-    mean, error = f"{evidence.mean:.3f}", f"{evidence.total_error:.3f}"
     counts = str(evidence.num_particles), str(len(evidence))
-    return evidence.method, counts[0], source, counts[1], mean, error, seed, key
+    mean, error = f"{evidence.mean:.3f}", f"{evidence.total_error:.3f}"
+    source, seed, rows, key = "", "", "", ""
+    if (identity := evidence.identity) is not None:
+        source, seed, key = str(identity.source), str(identity.seed), _key(identity)
+        rows = "" if identity.chunk_rows is None else str(identity.chunk_rows)
+    return evidence.method, counts[0], source, counts[1], mean, error, seed, rows, key

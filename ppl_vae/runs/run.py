@@ -23,7 +23,12 @@ from ppl_vae.particles import Programs, draw_particles, point_site
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs.config import LIMITS, RunConfig
 from ppl_vae.runs.estimator_names import Estimator
-from ppl_vae.runs.evaluations import evaluation_file, read_evaluation, save_evaluation
+from ppl_vae.runs.evaluations import (
+    evaluation_file,
+    identified,
+    read_evaluation,
+    save_evaluation,
+)
 from ppl_vae.runs.live import live_curves, require_tensorboard
 from ppl_vae.runs.normalizers import find_normalizers
 from ppl_vae.runs.summary import DataSummary
@@ -352,7 +357,7 @@ def evaluate_run(
         progress=progress,
         **unfinished,
     )
-    evidence = replace(evidence, identity=identity)
+    evidence = identified(evidence, identity)
     save_evaluation(evidence, path, find_normalizers(run.vae))
     for leftover in unfinished.values():
         leftover.unlink(missing_ok=True)

@@ -15,7 +15,12 @@ from ppl_vae.engines import Engine, Task, exclusive
 from ppl_vae.evidence import Estimator, Evidence, Shard, Sharded
 from ppl_vae.identity import Identity
 from ppl_vae.progress import no_bar
-from ppl_vae.runs.evaluations import evaluation_file, read_evaluation, save_evaluation
+from ppl_vae.runs.evaluations import (
+    evaluation_file,
+    identified,
+    read_evaluation,
+    save_evaluation,
+)
 from ppl_vae.runs.normalizers import find_normalizers
 from ppl_vae.runs.run import Split, open_run
 
@@ -118,7 +123,7 @@ def evaluate_sharded(
     ]  # fmt: skip
     with exclusive(unfinished / "lock", f"this evaluation of {place}"):
         _run(tasks, engine, progress)
-        evidence = replace(sharded.join([_finished(task) for task in tasks]), identity=identity)
+        evidence = identified(sharded.join([_finished(task) for task in tasks]), identity)
         save_evaluation(evidence, path, find_normalizers(run.vae))
         shutil.rmtree(unfinished)
     return evidence
@@ -141,7 +146,7 @@ def evaluate_shard(task: ShardTask) -> int:
             device=run.device,
             checkpoint=checkpoint,
         )
-        save_evaluation(replace(evidence, identity=task.identity), task.path)
+        save_evaluation(identified(evidence, task.identity), task.path)
         checkpoint.unlink(missing_ok=True)
     return len(task.shard)
 
