@@ -32,7 +32,7 @@ def evaluate(run):
     return evaluate_run(run, estimator=estimator, file=place / "x.csv", progress=False).mean
 
 def diagnose(run):
-    found = diagnose_run(run, limit=10, particles=2000, rate_data=2, temperatures=10, chains=4)
+    found = diagnose_run(run, limit=4, particles=500, rate_data=2, temperatures=10, chains=4)
     write_diagnosis(found, run.folder, "killed")
     return found.evidence.mean
 
