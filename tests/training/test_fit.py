@@ -346,7 +346,7 @@ class TestErrors:
             train(patience=0, valid=VALID)
 
     def test_step_and_device(self):
-        with pytest.raises(ValueError, match=r"^unknown step 'sgd': use torch, svi, alter"):
+        with pytest.raises(ValueError, match=r"^unknown step 'sgd': known: torch, svi, alter"):
             train(step="sgd")
         with pytest.raises(ValueError, match="unknown device 'gpu'"):
             train(device="gpu")
