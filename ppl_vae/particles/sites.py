@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.particles.particles import Particles
-from ppl_vae.particles.supports import in_words, log_prob_or_zero_density
+from ppl_vae.particles.supports import in_words, log_prob_or_nan, log_prob_or_zero_density
 
 _PARTICLES = "_particles"
 Site = Mapping[str, Any]
@@ -351,8 +351,11 @@ def _log_density(
     except ValueError:
         log_prob = log_prob_or_zero_density(site["fn"], site["value"], num_dims, anywhere=anywhere)
         if log_prob is None:
-            # The distribution's own message holds all values.
-            _require_in_support(site)
+            log_prob = log_prob_or_nan(site["fn"], site["value"])
+        if log_prob is None:
+            # The message of a distribution of torch holds all values; ours word their own.
+            if not _is_own(site["fn"]):
+                _require_in_support(site)
             raise
     log_density: Tensor = scale_and_mask(log_prob, mask=site["mask"])
     ends = _plate_size(site, dim=-num_dims), data_plate_size(site)
@@ -372,6 +375,12 @@ def _log_density(
         return log_density
     _require_own_plates(site, log_density)
     return log_density.sum(tuple(range(1, num_dims - 1)))
+
+
+def _is_own(distribution: Any) -> bool:
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return type(distribution).__module__.startswith("ppl_vae.")
 
 
 def _require_in_support(site: Site) -> None:

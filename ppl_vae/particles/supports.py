@@ -58,11 +58,32 @@ def log_prob_or_zero_density(
     outside = ~support.check(value)
     if not bool(outside.any()) or bool(value.isnan().any()):
         return None
+    return _log_prob_but_for(distribution, value, outside, -math.inf)
+
+
+def log_prob_or_nan(distribution: Any, value: Tensor) -> Tensor | None:
+    """Log-density with NaN where the value is; None where no value is NaN.
+
+    A value that is no number is trouble of computing, and no mistake about supports.
+    """
+    bad = value.isnan()
+    if not bool(bad.any()):
+        return None
+    event_dim = len(distribution.event_shape)
+    bad = bad.flatten(value.dim() - event_dim).any(-1) if event_dim else bad
+    return _log_prob_but_for(distribution, value, bad, math.nan)
+
+
+def _log_prob_but_for(distribution: Any, value: Tensor, left_out: Tensor, instead: float) -> Tensor:
+    """Log-density, with a number instead of it at values that it is not asked at."""
     with torch.no_grad(), seeded(0):
-        inside = distribution.sample().to(value)
-    event = outside.reshape(*outside.shape, *[1] * len(distribution.event_shape))
-    log_prob: Tensor = distribution.log_prob(torch.where(event, inside, value))
-    return torch.where(outside, -math.inf, log_prob)
+        inside = distribution.sample()
+    if not bool(inside.isfinite().all()):
+        # The distribution's own parameters are no numbers.
+        return torch.full(left_out.shape, math.nan, dtype=value.dtype, device=value.device)
+    event = left_out.reshape(*left_out.shape, *[1] * len(distribution.event_shape))
+    log_prob: Tensor = distribution.log_prob(torch.where(event, inside.to(value), value))
+    return torch.where(left_out, instead, log_prob)
 
 
 def in_words(support: Any) -> str:
