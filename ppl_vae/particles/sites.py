@@ -350,7 +350,7 @@ def _log_density(
         ) from error
     except ValueError:
         log_prob = log_prob_or_zero_density(site["fn"], site["value"], num_dims, anywhere=anywhere)
-        if log_prob is None:
+        if log_prob is None and not site["is_observed"]:
             log_prob = log_prob_or_nan(site["fn"], site["value"])
         if log_prob is None:
             # The message of a distribution of torch holds all values; ours word their own.

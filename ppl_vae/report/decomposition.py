@@ -22,7 +22,9 @@ def decompositions(
     for arm in arms:
         # Arm by arm: of all runs together the summaries would be many.
         for summaries in measured(cells, "decomposition", [arm]).values():
-            means[arm] = _mean_parts(list(summaries.values()))
+            # A guide that is a point has a joint density, and no ELBO to be taken apart.
+            if bounds := [summary for summary in summaries.values() if "elbo" in summary]:
+                means[arm] = _mean_parts(bounds)
     if not means:
         return None
     sites = list(dict.fromkeys(site for parts in means.values() for site in parts["kl"]))

@@ -92,7 +92,9 @@ def test_a_run_that_names_a_class_of_others_needs_trust(stranger, settings):
 def test_a_name_that_is_no_class_s_path_is_unknown(stranger, name):
     for setting in ("prior", "objective"):
         with_settings(stranger, **{"prior": "normal", "objective": "elbo"} | {setting: name})
-        with pytest.raises(ValueError, match=r"unknown (prior|objective)|give --trust"):
+        with pytest.raises(
+            ValueError, match=r"unknown (prior|objective)|give --trust|run with other"
+        ):
             open_run(stranger).config.objects()
 
 
