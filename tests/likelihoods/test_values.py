@@ -38,14 +38,14 @@ def refusal(decoder, blocks, value):
 def test_counts(decoder, blocks, value):
     message = refusal(decoder, blocks, value)
     assert f"takes counts 0, 1, 2, ..., got {value:g}" in message
-    assert "--likelihood normal" in message
+    assert 'likelihood="normal"' in message
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.5])
 def test_beta(value):
     message = refusal(BetaDecoder(nn.Identity()), 2, value)
     assert f"takes data strictly between 0 and 1, got {value:g}" in message
-    assert "--likelihood continuous-bernoulli" in message
+    assert 'likelihood="continuous-bernoulli"' in message
 
 
 @pytest.mark.parametrize("value", [-1.0, 3.0, 0.5])
