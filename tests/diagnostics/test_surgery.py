@@ -210,5 +210,5 @@ class TestWhatItSays:
     def test_refusals(self):
         vae = MODEL.vae()
         for x, count in ((X, 1), (X[:0], 10)):
-            with pytest.raises(ValueError, match="num_particles >= 2|holds no data"):
+            with pytest.raises(ValueError, match=r"num_particles >= 2|holds no data"):
                 elbo_surgery(vae.model, vae.guide, x, num_particles=count)
