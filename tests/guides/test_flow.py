@@ -138,7 +138,11 @@ class TestParticles:
         def model(x):
             z = latent(StandardNormal(2).double()())
             with pyro.plate("data", len(x)):
-                pyro.sample("x", pyro.distributions.Normal(z.sum(-1).sum(-2, keepdim=True), 1.0), obs=x[:, 0])
+                pyro.sample(
+                    "x",
+                    pyro.distributions.Normal(z.sum(-1).sum(-2, keepdim=True), 1.0),
+                    obs=x[:, 0],
+                )
 
         found = draw_particles(model, lambda x: latent(guide(x)), x, 4, max_plate_nesting=2)
         z = found.latents["z"]
