@@ -220,7 +220,8 @@ class TestParameters:
         assert torch.equal(vae.prior().log_prob(z), before)
 
     def test_by_name_and_in_order(self):
-        part = parse_part("prior", "ppl_vae.priors:ExemplarPrior:3,evaluation_exemplars=5", {})
+        known = {"exemplar": ExemplarPrior}
+        part = parse_part("prior", "ppl_vae.priors:ExemplarPrior:3,evaluation_exemplars=5", known)
         prior = part(latent=2, features=4, data=ROWS, encoder=LinearEncoder())
         assert prior().components.batch_shape == (3,)
         assert prior.eval()().components.batch_shape == (5,)
