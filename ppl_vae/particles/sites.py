@@ -99,7 +99,8 @@ def run(
             program(x)
     except ValueError as error:
         _require_nesting(program, x, max_plate_nesting, error)
-        raise
+        # A distribution prints every value that it refuses: thousands of lines.
+        raise type(error)(str(error).split(":\ntensor(", 1)[0]) from error
     return SiteRun(recorder.sites, recorder.subsamples)
 
 

@@ -1,6 +1,7 @@
 """Tasks on a cluster of several nodes, all on this machine; one of them is killed."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -109,12 +110,14 @@ class TestOutcomes:
 
     def test_an_evaluation_in_parts(self, tmp_path):
         config = RunConfig(hidden=(8,), latent=2, epochs=1, batch_size=400, validation_particles=2)
-        train_run(config, tmp_path, progress=False)
+        train_run(config, tmp_path / "here", progress=False)
+        # Of its own, as an evaluation that is there is read and not made again.
+        shutil.copytree(tmp_path / "here", tmp_path / "there")
         found = [
             evaluate_sharded(
-                tmp_path, ImportanceSampling(20), 3, engine, limit=50, file=file, progress=False
+                tmp_path / run, ImportanceSampling(20), 3, engine, limit=50, progress=False
             )
-            for engine, file in ((InProcess(2), "here.nc"), (RayEngine(cpus=2), "there.nc"))
+            for engine, run in ((InProcess(2), "here"), (RayEngine(cpus=2), "there"))
         ]
         assert torch.equal(found[0].log_prob, found[1].log_prob)
         assert torch.equal(found[0].standard_error, found[1].standard_error)
@@ -197,6 +200,7 @@ class TestDeath:
         found = run(Task(name, work.cell, (tmp_path, name, raylet)) for name in names)
         killer.join()
         assert victims, "the node was killed with tasks on it"
+        assert not [outcome.error for outcome in found if outcome.error]
         assert sorted(outcome.value for outcome in found) == sorted(names), "nothing is lost"
         assert Counter(work.names(done)) == Counter(names), "nothing is done twice"
         again = {outcome.name for outcome in found if outcome.attempts > 1}

@@ -50,7 +50,7 @@ def note(folder, name, seconds=0.0):
     return name
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=300.0):
     """In short naps, so that an interruption gets through; says whether it came true."""
     until = time.monotonic() + seconds
     while not (true := condition()) and time.monotonic() < until:
@@ -65,7 +65,7 @@ def cell(folder, name, doomed):
     others but the first few wait until it is killed, so that it has some.
     """
     folder = Path(folder)
-    with exclusive(folder / f"{name}.lock", name, wait=60):
+    with exclusive(folder / f"{name}.lock", name, wait=300):
         if name in names(folder / "done"):
             return name
         append(folder / "begun", f"{name}@{os.getppid()}")

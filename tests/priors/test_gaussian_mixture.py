@@ -7,6 +7,7 @@ from significance import mean_of, variance_of
 
 from ppl_vae.objectives import MMD, DReG
 from ppl_vae.priors import MixtureOfGaussians
+from ppl_vae.runs.part_names import PRIORS
 from ppl_vae.runs.parts import parse_part
 
 from .latent_mixtures import ESTIMATORS, MODEL, X, digits_vae, evidence_ratio, train, wide
@@ -161,7 +162,7 @@ def test_trains_on_digits(kind, objective):
 
 
 def test_by_name_and_in_order():
-    part = parse_part("prior", "ppl_vae.priors:MixtureOfGaussians:7,full", {})
+    part = parse_part("prior", "ppl_vae.priors:MixtureOfGaussians:7,full", PRIORS)
     prior = part(latent=3, features=4, data=X, encoder=MODEL.posterior)
     assert prior.root.shape == (7, 3, 3)
 

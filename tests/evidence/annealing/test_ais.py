@@ -224,19 +224,27 @@ class TestResult:
         evidence = run(AIS(4, 3, 2, schedule=schedule), X, programs)
         assert evidence.evaluations_per_datum == rows / len(X)
 
-    def test_a_weight_that_is_no_number_is_reported(self):
+    @pytest.mark.parametrize(
+        ("checked", "message"),
+        [
+            (True, r"^Expected parameter loc .* Real\(\), but found invalid values$"),
+            (False, "an annealed log-weight of datum 0 of its chunk is not finite"),
+        ],
+    )
+    def test_a_weight_that_is_no_number_is_reported(self, checked, message):
         """The guide's draws are fine; draws of the prior are not."""
 
         def model(x):
             with pyro.plate("data", len(x)):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-                pyro.sample("x", dist.Normal(z.sum(-1, True).sqrt(), 1.0).to_event(1), obs=x)
+                likelihood = dist.Normal(z.sum(-1, True).sqrt(), 1.0, validate_args=checked)
+                pyro.sample("x", likelihood.to_event(1), obs=x)
 
         def guide(x):
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Normal(x.new_full((2,), 3.0), 0.01).to_event(1))
 
-        with pytest.raises(ValueError, match=r"annealed log-weight of datum 0 .* not finite"):
+        with pytest.raises(ValueError, match=message):
             AIS(2, 50, 1)(model, guide, X)
 
     def test_no_data(self):
