@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ppl_vae.data.columns import CODED, Column
+from ppl_vae.data import CODED, Column
 from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.vae import VAE, HierarchicalVAE

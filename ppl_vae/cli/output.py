@@ -1,8 +1,10 @@
 """What commands print, and how they fail."""
 
+import ast
 import json
 import logging
 import re
+import shlex
 import sys
 import tempfile
 import traceback
@@ -27,22 +29,37 @@ _OPTIONS = {
     "Enumeration()": "--method enumeration",
     "Quadrature()": "--method quadrature",
     "ImportanceSampling()": "--method iwae",
+    "those of load_dataset(FILE, columns={}), FILE being": "--data FILE, FILE being",
 }
 """What the library advises in Python, to the option that is typed for it."""
 _KEYWORD = re.compile(
-    r"\b(binarize|likelihood|columns)="
-    r"(?:\"([^\"]*)\"|\{\"([^\"]*)\": \"([^\"]*)\"\})"
+    r"\b(allow_missing|binarize|columns|data_root|decimal|drop|header|likelihood|missing|separator"
+    r"|thousands|trust)="
+    r"""(True|"[^"\\]*"|'[^'\\]*'|\[[^][]*\]|\{[^{}]*\})"""
 )
-"""Settings as keyword arguments: of text, or of a column and its kind."""
+"""Settings as keyword arguments, whose values are Python's literals."""
 
 
 def in_options(message: str) -> str:
     """A message of the library with its advice as options of the command line."""
     for python, option in _OPTIONS.items():
         message = message.replace(python, option)
-    return _KEYWORD.sub(
-        lambda m: f"--{m[1]} {m[2]}" if m[3] is None else f"--{m[1]} {m[3]}={m[4]}", message
-    )
+    return _KEYWORD.sub(lambda found: _typed(found[1], found[2]) or found[0], message)
+
+
+def _typed(name: str, literal: str) -> str | None:
+    """A keyword argument as an option; None if the value is none that can be typed."""
+    try:
+        value = ast.literal_eval(literal)
+    except (ValueError, SyntaxError):
+        return None
+    option = f"--{name.replace('_', '-')}"
+    if value is True:
+        return option
+    if isinstance(value, dict):
+        value = [f"{key}={one}" for key, one in value.items()]
+    text = value if isinstance(value, str) else ",".join(map(str, value))
+    return f"{option} {shlex.quote(text)}" if text else None
 
 
 def show(text: str, values: dict[str, Any], as_json: bool) -> None:
@@ -81,7 +98,7 @@ class _Notices(logging.Handler):
         line = " ".join(record.getMessage().split())
         if line not in self._told:
             self._told.add(line)
-            say(f"data: {line}", err=True)
+            say(f"data: {in_options(line)}", err=True)
 
 
 def one_line(error: BaseException) -> str:

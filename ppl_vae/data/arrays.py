@@ -8,15 +8,16 @@ import numpy as np
 import torch
 
 from ppl_vae.data.columns import Column
-from ppl_vae.data.dataset import Dataset
-from ppl_vae.data.precision import find_offsets, to_single
-from ppl_vae.data.schema import Conversion, Schema
-from ppl_vae.data.splits import SPLIT_SEED, Splitting, split_rows
+from ppl_vae.data.dataset import SPLIT_SEED, Dataset, Splitting, split_rows
+from ppl_vae.data.precision import column_varies, find_offsets
+from ppl_vae.data.schema import Conversion, Schema, require_numbers
+from ppl_vae.data.text_columns import drop_hint
 
 _LOG = logging.getLogger(__name__)
 
 Array = np.ndarray | torch.Tensor
 MIN_ROWS = 10
+_NAMED = 3
 
 
 def dataset_from_array(
@@ -68,7 +69,7 @@ def dataset_from_array(
             f"{name}: {len(rows)} rows, {n_valid} for validation, test rows from another file",
         )
     train, valid, test = split_rows(rows, n_valid, n_test, splitting.seed)
-    return Dataset(
+    dataset = Dataset(
         name,
         train,
         valid,
@@ -79,6 +80,8 @@ def dataset_from_array(
         columns,
         conversion,
     )
+    _check_columns(dataset)
+    return dataset
 
 
 def dataset_from_splits(
@@ -119,7 +122,7 @@ def dataset_from_splits(
         train_rows, test_rows, valid_rows = parts
         split = "split as given"
     description = f"{name}: {split}, {_phrase(conversion, None)}."
-    return Dataset(
+    dataset = Dataset(
         name,
         train_rows,
         valid_rows,
@@ -128,36 +131,8 @@ def dataset_from_splits(
         description=description,
         conversion=conversion,
     )
-
-
-def check_finite(
-    x: np.ndarray,
-    what: str,
-    feature_names: Sequence[str] | None = None,
-    *,
-    allow_missing: bool = False,
-) -> None:
-    """Check that there are no gaps in the data.
-
-    Args:
-        x: Values, shape (n, features).
-        what: What they are, for the message.
-        feature_names: Names of the columns, or None to count them from 1.
-        allow_missing: Let NaN pass.
-
-    Raises:
-        ValueError: If any value is infinite, or NaN where that is no missing cell.
-    """
-    bad = np.isinf(x) if allow_missing else ~np.isfinite(x)
-    if not bad.any():
-        return
-    row, column = divmod(int(bad.argmax()), bad.shape[1])
-    where = f"column {column + 1}" if feature_names is None else f"column {feature_names[column]!r}"
-    raise ValueError(
-        f"{what}: {bad.sum()} missing or non-finite value(s), the first in row {row + 1}, {where} "
-        "(counted from 1), expected finite numbers: drop or impute these rows, or keep missing "
-        "cells (--allow-missing, allow_missing=True)"
-    )
+    _check_columns(dataset)
+    return dataset
 
 
 def _prepare(
@@ -167,53 +142,94 @@ def _prepare(
     conversion: Conversion,
 ) -> tuple[list[torch.Tensor], tuple[int, ...] | None, Conversion]:
     """Turn arrays into float32 rows, their image shape, and how that was done."""
-    arrays = {what: _numeric(x, what) for what, x in parts.items()}
+    arrays = {what: require_numbers(x, what) for what, x in parts.items()}
     _check_shapes({what: x.shape for what, x in arrays.items()})
-    grey = all(x.dtype == np.uint8 for x in arrays.values())
-    divide = grey and max(int(x.max()) for x in arrays.values()) > 1
     flat = {what: x.reshape(len(x), -1) for what, x in arrays.items()}
     first, *others = flat.values()
-    values = np.concatenate([first, *others]) if others else first
+    values, what = np.concatenate([first, *others]) if others else first, next(iter(flat))
+    grey = all(x.dtype == np.uint8 for x in arrays.values()) and int(values.max()) > 1
     may_shift = None if columns is None else [column.kind == "real" for column in columns]
-    offsets = find_offsets(values, next(iter(flat)), feature_names, may_shift)
-    rows = []
-    for what, x in flat.items():
-        single = to_single(x, offsets)
-        # An overflow to infinity is caught as not finite here.
-        check_finite(single, what, feature_names, allow_missing=conversion.allow_missing)
-        rows.append(torch.from_numpy(single / np.float32(255) if divide else single))
+    conversion = replace(
+        conversion,
+        divisor=255 if grey else 1,
+        offsets=find_offsets(values, what, feature_names, may_shift),
+    )
+    rows = [conversion.apply(x, what, feature_names) for what, x in flat.items()]
     if conversion.allow_missing and all(bool(x.isnan().all()) for x in rows):
-        raise ValueError(f"{next(iter(flat))}: nothing to learn from: every cell is missing.")
+        raise ValueError(f"{what}: nothing to learn from: every cell is missing.")
+    if conversion.offsets is not None:
+        _LOG.warning("%s: %s", what, _phrase(conversion, feature_names))
+    if feature_names is None and not grey:
+        conversion = replace(conversion, unit_interval=_are_fractions(rows))
     shape = next(iter(arrays.values())).shape[1:]
-    conversion = replace(conversion, divided=divide, offsets=offsets)
-    if offsets is not None:
-        _LOG.warning("%s: %s", next(iter(flat)), _phrase(conversion, feature_names))
     return rows, shape if len(shape) in (2, 3) else None, conversion
+
+
+def _check_columns(dataset: Dataset) -> None:
+    """Check that every column says something among the training rows.
+
+    A density of a constant means nothing: columns of numbers in a table of mixed kinds are refused,
+    others are named in a warning, since under a probability they do no harm. Images have pixels
+    that never vary.
+
+    Raises:
+        ValueError: If a column has no value, or is refused.
+    """
+    names = dataset.feature_names
+    named = [str(i + 1) if names is None else repr(names[i]) for i in range(dataset.features)]
+    empty = dataset.train.isnan().all(0)
+    constant = ~column_varies(dataset.train) & ~empty
+    if empty.any():
+        raise ValueError(
+            f"{dataset.name}: column {named[int(empty.int().argmax())]} has no value among the "
+            f"training rows: leave it out{_drop(dataset, empty)}."
+        )
+    if dataset.image_shape is not None or not constant.any():
+        return
+    numbers = torch.tensor([c.kind in ("real", "positive") for c in dataset.columns or ()])
+    if dataset.columns is None:
+        listed = [name for name, is_constant in zip(named, constant, strict=True) if is_constant]
+        more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+        _LOG.warning(
+            "%s: %d of %d columns never vary among the training rows (%s%s): they say nothing, and "
+            "a density of them means nothing: leave them out%s",
+            dataset.name, len(listed), len(named), ", ".join(listed[:_NAMED]), more,
+            _drop(dataset, constant),
+        )  # fmt: skip
+    elif (constant & numbers).any():
+        raise ValueError(
+            f"{dataset.name}: column {named[int((constant & numbers).int().argmax())]} does not "
+            f"vary among the training rows, only elsewhere: leave it out"
+            f"{_drop(dataset, constant & numbers)}, or name its kind count or categorical."
+        )
+
+
+def _drop(dataset: Dataset, which: torch.Tensor) -> str:
+    """How the columns of a table are left out; arrays have no such setting."""
+    if dataset.feature_names is None:
+        return ""
+    names = [name for name, is_one in zip(dataset.feature_names, which, strict=True) if is_one]
+    return f" ({drop_hint(*names[:_NAMED])})"
+
+
+def _are_fractions(rows: Sequence[torch.Tensor]) -> bool:
+    """Whether all values are in [0, 1], and some between."""
+    inside = all(bool(((x >= 0) & (x <= 1) | x.isnan()).all()) for x in rows)
+    return inside and any(bool(((x > 0) & (x < 1)).any()) for x in rows)
 
 
 def _phrase(conversion: Conversion, names: Sequence[str] | None) -> str:
     """How values were scaled and shifted, in words."""
     if conversion.offsets is None:
-        return "values divided by 255" if conversion.divided else "values as given"
+        grey = conversion.divisor != 1
+        return f"values divided by {conversion.divisor}" if grey else "values as given"
     shifted = [
         f"{offset:.15g} subtracted from column {i + 1 if names is None else repr(names[i])}"
         for i, offset in enumerate(conversion.offsets)
         if offset
     ]
-    more = f" and {len(shifted) - 3} more" if len(shifted) > 3 else ""
-    return f"{', '.join(shifted[:3])}{more}, so that single precision holds the values"
-
-
-def _numeric(x: Array, what: str) -> np.ndarray:
-    if isinstance(x, torch.Tensor):
-        x = x.detach().cpu()
-        # NumPy has no bfloat16.
-        x = x.float().numpy() if x.is_floating_point() else x.numpy()
-    if x.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{what}: values are of type {x.dtype}, expected real numbers: convert them first"
-        )
-    return x
+    more = f" and {len(shifted) - _NAMED} more" if len(shifted) > _NAMED else ""
+    return f"{', '.join(shifted[:_NAMED])}{more}, so that single precision holds the values"
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:

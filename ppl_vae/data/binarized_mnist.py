@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.schema import Conversion
 from ppl_vae.data.storage import fetch
 from ppl_vae.files import largest_content, require_content
 
@@ -59,6 +60,7 @@ def load_binarized_mnist(root: Path) -> Dataset:
             f"MNIST in the fixed binarisation of Larochelle and Murray (2011), {len(train)} train, "
             f"{len(valid)} valid and {len(test)} test rows as published, in file order."
         ),
+        conversion=Conversion(unit_interval=True),
     )
 
 

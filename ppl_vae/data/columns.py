@@ -77,7 +77,7 @@ def code_with(table: pd.DataFrame, columns: Sequence[Column], where: str = "tabl
     coded = [
         _codes(table[column.name], column, where)
         if column.labels
-        else _numbers(table[column.name], column.name, where)
+        else numeric_cells(table[column.name], column.name, where)
         for column in columns
     ]
     return np.stack(coded, 1)
@@ -96,6 +96,23 @@ def decode_table(values: np.ndarray, columns: Sequence[Column]) -> pd.DataFrame:
     return pd.DataFrame(decoded)
 
 
+def numeric_cells(cells: pd.Series, name: str, where: str) -> np.ndarray:
+    """The cells of one column as numbers, float64, missing ones as NaN.
+
+    Raises:
+        ValueError: If one is no number.
+    """
+    if pd.api.types.is_numeric_dtype(cells):
+        return cells.to_numpy(dtype=np.float64, na_value=np.nan)
+    text = cells.astype(object)
+    # Dates would convert to nanoseconds.
+    dates = holds_dates(cells)
+    numbers = text.where(text.isna(), np.nan) if dates else pd.to_numeric(text, errors="coerce")
+    if (cells.notna() & numbers.isna()).any():
+        raise ValueError(f"{where}: column {name!r} {explain_text(cells)}.")
+    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
 def _encode(
     cells: pd.Series, name: str, asked: str | None, where: str
 ) -> tuple[np.ndarray, Column]:
@@ -105,7 +122,7 @@ def _encode(
             f"{where}: column {name!r} cannot be {kind!r}: kinds are {', '.join(KINDS)}."
         )
     if kind not in CODED:
-        values = _numbers(cells, name, where)
+        values = numeric_cells(cells, name, where)
         _require(values, name, kind, where)
         return values, Column(name, kind)
     labels = tuple(order.split("<")) if order else _labels(cells)
@@ -171,14 +188,6 @@ def _codes(cells: pd.Series, column: Column, where: str) -> np.ndarray:
             )
         found[row] = codes[_text(value)]
     return found
-
-
-def _numbers(cells: pd.Series, name: str, where: str) -> np.ndarray:
-    numbers = pd.to_numeric(cells.astype(object), errors="coerce")
-    bad = np.flatnonzero(cells.notna() & numbers.isna())
-    if len(bad):
-        raise ValueError(f"{where}: column {name!r} {explain_text(cells)}.")
-    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _require(values: np.ndarray, name: str, kind: str, where: str) -> None:

@@ -1,17 +1,23 @@
-"""Data sets from NumPy's files."""
+"""NumPy's files, and new rows from a file of any type."""
 
+import os
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ppl_vae.data.arrays import dataset_from_array, dataset_from_splits
-from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.columns import code_with
+from ppl_vae.data.dataset import Dataset, Splitting
+from ppl_vae.data.reading import FILE_SUFFIXES, TABLE_SUFFIXES
 from ppl_vae.data.schema import Schema
-from ppl_vae.data.splits import Splitting
+from ppl_vae.data.tables import read_numbers, read_table
 from ppl_vae.files import require_content
 
 
@@ -87,6 +93,59 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
+def read_rows(path: str | os.PathLike[str], like: Schema) -> Float[Tensor, "rows features"]:
+    """Rows of a .npy, .npz, .csv or .parquet file, as the model was trained with them.
+
+    Columns of a table are matched by name, whatever their order; further ones are left out. Values
+    are in the units that the training data were given in, and are scaled, shifted and binarised as
+    those of the test rows were.
+
+    Args:
+        path: The file.
+        like: What a row of the training data was, such as ``dataset.schema``.
+
+    Returns:
+        The rows, float32, NaN for missing cells; codes for labels.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is broken, a column is missing, a cell is not of its column's kind, or
+            rows are of another size or in another unit.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in FILE_SUFFIXES:
+        raise ValueError(f"{path}: expected a file of type {', '.join(FILE_SUFFIXES)}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: check the path.")
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return rows_of_table(read_table(path, like.conversion.reading), like, path)
+    arrays = read_arrays(path)
+    if len(arrays) != 1:
+        raise ValueError(
+            f"{path}: holds the arrays {', '.join(arrays) or '(none)'}, expected one, of rows."
+        )
+    (values,) = arrays.values()
+    return like.rows(values, str(path))
+
+
+def rows_of_table(table: pd.DataFrame, like: Schema, path: Path) -> Float[Tensor, "rows features"]:
+    """Rows of the cells of a table, as :func:`read_rows` makes them.
+
+    Args:
+        table: The cells, as :func:`~ppl_vae.data.read_table` reads them.
+        like: What a row of the training data was.
+        path: The file, for messages.
+    """
+    for name, value in like.conversion.constants:
+        if name in table.columns:
+            _require_constant(table[name], value, path)
+    if like.columns is not None:
+        values = code_with(table, like.columns, str(path))
+    else:
+        values = read_numbers(table, like.feature_names, path)
+    return like.rows(values, str(path))
+
+
 def _content(path: Path) -> int:
     """Bytes that a .npz file holds when unpacked; 0 for other files, and for damaged ones."""
     try:
@@ -94,3 +153,24 @@ def _content(path: Path) -> int:
             return sum(entry.file_size for entry in packed.infolist())
     except (ValueError, OSError, NotImplementedError, struct.error, zipfile.BadZipFile):
         return 0
+
+
+def _require_constant(cells: pd.Series, value: str, path: Path) -> None:
+    """Check that a column the model was trained without, since it never varied, does not here."""
+    numeric = pd.to_numeric(cells, errors="coerce").notna().all() and _is_number(value)
+    other = cells.notna() & (cells != float(value) if numeric else cells.map(str) != value)
+    if other.any():
+        row = int(other.to_numpy().argmax())
+        raise ValueError(
+            f"{path}: column {str(cells.name)!r} holds {str(cells.iloc[row])!r} in row {row + 1}, "
+            f"and was {value or 'empty'} in all rows that the model was trained with: leave these "
+            "rows out."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -12,16 +12,11 @@ import torch
 
 from ppl_vae.data.arrays import dataset_from_array
 from ppl_vae.data.binarized_mnist import load_binarized_mnist
-from ppl_vae.data.dataset import Dataset
-from ppl_vae.data.digits import load_digits
-from ppl_vae.data.files import load_array_file
-from ppl_vae.data.mnist import load_mnist
-from ppl_vae.data.names import FILE_SUFFIXES, TABLE_SUFFIXES
-from ppl_vae.data.omniglot import load_omniglot
-from ppl_vae.data.reading import Reading
-from ppl_vae.data.rows_of_file import read_rows
+from ppl_vae.data.dataset import Dataset, Splitting
+from ppl_vae.data.files import load_array_file, read_rows
+from ppl_vae.data.grey_images import load_digits, load_mnist, load_omniglot
+from ppl_vae.data.reading import FILE_SUFFIXES, TABLE_SUFFIXES, Reading
 from ppl_vae.data.schema import Schema
-from ppl_vae.data.splits import Splitting
 from ppl_vae.data.storage import find_data_root
 from ppl_vae.data.tables import load_mixed_table_file, load_table_file
 from ppl_vae.names import unknown_name
@@ -154,8 +149,8 @@ class _Load:
         """Check that nothing was said that only a table's file has."""
         if self.columns is not None:
             raise ValueError(
-                f"columns have kinds in a .csv or .parquet file, not in {source[:60]}: take "
-                "another likelihood than table."
+                f"columns have kinds in a .csv or .parquet file, not in {source[:60]}: leave out "
+                "columns, or take another likelihood than table."
             )
         usual = Reading()
         for f in fields(Reading):

@@ -1,8 +1,11 @@
-"""Numbers to single precision: compared before and after, and centred where they would be lost."""
+"""Columns of numbers: what single precision keeps of them, their moments, whether they vary."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 _LOST = 1e-3
 """Largest rounding error of a column, in units of its standard deviation, that is accepted."""
@@ -11,6 +14,8 @@ _CENTRED = 1e-4
 _KEPT = 0.9
 """Share of different whole numbers that must stay different."""
 _BLOCK = 64
+_ROUNDING = 10
+"""A column whose spread is below so many rounding errors of its mean is constant."""
 
 
 def find_offsets(
@@ -56,6 +61,35 @@ def to_single(values: np.ndarray, offsets: Sequence[float] | None) -> np.ndarray
         if offsets is not None:
             values = values.astype(np.float64) - np.asarray(offsets)
         return np.array(values, dtype=np.float32, order="C")
+
+
+def column_means(data: Float[Tensor, "num_data features"]) -> Float[Tensor, " features"]:
+    """Means of the columns, NaN left out; 0 where a column holds nothing."""
+    return data.nanmean(0).nan_to_num(0.0)
+
+
+def column_variances(data: Float[Tensor, "num_data features"]) -> Float[Tensor, " features"]:
+    """Variances of the columns, NaN left out; 0 where a column holds nothing."""
+    return (data - column_means(data)).square().nanmean(0).nan_to_num(0.0)
+
+
+def column_varies(data: Float[Tensor, "num_data features"]) -> Bool[Tensor, " features"]:
+    """Whether a column holds different values; one with none, or with equal ones, does not.
+
+    The mean of equal numbers is not exactly that number: a spread within the rounding error of the
+    mean is none.
+    """
+    error = _ROUNDING * torch.finfo(data.dtype).eps * column_means(data).abs()
+    return column_variances(data) > error.square()
+
+
+def standard_moments(
+    data: Float[Tensor, "num_data features"],
+) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
+    """Means and standard deviations to standardise by, computed in double; 1 for a constant."""
+    exact = data.double()
+    scale = torch.where(column_varies(data), column_variances(exact).sqrt(), 1.0)
+    return column_means(exact).to(data.dtype), scale.to(data.dtype)
 
 
 def _suspicious(block: np.ndarray) -> np.ndarray:

@@ -16,6 +16,8 @@ MISSING_WORDS = frozenset(
 """Cells that are missing, where nothing else is said: pandas's words and ``?``."""
 SEPARATORS = {",": ",", ";": ";", "tab": "\t", "|": "|", "space": r"\s+"}
 """Separators that are tried, by the names of the setting, in order of preference."""
+TABLE_SUFFIXES = (".csv", ".parquet")
+FILE_SUFFIXES = (".npy", ".npz", *TABLE_SUFFIXES)
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
 _SAMPLE = 200
 
@@ -172,8 +174,8 @@ def _guess_header(rows: Sequence[Sequence[str]], missing: frozenset[str], path: 
     if verdict is None:
         shown = ", ".join(first[:6]) + (", ..." if len(first) > 6 else "")
         raise ValueError(
-            f"{path}: the first row ({shown}) may be names or data: say which (--header yes or "
-            '--header no, header="yes" or "no").'
+            f"{path}: the first row ({shown}) may be names or data: say which "
+            '(header="yes" or header="no").'
         )
     return verdict
 

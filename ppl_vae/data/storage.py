@@ -16,6 +16,15 @@ from platformdirs import user_cache_dir
 
 from ppl_vae.files import temporary_folder
 
+DATASET_NAMES = (
+    "digits",
+    "mnist",
+    "fashion-mnist",
+    "kmnist",
+    "omniglot",
+    "binarized-mnist",
+)
+"""Names that ``load_dataset`` knows, in a module that is cheap to import."""
 DOWNLOAD_ERRORS = (
     OSError,
     RuntimeError,
@@ -74,8 +83,8 @@ def fetch(
         cause = " ".join(str(error).split()) or type(error).__name__
         raise FileNotFoundError(
             f"data set {name!r} not found: looked for {', '.join(wanted)} in {folder}, and the "
-            f"download failed ({cause}): put the files there, or pass --data-root or set "
-            "PPL_VAE_DATA to a folder that has them"
+            f"download failed ({cause}): put the files there, or set the environment variable "
+            'PPL_VAE_DATA, or data_root="FOLDER", to a folder that has them'
         ) from error
 
 

@@ -12,14 +12,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
-from ppl_vae.data.arrays import check_finite, dataset_from_array
-from ppl_vae.data.columns import Column, encode_table
-from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.arrays import dataset_from_array
+from ppl_vae.data.columns import encode_table, numeric_cells
+from ppl_vae.data.dataset import Dataset, Splitting
+from ppl_vae.data.precision import column_varies
 from ppl_vae.data.reading import CsvForm, Reading, find_form
-from ppl_vae.data.schema import Conversion, Schema
-from ppl_vae.data.splits import Splitting
-from ppl_vae.data.spreads import column_varies
-from ppl_vae.data.text_columns import drop_hint, explain_text, read_text_columns
+from ppl_vae.data.schema import Conversion, Schema, check_finite
+from ppl_vae.data.text_columns import drop_hint, read_text_columns
 from ppl_vae.files import require_content
 
 _LOG = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ def load_mixed_table_file(
 
     Args:
         path: The file; its stem becomes the name.
-        kinds: Column to kind, as for :func:`~ppl_vae.data.columns.encode_table`.
+        kinds: Column to kind, as for :func:`~ppl_vae.data.encode_table`.
         reading: How it is read; None: guessed.
         splitting: Shares and seed; None: 80/10/10.
         test_rows: Makes test rows that are in another file; None: they are split off.
@@ -128,7 +127,6 @@ def load_mixed_table_file(
         columns=columns,
         test_rows=test_rows,
     )
-    _require_variation(dataset, columns, path)
     described = ", ".join(f"{column.name} {column.kind}" for column in columns[:_DESCRIBED])
     more = f" and {len(columns) - _DESCRIBED} more" if len(columns) > _DESCRIBED else ""
     text = f"{dataset.description}; {dataset.missing_share:.1%} of the cells missing; columns: "
@@ -153,7 +151,7 @@ def read_numbers(table: pd.DataFrame, names: Sequence[str] | None, path: Path) -
         table = table[list(names)]
     values = np.empty(table.shape, dtype=np.float64)
     for i, name in enumerate(table.columns):
-        values[:, i] = _numbers(table.iloc[:, i], str(name), path)
+        values[:, i] = numeric_cells(table.iloc[:, i], str(name), str(path))
     return values
 
 
@@ -262,7 +260,7 @@ def _broken(path: Path, error: Exception, *, is_csv: bool) -> str:
         )
     return (
         f"{path}: not a readable table ({reason}): expected a .csv file with as many cells in "
-        "every row, separated alike (--separator, separator=...)"
+        'every row: where the separator was guessed wrongly, say it (such as separator=";")'
     )
 
 
@@ -306,18 +304,6 @@ def _constant_columns(table: pd.DataFrame) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _require_variation(dataset: Dataset, columns: Sequence[Column], path: Path) -> None:
-    """Check that numbers vary among the training rows too: a density needs a spread."""
-    varies = column_varies(dataset.train)
-    for column, has_spread in zip(columns, varies.tolist(), strict=True):
-        if column.kind in ("real", "positive") and not has_spread:
-            raise ValueError(
-                f"{path}: column {column.name!r} does not vary among the training rows, only "
-                f"elsewhere: leave it out ({drop_hint(column.name)}), or name its kind count or "
-                "categorical."
-            )
-
-
 def _tell(path: Path, values: np.ndarray, what: str, guesses: list[str]) -> None:
     """Log one line on what was read; as a warning if something was guessed."""
     missing = int(np.isnan(values).sum())
@@ -334,16 +320,3 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (
         f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     )
-
-
-def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
-    """Convert one column to float64, shape (n,), missing cells to NaN."""
-    if pd.api.types.is_numeric_dtype(column):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    text = column.astype(object)
-    # Dates would convert to nanoseconds, so only text is tried.
-    is_text = pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)
-    numbers = pd.to_numeric(text, errors="coerce") if is_text else text.where(text.isna(), np.nan)
-    if (column.notna() & numbers.isna()).any():
-        raise ValueError(f"{path}: column {name!r} {explain_text(column)}")
-    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)

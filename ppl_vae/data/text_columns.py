@@ -17,6 +17,8 @@ _DATE = re.compile(
 )
 _PERCENT = re.compile(r"[+-]?\d+([.,]\d+)?\s*%")
 _MANY_LABELS = 10
+_SHOWN = 60
+"""Characters of a cell in a message."""
 
 
 def read_text_columns(
@@ -63,7 +65,7 @@ def explain_text(cells: pd.Series) -> str:
     """Why a column of text is not read as numbers, and what to do about it."""
     present = cells.dropna()
     text = present.astype(str)
-    first, name = str(present.iloc[0]), cells.name
+    first, name = str(present.iloc[0])[:_SHOWN], cells.name
     if (odd := _no_cell(present)) is not None:
         return f"holds {odd}: give numbers or text, or leave it out ({drop_hint(name)})"
     if holds_dates(cells):
@@ -76,19 +78,19 @@ def explain_text(cells: pd.Series) -> str:
     if text.str.fullmatch(_GROUPS).mean() > 0.5:
         return (
             f"holds numbers such as {first!r}: say what is between thousands or before decimals "
-            '(--thousands , or --decimal ,; thousands="," or decimal=",")'
+            '(thousands="," or decimal=",")'
         )
     if (text.str.fullmatch(_COMMA) & text.str.contains(",", regex=False)).mean() > 0.5:
-        return f'holds decimal commas such as {first!r}: say so (--decimal ,; decimal=",")'
+        return f'holds decimal commas such as {first!r}: say so (decimal=",")'
     numbers = pd.to_numeric(present, errors="coerce")
     bad = int(numbers.isna().to_numpy().argmax())
     row = int(np.flatnonzero(cells.notna())[bad]) + 1
-    word = str(present.iloc[bad])
+    word = str(present.iloc[bad])[:_SHOWN]
     return (
         f"is not numeric: {word!r} in row {row} (counted from 1), while "
         f"{int(numbers.notna().sum())} of {len(present)} cells are numbers: name a word for "
-        f"missing cells (--missing {word}), its kind (--columns {name}=categorical), or leave it "
-        f"out ({drop_hint(name)})"
+        f"missing cells (missing={[word]}), its kind (columns={{{str(name)!r}: 'categorical'}}), "
+        f"or leave it out ({drop_hint(name)})"
     )
 
 
@@ -121,14 +123,14 @@ def require_labels(cells: pd.Series, where: str) -> None:
     if len(counts) > _MANY_LABELS and (counts == 1).sum() > len(counts) / 2:
         raise ValueError(
             f"{where}: column {name!r} has {len(counts)} labels in {len(present)} rows, most of "
-            f"them once: leave it out ({drop_hint(name)}), or name its kind (--columns "
-            f'{name}=categorical, columns={{{str(name)!r}: "categorical"}}).'
+            f"them once: leave it out ({drop_hint(name)}), or name its kind "
+            f"(columns={{{str(name)!r}: 'categorical'}})."
         )
 
 
-def drop_hint(name: object) -> str:
-    """How a column is left out, in the words of both interfaces."""
-    return f"--drop {name}, drop=[{str(name)!r}]"
+def drop_hint(*names: object) -> str:
+    """How columns of a table are left out."""
+    return f"drop={[str(name) for name in names]}"
 
 
 def _is_text(cells: pd.Series) -> bool:
@@ -178,7 +180,7 @@ def _require_no_points(table: pd.DataFrame, where: str, comma: str) -> None:
         if cells.dtype.kind == "f" and (cells.dropna() % 1 != 0).any():
             raise ValueError(
                 f"{where}: column {comma!r} has decimal commas and column {name!r} points: say "
-                'what they are (--decimal , --thousands .; decimal=",", thousands=".").'
+                'what they are (decimal=",", thousands=".").'
             )
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from ppl_vae.data.rows import as_rows
+from ppl_vae.data import as_rows
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import MonteCarlo, over_data, plain, table
 from ppl_vae.display import Result

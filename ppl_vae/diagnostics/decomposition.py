@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data.rows import as_rows
+from ppl_vae.data import as_rows
 from ppl_vae.display import Result
 from ppl_vae.objectives.kl import dimension_kl, site_kl
 from ppl_vae.particles import (

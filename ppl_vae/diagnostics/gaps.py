@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data.rows import as_rows
+from ppl_vae.data import as_rows
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data, plain, table
 from ppl_vae.diagnostics.flow_posterior import refine_flow

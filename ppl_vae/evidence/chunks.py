@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_vae.data.rows import RowData
+from ppl_vae.data import RowData
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.evidence.unfinished import Columns, Part, Unfinished, identity_in
 from ppl_vae.identity import Identity

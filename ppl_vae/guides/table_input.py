@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.data.columns import Column
-from ppl_vae.data.spreads import standard_moments
+from ppl_vae.data import Column, standard_moments
 
 
 @final

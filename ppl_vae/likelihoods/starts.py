@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data.spreads import column_means, column_variances, column_varies
+from ppl_vae.data import column_means, column_variances, column_varies
 
 __all__ = ["column_means", "column_spreads", "column_variances"]
 

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.data.columns import Column
-from ppl_vae.data.spreads import column_varies, standard_moments
+from ppl_vae.data import Column, column_varies, standard_moments
 from ppl_vae.likelihoods.counts import negative_binomial
 from ppl_vae.likelihoods.table_row import ColumnGroup, TableRow
 from ppl_vae.networks import set_output_bias
@@ -32,7 +31,7 @@ class TableDecoder(nn.Module):
 
     Args:
         network: Maps (..., latent) to (..., outputs), as many as :meth:`num_outputs` says.
-        columns: The kinds of the columns, as :func:`~ppl_vae.data.columns.encode_table` finds them.
+        columns: The kinds of the columns, as :func:`~ppl_vae.data.encode_table` finds them.
         data: Training rows, NaN for missing cells: scales, and where all columns start.
 
     Raises:
@@ -251,7 +250,8 @@ def _logits(codes: Tensor, size: int) -> Tensor:
 def _require_columns(columns: Sequence[Column] | None, data: Tensor) -> tuple[Column, ...]:
     if not columns:
         raise ValueError(
-            "a table's likelihood needs to know its columns: give --data a .csv or .parquet file."
+            "a table's likelihood needs to know its columns: give those of "
+            "load_dataset(FILE, columns={}), FILE being .csv or .parquet."
         )
     if len(columns) != data.shape[-1]:
         raise ValueError(f"{len(columns)} columns are named, but rows have {data.shape[-1]} cells.")

@@ -12,7 +12,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions.constraints import Constraint
 
-from ppl_vae.data.columns import Column
+from ppl_vae.data import Column
 from ppl_vae.distributions import sum_features
 
 

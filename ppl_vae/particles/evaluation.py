@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data.rows import as_rows, require_lossless
+from ppl_vae.data import as_rows, require_lossless
 from ppl_vae.devices import resolve_device
 from ppl_vae.identity import Identity, hash_rows, hash_tensors
 from ppl_vae.particles.counting import count_evaluations
@@ -177,7 +177,7 @@ def evaluation(
 
     Args:
         programs: Model and guide.
-        x: The data, rows first, as :func:`~ppl_vae.data.rows.as_rows` takes them.
+        x: The data, rows first, as :func:`~ppl_vae.data.as_rows` takes them.
         size: How large chunks are to be.
         device: Where to compute; where the modules are, or else the data, if not given.
         what: Name of the data in messages.

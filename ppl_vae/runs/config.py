@@ -8,10 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, final, get_args, get_origin, get_type_hints
 
-from torch import Tensor
-
-from ppl_vae.data import TABLE_SUFFIXES, Dataset, binarize_static, load_dataset
-from ppl_vae.data.binarization import check_probabilities
+from ppl_vae.data import TABLE_SUFFIXES, Dataset, load_dataset
 from ppl_vae.identity import hash_values
 from ppl_vae.likelihoods import BernoulliDecoder, TableDecoder
 from ppl_vae.networks import ACTIVATIONS
@@ -234,21 +231,6 @@ class RunConfig:
         # The binarisation is part of the data, not of the run: every seed sees the same images.
         return dataset.binarized(self._binarization, seed=derive_seed(0, Stream.BINARIZATION))
 
-    def prepare_rows(self, x: Tensor, what: str) -> Tensor:
-        """New rows, binarised as those that the run was trained on, unless they are 0 and 1.
-
-        Args:
-            x: The rows.
-            what: What they are, for messages.
-
-        Raises:
-            ValueError: If values to be binarised are outside [0, 1].
-        """
-        if self._binarization == "none" or bool(((x == 0) | (x == 1)).all()):
-            return x
-        check_probabilities(x, what)
-        return binarize_static(x, derive_seed(0, Stream.BINARIZATION))
-
     @property
     def _binarization(self) -> str:
         require_known("binarisation", self.binarize, BINARIZATIONS)
@@ -332,7 +314,7 @@ def require_ours(values: Mapping[str, Any]) -> None:
     if outside is not None:
         raise ValueError(
             f"the file names {outside[:100]!r}, which is no class of this package: to import it "
-            "runs its code; if you trust the file and that code, give --trust (trust=True)."
+            "runs its code; if you trust the file and that code, give trust=True."
         )
 
 

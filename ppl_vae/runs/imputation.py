@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, final
 
 import pandas as pd
-import torch
 from torch import Tensor
 
-from ppl_vae.data import code_with, decode_table, read_table, to_single
+from ppl_vae.data import decode_table, read_table, rows_of_table
 from ppl_vae.imputation import Imputation, impute
 from ppl_vae.runs.run import Run
 
@@ -53,7 +52,7 @@ class ImputedTable:
         if s["rows_with_few_effective_samples"]:
             text += (
                 f"\ncaution: {s['rows_with_few_effective_samples']} rows have fewer than {_FEW:g} "
-                "effective samples, so that their draws repeat each other; use more --particles"
+                "effective samples, so that their draws repeat each other; use more particles"
             )
         return text
 
@@ -77,15 +76,13 @@ def impute_run(
     if columns is None:
         raise ValueError(
             f"{run.folder} was not trained on a table: impute takes runs of a .csv or .parquet "
-            "file under --likelihood table."
+            'file under likelihood="table".'
         )
     path = Path(run.config.data) if data is None else data
     table = read_table(path, schema.conversion.reading)
-    values = code_with(table, columns, str(path))
-    x = torch.from_numpy(to_single(values, schema.conversion.offsets))
     found = impute(
         run.vae,
-        x,
+        rows_of_table(table, schema, path),
         num_draws=num_draws,
         num_particles=num_particles,
         columns=columns,

@@ -123,7 +123,7 @@ class Run:
             data: Tensor = getattr(self.dataset, split)
             source = Source(self.data.name, split)
         else:
-            data = self.config.prepare_rows(read_rows(file, self.data.schema), str(file))
+            data = read_rows(file, self.data.schema)
             require_support([data], self.vae, str(file))
             source = Source(Path(file).name)
         if limit is None or limit >= len(data):

@@ -11,7 +11,7 @@ from torch import Tensor
 from ppl_vae.data import Dataset, Schema
 from ppl_vae.training.checkpoint import load_groups, save_groups
 
-_FORMAT = "ppl_vae data 1"
+_FORMAT = "ppl_vae data 2"
 
 
 @final

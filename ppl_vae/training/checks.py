@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ppl_vae.data.rows import require_lossless
+from ppl_vae.data import require_lossless
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import (
     FirstRun,

@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from tqdm.auto import tqdm
 
-from ppl_vae.data.rows import RowData, as_rows
+from ppl_vae.data import RowData, as_rows
 from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Program

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ppl_vae.data import Column, Schema, load_dataset, read_rows
+from ppl_vae.data import Column, Schema, dataset_from_splits, load_dataset, read_rows
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import NormalDecoder, TableDecoder
@@ -111,6 +111,47 @@ def test_a_column_that_varies_in_other_rows_only(tmp_path):
     pd.DataFrame({"a": [1.5] * N}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(ValueError, match="no column holds different values"):
         load_dataset(tmp_path / "t.csv", columns={})
+
+
+@pytest.mark.parametrize("kind", ["array", "splits", *WRITERS])
+def test_a_constant_column_of_plain_numbers_is_named(kind, tmp_path, caplog):
+    x = np.column_stack([SPEED, np.full(N, 0.1)])
+    if kind == "splits":
+        dataset_from_splits(x[:500], x[500:])
+    elif kind == "array":
+        load_dataset(torch.from_numpy(x))
+    else:
+        WRITERS[kind](tmp_path / f"t.{kind}", x)
+        load_dataset(tmp_path / f"t.{kind}")
+    table = kind in ("csv", "parquet")
+    (line,) = [r.getMessage() for r in caplog.records if "never vary" in r.getMessage()]
+    assert (
+        f"1 of 2 columns never vary among the training rows ({repr('v') if table else 2})" in line
+    )
+    assert ("leave them out (drop=['v'])" in line) == table
+
+
+def test_pixels_that_never_vary_are_no_news(caplog):
+    x = np.zeros((20, 3, 3))
+    x[:, 1, 1] = SPEED[:20]
+    load_dataset(x)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", ["array", *WRITERS])
+def test_a_column_without_any_value_is_refused(kind, tmp_path):
+    x = np.column_stack([SPEED, np.full(N, np.nan)])
+    source = x if kind == "array" else tmp_path / f"t.{kind}"
+    if kind != "array":
+        WRITERS[kind](source, x)
+    name = "'v'" if kind in ("csv", "parquet") else "2"
+    with pytest.raises(ValueError, match=f"column {name} has no value among the training rows"):
+        load_dataset(source, allow_missing=True)
+
+
+def test_double_precision_of_a_tensor_is_kept():
+    x = torch.from_numpy(np.column_stack([SECOND + 1_700_000_000, SPEED]))
+    assert distinct(load_dataset(x)) == N
 
 
 @pytest.mark.parametrize("kind", ["real", "positive"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ppl_vae import cli
-from ppl_vae.cli.output import TRACEBACK, describe, say
+from ppl_vae.cli.output import TRACEBACK, describe, in_options, say
 
 from .command import fails
 
@@ -41,6 +41,23 @@ def test_every_failure_is_one_short_line(error, message, capsys, monkeypatch):
     if "unexpected" in message:
         assert "test_failures.py, line" in line
         assert f"{TRACEBACK}=1" in line
+
+
+@pytest.mark.parametrize(
+    ("python", "typed"),
+    [
+        (
+            "say so (decimal=\",\") or (separator=';').",
+            "say so (--decimal ,) or (--separator ';').",
+        ),
+        ("out (drop=['a', 'b c']).", "out (--drop 'a,b c')."),
+        ("kind (columns={'a': 'categorical'}).", "kind (--columns a=categorical)."),
+        ("cells (allow_missing=True).", "cells (--allow-missing)."),
+        ("it (missing=['it's', \"]\"]).", "it (missing=['it's', \"]\"])."),
+    ],
+)
+def test_advice_is_typed_as_options(python, typed):
+    assert in_options(python) == typed
 
 
 def test_a_traceback_on_request(capsys, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ppl_vae.data.columns import Column, code_with, decode_table, encode_table
+from ppl_vae.data import Column, code_with, decode_table, encode_table
 
 TABLE = pd.DataFrame(
     {

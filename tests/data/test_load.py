@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppl_vae.data import DATASET_NAMES, DATASETS, Dataset, load_dataset
-from ppl_vae.data.storage import find_data_root
+from ppl_vae.data import DATASET_NAMES, DATASETS, Dataset, find_data_root, load_dataset
 
 
 def test_names_agree():

@@ -35,7 +35,7 @@ def test_kept_as_nan(tmp_path, rng, kind):
     x = gappy(rng)
     sources = {"array": x, "tensor": torch.from_numpy(x)}
     source = sources[kind] if kind in sources else written(tmp_path, kind, x)
-    with pytest.raises(ValueError, match=r"missing or non-finite .* allow_missing=True"):
+    with pytest.raises(ValueError, match=r"missing or non-finite .*allow_missing=True"):
         load_dataset(source)
     data = load_dataset(source, allow_missing=True)
     rows = torch.cat([data.train, data.valid, data.test])

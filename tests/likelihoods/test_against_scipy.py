@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from ppl_vae.data.columns import Column
+from ppl_vae.data import Column
 from ppl_vae.likelihoods import (
     BetaDecoder,
     CategoricalDecoder,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ppl_vae import likelihoods
-from ppl_vae.data.columns import Column
+from ppl_vae.data import Column
 from ppl_vae.networks import MLP
 from ppl_vae.testing import check_likelihood
 

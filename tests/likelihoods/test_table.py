@@ -9,7 +9,7 @@ import torch
 from significance import mean_of
 from torch import nn
 
-from ppl_vae.data.columns import Column
+from ppl_vae.data import Column
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.guides.table_input import TableInput

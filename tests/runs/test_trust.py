@@ -83,7 +83,7 @@ NAMED = [
 def test_a_run_that_names_a_class_of_others_needs_trust(stranger, settings):
     with_settings(stranger, **settings)
     for read in (open_run, replay_run):
-        with pytest.raises(ValueError, match=r"names 'evil[.:]\w+', .* give --trust") as caught:
+        with pytest.raises(ValueError, match=r"names 'evil[.:]\w+', .* give trust=True") as caught:
             read(stranger)
         assert "\n" not in str(caught.value)
 
@@ -93,7 +93,7 @@ def test_a_name_that_is_no_class_s_path_is_unknown(stranger, name):
     for setting in ("prior", "objective"):
         with_settings(stranger, **{"prior": "normal", "objective": "elbo"} | {setting: name})
         with pytest.raises(
-            ValueError, match=r"unknown (prior|objective)|give --trust|run with other"
+            ValueError, match=r"unknown (prior|objective)|give trust=True|run with other"
         ):
             open_run(stranger).config.objects()
 
@@ -129,9 +129,9 @@ def test_a_study_that_names_a_class_of_others_needs_trust(stranger, plan):
     (stranger / "study.yaml").write_text(json.dumps(plan))
     write_sealed(stranger / "study.json", {"plan": plan, "text": ""})
     write_sealed(stranger / "manifest.json", {})
-    with pytest.raises(ValueError, match="give --trust"):
+    with pytest.raises(ValueError, match="give trust=True"):
         read_study(stranger / "study.yaml")
-    with pytest.raises(ValueError, match="give --trust"):
+    with pytest.raises(ValueError, match="give trust=True"):
         open_study(stranger)
 
 
