@@ -1,14 +1,21 @@
 """Fixtures and rules for the whole suite."""
 
+import os
+import sys
 from pathlib import Path
 
 import jaxtyping
+import typecheck
+
+# Tests start processes by the dozen, and none should compile the package again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 # data answers a careless user's wrong types itself, and its tests pass them on purpose.
 CHECKED = sorted({path.stem for path in PACKAGE.iterdir()} - {"__init__", "__pycache__", "data"})
 # Before ppl_vae is imported by anybody: shapes and types are checked in tests only.
-jaxtyping.install_import_hook([f"ppl_vae.{name}" for name in CHECKED], "typecheck.checked")
+typecheck.install([f"ppl_vae.{name}" for name in CHECKED])
 
 import pyro  # noqa: E402
 import pytest  # noqa: E402

@@ -1,0 +1,63 @@
+"""The checks that the suite puts on the package find what they are for."""
+
+import dataclasses
+
+import pytest
+import torch
+import typecheck
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_vae.weights import log_mean_exp
+
+
+@typecheck.checked
+def add(a: Float[Tensor, "batch"], b: Float[Tensor, "batch"]) -> Float[Tensor, "1"]:
+    return a + b
+
+
+@typecheck.checked
+def repeat(text: str, times: float = 1) -> "str":
+    return text * times
+
+
+@typecheck.checked
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    first: Float[Tensor, "batch latent"]
+    second: Float[Tensor, "batch"]
+
+
+def test_right_calls():
+    assert add(torch.ones(1), torch.ones(1)).tolist() == [2.0]
+    assert repeat("a", times=2) == "aa"
+    assert Pair(torch.ones(2, 3), torch.ones(2)).second.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: add(torch.ones(1), torch.ones(2)),
+        lambda: add(torch.ones(1), torch.ones(1, dtype=torch.long)),
+        lambda: add(torch.ones(2), torch.ones(2)),
+        lambda: repeat(3),
+        lambda: repeat("a", times="b"),
+        lambda: Pair(torch.ones(2, 3), torch.ones(3)),
+        lambda: log_mean_exp([1.0]),
+    ],
+    ids=["dimensions", "kind", "result", "type", "keyword", "dataclass", "the package's"],
+)
+def test_wrong_calls(call):
+    with pytest.raises(TypeError):
+        call()
+
+
+def test_one_call_binds_no_other():
+    add(torch.ones(1), torch.ones(1))
+    with pytest.raises(TypeError):
+        add(torch.ones(2), torch.ones(1))
+    add(torch.ones(1), torch.ones(1))
+
+
+def test_unchecked(unchecked_types):
+    assert add(torch.ones(2), torch.ones(2)).shape == (2,)
