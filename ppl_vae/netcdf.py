@@ -1,6 +1,8 @@
 """DataTrees in netCDF files."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,18 @@ def load_netcdf(path: Path | str) -> xr.DataTree:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at {path}: write one with save_netcdf.")
-    try:
-        require_content(Path(path), _declared(Path(path)))
+    with _whole(path):
+        size = _declared(Path(path))
+    require_content(Path(path), size)
+    with _whole(path):
         return xr.load_datatree(path, engine="h5netcdf")
+
+
+@contextmanager
+def _whole(path: Path | str) -> Iterator[None]:
+    """Name a file that cannot be read."""
+    try:
+        yield
     except PermissionError:
         raise
     # HDF5 and its readers raise whatever they come upon in a damaged file.

@@ -7,7 +7,7 @@ from typing import Literal, final, get_args
 import numpy as np
 import pandas as pd
 
-from ppl_vae.data.text_columns import explain_text, holds_dates, require_labels
+from ppl_vae.data.text_columns import explain_text, holds_dates, require_labels, shown
 
 Kind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
 """Real numbers, positive ones, whole ones from 0, one of two, one of several, one of an order."""
@@ -183,8 +183,8 @@ def _codes(cells: pd.Series, column: Column, where: str) -> np.ndarray:
             continue
         if _text(value) not in codes:
             raise ValueError(
-                f"{where}: column {column.name!r} holds {_text(value)!r} in row {row + 1}, "
-                f"expected one of {', '.join(column.labels[:10])}."
+                f"{where}: column {column.name!r} holds {shown(_text(value))} in row "
+                f"{row + 1}, expected one of {', '.join(map(shown, column.labels[:10]))}."
             )
         found[row] = codes[_text(value)]
     return found

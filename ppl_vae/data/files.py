@@ -1,5 +1,6 @@
 """NumPy's files, and new rows from a file of any type."""
 
+import logging
 import os
 import struct
 import zipfile
@@ -18,7 +19,11 @@ from ppl_vae.data.dataset import Dataset, Splitting
 from ppl_vae.data.reading import FILE_SUFFIXES, TABLE_SUFFIXES
 from ppl_vae.data.schema import Schema
 from ppl_vae.data.tables import read_numbers, read_table
+from ppl_vae.data.text_columns import shown
 from ppl_vae.files import require_content
+
+_LOG = logging.getLogger(__name__)
+_NAMED = 3
 
 
 def load_array_file(
@@ -136,9 +141,15 @@ def rows_of_table(table: pd.DataFrame, like: Schema, path: Path) -> Float[Tensor
         like: What a row of the training data was.
         path: The file, for messages.
     """
-    for name, value in like.conversion.constants:
-        if name in table.columns:
-            _require_constant(table[name], value, path)
+    constants = dict(like.conversion.constants)
+    for name in constants.keys() & set(table.columns):
+        _require_constant(table[name], constants[name], path)
+    known = {*constants, *(like.feature_names or table.columns)}
+    if others := [repr(name) for name in table.columns if name not in known]:
+        _LOG.warning(
+            "%s: left out, unknown to the model: %s%s",
+            path.name, ", ".join(others[:_NAMED]), ", ..." if len(others) > _NAMED else "",
+        )  # fmt: skip
     if like.columns is not None:
         values = code_with(table, like.columns, str(path))
     else:
@@ -162,7 +173,7 @@ def _require_constant(cells: pd.Series, value: str, path: Path) -> None:
     if other.any():
         row = int(other.to_numpy().argmax())
         raise ValueError(
-            f"{path}: column {str(cells.name)!r} holds {str(cells.iloc[row])!r} in row {row + 1}, "
+            f"{path}: column {str(cells.name)!r} holds {shown(cells.iloc[row])} in row {row + 1}, "
             f"and was {value or 'empty'} in all rows that the model was trained with: leave these "
             "rows out."
         )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -162,11 +163,15 @@ def read_table(path: Path, reading: Reading | None = None) -> pd.DataFrame:
         ValueError: If it is no readable table, or cannot be read in one way only.
         FileNotFoundError: If it is not there.
     """
-    return read_cells(path, reading or Reading())[0]
+    return read_cells(path, reading or Reading(), drop_all=False)[0]
 
 
 def read_cells(
-    path: Path, reading: Reading, keep: Mapping[str, str] | Sequence[str] = ()
+    path: Path,
+    reading: Reading,
+    keep: Mapping[str, str] | Sequence[str] = (),
+    *,
+    drop_all: bool = True,
 ) -> tuple[pd.DataFrame, list[str]]:
     """The cells of a .csv or .parquet file, and what was guessed, in words.
 
@@ -174,6 +179,7 @@ def read_cells(
         path: The file.
         reading: What is not to be guessed.
         keep: Columns that are kept even if they have no name and count the rows.
+        drop_all: Whether columns to be left out must be there.
 
     Raises:
         ValueError: As :func:`read_table`.
@@ -201,9 +207,9 @@ def read_cells(
     table, index = _without_index(table, keep)
     table.columns = pd.Index([str(name) for name in table.columns])
     for name in reading.drop:
-        if name not in table.columns:
+        if drop_all and name not in table.columns:
             raise ValueError(f"{path}: no column {name!r}: it has {_some(list(table.columns))}.")
-    table = table.drop(columns=list(reading.drop))
+    table = table.drop(columns=list(reading.drop), errors="ignore")
     commas = form is not None and form.separator != ","
     table, read = read_text_columns(table, reading, str(path), commas=commas)
     return table, [*_guesses(form, reading, list(table.columns)), *index, *read]
@@ -211,8 +217,24 @@ def read_cells(
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     content = pq.read_metadata(path)
-    require_content(path, content.num_rows * content.num_columns * _CELL)
-    return pd.read_parquet(path)
+    groups = (content.row_group(i).total_byte_size for i in range(content.num_row_groups))
+    require_content(path, max(content.num_rows * content.num_columns * _CELL, sum(groups)))
+    columns = [content.schema.column(i) for i in range(content.num_columns)]
+    text = [c.name for c in columns if c.physical_type == "BYTE_ARRAY" and c.path == c.name
+            and c.logical_type.type in ("STRING", "NONE")]  # fmt: skip
+    # A long text that comes again and again is in the file once: its size shows before it is not.
+    table = pd.read_parquet(path, engine="pyarrow", read_dictionary=text)
+    coded = [i for i, kind in enumerate(table.dtypes) if isinstance(kind, pd.CategoricalDtype)]
+    require_content(path, sum(_text_size(table.iloc[:, i].array) for i in coded))
+    for i in coded:
+        table.isetitem(i, table.iloc[:, i].astype(object))
+    return table
+
+
+def _text_size(cells: Any) -> int:
+    """Characters of all cells of a pandas Categorical."""
+    lengths = np.array([*(len(str(value)) for value in cells.categories), 0])
+    return int(lengths[cells.codes].sum())
 
 
 def _read_csv(path: Path, form: CsvForm, reading: Reading) -> pd.DataFrame:

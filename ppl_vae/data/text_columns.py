@@ -128,6 +128,12 @@ def require_labels(cells: pd.Series, where: str) -> None:
         )
 
 
+def shown(cell: object) -> str:
+    """A cell in quotes, as much of it as a message has room for."""
+    text = str(cell)
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
 def drop_hint(*names: object) -> str:
     """How columns of a table are left out."""
     return f"drop={[str(name) for name in names]}"

@@ -92,7 +92,7 @@ class _Numbers(nn.Module):
         loc, scale = standard_moments(cells)
         self.register_buffer("loc", loc)
         self.register_buffer("scale", scale)
-        self.register_buffer("start", torch.zeros(2 * len(places)), persistent=False)
+        self.start = torch.zeros(2 * len(places))
 
     def forward(self) -> ColumnGroup:
         return ColumnGroup(
@@ -123,7 +123,7 @@ class _Counts(nn.Module):
         self.places = tuple(places)
         mean = data[:, places].nanmean(0).nan_to_num(1.0).clamp(min=1e-2)
         self.register_buffer("log_mean", mean.log())
-        self.register_buffer("start", torch.zeros(2 * len(places)), persistent=False)
+        self.start = torch.zeros(2 * len(places))
 
     def forward(self) -> ColumnGroup:
         return ColumnGroup(
@@ -151,7 +151,7 @@ class _Categories(nn.Module):
         self.places = tuple(places)
         self.sizes = [max(len(columns[place].labels), 2) for place in places]
         starts = [_logits(data[:, p], size) for p, size in zip(places, self.sizes, strict=True)]
-        self.register_buffer("start", torch.cat(starts), persistent=False)
+        self.start = torch.cat(starts)
 
     def forward(self) -> ColumnGroup:
         return _coded(self.places, self._distributions, self.sizes, sum(self.sizes))
@@ -183,7 +183,7 @@ class _Orders(nn.Module):
         self.first = nn.Parameter(torch.stack([t[0] for t in thresholds]))
         steps = [t.diff().clamp(min=_FARTHEST).expm1().log() for t in thresholds]
         self.steps = nn.ParameterList(steps)
-        self.register_buffer("start", torch.zeros(len(places)), persistent=False)
+        self.start = torch.zeros(len(places))
 
     def forward(self) -> ColumnGroup:
         return _coded(self.places, self._distributions, self.sizes, len(self.places))

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +21,7 @@ from ppl_vae.evidence.result import TOLERATED_FRACTION
 from ppl_vae.training import History
 
 _WIDTH = 7.0
+_NAMED_COLUMNS = 40
 
 
 def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -140,16 +142,23 @@ def plot_images(
     return _png(figure)
 
 
-def plot_profiles(groups: Mapping[str, Float[Tensor, "rows features"]], title: str) -> bytes:
+def plot_profiles(
+    groups: Mapping[str, Float[Tensor, "rows features"]],
+    title: str,
+    names: Sequence[str] | None = None,
+) -> bytes:
     """Data that are no images: one line a row over the features, one panel a group."""
     figure, axes = _figure(3.4, len(groups))
     for index, (ax, (name, rows)) in enumerate(zip(axes, groups.items(), strict=True)):
         ax.plot(rows.T.numpy(), color=f"C{index}", lw=0.8, alpha=0.5)
         ax.set_title(name, fontsize=10)
-        ax.set_xlabel("feature")
+        ax.set_xlabel("feature" if names is None else "column")
+        if names is not None and len(names) <= _NAMED_COLUMNS:
+            ax.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-    low = min(float(rows.min()) for rows in groups.values())
-    high = max(float(rows.max()) for rows in groups.values())
+    values = torch.cat([rows.flatten() for rows in groups.values()])
+    values = values[values.isfinite()]
+    low, high = float(values.min()), float(values.max())
     for ax in axes:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     figure.suptitle(title, fontsize=11)

@@ -32,17 +32,26 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     """Draw ``samples.png`` and ``reconstructions.png`` into the run's folder; return their paths.
 
     Samples are means of p(x|z) for z from the prior; reconstructions are means of p(x|z) for z from
-    q(z|x), below the test data x they belong to.
+    q(z|x), below the test data x they belong to. Tables are in their own units.
     """
     data = run.rows("test", count).x.to(run.device)
     with seeded(seed, Stream.SAMPLING), torch.no_grad():
         prior_means = run.vae.generate(count * 5).mean.cpu()
         reconstructed = run.vae.reconstruct(data).mean.cpu()
-    shape, data = run.data.schema.image_shape, data.cpu()
+    schema, data = run.data.schema, data.cpu()
     titles = "draws from the prior: mean of p(x|z), z ~ p(z)", "mean of p(x|z), z ~ q(z|x)"
-    if shape is None:
-        samples = plot_profiles({"test data": data, titles[0]: prior_means[:count]}, run.data.name)
-        pairs = plot_profiles({"test data": data, titles[1]: reconstructed}, run.data.name)
+    if (shape := schema.image_shape) is None:
+        samples, pairs = (
+            plot_profiles(
+                {
+                    name: torch.from_numpy(schema.restore(rows.numpy()))
+                    for name, rows in (("test data", data), (title, means))
+                },
+                run.data.name,
+                schema.feature_names,
+            )
+            for title, means in zip(titles, (prior_means[:count], reconstructed), strict=True)
+        )
     else:
         samples = plot_images(list(prior_means.split(count)), shape, titles[0])
         names = ["data", "reconstruction"]

@@ -3,6 +3,7 @@
 import os
 
 import arviz_base
+import h5py
 import pytest
 import xarray as xr
 from arviz_stats import summary
@@ -19,6 +20,16 @@ class TestFiles:
         by_arviz = arviz_base.convert_to_datatree(str(path), engine="h5netcdf")
         assert len(summary(by_arviz, var_names=["z"])) == 15
         by_arviz.close()
+
+    def test_a_file_that_stands_for_much_is_refused(self, tmp_path):
+        path = tmp_path / "draws.nc"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("posterior/z", (10**10,), "f8", chunks=(10**6,), compression="gzip")
+        assert path.stat().st_size < 10_000
+        message = r"draws.nc: holds 80,000,000,000 bytes or more when unpacked"
+        with pytest.raises(ValueError, match=message) as error:
+            load_netcdf(path)
+        assert len(str(error.value).splitlines()) == 1
 
     def test_reading_lets_go_of_the_file(self, draws, tmp_path):
         path = tmp_path / "draws.nc"

@@ -97,6 +97,46 @@ def test_filled_in(trained, capsys):
     assert (point["town"].to_numpy()[towns] == full["town"].to_numpy()[towns]).mean() > 0.6
 
 
+def test_log_p_of_another_table(trained, capsys, tmp_path):
+    folder, full, _ = trained
+    path = tmp_path / "new.csv"
+    arguments = ["evaluate", folder / "run", "--data", path, "--particles", 5]
+
+    def evaluate(table, *more):
+        table.to_csv(path, index=False)
+        status, out, err = run(capsys, *arguments, *more)
+        assert status == 0, err
+        return out, err
+
+    names = ["town", "height", "visits", "size"]
+    # The training data need not be there.
+    (folder / "people.csv").rename(folder / "away.csv")
+    try:
+        out, err = evaluate(full[:9][names])
+    finally:
+        (folder / "away.csv").rename(folder / "people.csv")
+    assert "on new.csv" in out
+    assert err == ""
+    first = json.loads(evaluate(full[:9][names], "--json")[0])
+    assert first["num_data"] == 9
+    # Of the same rows, in another order of the columns and with one that the model does not know.
+    out, err = evaluate(full[:9][names[::-1]].assign(weight=60.5, shoe=range(9)), "--json")
+    assert json.loads(out)["log_prob"] == first["log_prob"]
+    assert err == "data: new.csv: left out, unknown to the model: 'weight', 'shoe'\n"
+    for table, message in (
+        (full[:9].replace("Rome", "Paris"), "column 'town' holds 'Paris' in row "),
+        (full[:9].drop(columns="height"), "no column 'height', which the model was trained with"),
+        (full[:9].assign(visits="many"), "column 'visits' is not numeric: 'many' in row 1"),
+        (full[:0], "holds no rows"),
+    ):
+        table.to_csv(path, index=False)
+        line = fails(capsys, *arguments)
+        assert f"{path}: {message}" in line
+    line = fails(capsys, *arguments[:3], tmp_path / "none.csv")
+    assert "none.csv: no such file" in line
+    assert "have no splits" in fails(capsys, *arguments, "--split", "valid", code=2)
+
+
 def test_another_table(trained, capsys, tmp_path):
     folder, _, _ = trained
     new = pd.DataFrame({"size": ["large", None], "visits": [None, 3], "height": [181.5, None],
@@ -117,7 +157,7 @@ def test_a_plain_table_of_numbers_with_holes_takes_other_likelihoods(tmp_path, c
     x = load_wine().data.copy()
     x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
     np.save(tmp_path / "wine.npy", x)
-    arguments = ["--likelihood", "normal", "--data", tmp_path / "wine.npy", *SMALL[:2]]
+    arguments = ["--likelihood", "normal", "--data", tmp_path / "wine.npy", "--epochs", 2]
     line = fails(capsys, "fit", *arguments, "--out", tmp_path / "run")
     assert "missing or non-finite value(s), the first in row" in line
     assert "--allow-missing" in line

@@ -1,4 +1,7 @@
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -67,3 +70,45 @@ def test_npz_with_a_flipped_byte(tmp_path):
     path.write_bytes(raw)
     with pytest.raises(ValueError, match=r"not a readable NumPy file"):
         load_dataset(path)
+
+
+def numbers(path):
+    with pq.ParquetWriter(path, pa.schema([("x", pa.int64())])) as writer:
+        for _ in range(40):
+            writer.write_table(pa.table({"x": np.zeros(10**6, np.int64)}))
+
+
+def a_text_again_and_again(path):
+    codes = pa.array(np.arange(40_000, dtype=np.int32) % 2)
+    column = pa.DictionaryArray.from_arrays(codes, ["a" * 20_000, "b" * 20_000])
+    pq.write_table(pa.table({"x": column, "y": np.arange(40_000)}), path, store_schema=False)
+
+
+def long_texts(path):
+    texts = [chr(48 + i % 50) * 2_000_000 for i in range(140)]
+    pq.write_table(pa.table({"x": texts}), path, compression="zstd", use_dictionary=False)
+
+
+@pytest.mark.parametrize("write", [numbers, a_text_again_and_again, long_texts])
+def test_a_parquet_file_that_stands_for_much_is_refused(write, tmp_path):
+    write(tmp_path / "x.parquet")
+    assert (tmp_path / "x.parquet").stat().st_size < 10**6
+    with pytest.raises(ValueError, match=r"holds [\d,]{11} bytes or more when unpacked") as error:
+        load_dataset(tmp_path / "x.parquet", columns={})
+    assert "\n" not in str(error.value)
+
+
+def test_a_npz_file_that_stands_for_much_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros(3 * 10**8, np.uint8))
+    with pytest.raises(ValueError, match=r"holds 300,000,\d+ bytes or more when unpacked"):
+        load_dataset(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_long_cell_is_not_printed_whole(suffix, tmp_path):
+    table = pd.DataFrame({"x": [*map(str, range(20)), "a" * 10**5], "y": range(21)})
+    path = tmp_path / f"x.{suffix}"
+    table.to_csv(path, index=False) if suffix == "csv" else table.to_parquet(path)
+    with pytest.raises(ValueError, match="column 'x' is not numeric: 'aaa") as error:
+        load_dataset(path)
+    assert len(str(error.value)) < 500

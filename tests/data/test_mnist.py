@@ -115,7 +115,7 @@ def test_failed_download_leaves_nothing(mirror, tmp_path, monkeypatch, break_it)
     message = str(e.value)
     assert "\n" not in message
     assert str(tmp_path / "MNIST" / "raw") in message
-    assert "pass --data-root or set PPL_VAE_DATA" in message
+    assert "set the environment variable PPL_VAE_DATA, or data_root=" in message
     assert list((tmp_path / "MNIST" / "raw").iterdir()) == []
 
 

@@ -3,12 +3,13 @@
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from ppl_vae.plots import plot_histories, plot_images, plot_profiles
-from ppl_vae.report import write_sample_figures
+from ppl_vae.report import folders, write_sample_figures
 from ppl_vae.runs import RunConfig, train_run
 from ppl_vae.training import EpochRecord, History
 
@@ -29,6 +30,29 @@ def test_profiles_and_curves_draw_something():
     assert pixels(plot_profiles({"a": rows, "b": rows}, "t")).std() > 1
     records = [EpochRecord(i, -float(9 - i), -1.0, {"z": 1.0}, 1e-3, 0.1) for i in range(1, 6)]
     assert pixels(plot_histories({"elbo": [History(records)]}, "t")).std() > 1
+
+
+def test_sample_figures_of_a_table_have_its_units_and_names(tmp_path, monkeypatch):
+    shown = []
+
+    def plot(groups, title, names):
+        shown.append((groups, names))
+        return plot_profiles(groups, title, names)
+
+    monkeypatch.setattr(folders, "plot_profiles", plot)
+    rng = np.random.default_rng(0)
+    seconds = 1_700_000_000 + 10 * rng.random(40)
+    table = pd.DataFrame({"seconds": seconds, "speed": rng.normal(size=40)})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    config = RunConfig(data=str(tmp_path / "t.csv"), hidden=(8,), latent=2, epochs=1)
+    run, _ = train_run(config, tmp_path / "run", progress=False)
+    write_sample_figures(run, count=4)
+    assert len(shown) == 2
+    for groups, names in shown:
+        assert names == ("seconds", "speed")
+        for rows in groups.values():
+            assert abs(rows[:, 0] - 1_700_000_005).max() < 100
+            assert rows[:, 1].abs().max() < 10
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
