@@ -227,7 +227,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     coded = [i for i, kind in enumerate(table.dtypes) if isinstance(kind, pd.CategoricalDtype)]
     require_content(path, sum(_text_size(table.iloc[:, i].array) for i in coded))
     for i in coded:
-        table.isetitem(i, table.iloc[:, i].astype(object))
+        table.isetitem(i, table.iloc[:, i].to_numpy(dtype=object))
     return table
 
 

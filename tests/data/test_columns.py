@@ -64,7 +64,7 @@ def test_numbers_as_labels():
         ({"town": "binary"}, "has 3 values, and a binary one has two"),
         ({"visits": "positive"}, "holds 0, expected numbers above 0"),
         ({"height": "count"}, "holds 1.7, expected whole numbers from 0"),
-        ({"size": "ordinal:small<large"}, "holds 'middle' in row 3, expected one of 'small', 'large'"),
+        ({"size": "ordinal:small<large"}, "'middle' in row 3, expected one of 'small', 'large'"),
     ],
 )
 def test_what_does_not_fit_is_said(kinds, message):
