@@ -9,6 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 
+# Nouns that are imported from their face only.
+FACES = ("data",)
+
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = {
     "words of messages, files on the disk": ["names", "files"],
@@ -80,6 +83,8 @@ def violations(module, source):
                 wrong.append(f"{module} imports the package itself")
         elif there != here and FLOOR[there] >= FLOOR[here]:
             wrong.append(f"{module} imports {imported}, which is no floor below")
+        elif there != here and there in FACES and imported.count(".") > 1:
+            wrong.append(f"{module} imports {imported}: import from ppl_vae.{there}")
     return wrong
 
 
@@ -128,6 +133,7 @@ def test_imports_go_down_only(module, path):
             "inside",
         ),
         ("ppl_vae.vae", "import ppl_vae as pv", "the package itself"),
+        ("ppl_vae.runs.run", "from ppl_vae.data.rows import as_rows", "import from ppl_vae.data"),
     ],
 )
 def test_of_the_test(module, source, wrong):

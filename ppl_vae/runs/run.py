@@ -390,7 +390,7 @@ def _require_ours(folder: Path, config: RunConfig, dataset: Dataset) -> None:
         return
     there = [] if (folder / CHECKPOINT).exists() else folder.glob("*")
     if any(_is_foreign(path) for path in there):
-        raise ValueError(f"{folder} is not empty and holds no run: choose another --out.")
+        raise ValueError(f"{folder} is not empty and holds no run: choose another folder.")
 
 
 def _claim(folder: Path, config: RunConfig, summary: DataSummary, fixed: str) -> None:
@@ -447,7 +447,7 @@ def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunCon
     if other:
         raise ValueError(
             f"{folder} holds a run with other settings in {CONFIG} ({'; '.join(other)}): choose "
-            "another folder with --out, or remove it."
+            "another folder, or remove it."
         )
 
 
@@ -475,8 +475,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _require_same_data(folder: Path, sha256: Any, dataset: Dataset) -> None:
     if sha256 != dataset.fingerprint():
         raise ValueError(
-            f"{dataset.name} differs from the data the run in {folder} was trained on: point "
-            "--data-root at those data, or train anew in another folder."
+            f"{dataset.name} differs from the data the run in {folder} was trained on: name "
+            'the folder of those data (data_root="FOLDER"), or train anew in another folder.'
         )
 
 

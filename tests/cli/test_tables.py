@@ -132,6 +132,7 @@ def test_log_p_of_another_table(trained, capsys, tmp_path):
         table.to_csv(path, index=False)
         line = fails(capsys, *arguments)
         assert f"{path}: {message}" in line
+    assert "--limit 100: only 9 rows are there" in evaluate(full[:9], "--limit", 100)[0]
     line = fails(capsys, *arguments[:3], tmp_path / "none.csv")
     assert "none.csv: no such file" in line
     assert "have no splits" in fails(capsys, *arguments, "--split", "valid", code=2)
