@@ -56,12 +56,15 @@ def decomposition_to_datatree(decomposition: Decomposition) -> xr.DataTree:
 
     value, monte_carlo_error and total_error by ``term`` (elbo, log_likelihood, ``kl_<site>``);
     ``kl_<site>`` and ``activity_<site>`` by latent dimension, each with its ``_standard_error``.
-    Attributes: num_data, num_particles, threshold, and ``active_units_<site>``.
+    Where the guide is a point, joint_log_density and ``minus_log_prior_<site>`` stand in place of
+    elbo and ``kl_<site>``. Attributes: num_data, num_particles, threshold, and
+    ``active_units_<site>``.
     """
     terms = {"elbo": decomposition.elbo, "log_likelihood": decomposition.log_likelihood}
     terms |= {f"kl_{site}": estimate for site, estimate in decomposition.kl.items()}
+    terms = {decomposition.named(name): estimate for name, estimate in terms.items()}
     by_dimension = {
-        f"{kind}_{site}": (f"{site}_dim", values)
+        decomposition.named(f"{kind}_{site}"): (f"{site}_dim", values)
         for kind, sites in (
             ("kl", decomposition.kl_per_dimension),
             ("activity", decomposition.activity),
@@ -172,8 +175,9 @@ def rate_distortion_to_datatree(
         "notes": _text(curve.notes),
     }
     for name in ("guide_distortion", "guide_rate"):
-        attrs |= {name: getattr(curve, name).value}
-        attrs |= {f"{name}_{error}": getattr(getattr(curve, name), error) for error in _ERRORS}
+        if (own := getattr(curve, name)) is not None:
+            attrs |= {name: own.value}
+            attrs |= {f"{name}_{error}": getattr(own, error) for error in _ERRORS}
     groups: Groups = {
         "rate_distortion": {name: (by_beta, numpy_of(value)) for name, value in values.items()}
     }

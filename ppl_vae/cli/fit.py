@@ -57,7 +57,7 @@ def fit(
         f"{len(result.history)} epochs{' (stopped early)' if result.stopped_early else ''}, "
         f"{result.history.records[-1].updates} updates, kept epoch {record.epoch}: {bound} "
         f"{record.bound:.3f} nats on training data (log-likelihood {record.log_likelihood:.3f}, "
-        f"{kl}), {'the same' if point else 'validation bound'} {record.validation:.3f} +- "
+        f"{kl}), {'what is maximised' if point else 'validation bound'} {record.validation:.3f} +- "
         f"{record.validation_error:.3f}{' on validation data' if point else ''}\n"
         f"run in {folder}; next: ppl-vae evaluate {folder}"
     )

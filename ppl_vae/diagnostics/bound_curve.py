@@ -138,7 +138,7 @@ def bound_against_particles(
 
     Raises:
         ValueError: If there are fewer than 4 different K, 2 data or 2 replicates, or fewer data and
-            replicates than it takes for the covariance.
+            replicates than it takes for the covariance; or if the guide is a point.
 
     References:
         Burda, Grosse and Salakhutdinov, 2016, Importance weighted autoencoders.
@@ -157,6 +157,7 @@ def bound_against_particles(
         torch.no_grad(),
         seeded(seed, Stream.EVALUATION),
     ):
+        look.require_density("the joint log-density there is the same for every K")
         for data, own in look.chunks():
             drawn = []
             for _ in range(replicates):

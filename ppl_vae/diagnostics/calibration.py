@@ -227,7 +227,7 @@ def simulation_based_calibration(
 
     Raises:
         ValueError: If there are too few simulations or draws to test, or the model does not observe
-            one site of the shape of x.
+            one site of the shape of x, or the guide is a point.
 
     References:
         Talts, Betancourt, Simpson, Vehtari and Gelman, 2018, Validating Bayesian inference
@@ -242,6 +242,7 @@ def simulation_based_calibration(
         torch.no_grad(),
         seeded(seed, Stream.EVALUATION),
     ):
+        look.require_density("its draws have no spread to judge")
         nesting, first = look.max_plate_nesting, look.x[:1].to(look.device)
         template = first.expand(num_simulations, *first.shape[1:])
         for part in template.split(max(1, _ROWS // num_draws)):

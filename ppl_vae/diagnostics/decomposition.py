@@ -1,6 +1,7 @@
 """The ELBO taken apart: log-likelihood, KL per latent site and dimension, active units."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, final
@@ -114,7 +115,7 @@ class Decomposition(Result):
     point: bool = False
 
     def __str__(self) -> str:
-        total = "joint log-density at the guide's point" if self.point else "ELBO"
+        total = "joint log-density log p(x, z)" if self.point else "ELBO"
         term = "-log p" if self.point else "KL"
         rows = {total: self.elbo, "log-likelihood": self.log_likelihood}
         rows |= {f"{term} {name}": estimate for name, estimate in self.kl.items()}
@@ -131,10 +132,13 @@ class Decomposition(Result):
     def summary(self) -> dict[str, Any]:
         """The result as plain numbers, lists and dictionaries, for JSON."""
         plain: dict[str, Any] = asdict(self, dict_factory=_plain_values)
-        if self.point:
-            plain["joint_log_density"] = plain.pop("elbo")
-            plain["minus_log_prior"] = plain.pop("kl")
-        return plain
+        return {self.named(name): value for name, value in plain.items()}
+
+    def named(self, name: str) -> str:
+        """A quantity's name in tables and files: at a point there is neither an ELBO nor a KL."""
+        if not self.point:
+            return name
+        return re.sub("^elbo$", "joint_log_density", re.sub("^kl(?=_|$)", "minus_log_prior", name))
 
 
 def decompose(

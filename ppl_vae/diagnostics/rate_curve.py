@@ -86,8 +86,9 @@ class RateDistortion(Result):
         rate: R, likewise; never below 0 but for Monte Carlo error.
         log_normalizer: log Z, likewise.
         effective_sample_size: Of the weights at each b, shape (betas, batch).
-        guide_distortion: Of the guide's code, ``E_q[-log p(x|z)]``, mean over the data.
-        guide_rate: KL(q(z|x), p(z)), mean over the data.
+        guide_distortion: Of the guide's code, ``E_q[-log p(x|z)]``, mean over the data; None
+            without a guide.
+        guide_rate: KL(q(z|x), p(z)), mean over the data; None without a guide.
         num_chains: K.
         num_temperatures: Steps from b = 0 to the largest.
     """
@@ -97,8 +98,8 @@ class RateDistortion(Result):
     rate: PerDatum
     log_normalizer: PerDatum
     effective_sample_size: Float[Tensor, "betas batch"]
-    guide_distortion: Estimate
-    guide_rate: Estimate
+    guide_distortion: Estimate | None
+    guide_rate: Estimate | None
     num_chains: int
     num_temperatures: int
 
@@ -134,8 +135,9 @@ class RateDistortion(Result):
 
     def __str__(self) -> str:
         rows = {f"{point.beta:g}": str(point) for point in self.points}
-        pair = (self.guide_distortion, self.guide_rate)
-        rows["guide"] = " ".join(f"{e.value:12.3f} {e.monte_carlo_error:12.3f}" for e in pair)
+        if self.guide_distortion is not None and self.guide_rate is not None:
+            pair = (self.guide_distortion, self.guide_rate)
+            rows["guide"] = " ".join(f"{e.value:12.3f} {e.monte_carlo_error:12.3f}" for e in pair)
         last = (
             f"nats per datum, Monte Carlo errors; N = {self.num_data}, {self.num_chains} chains, "
             f"{self.num_temperatures} temperatures"
@@ -146,8 +148,8 @@ class RateDistortion(Result):
         """The means over data as plain values, for JSON."""
         return {
             "points": [plain(point) for point in self.points],
-            "guide_distortion": plain(self.guide_distortion),
-            "guide_rate": plain(self.guide_rate),
+            "guide_distortion": self.guide_distortion and plain(self.guide_distortion),
+            "guide_rate": self.guide_rate and plain(self.guide_rate),
             "num_data": self.num_data,
             "num_chains": self.num_chains,
             "num_temperatures": self.num_temperatures,

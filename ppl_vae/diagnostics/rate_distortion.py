@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.data.rows import RowData
+from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data
 from ppl_vae.diagnostics.rate_curve import QUANTITIES, PerDatum, RateDistortion
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
@@ -27,8 +29,8 @@ that grows without end, and chains that can no longer follow."""
 
 def rate_distortion(
     model: Program,
-    guide: Program,
-    x: Float[Tensor, "num_data *event"],
+    guide: Program | None,
+    x: RowData,
     betas: Sequence[float] = BETAS,
     *,
     num_temperatures: int = 500,
@@ -60,7 +62,8 @@ def rate_distortion(
 
     Args:
         model: Pyro model with its data plate at dim -1, all latents continuous.
-        guide: Pyro guide over the same latents: for its own point, and for the mass matrices.
+        guide: Pyro guide over the same latents: for its own point, and for the mass matrices; None
+            with ``mass="unit"``: the curve alone.
         x: The data, shape ``(num_data, *event)``.
         betas: Where to stop, all above 0; in any order.
         num_temperatures: T.
@@ -98,10 +101,16 @@ def rate_distortion(
     levels, places = _levels(stops, num_temperatures)
 
     def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+        if guide is not None:
+            look.require_density(
+                "it has no rate: give guide=None and mass='unit' for the curve alone"
+            )
         annealer = annealing.prepare(look.programs, x, streams, levels)
         nesting = look.max_plate_nesting
         with streams.stream(Purpose.FORWARD):
             curve = _pass(annealer, places, stops)
+            if guide is None:
+                return part_of(curve)
             particles = draw_particles(
                 model, look.guide, x, num_particles, max_plate_nesting=nesting
             )
@@ -199,6 +208,10 @@ def _guide_columns(particles: Particles) -> dict[str, Float[Tensor, " batch"]]:
     return means | {f"{name}_noise": v.var(0) / len(v) for name, v in named.items()}
 
 
+def _of_guide(columns: Columns, name: str) -> Estimate | None:
+    return over_data(columns[name], columns[f"{name}_noise"]) if name in columns else None
+
+
 def _result(
     columns: Columns, stops: tuple[float, ...], num_chains: int, num_temperatures: int
 ) -> RateDistortion:
@@ -209,8 +222,8 @@ def _result(
         betas=stops,
         **quantities,
         effective_sample_size=columns["effective_sample_size"].mT,
-        guide_distortion=over_data(columns["guide_distortion"], columns["guide_distortion_noise"]),
-        guide_rate=over_data(columns["guide_rate"], columns["guide_rate_noise"]),
+        guide_distortion=_of_guide(columns, "guide_distortion"),
+        guide_rate=_of_guide(columns, "guide_rate"),
         num_chains=num_chains,
         num_temperatures=num_temperatures,
     )

@@ -127,7 +127,8 @@ def elbo_surgery(
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
-        ValueError: If there are no data, or fewer than 2 particles (no error).
+        ValueError: If there are no data, fewer than 2 particles (no error), or the guide is a
+            point.
 
     References:
         Hoffman and Johnson, 2016, ELBO surgery: yet another way to carve up the variational
@@ -146,6 +147,7 @@ def elbo_surgery(
         torch.no_grad(),
         seeded(seed, Stream.EVALUATION),
     ):
+        look.require_density("it has no KL to take apart")
         nesting = look.max_plate_nesting
         for part, _ in look.chunks():
             particles = draw_particles(model, guide, part, num_particles, max_plate_nesting=nesting)

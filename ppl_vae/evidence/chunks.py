@@ -253,7 +253,7 @@ class Chunking:
         self,
         estimate: Callable[[Chunk], Evidence],
         model: Program,
-        guide: Program,
+        guide: Program | None,
         x: RowData,
         *,
         device: torch.device | str | None,
@@ -292,7 +292,7 @@ class Chunking:
             found = call.by_chunk(look, words, group, self._group_size(look))
             # A refined guide is made on the prior's support, or of normals, which lack nothing.
             whole = self.from_prior or self.refine is not None
-            gap = None if whole else look.support_gap
+            gap = None if whole else look.support_gap()
         evidence = concatenate([_evidence_of(part) for part in found.parts])
         if gap is not None:
             evidence = replace(evidence, support_gap=gap, direction="lower", advice=_WIDEN)
@@ -339,7 +339,7 @@ class ChunkedEstimator(ABC):
     def __call__(
         self,
         model: Program,
-        guide: Program,
+        guide: Program | None,
         x: RowData,
         *,
         device: torch.device | str | None = None,
@@ -351,7 +351,7 @@ class ChunkedEstimator(ABC):
 
         Args:
             model: Pyro model with its data plate at dim -1.
-            guide: Pyro guide over the same latents.
+            guide: Pyro guide over the same latents, which draws come from; None is refused.
             x: The data, shape ``(num_data, *event)``: a tensor, a NumPy array, a data frame or a
                 ``TensorDataset``, of any type that the model's holds without loss.
             device: Where to compute; where the modules are, or else the data, if not given.

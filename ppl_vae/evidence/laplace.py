@@ -8,7 +8,7 @@ from typing import Any, final
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform, ReshapeTransform
 
@@ -29,7 +29,7 @@ _ROWS = 20_000
 def laplace_guide(
     model: Program,
     guide: Program,
-    x: Float[Tensor, "batch *event"],
+    x: Shaped[Tensor, "batch *event"],
     *,
     steps: int = 50,
     starts: int = 1,
@@ -119,7 +119,7 @@ class LaplaceApproximation:
         self,
         model: Program,
         guide: Program,
-        x: Float[Tensor, "batch *event"],
+        x: Shaped[Tensor, "batch *event"],
         *,
         max_plate_nesting: int = 1,
         seed: int | None = 0,
@@ -177,7 +177,7 @@ class LaplaceGuide:
         factor = stretch * torch.linalg.cholesky(covariance)
         return cls(sites, modes.point[best, data], factor)
 
-    def __call__(self, x: Float[Tensor, "batch *event"]) -> None:
+    def __call__(self, x: Shaped[Tensor, "batch *event"]) -> None:
         """Run the guide.
 
         Raises:

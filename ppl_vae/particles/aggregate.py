@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import Independent
 
@@ -33,7 +33,7 @@ class Aggregate:
 
 def aggregate_log_density(
     guide: Program,
-    x: Float[Tensor, "num_data *event"],
+    x: Shaped[Tensor, "num_data *event"],
     latents: Mapping[str, Tensor],
     *,
     max_plate_nesting: int = 1,

@@ -1,13 +1,13 @@
 """Every datum's draw under every datum's guide."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ppl_vae.particles.sites import Program, log_densities, run
 
 
 def cross_log_guide(
-    guide: Program, x: Float[Tensor, "batch *event"], *, max_plate_nesting: int = 1
+    guide: Program, x: Shaped[Tensor, "batch *event"], *, max_plate_nesting: int = 1
 ) -> Float[Tensor, "draws batch"]:
     """``log q(z_j|x_i)`` for one draw z_j ~ q(.|x_j) of each datum: row j, column i, in nats.
 

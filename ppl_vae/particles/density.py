@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, final
 
 import pyro
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Size, Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import ComposeTransform
@@ -56,7 +56,7 @@ class LatentDensity:
         self,
         model: Program,
         guide: Program | None,
-        x: Float[Tensor, "batch *event"],
+        x: Shaped[Tensor, "batch *event"],
         num_chains: int,
         max_plate_nesting: int = 1,
     ) -> None:
@@ -195,8 +195,8 @@ class LatentDensity:
 
 
 def simulate_data(
-    model: Program, x: Float[Tensor, "batch *event"], *, max_plate_nesting: int = 1
-) -> tuple[dict[str, Tensor], Float[Tensor, "batch *event"]]:
+    model: Program, x: Shaped[Tensor, "batch *event"], *, max_plate_nesting: int = 1
+) -> tuple[dict[str, Tensor], Shaped[Tensor, "batch *event"]]:
     """Draw (z, x) ~ p, one pair for each row of x, which is seen for its shape only.
 
     Args:

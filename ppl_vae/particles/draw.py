@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from ppl_vae.particles.counting import add_evaluations
@@ -24,7 +24,7 @@ parameters the programs share. ``score``: the draws are constants.
 def draw_particles(
     model: Program,
     guide: Program,
-    x: Float[Tensor, "batch *event"],
+    x: Shaped[Tensor, "batch *event"],
     num_particles: int = 1,
     *,
     graph: Graph = "path",
@@ -76,7 +76,7 @@ def draw_particles(
 def evaluate_particles(
     model: Program,
     guide: Program,
-    x: Float[Tensor, "batch *event"],
+    x: Shaped[Tensor, "batch *event"],
     latents: Mapping[str, Tensor],
     *,
     max_plate_nesting: int = 1,
@@ -105,7 +105,7 @@ def evaluate_particles(
 def simulate(
     model: Program,
     guide: Program | None,
-    x: Float[Tensor, "batch *event"],
+    x: Shaped[Tensor, "batch *event"],
     num_particles: int = 1,
     *,
     max_plate_nesting: int = 1,
@@ -150,7 +150,7 @@ def simulate(
 
 
 def accepts_missing(
-    model: Program, x: Float[Tensor, "batch *event"], *, max_plate_nesting: int = 1
+    model: Program, x: Shaped[Tensor, "batch *event"], *, max_plate_nesting: int = 1
 ) -> bool:
     """Whether NaN in x is a missing cell to every likelihood of the model.
 

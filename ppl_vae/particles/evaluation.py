@@ -7,14 +7,14 @@ from functools import cached_property
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from ppl_vae.data import as_rows, require_lossless
 from ppl_vae.devices import resolve_device
 from ppl_vae.identity import Identity, hash_rows, hash_tensors
 from ppl_vae.particles.counting import count_evaluations
-from ppl_vae.particles.particles import Particles
+from ppl_vae.particles.particles import Particles, require_density
 from ppl_vae.particles.programs import ProgramModules, Programs
 from ppl_vae.particles.sites import (
     Program,
@@ -92,7 +92,7 @@ class Evaluation:
     """
 
     programs: Programs
-    x: Float[Tensor, "num_data *event"]
+    x: Shaped[Tensor, "num_data *event"]
     device: torch.device
     size: ChunkSize
     rows: int
@@ -115,10 +115,35 @@ class Evaluation:
             raise ValueError("guide=None: this draws from the guide; give one.")
         return self.programs.guide
 
-    @property
     def support_gap(self) -> str | None:
-        """Where the guide's support is a part of the prior's only, in words; None: nowhere."""
-        return None if self.first is None else support_gap(self.first.prior, self.first.guide)
+        """Where the guide's support is a part of the prior's only, in words; None: nowhere.
+
+        One particle of every datum is looked at, as supports may differ between data.
+        """
+        model, nesting = self.programs.model, self.max_plate_nesting
+        with seeded(0), torch.no_grad():
+            for start in range(0, len(self.x), self.rows):
+                part = self.x[start : start + self.rows].to(self.device)
+                drawn = run(guide_of(self.guide, start, start + len(part)), part, 1, nesting)
+                modelled = run(model, part, 1, nesting, drawn.latents)
+                gap = support_gap(
+                    *({n: s["fn"] for n, s in r.sites.items()} for r in (modelled, drawn))
+                )
+                if gap is not None:
+                    return gap
+        return None
+
+    def require_density(self, why: str) -> None:
+        """Check that there is a guide, and that it is no point.
+
+        Args:
+            why: What a density is needed for, for the message.
+
+        Raises:
+            ValueError: If there is none, or it is a point; names the site.
+        """
+        if self.guide is not None and self.first is not None:
+            require_density(self.first.guide, why)
 
     @property
     def data_at_once(self) -> int:

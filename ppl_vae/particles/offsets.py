@@ -6,7 +6,7 @@ from typing import Any, final
 
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -71,7 +71,7 @@ class OffsetGuide:
     offsets: Mapping[str, Offset]
     num_data: int
 
-    def __call__(self, x: Float[Tensor, "batch *event"]) -> Any:
+    def __call__(self, x: Shaped[Tensor, "batch *event"]) -> Any:
         """Run the guide.
 
         Raises:
@@ -97,7 +97,7 @@ class OffsetGuide:
         return OffsetGuide(self.guide, offsets, self.num_data)
 
 
-def zero_offsets(guide: Program, x: Float[Tensor, "batch *event"]) -> OffsetGuide:
+def zero_offsets(guide: Program, x: Shaped[Tensor, "batch *event"]) -> OffsetGuide:
     """The guide as it is, with offsets of zero that a gradient can be taken of.
 
     Runs the guide once on ``x``.

@@ -36,22 +36,25 @@ def is_point(site: Any) -> bool:
     return isinstance(site, dist.Delta)
 
 
-def require_density(guide: Mapping[str, Any]) -> None:
-    """Check that a guide has a density, so that weights under it estimate p(x).
+def require_density(
+    guide: Mapping[str, Any],
+    why: str = (
+        "weights under it say nothing about log p(x): take refine=LaplaceApproximation(), or "
+        "annealed importance sampling from the prior"
+    ),
+) -> None:
+    """Check that a guide has a density.
 
     Args:
         guide: Site name to distribution.
+        why: What it is needed for, for the message.
 
     Raises:
         ValueError: If a site is a point; names it.
     """
     name = point_site(guide)
     if name is not None:
-        raise ValueError(
-            f"guide site {name!r} is a Delta, a point without a density, and weights under it say "
-            "nothing about log p(x): take refine=LaplaceApproximation(), or annealed importance "
-            "sampling from the prior."
-        )
+        raise ValueError(f"guide site {name!r} is a Delta, a point without a density, and {why}.")
 
 
 @final

@@ -79,7 +79,10 @@ def _forest(
 
 
 def plot_histories(histories: Mapping[str, Sequence[History]], title: str) -> bytes:
-    """Learning curves of each arm: one line a seed, the training bound and the validation bound."""
+    """Learning curves of each arm: one line a seed, the training bound and the validation bound.
+
+    Of a guide that is a point both are the joint log-density there, which is no bound.
+    """
     figure, axes = _figure(3.4, 2)
     for index, (arm, runs) in enumerate(histories.items()):
         for seed, history in enumerate(runs):
@@ -92,7 +95,7 @@ def plot_histories(histories: Mapping[str, Sequence[History]], title: str) -> by
             values = [r.validation or 0.0 for r in checked]
             axes[1].plot([r.epoch for r in checked], values, color=f"C{index}", label=label, lw=1)
     for ax, name in zip(
-        axes, ("training: each arm's own bound", "validation: one bound for all"), strict=True
+        axes, ("training: what each arm maximises", "validation: one bound for all"), strict=True
     ):
         ax.set_title(name, fontsize=10)
         ax.set_xlabel("epoch")
@@ -294,8 +297,9 @@ def plot_rate_distortion(curve: RateDistortion, title: str) -> bytes:
         color = "white" if point.poor > TOLERATED_FRACTION else "C0"
         ax.plot(d, r, "o", ms=4.5, color="C0", markerfacecolor=color)
         ax.annotate(f"{point.beta:g}", (d, r), (5, 4), textcoords="offset points", fontsize=7.5)
-    ax.plot(curve.guide_distortion.value, curve.guide_rate.value, "D", ms=6, color="C1",
-            label="the guide")  # fmt: skip
+    if curve.guide_distortion is not None and curve.guide_rate is not None:
+        ax.plot(curve.guide_distortion.value, curve.guide_rate.value, "D", ms=6, color="C1",
+                label="the guide")  # fmt: skip
     limits = ax.get_xlim(), ax.get_ylim()
     for point in points:
         if point.beta == 1:

@@ -41,12 +41,6 @@ _CLASSES = (
     Extrapolation, InferenceGap, MonteCarlo, PerDatum, PerDimension, RateDistortion,
 )  # fmt: skip
 _REFINEMENT = Refinement(50)
-_OF_A_DENSITY = {
-    "surgery": "the guide is a point, and has no KL to take apart",
-    "curve": "the guide is a point, and the joint log-density there is the same for every K",
-    "calibration": "the guide is a point, and its draws have no spread to judge",
-}
-"""What asks for a guide with a density, and why."""
 _Result = TypeVar("_Result")
 
 
@@ -138,10 +132,6 @@ class _Work:
 
     def plain(self, name: str, diagnostic: Callable[..., _Result], x: Rows) -> _Result | None:
         """A diagnostic with its own settings."""
-        if name in _OF_A_DENSITY and self._run.has_point_guide:
-            self.left_out[name] = _OF_A_DENSITY[name]
-            self._report(f"{name}: left out, {self.left_out[name]}")
-            return None
         return self._part(name, x, name, lambda _: diagnostic(*self._programs, x.x, **self._call))
 
     def evidence(self, name: str, x: Rows, estimator: ImportanceSampling) -> Evidence | None:

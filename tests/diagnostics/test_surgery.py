@@ -209,6 +209,7 @@ class TestWhatItSays:
 
     def test_refusals(self):
         vae = MODEL.vae()
-        for x, count in ((X, 1), (X[:0], 10)):
-            with pytest.raises(ValueError, match=r"num_particles >= 2|holds no data"):
-                elbo_surgery(vae.model, vae.guide, x, num_particles=count)
+        with pytest.raises(ValueError, match=r"num_particles >= 2 .* num_particles=1\.$"):
+            elbo_surgery(vae.model, vae.guide, X, num_particles=1)
+        with pytest.raises(ValueError, match=r"^x holds no data: give at least one row\.$"):
+            elbo_surgery(vae.model, vae.guide, X[:0])

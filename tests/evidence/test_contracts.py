@@ -1,22 +1,36 @@
 """What every estimator refuses, and what none asks for that plays no part."""
 
+import math
+
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from significance import Estimate, mean_of
+from torch.utils.data import TensorDataset
 
+import ppl_vae as pv
+from ppl_vae.arviz import rate_distortion_to_datatree
+from ppl_vae.diagnostics import rate_distortion
 from ppl_vae.evidence import (
     SUMO,
     AdaptiveSampling,
+    AnnealedImportanceSampling,
+    BidirectionalMonteCarlo,
     DefensiveSampling,
+    Enumeration,
     ImportanceSampling,
     Jackknife,
     ParetoSmoothed,
+    Quadrature,
+    SequentialMonteCarlo,
+    ThermodynamicIntegration,
 )
-from ppl_vae.evidence.annealing import AnnealedImportanceSampling
-from ppl_vae.evidence.chunks import Call, Purpose, require_guide
+from ppl_vae.evidence.chunks import Call, Purpose
 from ppl_vae.evidence.unfinished import Part
-from ppl_vae.particles import ChunkSize, Programs
+from ppl_vae.particles import ChunkSize, Programs, draw_particles
+from ppl_vae.plots import plot_rate_distortion
 
 X = torch.linspace(-1, 1, 8, dtype=torch.float64)
 SAMPLERS = [
@@ -104,13 +118,194 @@ def test_samplers_need_a_guide_that_samples(estimator):
         estimator(model, lambda x: None, X)
 
 
-def test_no_guide_where_draws_come_from_one_is_told_in_a_line():
-    with pytest.raises(ValueError, match=r"guide=None: importance sampling .* give one, or take"):
-        require_guide(None)
+# z ~ N(0, 1), x ~ N(z, 1) twice; or z ~ Bernoulli(0.3) in place of it.
+ROWS = torch.tensor([[0.0, 1.0], [2.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
+FORMS = {
+    "double": ROWS,
+    "whole numbers": ROWS.long(),
+    "numpy": ROWS.numpy(),
+    "numpy of whole numbers": ROWS.long().numpy(),
+    "data frame": pd.DataFrame(ROWS.numpy(), columns=["a", "b"]),
+    "tensor data set": TensorDataset(ROWS),
+}
+DATA = pv.load_dataset(ROWS.repeat(4, 1))
+REFUSED = {
+    "lists": (ROWS.tolist(), TypeError, "x is a list: give a tensor, rows first"),
+    "data set": (DATA, TypeError, "x is a whole data set .*: give data.train"),
+    "words": (pd.DataFrame({"a": ["x", "y"]}), ValueError, "x has 1 columns that are no numbers"),
+}
+WITHOUT_GUIDE = [
+    AnnealedImportanceSampling(8, 32, 2),
+    SequentialMonteCarlo(AnnealedImportanceSampling(8, 32, 2), 8),
+    ThermodynamicIntegration(AnnealedImportanceSampling(10, 24, 2), 3, 3),
+    Quadrature(),
+    Enumeration(),
+]
 
 
-def test_annealing_from_the_prior_needs_no_guide():
-    assert len(ANNEALING(model, None, X)) == len(X)
+def two_normal(x):
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", normal())
+        pyro.sample("x", normal(z.unsqueeze(-1)).expand([*z.shape, 2]).to_event(1), obs=x)
+
+
+def two_binary(x):
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.3, dtype=torch.float64)))
+        pyro.sample("x", normal(z.unsqueeze(-1)).expand([*z.shape, 2]).to_event(1), obs=x)
+
+
+def exact_of(estimator, x=ROWS):
+    if isinstance(estimator, Enumeration):
+        each = [normal(z).log_prob(x).sum(-1) for z in (0.0, 1.0)]
+        return torch.logaddexp(each[0] + math.log(0.7), each[1] + math.log(0.3))
+    covariance = torch.eye(2, dtype=torch.float64) + 1
+    return dist.MultivariateNormal(torch.zeros(2, dtype=torch.float64), covariance).log_prob(x)
+
+
+def model_of(estimator):
+    return two_binary if isinstance(estimator, Enumeration) else two_normal
+
+
+def by_name(estimator):
+    return type(estimator).__name__
+
+
+@pytest.mark.parametrize("estimator", WITHOUT_GUIDE, ids=by_name)
+def test_what_needs_no_guide_is_right_without_one(estimator, significance):
+    found = estimator(model_of(estimator), None, ROWS)
+    exact = exact_of(estimator)
+    assert len(found) == len(ROWS)
+    if found.direction == "exact":
+        torch.testing.assert_close(found.log_prob, exact, rtol=0, atol=1e-6)
+    else:
+        error = Estimate((found.log_prob - exact).mean().item(), found.monte_carlo_error)
+        significance.require_equal(error, 0.0)
+        assert found.monte_carlo_error < 0.2
+
+
+def test_a_sandwich_needs_no_guide(significance):
+    found = BidirectionalMonteCarlo(AnnealedImportanceSampling(20, 16, 3), 30)(
+        two_normal, None, ROWS
+    )
+    exact = exact_of(found, found.x)
+    assert len(found) == 30
+    significance = significance.split(2)
+    for side, sign in ((found.lower, 1), (found.upper, -1)):
+        # The exponential of either side is unbiased; all of a datum's chains go back from one z.
+        significance.require_equal(mean_of((sign * (side.log_prob - exact)).exp()), 1.0)
+
+
+def test_a_rate_distortion_curve_needs_no_guide(significance):
+    found = rate_distortion(
+        two_normal, None, ROWS, (1.0,), num_temperatures=8, num_chains=64, leapfrog_steps=2,
+        mass="unit",
+    )  # fmt: skip
+    log_normalizer = found.points[0].log_normalizer
+    value = Estimate(log_normalizer.value, log_normalizer.monte_carlo_error)
+    significance.require_equal(value, exact_of(None).mean().item())
+    assert found.guide_rate is None
+    assert "guide" not in str(found)
+    assert found.summary()["guide_rate"] is None
+    assert "guide_rate" not in rate_distortion_to_datatree(found)["rate_distortion"].attrs
+    assert plot_rate_distortion(found, "without a guide").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "needing",
+    [
+        *SAMPLERS[:5],
+        AnnealedImportanceSampling(3, 2, 1, start="guide"),
+        SequentialMonteCarlo(AnnealedImportanceSampling(3, 4, 1, mass="guide"), 2),
+        rate_distortion,
+    ],
+    ids=lambda e: getattr(e, "__name__", type(e).__name__),
+)
+def test_what_needs_a_guide_says_so(needing):
+    with pytest.raises(ValueError, match=r"^guide=None[:,][^\n]* give (one|the guide)[^\n]*$"):
+        needing(two_normal, None, ROWS)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        *SAMPLERS[:5],
+        AnnealedImportanceSampling(2, 2, 1),
+        SequentialMonteCarlo(AnnealedImportanceSampling(2, 4, 1), 2),
+        ThermodynamicIntegration(AnnealedImportanceSampling(2, 2, 1), 1, 1),
+        *WITHOUT_GUIDE[-2:],
+    ],
+    ids=by_name,
+)
+def test_every_estimator_takes_rows_in_every_form(estimator):
+    programs = model_of(estimator), guide
+    expected = estimator(*programs, ROWS)
+    for form in FORMS.values():
+        found = estimator(*programs, form)
+        assert torch.equal(found.log_prob, expected.log_prob)
+    for form, kind, message in REFUSED.values():
+        with pytest.raises(kind, match=message) as error:
+            estimator(*programs, form)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("estimator", WITHOUT_GUIDE, ids=by_name)
+def test_those_without_a_guide_refuse_a_part_of_the_rows(estimator):
+    with pytest.raises(ValueError, match="plate 'data' subsamples"):
+        estimator(some_rows, None, X)
+
+
+def test_a_sandwich_refuses_a_part_of_the_rows():
+    with pytest.raises(ValueError, match="plate 'data' subsamples"):
+        BidirectionalMonteCarlo(ANNEALING, 3)(some_rows, None, X)
+
+
+def without_data(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("x", normal(pyro.sample("z", normal())))
+
+
+def with_a_global_latent(x):
+    shift = pyro.sample("shift", normal())
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("x", normal(pyro.sample("z", normal()) + shift), obs=x)
+
+
+def guide_of_all(x):
+    pyro.sample("shift", normal())
+    guide(x)
+
+
+@pytest.mark.parametrize("estimator", [*SAMPLERS[:1], ANNEALING, Quadrature()], ids=by_name)
+def test_data_that_are_not_observed_are_missed(estimator):
+    reason = r"^the model observes nothing: give its likelihood site obs=x \(its sites: 'z', 'x'\)"
+    with pytest.raises(ValueError, match=reason):
+        estimator(without_data, guide, X)
+
+
+@pytest.mark.parametrize("estimator", [*SAMPLERS[:1], ANNEALING, Quadrature()], ids=by_name)
+def test_a_latent_that_all_data_share_is_no_part_of_one_datum(estimator):
+    reason = "^site 'shift' stands outside the data plate.* what all data share .* a parameter"
+    with pytest.raises(ValueError, match=reason):
+        estimator(with_a_global_latent, guide_of_all, X)
+
+
+def two_measurements(x):
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", normal())
+        with pyro.plate("measurement", 2, dim=-2):
+            pyro.sample("x", normal(z), obs=x.mT)
+
+
+def test_plates_left_of_the_datas_are_found_and_else_named(significance):
+    found = ImportanceSampling(2000)(two_measurements, guide, ROWS)
+    error = Estimate((found.log_prob - exact_of(None)).mean().item(), found.monte_carlo_error)
+    significance.require_equal(error, 0.0)
+    exact = Quadrature()(two_measurements, None, ROWS).log_prob
+    torch.testing.assert_close(exact, exact_of(None), rtol=0, atol=1e-6)
+    reason = "^the programs use 2 plate dimensions, .* were announced: give max_plate_nesting=2"
+    with pytest.raises(ValueError, match=reason):
+        draw_particles(two_measurements, guide, ROWS)
 
 
 @pytest.mark.parametrize(("features", "rows"), [(784, 2000), (1000, 2000), (100_000, 20)])

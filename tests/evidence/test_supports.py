@@ -18,6 +18,7 @@ from ppl_vae.evidence import (
     Jackknife,
     ParetoSmoothed,
     Sharded,
+    ThermodynamicIntegration,
 )
 from ppl_vae.evidence.annealing import AnnealedImportanceSampling
 from ppl_vae.evidence.result import concatenate
@@ -80,6 +81,22 @@ def test_the_defensive_mixture_reaches_what_the_guide_does_not(significance):
     assert found.support_gap is None
     significance.require_equal(Estimate(found.mean, found.monte_carlo_error), exact)
     assert found.monte_carlo_error < 0.1
+
+
+def test_one_datum_in_a_later_chunk_is_found():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(number(0.0), number(4.0)))
+            pyro.sample("x", dist.Poisson(z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(number(0.0), 4 - 2 * (x == 9)))
+
+    x = torch.tensor([3.0, 3.0, 3.0, 9.0], dtype=torch.float64)
+    found = ImportanceSampling(10, rows=10)(model, guide, x)
+    assert "numbers from 0 to 2, is a part" in found.support_gap
+    assert ImportanceSampling(10, rows=10)(model, guide, x[:3]).support_gap is None
 
 
 def test_annealing_refuses_such_a_guide():
@@ -151,6 +168,9 @@ def wide(x):
         pyro.sample("z", dist.Gamma(number(2.0), number(0.7)))
 
 
+TI = ThermodynamicIntegration(AnnealedImportanceSampling(10, 32, 3), 3, 6)
+
+
 @pytest.mark.parametrize("validated", [True, False])
 @pytest.mark.parametrize(
     "estimator",
@@ -162,6 +182,7 @@ def wide(x):
         DefensiveSampling(4000),
         AdaptiveSampling(0.03),
         AnnealedImportanceSampling(30, 64),
+        TI,
     ],
     ids=repr,
 )
@@ -172,6 +193,13 @@ def test_draws_that_x_is_impossible_under_are_weights_of_0(estimator, validated,
     total = Estimate(found.mean, found.monte_carlo_error)
     significance.require_equal(total, -BELOW.mean().item())
     assert found.monte_carlo_error < 0.1
+
+
+def test_integration_from_draws_that_allow_no_datum_is_refused():
+    x = torch.tensor([0.5, 18.0], dtype=torch.float64)
+    message = r"^1 data .* under all 192 draws at b = 0, .* or ImportanceSampling, [^\n]* of 0\.$"
+    with pytest.raises(ValueError, match=message):
+        TI(below, wide, x)
 
 
 def test_one_particle_at_a_time_counts_them_as_well(significance):

@@ -8,8 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from ppl_vae.arviz import decomposition_to_datatree
 from ppl_vae.data import load_dataset
-from ppl_vae.diagnostics import decompose
+from ppl_vae.diagnostics import (
+    bound_against_particles,
+    decompose,
+    elbo_surgery,
+    rate_distortion,
+    simulation_based_calibration,
+)
 from ppl_vae.evidence import (
     SUMO,
     AdaptiveSampling,
@@ -73,13 +80,38 @@ def test_the_joint_density_is_no_bound():
 
 def test_a_decomposition_names_it(autoencoder):
     found = decompose(autoencoder.model, autoencoder.guide, X, num_particles=2)
-    assert "joint log-density at the guide's point" in str(found)
+    assert "joint log-density log p(x, z)" in str(found)
     assert "-log p z" in str(found)
     assert "ELBO" not in str(found)
     assert "KL" not in str(found)
     assert not {"elbo", "kl"} & set(found.summary())
     joint = draw_particles(autoencoder.model, autoencoder.guide, X).log_joint.mean().item()
     assert found.summary()["joint_log_density"]["value"] == pytest.approx(joint)
+
+
+def test_its_terms_have_their_names_in_a_tree(autoencoder):
+    found = decompose(autoencoder.model, autoencoder.guide, X, num_particles=2)
+    group = decomposition_to_datatree(found)["decomposition"]
+    terms = ["joint_log_density", "log_likelihood", "minus_log_prior_z"]
+    assert group["term"].to_numpy().tolist() == terms
+    assert group["value"].sel(term=terms[0]) == found.elbo.value
+    assert not [name for name in [*group, *group.attrs] if "kl" in name or "elbo" in name]
+
+
+@pytest.mark.parametrize(
+    ("diagnostic", "why"),
+    [
+        (elbo_surgery, "it has no KL to take apart"),
+        (bound_against_particles, "the joint log-density there is the same for every K"),
+        (simulation_based_calibration, "its draws have no spread to judge"),
+        (rate_distortion, "it has no rate: give guide=None and mass='unit' for the curve alone"),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_what_asks_for_a_density_is_refused_in_a_line(autoencoder, diagnostic, why):
+    expected = rf"^guide site 'z' is a Delta, a point without a density, and {why}\.$"
+    with pytest.raises(ValueError, match=expected):
+        diagnostic(autoencoder.model, autoencoder.guide, X)
 
 
 def test_training_and_copies():

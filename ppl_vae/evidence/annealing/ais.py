@@ -6,9 +6,10 @@ from os import PathLike
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from ppl_vae.data.rows import RowData
 from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_columns
 from ppl_vae.evidence.annealing.hmc import HamiltonianTransition
@@ -105,7 +106,7 @@ class AnnealedImportanceSampling:
         self,
         model: Program,
         guide: Program | None,
-        x: Float[Tensor, "num_data *event"],
+        x: RowData,
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,
@@ -153,7 +154,7 @@ class AnnealedImportanceSampling:
     def prepare(
         self,
         programs: Programs,
-        x: Float[Tensor, "batch *event"],
+        x: Shaped[Tensor, "batch *event"],
         streams: Streams,
         levels: Float[Tensor, " points"] | None = None,
     ) -> Annealer:
@@ -180,7 +181,7 @@ class AnnealedImportanceSampling:
         settings: str,
         estimate: ChunkEstimate,
         programs: Programs,
-        x: Float[Tensor, "num_data *event"],
+        x: RowData,
     ) -> Parts:
         """An estimate for each chunk of data that fits in ``rows``.
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.data.rows import RowData
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_columns
@@ -58,7 +58,7 @@ class BidirectionalMonteCarlo:
         self,
         model: Program,
         guide: Program | None,
-        x: Float[Tensor, "num_examples *event"],
+        x: RowData,
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from ppl_vae.data.rows import RowData
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.bidirectional import BidirectionalMonteCarlo
 from ppl_vae.particles import Program
@@ -17,7 +16,7 @@ LENGTHS = (100, 300, 1000, 3000, 10_000)
 def calibrate(
     model: Program,
     guide: Program | None,
-    x: Float[Tensor, "num_examples *event"],
+    x: RowData,
     target_gap: float,
     lengths: Sequence[int] = LENGTHS,
     *,

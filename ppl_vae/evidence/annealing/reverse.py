@@ -4,9 +4,9 @@ import time
 from os import PathLike
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.data.rows import RowData
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import (
@@ -31,7 +31,7 @@ def reverse_ais(
     ais: AnnealedImportanceSampling,
     model: Program,
     guide: Program | None,
-    x: Float[Tensor, "num_data *event"],
+    x: RowData,
     *,
     transitions: int = 100,
     device: torch.device | str | None = None,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from ppl_vae.evidence.result import Evidence
@@ -22,7 +22,7 @@ class Sandwich:
             share, the one exact posterior draw that they start from; that of the gap does.
     """
 
-    x: Float[Tensor, "num_data *event"]
+    x: Shaped[Tensor, "num_data *event"]
     lower: Evidence
     upper: Evidence
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.data.rows import RowData
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_columns
@@ -75,7 +76,7 @@ class SequentialMonteCarlo:
         self,
         model: Program,
         guide: Program | None,
-        x: Float[Tensor, "num_data *event"],
+        x: RowData,
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,

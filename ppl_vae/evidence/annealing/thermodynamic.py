@@ -9,9 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.data.rows import RowData
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import evidence_of, part_of, require_numbers
+from ppl_vae.evidence.annealing.path import Chains
+from ppl_vae.evidence.annealing.resampling import resampled
 from ppl_vae.evidence.annealing.settings import require_count
 from ppl_vae.evidence.chunks import Call, Purpose, Streams
 from ppl_vae.evidence.result import Evidence
@@ -22,13 +25,19 @@ from ppl_vae.particles import Evaluation, Program, Programs
 @final
 @dataclass(frozen=True)
 class ThermodynamicIntegration:
-    """``log p(x) = integral over b from 0 to 1 of E_(pi_b) [d/db log f_b(z)]``, pi_b ~ f_b.
+    """``log p(x) = log S + integral over b from 0 to 1 of E_(pi_b) [d/db log f_b(z)]``, pi_b ~ f_b.
 
     At each temperature K chains that come from the one before are moved a while (the burn-in), and
     then averaged over as many transitions as are asked for; at b = 0 there are exact draws. The
     integral is by the trapezoid rule, less its leading error ``h^2 / 12 (V(b + h) - V(b))`` over an
     interval of length h, as the derivative of the integrand is the variance V(b) of ``d/db log
     f_b`` under pi_b.
+
+    S is the share of f_0 from which x is possible, p(x|z) > 0: 1 but for likelihoods whose support
+    depends on z, such as ``Uniform(0, z)``. As b falls to 0 the integral of f_b goes to S and pi_b
+    to f_0 on that part alone, as any power of 0 is 0; so draws at b = 0 from where x is impossible
+    give way to others, and ``log S``, by the share of the draws that are not, adds ``(1 - S) / (S
+    n)`` to the variance, n being the number of draws.
 
     Consistent, and neither a lower nor an upper bound: it needs transitions that mix and intervals
     that are short. The standard error is from the K chains, each of which gives an integral of its
@@ -43,7 +52,8 @@ class ThermodynamicIntegration:
         num_samples: Transitions averaged over.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range; when called, if x is impossible under all draws
+            at b = 0.
 
     References:
         Gelman and Meng, 1998, Simulating normalizing constants.
@@ -69,7 +79,7 @@ class ThermodynamicIntegration:
         self,
         model: Program,
         guide: Program | None,
-        x: Float[Tensor, "num_data *event"],
+        x: RowData,
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,
@@ -102,9 +112,8 @@ class ThermodynamicIntegration:
 
     def integrate(self, annealer: Annealer) -> "Integral":
         """The integral of every chain, and what it was corrected by."""
-        chains = annealer.path.draw()
-        draws = [annealer.path.draw().ratio for _ in range(self.num_samples - 1)]
-        before = _Moments.of([chains.ratio, *draws])
+        start = _Start.of([annealer.path.draw() for _ in range(self.num_samples)])
+        chains, before = start.chains, _Moments.of(start.ratios)
         trapezoid = torch.zeros_like(before.mean)
         correction = torch.zeros_like(before.variance)
         schedule = annealer.tuning.schedule.double()
@@ -118,7 +127,7 @@ class ThermodynamicIntegration:
             trapezoid = trapezoid + 0.5 * width * (before.mean + after.mean)
             correction = correction - width.square() / 12 * (after.variance - before.variance)
             before = after
-        return Integral(trapezoid, correction)
+        return Integral(trapezoid, correction, start.possible, len(start.ratios) * len(trapezoid))
 
     def _columns(self, integral: "Integral", annealer: Annealer) -> Columns:
         require_numbers(integral.trapezoid)
@@ -127,14 +136,15 @@ class ThermodynamicIntegration:
         spent = chains * (self.num_samples + moves * self.annealing.leapfrog_steps)
         spent += self.annealing.pilot_evaluations(annealer)
         variance = integral.trapezoid.var(0) / chains
-        log_prob = integral.trapezoid.mean(0) + integral.correction
+        log_prob = integral.trapezoid.mean(0) + integral.correction + integral.log_share
         rounding = torch.finfo(annealer.computed_in).eps * log_prob.abs()
-        error = (variance + integral.correction.square() + rounding.square()).sqrt()
+        error = variance + integral.share_variance
+        error = (error + integral.correction.square() + rounding.square()).sqrt()
         return {
             "log_prob": log_prob,
             "standard_error": error,
             "rounding": rounding,
-            "effective_sample_size": torch.full_like(variance, chains),
+            "effective_sample_size": integral.possible.clamp(max=chains),
             "evaluations": torch.full_like(variance, spent),
             "correction": integral.correction,
         }
@@ -148,10 +158,56 @@ class Integral:
     Attributes:
         trapezoid: By each chain alone, shape (chains, batch).
         correction: Of the trapezoid's leading error, shape (batch,), to be added.
+        possible: Draws at b = 0 from which x is possible, shape (batch,).
+        draws: Draws at b = 0.
     """
 
     trapezoid: Float[Tensor, "chains batch"]
     correction: Float[Tensor, " batch"]
+    possible: Float[Tensor, " batch"]
+    draws: int
+
+    @property
+    def log_share(self) -> Float[Tensor, " batch"]:
+        """``log S``, to be added."""
+        return (self.possible / self.draws).log()
+
+    @property
+    def share_variance(self) -> Float[Tensor, " batch"]:
+        """Of ``log S``, by the delta method."""
+        return (self.draws - self.possible) / (self.possible * self.draws)
+
+
+@final
+@dataclass(frozen=True)
+class _Start:
+    """Draws at b = 0 from where x is possible, with one of each chain to go on from."""
+
+    chains: Chains
+    ratios: list[Tensor]
+    possible: Tensor
+
+    @classmethod
+    def of(cls, draws: list[Chains]) -> "_Start":
+        # Chain by chain: what systematic resampling puts in place of a draw stands near it, so that
+        # chains share hardly any draws.
+        every = Chains(
+            *(torch.stack(values, 1).flatten(0, 1) for values in zip(*draws, strict=True))
+        )
+        impossible = every.ratio.isneginf()
+        possible = (~impossible).sum(0).double()
+        if not bool(possible.all()):
+            raise ValueError(
+                f"{int((possible == 0).sum())} data of a chunk are impossible (p(x|z) = 0) under "
+                f"all {len(impossible)} draws at b = 0, and ThermodynamicIntegration starts from "
+                "draws that allow them: take more chains or num_samples, or ImportanceSampling, "
+                "AnnealedImportanceSampling or SequentialMonteCarlo, which take weights of 0."
+            )
+        if bool(impossible.any()):
+            zero = torch.zeros_like(every.ratio).masked_fill(impossible, -torch.inf)
+            every = resampled(every, zero, 1, impossible.any(0, keepdim=True))
+        chains = Chains(*(value[:: len(draws)] for value in every))
+        return cls(chains, list(every.ratio.unflatten(0, (-1, len(draws))).unbind(1)), possible)
 
 
 @final

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.distributions import constraints
 from tqdm.auto import tqdm
 
+from ppl_vae.data.rows import RowData
 from ppl_vae.distributions import OneHotBlocks
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
@@ -56,7 +57,7 @@ class Enumeration:
         self,
         model: Program,
         guide: Program | None,
-        x: Float[Tensor, "num_data *event"],
+        x: RowData,
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,

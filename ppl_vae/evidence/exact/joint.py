@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -89,7 +89,7 @@ class Joint:
     """
 
     model: Program
-    x: Float[Tensor, "batch *event"]
+    x: Shaped[Tensor, "batch *event"]
     sites: Mapping[str, SiteCoordinates]
     max_plate_nesting: int
     rows: int

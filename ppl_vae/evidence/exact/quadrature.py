@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ppl_vae.data.rows import RowData
 from ppl_vae.evidence.exact.adaptive import AdaptiveIntegral
 from ppl_vae.evidence.exact.joint import Joint
 from ppl_vae.evidence.result import Evidence, concatenate
@@ -84,7 +84,7 @@ class Quadrature:
         self,
         model: Program,
         guide: Program | None,
-        x: Float[Tensor, "num_data *event"],
+        x: RowData,
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,
