@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ppl_vae.data.rows import RowData
+from ppl_vae.data import RowData
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_columns

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from ppl_vae.data.rows import RowData
+from ppl_vae.data import RowData
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.bidirectional import BidirectionalMonteCarlo
 from ppl_vae.particles import Program

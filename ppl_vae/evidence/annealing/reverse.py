@@ -6,7 +6,7 @@ from os import PathLike
 import torch
 from torch import Tensor
 
-from ppl_vae.data.rows import RowData
+from ppl_vae.data import RowData
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import (

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from tqdm.auto import tqdm
 
-from ppl_vae.data.rows import RowData
+from ppl_vae.data import RowData
 from ppl_vae.distributions import OneHotBlocks
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_vae.data.rows import RowData
+from ppl_vae.data import RowData
 from ppl_vae.evidence.exact.adaptive import AdaptiveIntegral
 from ppl_vae.evidence.exact.joint import Joint
 from ppl_vae.evidence.result import Evidence, concatenate
