@@ -52,7 +52,6 @@ def test_metadata(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert found["Author"] == "the ppl_vae authors"
     assert found["Keywords"]
-    assert found.get_all("Project-URL")
     assert found.get_all("Classifier")
     # A package index has no files beside the text.
     assert re.findall(r"\]\((?!https://)[^)]*\)|<img", found.get_payload()) == []

@@ -3,12 +3,11 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
-from arviz_stats import ELPDData
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,6 +22,9 @@ from ppl_vae.arviz.tree import (
 )
 from ppl_vae.evidence import Evidence
 from ppl_vae.identity import Identity, hash_tensors, hash_values
+
+if TYPE_CHECKING:
+    from arviz_stats import ELPDData
 
 PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
 OPTIONAL = ("pareto_k", "tail_share", "rounding", "evaluations")
@@ -143,7 +145,7 @@ def _digest(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> str
 
 def evidence_to_elpd(
     evidence: Evidence, *, datum_names: Sequence[str | int] | None = None
-) -> ELPDData:
+) -> "ELPDData":
     """Pointwise log p(x_i) as what ``arviz_stats.compare`` takes: a sum over data with its error.
 
     For data that the model was not trained on, log p(x_i) is itself the log predictive density that
@@ -164,6 +166,9 @@ def evidence_to_elpd(
         Vehtari, Gelman and Gabry, 2017, Practical Bayesian model evaluation using leave-one-out
         cross-validation and WAIC.
     """
+    # Brings scipy.stats along, two seconds of a command that does not compare.
+    from arviz_stats import ELPDData
+
     count = len(evidence)
     coords = {"datum": list(names_of("datum_names", datum_names, count))}
     pointwise = {

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import xarray as xr
-from arviz_base import dict_to_dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,6 +28,9 @@ def tree_of(
     the same inputs give the same file.
     """
     attrs = {**attrs, **_versions()}
+    # Brings matplotlib along, which whoever only reads a tree has no use for.
+    from arviz_base import dict_to_dataset
+
     tree = xr.DataTree(xr.Dataset(attrs=attrs))
     for group, variables in groups.items():
         # Not from_dict: there a variable's name fixes its dimensions in all groups at once.

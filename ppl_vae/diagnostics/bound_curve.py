@@ -6,7 +6,7 @@ from typing import Any, final
 
 import torch
 from jaxtyping import Float
-from scipy import stats
+from scipy.special import chdtrc
 from torch import Tensor
 
 from ppl_vae.data import as_rows
@@ -257,5 +257,5 @@ def _fit(
         limit=over_data(coefficients[0], noise),
         slope=MonteCarlo(coefficients[1].mean().item(), errors[1].item()),
         particles=tuple(counts),
-        lack_of_fit=float(stats.chi2.sf(misfit, len(counts) - _ORDER - 1)),
+        lack_of_fit=float(chdtrc(len(counts) - _ORDER - 1, misfit)),
     )

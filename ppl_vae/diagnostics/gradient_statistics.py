@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 from jaxtyping import Bool, Float
-from scipy import stats
+from scipy.special import chdtrc, ndtri, stdtrit
 from torch import Tensor
 
 _BOOTSTRAP_REPLICATES = 400
@@ -160,7 +160,7 @@ def largest_innocent_z(false_alarm: float, comparisons: int, degrees_of_freedom:
 
     Bonferroni's share of the false alarms, under Student's t, as the errors are estimates too.
     """
-    return float(stats.t.isf(false_alarm / (2 * comparisons), degrees_of_freedom))
+    return float(-stdtrit(degrees_of_freedom, false_alarm / (2 * comparisons)))
 
 
 @final
@@ -184,7 +184,7 @@ class Slope:
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Normal confidence interval."""
-        half = self.error * float(stats.norm.isf((1 - confidence) / 2))
+        half = self.error * float(ndtri((1 + confidence) / 2))
         return self.slope - half, self.slope + half
 
 
@@ -214,5 +214,5 @@ def fit_slope(ratios: dict[int, Interval]) -> Slope | None:
         slope=fitted[0].item(),
         error=covariance[0, 0].sqrt().item(),
         particles=tuple(points),
-        lack_of_fit=float(stats.chi2.sf(misfit, freedom)) if freedom else math.nan,
+        lack_of_fit=float(chdtrc(freedom, misfit)) if freedom else math.nan,
     )

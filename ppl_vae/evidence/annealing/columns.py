@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from ppl_vae.evidence.pareto import measured
@@ -88,7 +88,7 @@ def jackknife_error(log_weight: Float[Tensor, "chains batch"]) -> Float[Tensor, 
     after = torch.cat([log_weight.flip(0).logcumsumexp(0).flip(0)[1:], nothing])
     left_out = torch.logaddexp(before, after)
     variance = left_out.var(0, correction=0) * (count - 1)
-    error = variance.sqrt() * float(t.ppf(0.975, count - 1) / norm.ppf(0.975))
+    error = variance.sqrt() * float(stdtrit(count - 1, 0.975) / ndtri(0.975))
     return error.nan_to_num(nan=math.inf)
 
 

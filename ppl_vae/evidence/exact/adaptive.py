@@ -5,7 +5,7 @@ from typing import final
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import chi2
+from scipy.special import chdtrc
 from torch import Tensor
 
 from ppl_vae.evidence.exact.grid import Box, integrate_on_grid, unit_grid
@@ -75,7 +75,7 @@ class AdaptiveIntegral:
         values = torch.where(beyond, self.joint(rows, points), -torch.inf)
         log_cell = (2 * half / (number - 1)).log().sum(-1)
         fraction = (torch.logsumexp(values, 0) + log_cell - found.log_value).exp()
-        tail = torch.from_numpy(chi2.sf(found.reach.cpu().square().numpy(), dim)).to(fraction)
+        tail = torch.from_numpy(chdtrc(dim, found.reach.cpu().square().numpy())).to(fraction)
         return ~(fraction < self.tolerance + 10 * tail)
 
     def _on_grid(self, datum: int, max_nodes: int) -> tuple[float, float, int]:
