@@ -109,8 +109,8 @@ def annealed_from_both_sides(
     their rates is long. So a first annealing's chains, resampled by their weights, take their
     place: near draws of the machine, from which a second annealing takes its rates, and the path
     back its start. The value is the mean of both annealings, each unbiased. From exact draws, minus
-    the log mean weight back is at least log Z in expectation. Half of what the two sides differ by
-    is part of the error.
+    the log mean weight back is at least log Z in expectation. What the three estimates span is part
+    of the error: too large by half where the path is long enough, and what tells where it is not.
 
     Args:
         couplings: b, c and W.
@@ -126,9 +126,13 @@ def annealed_from_both_sides(
     drawn = couplings.sweep(z[chosen])
     path = _Path.of(couplings, drawn)
     second, _ = path.forward(len(start), temperatures)
+    back, _ = path.backward(drawn, temperatures)
     value, error = _mean_and_error(torch.cat([first, second]))
-    upper = -_mean_and_error(path.backward(drawn, temperatures)[0])[0]
-    error = torch.hypot(error, 0.5 * (upper - value))
+    upper = -_mean_and_error(back)[0]
+    low, high = torch.aminmax(
+        torch.stack([*(_mean_and_error(w)[0] for w in (first, second)), upper])
+    )
+    error = torch.hypot(error, high - low)
     sides = [each.to(start.dtype) for each in (value, error, upper)]
     return LogPartition(sides[0], sides[1], exact=False, upper=sides[2])
 

@@ -45,8 +45,8 @@ class RBMPrior(nn.Module):
       log p(z) is too large on average: a lower bound of log p(x) is one only up to that error,
       which is the same for every datum and which :meth:`log_partition` states. No interval of an
       evidence estimate holds it. The path begins at independent units with the rates of the
-      persistent chains, and is taken in both directions: where the two sides differ by more than
-      their weights say, the error grows. In evaluation it is a fixed function of the parameters; in
+      persistent chains, and is taken twice forward and once back: what the three results span is
+      part of the error. In evaluation it is a fixed function of the parameters; in
       training, each update has fresh chains and 50 times fewer temperatures. The gradient of
       log Z is that of persistent contrastive divergence: biased while the chains lag behind, and
       not that of the reported value; take more sweeps or a smaller learning rate where training

@@ -1,6 +1,5 @@
 """Estimates of log p(x) as a DataTree and back, and as what ArviZ compares."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -183,18 +182,17 @@ class TestPointwise:
         assert (fooled.elpd_i.to_numpy() - linear.log_evidence(x).detach().numpy()).mean() > 2
 
     def test_leave_one_out_that_says_it_is_good_is_log_p(self):
-        """With posterior draws that are close to the prior's, the harmonic mean has a variance."""
+        """With posterior draws that are close to the prior's, the harmonic mean has a variance.
+
+        Its k is near 0.55, and as 2,000 draws estimate it, of which 440 differ, up to 0.79.
+        """
         model = LinearGaussian.random(4, 2, 3.0, seed=1)
         vae, x = model.mean_field_vae(), model.simulate(40)
-        draws = particles_to_datatree(vae.model, vae.guide, x, num_particles=2000, resample=True)
-        with warnings.catch_warnings():
-            # It says of a few data that it is not good, and that is all that is asked of it.
-            warnings.simplefilter("ignore", UserWarning)
-            found = loo(draws, pointwise=True)
-        good = found.pareto_k.to_numpy() < 0.7
+        draws = particles_to_datatree(vae.model, vae.guide, x, num_particles=8000, resample=True)
+        found = loo(draws, pointwise=True)
+        assert (found.pareto_k < 0.7).all()
         error = found.elpd_i.to_numpy() - model.log_evidence(x).detach().numpy()
-        assert good.mean() > 0.9
-        assert abs(error[good].mean()) < 0.02
+        assert abs(error.mean()) < 0.02
 
     def test_names_of_other_data(self, linear):
         with pytest.raises(ValueError, match="datum_names must name 6, got 2"):

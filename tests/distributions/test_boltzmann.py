@@ -216,7 +216,7 @@ class TestBothSides:
         assert found.standard_error.item() < 0.25
         assert error < 3 * found.standard_error.item()
 
-    def test_the_error_holds_half_of_what_the_sides_differ_by(self):
+    def test_the_error_holds_what_the_sides_differ_by(self):
         """Two modes far apart: weights alone know little of what a path has missed."""
         hidden = torch.tensor([-36.0]).double()
         strong = 6 * torch.ones(12, 1, dtype=torch.float64)
@@ -224,6 +224,6 @@ class TestBothSides:
         log_weights = state_log_weights(smaller_layer(machine))
         start = draw_exactly(machine, log_weights, 50)
         short, long = (annealed_from_both_sides(machine, start, steps) for steps in (3, 100))
-        assert short.standard_error >= 0.499 * (short.upper - short.value).abs()
+        assert short.standard_error >= (short.upper - short.value).abs()
         assert (long.value - log_total(log_weights)).abs() < 3 * long.standard_error
         assert long.standard_error < short.standard_error
