@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from importlib import metadata
@@ -146,9 +147,14 @@ class Identity:
                 "delete it, or name another file."
             )
 
-    def with_source(self, source: Source) -> "Identity":
-        """The same, with where the rows came from."""
-        return replace(self, source=source)
+    def of_parts(self, parts: Iterable["Identity | None"]) -> "Identity":
+        """The same with the rows at once of all parts; None where they differ or are not known.
+
+        Args:
+            parts: Of the numbers that this one is put together from.
+        """
+        counts = {None if part is None else part.chunk_rows for part in parts}
+        return replace(self, chunk_rows=counts.pop() if len(counts) == 1 else None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -173,6 +179,63 @@ class Identity:
         ):
             raise ValueError("no whole identity of a number: an entry has another type.")
         return found
+
+
+class _Stated(BaseException):
+    """An identity on its way to who asked for it; no Exception, so that nothing catches it."""
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__()
+        self.identity = identity
+
+
+_HERE = "where it would run here"
+_ASKED: ContextVar[str | None] = ContextVar("device of the identity asked for", default=None)
+
+
+def identity_of(computation: Callable[[], Any], device: str | None = None) -> Identity:
+    """What a computation would be computed from, before anything is computed.
+
+    The computation is begun, and ended where it states its identity: every estimator and every
+    diagnosis does, once programs and data are checked. So a stored number is looked for by the
+    identity that it was stored under, and there is no second way to make one.
+
+    Args:
+        computation: Called without arguments.
+        device: Type of device to state it for, such as "cuda", where the computation will run on
+            another machine; None: where it would run here.
+
+    Raises:
+        ValueError: If the computation ends without stating one, or as the computation does.
+    """
+    before = _ASKED.set(device or _ASKED.get() or _HERE)
+    try:
+        computation()
+    except _Stated as stated:
+        return stated.identity
+    finally:
+        _ASKED.reset(before)
+    raise ValueError(
+        "the computation states no identity, so that its result cannot be kept: open the programs "
+        "and the data with ppl_vae.particles.evaluation, and call identity of what that gives."
+    )
+
+
+def asked_device() -> str | None:
+    """Type of device that an identity is asked for, where it is not the one at hand."""
+    asked = _ASKED.get()
+    return None if asked == _HERE else asked
+
+
+def state(identity: Identity) -> Identity:
+    """Give an identity to :func:`identity_of`, which ends the computation; go on where none asks.
+
+    Args:
+        identity: What the computation is computed from.
+    """
+    if _ASKED.get() is not None:
+        raise _Stated(identity)
+    return identity
 
 
 def require_same_rows(named: Mapping[str, Identity | None]) -> None:

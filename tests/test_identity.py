@@ -55,7 +55,7 @@ def test_versions_are_told_and_not_compared():
 
 
 def test_what_is_written_is_read_back():
-    other = WHOLE.with_source(Source("digits", "test", 50))
+    other = replace(WHOLE, source=Source("digits", "test", 50))
     read = Identity.from_dict(json.loads(json.dumps(other.to_dict())))
     assert (read, read.key) == (other, other.key)
     assert str(read.source) == "digits, test, limit 50"

@@ -17,7 +17,7 @@ from ppl_vae.arviz.evidence import (
 )
 from ppl_vae.arviz.evidence_file import load_evidence, read_evidence
 from ppl_vae.arviz.ranks import arviz_plots_works, plot_ranks
-from ppl_vae.arviz.tree import Attribute, Variable, joined
+from ppl_vae.arviz.tree import Attribute, Variable, identity_attribute, joined
 
 __all__ = [
     "Attribute",
@@ -31,6 +31,7 @@ __all__ = [
     "evidence_from_datatree",
     "evidence_to_datatree",
     "evidence_to_elpd",
+    "identity_attribute",
     "inference_gap_to_datatree",
     "joined",
     "load_evidence",

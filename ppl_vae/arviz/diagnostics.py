@@ -1,4 +1,4 @@
-"""Diagnostics as DataTrees, one group each."""
+"""Diagnostics as DataTrees, one group each; an attribute says what each was computed from."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -7,7 +7,15 @@ from typing import Any
 import torch
 import xarray as xr
 
-from ppl_vae.arviz.tree import Attribute, Groups, Variable, names_of, numpy_of, tree_of
+from ppl_vae.arviz.tree import (
+    Attribute,
+    Groups,
+    Variable,
+    identity_attribute,
+    names_of,
+    numpy_of,
+    tree_of,
+)
 from ppl_vae.diagnostics import (
     BoundCurve,
     Calibration,
@@ -44,6 +52,7 @@ def calibration_to_datatree(calibration: Calibration) -> xr.DataTree:
         "num_draws": calibration.num_draws,
         "false_alarm": calibration.false_alarm,
         "calibrated": int(calibration.calibrated),
+        **identity_attribute(calibration.identity),
     }
     groups: Groups = {
         "prior_sbc": {name: (["chain", "draw"], numpy_of(r.unsqueeze(0))) for name, r in names}
@@ -78,6 +87,7 @@ def decomposition_to_datatree(decomposition: Decomposition) -> xr.DataTree:
         "num_data": decomposition.num_data,
         "num_particles": decomposition.num_particles,
         "threshold": decomposition.threshold,
+        **identity_attribute(decomposition.identity),
     }
     units = decomposition.active_units.items()
     attrs |= {f"active_units_{site}": unit.count for site, unit in units}
@@ -100,6 +110,7 @@ def elbo_surgery_to_datatree(surgery: ElboSurgery) -> xr.DataTree:
         "num_particles": surgery.num_particles,
         "most_information": surgery.most_information,
         "notes": _text(surgery.notes),
+        **identity_attribute(surgery.identity),
     }
     return tree_of({"surgery": variables}, attrs, {"term": list(terms)})
 
@@ -124,6 +135,7 @@ def inference_gap_to_datatree(
         "num_data": gap.num_data,
         "num_particles": gap.num_particles,
         "notes": _text(gap.notes),
+        **identity_attribute(gap.identity),
     }
     coords = {"term": list(terms), "datum": names_of("datum_names", datum_names, gap.num_data)}
     return tree_of({group: {**variables, **_by_term(terms)}}, attrs, coords)
@@ -147,6 +159,7 @@ def bound_curve_to_datatree(curve: BoundCurve) -> xr.DataTree:
         "num_data": curve.num_data,
         "replicates": curve.replicates,
         "notes": _text(curve.notes),
+        **identity_attribute(curve.identity),
     }
     variables = _estimates("particles", curve.bounds.values())
     return tree_of({"bound_curve": variables}, attrs, {"particles": list(curve.bounds)})
@@ -173,6 +186,7 @@ def rate_distortion_to_datatree(
         "num_chains": curve.num_chains,
         "num_temperatures": curve.num_temperatures,
         "notes": _text(curve.notes),
+        **identity_attribute(curve.identity),
     }
     for name in ("guide_distortion", "guide_rate"):
         if (own := getattr(curve, name)) is not None:

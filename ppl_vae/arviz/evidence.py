@@ -15,6 +15,7 @@ from ppl_vae.arviz.tree import (
     Attribute,
     Groups,
     Variable,
+    identity_attribute,
     names_of,
     numpy_of,
     observed_of,
@@ -78,8 +79,7 @@ def evidence_to_datatree(
         **({} if evidence.gap is None else {"gap": evidence.gap}),
         **({} if evidence.support_gap is None else {"support_gap": evidence.support_gap}),
     }
-    if evidence.identity is not None:
-        attrs["identity"] = json.dumps(evidence.identity.to_dict(), sort_keys=True)
+    attrs |= identity_attribute(evidence.identity)
     attrs["sha256"] = _digest({name: torch.tensor(a) for name, a in arrays.items()}, attrs)
     return tree_of(groups, attrs, {"datum": names_of("datum_names", datum_names, len(evidence))})
 

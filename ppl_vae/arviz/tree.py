@@ -1,12 +1,15 @@
 """A DataTree of groups in ArviZ's schema, from named arrays."""
 
 import importlib.metadata
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ppl_vae.identity import Identity
 
 Variable = tuple[Sequence[str], NDArray[Any]]
 """Dimension names and values."""
@@ -45,6 +48,12 @@ def tree_of(
         dataset.attrs = attrs
         tree[group] = xr.DataTree(dataset)
     return tree
+
+
+def identity_attribute(identity: Identity | None) -> dict[str, Attribute]:
+    """What a result was computed from as an attribute ``identity``, in JSON; none if not known."""
+    told = None if identity is None else json.dumps(identity.to_dict(), sort_keys=True)
+    return {} if told is None else {"identity": told}
 
 
 def _versions() -> dict[str, str]:

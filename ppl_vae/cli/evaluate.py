@@ -31,7 +31,7 @@ from ppl_vae.cli.setting import setting
     "--list",
     "listed",
     is_flag=True,
-    help="Print the evaluations that the run's folder holds, and compute nothing.",
+    help="Print the evaluations and diagnoses that the run's folder holds, and compute nothing.",
 )
 @trust
 @place
@@ -73,7 +73,7 @@ def evaluate(
     rows = run.rows(split, limit, file)
     sandwich, pictures = None, []
     if method == "bdmc":
-        levels = pv.runs.sandwiches(estimator, *programs, rows.x, device=run.device, seed=seed)
+        levels = pv.runs.sandwiches(estimator, *programs, rows, device=run.device, seed=seed)
         title = f"{run.config.objective} on {run.data.name}: simulated data"
         pictures = pv.report.write_sandwich(levels, folder, title)
         sandwich = levels[estimator.ais.num_temperatures]
@@ -93,12 +93,12 @@ def evaluate(
         )
     else:
         evidence = pv.runs.evaluate_run(run, estimator=estimator, **on)
-    parts = pv.diagnostics.decompose(*programs, rows.x, device=run.device, seed=seed)
+    parts = pv.diagnostics.decompose(*programs, rows, device=run.device, seed=seed)
     path = pv.runs.file_of(folder, evidence)
     lines = [f"{run.config.objective} on {rows.source}", str(evidence)]
     if limit is not None and limit > len(rows):
         lines.insert(1, f"--limit {limit}: only {len(rows)} rows are there, and all are taken")
-    kept = pv.runs.Evaluation(path, evidence).summary()
+    kept = pv.runs.Evaluation(path, evidence.identity, evidence).summary()
     values: dict[str, Any] = {**kept, "decomposition": parts.summary()}
     normalizers = pv.runs.find_normalizers(run.vae)
     if normalizers:
@@ -114,6 +114,6 @@ def evaluate(
     if sandwich is not None:
         lines += ["", str(sandwich)]
         lines += [f"picture: {path}" for path in pictures]
-        values["sandwich"] = {"gap": sandwich.gap, "gap_error": sandwich.gap_error}
+        values["sandwich"] = sandwich.summary()
     lines += ["", str(parts), "", f"per-datum values in {path}"]
     show("\n".join(lines), values, as_json)

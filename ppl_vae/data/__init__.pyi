@@ -20,6 +20,7 @@ from .reading import FILE_SUFFIXES as FILE_SUFFIXES
 from .reading import TABLE_SUFFIXES as TABLE_SUFFIXES
 from .reading import Reading as Reading
 from .rows import RowData as RowData
+from .rows import Rows as Rows
 from .rows import as_rows as as_rows
 from .rows import require_lossless as require_lossless
 from .schema import BINARIZATION_MODES as BINARIZATION_MODES

@@ -1,6 +1,7 @@
 """Data in memory, however they are held, as one tensor with the rows first."""
 
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
@@ -9,9 +10,37 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from ppl_vae.data.dataset import Dataset
+from ppl_vae.identity import Source
 
 RowData: TypeAlias = Any
 """Data as they are handed over: whatever :func:`as_rows` takes, or names."""
+
+
+@final
+@dataclass(frozen=True)
+class Rows:
+    """Data, and where they came from; taken wherever data are.
+
+    Attributes:
+        x: Shape ``(num_data, *event)``.
+        source: In words.
+    """
+
+    x: Tensor
+    source: Source = field(default_factory=Source)
+
+    @classmethod
+    def of(cls, x: RowData, what: str = "x") -> "Rows":
+        """The rows that ``x`` holds, as :func:`as_rows`, with their source where it tells one."""
+        source = x.source if isinstance(x, Rows) else Source()
+        return cls(as_rows(x, what), source)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, which: slice) -> "Rows":
+        """Some of the rows; their source is that of all."""
+        return Rows(self.x[which], self.source)
 
 
 def as_rows(x: RowData, what: str = "x") -> Tensor:
@@ -60,6 +89,8 @@ def require_lossless(x: Tensor, dtype: torch.dtype, what: str = "x") -> Tensor:
 
 
 def _tensor_of(x: Any, what: str) -> Tensor:
+    if isinstance(x, Rows):
+        x = x.x
     if isinstance(x, Tensor):
         return x.detach()
     if isinstance(x, Dataset):

@@ -9,11 +9,12 @@ from jaxtyping import Float
 from scipy.special import chdtrc
 from torch import Tensor
 
-from ppl_vae.data import as_rows
+from ppl_vae.data import RowData, as_rows
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import MonteCarlo, over_data, plain, table
 from ppl_vae.display import Result
 from ppl_vae.evidence.pareto import pareto_tail
+from ppl_vae.identity import Identity
 from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights, group_log_mean_exp
@@ -62,6 +63,7 @@ class BoundCurve(Result):
         heavy_tails: Fraction of the data whose weights have no variance by their Pareto shape.
         num_data: N.
         replicates: Independent sets of max K draws per datum.
+        identity: What it was computed from.
     """
 
     bounds: dict[int, Estimate]
@@ -69,6 +71,7 @@ class BoundCurve(Result):
     heavy_tails: float
     num_data: int
     replicates: int
+    identity: Identity | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -106,7 +109,7 @@ class BoundCurve(Result):
 def bound_against_particles(
     model: Program,
     guide: Program,
-    x: Float[Tensor, "num_data *event"],
+    x: RowData,
     num_particles: Sequence[int] = (1, 2, 5, 10, 20, 50, 100, 200, 500),
     *,
     replicates: int = 20,
@@ -147,8 +150,8 @@ def bound_against_particles(
         Domke and Sheldon, 2018, Importance weighting and variational inference.
     """
     counts = sorted(set(num_particles))
-    x = as_rows(x)
-    _require_enough(counts, len(x), replicates)
+    num_data = len(as_rows(x))
+    _require_enough(counts, num_data, replicates)
     curves, shapes = [], []
     programs = Programs(model, guide, max_plate_nesting)
     size = ChunkSize(counts[-1], cpu=_ROWS, gpu=_ROWS, whole=True)
@@ -158,6 +161,7 @@ def bound_against_particles(
         seeded(seed, Stream.EVALUATION),
     ):
         look.require_density("the joint log-density there is the same for every K")
+        identity = look.identity(f"bound_against_particles({counts}, {replicates=})", seed)
         for data, own in look.chunks():
             drawn = []
             for _ in range(replicates):
@@ -174,8 +178,9 @@ def bound_against_particles(
         bounds=bounds,
         extrapolation=_extrapolate(by_replicate, counts),
         heavy_tails=(torch.cat(shapes) > _HEAVY).double().mean().item(),
-        num_data=len(x),
+        num_data=num_data,
         replicates=replicates,
+        identity=identity,
     )
 
 

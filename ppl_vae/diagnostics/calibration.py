@@ -10,8 +10,10 @@ from jaxtyping import Float, Int
 from scipy.special import chdtrc, ndtr
 from torch import Tensor
 
+from ppl_vae.data import RowData
 from ppl_vae.diagnostics.estimates import MonteCarlo, table
 from ppl_vae.display import Result
+from ppl_vae.identity import Identity
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation, simulate_data
 from ppl_vae.particles.sites import run
 from ppl_vae.randomness import Stream, seeded
@@ -86,12 +88,14 @@ class Calibration(Result):
         names: Of the dimensions.
         num_draws: L.
         false_alarm: Probability that a calibrated guide has any finding.
+        identity: What it was computed from; of the rows only their shape and type matter.
     """
 
     ranks: Int[Tensor, "simulations dimensions"]
     names: tuple[str, ...]
     num_draws: int
     false_alarm: float = FALSE_ALARM
+    identity: Identity | None = None
 
     @property
     def num_simulations(self) -> int:
@@ -187,13 +191,14 @@ class Calibration(Result):
             "num_draws": self.num_draws,
             "false_alarm": self.false_alarm,
             "calibrated": self.calibrated,
+            "identity": None if self.identity is None else self.identity.to_dict(),
         }
 
 
 def simulation_based_calibration(
     model: Program,
     guide: Program,
-    x: Float[Tensor, "num_data *event"],
+    x: RowData,
     *,
     num_simulations: int = 1000,
     num_draws: int = 99,
@@ -237,12 +242,14 @@ def simulation_based_calibration(
     """
     _require_enough(num_simulations, num_draws, false_alarm)
     parts, programs = [], Programs(model, guide, max_plate_nesting)
+    settings = f"simulation_based_calibration({num_simulations=}, {num_draws=}, {false_alarm=})"
     with (
-        evaluation(programs, x, ChunkSize(1), device=device) as look,
+        evaluation(programs, x, ChunkSize(1, of_draws=False), device=device) as look,
         torch.no_grad(),
         seeded(seed, Stream.EVALUATION),
     ):
         look.require_density("its draws have no spread to judge")
+        identity = look.identity(settings, seed)
         nesting, first = look.max_plate_nesting, look.x[:1].to(look.device)
         template = first.expand(num_simulations, *first.shape[1:])
         for part in template.split(max(1, _ROWS // num_draws)):
@@ -250,9 +257,8 @@ def simulation_based_calibration(
             drawn = run(guide, data, num_draws, nesting).latents
             parts.append(_rank(truth, drawn, nesting))
         ranks = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-    return Calibration(
-        torch.cat(list(ranks.values()), 1), _names(ranks), num_draws, float(false_alarm)
-    )
+    values = torch.cat(list(ranks.values()), 1)
+    return Calibration(values, _names(ranks), num_draws, float(false_alarm), identity)
 
 
 def _require_enough(num_simulations: int, num_draws: int, false_alarm: float) -> None:

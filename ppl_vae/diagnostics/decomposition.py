@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data import as_rows
+from ppl_vae.data import RowData, as_rows
 from ppl_vae.display import Result
+from ppl_vae.identity import Identity
 from ppl_vae.objectives.kl import dimension_kl, site_kl
 from ppl_vae.particles import (
     ChunkSize,
@@ -101,6 +102,7 @@ class Decomposition(Result):
         num_particles: K, draws per datum.
         point: Whether the guide is a point: elbo is then log p(x, z) there and no bound, and kl is
             -log p(z).
+        identity: What it was computed from.
     """
 
     elbo: Estimate
@@ -113,6 +115,7 @@ class Decomposition(Result):
     num_data: int
     num_particles: int
     point: bool = False
+    identity: Identity | None = None
 
     def __str__(self) -> str:
         total = "joint log-density log p(x, z)" if self.point else "ELBO"
@@ -144,7 +147,7 @@ class Decomposition(Result):
 def decompose(
     model: Program,
     guide: Program,
-    x: Float[Tensor, "num_data *event"],
+    x: RowData,
     *,
     num_particles: int = 100,
     batch_size: int = 100,
@@ -183,14 +186,16 @@ def decompose(
         Hoffman and Johnson, 2016, ELBO surgery: yet another way to carve up the variational
         evidence lower bound.
     """
-    x = as_rows(x)
-    _check_arguments(len(x), num_particles, batch_size, threshold)
+    num_data = len(as_rows(x))
+    _check_arguments(num_data, num_particles, batch_size, threshold)
     programs = Programs(model, guide, max_plate_nesting)
     with (
         evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look,
         torch.no_grad(),
         seeded(seed, Stream.EVALUATION),
     ):
+        settings = f"decompose(num_particles={num_particles}, threshold={threshold})"
+        identity = look.identity(settings, seed)
         nesting, tables, point = look.max_plate_nesting, [], False
         for part, own in look.chunks():
             particles = draw_particles(model, own, part, num_particles, max_plate_nesting=nesting)
@@ -206,9 +211,10 @@ def decompose(
         activity={name: _activity(means) for name, means in table["mean"].items()},
         active_units=units,
         threshold=threshold,
-        num_data=len(x),
+        num_data=num_data,
         num_particles=num_particles,
         point=point,
+        identity=identity,
     )
 
 

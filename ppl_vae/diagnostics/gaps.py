@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data import as_rows
+from ppl_vae.data import RowData, as_rows
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data, plain, table
 from ppl_vae.diagnostics.flow_posterior import refine_flow
@@ -17,6 +17,7 @@ from ppl_vae.diagnostics.full_covariance import refine_full_covariance
 from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence
 from ppl_vae.flows import require_zuko
+from ppl_vae.identity import Identity, hash_tensors
 from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.refinement import Refinement
@@ -55,6 +56,7 @@ class InferenceGap(Result):
         num_data: N.
         num_particles: Draws per datum for each bound.
         per_datum: Each of the gaps for each datum, shape (N,).
+        identity: What it was computed from.
     """
 
     log_evidence: Estimate
@@ -70,6 +72,7 @@ class InferenceGap(Result):
     num_data: int
     num_particles: int
     per_datum: dict[str, Float[Tensor, " batch"]]
+    identity: Identity | None = None
 
     @property
     def rows(self) -> dict[str, Estimate]:
@@ -163,7 +166,7 @@ def generalization_gap(train: InferenceGap, test: InferenceGap) -> Generalizatio
 def inference_gap(
     model: Program,
     guide: Program,
-    x: Float[Tensor, "num_data *event"],
+    x: RowData,
     log_evidence: Evidence,
     *,
     refinement: Refinement = REFINEMENT,
@@ -209,13 +212,13 @@ def inference_gap(
     References:
         Cremer, Li and Duvenaud, 2018, Inference suboptimality in variational autoencoders.
     """
-    x = as_rows(x)
-    if len(log_evidence) != len(x):
-        raise ValueError(f"log_evidence is of {len(log_evidence)} data, but x holds {len(x)}.")
-    if num_particles < 2 or len(x) < 2:
+    num_data = len(as_rows(x))
+    if len(log_evidence) != num_data:
+        raise ValueError(f"log_evidence is of {len(log_evidence)} data, but x holds {num_data}.")
+    if num_particles < 2 or num_data < 2:
         raise ValueError(
             "inference_gap needs 2 data and num_particles >= 2 for its errors, got "
-            f"{len(x)} and {num_particles}."
+            f"{num_data} and {num_particles}."
         )
     if flow:
         require_zuko()
@@ -224,9 +227,12 @@ def inference_gap(
     with evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look:
         nesting = look.max_plate_nesting
         settings = _Settings(refinement, full_covariance, flow, num_particles, nesting)
+        values = {"log_prob": log_evidence.log_prob, "error": log_evidence.standard_error}
+        against = f"log p(x) of hash {hash_tensors(values)}"
+        identity = look.identity(f"inference_gap({settings}) to {against}", seed)
         for number, (part, own) in enumerate(look.chunks()):
             parts.append(settings.bounds(model, own, part, derive_seed(seed, number)))
-    return _gaps(_Bounds.join(parts), log_evidence, num_particles)
+    return replace(_gaps(_Bounds.join(parts), log_evidence, num_particles), identity=identity)
 
 
 @final

@@ -10,6 +10,7 @@ from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data, plain, table
 from ppl_vae.display import Result
 from ppl_vae.evidence.result import TOLERATED_FRACTION, required_effective
+from ppl_vae.identity import Identity
 
 QUANTITIES = ("distortion", "rate", "log_normalizer")
 _COLUMNS = ("distortion", "error", "rate", "error", "log Z", "error", "ESS")
@@ -91,6 +92,7 @@ class RateDistortion(Result):
         guide_rate: KL(q(z|x), p(z)), mean over the data; None without a guide.
         num_chains: K.
         num_temperatures: Steps from b = 0 to the largest.
+        identity: What it was computed from.
     """
 
     betas: tuple[float, ...]
@@ -102,6 +104,7 @@ class RateDistortion(Result):
     guide_rate: Estimate | None
     num_chains: int
     num_temperatures: int
+    identity: Identity | None = None
 
     @property
     def num_data(self) -> int:
@@ -154,4 +157,5 @@ class RateDistortion(Result):
             "num_chains": self.num_chains,
             "num_temperatures": self.num_temperatures,
             "notes": self.notes,
+            "identity": None if self.identity is None else self.identity.to_dict(),
         }

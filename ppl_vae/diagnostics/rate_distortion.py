@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from os import PathLike
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -119,7 +121,8 @@ def rate_distortion(
     call = Call(device, seed, progress, checkpoint)
     settings = f"rate-distortion at {stops}, {num_particles} particles, {annealing!r}"
     found = annealing.by_chunk(call, settings, estimate, Programs(model, guide), x)
-    return _result(found.columns, stops, num_chains, num_temperatures)
+    curve = _result(found.columns, stops, num_chains, num_temperatures)
+    return replace(curve, identity=found.identity)
 
 
 def _require_settings(
@@ -215,7 +218,7 @@ def _of_guide(columns: Columns, name: str) -> Estimate | None:
 def _result(
     columns: Columns, stops: tuple[float, ...], num_chains: int, num_temperatures: int
 ) -> RateDistortion:
-    quantities = {
+    quantities: dict[str, Any] = {
         name: PerDatum(columns[name].mT, columns[f"{name}_error"].mT) for name in QUANTITIES
     }
     return RateDistortion(

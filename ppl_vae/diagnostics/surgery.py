@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data import as_rows
+from ppl_vae.data import RowData, as_rows
 from ppl_vae.diagnostics.estimates import MonteCarlo, over_draws, plain, table
 from ppl_vae.display import Result
+from ppl_vae.identity import Identity
 from ppl_vae.objectives.kl import dimension_log_densities
 from ppl_vae.particles import (
     ChunkSize,
@@ -49,6 +50,7 @@ class ElboSurgery(Result):
         per_dimension: Its terms.
         num_data: N.
         num_particles: Draws per datum.
+        identity: What it was computed from.
     """
 
     elbo: MonteCarlo
@@ -61,6 +63,7 @@ class ElboSurgery(Result):
     per_dimension: list[MonteCarlo] | None
     num_data: int
     num_particles: int
+    identity: Identity | None = None
 
     @property
     def most_information(self) -> float:
@@ -99,7 +102,7 @@ class ElboSurgery(Result):
 def elbo_surgery(
     model: Program,
     guide: Program,
-    x: Float[Tensor, "num_data *event"],
+    x: RowData,
     *,
     num_particles: int = 10,
     batch_size: int = 100,
@@ -135,11 +138,11 @@ def elbo_surgery(
         evidence lower bound.
         Chen et al., 2018, Isolating sources of disentanglement in variational autoencoders.
     """
-    x = as_rows(x)
+    num_data = len(as_rows(x))
     if num_particles < 2:
         raise ValueError(
-            f"elbo_surgery needs data and num_particles >= 2 for its errors, got {len(x)} data and "
-            f"num_particles={num_particles}."
+            "elbo_surgery needs data and num_particles >= 2 for its errors, got "
+            f"{num_data} data and num_particles={num_particles}."
         )
     parts, programs = [], Programs(model, guide, max_plate_nesting)
     with (
@@ -148,6 +151,7 @@ def elbo_surgery(
         seeded(seed, Stream.EVALUATION),
     ):
         look.require_density("it has no KL to take apart")
+        identity = look.identity(f"elbo_surgery({num_particles=})", seed)
         nesting = look.max_plate_nesting
         for part, _ in look.chunks():
             particles = draw_particles(model, guide, part, num_particles, max_plate_nesting=nesting)
@@ -166,8 +170,9 @@ def elbo_surgery(
         per_dimension=(
             None if dimensions is None else [over_draws(terms) for terms in dimensions.unbind(-1)]
         ),
-        num_data=len(x),
+        num_data=num_data,
         num_particles=num_particles,
+        identity=identity,
     )
 
 

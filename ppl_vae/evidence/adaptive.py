@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_vae.evidence.chunks import Chunk, Chunking, require_counts
+from ppl_vae.data import RowData
+from ppl_vae.evidence.chunks import Chunk, Chunking, require_counts, require_guide
 from ppl_vae.evidence.importance_sampling import ADVICE
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, measured, pareto_tail
 from ppl_vae.evidence.result import TOLERATED_TAIL, Evidence, concatenate
-from ppl_vae.particles import Program
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, derive_seed
 from ppl_vae.weights import RunningWeights
@@ -87,18 +88,20 @@ class AdaptiveSampling:
         self,
         model: Program,
         guide: Program,
-        x: Float[Tensor, "num_data *event"],
+        x: RowData,
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,
         progress: bool = False,
     ) -> Evidence:
         """Estimate log p(x_i) for every datum; arguments as for ``ImportanceSampling``."""
-        if len(x) == 0:
-            raise ValueError("x holds no data: log p(x) needs at least one datum.")
+        require_guide(guide)
         start = time.perf_counter()
+        programs = Programs(model, guide, self.max_plate_nesting)
+        with evaluation(programs, x, ChunkSize(1, self.rows), device=device) as look:
+            identity, x = look.identity(repr(self), seed), look.x
         pilot, first = self._draw(model, guide, x, self.first, "pilot", device, seed)
-        wanted = self._wanted(pilot)
+        wanted, stages = self._wanted(pilot), [first.identity]
         active, drawn = torch.arange(len(x)), 0
         sums: RunningWeights | None = None
         final: list[tuple[Tensor, Evidence]] = []
@@ -106,7 +109,8 @@ class AdaptiveSampling:
         with bar:
             while len(active):
                 size = min(max(self.first, drawn // 2), self.most - drawn)
-                fresh, _ = self._draw(model, guide, x[active], size, drawn, device, seed)
+                fresh, stage = self._draw(model, guide, x[active], size, drawn, device, seed)
+                stages.append(stage.identity)
                 sums = fresh if sums is None else sums.merged(fresh)
                 drawn += size
                 every = sums.merged(pilot)
@@ -118,7 +122,11 @@ class AdaptiveSampling:
                 bar.update(int(done.sum()))
         order = torch.cat([rows for rows, _ in final]).argsort()
         together = concatenate([part for _, part in final])
-        found = replace(_reordered(together, order), seconds=time.perf_counter() - start)
+        found = replace(
+            _reordered(together, order),
+            seconds=time.perf_counter() - start,
+            identity=identity.of_parts(stages),
+        )
         if first.support_gap is None:
             return found
         return replace(
@@ -163,7 +171,8 @@ class AdaptiveSampling:
         path = () if stage == "pilot" else (stage,)
         own = None if seed is None else derive_seed(seed, Stream.EVALUATION, *path)
         work = Chunking(size, None, self.rows, self.max_plate_nesting)
-        alone = work.run(estimate, model, guide, x, device=device, seed=own, progress=False)
+        call: dict[str, Any] = {"device": device, "seed": own, "progress": False}
+        alone = work.run(estimate, model, guide, x, settings=f"{stage} of {self!r}", **call)
         return RunningWeights.side_by_side(found), alone
 
     def _done(self, sums: RunningWeights, every: RunningWeights) -> Tensor:

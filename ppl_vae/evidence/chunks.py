@@ -168,7 +168,7 @@ class Call:
 
     def _as_begun(self, look: Evaluation, settings: str, path: Path | None) -> Evaluation:
         """With the rows of the file, where these are all that it has other than this run."""
-        there, here = identity_in(path), look.identity(settings, self.seed, look.rows)
+        there, here = identity_in(path), look.identity(settings, self.seed)
         others = there is not None and there.differences(replace(here, chunk_rows=there.chunk_rows))
         if there is None or others or look.size.given is not None or there.chunk_rows is None:
             return look
@@ -182,7 +182,7 @@ class Call:
         path: Path | None,
         data_at_once: int,
     ) -> Parts:
-        unfinished = Unfinished.open(path, look.identity(settings, self.seed, look.rows))
+        unfinished = Unfinished.open(path, look.identity(settings, self.seed))
         parts, at_once = unfinished.parts, data_at_once or look.data_at_once
         done = sum(map(len, parts))
         bar = tqdm(total=len(look.x), desc="log p(x)", disable=no_bar(self.progress))
@@ -223,11 +223,6 @@ class Chunk:
             particles.require_weights()
             yield particles.log_weight
 
-    def all_log_weights(self, num_particles: int) -> Float[Tensor, "particles batch"]:
-        """Log w of ``num_particles`` fresh draws, on the CPU in double precision: 8 bytes each."""
-        parts = [part.double().cpu() for part in self.log_weights(num_particles)]
-        return torch.cat(parts)
-
 
 @final
 @dataclass(frozen=True)
@@ -259,8 +254,8 @@ class Chunking:
         device: torch.device | str | None,
         seed: int | None,
         progress: bool,
+        settings: str,
         checkpoint: str | PathLike[str] | None = None,
-        settings: str | None = None,
     ) -> Evidence:
         """Estimate chunk by chunk, in constant memory, and put the results together.
 
@@ -272,9 +267,8 @@ class Chunking:
             device: Where to compute; where the modules are, or else the data, if None.
             seed: Of the draws.
             progress: Show a progress bar.
+            settings: The estimator with its settings in words.
             checkpoint: File for what is finished.
-            settings: The estimator with its settings in words; None: a part of one, whose result
-                carries no identity.
 
         Raises:
             ValueError: If there are no data, the programs do not fit, or the checkpoint is of
@@ -288,16 +282,14 @@ class Chunking:
             def group(look: Evaluation, x: Tensor, streams: Streams) -> Part:
                 return _part_of(concatenate(self._group(estimate, look, x, streams)))
 
-            words = "" if settings is None else settings
-            found = call.by_chunk(look, words, group, self._group_size(look))
+            found = call.by_chunk(look, settings, group, self._group_size(look))
             # A refined guide is made on the prior's support, or of normals, which lack nothing.
             whole = self.from_prior or self.refine is not None
             gap = None if whole else look.support_gap()
         evidence = concatenate([_evidence_of(part) for part in found.parts])
         if gap is not None:
             evidence = replace(evidence, support_gap=gap, direction="lower", advice=_WIDEN)
-        identity = None if settings is None else found.identity
-        return replace(evidence, seconds=time.perf_counter() - start, identity=identity)
+        return replace(evidence, seconds=time.perf_counter() - start, identity=found.identity)
 
     def _group(
         self, estimate: Callable[[Chunk], Evidence], look: Evaluation, x: Tensor, streams: Streams
@@ -352,8 +344,9 @@ class ChunkedEstimator(ABC):
         Args:
             model: Pyro model with its data plate at dim -1.
             guide: Pyro guide over the same latents, which draws come from; None is refused.
-            x: The data, shape ``(num_data, *event)``: a tensor, a NumPy array, a data frame or a
-                ``TensorDataset``, of any type that the model's holds without loss.
+            x: The data, shape ``(num_data, *event)``: a tensor, a NumPy array, a data frame, a
+                ``TensorDataset`` or :class:`~ppl_vae.data.Rows`, of any type that the model's
+                holds without loss.
             device: Where to compute; where the modules are, or else the data, if not given.
             seed: Of the draws; ``None`` uses the caller's random state. Which draws are made
                 follows from it and from ``rows`` alone.

@@ -3,8 +3,8 @@
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
+from ppl_vae.data import RowData
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.particles import Program
 
@@ -16,7 +16,7 @@ class Estimator(Protocol):
         self,
         model: Program,
         guide: Program,
-        x: Tensor,
+        x: RowData,
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -258,7 +258,7 @@ class Evidence(Result):
         bound = self.direction in ("lower", "upper")
         return f"a {self.direction} bound in expectation" if bound else self.direction
 
-    def summary(self) -> dict[str, float | int | str | None]:
+    def summary(self) -> dict[str, Any]:
         """The data-set estimate as plain values, for JSON."""
         return {
             "log_prob": _or_none(self.mean),
@@ -278,6 +278,7 @@ class Evidence(Result):
             "support_gap": self.support_gap,
             "seconds": self.seconds,
             "warning": self.warning,
+            "identity": None if self.identity is None else self.identity.to_dict(),
         }
 
 

@@ -1,17 +1,17 @@
 """An estimate cut into parts that may run anywhere."""
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from ppl_vae.data import RowData, Rows
 from ppl_vae.evidence.chunks import require_counts
 from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.result import Evidence, concatenate
+from ppl_vae.identity import Identity, identity_of, state
 from ppl_vae.particles import Program
 from ppl_vae.randomness import Stream, derive_seed
 
@@ -82,39 +82,45 @@ class Sharded:
         return None if seed is None else derive_seed(seed, Stream.EVALUATION, part, self.shards)
 
     def estimate(
-        self, model: Program, guide: Program, x: Tensor, shard: Shard, **call: Any
+        self, model: Program, guide: Program, x: RowData, shard: Shard, **call: Any
     ) -> Evidence:
         """The result for one part.
 
         Args:
             model: Pyro model.
             guide: Pyro guide.
-            x: All the data, shape ``(num_data, *event)``.
+            x: All the data, rows first.
             shard: The part, from :meth:`parts`.
             call: Further arguments of the estimator; a checkpoint only if it takes one.
         """
         if "checkpoint" not in inspect.signature(self.estimator.__call__).parameters:
             call.pop("checkpoint", None)
-        rows = x[shard.start : shard.stop]
+        rows = Rows.of(x)[shard.start : shard.stop]
         return self.estimator(model, guide, rows, seed=shard.seed, **call)
 
-    def join(self, parts: list[Evidence]) -> Evidence:
+    def join(self, parts: list[Evidence], identity: Identity) -> Evidence:
         """The result for all data, from those of the parts in their order.
 
         Its ``seconds`` are the sum of theirs: time computed, not time waited.
+
+        Args:
+            parts: Their results.
+            identity: What the whole is computed from, as
+                ``identity_of(lambda: sharded(model, guide, x))`` says.
 
         Raises:
             ValueError: If there are not as many as parts.
         """
         if len(parts) != self.shards:
             raise ValueError(f"Sharded joins its {self.shards} parts, got {len(parts)}.")
-        return concatenate(parts)
+        told = identity.of_parts(part.identity for part in parts)
+        return replace(concatenate(parts), identity=told)
 
     def __call__(
         self,
         model: Program,
         guide: Program,
-        x: Float[Tensor, "num_data *event"],
+        x: RowData,
         *,
         device: torch.device | str | None = None,
         seed: int | None = 0,
@@ -125,14 +131,17 @@ class Sharded:
 
         With a checkpoint, each part keeps one of its own beside it, if the estimator takes one.
         """
-        found, files = [], []
-        for shard in self.parts(len(x), seed):
+        rows, found, files = Rows.of(x), [], []
+        shards = self.parts(len(rows), seed)
+        whole = identity_of(lambda: self.estimator(model, guide, rows, device=device, seed=seed))
+        whole = state(replace(whole, settings=repr(self)))
+        for shard in shards:
             call: dict[str, Any] = {"device": device, "progress": progress}
             if checkpoint is not None:
                 path = Path(checkpoint)
                 files.append(path.with_name(f"{path.stem}-{shard.number}{path.suffix}"))
                 call["checkpoint"] = files[-1]
-            found.append(self.estimate(model, guide, x, shard, **call))
+            found.append(self.estimate(model, guide, rows, shard, **call))
         for file in files:
             file.unlink(missing_ok=True)
-        return self.join(found)
+        return self.join(found, whole)

@@ -4,15 +4,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from ppl_vae.data import as_rows, require_lossless
+from ppl_vae.data import RowData, Rows, require_lossless
 from ppl_vae.devices import resolve_device
-from ppl_vae.identity import Identity, hash_rows, hash_tensors
+from ppl_vae.identity import (
+    Identity,
+    Source,
+    asked_device,
+    hash_rows,
+    hash_tensors,
+    state,
+)
 from ppl_vae.particles.counting import count_evaluations
 from ppl_vae.particles.particles import Particles, require_density
 from ppl_vae.particles.programs import ProgramModules, Programs
@@ -50,6 +57,7 @@ class ChunkSize:
         cpu: Rows that suit a CPU, where a chunk and its temporaries should stay near the cache.
         gpu: Rows that keep a GPU busy.
         whole: Whether all particles of a datum are always held together.
+        of_draws: Whether each chunk has draws of its own, which then follow from its size.
     """
 
     per_datum: int
@@ -57,6 +65,7 @@ class ChunkSize:
     cpu: int = 2_000
     gpu: int = 131_072
     whole: bool = False
+    of_draws: bool = True
 
     @classmethod
     def of_data(cls, data_at_once: int) -> "ChunkSize":
@@ -89,6 +98,7 @@ class Evaluation:
         rows: Particles times data decoded at once.
         modules: What is behind the programs.
         first: Two particles of each of the first chunk's data; None without a guide.
+        source: Where the data came from.
     """
 
     programs: Programs
@@ -98,6 +108,7 @@ class Evaluation:
     rows: int
     modules: ProgramModules
     first: Particles | None
+    source: Source
 
     @property
     def max_plate_nesting(self) -> int:
@@ -173,22 +184,26 @@ class Evaluation:
     def _hashes(self) -> tuple[str, str]:
         return hash_tensors(self.modules.all_tensors), hash_rows(self.x)
 
-    def identity(self, settings: str, seed: int | None, chunk_rows: int | None = None) -> Identity:
+    def identity(self, settings: str, seed: int | None) -> Identity:
         """What a number that is computed here is computed from.
+
+        It is stated before anything is computed: see :func:`~ppl_vae.identity.identity_of`.
 
         Args:
             settings: The estimator or the diagnosis with its settings, in words.
             seed: Of its draws.
-            chunk_rows: Rows decoded at once, where draws follow from it.
         """
-        parameters, rows = self._hashes
-        return Identity(parameters, rows, settings, seed, chunk_rows, self.device.type)
+        (parameters, data), rows, device = self._hashes, self.rows, self.device.type
+        if (elsewhere := asked_device()) is not None:
+            rows, device = self.size.rows_for(self.x, torch.device(elsewhere)), elsewhere
+        cut = rows if self.size.of_draws else None
+        return state(Identity(parameters, data, settings, seed, cut, device, self.source))
 
 
 @contextmanager
 def evaluation(
     programs: Programs,
-    x: Any,
+    x: RowData,
     size: ChunkSize,
     *,
     device: torch.device | str | None = None,
@@ -202,7 +217,8 @@ def evaluation(
 
     Args:
         programs: Model and guide.
-        x: The data, rows first, as :func:`~ppl_vae.data.as_rows` takes them.
+        x: The data, rows first, as :func:`~ppl_vae.data.as_rows` takes them; of
+            :class:`~ppl_vae.data.Rows` the identity tells the source.
         size: How large chunks are to be.
         device: Where to compute; where the modules are, or else the data, if not given.
         what: Name of the data in messages.
@@ -213,7 +229,8 @@ def evaluation(
             plate subsamples; if the programs do not fit each other (names the site); if they have
             other densities when run again at the same draws.
     """
-    rows = as_rows(x, what)
+    given = Rows.of(x, what)
+    rows = given.x
     static = programs.modules()
     target = _device(device, static, rows)
     chunk = size.rows_for(rows, target)
@@ -226,7 +243,7 @@ def evaluation(
         with seeded(0), torch.no_grad(), count_evaluations():
             looks = max(1, min(_LOOK, chunk // at_once))
             first = _checked(programs, ran.batch, looks, what)
-        yield Evaluation(programs, rows, target, size, chunk, modules, first)
+        yield Evaluation(programs, rows, target, size, chunk, modules, first, given.source)
 
 
 def _device(wanted: torch.device | str | None, modules: ProgramModules, x: Tensor) -> torch.device:

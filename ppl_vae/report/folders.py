@@ -24,7 +24,7 @@ from ppl_vae.plots import (
     plot_signal_to_noise,
 )
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.runs import Diagnosis, ImputedTable, Run
+from ppl_vae.runs import Diagnosis, ImputedTable, Run, file_of
 from ppl_vae.studies import StudyResults
 
 
@@ -83,25 +83,29 @@ def write_gradient_bench(bench: GradientBench, folder: Path, title: str) -> list
 
 
 def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path]:
-    """Write ``diagnosis.json``, ``diagnosis.nc`` and a figure of each part that has one.
+    """Write a diagnosis and a figure of each part that has one beside the run's evaluations.
 
-    ``bound_curve.png``, ``calibration.png``, ``rate_distortion.png``, and, where the extra
-    ``plots`` is installed, ArviZ's ``ranks.png``. Returns their paths.
+    ``diagnosis-KEY.nc``, ``diagnosis-KEY.json``, ``diagnosis-KEY-bound_curve.png``, likewise
+    ``calibration``, ``rate_distortion``, and, where the extra ``plots`` is installed, ArviZ's
+    ``ranks``; the key follows from what it was computed from. Returns their paths.
+
+    Raises:
+        ValueError: If the diagnosis does not say what it was computed from.
     """
-    tree = diagnosis.to_datatree({"title": title})
+    path = file_of(folder, diagnosis)
     files: dict[str, bytes | str] = {
-        "diagnosis.json": json.dumps(diagnosis.summary(), indent=2) + "\n",
-        "diagnosis.nc": netcdf_bytes(tree),
+        ".nc": netcdf_bytes(diagnosis.to_datatree({"title": title})),
+        ".json": json.dumps(diagnosis.summary(), indent=2) + "\n",
     }
     if (curve := diagnosis.curve) is not None:
-        files["bound_curve.png"] = plot_bound_curve(curve, f"{title}: bound against particles")
+        files["-bound_curve.png"] = plot_bound_curve(curve, f"{title}: bound against particles")
     if (rates := diagnosis.rate_distortion) is not None:
-        files["rate_distortion.png"] = plot_rate_distortion(rates, f"{title}: rate-distortion")
+        files["-rate_distortion.png"] = plot_rate_distortion(rates, f"{title}: rate-distortion")
     if (calibration := diagnosis.calibration) is not None:
-        files["calibration.png"] = plot_calibration(calibration, f"{title}: calibration")
+        files["-calibration.png"] = plot_calibration(calibration, f"{title}: calibration")
         if arviz_plots_works():
-            files["ranks.png"] = plot_ranks(calibration, f"{title}: ranks of z*")
-    return _write(folder, files)
+            files["-ranks.png"] = plot_ranks(calibration, f"{title}: ranks of z*")
+    return _write(path.parent, {f"{path.stem}{name}": what for name, what in files.items()})
 
 
 def write_sandwich(sandwiches: Mapping[int, Sandwich], folder: Path, title: str) -> list[Path]:

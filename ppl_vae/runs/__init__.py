@@ -1,5 +1,6 @@
 """Single runs: configurations by names, folders, evaluation, diagnosis."""
 
+from ppl_vae.data import Rows
 from ppl_vae.runs.config import BINARIZATIONS, SCHEDULES, RunConfig
 from ppl_vae.runs.diagnose import diagnose_run
 from ppl_vae.runs.diagnosis import Diagnosis
@@ -32,7 +33,7 @@ from ppl_vae.runs.objective_names import (
 from ppl_vae.runs.part_names import PARTS
 from ppl_vae.runs.parts import form, outside_class
 from ppl_vae.runs.replay import replay_run
-from ppl_vae.runs.run import Rows, Run, Split, evaluate_run, is_point_guide, open_run, train_run
+from ppl_vae.runs.run import Run, Split, evaluate_run, is_point_guide, open_run, train_run
 from ppl_vae.runs.sharded import evaluate_sharded
 
 __all__ = [

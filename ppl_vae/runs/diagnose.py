@@ -7,6 +7,7 @@ from typing import Any, TypeVar, final
 
 from torch import Tensor
 
+from ppl_vae.data import Rows
 from ppl_vae.diagnostics import (
     ActiveUnits,
     BoundCurve,
@@ -29,11 +30,12 @@ from ppl_vae.diagnostics import (
 from ppl_vae.diagnostics.full_covariance import only_normal
 from ppl_vae.diagnostics.rate_curve import PerDatum
 from ppl_vae.evidence import Evidence, ImportanceSampling
+from ppl_vae.identity import identity_of
 from ppl_vae.particles import zero_offsets
 from ppl_vae.refinement import Refinement
 from ppl_vae.runs.diagnosis import Diagnosis
 from ppl_vae.runs.finished import FinishedParts
-from ppl_vae.runs.run import Rows, Run, Split, unfinished_file
+from ppl_vae.runs.run import Run, Split, unfinished_file
 
 PARTS_FILE = "diagnosis-parts.json"
 _CLASSES = (
@@ -98,16 +100,18 @@ def diagnose_run(
     evidence = work.evidence("evidence", data, estimator)
     of_train = None if train is None else work.evidence("train_evidence", train, estimator)
     full = _takes_full_covariance(run, data.x)
+    settings = f"Diagnosis({particles=}, {rate_data=}, {temperatures=}, {chains=}, {flow=})"
     return Diagnosis(
         decomposition=work.plain("decomposition", decompose, data),
         surgery=work.plain("surgery", elbo_surgery, data),
         evidence=evidence,
-        gap=work.gap("gap", data, evidence, estimator, full_covariance=full, flow=flow),
-        train_gap=None if train is None else work.gap("train_gap", train, of_train, estimator),
+        gap=work.gap("gap", data, evidence, full_covariance=full, flow=flow),
+        train_gap=None if train is None else work.gap("train_gap", train, of_train),
         curve=work.plain("curve", bound_against_particles, data),
         calibration=work.plain("calibration", simulation_based_calibration, data),
         rate_distortion=work.rates(run.rows(split, rate_data, file), temperatures, chains),
         left_out=work.left_out,
+        identity=run.identity(settings, data, seed),
     )
 
 
@@ -116,7 +120,7 @@ class _Work:
     """The parts of one call: read back where they are there, computed and kept where not."""
 
     def __init__(self, run: Run, seed: int, report: Callable[[str], None]) -> None:
-        self._run, self._seed, self._report = run, seed, report
+        self._run, self._report = run, report
         self._programs = run.vae.model, run.vae.guide
         self._call: dict[str, Any] = {"device": run.device, "seed": seed}
         self._finished = FinishedParts(run.folder / PARTS_FILE, _CLASSES)
@@ -132,22 +136,21 @@ class _Work:
 
     def plain(self, name: str, diagnostic: Callable[..., _Result], x: Rows) -> _Result | None:
         """A diagnostic with its own settings."""
-        return self._part(name, x, name, lambda _: diagnostic(*self._programs, x.x, **self._call))
+        return self._part(name, lambda _: diagnostic(*self._programs, x, **self._call))
 
     def evidence(self, name: str, x: Rows, estimator: ImportanceSampling) -> Evidence | None:
         """What a gap is against."""
 
-        def compute(file: Path) -> Evidence:
-            return estimator(*self._programs, x.x, checkpoint=file, **self._call)
+        def compute(file: Path | None) -> Evidence:
+            return estimator(*self._programs, x, checkpoint=file, **self._call)
 
-        return self._part(name, x, repr(estimator), compute)
+        return self._part(name, compute)
 
     def gap(
         self,
         name: str,
         x: Rows,
         evidence: Evidence | None,
-        estimator: ImportanceSampling,
         *,
         full_covariance: bool = False,
         flow: bool = False,
@@ -156,14 +159,13 @@ class _Work:
         if evidence is None:
             return None
 
-        def compute(_: Path) -> InferenceGap:
+        def compute(_: Path | None) -> InferenceGap:
             return inference_gap(
-                *self._programs, x.x, evidence, full_covariance=full_covariance, flow=flow,
+                *self._programs, x, evidence, full_covariance=full_covariance, flow=flow,
                 **self._call,
             )  # fmt: skip
 
-        settings = f"gap(full_covariance={full_covariance}, flow={flow}) to {estimator!r}"
-        return self._part(name, x, settings, compute)
+        return self._part(name, compute)
 
     def rates(self, x: Rows, temperatures: int, chains: int) -> RateDistortion | None:
         """The curve, of some data or none."""
@@ -171,27 +173,26 @@ class _Work:
             self.left_out["rate_distortion"] = "not asked for"
             return None
 
-        def compute(file: Path) -> RateDistortion:
+        def compute(file: Path | None) -> RateDistortion:
             return rate_distortion(
-                *self._programs, x.x, num_temperatures=temperatures, num_chains=chains,
+                *self._programs, x, num_temperatures=temperatures, num_chains=chains,
                 checkpoint=file, **self._call,
             )  # fmt: skip
 
-        settings = f"rate_distortion(num_temperatures={temperatures}, num_chains={chains})"
-        return self._part("rate_distortion", x, settings, compute)
+        return self._part("rate_distortion", compute)
 
-    def _part(
-        self, name: str, x: Rows, settings: str, compute: Callable[[Path], _Result]
-    ) -> _Result | None:
+    def _part(self, name: str, compute: Callable[[Path | None], _Result]) -> _Result | None:
         """One part, or None if it cannot be had.
 
         Args:
             name: Of the part.
-            x: The data.
-            settings: What is computed, and how, in words.
-            compute: Given a file for what it has done so far.
+            compute: Given a file for what it has done so far, or None.
         """
-        identity = self._run.identity(settings, x, self._seed)
+        try:
+            identity = identity_of(lambda: compute(None))
+        except ValueError as error:
+            self._leave_out(name, str(error))
+            return None
         result: _Result | None = self._finished.read(identity)
         if result is not None:
             self._report(f"{name}: read back")
@@ -200,13 +201,16 @@ class _Work:
         try:
             result = compute(unfinished)
         except ValueError as error:
-            self.left_out[name] = str(error)
-            self._report(f"{name}: left out, {error}")
+            self._leave_out(name, str(error))
             return None
         self._finished.write(identity, result)
         unfinished.unlink(missing_ok=True)
         self._report(f"{name}: done")
         return result
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.left_out[name] = reason
+        self._report(f"{name}: left out, {reason}")
 
 
 def _refinement_of(run: Run, x: Tensor) -> Refinement | None:

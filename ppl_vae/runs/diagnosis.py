@@ -13,6 +13,7 @@ from ppl_vae.arviz import (
     decomposition_to_datatree,
     elbo_surgery_to_datatree,
     evidence_to_datatree,
+    identity_attribute,
     inference_gap_to_datatree,
     joined,
     rate_distortion_to_datatree,
@@ -29,6 +30,7 @@ from ppl_vae.diagnostics import (
 )
 from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence
+from ppl_vae.identity import Identity
 
 _TITLES = {
     "decomposition": "The ELBO",
@@ -72,6 +74,7 @@ class Diagnosis(Result):
         calibration: Ranks of the guide's draws on data simulated from the model.
         rate_distortion: What the decoder could do at other rates.
         left_out: Part to the reason why it is not there.
+        identity: What all was asked of; every part has one of its own.
     """
 
     decomposition: Decomposition | None
@@ -83,6 +86,7 @@ class Diagnosis(Result):
     calibration: Calibration | None
     rate_distortion: RateDistortion | None
     left_out: dict[str, str] = field(default_factory=dict)
+    identity: Identity | None = None
 
     @property
     def generalization(self) -> GeneralizationGap | None:
@@ -104,7 +108,8 @@ class Diagnosis(Result):
         """The parts as plain values, for JSON."""
         found = {_IN_SUMMARY.get(name, name): getattr(self, name) for name in _TITLES}
         plain = {name: part.summary() for name, part in found.items() if part is not None}
-        return plain | {"left_out": dict(self.left_out)}
+        identity = None if self.identity is None else self.identity.to_dict()
+        return plain | {"left_out": dict(self.left_out), "identity": identity}
 
     def to_datatree(self, attrs: dict[str, Attribute] | None = None) -> xr.DataTree:
         """All parts as groups of one tree, for netCDF and ArviZ; ``attrs`` go to its root.
@@ -115,4 +120,5 @@ class Diagnosis(Result):
         found = {name: getattr(self, name) for name in _MAKERS}
         trees = [_MAKERS[name](part) for name, part in found.items() if part is not None]
         reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
-        return joined(trees, {**(attrs or {}), "left_out": reasons})
+        told = identity_attribute(self.identity)
+        return joined(trees, {**(attrs or {}), "left_out": reasons, **told})

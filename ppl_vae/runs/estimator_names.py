@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, final
 
-from torch import Tensor
-
+from ppl_vae.data import RowData
 from ppl_vae.evidence import (
     SUMO,
     AdaptiveSampling,
@@ -205,7 +204,7 @@ def _value_in(estimator: Any, option: str) -> Any:
 
 
 def sandwiches(
-    estimator: BidirectionalMonteCarlo, model: Program, guide: Program, x: Tensor, **call: Any
+    estimator: BidirectionalMonteCarlo, model: Program, guide: Program, x: RowData, **call: Any
 ) -> dict[int, Sandwich]:
     """The sandwich at the estimator's number of temperatures, and at 1/3, 1/10 and 1/30 of it."""
     longest = estimator.ais.num_temperatures

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-from ppl_vae.arviz import evidence_to_datatree, load_evidence
+from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree, load_evidence
 from ppl_vae.evidence import Evidence
 from ppl_vae.identity import Identity
-from ppl_vae.netcdf import save_netcdf
+from ppl_vae.netcdf import load_netcdf, save_netcdf
+from ppl_vae.runs.diagnosis import Diagnosis
 from ppl_vae.runs.normalizers import Normalizer
 
 EVALUATIONS = "evaluations"
@@ -29,45 +30,41 @@ def evaluation_file(folder: Path, identity: Identity) -> Path:
     """
     (name,) = re.findall(r"^\W*(\w*)", identity.settings)
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower() or "evaluation"
-    return folder / EVALUATIONS / f"{words}-{_key(identity)}.nc"
+    return folder / EVALUATIONS / f"{words}-{identity.key[:_DIGITS]}.nc"
 
 
-def _key(identity: Identity) -> str:
-    """Names an evaluation before it is made: how it is cut follows from the rest, and is told."""
-    return replace(identity, chunk_rows=None).key[:_DIGITS]
-
-
-def identified(evidence: Evidence, identity: Identity) -> Evidence:
-    """The evidence with its identity, and the rows computed at once as the estimator says."""
-    own = evidence.identity
-    rows = None if own is None else own.chunk_rows
-    return replace(evidence, identity=replace(identity, chunk_rows=rows))
-
-
-def file_of(folder: Path, evidence: Evidence) -> Path:
-    """Where the store of a run keeps this evaluation.
+def file_of(folder: Path, result: Evidence | Diagnosis) -> Path:
+    """Where the store of a run keeps this result.
 
     Raises:
-        ValueError: If the evidence does not say what it was computed from.
+        ValueError: If it does not say what it was computed from.
     """
-    if evidence.identity is None:
-        raise ValueError("evidence without an identity has no file: take it from evaluate_run.")
-    return evaluation_file(folder, evidence.identity)
+    if result.identity is None:
+        raise ValueError("a result without an identity has no file: take it from evaluate_run.")
+    return evaluation_file(folder, result.identity)
 
 
-def read_evaluation(path: Path, wanted: Identity) -> Evidence | None:
-    """The evaluation in a file; None if there is no such file.
+def find_evaluation(folder: Path, wanted: Identity) -> Evidence | None:
+    """The evaluation of this identity that is kept; None if there is none.
+
+    Where memory was not enough, it was made, and is kept, with fewer rows at once.
 
     Raises:
-        ValueError: If the file is damaged, or of something else than is wanted.
+        ValueError: If its file is damaged, or of something else.
     """
-    if not path.is_file():
-        return None
-    evidence = load_evidence(path)
-    if evidence.identity is None:
-        raise ValueError(f"{path} does not say what it was computed from: delete it.")
-    wanted.require_same(replace(evidence.identity, chunk_rows=wanted.chunk_rows), str(path))
-    return evidence
+    rows = wanted.chunk_rows
+    while True:
+        identity = replace(wanted, chunk_rows=rows or None)
+        path = evaluation_file(folder, identity)
+        if path.is_file():
+            evidence = load_evidence(path)
+            if evidence.identity is None:
+                raise ValueError(f"{path} does not say what it was computed from: delete it.")
+            identity.require_same(evidence.identity, str(path))
+            return evidence
+        if not rows:
+            return None
+        rows //= 2
 
 
 def save_evaluation(evidence: Evidence, path: Path, normalizers: Sequence[Normalizer] = ()) -> None:
@@ -94,27 +91,45 @@ class Evaluation:
 
     Attributes:
         path: The file.
-        evidence: log p(x) of each datum, with its identity.
+        identity: What it was computed from.
+        evidence: log p(x) of each datum; of a diagnosis, that of its gap, where it has one.
     """
 
     path: Path
-    evidence: Evidence
+    identity: Identity | None
+    evidence: Evidence | None
 
     def summary(self) -> dict[str, Any]:
         """What it is and comes to, as plain values, for JSON."""
-        identity = self.evidence.identity
-        told = {} if identity is None else identity.to_dict()
-        return {"file": str(self.path), **self.evidence.summary(), "identity": told}
+        told = {} if self.evidence is None else self.evidence.summary()
+        identity = None if self.identity is None else self.identity.to_dict()
+        return {"file": str(self.path), **told, "identity": identity}
 
 
 def list_evaluations(folder: str | os.PathLike[str]) -> list[Evaluation]:
-    """All evaluations of a run, by name; neither the model nor the data are read.
+    """All evaluations and diagnoses of a run, by name; neither the model nor the data are read.
 
     Raises:
         ValueError: If one is damaged; names the file.
     """
-    paths = sorted((Path(folder) / EVALUATIONS).glob("*.nc"))
-    return [Evaluation(path, load_evidence(path)) for path in paths]
+    return [_listed(path) for path in sorted((Path(folder) / EVALUATIONS).glob("*.nc"))]
+
+
+def _listed(path: Path) -> Evaluation:
+    if not _is_diagnosis(path):
+        evidence = load_evidence(path)
+        return Evaluation(path, evidence.identity, evidence)
+    tree = load_netcdf(path)
+    try:
+        identity = Identity.from_dict(json.loads(tree.attrs["identity"]))
+        found = evidence_from_datatree(tree) if "evidence" in tree.children else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no whole diagnosis ({error}): delete it.") from error
+    return Evaluation(path, identity, found)
+
+
+def _is_diagnosis(path: Path) -> bool:
+    return path.name.startswith("diagnosis-")
 
 
 def format_evaluations(found: list[Evaluation]) -> str:
@@ -123,7 +138,7 @@ def format_evaluations(found: list[Evaluation]) -> str:
     ``rows`` is what is computed at once, which the draws follow from.
     """
     head = ("method", "K", "data", "N", "log p(x)", "error", "seed", "rows", "key")
-    rows = [head, *(_row(each.evidence) for each in found)]
+    rows = [head, *map(_row, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -131,11 +146,16 @@ def format_evaluations(found: list[Evaluation]) -> str:
     )
 
 
-def _row(evidence: Evidence) -> tuple[str, ...]:
-    counts = str(evidence.num_particles), str(len(evidence))
-    mean, error = f"{evidence.mean:.3f}", f"{evidence.total_error:.3f}"
+def _row(each: Evaluation) -> tuple[str, ...]:
+    evidence, identity = each.evidence, each.identity
+    method, counts, numbers = "", ("", ""), ("", "")
+    if evidence is not None:
+        method, counts = evidence.method, (str(evidence.num_particles), str(len(evidence)))
+        numbers = f"{evidence.mean:.3f}", f"{evidence.total_error:.3f}"
+    if _is_diagnosis(each.path):
+        method = "diagnosis"
     source, seed, rows, key = "", "", "", ""
-    if (identity := evidence.identity) is not None:
-        source, seed, key = str(identity.source), str(identity.seed), _key(identity)
+    if identity is not None:
+        source, seed, key = str(identity.source), str(identity.seed), identity.key[:_DIGITS]
         rows = "" if identity.chunk_rows is None else str(identity.chunk_rows)
-    return evidence.method, counts[0], source, counts[1], mean, error, seed, rows, key
+    return method, counts[0], source, counts[1], *numbers, seed, rows, key

@@ -14,21 +14,17 @@ import torch
 from pyro import validation_enabled
 from torch import Tensor
 
-from ppl_vae.data import Dataset, binarize_batch, read_rows
+from ppl_vae.data import Dataset, Rows, binarize_batch, read_rows
 from ppl_vae.devices import resolve_device
+from ppl_vae.engines import exclusive
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import leftovers, write_atomically
-from ppl_vae.identity import Identity, Source, hash_rows, hash_tensors
-from ppl_vae.particles import Programs, draw_particles, point_site
+from ppl_vae.identity import Identity, Source, hash_tensors, identity_of
+from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation, point_site
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs.config import LIMITS, RunConfig
 from ppl_vae.runs.estimator_names import Estimator
-from ppl_vae.runs.evaluations import (
-    evaluation_file,
-    identified,
-    read_evaluation,
-    save_evaluation,
-)
+from ppl_vae.runs.evaluations import file_of, find_evaluation, save_evaluation
 from ppl_vae.runs.live import live_curves, require_tensorboard
 from ppl_vae.runs.normalizers import find_normalizers
 from ppl_vae.runs.summary import DataSummary
@@ -46,7 +42,7 @@ from ppl_vae.vae import VAE, HierarchicalVAE
 
 CONFIG, CHECKPOINT, HISTORY = "config.json", "checkpoint.safetensors", "history.csv"
 DATA = "data.safetensors"
-TENSORBOARD = "tensorboard"
+TENSORBOARD, LOCK = "tensorboard", "run.lock"
 _OF_A_STUDY = ("cell.json", "log.txt")
 """Files of a study's cell that may be in the folder before its run is; locks may too."""
 _ROWS = 1000
@@ -107,7 +103,7 @@ class Run:
         split: Split = "test",
         limit: int | None = None,
         file: str | os.PathLike[str] | None = None,
-    ) -> "Rows":
+    ) -> Rows:
         """Test, validation or training data, or those of another file.
 
         Args:
@@ -131,40 +127,17 @@ class Run:
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
         return Rows(data[order[:limit]], replace(source, limit=limit))
 
-    def identity(self, settings: str, rows: "Rows", seed: int | None) -> Identity:
-        """What a number of this run is computed from: the parameters as they are in memory.
+    def identity(self, settings: str, rows: Rows, seed: int | None) -> Identity:
+        """What several numbers of this run are computed from; each has an identity of its own.
 
         Args:
             settings: What is computed, and how, in words.
             rows: The data.
             seed: Of the draws.
         """
-        tensors = [*self.vae.named_parameters(), *self.vae.named_buffers()]
-        return Identity(
-            parameters=hash_tensors(dict(tensors)),
-            rows=hash_rows(rows.x),
-            settings=settings,
-            seed=seed,
-            device=self.device.type,
-            source=rows.source,
-        )
-
-
-@final
-@dataclass(frozen=True)
-class Rows:
-    """Data, and where they came from.
-
-    Attributes:
-        x: Shape ``(num_data, features)``.
-        source: In words.
-    """
-
-    x: Tensor
-    source: Source
-
-    def __len__(self) -> int:
-        return len(self.x)
+        programs = Programs(self.vae.model, self.vae.guide)
+        with evaluation(programs, rows, ChunkSize(1, of_draws=False), device=self.device) as look:
+            return look.identity(settings, seed)
 
 
 def is_point_guide(vae: VAE | HierarchicalVAE, x: Tensor) -> bool:
@@ -206,6 +179,7 @@ def train_run(
         ValueError: If the folder holds a run with other settings or on other data.
         FileNotFoundError: If the data are missing.
         ImportError: If TensorBoard is asked for and not installed.
+        BlockingIOError: If another process trains there.
     """
     folder = Path(folder)
     objective, schedule = config.objects()
@@ -224,6 +198,7 @@ def train_run(
     with ExitStack() as stack:
 
         def start(past: History) -> None:
+            stack.enter_context(exclusive(folder / LOCK, f"run {folder}"))
             _claim(folder, config, summary, fixed)
             curves = folder / TENSORBOARD if tensorboard else None
             shown.append(stack.enter_context(live_curves(folder / HISTORY, past, curves)))
@@ -250,7 +225,7 @@ def train_run(
             on_epoch=lambda record: shown[0](record),
             origin={"config": config.identity, "data": summary.sha256},
         )
-    write_atomically(folder / HISTORY, result.history.to_csv())
+        write_atomically(folder / HISTORY, result.history.to_csv())
     return Run(folder, config, summary, vae, result.history, lambda: dataset), result
 
 
@@ -343,28 +318,19 @@ def evaluate_run(
         ValueError: If the file of the evaluation is damaged or of something else.
     """
     rows = run.rows(split, limit, file)
-    identity = run.identity(repr(estimator), rows, seed)
-    path = evaluation_file(run.folder, identity)
-    if (kept := read_evaluation(path, identity)) is not None:
+    estimate = partial(estimator, run.vae.model, run.vae.guide, rows, device=run.device, seed=seed)
+    identity = identity_of(estimate)
+    if (kept := find_evaluation(run.folder, identity)) is not None:
         return kept
     unfinished = _unfinished(run, estimator, identity)
-    evidence = estimator(
-        run.vae.model,
-        run.vae.guide,
-        rows.x,
-        device=run.device,
-        seed=seed,
-        progress=progress,
-        **unfinished,
-    )
-    evidence = identified(evidence, identity)
-    save_evaluation(evidence, path, find_normalizers(run.vae))
+    evidence = estimate(progress=progress, **unfinished)
+    save_evaluation(evidence, file_of(run.folder, evidence), find_normalizers(run.vae))
     for leftover in unfinished.values():
         leftover.unlink(missing_ok=True)
     return evidence
 
 
-def _unfinished(run: Run, estimator: Estimator, identity: Identity) -> dict[str, Path]:
+def _unfinished(run: Run, estimator: Estimator, identity: Identity) -> dict[str, Any]:
     """Where an estimator that takes a checkpoint keeps what it has done of this evaluation."""
     if "checkpoint" not in inspect.signature(estimator.__call__).parameters:
         return {}

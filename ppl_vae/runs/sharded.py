@@ -3,7 +3,8 @@
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -13,14 +14,9 @@ from tqdm.auto import tqdm
 from ppl_vae.devices import resolve_device
 from ppl_vae.engines import Engine, Task, exclusive
 from ppl_vae.evidence import Estimator, Evidence, Shard, Sharded
-from ppl_vae.identity import Identity
+from ppl_vae.identity import Identity, identity_of
 from ppl_vae.progress import no_bar
-from ppl_vae.runs.evaluations import (
-    evaluation_file,
-    identified,
-    read_evaluation,
-    save_evaluation,
-)
+from ppl_vae.runs.evaluations import file_of, find_evaluation, save_evaluation
 from ppl_vae.runs.normalizers import find_normalizers
 from ppl_vae.runs.run import Split, open_run
 
@@ -39,8 +35,7 @@ class ShardTask:
         file: A file of other rows, in place of a split.
         data_root: Folder of the data sets.
         device: Where to compute.
-        seed: Of the draws of the whole.
-        path: Where its result goes.
+        place: Folder of the parts' results.
         identity: What the result is computed from.
         trust: As of :func:`~ppl_vae.runs.open_run`.
     """
@@ -53,8 +48,7 @@ class ShardTask:
     file: Path | None
     data_root: Path | None
     device: str
-    seed: int
-    path: Path
+    place: Path
     identity: Identity
     trust: bool = False
 
@@ -107,46 +101,45 @@ def evaluate_sharded(
     parts = sharded.parts(len(rows), seed)
     # Workers may have devices that this process has not.
     kind = resolve_device() if device == "auto" else torch.device(device)
-    identity = replace(run.identity(repr(sharded), rows, seed), device=kind.type)
-    path = evaluation_file(place, identity)
-    if (kept := read_evaluation(path, identity)) is not None:
+    programs = run.vae.model, run.vae.guide
+    identity = identity_of(lambda: sharded(*programs, rows, seed=seed), kind.type)
+    if (kept := find_evaluation(place, identity)) is not None:
         return kept
     unfinished = place / f"shards-{identity.key[:12]}"
     tasks = [
         ShardTask(
             place, sharded, part, split, limit, None if file is None else Path(file),
-            data_root, device, seed,
-            unfinished / f"{part.number}.nc",
-            replace(identity, settings=f"part {part.number} of {identity.settings}"), trust,
+            data_root, device, unfinished,
+            identity_of(partial(sharded.estimate, *programs, rows, part), kind.type), trust,
         )
         for part in parts
     ]  # fmt: skip
     with exclusive(unfinished / "lock", f"this evaluation of {place}"):
         _run(tasks, engine, progress)
-        evidence = identified(sharded.join([_finished(task) for task in tasks]), identity)
-        save_evaluation(evidence, path, find_normalizers(run.vae))
+        evidence = sharded.join([_finished(task) for task in tasks], identity)
+        save_evaluation(evidence, file_of(place, evidence), find_normalizers(run.vae))
         shutil.rmtree(unfinished)
     return evidence
 
 
 def evaluate_shard(task: ShardTask) -> int:
     """Estimate log p(x) of a part of the data and keep it in a file; its number of data."""
-    if read_evaluation(task.path, task.identity) is None:
+    if find_evaluation(task.place, task.identity) is None:
         run = open_run(task.run, data_root=task.data_root, device=task.device, trust=task.trust)
         rows = run.rows(task.split, task.limit, task.file)
-        # The worker has opened the run by itself: what it evaluates may be trained on since.
-        here = run.identity(task.identity.settings, rows, task.seed)
-        task.identity.require_same(here, f"the run in {task.run}")
-        checkpoint = task.path.with_suffix(".safetensors")
-        evidence = task.estimator.estimate(
+        estimate = partial(
+            task.estimator.estimate,
             run.vae.model,
             run.vae.guide,
-            rows.x,
+            rows,
             task.shard,
             device=run.device,
-            checkpoint=checkpoint,
         )
-        save_evaluation(identified(evidence, task.identity), task.path)
+        # The worker has opened the run by itself: what it evaluates may be trained on since.
+        task.identity.require_same(identity_of(estimate), f"the run in {task.run}")
+        checkpoint = task.place / f"{task.shard.number}.safetensors"
+        evidence = estimate(checkpoint=checkpoint)
+        save_evaluation(evidence, file_of(task.place, evidence))
         checkpoint.unlink(missing_ok=True)
     return len(task.shard)
 
@@ -174,17 +167,17 @@ def _run(tasks: list[ShardTask], engine: Engine, progress: bool) -> None:
 
 def _pending(tasks: list[ShardTask], bar: "tqdm[Any]") -> Iterator[Task]:
     for task in tasks:
-        if read_evaluation(task.path, task.identity) is None:
+        if find_evaluation(task.place, task.identity) is None:
             yield Task(f"part {task.shard.number}", evaluate_shard, (task,))
         else:
             bar.update(len(task.shard))
 
 
 def _finished(task: ShardTask) -> Evidence:
-    found = read_evaluation(task.path, task.identity)
+    found = find_evaluation(task.place, task.identity)
     if found is None:
         raise FileNotFoundError(
-            f"{task.path} was written by a worker and is not here: the run's folder must be on a "
-            "file system that all nodes see."
+            f"part {task.shard.number} was written by a worker and is not in {task.place}: the "
+            "run's folder must be on a file system that all nodes see."
         )
     return found

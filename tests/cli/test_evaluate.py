@@ -92,12 +92,24 @@ def test_diagnose(trained, capsys):
     assert "done" not in err
     for part in ("Inference gap", "amortisation", "information", "L_10", "ranks of z*"):
         assert part in out
-    for name in ("diagnosis.json", "diagnosis.nc", "rate_distortion.png", "calibration.png"):
-        assert (trained / name).exists()
-    assert set(json.loads((trained / "diagnosis.json").read_text())) == {
-        "decomposition", "surgery", "evidence", "inference_gap", "generalization_gap",
-        "bound_curve", "calibration", "rate_distortion", "left_out",
+    there = {path for path in (trained / "evaluations").iterdir() if "diagnosis-" in path.name}
+    assert {path.name[len("diagnosis-") + 12 :] for path in there} >= {
+        ".json", ".nc", "-rate_distortion.png", "-calibration.png", "-bound_curve.png"
     }  # fmt: skip
+    (kept,) = (path for path in there if path.suffix == ".json")
+    assert set(json.loads(kept.read_text())) == {
+        "decomposition", "surgery", "evidence", "inference_gap", "generalization_gap",
+        "bound_curve", "calibration", "rate_distortion", "left_out", "identity",
+    }  # fmt: skip
+    # Another one takes no place of it, and both are listed beside the evaluations.
+    status, _, err = run(capsys, *arguments, "--chains", "5")
+    assert status == 0, err
+    assert there < set((trained / "evaluations").iterdir())
+    listed = run(capsys, "evaluate", trained, "--list")[1].splitlines()
+    assert (
+        sum(line.startswith("diagnosis") and "digits, test, limit 30" in line for line in listed)
+        == 2
+    )
 
 
 def test_bootstrap_errors(trained, capsys):

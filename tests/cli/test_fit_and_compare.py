@@ -29,6 +29,7 @@ def test_fit_evaluate_and_sample(trained, capsys):
         "checkpoint.safetensors",
         "data.safetensors",
         "history.csv",
+        "run.lock",
     }
     status, out, _ = run(capsys, "evaluate", trained, "--particles", 20)
     assert status == 0

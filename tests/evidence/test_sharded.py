@@ -13,6 +13,7 @@ from ppl_vae.evidence import (
     Shard,
     Sharded,
 )
+from ppl_vae.identity import identity_of
 from ppl_vae.linear_gaussian import LinearGaussian
 
 MODEL = LinearGaussian.random(4, 2, 0.7, seed=2)
@@ -64,9 +65,9 @@ class TestParts:
             run(Sharded(DRAWS, 24))
 
     def test_join_wants_all_parts(self):
-        parts = [run(DRAWS)] * 2
+        part = run(DRAWS)
         with pytest.raises(ValueError, match=r"joins its 3 parts, got 2"):
-            Sharded(DRAWS, 3).join(parts)
+            Sharded(DRAWS, 3).join([part] * 2, part.identity)
 
 
 class TestNumbers:
@@ -112,11 +113,13 @@ class TestNumbers:
             shard.number: sharded.estimate(VAE.model, VAE.guide, X, shard)
             for shard in reversed(sharded.parts(len(X), 4))
         }
-        joined = sharded.join([apart[number] for number in range(5)])
+        identity = identity_of(lambda: run(sharded, seed=4))
+        joined = sharded.join([apart[number] for number in range(5)], identity)
         assert isinstance(joined, Evidence)
         for name in ("log_prob", "standard_error", "effective_sample_size"):
             assert torch.equal(getattr(joined, name), getattr(whole, name))
         assert joined.method == whole.method == "importance sampling"
+        assert joined.identity == whole.identity
 
     def test_the_rows_keep_their_order(self):
         found = run(Sharded(DRAWS, 5), vae=MODEL.vae())

@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray as xr
 
+from ppl_vae.identity import identity_of, state
 from ppl_vae.netcdf import load_netcdf
 from ppl_vae.report import write_diagnosis
 from ppl_vae.runs import RunConfig, diagnose, diagnose_run, open_run, train_run
@@ -50,10 +51,28 @@ def copy(found, folder, tmp_path):
 
 @pytest.fixture
 def quick(found, monkeypatch):
-    """Every diagnostic gives at once what it found before."""
+    """Every diagnostic states what it is of, and gives at once what it found before."""
     for function, part in COMPUTED.items():
-        monkeypatch.setattr(diagnose, function, lambda *_, p=part, **__: getattr(found, p))
-    monkeypatch.setattr(diagnose.ImportanceSampling, "__call__", lambda *_, **__: found.evidence)
+        replaced = at_once(getattr(diagnose, function), getattr(found, part))
+        monkeypatch.setattr(diagnose, function, replaced)
+    true = diagnose.ImportanceSampling.__call__
+
+    def draw(self, *args, **kwargs):
+        # Another number for every number of particles.
+        other = found.evidence.log_prob + self.num_particles
+        return at_once(true, replace(found.evidence, log_prob=other))(self, *args, **kwargs)
+
+    monkeypatch.setattr(diagnose.ImportanceSampling, "__call__", draw)
+
+
+def at_once(function, result):
+    """The function without its work."""
+
+    def call(*args, **kwargs):
+        state(identity_of(lambda: function(*args, **kwargs)))
+        return result
+
+    return call
 
 
 def again(folder, **options):
@@ -189,17 +208,19 @@ class TestParts:
     def test_summary(self, found):
         assert set(json.loads(json.dumps(found.summary()))) == {
             "decomposition", "surgery", "evidence", "inference_gap", "generalization_gap",
-            "bound_curve", "calibration", "rate_distortion", "left_out",
+            "bound_curve", "calibration", "rate_distortion", "left_out", "identity",
         }  # fmt: skip
         assert found.generalization.test == found.gap.amortization
 
     def test_files(self, found, tmp_path):
         paths = write_diagnosis(found, tmp_path, "small")
-        assert {path.name for path in paths} == {
-            "diagnosis.json", "diagnosis.nc", "bound_curve.png", "rate_distortion.png",
-            "calibration.png", "ranks.png",
+        stem = f"diagnosis-{found.identity.key[:12]}"
+        assert {path.name.removeprefix(stem) for path in paths} == {
+            ".json", ".nc", "-bound_curve.png", "-rate_distortion.png", "-calibration.png",
+            "-ranks.png",
         }  # fmt: skip
-        tree = load_netcdf(tmp_path / "diagnosis.nc")
+        assert {path.parent for path in paths} == {tmp_path / "evaluations"}
+        tree = load_netcdf(tmp_path / "evaluations" / f"{stem}.nc")
         assert tree.attrs["title"] == "small"
         assert tree.attrs["left_out"] == ""
         assert tree["evidence"].attrs["warning"] == (found.evidence.warning or "")

@@ -13,6 +13,7 @@ import numpy
 import pytest
 import torch
 
+from ppl_vae.engines import exclusive
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.files import leftovers
 from ppl_vae.runs import RunConfig, evaluate_run, open_run, replay_run, train_run
@@ -201,6 +202,15 @@ class TestFolder:
             train(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [name]
 
+    def test_two_do_not_train_in_it_at_once(self, tmp_path):
+        train(tmp_path / "run", epochs=1)
+        content = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
+        busy = exclusive(tmp_path / "run" / "run.lock", "it")
+        with busy, pytest.raises(BlockingIOError, match=r"^run .* is in use by process \d+ on "):
+            train(tmp_path / "run", epochs=2)
+        assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == content
+        assert len(train(tmp_path / "run", epochs=2)[1].history) == 2
+
     def test_a_run_gone_on_removes_leftovers_and_nothing_else(self, tmp_path):
         train(tmp_path, epochs=1)
         mine = [tmp_path / name for name in (".notes.old.20240101", ".env.local.password")]
@@ -367,4 +377,6 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path):
     assert timeless[0] == timeless[1]
     assert csv_of(tmp_path / "killed").to_json() == killed.progress["history"]
     names = {path.name for path in (tmp_path / "killed").iterdir()}
-    assert names == {"config.json", "checkpoint.safetensors", "history.csv", "data.safetensors"}
+    assert names == {
+        "config.json", "checkpoint.safetensors", "history.csv", "data.safetensors", "run.lock"
+    }  # fmt: skip

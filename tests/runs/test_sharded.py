@@ -93,9 +93,11 @@ def test_goes_on_after_an_interruption(folder):
 
 
 def test_goes_on_inside_a_part(folder, monkeypatch):
-    seen = []
+    seen, true = [], Sharded.estimate
 
-    def estimate(self, model, guide, x, shard, **call):
+    def estimate(*args, **call):
+        if "checkpoint" not in call:
+            return true(*args, **call)
         seen.append(call["checkpoint"])
         raise KeyboardInterrupt
 

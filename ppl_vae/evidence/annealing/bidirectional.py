@@ -93,7 +93,7 @@ class BidirectionalMonteCarlo:
         found = self.ais.by_chunk(call, repr(self), estimate, programs, x)
         seconds = time.perf_counter() - begun
         lower, upper = (self._side(side, found, seconds) for side in ("lower", "upper"))
-        return Sandwich(x.cpu(), lower, upper)
+        return Sandwich(x.cpu(), lower, upper, found.identity)
 
     def _simulate(self, example: Evaluation, seed: int | None) -> tuple[dict[str, Tensor], Tensor]:
         first, nesting = example.x[:1].to(example.device), example.max_plate_nesting

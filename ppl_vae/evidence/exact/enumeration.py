@@ -79,7 +79,7 @@ class Enumeration:
         """
         start, programs = time.perf_counter(), Programs(model, None, self.max_plate_nesting)
         with (
-            evaluation(programs, x, ChunkSize(1, self.rows), device=device) as look,
+            evaluation(programs, x, ChunkSize(1, self.rows, of_draws=False), device=device) as look,
             seeded(seed, Stream.EVALUATION),
             torch.no_grad(),
         ):

@@ -105,8 +105,9 @@ class Quadrature:
                 one whose support varies.
         """
         start, programs = time.perf_counter(), Programs(model, guide, self.max_plate_nesting)
+        size = ChunkSize(1, _CHUNK, whole=True, of_draws=False)
         with (
-            evaluation(programs, x, ChunkSize.of_data(_CHUNK), device=device) as look,
+            evaluation(programs, x, size, device=device) as look,
             seeded(seed, Stream.EVALUATION),
             torch.no_grad(),
         ):
