@@ -2,11 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 from tqdm.auto import tqdm
@@ -153,7 +153,7 @@ def _run(tasks: list[ShardTask], engine: Engine, progress: bool) -> None:
     failed: list[str] = []
     total = sum(len(task.shard) for task in tasks)
     with tqdm(total=total, desc="log p(x)", disable=no_bar(progress)) as bar:
-        for outcome in engine.run(_pending(tasks, bar)):
+        for outcome in engine.run(_pending(tasks, bar.update)):
             if outcome.error is None:
                 bar.update(outcome.value)
             else:
@@ -165,12 +165,12 @@ def _run(tasks: list[ShardTask], engine: Engine, progress: bool) -> None:
         )
 
 
-def _pending(tasks: list[ShardTask], bar: "tqdm[Any]") -> Iterator[Task]:
+def _pending(tasks: list[ShardTask], count: Callable[[int], object]) -> Iterator[Task]:
     for task in tasks:
         if find_evaluation(task.place, task.identity) is None:
             yield Task(f"part {task.shard.number}", evaluate_shard, (task,))
         else:
-            bar.update(len(task.shard))
+            count(len(task.shard))
 
 
 def _finished(task: ShardTask) -> Evidence:
