@@ -29,13 +29,14 @@ _OPTIONS = {
     "Enumeration()": "--method enumeration",
     "Quadrature()": "--method quadrature",
     "ImportanceSampling()": "--method iwae",
+    "seeds=N or levels={FACTOR: [LEVEL]}": "--seeds N or --level FACTOR=LEVEL",
     "those of load_dataset(FILE, columns={}), FILE being": "--data FILE, FILE being",
 }
 """What the library advises in Python, to the option that is typed for it."""
 _KEYWORD = re.compile(
-    r"\b(allow_missing|binarize|columns|data_root|decimal|drop|header|likelihood|missing|separator"
+    r"\b(allow_missing|binarize|columns|data_root|decimal|drop|engine|header|latent|likelihood|missing|separator"
     r"|thousands|trust)="
-    r"""(True|"[^"\\]*"|'[^'\\]*'|\[[^][]*\]|\{[^{}]*\})"""
+    r"""(True|"[^"\\]*"|'[^'\\]*'|\[[^][]*\]|\([^()]*\)|\{[^{}]*\})"""
 )
 """Settings as keyword arguments, whose values are Python's literals."""
 

@@ -14,7 +14,7 @@ from ppl_vae.cli.output import show
 def parts(as_json: bool) -> None:
     """List the priors, likelihoods, guides and networks, by the names that options take."""
     values = {
-        kind: {pv.runs.form(name, build): _summary(build) for name, build in known.items()}
+        f"--{kind}": {pv.runs.form(name, build): _summary(build) for name, build in known.items()}
         for kind, known in pv.runs.PARTS.items()
     }
     width = max(len(form) for known in values.values() for form in known)

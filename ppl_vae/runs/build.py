@@ -75,8 +75,8 @@ class _Build:
     def one_layer(self) -> VAE:
         if self.parts.guide.build is Ladder:
             raise ValueError(
-                "guide ladder needs --latent with two layers or more, from the data upwards, such "
-                "as 50,20."
+                "guide ladder needs two layers of latents or more, from the data upwards, such as "
+                "latent=(50, 20)."
             )
         (latent,) = self.sizes.latent
         encoder = self._encoder(latent)

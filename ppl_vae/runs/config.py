@@ -22,6 +22,7 @@ from ppl_vae.runs.part_names import (
     ENCODER_NETWORKS,
     GUIDES,
     LIKELIHOODS,
+    PARTS,
     PRIORS,
 )
 from ppl_vae.runs.parts import PartSpec, outside_class, parse_part
@@ -37,7 +38,6 @@ SCHEDULES: dict[str, Callable[[float], Schedule]] = {
 }
 BINARIZATIONS = ("auto", "none", "static", "dynamic")
 _SHOWN = 100
-_KNOWN = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES, "network": ENCODER_NETWORKS}
 LIMITS = ("updates", "seconds", "decoder_evaluations")
 """Settings that end training in place of ``epochs``; at most one of the four is given."""
 READING = (
@@ -309,7 +309,7 @@ def require_ours(values: Mapping[str, Any]) -> None:
         ValueError: If one names another class.
     """
     outside = outside_objective(values.get("objective"))
-    for name, known in _KNOWN.items():
+    for name, known in PARTS.items():
         outside = outside or outside_class(values.get(name), known)
     if outside is not None:
         raise ValueError(

@@ -149,9 +149,8 @@ def build_estimator(method: str = "iwae", options: Mapping[str, Any] = MappingPr
     for name in given:
         if name not in taken:
             raise ValueError(
-                f"{_flag(name)} is an option of --method {', '.join(methods_taking(name))}; "
-                f"{method} takes "
-                f"{', '.join(map(_flag, taken)) or 'none'}."
+                f"{name} is an option of method {', '.join(methods_taking(name))}; "
+                f"{method} takes {', '.join(taken) or 'none'}."
             )
     if "refine" in given:
         given["refine"] = _refiner(given["refine"])
@@ -216,7 +215,3 @@ def sandwiches(
 def with_gap(estimator: BidirectionalMonteCarlo, gap: float) -> AnnealedImportanceSampling:
     """The annealing that a sandwich judged, carrying the width it found."""
     return replace(estimator.ais, gap=gap)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -61,9 +61,9 @@ GUIDES: Known = {
 ENCODER_NETWORKS: Known = {name: bodies.encoder for name, bodies in NETWORKS.items()}
 DECODER_NETWORKS: Known = {name: bodies.decoder for name, bodies in NETWORKS.items()}
 PARTS: dict[str, Known] = {
-    "--prior": PRIORS,
-    "--likelihood": LIKELIHOODS,
-    "--guide": GUIDES,
-    "--network": ENCODER_NETWORKS,
+    "prior": PRIORS,
+    "likelihood": LIKELIHOODS,
+    "guide": GUIDES,
+    "network": ENCODER_NETWORKS,
 }
-"""What each option of the command line chooses from."""
+"""Names that each of these settings chooses from."""

@@ -41,7 +41,7 @@ def add_to_study(
     before = read_study(path, trust=trust)
     levels = levels or {}
     if seeds < 0 or (seeds == 0 and not any(levels.values())):
-        raise ValueError("nothing to add: give --seeds N or --level FACTOR=LEVEL.")
+        raise ValueError("nothing to add: give seeds=N or levels={FACTOR: [LEVEL]}.")
 
     def change(values: Any) -> None:
         if seeds:

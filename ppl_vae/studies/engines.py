@@ -16,5 +16,5 @@ def build_engine(name: str, resources: Resources, address: str | None = None) ->
     if name == "ray":
         return RayEngine(address, cpus=resources.cpus or 1, gpus=resources.gpus)
     if address is not None:
-        raise ValueError("--address belongs to --engine ray.")
+        raise ValueError('an address belongs to engine="ray".')
     return InProcess(cpus=resources.cpus)

@@ -167,7 +167,7 @@ def _require_same_plan(study: Study, folder: Path) -> None:
         if foreign:
             raise ValueError(
                 f"{folder} is not empty and holds no study (there is {foreign[0]}): choose another "
-                "folder with --out."
+                "folder."
             )
         return
     for plan in study.cells:

@@ -128,9 +128,9 @@ def test_bootstrap_errors(trained, capsys):
     ("arguments", "message"),
     [
         (["--bootstrap", "1"], "bootstrap >= 2 samples"),
-        (["--method", "psis", "--bootstrap", "9"], "--bootstrap is an option of"),
+        (["--method", "psis", "--bootstrap", "9"], "bootstrap is an option of method"),
         (["--method", "asi"], "did you mean 'ais'"),
-        (["--method", "ais", "--particles", "3"], "--particles is an option of"),
+        (["--method", "ais", "--particles", "3"], "particles is an option of method"),
         (["--particles", "0"], "num_particles >= 1"),
     ],
 )

@@ -53,6 +53,8 @@ def test_every_failure_is_one_short_line(error, message, capsys, monkeypatch):
         ("out (drop=['a', 'b c']).", "out (--drop 'a,b c')."),
         ("kind (columns={'a': 'categorical'}).", "kind (--columns a=categorical)."),
         ("cells (allow_missing=True).", "cells (--allow-missing)."),
+        ("such as latent=(50, 20).", "such as --latent 50,20."),
+        ('belongs to engine="ray".', "belongs to --engine ray."),
         ("it (missing=['it's', \"]\"]).", "it (missing=['it's', \"]\"])."),
     ],
 )

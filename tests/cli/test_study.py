@@ -102,7 +102,9 @@ def test_wrong_calls(arguments, expected, code, tmp_path, capsys, monkeypatch):
 def test_wrong_options_on_a_right_file(file, capsys):
     assert "belongs to --engine ray" in fails(capsys, "study", "run", file, "--address", "a:1")
     assert "FACTOR=LEVEL" in fails(capsys, "study", "add", file, "--level", "stl", code=2)
-    assert "nothing to add" in fails(capsys, "study", "add", file)
+    assert "nothing to add: give --seeds N or --level FACTOR=LEVEL" in fails(
+        capsys, "study", "add", file
+    )
     assert "cpus" in fails(capsys, "study", "run", file, "--cpus", 0)
     assert file.read_text() == STUDY
 

@@ -67,7 +67,9 @@ def test_other_priors_leave_the_networks_as_they_were():
 
 
 def test_a_ladder_of_one_rung_is_none():
-    with pytest.raises(ValueError, match="guide ladder needs --latent with two layers or more"):
+    with pytest.raises(
+        ValueError, match=r"guide ladder needs two layers of latents or more, .* latent="
+    ):
         RunConfig(guide="ladder", **SMALL).build_vae(DIGITS)
 
 

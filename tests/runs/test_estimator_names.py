@@ -58,8 +58,8 @@ def test_annealing_is_the_path_of_what_rests_on_it():
     ("method", "options", "message"),
     [
         ("asi", {}, "did you mean 'ais'"),
-        ("ais", {"particles": 3}, "--particles is an option of --method iwae, psis"),
-        ("iwae", {"target_se": 0.1}, "--target-se is an option of --method adaptive; iwae takes"),
+        ("ais", {"particles": 3}, "^particles is an option of method iwae, psis"),
+        ("iwae", {"target_se": 0.1}, "^target_se is an option of method adaptive; iwae takes"),
         ("quadrature", {"particles": 3}, "quadrature takes none"),
         ("iwae", {"refine": "laplacian"}, "a number of steps, 1 or more, or laplace"),
         ("iwae", {"particles": 0}, "num_particles >= 1"),

@@ -176,7 +176,7 @@ def test_trust_takes_a_class_of_others_and_what_is_typed_needs_none(tmp_path, mo
 @pytest.mark.parametrize("name", NOT_CLASSES)
 def test_what_is_trusted_is_still_of_the_part_s_own_type(name):
     with pytest.raises(ValueError, match=r"prior '.*' is (a|no) |has no attribute"):
-        resolve("prior", name, PARTS["--prior"], torch.nn.Module)
+        resolve("prior", name, PARTS["prior"], torch.nn.Module)
 
 
 def test_types_by_kind():
@@ -188,7 +188,7 @@ def test_types_by_kind():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"prior": name} for name in PARTS["--prior"]]
+    [{"prior": name} for name in PARTS["prior"]]
     + [{"objective": f"{name}:2"} for name in OBJECTIVES]
     + [{"prior": {"class_path": "ppl_vae.priors.VampPrior"}}, {"guide": {"class_path": "normal"}},
        {"objective": "ppl_vae.objectives:IWAE:3"}, {"prior": 3}, {"objective": None}],

@@ -165,7 +165,7 @@ def test_data_beside_the_file(tmp_path, monkeypatch):
         ("evaluation: {methods: []}", "needs a method"),
         ("evaluation: {methods: [iwa]}", "did you mean 'iwae'"),
         ("evaluation: {methods: [{particles: 5}]}", "a method is its name"),
-        ("evaluation: {methods: [{method: iwae, chains: 3}]}", "--chains is an option of"),
+        ("evaluation: {methods: [{method: iwae, chains: 3}]}", "chains is an option of"),
         ("evaluation: {methods: [{method: iwae, particles: 0}]}", "num_particles"),
         ("evaluation: {methods: [iwae, iwae]}", "labels of their own"),
         ("evaluation: {split: tset}", "did you mean 'test'"),
