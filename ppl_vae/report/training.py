@@ -17,11 +17,13 @@ _TITLES: dict[_Quantity, tuple[str, str]] = {
     "bound": (
         "Training: each arm's own bound",
         "Mean over the epoch's training data of the bound that the arm maximises: bounds of "
-        "different objectives do not compare.",
+        "different objectives do not compare. Of a guide that is a point it is the joint "
+        "log-density log p(x, z), which is no bound.",
     ),
     "validation": (
         "Validation: the same bound for all arms",
-        "Importance-weighted bound on the validation data, by which the parameters are chosen.",
+        "Importance-weighted bound on the validation data, by which the parameters are chosen; of "
+        "a guide that is a point, what is maximised.",
     ),
 }
 

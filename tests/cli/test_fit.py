@@ -4,6 +4,9 @@ import csv
 import json
 
 import pytest
+import torch
+
+from ppl_vae.netcdf import load_netcdf
 
 from .command import SMALL, fails, run
 
@@ -59,17 +62,56 @@ def test_tensorboard(tmp_path, capsys):
     }  # fmt: skip
 
 
-def test_an_autoencoder_has_no_bound(tmp_path, capsys):
-    """Of a guide that is a point, what is maximised is a joint density."""
-    status, out, err = run(capsys, "fit", "--out", tmp_path / "point", *SMALL, "--guide", "delta")
+def test_a_guide_that_is_a_point_is_named_to_the_end(tmp_path, capsys):
+    """Of a guide that is a point, what is maximised is a joint density, and nothing is a bound."""
+    folder = tmp_path / "point"
+    status, out, err = run(capsys, "fit", "--out", folder, *SMALL, "--guide", "delta")
     assert status == 0, err
     assert "joint log-density log p(x, z) -" in out
     assert "-log p(z) " in out
     assert "bound" not in out
     assert "KL" not in out
-    out = run(capsys, "fit", "--out", tmp_path / "normal", *SMALL)[1]
-    assert "elbo bound -" in out
-    assert "joint" not in out
+    line = fails(capsys, "evaluate", folder, "--limit", 4, "--particles", 2)
+    assert "guide site 'z' is a Delta, a point without a density" in line
+    few = ["--limit", 30, "--temperatures", 10, "--chains", 2]
+    method = ["--method", "ais", "--leapfrog", 1]
+    status, out, err = run(capsys, "evaluate", folder, *few, *method)
+    assert status == 0, err
+    assert "joint log-density log p(x, z) " in out
+    assert "-log p z" in out
+    assert "ELBO" not in out
+    assert "KL" not in out
+    diagnose = ["diagnose", folder, *few, "--particles", 2, "--rate-data", 2]
+    status, out, err = run(capsys, *diagnose)
+    assert status == 0, err
+    assert "The joint log-density\n" in out
+    for part, why in (
+        ("surgery", "it has no KL to take apart"),
+        ("curve", "the joint log-density there is the same for every K"),
+        ("calibration", "its draws have no spread to judge"),
+        ("rate_distortion", "it has no rate"),
+    ):
+        assert f"left out, {part}: guide site 'z' is a Delta, a point" in out
+        assert f"density, and {why}" in out
+    assert "ELBO" not in out
+    group = load_netcdf(folder / "diagnosis.nc")["decomposition"]
+    terms = ["joint_log_density", "log_likelihood", "minus_log_prior_z"]
+    assert group["term"].to_numpy().tolist() == terms
+
+
+def test_a_model_that_has_diverged_is_not_trusted(tmp_path, capsys):
+    """Its weights are equal after rounding, which the error holds."""
+    diverged = [*SMALL, "--learning-rate", "1e6"]
+    status, _, err = run(capsys, "fit", "--out", tmp_path / "run", *diverged)
+    assert status == 0, err
+    few = ["--particles", 20, "--limit", 5, "--json"]
+    found = json.loads(run(capsys, "evaluate", tmp_path / "run", *few)[1])
+    assert found["log_prob"] < -1e6
+    assert found["warning"].startswith("not to be trusted: ")
+    assert "rounding leaves up to" in found["warning"]
+    epsilon = torch.finfo(torch.float32).eps
+    # Of the mean over 5 data, each rounded by itself.
+    assert found["monte_carlo_error"] > 0.1 * epsilon * abs(found["log_prob"])
 
 
 def test_divergence_is_one_line_with_the_file(tmp_path, capsys):

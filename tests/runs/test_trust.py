@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from ppl_vae.runs.naming import resolve
 from ppl_vae.runs.parts import own_parameters
 from ppl_vae.studies import open_study, read_study
 from ppl_vae.studies.sealed import write_sealed
+from ppl_vae.training import Checkpoint
 
 CONFIG = RunConfig(hidden=(8,), latent=2, epochs=1, batch_size=500, validation_particles=2)
 CANARY = "from pathlib import Path\nPath('ran').touch()\n"
@@ -65,6 +67,16 @@ def with_settings(folder, **settings):
     saved = json.loads(path.read_text())
     saved["config"] |= settings
     path.write_text(json.dumps(saved))
+
+
+def as_trained(folder):
+    """Open the run, its checkpoint being of the configuration that the folder tells of."""
+    config = RunConfig.from_mapping(json.loads((folder / "config.json").read_text())["config"])
+    path = folder / "checkpoint.safetensors"
+    checkpoint = Checkpoint.load(path)
+    told = checkpoint.progress["run"] | {"config": config.identity}
+    replace(checkpoint, progress=checkpoint.progress | {"run": told}, whole=None).save(path)
+    return open_run(folder)
 
 
 NAMED = [
