@@ -26,6 +26,7 @@ from ppl_vae.evidence import (
     SequentialMonteCarlo,
     Sharded,
     ThermodynamicIntegration,
+    paired_difference,
 )
 from ppl_vae.identity import Source, identity_of
 from ppl_vae.linear_gaussian import LinearGaussian
@@ -105,3 +106,10 @@ def test_what_states_nothing_is_said():
     with pytest.raises(ValueError, match="states no identity"):
         identity_of(lambda: None)
     assert DRAWS(*PROGRAMS, X).identity is not None
+
+
+def test_other_rows_are_not_paired():
+    first, second = (DRAWS(*PROGRAMS, part) for part in X.split(3))
+    with pytest.raises(ValueError, match="same data in the same order, got rows"):
+        paired_difference(first, second)
+    assert paired_difference(first, first).mean == 0
