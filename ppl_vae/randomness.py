@@ -55,5 +55,13 @@ def seeded(seed: int | None, *path: int) -> Iterator[None]:
     # torch.manual_seed reaches every GPU, so every one is put back; none is woken up for it.
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(seed, *path))
+        seed_devices(derive_seed(seed, *path))
         yield
+
+
+def seed_devices(seed: int) -> None:
+    """Do as torch.manual_seed, which keeps the whole stack for a GPU that may come (1 ms)."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)

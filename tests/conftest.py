@@ -23,6 +23,8 @@ import torch  # noqa: E402
 from pyro.poutine.runtime import _PYRO_STACK  # noqa: E402
 from significance import NUM_STATISTICAL_TESTS, Significance  # noqa: E402
 
+from ppl_vae.randomness import seed_devices  # noqa: E402
+
 torch.set_num_threads(1)
 
 
@@ -56,7 +58,7 @@ def significance():
 def fresh_pyro():
     """No test sees another's parameters or random state, or leaves a handler on Pyro's stack."""
     pyro.clear_param_store()
-    torch.manual_seed(20)
+    seed_devices(20)
     yield
     left = list(_PYRO_STACK)
     _PYRO_STACK.clear()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppl_vae.randomness import Stream, derive_seed, generator, seeded
+from ppl_vae.randomness import Stream, derive_seed, generator, seed_devices, seeded
 
 
 def test_seeds_are_the_same_on_every_machine():
@@ -70,3 +70,11 @@ def test_no_seed_draws_from_the_callers_state():
     with seeded(None, Stream.SAMPLING):
         assert torch.equal(torch.rand(3), expected)
     assert not torch.equal(torch.rand(3), expected)
+
+
+def test_seeding_is_that_of_torch():
+    seed_devices(5)
+    first = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(first, torch.rand(3))
+    assert torch.initial_seed() == 5

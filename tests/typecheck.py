@@ -88,7 +88,7 @@ def _found(hint: Any, names: dict[str, Any]) -> Any:
     annotated = types.SimpleNamespace(__annotations__={"it": hint})
     try:
         found = typing.get_type_hints(annotated, names, include_extras=True)["it"]
-    except NameError:
+    except Exception:  # such as the parameters of a class that takes them in type stubs alone
         return Any
     return Any if _holds_uncheckable_protocol(found) else found
 

@@ -1,6 +1,7 @@
 """evaluate --method and diagnose, as typed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ OPTIONS = {
     "ais": ["--temperatures", "5", "--chains", "4", "--leapfrog", "2"],
     "smc": ["--temperatures", "5", "--chains", "16", "--leapfrog", "2"],
     "ti": ["--temperatures", "4", "--chains", "2", "--leapfrog", "1"],
-    "bdmc": ["--temperatures", "30", "--chains", "4", "--leapfrog", "1", "--simulated", "2"],
+    "bdmc": ["--temperatures", "9", "--chains", "4", "--leapfrog", "1", "--simulated", "2"],
     "quadrature": [],
     "laplace": ["--particles", "50", "--refine", "laplace"],
 }
@@ -54,9 +55,15 @@ def test_every_method(method, trained, capsys):
     assert there == {path: path.stat().st_mtime_ns for path in (trained / "evaluations").iterdir()}
 
 
-def test_no_evaluation_takes_the_place_of_another_and_all_are_listed(tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(capsys, "fit", "--out", folder, *SMALL)[0] == 0
+@pytest.fixture
+def fresh(trained, tmp_path):
+    """The trained run in a folder of its own, without evaluations."""
+    left_out = shutil.ignore_patterns("evaluations")
+    return shutil.copytree(trained, tmp_path / "run", ignore=left_out)
+
+
+def test_no_evaluation_takes_the_place_of_another_and_all_are_listed(fresh, capsys):
+    folder = fresh
     assert "holds no evaluations" in run(capsys, "evaluate", folder, "--list")[1]
     means = []
     for arguments in (["--particles", 20], ["--particles", 1, "--limit", 5], ["--split", "valid"]):
@@ -141,9 +148,8 @@ def test_wrong_input_is_one_line(trained, capsys, arguments, message):
     assert message in err
 
 
-def test_parts_of_the_data_on_an_engine(tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(capsys, "fit", "--out", folder, *SMALL)[0] == 0
+def test_parts_of_the_data_on_an_engine(fresh, capsys):
+    folder = fresh
     options = ["--particles", 10, "--limit", 40, "--json"]
     status, out, err = run(capsys, "evaluate", folder, *options, "--shards", 3)
     assert status == 0, err

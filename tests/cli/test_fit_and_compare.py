@@ -3,24 +3,32 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
+from ppl_vae.cli import main
 from ppl_vae.runs import OBJECTIVES
 
 from .command import SMALL, fails, run
 
 
-@pytest.fixture
-def trained(tmp_path, capsys):
-    folder = tmp_path / "run"
-    status, _, err = run(capsys, "fit", "--out", folder, *SMALL)
-    assert status == 0, err
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fitted") / "run"
+    main(["fit", "--out", str(folder), *SMALL])
     return folder
+
+
+@pytest.fixture
+def trained(fitted, tmp_path):
+    """A run of one's own."""
+    return shutil.copytree(fitted, tmp_path / "run")
 
 
 def test_fit_evaluate_and_sample(trained, capsys):
@@ -244,15 +252,15 @@ def _hear_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_in_the_middle_keeps_the_checkpoint(tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(capsys, "fit", "--out", folder, *SMALL)[0] == 0
+def test_ctrl_c_in_the_middle_keeps_the_checkpoint(trained, capsys):
+    folder = trained
     before = (folder / "checkpoint.safetensors").read_bytes()
     process = _ppl_vae(
         "fit", "--out", folder, *SMALL, "--epochs", 1_000_000, preexec_fn=_hear_interrupts
     )
     while '"epochs": 1000000' not in (folder / "config.json").read_text():
         assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     try:
         _, err = process.communicate(timeout=60)
