@@ -1,13 +1,31 @@
-"""How results show themselves: in a line, in a notebook, as plain values and as a table."""
+"""Results: in a line, in a notebook, as plain values, as a table, as a tree and as a figure."""
 
 import html
+import json
+import math
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, overload
+
+import xarray as xr
+from torch import Tensor
+
+from ppl_vae import plots
+from ppl_vae.identity import Identity
+from ppl_vae.netcdf import Attribute, Variable, names_of, rows_to_variables, tree_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure
+else:  # matplotlib is imported with the first figure
+    Axes = Figure = Any
+
+Row = Mapping[Any, Any]
+Panel = tuple[Callable[[Axes], None], float]
+"""What is drawn on axes, and the height of these in inches."""
 
 _LONGEST = 200
 """Characters of a result's ``repr``."""
@@ -16,22 +34,84 @@ _LONGEST = 200
 class Result(ABC):
     """A result: a dataclass declared with ``repr=False``, so that it shows no tensors.
 
-    A subclass writes :meth:`summary` and ``__str__``; a notebook shows the latter.
+    A subclass writes ``__str__``, which a notebook shows, and fills in what it has of:
+
+    - ``_group``: the name of its group in a tree.
+    - ``_derived``: properties that belong to the result as its fields do.
+    - ``_rows``: the rows of its table; the first entry of each is its name.
+    - ``_arrays``: what its tree holds beside the table, such as values of each datum.
+    - ``_panels``: drawings; by default the intervals of the table's values.
     """
 
-    @abstractmethod
+    _group: ClassVar[str] = ""
+    _derived: ClassVar[tuple[str, ...]] = ()
+
     def summary(self) -> dict[str, Any]:
-        """The result as plain values, for JSON."""
+        """The result as plain values, for JSON, which has no NaN: means over the data."""
+        return dict(plain(self._values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as :meth:`summary`."""
-        return self.summary()
+        """All fields as plain values, those of each datum among them."""
+        return dict(plain(self))
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row of :meth:`summary`; values inside others have names such as ``gap.value``."""
+        """The table of the result; a value with errors has columns ``NAME`` and ``NAME_error``."""
         import pandas as pd
 
-        return pd.json_normalize(self.summary())
+        rows = self._rows() or [self._values()]
+        return pd.DataFrame([dict(_flat(row)) for row in rows])
+
+    def to_datatree(
+        self,
+        *,
+        group: str = "",
+        datum_names: Sequence[str | int] | None = None,
+        attrs: Mapping[str, Attribute] | None = None,
+    ) -> xr.DataTree:
+        """The result as a group of a tree in ArviZ's schema, for netCDF.
+
+        Args:
+            group: Its name; that of the kind of result if not given.
+            datum_names: Coordinates of the data, where there are any; 0, 1, ... if not given.
+            attrs: Attributes besides the result's own.
+
+        Raises:
+            ValueError: If the names are not as many as the data.
+        """
+        variables, coords = self._variables()
+        sizes = {n: s for dims, v in variables.values() for n, s in zip(dims, v.shape, strict=True)}
+        if "datum" in sizes:
+            coords["datum"] = names_of("datum_names", datum_names, sizes["datum"])
+        own = {**self._attributes(), **(attrs or {})}
+        return tree_of({group or self._group: variables}, own, coords)
+
+    @overload
+    def plot(self, ax: None = None) -> Figure: ...
+
+    @overload
+    def plot(self, ax: Axes) -> Axes: ...
+
+    @overload
+    def plot(self, ax: Sequence[Axes]) -> Sequence[Axes]: ...
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the result.
+
+        Args:
+            ax: Where: axes, or as many as it has panels. If not given, a new figure, that is not
+                pyplot's: a notebook shows it, ``savefig`` writes PNG, SVG or PDF.
+
+        Returns:
+            The axes that were given, or the new figure.
+
+        Raises:
+            ValueError: If there are not as many axes as panels.
+        """
+        return plots.draw_on(self._panels(), ax)
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """The result as text of several lines."""
 
     def __repr__(self) -> str:
         """Name and single numbers of the summary, as many as stand in one line."""
@@ -47,8 +127,97 @@ class Result(ABC):
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
 
+    def _values(self) -> dict[str, Any]:
+        """Fields and what is derived of them, as :meth:`summary` holds them."""
+        return fields_of(self) | {name: getattr(self, name) for name in self._derived}
 
-def _scalars(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    def _rows(self) -> list[Row]:
+        return []
+
+    def _arrays(self) -> dict[str, Variable]:
+        return {}
+
+    def _variables(self) -> tuple[dict[str, Variable], dict[str, Sequence[Any]]]:
+        """The table's numbers and the arrays beside it, and the coordinates of the rows."""
+        variables, coords = rows_to_variables([dict(_flat(row)) for row in self._rows()])
+        return variables | self._arrays(), coords
+
+    def _attributes(self) -> dict[str, Attribute]:
+        """Texts and single numbers, also those of a value with errors."""
+        own = fields_of(self) | {name: getattr(self, name) for name in self._derived}
+        known = {name: _attribute(value) for name, value in _flat(own, depth=1)}
+        return {name: value for name, value in known.items() if value is not None}
+
+    def _panels(self) -> list[Panel]:
+        return intervals_of(self._rows())
+
+
+def intervals_of(rows: Sequence[Row]) -> list[Panel]:
+    """A panel with the values of a table and two of their standard errors."""
+    drawn = [plots.Interval(*_interval(dict(_flat(row)))) for row in rows]
+
+    def draw(ax: Axes) -> None:
+        plots.draw_forest(ax, drawn, "nats per datum")
+        plots.remark(ax, "bars: two standard errors")
+
+    return [(draw, plots.rows_height(len(drawn)))] if drawn else []
+
+
+def fields_of(result: Any) -> dict[str, Any]:
+    """Name to value of a dataclass' fields."""
+    return {field.name: getattr(result, field.name) for field in fields(result)}
+
+
+def plain(value: Any) -> Any:
+    """Anything that results are made of, as JSON has it: NaN and infinity are None."""
+    if isinstance(value, Identity):
+        return value.to_dict()
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if is_dataclass(value):
+        return plain(fields_of(value))
+    if isinstance(value, Mapping):
+        return {_key(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _key(name: Any) -> str:
+    return " - ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+
+
+def _flat(row: Row, depth: int = 9) -> Iterator[tuple[str, Any]]:
+    """Values inside others under joined names; what is called ``value`` has the plain name."""
+    for name, value in row.items():
+        inner = fields_of(value) if is_dataclass(value) else value
+        if isinstance(inner, Mapping) and depth and not isinstance(value, Identity):
+            for part, entry in _flat(inner, depth - 1):
+                yield str(name) if part == "value" else f"{name}_{part}", entry
+        else:
+            yield str(name), value
+
+
+def _attribute(value: Any) -> Attribute | None:
+    """What netCDF can keep of a value as an attribute."""
+    if isinstance(value, Identity):
+        return json.dumps(value.to_dict(), sort_keys=True)
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
+        return "; ".join(value)
+    return value if isinstance(value, str | int | float) else None
+
+
+def _interval(row: Row) -> tuple[str, float, float, float]:
+    """Name, value, and two standard errors to both sides: the total error if it is there."""
+    name, value = next(iter(row.values())), row["value"]
+    errors = (row[error] for error in ("total_error", "standard_error") if error in row)
+    half = 2 * next((error for error in errors if math.isfinite(error)), 0.0)
+    return str(name), value, value - half, value + half
+
+
+def _scalars(summary: Row) -> Iterator[tuple[str, str]]:
     for name, value in summary.items():
         shown = value.get("value") if isinstance(value, Mapping) else value
         if isinstance(shown, str | bool):

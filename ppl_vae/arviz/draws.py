@@ -7,7 +7,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.arviz.tree import (
+from ppl_vae.evidence.chunks import Purpose, Streams
+from ppl_vae.netcdf import (
     Attribute,
     Groups,
     dimensions_of,
@@ -16,7 +17,6 @@ from ppl_vae.arviz.tree import (
     observed_of,
     tree_of,
 )
-from ppl_vae.evidence.chunks import Purpose, Streams
 from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import effective_sample_size, normalized_weights

@@ -8,84 +8,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.arviz.tree import (
+from ppl_vae.evidence import Evidence
+from ppl_vae.evidence.result import OPTIONAL, PER_DATUM, checksum
+from ppl_vae.identity import Identity
+from ppl_vae.netcdf import (
     Attribute,
-    Groups,
     Variable,
-    identity_attribute,
     names_of,
     numpy_of,
-    observed_of,
     tree_of,
 )
-from ppl_vae.evidence import Evidence
-from ppl_vae.identity import Identity, hash_tensors, hash_values
 
 if TYPE_CHECKING:
     from arviz_stats import ELPDData
 
-PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
-OPTIONAL = ("pareto_k", "tail_share", "rounding", "evaluations")
-_CHECKED = (
-    "method", "direction", "num_particles", "seconds", "gap", "support_gap", "advice",
-    "highest_pareto_k", "least_effective", "identity",
-)  # fmt: skip
-"""Attributes that an estimate is made of again."""
-
-
-def evidence_to_datatree(
-    evidence: Evidence,
-    x: Float[Tensor, "num_data *event"] | None = None,
-    *,
-    datum_names: Sequence[str | int] | None = None,
-) -> xr.DataTree:
-    """Estimates of log p(x) as a group ``evidence``, and the data as ``observed_data``.
-
-    The group holds log_prob, standard_error (nats) and effective_sample_size, (datum,), and, where
-    the estimator gave them, pareto_k, tail_share, rounding (nats) and the decoder evaluations of
-    each datum. Its
-    attributes say how they were made and what they come to: method, direction, num_particles,
-    seconds, mean, monte_carlo_error, data_error, total_error, and warning ("" if there is none);
-    ``identity``, as JSON, what the numbers were computed from, where that is known; ``sha256`` of
-    all that an estimate is made of again.
-
-    Raises:
-        ValueError: If x or the names are not as many as the estimates.
-    """
-    if x is not None and len(x) != len(evidence):
-        raise ValueError(f"x must hold the {len(evidence)} data of the evidence, got {len(x)}.")
-    arrays = {
-        name: numpy_of(values)
-        for name in (*PER_DATUM, *OPTIONAL)
-        if (values := getattr(evidence, name)) is not None
-    }
-    groups: Groups = {"evidence": {name: (["datum"], array) for name, array in arrays.items()}}
-    if x is not None:
-        groups["observed_data"] = {"x": observed_of(x)}
-    attrs: dict[str, Attribute] = {
-        **_method(evidence),
-        "seconds": evidence.seconds,
-        "mean": evidence.mean,
-        "monte_carlo_error": evidence.monte_carlo_error,
-        "data_error": evidence.data_error,
-        "total_error": evidence.total_error,
-        "warning": evidence.warning or "",
-        "advice": evidence.advice,
-        "highest_pareto_k": evidence.highest_pareto_k,
-        "least_effective": evidence.least_effective,
-        **({} if evidence.gap is None else {"gap": evidence.gap}),
-        **({} if evidence.support_gap is None else {"support_gap": evidence.support_gap}),
-    }
-    attrs |= identity_attribute(evidence.identity)
-    attrs["sha256"] = _digest({name: torch.tensor(a) for name, a in arrays.items()}, attrs)
-    return tree_of(groups, attrs, {"datum": names_of("datum_names", datum_names, len(evidence))})
-
 
 def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
-    """What :func:`evidence_to_datatree` was given.
+    """The estimate that a tree was made of by its ``to_datatree``.
 
     Raises:
         ValueError: If the tree holds no group ``evidence`` by datum, or other values than those
@@ -95,7 +36,7 @@ def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
     if "log_prob" not in group or group["log_prob"].dims != ("datum",):
         raise ValueError(
             f"expected a tree with a group 'evidence' by datum, got groups {list(tree.children)}: "
-            "make it with evidence_to_datatree."
+            "make it by to_datatree of an estimate."
         )
     names = [*PER_DATUM, *(name for name in OPTIONAL if name in group)]
     return evidence_of({n: torch.tensor(group[n].to_numpy()) for n in names}, group.attrs)
@@ -131,16 +72,10 @@ def evidence_of(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) ->
     attrs = {name: value for name, value in plain.items() if value is not None}
     if identity is not None:
         attrs["identity"] = str(identity)
-    if _digest(tensors, attrs) != written:
+    if checksum(tensors, attrs) != written:
         raise ValueError("the values are not those that were written (SHA-256 differs).")
     values: dict[str, Any] = {**tensors, **plain}
     return Evidence(**values, identity=found)
-
-
-def _digest(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> str:
-    """SHA-256 of all that an estimate is made of, types among it."""
-    plain = {name: attributes[name] for name in _CHECKED if name in attributes}
-    return hash_values([hash_tensors(tensors), plain])
 
 
 def evidence_to_elpd(

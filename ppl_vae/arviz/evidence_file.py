@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import torch
 
-from ppl_vae.arviz.evidence import OPTIONAL, PER_DATUM, evidence_of
+from ppl_vae.arviz.evidence import evidence_of
 from ppl_vae.evidence import Evidence
+from ppl_vae.evidence.result import OPTIONAL, PER_DATUM
 
 
 def load_evidence(path: str | os.PathLike[str]) -> Evidence:

@@ -1,11 +1,11 @@
 """ArviZ's own figure of a calibration's ranks."""
 
 import importlib
-import io
 import math
 from typing import Any
 
-from ppl_vae.arviz.diagnostics import calibration_to_datatree
+from matplotlib.figure import Figure
+
 from ppl_vae.diagnostics import Calibration
 
 _COLUMNS = 4
@@ -22,10 +22,8 @@ def arviz_plots_works() -> bool:
     return True
 
 
-def plot_ranks(
-    calibration: Calibration, title: str, *, count: int = 12, probability: float = 0.99
-) -> bytes:
-    """``arviz_plots.plot_ecdf_pit`` of the dimensions that look least calibrated, as PNG bytes.
+def plot_ranks(calibration: Calibration, *, count: int = 12, probability: float = 0.99) -> Figure:
+    """``arviz_plots.plot_ecdf_pit`` of the dimensions that look least calibrated.
 
     Each panel is a latent dimension: the ECDF of its ranks minus that of uniform ones, and the band
     that holds all of it with the given probability if that dimension is calibrated. A band is of
@@ -34,7 +32,6 @@ def plot_ranks(
 
     Args:
         calibration: The ranks.
-        title: Above the figure.
         count: How many dimensions to show, those with the smallest p-values.
         probability: Of each band.
 
@@ -51,24 +48,18 @@ def plot_ranks(
     columns = min(_COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
     drawn = arviz_plots.plot_ecdf_pit(
-        calibration_to_datatree(calibration),
+        calibration.to_datatree(),
         var_names=names,
         ci_prob=probability,
         backend="matplotlib",
         col_wrap=columns,
         figure_kwargs={"figsize": (columns * _PANEL[0], rows * _PANEL[1] + 0.5)},
     )
-    return _png(drawn.viz["figure"].item(), title)
-
-
-def _png(figure: Any, title: str) -> bytes:
+    figure: Figure = drawn.viz["figure"].item()
     figure.set_layout_engine("constrained")
-    figure.suptitle(title, fontsize=11)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=130)
     # It is one of pyplot's, which would keep it for good.
     importlib.import_module("matplotlib.pyplot").close(figure)
-    return out.getvalue()
+    return figure
 
 
 def _arviz_plots() -> Any:

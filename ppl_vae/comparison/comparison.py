@@ -1,10 +1,11 @@
 """Statistics of a comparison: several arms, each over seeds and the same data."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, TypeVar, final
+from typing import Any, ClassVar, TypeVar, final
 
+from ppl_vae import plots
 from ppl_vae.comparison.bootstrap import bootstrap_intervals
 from ppl_vae.comparison.cells import Cells, gather
 from ppl_vae.comparison.crossed import CrossedMean
@@ -15,7 +16,7 @@ from ppl_vae.comparison.power import Power, power_of
 from ppl_vae.comparison.random_effects import RandomEffects, random_effects
 from ppl_vae.comparison.ranking import Rank, rank_arms
 from ppl_vae.comparison.summary import summary_of
-from ppl_vae.display import Result
+from ppl_vae.display import Axes, Panel, Result, Row
 from ppl_vae.evidence import Evidence
 
 K = TypeVar("K")
@@ -49,6 +50,8 @@ class Comparison(Result):
         methods: How log p(x) was estimated, in words; several where results differ in it.
         num_data, num_seeds, num_particles: What the numbers rest on; of the arm with most seeds.
     """
+
+    _group: ClassVar[str] = "comparison"
 
     arms: dict[str, CrossedMean]
     differences: dict[Pair, CrossedMean]
@@ -86,9 +89,44 @@ class Comparison(Result):
         ]
         return "\n".join(["log p(x), nats per datum", *arms, *pairs])
 
-    def summary(self) -> dict[str, Any]:
-        """The comparison as plain values, for JSON: NaN and infinity are None."""
+    def _values(self) -> dict[str, Any]:
         return summary_of(self)
+
+    def _rows(self) -> list[Row]:
+        """An arm each, and after them a difference each: ``a - b``."""
+        ends = {arm: mean.interval(self.confidence) for arm, mean in self.arms.items()}
+        ends |= {f"{a} - {b}": self.interval((a, b)) for a, b in self.differences}
+        means = self.arms | {f"{a} - {b}": mean for (a, b), mean in self.differences.items()}
+        parts = ("error", "seed_error", "data_error", "monte_carlo_error")
+        return [
+            {"arm": name, "mean": mean.mean, "low": ends[name][0], "high": ends[name][1]}
+            | {part: getattr(mean, part) for part in parts}
+            for name, mean in means.items()
+        ]
+
+    def _panels(self) -> list[Panel]:
+        """Forest plots: each arm with its seeds, and their paired differences."""
+        points = [*self.arms.values(), *self.differences.values()]
+        rows = [
+            plots.Interval(row["arm"], row["mean"], row["low"], row["high"], points=mean.per_seed)
+            for row, mean in zip(self._rows(), points, strict=True)
+        ]
+        arms = [
+            replace(row, style=plots.style_of(n)) for n, row in enumerate(rows[: len(self.arms)])
+        ]
+        differences = rows[len(arms) :]
+        height = plots.rows_height(max(len(arms), len(differences)))
+        percent = f"bars: {100 * self.confidence:g}% intervals over data and seeds; ticks: seeds"
+
+        def means(ax: Axes) -> None:
+            plots.draw_forest(ax, arms, "log p(x), nats per datum")
+            plots.remark(ax, percent)
+
+        def paired(ax: Axes) -> None:
+            plots.draw_forest(ax, differences, "paired difference, nats per datum", zero=True)
+            plots.remark(ax, "all intervals together; open: holds 0")
+
+        return [(means, height), *([(paired, height)] if differences else [])]
 
 
 def verdict(pair: Pair, test: PairedTest) -> str:

@@ -1,7 +1,5 @@
 """A comparison as plain values, for JSON."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,35 +12,31 @@ if TYPE_CHECKING:
 
 
 def summary_of(comparison: "Comparison") -> dict[str, Any]:
-    """Everything a comparison says; NaN and infinity are None."""
-    return dict(
-        _plain(
+    """Everything a comparison says."""
+    return {
+        "unit": "nats per datum",
+        "num_data": comparison.num_data,
+        "num_seeds": comparison.num_seeds,
+        "methods": comparison.methods,
+        "num_particles": comparison.num_particles,
+        "confidence": comparison.confidence,
+        "reference": comparison.reference,
+        "notes": comparison.notes,
+        "arms": {arm: _arm(comparison, arm) for arm in comparison.arms},
+        "differences": [
             {
-                "unit": "nats per datum",
-                "num_data": comparison.num_data,
-                "num_seeds": comparison.num_seeds,
-                "methods": comparison.methods,
-                "num_particles": comparison.num_particles,
-                "confidence": comparison.confidence,
-                "reference": comparison.reference,
-                "notes": comparison.notes,
-                "arms": {arm: _arm(comparison, arm) for arm in comparison.arms},
-                "differences": [
-                    {
-                        **_difference(pair, mean, comparison.tests[pair]),
-                        "verdict": comparison.verdict(pair),
-                        "bootstrap_interval": comparison.bootstrap[pair],
-                        "power": asdict(comparison.power[pair]),
-                    }
-                    for pair, mean in comparison.differences.items()
-                ],
-                "factors": {
-                    factor: _factor(table, comparison.confidence)
-                    for factor, table in comparison.factors.items()
-                },
+                **_difference(pair, mean, comparison.tests[pair]),
+                "verdict": comparison.verdict(pair),
+                "bootstrap_interval": comparison.bootstrap[pair],
+                "power": asdict(comparison.power[pair]),
             }
-        )
-    )
+            for pair, mean in comparison.differences.items()
+        ],
+        "factors": {
+            factor: _factor(table, comparison.confidence)
+            for factor, table in comparison.factors.items()
+        },
+    }
 
 
 def _arm(comparison: "Comparison", arm: str) -> dict[str, Any]:
@@ -88,14 +82,3 @@ def _difference(pair: Pair, mean: CrossedMean, test: PairedTest) -> dict[str, An
 
 def _mean(mean: CrossedMean) -> dict[str, Any]:
     return {name: value for name, value in vars(mean).items() if name != "squares"}
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, and what JSON has no number for as None."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
 from scipy.special import chdtrc
 from torch import Tensor
 
+from ppl_vae import plots
 from ppl_vae.data import RowData, as_rows
 from ppl_vae.diagnostics.decomposition import Estimate
-from ppl_vae.diagnostics.estimates import MonteCarlo, over_data, plain, table
-from ppl_vae.display import Result
+from ppl_vae.diagnostics.estimates import MonteCarlo, over_data, table
+from ppl_vae.display import Axes, Panel, Result, Row, fields_of
 from ppl_vae.evidence.pareto import pareto_tail
 from ppl_vae.identity import Identity
+from ppl_vae.netcdf import Attribute
 from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights, group_log_mean_exp
@@ -66,6 +68,9 @@ class BoundCurve(Result):
         identity: What it was computed from.
     """
 
+    _group: ClassVar[str] = "bound_curve"
+    _derived: ClassVar[tuple[str, ...]] = ("notes",)
+
     bounds: dict[int, Estimate]
     extrapolation: Extrapolation
     heavy_tails: float
@@ -101,9 +106,36 @@ class BoundCurve(Result):
         last = f"N = {self.num_data}, {self.replicates} replicates"
         return "\n".join([table("nats per datum", _COLUMNS, rows), line, *self.notes, last])
 
-    def summary(self) -> dict[str, Any]:
-        """The result as plain values, for JSON."""
-        return plain(self) | {"notes": self.notes}
+    def _rows(self) -> list[Row]:
+        return [{"particles": K} | fields_of(bound) for K, bound in self.bounds.items()]
+
+    def _attributes(self) -> dict[str, Attribute]:
+        """The limit and the slope with their errors, and how the curve was fitted."""
+        fit = self.extrapolation
+        return super()._attributes() | {
+            **{_name("limit", part): value for part, value in fields_of(fit.limit).items()},
+            **{_name("slope", part): value for part, value in fields_of(fit.slope).items()},
+            "lack_of_fit": fit.lack_of_fit,
+            "fitted_particles": ", ".join(map(str, fit.particles)),
+        }
+
+    def _panels(self) -> list[Panel]:
+        counts, values = list(self.bounds), [bound.value for bound in self.bounds.values()]
+        halves = [2 * bound.monte_carlo_error for bound in self.bounds.values()]
+        low = [value - half for value, half in zip(values, halves, strict=True)]
+        high = [value + half for value, half in zip(values, halves, strict=True)]
+        curve = plots.Curve(plots.style_of(0), counts, values, low, high, "bound, K draws")
+        fit = self.extrapolation.limit
+        limit, half = fit.value, 2 * fit.monte_carlo_error
+
+        def draw(ax: Axes) -> None:
+            ax.axhspan(limit - half, limit + half, color=plots.GRID, lw=0)
+            ax.axhline(limit, color=plots.MUTED, lw=1, label="limit, by 1/K")
+            plots.draw_against(ax, [curve], "particles K", "nats per datum")
+            plots.remark(ax, "bars and band: two Monte Carlo standard errors")
+            plots.legend(ax)
+
+        return [(draw, plots.HEIGHT)]
 
 
 def bound_against_particles(
@@ -182,6 +214,10 @@ def bound_against_particles(
         replicates=replicates,
         identity=identity,
     )
+
+
+def _name(quantity: str, part: str) -> str:
+    return quantity if part == "value" else f"{quantity}_{part}"
 
 
 def _row(bound: Estimate) -> str:

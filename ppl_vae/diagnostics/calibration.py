@@ -3,20 +3,23 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, final
+from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.special import chdtrc, ndtr
 from torch import Tensor
 
+from ppl_vae import plots
 from ppl_vae.data import RowData
 from ppl_vae.diagnostics.estimates import MonteCarlo, table
-from ppl_vae.display import Result
+from ppl_vae.display import Axes, Panel, Result, Row
 from ppl_vae.identity import Identity
+from ppl_vae.netcdf import Variable, numpy_of
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation, simulate_data
 from ppl_vae.particles.sites import run
-from ppl_vae.randomness import Stream, seeded
+from ppl_vae.randomness import Stream, generator, seeded
 
 FALSE_ALARM = 0.01
 """Probability that a calibrated guide is reported, over all its dimensions and tests."""
@@ -26,6 +29,7 @@ _BINS = 20
 _LEAST_PER_BIN = 5
 _ROWS = 100_000
 _LEAST_VARIANCE = 1e-6
+_MOST_NAMED = 10
 
 
 @final
@@ -90,6 +94,9 @@ class Calibration(Result):
         false_alarm: Probability that a calibrated guide has any finding.
         identity: What it was computed from; of the rows only their shape and type matter.
     """
+
+    _group: ClassVar[str] = "prior_sbc"
+    _derived: ClassVar[tuple[str, ...]] = ("num_simulations", "calibrated")
 
     ranks: Int[Tensor, "simulations dimensions"]
     names: tuple[str, ...]
@@ -171,28 +178,70 @@ class Calibration(Result):
         )
         return "\n".join([table("ranks of z*", columns, rows), last])
 
-    def summary(self) -> dict[str, Any]:
-        """The result as plain values, for JSON."""
-        return {
-            "dimensions": {
-                test.name: {
-                    "location": test.location.value,
-                    "location_error": test.location.standard_error,
-                    "spread": test.spread.value,
-                    "spread_error": test.spread.standard_error,
-                    "p_values": test.p_values,
-                    "coverage_90": coverage.value,
-                    "coverage_90_error": coverage.standard_error,
-                    "findings": test.findings,
-                }
-                for test, coverage in zip(self.tests, self.coverage(0.9), strict=True)
-            },
-            "num_simulations": self.num_simulations,
-            "num_draws": self.num_draws,
-            "false_alarm": self.false_alarm,
-            "calibrated": self.calibrated,
-            "identity": None if self.identity is None else self.identity.to_dict(),
-        }
+    def _values(self) -> dict[str, Any]:
+        """The dimensions' tests; the ranks are in the tree."""
+        values = {n: v for n, v in super()._values().items() if n not in ("ranks", "names")}
+        by_name = {str(row["dimension"]): dict(list(row.items())[1:]) for row in self._rows()}
+        return {"dimensions": by_name} | values
+
+    def _rows(self) -> list[Row]:
+        return [
+            {
+                "dimension": test.name,
+                "location": test.location.value,
+                "location_error": test.location.standard_error,
+                "spread": test.spread.value,
+                "spread_error": test.spread.standard_error,
+                "p_values": test.p_values,
+                "coverage_90": coverage.value,
+                "coverage_90_error": coverage.standard_error,
+                "findings": test.findings,
+            }
+            for test, coverage in zip(self.tests, self.coverage(0.9), strict=True)
+        ]
+
+    def _variables(self) -> tuple[dict[str, Variable], dict[str, Any]]:
+        """What ``arviz_plots.plot_ecdf_pit`` takes: a variable a dimension, a draw a simulation.
+
+        Each is the randomised rank ``(rank + u) / (L + 1)`` of z* among the guide's draws, u
+        uniform over (0, 1) with a fixed seed: exactly uniform if the guide is calibrated. Without u
+        the steps of the ranks alone would leave ArviZ's 99% band in 8% of the cases (1000
+        simulations, L = 99).
+        """
+        noise = torch.rand(
+            self.ranks.shape, generator=generator(0, Stream.SAMPLING), dtype=torch.float64
+        )
+        values = (self.ranks + noise) / (self.num_draws + 1)
+        named = zip(self.names, values.unbind(1), strict=True)
+        return {n: (["chain", "draw"], numpy_of(ranks.unsqueeze(0))) for n, ranks in named}, {}
+
+    def _panels(self) -> list[Panel]:
+        return [(self._draw, 4.0)]
+
+    def _draw(self, ax: Axes) -> None:
+        """Rank ECDF minus that of uniform ranks, a line a dimension; those found wrong are named.
+
+        Rising at both ends: the draws are too narrow; falling: too wide; to one side: shifted.
+        """
+        ranks, wrong = np.arange(self.num_draws + 2) / (self.num_draws + 1), self.findings
+        named = list(wrong)[:_MOST_NAMED]
+        band = self.ecdf_band
+        ax.fill_between([0, 1], -band, band, color=plots.GRID, lw=0, label="calibrated")
+        for name, difference in zip(self.names, self.ecdf_difference.unbind(1), strict=True):
+            values = [0.0, *difference.tolist()]
+            if name in named:
+                style = plots.style_of(named.index(name))
+                label = f"{name}: {', '.join(wrong[name])}"
+                plots.draw_line(ax, list(ranks), values, style, marker=False, label=label)
+            else:
+                ax.plot(ranks, values, color=plots.MUTED, lw=0.8, zorder=1)
+        if more := len(wrong) - len(named):
+            ax.plot([], [], color=plots.MUTED, lw=0.8, label=f"and {more} more, not named")
+        ax.set(xlim=(0, 1), xlabel="rank of z* among the draws, as a fraction")
+        ax.set_ylabel("ECDF - uniform")
+        plots.remark(ax, f"band: all lines of a calibrated guide, with probability "
+                         f"{1 - self.false_alarm:g}")  # fmt: skip
+        plots.legend(ax)
 
 
 def simulation_based_calibration(

@@ -3,16 +3,18 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, final
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae import plots
 from ppl_vae.data import RowData, as_rows
-from ppl_vae.display import Result
+from ppl_vae.display import Axes, Panel, Result, Row, fields_of
 from ppl_vae.identity import Identity
+from ppl_vae.netcdf import Attribute, Variable, numpy_of
 from ppl_vae.objectives.kl import dimension_kl, site_kl
 from ppl_vae.particles import (
     ChunkSize,
@@ -105,6 +107,8 @@ class Decomposition(Result):
         identity: What it was computed from.
     """
 
+    _group: ClassVar[str] = "decomposition"
+
     elbo: Estimate
     log_likelihood: Estimate
     kl: dict[str, Estimate]
@@ -132,16 +136,49 @@ class Decomposition(Result):
         ]
         return "\n".join([*lines, f"N = {self.num_data}, K = {self.num_particles}"])
 
-    def summary(self) -> dict[str, Any]:
-        """The result as plain numbers, lists and dictionaries, for JSON."""
-        plain: dict[str, Any] = asdict(self, dict_factory=_plain_values)
-        return {self.named(name): value for name, value in plain.items()}
+    def _values(self) -> dict[str, Any]:
+        return {self.named(name): value for name, value in fields_of(self).items()}
 
     def named(self, name: str) -> str:
         """A quantity's name in tables and files: at a point there is neither an ELBO nor a KL."""
         if not self.point:
             return name
         return re.sub("^elbo$", "joint_log_density", re.sub("^kl(?=_|$)", "minus_log_prior", name))
+
+    def _terms(self) -> dict[str, Estimate]:
+        terms = {"elbo": self.elbo, "log_likelihood": self.log_likelihood}
+        terms |= {f"kl_{site}": estimate for site, estimate in self.kl.items()}
+        return {self.named(name): estimate for name, estimate in terms.items()}
+
+    def _rows(self) -> list[Row]:
+        return [{"term": name} | fields_of(term) for name, term in self._terms().items()]
+
+    def _arrays(self) -> dict[str, Variable]:
+        """``kl_<site>`` and ``activity_<site>`` by latent dimension, with standard errors."""
+        by_kind = {"kl": self.kl_per_dimension, "activity": self.activity}
+        return {
+            self.named(f"{kind}_{site}") + suffix: ([f"{site}_dim"], numpy_of(values))
+            for kind, sites in by_kind.items()
+            for site, found in sites.items()
+            for suffix, values in (("", found.value), ("_standard_error", found.standard_error))
+        }
+
+    def _attributes(self) -> dict[str, Attribute]:
+        units = {f"active_units_{site}": unit.count for site, unit in self.active_units.items()}
+        return super()._attributes() | units
+
+    def _panels(self) -> list[Panel]:
+        if self.point:
+            return super()._panels()
+        units = ", ".join(f"{u.count} of {u.latent} active" for u in self.active_units.values())
+        terms = [estimate.value for estimate in self.kl.values()]
+        bar = plots.Parts("ELBO", plots.style_of(0), self.log_likelihood.value, terms, units)
+
+        def draw(ax: Axes) -> None:
+            plots.draw_parts(ax, [bar])
+            plots.remark(ax, f"full: log-likelihood; pale: KL of {', '.join(self.kl)}; mark: ELBO")
+
+        return [(draw, plots.rows_height(2))]
 
 
 def decompose(
@@ -350,7 +387,3 @@ def _bootstrap_weight(num_data: int) -> Float[Tensor, " num_data"]:
 
 def _standard_error_of_mean(values: Tensor) -> Tensor:
     return values.std(0) / math.sqrt(len(values))
-
-
-def _plain_values(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in fields}

@@ -1,8 +1,8 @@
 """Means over data and draws, with their errors."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, final
+from dataclasses import dataclass
+from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -47,23 +47,3 @@ def table(title: str, columns: tuple[str, ...], rows: dict[str, str]) -> str:
     width = max(map(len, [title, *rows]))
     heading = " ".join(f"{column:>12}" for column in columns)
     return "\n".join([f"{title:{width}} {heading}", *(f"{n:{width}} {r}" for n, r in rows.items())])
-
-
-def plain(result: Any) -> dict[str, Any]:
-    """A result's fields as plain values, for JSON, which has no NaN."""
-    values: dict[str, Any] = asdict(result, dict_factory=_plain_fields)
-    return values
-
-
-def _plain_fields(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in fields}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, dict):
-        return {str(name): _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

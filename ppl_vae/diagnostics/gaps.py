@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ppl_vae.data import RowData, as_rows
 from ppl_vae.diagnostics.decomposition import Estimate
-from ppl_vae.diagnostics.estimates import over_data, plain, table
+from ppl_vae.diagnostics.estimates import over_data, table
 from ppl_vae.diagnostics.flow_posterior import refine_flow
 from ppl_vae.diagnostics.full_covariance import refine_full_covariance
-from ppl_vae.display import Result
+from ppl_vae.display import Result, Row, fields_of
 from ppl_vae.evidence import Evidence
 from ppl_vae.flows import require_zuko
 from ppl_vae.identity import Identity, hash_tensors
+from ppl_vae.netcdf import Variable, numpy_of
 from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.refinement import Refinement
@@ -58,6 +59,9 @@ class InferenceGap(Result):
         per_datum: Each of the gaps for each datum, shape (N,).
         identity: What it was computed from.
     """
+
+    _group: ClassVar[str] = "inference_gap"
+    _derived: ClassVar[tuple[str, ...]] = ("notes",)
 
     log_evidence: Estimate
     bound: Estimate
@@ -116,9 +120,11 @@ class InferenceGap(Result):
         last = f"N = {self.num_data}, K = {self.num_particles}"
         return "\n".join([table("nats per datum", _COLUMNS, rows), *self.notes, last])
 
-    def summary(self) -> dict[str, Any]:
-        """The result as plain values, for JSON."""
-        return plain(self) | {"notes": self.notes}
+    def _rows(self) -> list[Row]:
+        return _estimates_of(self)
+
+    def _arrays(self) -> dict[str, Variable]:
+        return {name: (["datum"], numpy_of(values)) for name, values in self.per_datum.items()}
 
 
 @final
@@ -132,6 +138,8 @@ class GeneralizationGap(Result):
         difference: Test minus train; the data are independent, so their errors add in squares.
     """
 
+    _group: ClassVar[str] = "generalization_gap"
+
     train: Estimate
     test: Estimate
     difference: Estimate
@@ -140,9 +148,13 @@ class GeneralizationGap(Result):
         rows = {"train": self.train, "test": self.test, "test - train": self.difference}
         return table("amortisation gap", _COLUMNS, {name: str(row) for name, row in rows.items()})
 
-    def summary(self) -> dict[str, Any]:
-        """The result as plain values, for JSON."""
-        return plain(self)
+    def _rows(self) -> list[Row]:
+        return _estimates_of(self)
+
+
+def _estimates_of(result: InferenceGap | GeneralizationGap) -> list[Row]:
+    terms = fields_of(result).items()
+    return [{"term": n} | fields_of(term) for n, term in terms if isinstance(term, Estimate)]
 
 
 def generalization_gap(train: InferenceGap, test: InferenceGap) -> GeneralizationGap:

@@ -1,13 +1,17 @@
 """What a gradient bench found, as a table, as plain values, as a data frame."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, final
 
-import pandas as pd
+import numpy as np
 
+from ppl_vae import plots
 from ppl_vae.diagnostics.gradient_statistics import Bias, Interval, Slope, fit_slope
-from ppl_vae.display import Result
+from ppl_vae.display import Axes, Panel, Result, Row, fields_of
+from ppl_vae.netcdf import Variable
 
 Group = Literal["theta", "phi"]
 Claim = Literal["unbiased", "biased by design", "follows another target"]
@@ -87,6 +91,8 @@ class GradientBench(Result):
         num_data: Data in the batch.
     """
 
+    _group: ClassVar[str] = "gradients"
+
     rows: tuple[GroupGradient, ...]
     slopes: dict[tuple[str, Group], Slope]
     expected_slopes: dict[tuple[str, Group], float]
@@ -132,41 +138,63 @@ class GradientBench(Result):
         """Names without K, in order."""
         return tuple(dict.fromkeys(row.objective for row in self.rows))
 
-    def summary(self) -> dict[str, Any]:
-        """The result as plain values, for JSON; what is not a finite number is None."""
+    def _values(self) -> dict[str, Any]:
         return {
             "unit": "nats per unit of the parameter, summed over the data",
             "num_data": self.num_data,
-            "parameters": {group: list(names) for group, names in self.parameters.items()},
-            "shared": list(self.shared),
+            "parameters": self.parameters,
+            "shared": self.shared,
             "largest_innocent_z": self.limit,
             "false_alarm": self.false_alarm,
-            "rows": [_plain({**asdict(row), "verdict": row.verdict}) for row in self.rows],
-            "slopes": [self._slope_summary(*key) for key in self.slopes],
+            "rows": [fields_of(row) | {"verdict": row.verdict} for row in self.rows],
+            "slopes": [self._slope_values(*key) for key in self.slopes],
         }
 
-    def _slope_summary(self, objective: str, group: Group) -> dict[str, Any]:
-        slope = self.slopes[objective, group]
-        values = {
+    def _slope_values(self, objective: str, group: Group) -> dict[str, Any]:
+        return {
             "objective": objective,
             "group": group,
-            **asdict(slope),
-            "interval": list(self.slope_interval(objective, group)),
+            **fields_of(self.slopes[objective, group]),
+            "interval": self.slope_interval(objective, group),
             "expected": self.expected_slopes.get((objective, group)),
         }
-        return _plain(values)
 
-    def to_frame(self) -> pd.DataFrame:
-        """One line a row, numbers in columns of their own."""
-        lines = []
-        for row in self.rows:
-            values = asdict(row)
-            flat: dict[str, Any] = {}
-            for name, value in values.items():
-                parts = value.items() if isinstance(value, dict) else [("", value)]
-                flat |= {_column(name, part): entry for part, entry in parts}
-            lines.append({**flat, "verdict": row.verdict})
-        return pd.DataFrame(lines)
+    def _rows(self) -> list[Row]:
+        return [fields_of(row) | {"verdict": row.verdict} for row in self.rows]
+
+    def _variables(self) -> tuple[dict[str, Variable], dict[str, Sequence[Any]]]:
+        """The table, its rows named ``OBJECTIVE K GROUP``."""
+        named = [f"{row.objective} {row.num_particles} {row.group}" for row in self.rows]
+        frame = self.to_frame().drop(columns=["objective"])
+        numbers = frame.select_dtypes(["number", "bool"])
+        return {str(n): (["row"], numbers[n].to_numpy()) for n in numbers}, {"row": named}
+
+    def _panels(self) -> list[Panel]:
+        panels: dict[Group, str] = {"phi": "phi, of the guide", "theta": "theta, of the model"}
+        return [
+            (partial(self._draw, group=group, ylabel=f"signal-to-noise ratio of {name}"), 4.0)
+            for group, name in panels.items()
+        ]
+
+    def _draw(self, ax: Axes, group: Group, ylabel: str) -> None:
+        """Signal-to-noise ratio against K; behind it, grey, lines of the slopes 1/2 and -1/2.
+
+        An arrow ends at the upper limit of a ratio that does not stand out of its replicates'
+        noise.
+        """
+        curves = []
+        for index, objective in enumerate(self.objectives):
+            found, slope = self.curve(objective, group), self.slopes.get((objective, group))
+            words = f"\n{slope.slope:+.2f} ± {slope.error:.2f}" if slope else ""
+            values = [ratio.value for ratio in found.values()]
+            low = [ratio.low if ratio.resolved else 0.0 for ratio in found.values()]
+            high = [ratio.high for ratio in found.values()]
+            style = plots.style_of(index)
+            curves.append(plots.Curve(style, list(found), values, low, high, objective + words))
+        plots.draw_against(ax, curves, "particles K", ylabel, log_y=True)
+        _guide_lines(ax)
+        plots.remark(ax, "median over coordinates, 95% intervals; arrows: upper limits")
+        plots.legend(ax, "slope ± error" if self.slopes else None)
 
     def __str__(self) -> str:
         return "\n".join([*self._table(), "", *self._slope_lines(), *self._notes()])
@@ -255,18 +283,13 @@ def _cells(row: GroupGradient) -> str:
     )
 
 
-def _column(name: str, part: str) -> str:
-    """``bias`` and ``rms`` -> ``bias_rms``; the value of an interval has the plain name."""
-    return name if part in ("", "value") else f"{name}_{part}"
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _plain_value(value) for name, value in values.items()}
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, dict):
-        return _plain(value)
-    if isinstance(value, list | tuple):
-        return [_plain_value(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _guide_lines(ax: Axes) -> None:
+    """Grey lines of slope 1/2 and -1/2, a factor of 10 apart, behind the data."""
+    low, high = ax.get_ylim()
+    left, right = ax.get_xlim()
+    K = np.array([left, right])
+    span = (right / left) ** 0.5
+    for start in 10.0 ** np.arange(np.floor(np.log10(low / span)), np.log10(high * span) + 1):
+        for slope in (0.5, -0.5):
+            ax.plot(K, start * (K / left) ** slope, color=plots.GRID, lw=0.8, zorder=0)
+    ax.set(xlim=(left, right), ylim=(low, high))

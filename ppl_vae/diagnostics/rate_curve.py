@@ -1,16 +1,18 @@
 """The rate-distortion curve of a decoder, as it was found."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae import plots
 from ppl_vae.diagnostics.decomposition import Estimate
-from ppl_vae.diagnostics.estimates import over_data, plain, table
-from ppl_vae.display import Result
+from ppl_vae.diagnostics.estimates import over_data, table
+from ppl_vae.display import Axes, Panel, Result, Row, fields_of
 from ppl_vae.evidence.result import TOLERATED_FRACTION, required_effective
 from ppl_vae.identity import Identity
+from ppl_vae.netcdf import Variable, numpy_of
 
 QUANTITIES = ("distortion", "rate", "log_normalizer")
 _COLUMNS = ("distortion", "error", "rate", "error", "log Z", "error", "ESS")
@@ -95,6 +97,9 @@ class RateDistortion(Result):
         identity: What it was computed from.
     """
 
+    _group: ClassVar[str] = "rate_distortion"
+    _derived: ClassVar[tuple[str, ...]] = ("num_data", "notes")
+
     betas: tuple[float, ...]
     distortion: PerDatum
     rate: PerDatum
@@ -147,15 +152,47 @@ class RateDistortion(Result):
         )
         return "\n".join([table("beta", _COLUMNS, rows), *self.notes, last])
 
-    def summary(self) -> dict[str, Any]:
-        """The means over data as plain values, for JSON."""
-        return {
-            "points": [plain(point) for point in self.points],
-            "guide_distortion": self.guide_distortion and plain(self.guide_distortion),
-            "guide_rate": self.guide_rate and plain(self.guide_rate),
-            "num_data": self.num_data,
-            "num_chains": self.num_chains,
-            "num_temperatures": self.num_temperatures,
-            "notes": self.notes,
-            "identity": None if self.identity is None else self.identity.to_dict(),
-        }
+    def _values(self) -> dict[str, Any]:
+        """The means over data; the values of each datum are in the tree."""
+        left_out = ("betas", *QUANTITIES, "effective_sample_size")
+        own = {name: value for name, value in super()._values().items() if name not in left_out}
+        return {"points": self.points} | own
+
+    def _rows(self) -> list[Row]:
+        return [fields_of(point) for point in self.points]
+
+    def _arrays(self) -> dict[str, Variable]:
+        """Each quantity with its error by (beta, datum)."""
+        values = {"effective_sample_size": self.effective_sample_size}
+        for name in QUANTITIES:
+            quantity = getattr(self, name)
+            values |= {name: quantity.value, f"{name}_standard_error": quantity.standard_error}
+        return {name: (["beta", "datum"], numpy_of(value)) for name, value in values.items()}
+
+    def _panels(self) -> list[Panel]:
+        return [(self._draw, 4.2)]
+
+    def _draw(self, ax: Axes) -> None:
+        """The curve, and the guide, which stands above its tangent at beta = 1 by the gap."""
+        points, color, of_guide = self.points, plots.ARMS[0], plots.ARMS[1]
+        D, R = ([getattr(p, name).value for p in points] for name in ("distortion", "rate"))
+        errors = [[2 * getattr(p, name).monte_carlo_error for p in points]
+                  for name in ("distortion", "rate")]  # fmt: skip
+        ax.errorbar(D, R, xerr=errors[0], yerr=errors[1], color=color, lw=1.2, elinewidth=1,
+                    label="curve, by annealing")  # fmt: skip
+        for point, d, r in zip(points, D, R, strict=True):
+            face = plots.PAPER if point.poor > TOLERATED_FRACTION else color
+            ax.plot(d, r, "o", markersize=5, color=color, markerfacecolor=face)
+        if self.guide_distortion is not None and self.guide_rate is not None:
+            ax.plot(self.guide_distortion.value, self.guide_rate.value, "D", markersize=6.5,
+                    color=of_guide, label="the guide")  # fmt: skip
+        ax.set(xlabel="distortion, E[-log p(x|z)] in nats", ylabel="rate, nats above the prior")
+        limits = ax.get_xlim(), ax.get_ylim()
+        for point in points:
+            if point.beta == 1:
+                ax.axline((point.distortion.value, point.rate.value), slope=-1, color=plots.MUTED,
+                          ls="--", lw=1, zorder=0, label="R + D = -log p(x)")  # fmt: skip
+        ax.set(xlim=limits[0], ylim=limits[1])
+        plots.label_points(ax, [f"{point.beta:g}" for point in points], D, R)
+        plots.remark(ax, "numbers: beta; bars: two standard errors; open: too few effective chains")
+        plots.legend(ax)

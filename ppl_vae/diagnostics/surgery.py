@@ -3,16 +3,18 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import ClassVar, final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.data import RowData, as_rows
-from ppl_vae.diagnostics.estimates import MonteCarlo, over_draws, plain, table
-from ppl_vae.display import Result
+from ppl_vae.diagnostics.estimates import MonteCarlo, over_draws, table
+from ppl_vae.display import Result, Row, fields_of
 from ppl_vae.identity import Identity
+from ppl_vae.netcdf import Variable
 from ppl_vae.objectives.kl import dimension_log_densities
 from ppl_vae.particles import (
     ChunkSize,
@@ -52,6 +54,9 @@ class ElboSurgery(Result):
         num_particles: Draws per datum.
         identity: What it was computed from.
     """
+
+    _group: ClassVar[str] = "surgery"
+    _derived: ClassVar[tuple[str, ...]] = ("most_information", "notes")
 
     elbo: MonteCarlo
     log_likelihood: MonteCarlo
@@ -94,9 +99,16 @@ class ElboSurgery(Result):
         last = f"N = {self.num_data}, K = {self.num_particles}"
         return "\n".join([table("nats per datum", ("mean", "error"), rows), *self.notes, last])
 
-    def summary(self) -> dict[str, Any]:
-        """The result as plain values, for JSON."""
-        return plain(self) | {"most_information": self.most_information, "notes": self.notes}
+    def _rows(self) -> list[Row]:
+        terms = fields_of(self).items()
+        return [{"term": n} | fields_of(term) for n, term in terms if isinstance(term, MonteCarlo)]
+
+    def _arrays(self) -> dict[str, Variable]:
+        """The dimension-wise KL by latent dimension, where it is known."""
+        kl = [(term.value, term.standard_error) for term in self.per_dimension or []]
+        names = "dimension_kl", "dimension_kl_standard_error"
+        columns = zip(names, np.array(kl).T, strict=True) if kl else ()
+        return {name: (["latent"], column) for name, column in columns}
 
 
 def elbo_surgery(

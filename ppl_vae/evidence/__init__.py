@@ -8,6 +8,7 @@ from ppl_vae.evidence.annealing import (
     SequentialMonteCarlo,
     ThermodynamicIntegration,
     calibrate,
+    plot_sandwiches,
     reverse_ais,
 )
 from ppl_vae.evidence.defensive import DefensiveSampling
@@ -51,5 +52,6 @@ __all__ = [
     "calibrate",
     "laplace_guide",
     "paired_difference",
+    "plot_sandwiches",
     "reverse_ais",
 ]

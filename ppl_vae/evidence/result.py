@@ -1,15 +1,18 @@
 """What an estimator of log p(x) returns, and differences between two of them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.display import Result
-from ppl_vae.identity import Identity
+from ppl_vae import plots
+from ppl_vae.display import Axes, Panel, Result, Row
+from ppl_vae.identity import Identity, hash_tensors, hash_values
+from ppl_vae.netcdf import Attribute, Variable, numpy_of
 
 Direction = Literal["lower", "upper", "unbiased", "consistent", "exact"]
 
@@ -34,6 +37,16 @@ understated error likely, few effective samples make it certain."""
 
 TOLERATED_GAP = 0.1
 """Nats between the two sides of a sandwich on simulated data before a schedule is in doubt."""
+
+
+PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
+OPTIONAL = ("pareto_k", "tail_share", "rounding", "evaluations")
+_CHECKED = (
+    "method", "direction", "num_particles", "seconds", "gap", "support_gap", "advice",
+    "highest_pareto_k", "least_effective", "identity",
+)  # fmt: skip
+"""Attributes that an estimate is made of again."""
+_MOST_BARS = 500
 
 
 @final
@@ -71,6 +84,11 @@ class Evidence(Result):
     References:
         Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
     """
+
+    _group: ClassVar[str] = "evidence"
+    _derived: ClassVar[tuple[str, ...]] = (
+        "mean", "monte_carlo_error", "data_error", "total_error", "warning"
+    )  # fmt: skip
 
     log_prob: Float[Tensor, " batch"]
     standard_error: Float[Tensor, " batch"]
@@ -258,13 +276,13 @@ class Evidence(Result):
         bound = self.direction in ("lower", "upper")
         return f"a {self.direction} bound in expectation" if bound else self.direction
 
-    def summary(self) -> dict[str, Any]:
-        """The data-set estimate as plain values, for JSON."""
+    def _values(self) -> dict[str, Any]:
+        """The data-set estimate."""
         return {
-            "log_prob": _or_none(self.mean),
-            "monte_carlo_error": _or_none(self.monte_carlo_error),
-            "data_error": _or_none(self.data_error),
-            "total_error": _or_none(self.total_error),
+            "log_prob": self.mean,
+            "monte_carlo_error": self.monte_carlo_error,
+            "data_error": self.data_error,
+            "total_error": self.total_error,
             "num_data": len(self),
             "num_particles": self.num_particles,
             "rows": None if self.identity is None else self.identity.chunk_rows,
@@ -273,13 +291,62 @@ class Evidence(Result):
             "method": self.method,
             "direction": self.direction,
             "evaluations_per_datum": self.evaluations_per_datum,
-            "max_pareto_k": None if self.pareto_k is None else _or_none(self.pareto_k.max().item()),
+            "max_pareto_k": None if self.pareto_k is None else self.pareto_k.max().item(),
             "gap": self.gap,
             "support_gap": self.support_gap,
             "seconds": self.seconds,
             "warning": self.warning,
             "identity": None if self.identity is None else self.identity.to_dict(),
         }
+
+    def _rows(self) -> list[Row]:
+        """Of each datum."""
+        known = self._per_datum()
+        columns = zip(*(values.tolist() for values in known.values()), strict=True)
+        return [
+            {"datum": datum, **dict(zip(known, values, strict=True))}
+            for datum, values in enumerate(columns)
+        ]
+
+    def _per_datum(self) -> dict[str, Tensor]:
+        named = {name: getattr(self, name) for name in (*PER_DATUM, *OPTIONAL)}
+        return {name: values for name, values in named.items() if values is not None}
+
+    def _variables(self) -> tuple[dict[str, Variable], dict[str, Any]]:
+        return {n: (["datum"], numpy_of(values)) for n, values in self._per_datum().items()}, {}
+
+    def _attributes(self) -> dict[str, Attribute]:
+        """How they were made, what they come to, and ``sha256`` of what they are made of again."""
+        attrs = super()._attributes() | {"warning": self.warning or ""}
+        tensors = {n: values.detach().cpu() for n, values in self._per_datum().items()}
+        return attrs | {"sha256": checksum(tensors, attrs)}
+
+    def _panels(self) -> list[Panel]:
+        return [(self._draw, plots.HEIGHT)]
+
+    def _draw(self, ax: Axes) -> None:
+        """Log p(x) of all data from the lowest to the highest, with two standard errors."""
+        order = self.log_prob.argsort()
+        values, halves = self.log_prob[order], 2 * self.standard_error[order]
+        places = range(len(self))
+        if len(self) <= _MOST_BARS:
+            ax.vlines(places, values - halves, values + halves, color=plots.ARMS[0], lw=1)
+        ax.plot(places, values, ".", color=plots.ARMS[0], markersize=4)
+        ax.axhline(self.mean, color=plots.MUTED, lw=1, ls="--", label="mean")
+        if self.pareto_k is not None:
+            heavy = (self.pareto_k[order] > self.pareto_threshold).nonzero().flatten()
+            if len(heavy):
+                ax.plot(heavy, values[heavy], "x", color=plots.ARMS[1], markersize=5,
+                        label=f"Pareto k > {self.pareto_threshold:.2f}")  # fmt: skip
+        ax.set(xlabel="data, from the lowest", ylabel="log p(x), nats")
+        plots.remark(ax, f"{self.procedure}; bars: two standard errors")
+        plots.legend(ax)
+
+
+def checksum(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> str:
+    """SHA-256 of all that an estimate is made of, types among it."""
+    known = {name: attributes[name] for name in _CHECKED if name in attributes}
+    return hash_values([hash_tensors(tensors), known])
 
 
 def required_effective(num_weights: int, least: float = MIN_EFFECTIVE_SAMPLE_SIZE) -> float:
@@ -360,11 +427,6 @@ def _standard_error_of_mean(values: Tensor) -> float:
 
 def _remainder(total: float, part: float) -> float:
     return math.nan if math.isnan(total + part) else math.sqrt(max(0.0, total**2 - part**2))
-
-
-def _or_none(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
 
 
 def concatenate(parts: list[Evidence]) -> Evidence:

@@ -1,25 +1,6 @@
-"""Figures from result objects."""
+"""Figures: drawings on axes, how they look, and those of images and tables."""
 
-from ppl_vae.plots.figures import (
-    plot_bound_curve,
-    plot_calibration,
-    plot_comparison,
-    plot_histories,
-    plot_images,
-    plot_profiles,
-    plot_rate_distortion,
-    plot_sandwich,
-    plot_signal_to_noise,
-)
+import lazy_loader as lazy
 
-__all__ = [
-    "plot_bound_curve",
-    "plot_calibration",
-    "plot_comparison",
-    "plot_histories",
-    "plot_images",
-    "plot_profiles",
-    "plot_rate_distortion",
-    "plot_sandwich",
-    "plot_signal_to_noise",
-]
+# matplotlib is imported with the first figure.
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from ppl_vae.comparison import Comparison
-from ppl_vae.plots.study import Interval
+from ppl_vae.plots import Interval
 from ppl_vae.report import numbers
 
 _MOST_NAMED = 4

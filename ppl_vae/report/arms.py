@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ppl_vae.plots.svg import Style, style_of
+from ppl_vae.plots import Style, style_of
 from ppl_vae.studies.results import CellResult
 
 MOST_SHOWN = 12

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from ppl_vae.plots.study import Curve, draw_against
-from ppl_vae.plots.svg import Style, svg_panel
+from ppl_vae.plots import Curve, Style, draw_against, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.arms import mean
 from ppl_vae.report.blocks import Column, Figure, Section, Table, Value, csv_uri

@@ -5,8 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ppl_vae.plots.study import Parts, draw_parts, rows_height
-from ppl_vae.plots.svg import Style, svg_panel
+from ppl_vae.plots import Parts, Style, draw_parts, rows_height, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.arms import mean
 from ppl_vae.report.blocks import Column, Figure, Section, Table, Value

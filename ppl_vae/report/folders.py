@@ -8,24 +8,15 @@ import pandas as pd
 import torch
 
 from ppl_vae.arviz import arviz_plots_works, plot_ranks
-from ppl_vae.diagnostics import GradientBench
-from ppl_vae.evidence import Sandwich
+from ppl_vae.diagnostics import Calibration, GradientBench
+from ppl_vae.evidence import Sandwich, plot_sandwiches
 from ppl_vae.files import write_atomically
 from ppl_vae.netcdf import netcdf_bytes
-from ppl_vae.plots import (
-    plot_bound_curve,
-    plot_calibration,
-    plot_comparison,
-    plot_histories,
-    plot_images,
-    plot_profiles,
-    plot_rate_distortion,
-    plot_sandwich,
-    plot_signal_to_noise,
-)
+from ppl_vae.plots import plot_columns, plot_images, png_of
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs import Diagnosis, ImputedTable, Run, file_of
 from ppl_vae.studies import StudyResults
+from ppl_vae.training import plot_histories
 
 
 def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Path]:
@@ -41,22 +32,20 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     schema, data = run.data.schema, data.cpu()
     titles = "draws from the prior: mean of p(x|z), z ~ p(z)", "mean of p(x|z), z ~ q(z|x)"
     if (shape := schema.image_shape) is None:
-        samples, pairs = (
-            plot_profiles(
-                {
-                    name: torch.from_numpy(schema.restore(rows.numpy()))
-                    for name, rows in (("test data", data), (title, means))
-                },
-                run.data.name,
-                schema.feature_names,
-            )
-            for title, means in zip(titles, (prior_means[:count], reconstructed), strict=True)
-        )
+        names = schema.feature_names
+        rows = prior_means if names else prior_means[:count]
+        given = schema.restore(data.numpy())
+        samples = plot_columns({"test data": given, "samples": schema.restore(rows.numpy())}, names)
+        means = schema.restore(reconstructed.numpy())
+        pairs = plot_columns({"test data": given, "reconstructions": means}, names)
     else:
-        samples = plot_images(list(prior_means.split(count)), shape, titles[0])
-        names = ["data", "reconstruction"]
-        pairs = plot_images([data, reconstructed], shape, f"test data and {titles[1]}", names)
-    return _write(run.folder, {"samples.png": samples, "reconstructions.png": pairs})
+        samples = plot_images(list(prior_means.split(count)), shape)
+        pairs = plot_images([data, reconstructed], shape, row_names=["data", "reconstruction"])
+    figures = {
+        "samples.png": png_of(samples, titles[0]),
+        "reconstructions.png": png_of(pairs, f"test data and {titles[1]}"),
+    }
+    return _write(run.folder, figures)
 
 
 def write_study_figures(results: StudyResults) -> list[Path]:
@@ -66,8 +55,8 @@ def write_study_figures(results: StudyResults) -> list[Path]:
         return []
     histories = {arm: [cell.history for cell in results.of(arm)] for arm in comparison.arms}
     figures = {
-        "comparison.png": plot_comparison(comparison, results.study.title),
-        "curves.png": plot_histories(histories, "learning curves"),
+        "comparison.png": png_of(comparison.plot(), results.study.title),
+        "curves.png": png_of(plot_histories(histories), "learning curves"),
     }
     return _write(results.folder, figures)
 
@@ -77,7 +66,7 @@ def write_gradient_bench(bench: GradientBench, folder: Path, title: str) -> list
     files: dict[str, bytes | str] = {
         "gradients.csv": bench.to_frame().to_csv(index=False),
         "gradients.json": json.dumps(bench.summary(), indent=2) + "\n",
-        "snr.png": plot_signal_to_noise(bench, title),
+        "snr.png": png_of(bench.plot(), title),
     }
     return _write(folder, files)
 
@@ -85,9 +74,9 @@ def write_gradient_bench(bench: GradientBench, folder: Path, title: str) -> list
 def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path]:
     """Write a diagnosis and a figure of each part that has one beside the run's evaluations.
 
-    ``diagnosis-KEY.nc``, ``diagnosis-KEY.json``, ``diagnosis-KEY-bound_curve.png``, likewise
-    ``calibration``, ``rate_distortion``, and, where the extra ``plots`` is installed, ArviZ's
-    ``ranks``; the key follows from what it was computed from. Returns their paths.
+    ``diagnosis-KEY.nc``, ``diagnosis-KEY.json``, ``diagnosis-KEY-bound_curve.png``, likewise for
+    the other parts, and, where the extra ``plots`` is installed, ArviZ's ``ranks``; the key follows
+    from what it was computed from. Returns their paths.
 
     Raises:
         ValueError: If the diagnosis does not say what it was computed from.
@@ -97,20 +86,17 @@ def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path
         ".nc": netcdf_bytes(diagnosis.to_datatree({"title": title})),
         ".json": json.dumps(diagnosis.summary(), indent=2) + "\n",
     }
-    if (curve := diagnosis.curve) is not None:
-        files["-bound_curve.png"] = plot_bound_curve(curve, f"{title}: bound against particles")
-    if (rates := diagnosis.rate_distortion) is not None:
-        files["-rate_distortion.png"] = plot_rate_distortion(rates, f"{title}: rate-distortion")
-    if (calibration := diagnosis.calibration) is not None:
-        files["-calibration.png"] = plot_calibration(calibration, f"{title}: calibration")
-        if arviz_plots_works():
-            files["-ranks.png"] = plot_ranks(calibration, f"{title}: ranks of z*")
+    for name, part in diagnosis.drawn.items():
+        files[f"-{name}.png"] = png_of(part.plot(), f"{title}: {name.replace('_', ' ')}")
+    calibration = diagnosis.parts.get("calibration")
+    if isinstance(calibration, Calibration) and arviz_plots_works():
+        files["-ranks.png"] = png_of(plot_ranks(calibration), f"{title}: ranks of z*")
     return _write(path.parent, {f"{path.stem}{name}": what for name, what in files.items()})
 
 
 def write_sandwich(sandwiches: Mapping[int, Sandwich], folder: Path, title: str) -> list[Path]:
     """Write ``sandwich.png``; return its path."""
-    return _write(folder, {"sandwich.png": plot_sandwich(sandwiches, title)})
+    return _write(folder, {"sandwich.png": png_of(plot_sandwiches(sandwiches), title)})
 
 
 def write_imputation(found: ImputedTable, path: Path) -> list[Path]:

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from ppl_vae.plots.study import Curve, draw_against
-from ppl_vae.plots.svg import Style, svg_panel
+from ppl_vae.plots import Curve, Style, draw_against, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.blocks import Column, Figure, Section, Table, csv_uri
 from ppl_vae.report.measured import Summary, first, measured
@@ -55,7 +54,9 @@ def _ratios(found: Mapping[str, Summary], styles: Mapping[str, Style], group: st
         Curve(
             styles[arm],
             [row["num_particles"] for row in rows],
-            *([row["signal_to_noise"][name] for row in rows] for name in ("value", "low", "high")),
+            y=[row["signal_to_noise"]["value"] for row in rows],
+            low=[row["signal_to_noise"]["low"] for row in rows],
+            high=[row["signal_to_noise"]["high"] for row in rows],
         )
         for arm, rows in known.items()
         if rows

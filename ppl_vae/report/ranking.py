@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ppl_vae.comparison import Comparison, CrossedMean, PairedTest
-from ppl_vae.plots.study import Interval, draw_forest, rows_height
-from ppl_vae.plots.svg import Style, svg_panel
+from ppl_vae.plots import Interval, Style, draw_forest, rows_height, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.answer import oriented, percent_of
 from ppl_vae.report.blocks import Block, Column, Figure, Section, Table, Value, csv_uri

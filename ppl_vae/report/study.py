@@ -9,7 +9,7 @@ import jinja2
 
 from ppl_vae.comparison import Comparison
 from ppl_vae.files import write_atomically
-from ppl_vae.plots.svg import Style, svg_symbol
+from ppl_vae.plots import Style, svg_symbol
 from ppl_vae.report import numbers, provenance, ranking
 from ppl_vae.report.answer import answer
 from ppl_vae.report.arms import styles_of
@@ -98,7 +98,7 @@ def _sections(
         sandwiches(cells, styles),
         decompositions(cells, list(arms), styles),
         gradients(cells, styles),
-        pictures(cells, styles, results.manifest.get("data", {}).get("image_shape")),
+        pictures(cells, styles, results.manifest.get("data", {})),
         costs(cells, {arm: (mean.mean, mean.error) for arm, mean in arms.items()}, styles),
         provenance.cells_table(cells, values),
         provenance.reproduction(results),

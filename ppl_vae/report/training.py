@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from ppl_vae.plots.study import Cost, Curve, draw_bands, draw_costs
-from ppl_vae.plots.svg import Style, svg_panel
+from ppl_vae.plots import Cost, Style, draw_bands, draw_costs, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.arms import done, mean
 from ppl_vae.report.blocks import Block, Column, Figure, Section, Table, Value, csv_uri
 from ppl_vae.studies.results import CellResult
-from ppl_vae.training import History
+from ppl_vae.training import History, curve_of
 
 _Quantity = Literal["bound", "validation"]
 _TITLES: dict[_Quantity, tuple[str, str]] = {
@@ -47,11 +46,15 @@ def _curves_figure(
     quantity: _Quantity,
 ) -> Figure | None:
     values = {
-        arm: {seed: _values(history, quantity) for seed, history in by_seed.items()}
+        arm: {seed: history.by_epoch(quantity) for seed, history in by_seed.items()}
         for arm, by_seed in histories.items()
     }
-    found = {arm: _over_seeds(list(v.values()), styles[arm]) for arm, v in values.items() if v}
-    curves = [curve for curve in found.values() if curve.x]
+    found = [
+        curve_of(list(by_seed.values()), quantity, styles[arm])
+        for arm, by_seed in histories.items()
+        if by_seed
+    ]
+    curves = [curve for curve in found if curve.x]
     if not curves:
         return None
     title, meaning = _TITLES[quantity]
@@ -76,18 +79,6 @@ def _curves_figure(
         ),
         data=csv_uri(["arm", "seed", "epoch", quantity], rows),
     )
-
-
-def _values(history: History, quantity: str) -> dict[int, float]:
-    found = {record.epoch: getattr(record, quantity) for record in history.records}
-    return {epoch: value for epoch, value in found.items() if value is not None}
-
-
-def _over_seeds(by_seed: Sequence[dict[int, float]], style: Style) -> Curve:
-    """Mean and range at the epochs that all seeds have."""
-    shared = sorted(set.intersection(*(set(values) for values in by_seed)))
-    at = [[values[epoch] for values in by_seed] for epoch in shared]
-    return Curve(style, shared, [mean(v) for v in at], [min(v) for v in at], [max(v) for v in at])
 
 
 class _Spent(NamedTuple):
@@ -133,12 +124,11 @@ def _on_the_way(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> lis
     """Validation bound against decoder evaluations, where both are recorded."""
     curves, rows = [], list[list[Value]]()
     for arm, style in styles.items():
-        histories = _histories(cells, arm)
-        values = [_values(history, "validation") for history in histories.values()]
-        if not values:
+        histories = list(_histories(cells, arm).values())
+        if not histories:
             continue
-        curve = _over_seeds(values, style)
-        spent = [_values(history, "evaluations") for history in histories.values()]
+        curve = curve_of(histories, "validation", style)
+        spent = [history.by_epoch("evaluations") for history in histories]
         x = [mean([by_epoch[int(epoch)] for by_epoch in spent]) for epoch in curve.x]
         curves.append(replace(curve, x=x))
         rows += [

@@ -2,33 +2,31 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, final
 
 from torch import Tensor
 
 from ppl_vae.data import Rows
 from ppl_vae.diagnostics import (
-    ActiveUnits,
     BoundCurve,
     Calibration,
     Decomposition,
     ElboSurgery,
-    Estimate,
-    Extrapolation,
+    GeneralizationGap,
     InferenceGap,
-    MonteCarlo,
-    PerDimension,
     RateDistortion,
     bound_against_particles,
     decompose,
     elbo_surgery,
+    generalization_gap,
     inference_gap,
     rate_distortion,
     simulation_based_calibration,
 )
 from ppl_vae.diagnostics.full_covariance import only_normal
-from ppl_vae.diagnostics.rate_curve import PerDatum
+from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.identity import identity_of
 from ppl_vae.particles import zero_offsets
@@ -38,12 +36,28 @@ from ppl_vae.runs.finished import FinishedParts
 from ppl_vae.runs.run import Run, Split, unfinished_file
 
 PARTS_FILE = "diagnosis-parts.json"
-_CLASSES = (
-    ActiveUnits, BoundCurve, Calibration, Decomposition, ElboSurgery, Estimate, Evidence,
-    Extrapolation, InferenceGap, MonteCarlo, PerDatum, PerDimension, RateDistortion,
-)  # fmt: skip
 _REFINEMENT = Refinement(50)
-_Result = TypeVar("_Result")
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """A part of a diagnosis.
+
+    Attributes:
+        name: Of its group in the tree, its entry in the summary and its picture.
+        kind: Class of the result.
+        compute: Gives it, or None where what it needs was left out. Raises a ValueError where it
+            cannot be had.
+        title: Heading in print; a part without one is not printed.
+        shown: Whether it belongs to the diagnosis, or only to other parts.
+    """
+
+    name: str
+    kind: type[Result]
+    compute: Callable[["_Work"], Result | None]
+    title: str = ""
+    shown: bool = True
 
 
 def diagnose_run(
@@ -89,128 +103,207 @@ def diagnose_run(
             earlier call is damaged.
     """
     data = run.rows(split, limit, file)
-    work = _Work(run, seed, report)
-    train = work.train(limit)
+    left_out: dict[str, str] = {}
+    train = _training_rows(run, limit, left_out)
     if min(len(data), 2 if train is None else len(train), particles) < 2:
         raise ValueError(
             f"a diagnosis needs 2 data and particles >= 2 for standard errors, got {len(data)} "
             f"{split if file is None else file} data and particles={particles}."
         )
-    estimator = ImportanceSampling(particles, refine=_refinement_of(run, data.x))
-    evidence = work.evidence("evidence", data, estimator)
-    of_train = None if train is None else work.evidence("train_evidence", train, estimator)
-    full = _takes_full_covariance(run, data.x)
-    settings = f"Diagnosis({particles=}, {rate_data=}, {temperatures=}, {chains=}, {flow=})"
-    return Diagnosis(
-        decomposition=work.plain("decomposition", decompose, data),
-        surgery=work.plain("surgery", elbo_surgery, data),
-        evidence=evidence,
-        gap=work.gap("gap", data, evidence, full_covariance=full, flow=flow),
-        train_gap=None if train is None else work.gap("train_gap", train, of_train),
-        curve=work.plain("curve", bound_against_particles, data),
-        calibration=work.plain("calibration", simulation_based_calibration, data),
-        rate_distortion=work.rates(run.rows(split, rate_data, file), temperatures, chains),
-        left_out=work.left_out,
-        identity=run.identity(settings, data, seed),
+    work = _Work(
+        run=run,
+        data=data,
+        train=train,
+        rate_data=run.rows(split, rate_data, file),
+        estimator=ImportanceSampling(particles, refine=_refinement_of(run, data.x)),
+        annealing={"num_temperatures": temperatures, "num_chains": chains},
+        flow=flow,
+        seed=seed,
+        report=report,
+        finished=FinishedParts(run.folder / PARTS_FILE, [part.kind for part in PARTS]),
+        left_out=left_out,
+        found={},
     )
+    for part in PARTS:
+        work.do(part)
+    shown = {part.name for part in PARTS if part.shown}
+    titles = {part.name: part.title for part in PARTS if part.title}
+    if isinstance(point := work.found.get("decomposition"), Decomposition) and point.point:
+        titles["decomposition"] = "The joint log-density"
+    parts = {name: result for name, result in work.found.items() if name in shown}
+    settings = f"Diagnosis({particles=}, {rate_data=}, {temperatures=}, {chains=}, {flow=})"
+    return Diagnosis(parts, titles, left_out, run.identity(settings, data, seed))
+
+
+def _training_rows(run: Run, limit: int | None, left_out: dict[str, str]) -> Rows | None:
+    """Training data, if they are there."""
+    try:
+        return run.rows("train", limit)
+    except FileNotFoundError as error:
+        left_out["inference_gap_train"] = str(error)
+        return None
 
 
 @final
+@dataclass(frozen=True)
 class _Work:
-    """The parts of one call: read back where they are there, computed and kept where not."""
+    """One call: its data and settings, what it has found so far, and what it left out."""
 
-    def __init__(self, run: Run, seed: int, report: Callable[[str], None]) -> None:
-        self._run, self._report = run, report
-        self._programs = run.vae.model, run.vae.guide
-        self._call: dict[str, Any] = {"device": run.device, "seed": seed}
-        self._finished = FinishedParts(run.folder / PARTS_FILE, _CLASSES)
-        self.left_out: dict[str, str] = {}
+    run: Run
+    data: Rows
+    train: Rows | None
+    rate_data: Rows
+    estimator: ImportanceSampling
+    annealing: dict[str, Any]
+    flow: bool
+    seed: int
+    report: Callable[[str], None]
+    finished: FinishedParts
+    left_out: dict[str, str]
+    found: dict[str, Result]
 
-    def train(self, limit: int | None) -> Rows | None:
-        """Training data, if they are there."""
+    def do(self, part: Part) -> None:
+        """Compute a part, or read it back; note why it cannot be had."""
         try:
-            return self._run.rows("train", limit)
-        except FileNotFoundError as error:
-            self.left_out["train_gap"] = str(error)
-            return None
+            result = part.compute(self)
+        except ValueError as error:
+            self.left_out[part.name] = str(error)
+            self.report(f"{part.name}: left out, {error}")
+            return
+        if result is not None:
+            self.found[part.name] = result
 
-    def plain(self, name: str, diagnostic: Callable[..., _Result], x: Rows) -> _Result | None:
-        """A diagnostic with its own settings."""
-        return self._part(name, lambda _: diagnostic(*self._programs, x, **self._call))
+    def plain(self, name: str, diagnostic: Callable[..., Result]) -> Result:
+        """A diagnostic of the data with its own settings."""
+        return self._kept(name, self.data, lambda _, **call: diagnostic(**call))
 
-    def evidence(self, name: str, x: Rows, estimator: ImportanceSampling) -> Evidence | None:
+    def evidence(self, name: str, rows: Rows | None) -> Result | None:
         """What a gap is against."""
+        if rows is None:
+            return None
 
-        def compute(file: Path | None) -> Evidence:
-            return estimator(*self._programs, x, checkpoint=file, **self._call)
+        def compute(file: Path | None, **call: Any) -> Evidence:
+            return self.estimator(**call, checkpoint=file)
 
-        return self._part(name, compute)
+        return self._kept(name, rows, compute)
 
-    def gap(
-        self,
-        name: str,
-        x: Rows,
-        evidence: Evidence | None,
-        *,
-        full_covariance: bool = False,
-        flow: bool = False,
-    ) -> InferenceGap | None:
+    def gap(self, name: str, rows: Rows | None, evidence: str, **richer: Any) -> Result | None:
         """The gap to the evidence, where there is any; with richer families where asked for."""
-        if evidence is None:
+        log_evidence = self.found.get(evidence)
+        if rows is None or not isinstance(log_evidence, Evidence):
             return None
 
-        def compute(_: Path | None) -> InferenceGap:
-            return inference_gap(
-                *self._programs, x, evidence, full_covariance=full_covariance, flow=flow,
-                **self._call,
-            )  # fmt: skip
+        def compute(_: Path | None, **call: Any) -> InferenceGap:
+            return inference_gap(**call, **richer, log_evidence=log_evidence)
 
-        return self._part(name, compute)
+        return self._kept(name, rows, compute)
 
-    def rates(self, x: Rows, temperatures: int, chains: int) -> RateDistortion | None:
-        """The curve, of some data or none."""
-        if len(x) == 0:
-            self.left_out["rate_distortion"] = "not asked for"
+    def generalization(self) -> Result | None:
+        """The guide's amortisation gap on the split less that on training data."""
+        train, test = (self.found.get(f"inference_gap{of}") for of in ("_train", ""))
+        if not isinstance(train, InferenceGap) or not isinstance(test, InferenceGap):
             return None
+        return generalization_gap(train, test)
 
-        def compute(file: Path | None) -> RateDistortion:
-            return rate_distortion(
-                *self._programs, x, num_temperatures=temperatures, num_chains=chains,
-                checkpoint=file, **self._call,
-            )  # fmt: skip
+    def rates(self, name: str) -> Result:
+        """The rate-distortion curve."""
+        if len(self.rate_data) == 0:
+            raise ValueError("not asked for")
 
-        return self._part("rate_distortion", compute)
+        def compute(file: Path | None, **call: Any) -> RateDistortion:
+            return rate_distortion(**call, **self.annealing, checkpoint=file)
 
-    def _part(self, name: str, compute: Callable[[Path | None], _Result]) -> _Result | None:
-        """One part, or None if it cannot be had.
+        return self._kept(name, self.rate_data, compute)
+
+    def _kept(self, name: str, rows: Rows, compute: Callable[..., Result]) -> Result:
+        """A result that is read back where it is there, and kept once it is.
 
         Args:
             name: Of the part.
-            compute: Given a file for what it has done so far, or None.
+            rows: The data.
+            compute: Given a file for what it has done so far, or None, and what it is called with.
         """
-        try:
-            identity = identity_of(lambda: compute(None))
-        except ValueError as error:
-            self._leave_out(name, str(error))
-            return None
-        result: _Result | None = self._finished.read(identity)
+        vae = self.run.vae
+        call: dict[str, Any] = {
+            "model": vae.model, "guide": vae.guide, "x": rows, "device": self.run.device,
+            "seed": self.seed,
+        }  # fmt: skip
+        identity = identity_of(lambda: compute(None, **call))
+        result: Result | None = self.finished.read(identity)
         if result is not None:
-            self._report(f"{name}: read back")
+            self.report(f"{name}: read back")
             return result
-        unfinished = unfinished_file(self._run, identity)
-        try:
-            result = compute(unfinished)
-        except ValueError as error:
-            self._leave_out(name, str(error))
-            return None
-        self._finished.write(identity, result)
+        unfinished = unfinished_file(self.run, identity)
+        result = compute(unfinished, **call)
+        self.finished.write(identity, result)
         unfinished.unlink(missing_ok=True)
-        self._report(f"{name}: done")
+        self.report(f"{name}: done")
         return result
 
-    def _leave_out(self, name: str, reason: str) -> None:
-        self.left_out[name] = reason
-        self._report(f"{name}: left out, {reason}")
+
+PARTS = (
+    Part(
+        "decomposition",
+        Decomposition,
+        lambda work: work.plain("decomposition", decompose),
+        "The ELBO",
+    ),
+    Part(
+        "surgery",
+        ElboSurgery,
+        lambda work: work.plain("surgery", elbo_surgery),
+        "Where the KL goes",
+    ),
+    Part("evidence", Evidence, lambda work: work.evidence("evidence", work.data), "log p(x)"),
+    Part(
+        "train_evidence",
+        Evidence,
+        lambda work: work.evidence("train_evidence", work.train),
+        shown=False,
+    ),
+    Part(
+        "inference_gap",
+        InferenceGap,
+        lambda work: work.gap(
+            "inference_gap",
+            work.data,
+            "evidence",
+            full_covariance=_takes_full_covariance(work.run, work.data.x),
+            flow=work.flow,
+        ),
+        "Inference gap",
+    ),
+    Part(
+        "inference_gap_train",
+        InferenceGap,
+        lambda work: work.gap("inference_gap_train", work.train, "train_evidence"),
+    ),
+    Part(
+        "generalization_gap",
+        GeneralizationGap,
+        lambda work: work.generalization(),
+        "Guide on test against training data",
+    ),
+    Part(
+        "bound_curve",
+        BoundCurve,
+        lambda work: work.plain("bound_curve", bound_against_particles),
+        "Bound against the number of particles",
+    ),
+    Part(
+        "calibration",
+        Calibration,
+        lambda work: work.plain("calibration", simulation_based_calibration),
+        "Calibration of the guide on simulated data",
+    ),
+    Part(
+        "rate_distortion",
+        RateDistortion,
+        lambda work: work.rates("rate_distortion"),
+        "Rate-distortion curve",
+    ),
+)
+"""All that a diagnosis holds, in the order in which it is computed and printed."""
 
 
 def _refinement_of(run: Run, x: Tensor) -> Refinement | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree, load_evidence
+from ppl_vae.arviz import evidence_from_datatree, load_evidence
 from ppl_vae.evidence import Evidence
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import load_netcdf, save_netcdf
@@ -78,7 +78,7 @@ def save_evaluation(evidence: Evidence, path: Path, normalizers: Sequence[Normal
     Raises:
         OSError: If it cannot be written.
     """
-    tree = evidence_to_datatree(evidence)
+    tree = evidence.to_datatree()
     if normalizers:
         tree.attrs["normalizers"] = json.dumps([found.to_dict() for found in normalizers])
     save_netcdf(tree, path)

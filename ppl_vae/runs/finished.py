@@ -1,6 +1,7 @@
 """The finished parts of a longer piece of work, in one JSON file."""
 
 import json
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class FinishedParts:
 
     Args:
         path: The file; written anew, atomically, with every part.
-        classes: Those that results are made of.
+        classes: Of the results; those that their fields are made of are known with them.
 
     Raises:
         ValueError: If the file is there and no such file, or a part of one.
@@ -39,7 +40,7 @@ class FinishedParts:
     _by_name: dict[str, type] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._by_name = {kind.__name__: kind for kind in self.classes}
+        self._by_name = {kind.__name__: kind for kind in _with_fields(self.classes)}
         if self.path.exists():
             self._parts = self._load()
 
@@ -85,6 +86,19 @@ class FinishedParts:
     def _damaged(self, error: Exception) -> ValueError:
         reason = " ".join(str(error).split())
         return ValueError(f"{self.path} is damaged ({reason}): delete it to start anew.")
+
+
+def _with_fields(classes: Iterable[type]) -> set[type]:
+    """Dataclasses, and all dataclasses that the annotations of their fields name."""
+    known: set[type] = set()
+    left = list(classes)
+    while left:
+        kind = left.pop()
+        if is_dataclass(kind) and kind not in known:
+            known.add(kind)
+            left += typing.get_type_hints(kind).values()
+        left += typing.get_args(kind)
+    return known
 
 
 def _encoded(value: Any, classes: Mapping[str, type]) -> Any:

@@ -41,6 +41,7 @@ def describe(
             "num_test": len(dataset.test),
             "features": dataset.features,
             "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
+            "feature_names": dataset.feature_names,
         },
         "seeds": list(study.seeds),
         "configs": {cell.name: cell.config_hash for cell in study.cells},

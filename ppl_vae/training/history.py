@@ -2,17 +2,23 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae import plots
 from ppl_vae.particles import Particles
 
 _KL = "kl/"
+_PANELS = {
+    "bound": "training: each arm's own bound",
+    "validation": "validation: one bound for all",
+}
 
 
 def parts_of(particles: Particles, bound: Float[Tensor, " batch"]) -> Float[Tensor, " parts"]:
@@ -78,6 +84,11 @@ class History:
         """One field of every record, in order."""
         return [getattr(record, name) for record in self.records]
 
+    def by_epoch(self, name: str) -> dict[int, float]:
+        """One field of the records that have it, by epoch."""
+        found = {record.epoch: getattr(record, name) for record in self.records}
+        return {epoch: value for epoch, value in found.items() if value is not None}
+
     def to_json(self) -> list[dict[str, Any]]:
         """The records as plain values."""
         return [asdict(record) for record in self.records]
@@ -113,6 +124,45 @@ class History:
 def csv_line(record: EpochRecord) -> str:
     """A record's line of :meth:`History.to_csv`, with its end."""
     return _line(_row(record).values())
+
+
+def curve_of(histories: Sequence[History], name: str, style: Any, label: str = "") -> Any:
+    """A field's mean and range over seeds, at the epochs that all of them have."""
+    by_seed = [history.by_epoch(name) for history in histories]
+    shared = sorted(set.intersection(*(set(values) for values in by_seed)))
+    at = [[values[epoch] for values in by_seed] for epoch in shared]
+    means = [sum(values) / len(values) for values in at]
+    return plots.Curve(style, shared, means, [min(v) for v in at], [max(v) for v in at], label)
+
+
+def plot_histories(histories: Mapping[str, Sequence[History]], ax: Any = None) -> Any:
+    """Draw learning curves: the bound that each arm maximises, and the validation bound.
+
+    Args:
+        histories: Arm to the history of each seed: a line at their mean, a band over their range.
+        ax: Axes for each of them that there is; a new figure if not given.
+
+    Returns:
+        The axes that were given, or the new figure.
+    """
+    panels = {}
+    for name, title in _PANELS.items():
+        curves = [
+            curve_of(runs, name, plots.style_of(index), arm)
+            for index, (arm, runs) in enumerate(histories.items())
+        ]
+        if known := [curve for curve in curves if curve.x]:
+            panels[name] = partial(_draw, curves=known, title=title)
+    for name in list(panels)[-1:]:
+        panels[name] = partial(panels[name], legend=True)
+    return plots.draw_on([(panel, plots.HEIGHT) for panel in panels.values()], ax)
+
+
+def _draw(ax: Any, *, curves: list[Any], title: str, legend: bool = False) -> None:
+    plots.draw_bands(ax, curves, title)
+    plots.remark(ax, "line: mean over seeds; band: lowest to highest")
+    if legend:
+        plots.legend(ax)
 
 
 def _row(record: EpochRecord) -> dict[str, Any]:

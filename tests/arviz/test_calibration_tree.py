@@ -9,16 +9,17 @@ import torch
 import xarray as xr
 from arviz_stats.ecdf_utils import ecdf_pit
 
-from ppl_vae.arviz import arviz_plots_works, calibration_to_datatree, plot_ranks
+from ppl_vae.arviz import arviz_plots_works, plot_ranks
 from ppl_vae.diagnostics import Calibration
 from ppl_vae.netcdf import load_netcdf, save_netcdf
+from ppl_vae.plots import png_of
 
 RANKS = torch.randint(100, (120, 2), generator=torch.Generator().manual_seed(1))
 CALIBRATION = Calibration(RANKS, ("z[0]", "z[1]"), 99)
 
 
 def test_randomised_ranks_by_chain_and_draw():
-    tree = calibration_to_datatree(CALIBRATION)
+    tree = CALIBRATION.to_datatree()
     group = tree["prior_sbc"]
     assert group["z[1]"].dims == ("chain", "draw")
     assert group["z[1]"].shape == (1, 120)
@@ -26,11 +27,11 @@ def test_randomised_ranks_by_chain_and_draw():
     assert torch.equal((found * 100).floor().long(), RANKS[:, 1])
     assert group.attrs["num_draws"] == 99
     assert group.attrs["calibrated"] == int(CALIBRATION.calibrated)
-    xr.testing.assert_identical(tree, calibration_to_datatree(CALIBRATION))
+    xr.testing.assert_identical(tree, CALIBRATION.to_datatree())
 
 
 def test_a_file_holds_it(tmp_path):
-    tree = calibration_to_datatree(CALIBRATION)
+    tree = CALIBRATION.to_datatree()
     save_netcdf(tree, tmp_path / "calibration.nc")
     again = load_netcdf(tmp_path / "calibration.nc")
     xr.testing.assert_equal(again["prior_sbc"].to_dataset(), tree["prior_sbc"].to_dataset())
@@ -54,7 +55,7 @@ class TestBand:
         return Calibration(torch.randint(100, (1000, self.dimensions)), names, 99)
 
     def test_holds(self, calibration, significance):
-        tree = calibration_to_datatree(calibration)
+        tree = calibration.to_datatree()
         ranks = np.stack([value.to_numpy()[0] for value in tree["prior_sbc"].values()], 1)
         significance.require_count(self.outside(ranks), self.dimensions, 0.01)
 
@@ -69,15 +70,16 @@ class TestFigure:
         wrong = torch.cat([RANKS, (RANKS[:, :1] - 50) // 2 + 50], 1)
         calibration = Calibration(wrong, ("z[0]", "z[1]", "wide"), 99)
         numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
-        figure = plot_ranks(calibration, "three", count=1)
-        assert figure.startswith(b"\x89PNG")
+        figure = plot_ranks(calibration, count=1)
+        assert [ax.get_title() for ax in figure.axes if ax.get_title()] == ["wide"]
+        assert png_of(figure, "three").startswith(b"\x89PNG")
         assert plt.get_fignums() == []
         assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
 
     def test_the_tree_is_what_arviz_takes(self):
         from arviz_plots import plot_ecdf_pit
 
-        drawn = plot_ecdf_pit(calibration_to_datatree(CALIBRATION), backend="matplotlib")
+        drawn = plot_ecdf_pit(CALIBRATION.to_datatree(), backend="matplotlib")
         assert set(drawn.viz["plot"].data_vars) >= {"z[0]", "z[1]"}
         plt.close(drawn.viz["figure"].item())
 
@@ -89,4 +91,4 @@ class TestFigure:
         monkeypatch.setattr(importlib, "import_module", fail)
         assert not arviz_plots_works()
         with pytest.raises(ImportError, match=r"pip install 'ppl_vae\[plots\]'"):
-            plot_ranks(CALIBRATION, "two")
+            plot_ranks(CALIBRATION)

@@ -5,15 +5,6 @@ import pytest
 import xarray as xr
 from programs import LinearChain
 
-from ppl_vae.arviz import (
-    bound_curve_to_datatree,
-    calibration_to_datatree,
-    decomposition_to_datatree,
-    elbo_surgery_to_datatree,
-    inference_gap_to_datatree,
-    joined,
-    rate_distortion_to_datatree,
-)
 from ppl_vae.diagnostics import (
     bound_against_particles,
     decompose,
@@ -24,7 +15,7 @@ from ppl_vae.diagnostics import (
 )
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.netcdf import load_netcdf, save_netcdf
+from ppl_vae.netcdf import joined, load_netcdf, save_netcdf
 from ppl_vae.refinement import Refinement
 
 MODEL = LinearGaussian.random(6, 2, noise_scale=0.8)
@@ -46,7 +37,7 @@ def curve():
 class TestDecomposition:
     def test_terms_and_dimensions(self):
         found = decompose(*PROGRAMS, X, num_particles=10)
-        group = decomposition_to_datatree(found)["decomposition"]
+        group = found.to_datatree()["decomposition"]
         assert group["term"].to_numpy().tolist() == ["elbo", "log_likelihood", "kl_z"]
         assert group["value"].sel(term="kl_z") == found.kl["z"].value
         assert group["total_error"].sel(term="elbo") == found.elbo.total_error
@@ -60,14 +51,14 @@ class TestDecomposition:
     def test_several_sites(self):
         chain = LinearChain()
         found = decompose(chain.model, chain.top_down, chain.simulate(4), num_particles=4)
-        group = decomposition_to_datatree(found)["decomposition"]
+        group = found.to_datatree()["decomposition"]
         assert {"u_dim", "v_dim"} <= set(group.dims)
 
 
 class TestSurgery:
     def test_terms(self):
         found = elbo_surgery(*PROGRAMS, X)
-        group = elbo_surgery_to_datatree(found)["surgery"]
+        group = found.to_datatree()["surgery"]
         assert group["value"].sel(term="information") == found.information.value
         assert group["standard_error"].sel(term="kl") == found.kl.standard_error
         assert group["dimension_kl"].dims == ("latent",)
@@ -78,7 +69,7 @@ class TestSurgery:
     def test_what_is_not_known_is_not_there(self):
         chain = LinearChain()
         found = elbo_surgery(chain.model, chain.top_down, chain.simulate(4))
-        group = elbo_surgery_to_datatree(found)["surgery"]
+        group = found.to_datatree()["surgery"]
         assert "dimension_kl" not in group
         assert "total_correlation" not in group["term"].to_numpy().tolist()
 
@@ -86,7 +77,7 @@ class TestSurgery:
 class TestGap:
     def test_by_datum_and_in_the_mean(self, gap):
         names = [f"x{i}" for i in range(12)]
-        group = inference_gap_to_datatree(gap, datum_names=names)["inference_gap"]
+        group = gap.to_datatree(datum_names=names)["inference_gap"]
         np.testing.assert_array_equal(group["amortization"], gap.per_datum["amortization"])
         assert group["datum"].to_numpy().tolist() == names
         assert group["value"].sel(term="approximation") == gap.approximation.value
@@ -95,22 +86,22 @@ class TestGap:
         assert "log p(x) is estimated" in group.attrs["notes"]
 
     def test_group_and_names(self, gap):
-        assert list(inference_gap_to_datatree(gap, group="train").children) == ["train"]
+        assert list(gap.to_datatree(group="train").children) == ["train"]
         with pytest.raises(ValueError, match="datum_names must name 12, got 1"):
-            inference_gap_to_datatree(gap, datum_names=["a"])
+            gap.to_datatree(datum_names=["a"])
 
 
 class TestCurves:
     def test_bound(self):
         found = bound_against_particles(*PROGRAMS, X, (1, 2, 5, 10))
-        group = bound_curve_to_datatree(found)["bound_curve"]
+        group = found.to_datatree()["bound_curve"]
         assert group["particles"].to_numpy().tolist() == [1, 2, 5, 10]
         assert group["value"].sel(particles=5) == found.bounds[5].value
         assert group.attrs["limit"] == found.extrapolation.limit.value
         assert group.attrs["limit_total_error"] == found.extrapolation.limit.total_error
 
     def test_rate_distortion(self, curve):
-        group = rate_distortion_to_datatree(curve)["rate_distortion"]
+        group = curve.to_datatree()["rate_distortion"]
         assert group["rate"].dims == ("beta", "datum")
         np.testing.assert_array_equal(group["rate"].sel(beta=1.0), curve.rate.value[1])
         np.testing.assert_array_equal(
@@ -127,9 +118,9 @@ class TestJoined:
         calibration = simulation_based_calibration(*PROGRAMS, X, num_simulations=100)
         whole = joined(
             [
-                inference_gap_to_datatree(gap),
-                rate_distortion_to_datatree(curve),
-                calibration_to_datatree(calibration),
+                gap.to_datatree(),
+                curve.to_datatree(),
+                calibration.to_datatree(),
             ],
             {"title": "three"},
         )
@@ -142,6 +133,6 @@ class TestJoined:
         assert "num_draws" not in back.attrs
 
     def test_two_groups_of_one_name(self, curve):
-        tree = rate_distortion_to_datatree(curve)
+        tree = curve.to_datatree()
         with pytest.raises(ValueError, match="two trees have a group 'rate_distortion'"):
             joined([tree, tree], {})

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree, load_evidence
+from ppl_vae.arviz import evidence_from_datatree, load_evidence
 from ppl_vae.evidence import ParetoSmoothed
 from ppl_vae.netcdf import load_netcdf, save_netcdf
 
@@ -15,7 +15,7 @@ def file(linear, tmp_path):
     vae, x = linear.mean_field_vae(), linear.simulate(6)
     found = ParetoSmoothed(200)(vae.model, vae.guide, x, seed=0)
     path = tmp_path / "evidence.nc"
-    save_netcdf(evidence_to_datatree(replace(found, gap=0.25, advice="try again"), x), path)
+    save_netcdf(replace(found, gap=0.25, advice="try again").to_datatree(), path)
     return path
 
 

@@ -12,7 +12,6 @@ from arviz_stats import compare, loo
 from ppl_vae.arviz import (
     comparison_to_datatree,
     evidence_from_datatree,
-    evidence_to_datatree,
     evidence_to_elpd,
     particles_to_datatree,
 )
@@ -30,8 +29,8 @@ def evidence(linear, seed=0, num_data=6):
 
 class TestEvidence:
     def test_group(self, linear):
-        result, x = evidence(linear), linear.simulate(6)
-        tree = evidence_to_datatree(result, x, datum_names=list("abcdef"))
+        result = evidence(linear)
+        tree = result.to_datatree(datum_names=list("abcdef"))
         group = tree["evidence"]
         for name in ("log_prob", "standard_error", "effective_sample_size"):
             np.testing.assert_array_equal(group[name].to_numpy(), getattr(result, name))
@@ -42,18 +41,17 @@ class TestEvidence:
         assert group.attrs["total_error"] == result.total_error
         assert group.attrs["warning"] == ""
         assert group.coords["datum"].to_numpy().tolist() == list("abcdef")
-        np.testing.assert_array_equal(tree["observed_data"]["x"], x)
 
     def test_warning(self, linear):
         result = evidence(linear)
         poor = replace(result, effective_sample_size=torch.ones(6, dtype=torch.float64))
-        tree = evidence_to_datatree(poor)
+        tree = poor.to_datatree()
         assert tree["evidence"].attrs["warning"] == poor.warning
         assert list(tree.children) == ["evidence"]
 
     def test_and_back(self, linear):
         result = evidence(linear)
-        back = evidence_from_datatree(evidence_to_datatree(result))
+        back = evidence_from_datatree(result.to_datatree())
         assert back.summary() == result.summary()
         assert torch.equal(back.log_prob, result.log_prob)
 
@@ -87,15 +85,15 @@ class TestEvidence:
     def test_file_round_trip(self, linear, tmp_path):
         result = evidence(linear)
         path = tmp_path / "evidence.nc"
-        save_netcdf(evidence_to_datatree(result, datum_names=list("abcdef")), str(path))
+        save_netcdf(result.to_datatree(datum_names=list("abcdef")), str(path))
         tree = load_netcdf(str(path))
         assert evidence_from_datatree(tree).summary() == result.summary()
         assert tree["evidence"].coords["datum"].to_numpy().tolist() == list("abcdef")
         assert tree["evidence"].attrs["warning"] == ""
 
-    def test_evidence_of_other_data(self, linear):
-        with pytest.raises(ValueError, match="6 data of the evidence, got 5"):
-            evidence_to_datatree(evidence(linear), linear.simulate(5))
+    def test_names_of_other_data(self, linear):
+        with pytest.raises(ValueError, match="datum_names must name 6, got 5"):
+            evidence(linear).to_datatree(datum_names=range(5))
 
 
 class TestPointwise:

@@ -3,7 +3,6 @@
 import torch
 
 from ppl_vae.diagnostics import Calibration
-from ppl_vae.plots import plot_calibration
 
 
 def ranked(shift, factor, num_simulations=500, seed=0):
@@ -19,10 +18,17 @@ NAMES = ("narrow", "wide", "low", "right")
 CALIBRATION = Calibration(torch.stack([NARROW, WIDE, LOW, RIGHT], 1), NAMES, 99)
 
 
-def test_figure_is_an_image():
-    assert plot_calibration(CALIBRATION, "four guides").startswith(b"\x89PNG")
-    right = Calibration(RIGHT.unsqueeze(1), ("right",), 99)
-    assert plot_calibration(right, "one").startswith(b"\x89PNG")
+def test_the_figure_names_those_that_are_wrong_apart_from_the_lines():
+    figure = CALIBRATION.plot()
+    (ax,) = figure.axes
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == [
+        "calibrated", "narrow: too narrow", "wide: too wide", "low: shifted: too low"
+    ]  # fmt: skip
+    colors = [line.get_color() for line in ax.get_lines()]
+    assert len(set(colors)) == len(colors) == 4
+    figure.draw_without_rendering()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
 
 
 def test_wrong_ones_leave_the_band_in_their_own_way():

@@ -3,7 +3,7 @@
 import importlib
 import json
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -13,7 +13,6 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from ppl_vae.diagnostics import rate_distortion
 from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.plots import plot_rate_distortion
 
 MODEL = LinearGaussian.random(4, 2, 0.7, seed=2)
 VAE = MODEL.mean_field_vae()
@@ -224,7 +223,12 @@ class TestResult:
             curve(checkpoint=path, betas=(1.0, 2.0))
 
     def test_figure(self):
-        assert plot_rate_distortion(curve(), "linear-Gaussian").startswith(b"\x89PNG")
+        """Labels of beta stand apart, also where the points lie close."""
+        figure = curve(betas=(0.1, 1.0, 1.05, 1.1, 10.0)).plot()
+        figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+        assert len(boxes) >= 3
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import constraints
 from significance import Estimate
 
-from ppl_vae.arviz import evidence_from_datatree, evidence_to_datatree, load_evidence
+from ppl_vae.arviz import evidence_from_datatree, load_evidence
 from ppl_vae.evidence import (
     SUMO,
     AdaptiveSampling,
@@ -108,7 +108,7 @@ def test_annealing_refuses_such_a_guide():
 def test_the_doubt_is_kept_with_the_numbers(tmp_path):
     found = ImportanceSampling(100)(counts, below_two, COUNT)
     sound = ImportanceSampling(100)(counts, everywhere, COUNT)
-    tree = evidence_to_datatree(found)
+    tree = found.to_datatree()
     save_netcdf(tree, tmp_path / "found.nc")
     read = [evidence_from_datatree(tree), load_evidence(tmp_path / "found.nc")]
     for kept in (*read, concatenate([sound, found])):

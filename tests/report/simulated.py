@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ppl_vae.arviz import evidence_to_datatree
 from ppl_vae.evidence import Evidence
 from ppl_vae.netcdf import save_netcdf
 from ppl_vae.runs.run import HISTORY
@@ -143,7 +142,7 @@ def _write_results(cell, study, rng, level, num_data, first, image_shape):
             seconds=1.0,
         )
         paths[method.label] = cell.folder / f"{method.label}.nc"
-        save_netcdf(evidence_to_datatree(evidence), paths[method.label])
+        save_netcdf(evidence.to_datatree(), paths[method.label])
     summaries = _summaries(rng, level, first)
     kept = {name: summaries[name] for name in study.measures if name in summaries}
     write_sealed(cell.folder / MEASURES, kept)

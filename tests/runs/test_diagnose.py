@@ -19,14 +19,14 @@ CONFIG = RunConfig(
 )
 SMALL = {"limit": 20, "particles": 20, "rate_data": 2, "temperatures": 10, "chains": 4}
 PARTS = [
-    "evidence", "train_evidence", "decomposition", "surgery", "gap", "train_gap", "curve",
-    "calibration", "rate_distortion",
+    "decomposition", "surgery", "evidence", "train_evidence", "inference_gap",
+    "inference_gap_train", "bound_curve", "calibration", "rate_distortion",
 ]  # fmt: skip
 COMPUTED = {
     "decompose": "decomposition",
     "elbo_surgery": "surgery",
-    "inference_gap": "gap",
-    "bound_against_particles": "curve",
+    "inference_gap": "inference_gap",
+    "bound_against_particles": "bound_curve",
     "simulation_based_calibration": "calibration",
     "rate_distortion": "rate_distortion",
 }
@@ -53,14 +53,14 @@ def copy(found, folder, tmp_path):
 def quick(found, monkeypatch):
     """Every diagnostic states what it is of, and gives at once what it found before."""
     for function, part in COMPUTED.items():
-        replaced = at_once(getattr(diagnose, function), getattr(found, part))
+        replaced = at_once(getattr(diagnose, function), found[part])
         monkeypatch.setattr(diagnose, function, replaced)
     true = diagnose.ImportanceSampling.__call__
 
     def draw(self, *args, **kwargs):
         # Another number for every number of particles.
-        other = found.evidence.log_prob + self.num_particles
-        return at_once(true, replace(found.evidence, log_prob=other))(self, *args, **kwargs)
+        other = found["evidence"].log_prob + self.num_particles
+        return at_once(true, replace(found["evidence"], log_prob=other))(self, *args, **kwargs)
 
     monkeypatch.setattr(diagnose.ImportanceSampling, "__call__", draw)
 
@@ -94,7 +94,7 @@ class TestGoesOn:
         assert read == said == set(PARTS)
         require_same(result, found)
         assert str(result) == str(found)
-        assert torch.equal(result.evidence.log_prob, found.evidence.log_prob)
+        assert torch.equal(result["evidence"].log_prob, found["evidence"].log_prob)
 
     def test_after_an_interruption(self, found, folder, tmp_path, monkeypatch):
         copy = shutil.copytree(
@@ -112,8 +112,8 @@ class TestGoesOn:
         assert read == set(PARTS[:4])
         assert said == set(PARTS)
         # Everything but the time that the evidence took.
-        evidence = replace(result.evidence, seconds=found.evidence.seconds)
-        require_same(replace(result, evidence=evidence), found)
+        evidence = replace(result["evidence"], seconds=found["evidence"].seconds)
+        require_same(replace(result, parts={**result.parts, "evidence": evidence}), found)
 
     def test_nothing_unfinished_is_left_behind(self, copy):
         assert not list(copy.glob("unfinished-*"))
@@ -122,14 +122,17 @@ class TestGoesOn:
     @pytest.mark.parametrize(
         ("options", "anew"),
         [
-            ({"particles": 30}, {"evidence", "train_evidence", "gap", "train_gap"}),
+            (
+                {"particles": 30},
+                {"evidence", "train_evidence", "inference_gap", "inference_gap_train"},
+            ),
             ({"temperatures": 11}, {"rate_distortion"}),
             ({"chains": 5}, {"rate_distortion"}),
             ({"rate_data": 3}, {"rate_distortion"}),
             ({"seed": 1}, set(PARTS)),
             # What is of the same rows is the same number.
             ({"limit": 21}, set(PARTS) - {"rate_distortion"}),
-            ({"split": "valid"}, set(PARTS) - {"train_evidence", "train_gap"}),
+            ({"split": "valid"}, set(PARTS) - {"train_evidence", "inference_gap_train"}),
         ],
         ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
     )
@@ -153,7 +156,7 @@ class TestGoesOn:
 class TestLeftOut:
     def test_what_was_not_asked_for(self, copy):
         result, _, _ = again(copy, rate_data=0)
-        assert result.rate_distortion is None
+        assert "rate_distortion" not in result
         assert result.left_out == {"rate_distortion": "not asked for"}
         assert "rate_distortion" not in result.to_datatree().children
 
@@ -174,7 +177,7 @@ class TestLeftOut:
         config = replace(CONFIG, prior="bernoulli", guide="bernoulli", objective="vimco:2")
         run, _ = train_run(config, tmp_path / "run", progress=False)
         result = diagnose_run(run, **SMALL)
-        assert set(result.left_out) == {"gap", "train_gap", "rate_distortion"}
+        assert set(result.left_out) == {"inference_gap", "inference_gap_train", "rate_distortion"}
         assert "is discrete" in result.left_out["rate_distortion"]
         assert set(result.to_datatree().children) == {
             "decomposition", "surgery", "evidence", "bound_curve", "prior_sbc"
@@ -187,8 +190,10 @@ class TestLeftOut:
 
         monkeypatch.setattr(diagnose.ImportanceSampling, "__call__", refuse)
         result, _, _ = again(copy, particles=40)
-        assert result.evidence is result.gap is result.generalization is None
-        assert result.decomposition is not None
+        assert not {"evidence", "inference_gap", "generalization_gap"} & set(result.parts)
+        assert "decomposition" in result
+        with pytest.raises(KeyError, match="no part 'evidence': no"):
+            result["evidence"]
 
     @pytest.mark.parametrize("options", [{"limit": 1}, {"particles": 1}])
     def test_too_few(self, copy, options):
@@ -198,8 +203,8 @@ class TestLeftOut:
 
 class TestParts:
     def test_full_covariance_where_the_guide_allows_it(self, found):
-        assert found.gap.correlation is not None
-        assert found.train_gap.correlation is None
+        assert found["inference_gap"].correlation is not None
+        assert found["inference_gap_train"].correlation is None
 
     def test_one_latent_has_no_covariance(self, tmp_path, monkeypatch):
         run, _ = train_run(replace(CONFIG, latent=1), tmp_path / "run", progress=False)
@@ -210,23 +215,28 @@ class TestParts:
             "decomposition", "surgery", "evidence", "inference_gap", "generalization_gap",
             "bound_curve", "calibration", "rate_distortion", "left_out", "identity",
         }  # fmt: skip
-        assert found.generalization.test == found.gap.amortization
+        assert found["generalization_gap"].test == found["inference_gap"].amortization
+
+    def test_one_figure_of_all(self, found):
+        """A part's class draws itself: the diagnosis knows none of them."""
+        panels = found.plot().axes
+        assert len(panels) == len(found._panels()) >= 7
 
     def test_files(self, found, tmp_path):
         paths = write_diagnosis(found, tmp_path, "small")
         stem = f"diagnosis-{found.identity.key[:12]}"
         assert {path.name.removeprefix(stem) for path in paths} == {
-            ".json", ".nc", "-bound_curve.png", "-rate_distortion.png", "-calibration.png",
-            "-ranks.png",
+            ".json", ".nc", "-decomposition.png", "-evidence.png", "-bound_curve.png",
+            "-rate_distortion.png", "-calibration.png", "-ranks.png",
         }  # fmt: skip
         assert {path.parent for path in paths} == {tmp_path / "evaluations"}
         tree = load_netcdf(tmp_path / "evaluations" / f"{stem}.nc")
         assert tree.attrs["title"] == "small"
         assert tree.attrs["left_out"] == ""
-        assert tree["evidence"].attrs["warning"] == (found.evidence.warning or "")
-        assert tree["bound_curve"].attrs["notes"] == "; ".join(found.curve.notes)
-        np.testing.assert_array_equal(tree["evidence"]["log_prob"], found.evidence.log_prob)
+        assert tree["evidence"].attrs["warning"] == (found["evidence"].warning or "")
+        assert tree["bound_curve"].attrs["notes"] == "; ".join(found["bound_curve"].notes)
+        np.testing.assert_array_equal(tree["evidence"]["log_prob"], found["evidence"].log_prob)
         assert set(tree.children) == {
             "decomposition", "surgery", "evidence", "inference_gap", "inference_gap_train",
-            "bound_curve", "prior_sbc", "rate_distortion",
+            "generalization_gap", "bound_curve", "prior_sbc", "rate_distortion",
         }  # fmt: skip

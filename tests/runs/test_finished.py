@@ -24,7 +24,7 @@ class Outer:
     single: torch.Tensor
     ranks: torch.Tensor
     by_count: dict
-    rows: list
+    rows: list[Inner | bool | int]
     pair: tuple
     text: str
     nothing: None
@@ -41,7 +41,7 @@ OUTER = Outer(
 )
 
 
-def parts(path, classes=(Inner, Outer)):
+def parts(path, classes=(Outer,)):
     return FinishedParts(path, classes)
 
 

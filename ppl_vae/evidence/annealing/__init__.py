@@ -4,7 +4,7 @@ from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.bidirectional import BidirectionalMonteCarlo
 from ppl_vae.evidence.annealing.calibration import calibrate
 from ppl_vae.evidence.annealing.reverse import reverse_ais
-from ppl_vae.evidence.annealing.sandwich import Sandwich
+from ppl_vae.evidence.annealing.sandwich import Sandwich, plot_sandwiches
 from ppl_vae.evidence.annealing.smc import SequentialMonteCarlo
 from ppl_vae.evidence.annealing.thermodynamic import ThermodynamicIntegration
 
@@ -15,5 +15,6 @@ __all__ = [
     "SequentialMonteCarlo",
     "ThermodynamicIntegration",
     "calibrate",
+    "plot_sandwiches",
     "reverse_ais",
 ]

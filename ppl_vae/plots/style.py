@@ -1,4 +1,4 @@
-"""Figures as SVG that is part of a page: its colours, its font, no name shared between two."""
+"""How figures look, and figures as SVG that is part of a page, in its colours and its font."""
 
 import html
 import io
@@ -9,24 +9,30 @@ from typing import Final, final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Colours that no figure needs stand for the page's own until the SVG is written.
-INK: Final = "#010203"
-MUTED: Final = "#010204"
-GRID: Final = "#010205"
-PAPER: Final = "#010206"
-_ROLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"}
-
-NUM_COLORS: Final = 7
-_ARM_COLORS = {f"#0102{0x10 + index:02x}": f"arm-{index}" for index in range(NUM_COLORS)}
+# Those of the page in light, by which the SVG knows what to leave to the page.
+INK: Final = "#1b1f24"
+MUTED: Final = "#5b6570"
+GRID: Final = "#dfe3e7"
+PAPER: Final = "#ffffff"
+ARMS: Final = ("#4a8ae9", "#db710c", "#7d9166", "#973c7b", "#4b2c04", "#2f28cd", "#04001b")
+_ROLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
+    color: f"arm-{index}" for index, color in enumerate(ARMS)
+}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d")
 _Dashes = str | tuple[float, tuple[float, ...]]
 _DASHES: tuple[_Dashes, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
+Drawing = Callable[[Axes], None]
+"""What is drawn on axes."""
+
+HEIGHT: Final = 3.1
 _WIDTH = 5.0
 """Inches of 72 units: as many units as a phone is wide, where the text is read as it is."""
+_DPI = 130
 _KEY = 34 / 72, 14 / 72
 
 _FONT_SIZE = 10.5
@@ -69,15 +75,58 @@ class Style:
 def style_of(index: int) -> Style:
     """The style of the arm with this index; different for the first 21."""
     return Style(
-        color=list(_ARM_COLORS)[index % NUM_COLORS],
+        color=ARMS[index % len(ARMS)],
         marker=_MARKERS[index % len(_MARKERS)],
-        dashes=_DASHES[index // NUM_COLORS % len(_DASHES)],
+        dashes=_DASHES[index // len(ARMS) % len(_DASHES)],
     )
 
 
-def svg_panel(
-    draw: Callable[[Axes], None], name: str, description: str, height: float = 3.1
-) -> str:
+@final
+class NotebookFigure(Figure):
+    """A figure of no pyplot's, which a notebook shows all the same."""
+
+    def _repr_png_(self) -> bytes:
+        return png_of(self)
+
+
+def new_figure(panels: Sequence[tuple[Drawing, float]]) -> Figure:
+    """Panels with their heights in inches, two beside each other; not one of pyplot's.
+
+    Raises:
+        ValueError: If there are no panels.
+    """
+    if not panels:
+        raise ValueError("there is nothing to draw.")
+    columns = min(2, len(panels))
+    heights = [height for _, height in panels]
+    rows = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
+    width = _WIDTH * (1.4 if columns == 1 else 2)
+    with mpl.rc_context(_STYLE):
+        figure = NotebookFigure(figsize=(width, sum(rows)), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows).ravel()
+        for ax, (drawing, _) in zip(grid, panels, strict=False):
+            drawing(ax)
+        for ax in grid[len(panels) :]:
+            ax.remove()
+    return figure
+
+
+def png_of(figure: Figure, title: str = "") -> bytes:
+    """A figure as the content of a PNG file, with a title above it."""
+    if title:
+        figure.suptitle(title, fontsize=_FONT_SIZE + 1, parse_math=False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=_DPI)
+    return out.getvalue()
+
+
+def remark(ax: Axes, text: str) -> None:
+    """How a panel is to be read, in small letters above it."""
+    ax.set_title(text, loc="left", fontsize=_FONT_SIZE - 2.5, color=MUTED)
+
+
+def svg_panel(draw: Drawing, name: str, description: str, height: float = HEIGHT) -> str:
     """A figure of one panel as an ``<svg>`` element.
 
     Colours are the page's CSS variables ``--ink``, ``--muted``, ``--grid``, ``--paper`` and
@@ -114,12 +163,18 @@ def svg_symbol(style: Style, name: str) -> str:
 
 
 def draw_line(
-    ax: Axes, x: Sequence[float], y: Sequence[float], style: Style, *, marker: bool = True
+    ax: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    style: Style,
+    *,
+    marker: bool = True,
+    label: str = "",
 ) -> None:
     """An arm's line, with its marker at every point where there is to be one."""
     ax.plot(
         x, y, color=style.color, linestyle=style.dashes, lw=1.5,
-        marker=style.marker if marker else "", markersize=5,
+        marker=style.marker if marker else "", markersize=5, label=label or None,
     )  # fmt: skip
 
 
@@ -136,6 +191,6 @@ def _body(figure: Figure, name: str) -> str:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r" font-family: [^;\"]*;| transform=\"rotate\(-0 [^\"]*\"", "", text)
-    for color, role in (_ROLES | _ARM_COLORS).items():
+    for color, role in _ROLES.items():
         text = text.replace(color, f"var(--{role})")
     return re.sub(r"\s*\n\s*", "\n", text).strip()
