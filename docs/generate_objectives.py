@@ -5,8 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from ppl_vae.objectives import CATALOGUE, KLObjective
-from ppl_vae.runs import OBJECTIVES, SHAPINGS
+from ppl_vae.objectives import OBJECTIVES, SHAPINGS, KLObjective
 
 PAGE = Path(__file__).parent / "objectives.md"
 DIRECTIONS = {"lower": "lower", "upper": "upper", "neither": "no bound"}
@@ -54,8 +53,8 @@ gradient. The reported value stays the true ELBO. In code: `pv.ELBO(kl=pv.object
 
 def page() -> str:
     """The whole page."""
-    order = {named.build: name for name, named in OBJECTIVES.items()}
-    classes = sorted(CATALOGUE, key=list(order).index)
+    order = {build: name for name, build in OBJECTIVES.items()}
+    classes = list(order)
     values = [
         (f"`{c.claims.name}`", f"`{c.claims.formula}`", DIRECTIONS[c.claims.direction],
          c.claims.bias, c.claims.use, c.claims.reference)
@@ -67,7 +66,8 @@ def page() -> str:
         for c in classes
     ]  # fmt: skip
     shapings = [
-        (f"`{named.form}`", *_first_line_and_reference(named.build)) for named in SHAPINGS.values()
+        (f"`{SHAPINGS.form(name)}`", *_first_line_and_reference(build))
+        for name, build in SHAPINGS.items()
     ]
     with_kl = ", ".join(f"`{order[c]}`" for c in classes if issubclass(c, KLObjective))
     parts = [

@@ -1,6 +1,7 @@
 from . import arviz as arviz
 from . import cli as cli
 from . import comparison as comparison
+from . import components as components
 from . import data as data
 from . import devices as devices
 from . import diagnostics as diagnostics
@@ -25,6 +26,7 @@ from . import priors as priors
 from . import progress as progress
 from . import randomness as randomness
 from . import refinement as refinement
+from . import registry as registry
 from . import report as report
 from . import runs as runs
 from . import schedules as schedules
@@ -38,6 +40,8 @@ from .data import Dataset as Dataset
 from .data import load_dataset as load_dataset
 from .diagnostics import Decomposition as Decomposition
 from .diagnostics import decompose as decompose
+from .engines import InProcess as InProcess
+from .engines import RayEngine as RayEngine
 from .evidence import SUMO as SUMO
 from .evidence import AdaptiveSampling as AdaptiveSampling
 from .evidence import AnnealedImportanceSampling as AnnealedImportanceSampling
@@ -146,6 +150,10 @@ from .priors import UniformSphere as UniformSphere
 from .priors import VampPrior as VampPrior
 from .refinement import Refinement as Refinement
 from .refinement import refine as refine
+from .schedules import Burda as Burda
+from .schedules import Constant as Constant
+from .schedules import Cosine as Cosine
+from .schedules import Exponential as Exponential
 from .training import AggressiveStep as AggressiveStep
 from .training import AlternatingStep as AlternatingStep
 from .training import Budget as Budget

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, final
 
+from ppl_vae.components import Kind
+
 
 class Schedule(Protocol):
     """Anything that maps progress in [0, 1] to a learning rate."""
@@ -39,18 +41,29 @@ class Constant:
 @final
 @dataclass(frozen=True)
 class Exponential:
-    """``rate * (final_rate / rate) ** progress``: a straight line on a log scale."""
+    """``rate * (final_rate / rate) ** progress``: a straight line on a log scale.
+
+    Attributes:
+        rate: At the start.
+        final_rate: At the end; None: a tenth of the first.
+    """
 
     rate: float
-    final_rate: float
+    final_rate: float | None = None
 
     def __post_init__(self) -> None:
         _require_positive("learning rate", self.rate)
-        _require_positive("final learning rate", self.final_rate)
+        if self.final_rate is None:
+            object.__setattr__(self, "final_rate", self.rate / 10)
+        _require_positive("final learning rate", self._final)
+
+    @property
+    def _final(self) -> float:
+        return self.rate / 10 if self.final_rate is None else self.final_rate
 
     def __call__(self, progress: float) -> float:
         """The learning rate at ``progress``."""
-        return self.rate * math.exp(progress * math.log(self.final_rate / self.rate))
+        return self.rate * math.exp(progress * math.log(self._final / self.rate))
 
 
 @final
@@ -97,3 +110,11 @@ class Burda:
         epochs = 3280 * progress  # 3280 = 3^0 + ... + 3^7
         stage = next((i for i in range(7) if epochs < (3 ** (i + 1) - 1) / 2), 7)
         return self.rate * math.pow(10, -stage / 7)
+
+
+SCHEDULES = Kind(
+    "schedule",
+    {"constant": Constant, "exponential": Exponential, "cosine": Cosine, "burda": Burda},
+    context=frozenset({"rate"}),
+)
+"""Learning-rate schedules by name."""

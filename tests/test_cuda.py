@@ -8,7 +8,7 @@ import torch
 from programs import binary_data, binary_vae
 
 import ppl_vae as pv
-from ppl_vae.objectives import CATALOGUE
+from ppl_vae.objectives import OBJECTIVES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -46,7 +46,7 @@ def loss_and_gradients(objective, vae, x):
     return loss, {name: p.grad.cpu() for name, p in vae.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("cls", CATALOGUE, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", OBJECTIVES.values(), ids=lambda cls: cls.__name__)
 def test_loss_and_gradient_are_those_of_the_cpu(cls, noise_of_the_cpu):
     vae, x = normal_vae(), torch.randn(20, 5, dtype=torch.float64)
     moved = copy.deepcopy(vae).cuda()

@@ -15,6 +15,7 @@ FACES = ("data",)
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = {
     "words of messages, files on the disk": ["names", "files"],
+    "components by name": ["components"],
     "running tasks": ["engines"],
     "what a number was computed from": ["identity"],
     "tensors and data": ["weights", "randomness", "progress", "devices",
@@ -29,6 +30,7 @@ FLOORS = {
     "estimators of log p(x), the exact model": ["evidence", "linear_gaussian"],
     "training and diagnostics": ["training", "diagnostics", "imputation"],
     "other libraries' formats": ["arviz"],
+    "names of all kinds of components": ["registry"],
     "runs, statistics of comparison": ["runs", "comparison"],
     "studies": ["studies"],
     "pages": ["report"],

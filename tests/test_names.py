@@ -25,14 +25,9 @@ def test_every_module_is_an_attribute():
 
 def test_families_are_complete():
     """What has a name on the command line has one in Python."""
-    steps = pv.training.STEPS.values()
     family = [
-        *pv.objectives.CATALOGUE,
-        *(named.build for named in pv.runs.SHAPINGS.values() if isinstance(named.build, type)),
-        *(build for known in pv.runs.PARTS.values() for build in known.values()),
-        *(bodies.decoder for bodies in pv.networks.NETWORKS.values()),
-        *(step.make for step in steps),
-        *(type(pv.runs.build_estimator(method, {})) for method in pv.runs.METHODS),
+        *(build for kind in pv.registry.KINDS.values() for build in kind.values()),
+        *pv.networks.DECODER_NETWORKS.values(),
     ]
     missing = {cls.__name__ for cls in family if getattr(pv, cls.__name__, None) is not cls}
     assert missing == set()

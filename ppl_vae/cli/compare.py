@@ -97,7 +97,7 @@ def compare(
     Every combination of what is repeated is an arm: trained with each seed, evaluated on the same
     data with the same random numbers.
     """
-    taken = {name for each in pv.runs.METHODS.values() for name in each.options}
+    taken = pv.registry.METHOD_OPTIONS
     given = {name: settings.pop(name) for name in sorted(taken)}
     options = {name: value for name, value in given.items() if value is not None}
     config = config_of(settings)

@@ -99,7 +99,7 @@ class Steps(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | str:
         """Text to a number or that word."""
-        word = pv.runs.LAPLACE
+        word = "laplace"
         if value == word or (isinstance(value, int) and value > 0):
             return value  # type: ignore[no-any-return]
         if not (str(value).isdecimal() and int(value) > 0):
@@ -118,8 +118,7 @@ class PartSpec(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         """As it is, if it is one of the two."""
         if not isinstance(value, str | Mapping):
             self.fail(f"give a name or a mapping with class_path, got {value!r}", param, ctx)
-        known = {name: part for parts in pv.runs.PARTS.values() for name, part in parts.items()}
-        if pv.runs.outside_class(value, known):
+        if any(kind.outside_class(value) for kind in pv.registry.MODEL_KINDS.values()):
             import_from_here()
         return value
 
@@ -131,7 +130,7 @@ class ObjectiveName(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """As it is, as text."""
-        if pv.runs.outside_objective(str(value)):
+        if pv.registry.outside_objective(str(value)):
             import_from_here()
         return str(value)
 

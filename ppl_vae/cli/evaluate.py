@@ -67,17 +67,17 @@ def evaluate(
     typed = click.get_current_context().get_parameter_source("split")
     if file is not None and typed is click.core.ParameterSource.COMMANDLINE:
         raise click.BadParameter("the rows of --data have no splits", param_hint="split")
-    estimator = pv.runs.build_estimator(method, options)
+    estimator = pv.registry.build_estimator(method, options)
     run = pv.runs.open_run(folder, data_root=data_root, device=device, trust=trust)
     programs = run.vae.model, run.vae.guide
     rows = run.rows(split, limit, file)
     sandwich, pictures = None, []
     if method == "bdmc":
-        levels = pv.runs.sandwiches(estimator, *programs, rows, device=run.device, seed=seed)
+        levels = pv.evidence.sandwiches(estimator, *programs, rows, device=run.device, seed=seed)
         title = f"{run.config.objective} on {run.data.name}: simulated data"
         pictures = pv.report.write_sandwich(levels, folder, title)
-        sandwich = levels[estimator.ais.num_temperatures]
-        estimator = pv.runs.with_gap(estimator, sandwich.gap)
+        sandwich = levels[estimator.annealing.num_temperatures]
+        estimator = pv.evidence.with_gap(estimator, sandwich.gap)
     on: dict[str, Any] = {"split": split, "limit": limit, "file": file, "seed": seed}
     if shards > 1 or engine != "in-process":
         resources = pv.studies.Resources(cpus, gpus or 0.0)
@@ -85,7 +85,7 @@ def evaluate(
             folder,
             estimator,
             shards,
-            pv.studies.build_engine(engine, resources, address),
+            resources.engine(engine, address),
             data_root=data_root,
             device=device,
             trust=trust,

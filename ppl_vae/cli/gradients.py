@@ -123,4 +123,4 @@ def _over_particles(names: tuple[str, ...], particles: str) -> dict[str, list[An
         raise click.BadParameter("give numbers such as 1,4,16", param_hint="particles") from error
     if not counts or counts[0] < 1:
         raise click.BadParameter(f"K is 1 or more, got {particles}", param_hint="particles")
-    return pv.runs.over_particles(names, counts)
+    return pv.registry.over_particles(names, counts)

@@ -13,12 +13,13 @@ from ppl_vae.cli.output import show
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
 def objectives(as_json: bool) -> None:
     """List the objectives and KL shapings, by the names that --objective takes."""
-    claims = {name: named.build.claims for name, named in pv.runs.OBJECTIVES.items()}
+    kinds, shaping = pv.registry.OBJECTIVES, pv.registry.SHAPINGS
+    claims = {name: kinds[name].claims for name in kinds}
     rows = [(c.name, c.direction, c.formula, c.use) for c in claims.values()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    shapings = [named.form for named in pv.runs.SHAPINGS.values()]
-    with_kl = [name for name in claims if pv.runs.takes_kl_shaping(name)]
+    shapings = [shaping.form(name) for name in shaping]
+    with_kl = [name for name in kinds if pv.registry.takes_kl_shaping(kinds[name])]
     text = "\n".join(lines)
     text += f"\n\nKL shaping of {', '.join(with_kl)}, as elbo+beta:4: {', '.join(shapings)}"
     values = {

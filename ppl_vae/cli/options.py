@@ -38,8 +38,8 @@ def method_option(flag: str, *, about: str, otherwise: str = "", **attributes: A
     return setting(
         flag,
         help=f"{{names}}: {about}",
-        otherwise=otherwise or (lambda: pv.runs.method_default(option)),
-        names=lambda: pv.runs.methods_taking(option),
+        otherwise=otherwise or (lambda: pv.registry.method_default(option)),
+        names=lambda: pv.registry.methods_taking(option),
         **attributes,
     )
 
@@ -253,7 +253,7 @@ model = options(
     setting(
         "--schedule",
         of=RUN,
-        names=lambda: pv.runs.SCHEDULES,
+        names=lambda: pv.registry.SCHEDULES,
         help="Learning rate over training: {names}; exponential falls to a tenth.",
     ),
     setting(
@@ -354,9 +354,9 @@ evaluation = options(
 estimator = options(
     setting(
         "--method",
-        of="runs.build_estimator",
+        of="registry.build_estimator",
         metavar="NAME",
-        names=lambda: pv.runs.METHODS,
+        names=lambda: pv.registry.METHODS,
         help="Estimator of log p(x): {names}; docs/evidence.md says which to use when.",
     ),
     method_option("--particles", type=int, metavar="K", about="draws per datum."),
@@ -376,7 +376,7 @@ estimator = options(
         about="standard errors from so many bootstrap samples of the draws.",
     ),
     method_option(
-        "--target-se",
+        "--target",
         type=float,
         metavar="NATS",
         about="standard error wanted of each log p(x).",
@@ -402,7 +402,7 @@ estimator = options(
         about="chains of each datum.",
     ),
     method_option(
-        "--leapfrog",
+        "--leapfrog-steps",
         type=int,
         metavar="L",
         about="leapfrog steps of a transition.",

@@ -73,7 +73,7 @@ def run(
         # As it is carried out, so that the manifest and the plan say what was used.
         dataclasses.replace(planned, resources=resources),
         folder or file.with_suffix(""),
-        engine=pv.studies.build_engine(engine, resources, address),
+        engine=resources.engine(engine, address),
         place=pv.studies.Place(data_root, device, tensorboard),
         command=pv.studies.command_line(),
     )

@@ -1,9 +1,23 @@
 """Running many tasks: one after the other in this process, or on a Ray cluster."""
 
+from ppl_vae.components import Kind
 from ppl_vae.engines.in_process import InProcess
 from ppl_vae.engines.locks import exclusive
 from ppl_vae.engines.ray_engine import RayEngine
 from ppl_vae.engines.task import Engine, Outcome, Task
 from ppl_vae.engines.watch import Row, watching
 
-__all__ = ["Engine", "InProcess", "Outcome", "RayEngine", "Row", "Task", "exclusive", "watching"]
+ENGINES = Kind("engine", {"in-process": InProcess, "ray": RayEngine})
+"""Engines by name."""
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "InProcess",
+    "Outcome",
+    "RayEngine",
+    "Row",
+    "Task",
+    "exclusive",
+    "watching",
+]

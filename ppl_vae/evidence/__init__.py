@@ -1,5 +1,6 @@
 """Estimators of log p(x), each with its standard error."""
 
+from ppl_vae.components import Kind
 from ppl_vae.evidence.adaptive import AdaptiveSampling
 from ppl_vae.evidence.annealing import (
     AnnealedImportanceSampling,
@@ -10,6 +11,8 @@ from ppl_vae.evidence.annealing import (
     calibrate,
     plot_sandwiches,
     reverse_ais,
+    sandwiches,
+    with_gap,
 )
 from ppl_vae.evidence.defensive import DefensiveSampling
 from ppl_vae.evidence.estimator import Estimator
@@ -26,8 +29,43 @@ from ppl_vae.evidence.result import (
 )
 from ppl_vae.evidence.sharded import Shard, Sharded
 from ppl_vae.evidence.sumo import SUMO
+from ppl_vae.refinement import Refinement, Refiner
+
+
+def _refiner(written: int | str) -> Refiner:
+    """Steps of a refinement, or the name of another way to make a guide for each datum."""
+    if written == "laplace":
+        return LaplaceApproximation()
+    steps = int(written) if isinstance(written, str) and written.isdecimal() else written
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"refine takes a number of steps, 1 or more, or laplace, got {written!r}.")
+    return Refinement(steps)
+
+
+METHODS = Kind(
+    "method",
+    {
+        "iwae": ImportanceSampling,
+        "psis": ParetoSmoothed,
+        "defensive": DefensiveSampling,
+        "jackknife": Jackknife,
+        "sumo": SUMO,
+        "adaptive": AdaptiveSampling,
+        "ais": AnnealedImportanceSampling,
+        "smc": SequentialMonteCarlo,
+        "ti": ThermodynamicIntegration,
+        "bdmc": BidirectionalMonteCarlo,
+        "quadrature": Quadrature,
+        "enumeration": Enumeration,
+    },
+    context=frozenset({"max_plate_nesting", "gap", "tails"}),
+    groups={"annealing": AnnealedImportanceSampling},
+    converters={"refine": _refiner},
+)
+"""Estimators by name."""
 
 __all__ = [
+    "METHODS",
     "SUMO",
     "AdaptiveSampling",
     "AnnealedImportanceSampling",
@@ -54,4 +92,6 @@ __all__ = [
     "paired_difference",
     "plot_sandwiches",
     "reverse_ais",
+    "sandwiches",
+    "with_gap",
 ]

@@ -1,5 +1,8 @@
 """Guides: modules whose ``forward(x)`` returns q(z|x), event shape (latent,)."""
 
+from torch.nn import Module
+
+from ppl_vae.components import MODEL_CONTEXT, Kind
 from ppl_vae.guides.bernoulli import BernoulliEncoder
 from ppl_vae.guides.categorical import CategoricalEncoder
 from ppl_vae.guides.correlated_normal import FullCovarianceEncoder, LowRankEncoder
@@ -8,7 +11,25 @@ from ppl_vae.guides.flow import FlowGuide
 from ppl_vae.guides.normal import DiagonalNormalEncoder
 from ppl_vae.guides.von_mises_fisher import VonMisesFisherEncoder
 
+GUIDES = Kind(
+    "guide",
+    {
+        "normal": DiagonalNormalEncoder,
+        "full-normal": FullCovarianceEncoder,
+        "low-rank": LowRankEncoder,
+        "flow": FlowGuide,
+        "delta": DeltaEncoder,
+        "bernoulli": BernoulliEncoder,
+        "categorical": CategoricalEncoder,
+        "sphere": VonMisesFisherEncoder,
+    },
+    base=Module,
+    context=MODEL_CONTEXT,
+)
+"""Guides q(z|x) of one layer of latents by name."""
+
 __all__ = [
+    "GUIDES",
     "BernoulliEncoder",
     "CategoricalEncoder",
     "DeltaEncoder",

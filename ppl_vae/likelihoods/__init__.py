@@ -3,6 +3,9 @@
 Each is called a decoder: (..., latent) to a distribution with event shape (features,).
 """
 
+from torch.nn import Module
+
+from ppl_vae.components import MODEL_CONTEXT, Kind
 from ppl_vae.likelihoods.bernoulli import BernoulliDecoder, BernoulliVector, bernoulli_log_prob
 from ppl_vae.likelihoods.beta import BetaDecoder
 from ppl_vae.likelihoods.categorical import CategoricalDecoder
@@ -29,7 +32,33 @@ from ppl_vae.likelihoods.zero_inflated import (
     ZeroInflatedPoissonDecoder,
 )
 
+LIKELIHOODS = Kind(
+    "likelihood",
+    {
+        "bernoulli": BernoulliDecoder,
+        "continuous-bernoulli": ContinuousBernoulliDecoder,
+        "normal": NormalDecoder,
+        "optimal-sigma": OptimalSigmaDecoder,
+        "laplace": LaplaceDecoder,
+        "student-t": StudentTDecoder,
+        "beta": BetaDecoder,
+        "logistic": DiscretizedLogisticDecoder,
+        "logistic-mixture": DiscretizedLogisticMixtureDecoder,
+        "pixel-cnn": PixelCNNDecoder,
+        "categorical": CategoricalDecoder,
+        "poisson": PoissonDecoder,
+        "negative-binomial": NegativeBinomialDecoder,
+        "zero-inflated-poisson": ZeroInflatedPoissonDecoder,
+        "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomialDecoder,
+        "table": TableDecoder,
+    },
+    base=Module,
+    context=MODEL_CONTEXT,
+)
+"""Likelihoods p(x|z) by name."""
+
 __all__ = [
+    "LIKELIHOODS",
     "BernoulliDecoder",
     "BernoulliVector",
     "BetaDecoder",

@@ -1,19 +1,37 @@
 """Network bodies: tensors in, tensors out, any leading shape."""
 
+from torch.nn import Module
+
+from ppl_vae.components import Kind
 from ppl_vae.networks.activations import ACTIVATIONS
 from ppl_vae.networks.conv import ConvDecoder, ConvEncoder
 from ppl_vae.networks.gated import GatedMLP
 from ppl_vae.networks.mlp import MLP
-from ppl_vae.networks.names import NETWORKS, Bodies
 from ppl_vae.networks.observed import ObservedInput
 from ppl_vae.networks.output import FeatureBias, set_output_bias
 from ppl_vae.networks.residual import ResidualDecoder, ResidualEncoder
 
+_CONTEXT = frozenset({"in_features", "out_features", "hidden", "activation", "image_shape"})
+ENCODER_NETWORKS = Kind(
+    "network",
+    {"mlp": MLP, "gated": GatedMLP, "conv": ConvEncoder, "resnet": ResidualEncoder},
+    base=Module,
+    context=_CONTEXT,
+)
+"""Networks of an encoder by name."""
+DECODER_NETWORKS = Kind(
+    "network",
+    {"mlp": MLP, "gated": GatedMLP, "conv": ConvDecoder, "resnet": ResidualDecoder},
+    base=Module,
+    context=_CONTEXT,
+)
+"""Networks of a decoder by the same names, which take the same arguments of their own."""
+
 __all__ = [
     "ACTIVATIONS",
+    "DECODER_NETWORKS",
+    "ENCODER_NETWORKS",
     "MLP",
-    "NETWORKS",
-    "Bodies",
     "ConvDecoder",
     "ConvEncoder",
     "FeatureBias",

@@ -1,5 +1,6 @@
 """Training objectives: bounds on log p(x), each usable in ``pyro.infer.SVI`` and as a module."""
 
+from ppl_vae.components import Kind
 from ppl_vae.objectives.base import Context, Objective, ObjectiveModule
 from ppl_vae.objectives.beta_tc import BetaTC
 from ppl_vae.objectives.claims import Claims
@@ -24,33 +25,48 @@ from ppl_vae.objectives.stl import IWAESTL, STL
 from ppl_vae.objectives.tail_adaptive import TailAdaptive
 from ppl_vae.objectives.tvo import TVO
 
-CATALOGUE: tuple[type[Objective], ...] = (
-    ELBO,
-    AnalyticELBO,
-    STL,
-    IWAE,
-    IWAESTL,
-    DReG,
-    GeneralizedDReG,
-    VIMCO,
-    Reinforce,
-    RWS,
-    MIWAE,
-    PIWAE,
-    CIWAE,
-    Renyi,
-    VRMax,
-    CUBO,
-    TVO,
-    TailAdaptive,
-    MMD,
-    InfoVAE,
-    BetaTC,
+OBJECTIVES = Kind(
+    "objective",
+    {
+        "elbo": ELBO,
+        "elbo-analytic": AnalyticELBO,
+        "stl": STL,
+        "iwae": IWAE,
+        "iwae-stl": IWAESTL,
+        "dreg": DReG,
+        "gdreg": GeneralizedDReG,
+        "vimco": VIMCO,
+        "reinforce": Reinforce,
+        "rws": RWS,
+        "miwae": MIWAE,
+        "piwae": PIWAE,
+        "ciwae": CIWAE,
+        "renyi": Renyi,
+        "vr-max": VRMax,
+        "cubo": CUBO,
+        "tvo": TVO,
+        "tail-adaptive": TailAdaptive,
+        "mmd": MMD,
+        "info-vae": InfoVAE,
+        "beta-tc": BetaTC,
+    },
+    base=Objective,
+    context=frozenset({"kl", "max_plate_nesting"}),
 )
-"""Every objective of the package, in the order of the documentation."""
+"""Objectives by name."""
+SHAPINGS = Kind(
+    "KL shaping",
+    {
+        "beta": Beta,
+        "linear": LinearAnnealing,
+        "cyclical": CyclicalAnnealing,
+        "free-bits": FreeBits,
+        "capacity": Capacity,
+    },
+)
+"""Shapings of the KL terms by name."""
 
 __all__ = [
-    "CATALOGUE",
     "CIWAE",
     "CUBO",
     "ELBO",
@@ -58,8 +74,10 @@ __all__ = [
     "IWAESTL",
     "MIWAE",
     "MMD",
+    "OBJECTIVES",
     "PIWAE",
     "RWS",
+    "SHAPINGS",
     "STL",
     "TVO",
     "VIMCO",

@@ -65,7 +65,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
     anneals: bool = False
     """Whether the gradient depends on the progress of training."""
 
-    def __init__(self, num_particles: int = 1, *, max_plate_nesting: int = 1) -> None:
+    def __init__(self, num_particles: int, *, max_plate_nesting: int = 1) -> None:
         least = self.least_particles
         if not isinstance(num_particles, int) or num_particles < least:
             raise ValueError(

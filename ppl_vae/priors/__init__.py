@@ -1,5 +1,8 @@
 """Priors: modules whose ``forward()`` returns p(z), event shape (latent,)."""
 
+from torch.nn import Module
+
+from ppl_vae.components import MODEL_CONTEXT, Kind
 from ppl_vae.priors.autoregressive import AutoregressiveBernoulliPrior, AutoregressivePrior
 from ppl_vae.priors.bernoulli import BernoulliPrior
 from ppl_vae.priors.categorical import CategoricalPrior
@@ -15,7 +18,35 @@ from ppl_vae.priors.snis import SelfNormalizedImportancePrior
 from ppl_vae.priors.sphere import UniformSphere
 from ppl_vae.priors.vamp import VampPrior
 
+PRIORS = Kind(
+    "prior",
+    {
+        "normal": StandardNormal,
+        "learned-normal": LearnedNormal,
+        "full-normal": FullCovarianceNormal,
+        "student-t": StudentT,
+        "laplace": Laplace,
+        "mixture": MixtureOfGaussians,
+        "vamp": VampPrior,
+        "exemplar": ExemplarPrior,
+        "flow": FlowPrior,
+        "autoregressive": AutoregressivePrior,
+        "lars": LearnedAcceptRejectPrior,
+        "snis": SelfNormalizedImportancePrior,
+        "energy": EnergyPrior,
+        "bernoulli": BernoulliPrior,
+        "autoregressive-bernoulli": AutoregressiveBernoulliPrior,
+        "rbm": RBMPrior,
+        "categorical": CategoricalPrior,
+        "sphere": UniformSphere,
+    },
+    base=Module,
+    context=MODEL_CONTEXT,
+)
+"""Priors by name."""
+
 __all__ = [
+    "PRIORS",
     "AutoregressiveBernoulliPrior",
     "AutoregressivePrior",
     "BernoulliPrior",

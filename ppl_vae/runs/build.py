@@ -7,13 +7,13 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from ppl_vae.components import Component
 from ppl_vae.data import Dataset
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.guides.table_input import TableInput
 from ppl_vae.likelihoods import ObservedDecoder
 from ppl_vae.networks import MLP, GatedMLP, ObservedInput
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.runs.parts import Part
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE, Ladder
 
 _PRIOR_STREAM = 1
@@ -24,11 +24,11 @@ _PRIOR_STREAM = 1
 class Parts:
     """What a model and its guide are made of."""
 
-    prior: Part
-    likelihood: Part
-    guide: Part
-    encoder_network: Part
-    decoder_network: Part
+    prior: Component
+    likelihood: Component
+    guide: Component
+    encoder_network: Component
+    decoder_network: Component
 
 
 @final

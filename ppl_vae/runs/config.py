@@ -1,41 +1,27 @@
 """One training run as plain values, and the objects those values name."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, final, get_args, get_origin, get_type_hints
 
+from ppl_vae.components import ComponentSpec
 from ppl_vae.data import TABLE_SUFFIXES, Dataset, load_dataset
 from ppl_vae.identity import hash_values
 from ppl_vae.likelihoods import BernoulliDecoder, TableDecoder
-from ppl_vae.networks import ACTIVATIONS
+from ppl_vae.names import require_known
+from ppl_vae.networks import ACTIVATIONS, DECODER_NETWORKS
 from ppl_vae.objectives import Objective
 from ppl_vae.randomness import Stream, derive_seed, seeded
+from ppl_vae.registry import MODEL_KINDS, outside_objective, parse_objective
 from ppl_vae.runs.build import Parts, Sizes, build
-from ppl_vae.runs.naming import require_known
-from ppl_vae.runs.objective_names import outside_objective, parse_objective
-from ppl_vae.runs.part_names import (
-    DECODER_NETWORKS,
-    ENCODER_NETWORKS,
-    GUIDES,
-    LIKELIHOODS,
-    PARTS,
-    PRIORS,
-)
-from ppl_vae.runs.parts import PartSpec, outside_class, parse_part
-from ppl_vae.schedules import Burda, Constant, Cosine, Exponential, Schedule
-from ppl_vae.training import Budget, parse_step
+from ppl_vae.schedules import SCHEDULES, Schedule
+from ppl_vae.training import STEPS, Budget
 from ppl_vae.vae import VAE, HierarchicalVAE
 
-SCHEDULES: dict[str, Callable[[float], Schedule]] = {
-    "constant": Constant,
-    "exponential": lambda rate: Exponential(rate, rate / 10),
-    "cosine": Cosine,
-    "burda": Burda,
-}
 BINARIZATIONS = ("auto", "none", "static", "dynamic")
 _SHOWN = 100
 LIMITS = ("updates", "seconds", "decoder_evaluations")
@@ -72,7 +58,7 @@ class RunConfig:
         binarize: ``none``, ``static``, ``dynamic``, or ``auto``: static for a named set of grey
             images under a Bernoulli likelihood, none otherwise.
         objective: Such as ``elbo``, ``iwae:50`` (K particles), ``elbo+beta:4``, ``module:Class:7``.
-        prior: p(z), as :mod:`ppl_vae.runs.parts` says: ``normal``, ``module:Class:3``, ...
+        prior: p(z), as :mod:`ppl_vae.components` says: ``normal``, ``module:Class:3``, ...
         likelihood: p(x|z): ``bernoulli``, ``normal`` (learned scale), ``normal:0.5`` (fixed), ...;
             ``auto``: ``table`` for .csv and .parquet files, else ``bernoulli``.
         guide: q(z|x): ``normal``, ...; of a hierarchy ``normal`` (bottom-up) or ``ladder``.
@@ -110,10 +96,10 @@ class RunConfig:
     allow_missing: bool = False
     binarize: str = "auto"
     objective: str = "elbo"
-    prior: PartSpec = "normal"
-    likelihood: PartSpec = "auto"
-    guide: PartSpec = "normal"
-    network: PartSpec = "mlp"
+    prior: ComponentSpec = "normal"
+    likelihood: ComponentSpec = "auto"
+    guide: ComponentSpec = "normal"
+    network: ComponentSpec = "mlp"
     latent: int | tuple[int, ...] = 50
     hidden: tuple[int, ...] = (200, 200)
     upper_hidden: tuple[int, ...] | None = None
@@ -183,7 +169,7 @@ class RunConfig:
         return _parts(json.dumps([self.prior, self._likelihood, self.guide, self.network]))
 
     @property
-    def _likelihood(self) -> PartSpec:
+    def _likelihood(self) -> ComponentSpec:
         if self.likelihood != "auto":
             return self.likelihood
         return "table" if Path(self.data).suffix.lower() in TABLE_SUFFIXES else "bernoulli"
@@ -222,9 +208,9 @@ class RunConfig:
     def objects(self) -> tuple[Objective, Schedule]:
         """The objective and the learning-rate schedule; checks all names, and the budget."""
         _ = self.parts, self.budget
-        require_known("schedule", self.schedule, SCHEDULES)
-        parse_step(self.step)
-        return parse_objective(self.objective), SCHEDULES[self.schedule](self.learning_rate)
+        STEPS.parse(self.step)
+        schedule = SCHEDULES.parse(self.schedule)(rate=self.learning_rate)
+        return parse_objective(self.objective), schedule
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """The data set, binarised as configured."""
@@ -309,8 +295,8 @@ def require_ours(values: Mapping[str, Any]) -> None:
         ValueError: If one names another class.
     """
     outside = outside_objective(values.get("objective"))
-    for name, known in PARTS.items():
-        outside = outside or outside_class(values.get(name), known)
+    for name, kind in MODEL_KINDS.items():
+        outside = outside or kind.outside_class(values.get(name))
     if outside is not None:
         raise ValueError(
             f"the file names {outside[:100]!r}, which is no class of this package: to import it "
@@ -318,14 +304,14 @@ def require_ours(values: Mapping[str, Any]) -> None:
         )
 
 
-# A study of a thousand runs names the same few parts again and again.
+# A study of a thousand runs names the same few components again and again.
 @lru_cache(maxsize=256)
 def _parts(written: str) -> Parts:
     prior, likelihood, guide, network = json.loads(written)
     return Parts(
-        prior=parse_part("prior", prior, PRIORS),
-        likelihood=parse_part("likelihood", likelihood, LIKELIHOODS),
-        guide=parse_part("guide", guide, GUIDES),
-        encoder_network=parse_part("network", network, ENCODER_NETWORKS),
-        decoder_network=parse_part("network", network, DECODER_NETWORKS),
+        prior=MODEL_KINDS["prior"].parse(prior),
+        likelihood=MODEL_KINDS["likelihood"].parse(likelihood),
+        guide=MODEL_KINDS["guide"].parse(guide),
+        encoder_network=MODEL_KINDS["network"].parse(network),
+        decoder_network=DECODER_NETWORKS.parse(network),
     )

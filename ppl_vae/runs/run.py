@@ -17,13 +17,12 @@ from torch import Tensor
 from ppl_vae.data import Dataset, Rows, binarize_batch, read_rows
 from ppl_vae.devices import resolve_device
 from ppl_vae.engines import exclusive
-from ppl_vae.evidence import Evidence
+from ppl_vae.evidence import Estimator, Evidence
 from ppl_vae.files import leftovers, write_atomically
 from ppl_vae.identity import Identity, Source, hash_tensors, identity_of
 from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation, point_site
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs.config import LIMITS, RunConfig
-from ppl_vae.runs.estimator_names import Estimator
 from ppl_vae.runs.evaluations import file_of, find_evaluation, save_evaluation
 from ppl_vae.runs.live import live_curves, require_tensorboard
 from ppl_vae.runs.normalizers import find_normalizers

@@ -3,7 +3,6 @@
 from ppl_vae.studies.arms import Arm, build_arms
 from ppl_vae.studies.cell import CellTask, run_cell
 from ppl_vae.studies.edit import add_to_study
-from ppl_vae.studies.engines import build_engine
 from ppl_vae.studies.file import read_study, study_from_mapping, study_to_mapping, write_yaml
 from ppl_vae.studies.manifest import command_line
 from ppl_vae.studies.plan import MEASURES, CellPlan, Method, Resources, Study
@@ -26,7 +25,6 @@ __all__ = [
     "StudyResults",
     "add_to_study",
     "build_arms",
-    "build_engine",
     "command_line",
     "comparison_summary",
     "format_status",

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any, final
 
+from ppl_vae.names import require_known
 from ppl_vae.runs import RunConfig
-from ppl_vae.runs.naming import require_known
 
 _SPEAKING = ("objective", "prior", "likelihood", "guide", "network")
 """Factors whose levels say by themselves what they are."""

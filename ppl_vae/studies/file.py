@@ -11,9 +11,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from ppl_vae.components import ComponentSpec, require_no_aliases
+from ppl_vae.names import require_known
 from ppl_vae.runs import RunConfig
-from ppl_vae.runs.naming import require_known
-from ppl_vae.runs.parts import PartSpec, require_no_aliases
 from ppl_vae.settings_file import parse_settings, write_yaml_text
 from ppl_vae.studies.plan import Method, Resources, Study
 
@@ -271,7 +271,7 @@ def _config(values: Mapping[str, Any], only: str | None = None, *, trust: bool) 
     return RunConfig.from_mapping({**parsed, **parts}, trust=trust)
 
 
-def _part(name: str, value: Any) -> PartSpec:
+def _part(name: str, value: Any) -> ComponentSpec:
     if not isinstance(value, str | Mapping):
         raise ValueError(f"{name} cannot be {value!r}: give a name or a mapping with class_path.")
     return value

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics import bound_against_particles, decompose, gradient_statistics
-from ppl_vae.evidence import AnnealedImportanceSampling, BidirectionalMonteCarlo
+from ppl_vae.evidence import AnnealedImportanceSampling, BidirectionalMonteCarlo, sandwiches
 from ppl_vae.files import write_atomically
 from ppl_vae.identity import hash_bytes
 from ppl_vae.objectives import Objective
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.runs import Rows, Run, parse_objective, sandwiches, with_particles
+from ppl_vae.registry import parse_objective, with_particles
+from ppl_vae.runs import Rows, Run
 from ppl_vae.studies.results import MEASURES, PICTURES
 from ppl_vae.studies.sealed import read_sealed, write_sealed
 

@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, final
 
+from ppl_vae.engines import ENGINES, Engine, InProcess, RayEngine
 from ppl_vae.files import require_file_name
 from ppl_vae.identity import hash_values
-from ppl_vae.runs import RunConfig, Split, build_estimator
-from ppl_vae.runs.naming import require_known
+from ppl_vae.names import require_known
+from ppl_vae.registry import build_estimator
+from ppl_vae.runs import RunConfig, Split
 from ppl_vae.studies.arms import Arm, build_arms, folder_name, level_label
 
 MEASURES = {
@@ -76,6 +78,20 @@ class Resources:
             raise ValueError(f"resources: cpus must be 1 or more, got {self.cpus}.")
         if self.gpus < 0:
             raise ValueError(f"resources: gpus must be 0 or more, got {self.gpus}.")
+
+    def engine(self, name: str = "in-process", address: str | None = None) -> Engine:
+        """The engine of this name, for pieces of work that take these resources.
+
+        Raises:
+            ValueError: If the name is unknown, or an address is given to what has none.
+            ImportError: If Ray is asked for and not installed.
+        """
+        build = ENGINES.resolve(name)
+        if build is RayEngine:
+            return RayEngine(address, cpus=self.cpus or 1, gpus=self.gpus)
+        if address is not None:
+            raise ValueError('an address belongs to engine="ray".')
+        return InProcess(cpus=self.cpus)
 
 
 @final

@@ -6,9 +6,9 @@ from ppl_vae.training.budget import Budget
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters
 from ppl_vae.training.fit import FitResult, fit
 from ppl_vae.training.history import EpochRecord, History, csv_line, curve_of, plot_histories
-from ppl_vae.training.naming import STEPS, parse_step
 from ppl_vae.training.non_finite import NON_FINITE, NonFiniteError, replay_non_finite
 from ppl_vae.training.semi_amortised import SemiAmortisedStep
+from ppl_vae.training.settings import STEPS
 from ppl_vae.training.step import Step, SVIStep, TorchStep
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "curve_of",
     "fit",
     "load_parameters",
-    "parse_step",
     "plot_histories",
     "replay_non_finite",
 ]

@@ -46,7 +46,6 @@ class AlternatingStep:
         guide: Program,
         parameters: dict[str, Tensor],
         clip_norm: float | None = None,
-        *,
         guide_updates: int = 1,
     ) -> None:
         if guide_updates < 1:

@@ -19,10 +19,9 @@ from ppl_vae.schedules import Schedule
 from ppl_vae.training.budget import Budget
 from ppl_vae.training.checkpoint import Checkpoint
 from ppl_vae.training.history import EpochRecord, History
-from ppl_vae.training.naming import StepFactory
 from ppl_vae.training.non_finite import NON_FINITE
 from ppl_vae.training.run import TrainingRun
-from ppl_vae.training.settings import FitSettings, Transform
+from ppl_vae.training.settings import FitSettings, StepFactory, Transform
 
 
 @final

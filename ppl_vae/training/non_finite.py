@@ -14,8 +14,8 @@ from ppl_vae.objectives import Context, Objective
 from ppl_vae.particles import NonFiniteDensityError, Program, Programs
 from ppl_vae.randomness import seeded
 from ppl_vae.training.checkpoint import load_groups, save_groups
-from ppl_vae.training.naming import StepFactory, parse_step
 from ppl_vae.training.parameters import find_parameters
+from ppl_vae.training.settings import STEPS, StepFactory
 from ppl_vae.training.state import State
 from ppl_vae.training.step import Step
 from ppl_vae.training.watch import NonFiniteUpdateError, require_finite_result, watching
@@ -192,7 +192,7 @@ def replay_non_finite(
     modules = Programs(model, guide).modules()
     modules.to(device)
     modules = Programs(model, guide).modules(batch[:2])
-    make = parse_step(step) if isinstance(step, str) else step
+    make = STEPS.parse(step) if isinstance(step, str) else step
     objective = objective.with_plate_nesting(modules.max_plate_nesting)
     objective.context = record.context
     with pyro.validation_enabled(False), seeded(0):

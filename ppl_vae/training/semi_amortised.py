@@ -51,7 +51,6 @@ class SemiAmortisedStep:
         guide: Program,
         parameters: dict[str, Tensor],
         clip_norm: float | None = None,
-        *,
         refinements: int = 20,
     ) -> None:
         if refinements < 1:

@@ -2,13 +2,34 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 from torch import Tensor
 
+from ppl_vae.components import Component, Kind
 from ppl_vae.schedules import Constant, Schedule
+from ppl_vae.training.aggressive import AggressiveStep
+from ppl_vae.training.alternating import AlternatingStep
 from ppl_vae.training.budget import Budget
-from ppl_vae.training.naming import StepFactory, describe_step, parse_step
+from ppl_vae.training.semi_amortised import SemiAmortisedStep
+from ppl_vae.training.step import Step, SVIStep, TorchStep
+
+STEPS = Kind(
+    "step",
+    {
+        "torch": TorchStep,
+        "svi": SVIStep,
+        "alternating": AlternatingStep,
+        "aggressive": AggressiveStep,
+        "semi-amortised": SemiAmortisedStep,
+    },
+    context=frozenset({"objective", "model", "guide", "parameters", "clip_norm"}),
+)
+"""Steps of training by name."""
+
+StepFactory = Callable[..., Step]
+"""Makes a step of ``objective, model, guide, parameters, clip_norm``, in this order."""
 
 Transform = Callable[[Tensor], Tensor]
 """Applied to each batch on its device, as dynamic binarisation is."""
@@ -61,7 +82,7 @@ class FitSettings:
     @property
     def step_class(self) -> StepFactory:
         """The step's class, or what makes one."""
-        return parse_step(self.step) if isinstance(self.step, str) else self.step
+        return STEPS.parse(self.step) if isinstance(self.step, str) else self.step
 
     def to_json(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it goes on from."""
@@ -75,6 +96,15 @@ class FitSettings:
             "validate_every": self.validate_every,
             "validation_particles": self.validation_particles,
             "validation_size": self.validation_size,
-            "step": describe_step(self.step_class),
+            "step": _describe(self.step_class),
             "seed": self.seed,
         }
+
+
+def _describe(step: StepFactory) -> str:
+    """The step's class and its arguments, to tell whether a resumed run takes the same."""
+    if isinstance(step, Component):
+        return str(step)
+    if isinstance(step, partial):
+        return ":".join([_describe(step.func), *map(str, step.keywords.values())])
+    return str(getattr(step, "__name__", repr(step)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ppl_vae.cli import main
-from ppl_vae.runs import METHODS
+from ppl_vae.evidence import METHODS
 
 from .command import SMALL, fails, run
 
@@ -17,11 +17,11 @@ OPTIONS = {
     "defensive": ["--particles", "50"],
     "jackknife": ["--particles", "32"],
     "sumo": ["--replicates", "5"],
-    "adaptive": ["--target-se", "0.5"],
-    "ais": ["--temperatures", "5", "--chains", "4", "--leapfrog", "2"],
-    "smc": ["--temperatures", "5", "--chains", "16", "--leapfrog", "2"],
-    "ti": ["--temperatures", "4", "--chains", "2", "--leapfrog", "1"],
-    "bdmc": ["--temperatures", "9", "--chains", "4", "--leapfrog", "1", "--simulated", "2"],
+    "adaptive": ["--target", "0.5"],
+    "ais": ["--temperatures", "5", "--chains", "4", "--leapfrog-steps", "2"],
+    "smc": ["--temperatures", "5", "--chains", "16", "--leapfrog-steps", "2"],
+    "ti": ["--temperatures", "4", "--chains", "2", "--leapfrog-steps", "1"],
+    "bdmc": ["--temperatures", "9", "--chains", "4", "--leapfrog-steps", "1", "--simulated", "2"],
     "quadrature": [],
     "laplace": ["--particles", "50", "--refine", "laplace"],
 }
@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
 
 
 # Of discrete latents alone.
-@pytest.mark.parametrize("method", [*sorted(METHODS.keys() - {"enumeration"}), "laplace"])
+@pytest.mark.parametrize("method", [*sorted(set(METHODS) - {"enumeration"}), "laplace"])
 def test_every_method(method, trained, capsys):
     name = "iwae" if method == "laplace" else method
     arguments = ["evaluate", trained, "--method", name, "--limit", "3", *OPTIONS[method]]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ppl_vae.cli import main
-from ppl_vae.runs import OBJECTIVES
+from ppl_vae.objectives import OBJECTIVES
 
 from .command import SMALL, fails, run
 
@@ -100,7 +100,7 @@ def test_compare_with_a_guide_that_is_a_point(tmp_path, capsys):
     assert "--refine laplace" in line
     assert "LaplaceApproximation" not in line
     assert not (folder / "cells").exists()
-    annealing = ["--method", "ais", "--temperatures", 5, "--chains", 2, "--leapfrog", 1]
+    annealing = ["--method", "ais", "--temperatures", 5, "--chains", 2, "--leapfrog-steps", 1]
     status, out, err = run(capsys, *command, *annealing)
     assert status == 0, err
     assert "delta" in out

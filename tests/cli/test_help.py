@@ -91,7 +91,7 @@ def test_every_printed_default_is_the_one_that_is_used(name):
             if parameter in inspect.signature(owner).parameters
         ]
         if name in ("evaluate", "compare") and option.name in METHOD_OPTIONS:
-            expected = WORDS.get(option.name) or pv.runs.method_default(option.name)
+            expected = WORDS.get(option.name) or pv.registry.method_default(option.name)
             assert printed == expected, where
         elif where in COMPUTED:
             assert printed, where
@@ -106,7 +106,7 @@ def test_every_printed_default_is_the_one_that_is_used(name):
             pytest.fail(f"say in this test what {where} belongs to")
 
 
-METHOD_OPTIONS = {option for method in pv.runs.METHODS.values() for option in method.options}
+METHOD_OPTIONS = pv.registry.METHOD_OPTIONS
 # Told by the command, from constants of its own or other settings.
 COMPUTED = {
     ("compare", "objectives"), ("compare", "folder"), ("evaluate", "method"),
@@ -125,19 +125,14 @@ def default(owner, parameter):
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("leapfrog", pv.AnnealedImportanceSampling().leapfrog_steps),
-        ("simulated", pv.BidirectionalMonteCarlo().num_data),
-        ("target_se", pv.AdaptiveSampling().target),
+        ("leapfrog_steps", pv.AnnealedImportanceSampling().leapfrog_steps),
+        ("simulated", pv.BidirectionalMonteCarlo().num_simulated),
+        ("target", pv.AdaptiveSampling().target),
         ("prior_share", pv.DefensiveSampling().prior_share),
     ],
 )
 def test_defaults_of_estimators_are_those_of_their_classes(option, expected):
-    assert pv.runs.method_default(option) == str(expected)
-
-
-def test_a_method_with_another_default_is_named():
-    assert pv.runs.method_default("chains") == "16; smc 64"
-    assert pv.runs.method_default("temperatures").startswith("1000; ti ")
+    assert pv.registry.method_default(option) == str(expected)
 
 
 def test_no_default_is_typed_into_a_help_text():
@@ -160,8 +155,7 @@ def help_of(command, name):
 def test_names_with_an_argument_exist(name):
     """Such as iwae:K: an objective, a step or a part."""
     ctx = click.Context(COMMANDS[name], terminal_width=10_000)
-    known = {"cuda", "ordinal"} | set(pv.runs.OBJECTIVES) | set(pv.training.STEPS)
-    known |= {part for parts in pv.runs.PARTS.values() for part in parts}
+    known = {"cuda", "ordinal"} | {name for kind in pv.registry.KINDS.values() for name in kind}
     found = re.findall(r"\b([a-z][a-z-]*):[A-Z\d]", COMMANDS[name].get_help(ctx))
     assert set(found) <= known | {"module"}
 
@@ -169,11 +163,11 @@ def test_names_with_an_argument_exist(name):
 @pytest.mark.parametrize(
     ("command", "option", "known"),
     [
-        ("fit", "objective", pv.runs.OBJECTIVES),
-        ("fit", "prior", pv.runs.PARTS["prior"]),
-        ("fit", "guide", pv.runs.PARTS["guide"]),
-        ("fit", "network", pv.runs.PARTS["network"]),
-        ("fit", "likelihood", {"auto", *pv.runs.PARTS["likelihood"]}),
+        ("fit", "objective", pv.registry.OBJECTIVES),
+        ("fit", "prior", pv.registry.KINDS["prior"]),
+        ("fit", "guide", pv.registry.KINDS["guide"]),
+        ("fit", "network", pv.registry.KINDS["network"]),
+        ("fit", "likelihood", {"auto", *pv.registry.KINDS["likelihood"]}),
         ("fit", "data", pv.data.load.DATASETS if hasattr(pv.data, "load") else ()),
         ("fit", "step", pv.training.STEPS),
     ],
@@ -202,8 +196,8 @@ def test_choices_are_those_of_the_object(command, option, expected):
 
 def test_all_methods_activations_and_schedules_are_listed():
     for command, option, names in [
-        ("evaluate", "method", pv.runs.METHODS),
+        ("evaluate", "method", pv.registry.METHODS),
         ("fit", "activation", pv.networks.ACTIVATIONS),
-        ("fit", "schedule", pv.runs.SCHEDULES),
+        ("fit", "schedule", pv.registry.SCHEDULES),
     ]:
         assert ", ".join(names) in help_of(COMMANDS[command], option)

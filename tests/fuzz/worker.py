@@ -17,8 +17,8 @@ import torch
 from ppl_vae.arviz import load_evidence
 from ppl_vae.cli import main
 from ppl_vae.data import load_dataset
+from ppl_vae.registry import build_estimator
 from ppl_vae.runs import RunConfig, evaluate_run, open_run, train_run
-from ppl_vae.runs.estimator_names import build_estimator
 from ppl_vae.studies import Method, Place, Study, open_study, read_study, run_study
 
 from .mutations import chance_of, damaged_bytes, damaged_text, damaged_values

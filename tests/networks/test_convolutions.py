@@ -10,7 +10,7 @@ from torch.distributions import Normal
 from ppl_vae.data import load_dataset
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder, NormalDecoder
-from ppl_vae.networks import NETWORKS, FeatureBias, set_output_bias
+from ppl_vae.networks import DECODER_NETWORKS, ENCODER_NETWORKS, FeatureBias, set_output_bias
 from ppl_vae.objectives import ELBO
 from ppl_vae.priors import StandardNormal
 from ppl_vae.training import fit
@@ -24,7 +24,7 @@ SMALL = {"hidden": (10,), "channels": (3, 4)}
 def encoder(name, image_shape=(8, 8), out_features=5, blocks=1, **own):
     features = blocks * torch.Size(image_shape).numel()
     arguments = {**SMALL, **own}
-    return NETWORKS[name].encoder(
+    return ENCODER_NETWORKS[name](
         in_features=features, out_features=out_features, image_shape=image_shape, **arguments
     )
 
@@ -32,7 +32,7 @@ def encoder(name, image_shape=(8, 8), out_features=5, blocks=1, **own):
 def decoder(name, image_shape=(8, 8), in_features=5, blocks=1, **own):
     features = blocks * torch.Size(image_shape).numel()
     arguments = {**SMALL, **own}
-    return NETWORKS[name].decoder(
+    return DECODER_NETWORKS[name](
         in_features=in_features, out_features=features, image_shape=image_shape, **arguments
     )
 
@@ -172,13 +172,13 @@ class TestDecoder:
 
     def test_rows_that_are_no_images(self, name):
         with pytest.raises(ValueError, match=r"images of 1 x 8 x 8 have 64 features.*got 100"):
-            NETWORKS[name].decoder(5, (10,), 100, (8, 8))
+            DECODER_NETWORKS[name](5, (10,), 100, (8, 8))
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2])
 def test_residual_blocks(blocks):
     """Two convolutions each, after both of two halvings."""
-    net = NETWORKS["resnet"].encoder(64, (10,), 5, (8, 8), channels=(3, 4), blocks=blocks)
+    net = ENCODER_NETWORKS["resnet"](64, (10,), 5, (8, 8), channels=(3, 4), blocks=blocks)
     assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == 2 + 4 * blocks
 
 

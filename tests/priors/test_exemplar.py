@@ -15,10 +15,9 @@ from ppl_vae.guides import FlowGuide
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, DReG
 from ppl_vae.particles import Programs
-from ppl_vae.priors import ExemplarPrior
+from ppl_vae.priors import PRIORS, ExemplarPrior
 from ppl_vae.priors.encoded import EncodedMeans
 from ppl_vae.priors.rows import RowIndex
-from ppl_vae.runs.parts import parse_part
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE
 
 from .latent_mixtures import (
@@ -220,8 +219,7 @@ class TestParameters:
         assert torch.equal(vae.prior().log_prob(z), before)
 
     def test_by_name_and_in_order(self):
-        known = {"exemplar": ExemplarPrior}
-        part = parse_part("prior", "ppl_vae.priors:ExemplarPrior:3,evaluation_exemplars=5", known)
+        part = PRIORS.parse("ppl_vae.priors:ExemplarPrior:3,evaluation_exemplars=5")
         prior = part(latent=2, features=4, data=ROWS, encoder=LinearEncoder())
         assert prior().components.batch_shape == (3,)
         assert prior.eval()().components.batch_shape == (5,)

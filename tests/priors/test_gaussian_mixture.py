@@ -6,9 +6,7 @@ import torch
 from significance import mean_of, variance_of
 
 from ppl_vae.objectives import MMD, DReG
-from ppl_vae.priors import MixtureOfGaussians
-from ppl_vae.runs.part_names import PRIORS
-from ppl_vae.runs.parts import parse_part
+from ppl_vae.priors import PRIORS, MixtureOfGaussians
 
 from .latent_mixtures import ESTIMATORS, MODEL, X, digits_vae, evidence_ratio, train, wide
 
@@ -162,7 +160,7 @@ def test_trains_on_digits(kind, objective):
 
 
 def test_by_name_and_in_order():
-    part = parse_part("prior", "ppl_vae.priors:MixtureOfGaussians:7,full", PRIORS)
+    part = PRIORS.parse("ppl_vae.priors:MixtureOfGaussians:7,full")
     prior = part(latent=3, features=4, data=X, encoder=MODEL.posterior)
     assert prior.root.shape == (7, 3, 3)
 

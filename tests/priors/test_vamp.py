@@ -16,9 +16,7 @@ from ppl_vae.guides import DiagonalNormalEncoder, FlowGuide, FullCovarianceEncod
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, STL, DReG, GeneralizedDReG
 from ppl_vae.particles import Programs
-from ppl_vae.priors import StandardNormal, VampPrior
-from ppl_vae.runs.part_names import PRIORS
-from ppl_vae.runs.parts import parse_part
+from ppl_vae.priors import PRIORS, StandardNormal, VampPrior
 from ppl_vae.training import Checkpoint
 from ppl_vae.training.parameters import find_parameters
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE
@@ -233,7 +231,7 @@ class TestParameters:
         assert all(p.grad is not None for p in vae.parameters())
 
     def test_by_name_and_in_order(self):
-        part = parse_part("prior", "ppl_vae.priors:VampPrior:3,true", PRIORS)
+        part = PRIORS.parse("ppl_vae.priors:VampPrior:3,true")
         prior = part(latent=2, features=4, data=ROWS, encoder=LinearEncoder())
         assert prior.pseudo_inputs.shape == (3, 4)
         assert "logits" in dict(prior.named_parameters())

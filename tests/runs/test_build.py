@@ -7,8 +7,8 @@ from ppl_vae.data import Dataset, load_dataset
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.networks import GatedMLP
 from ppl_vae.particles import draw_particles
+from ppl_vae.registry import GUIDES, LIKELIHOODS, PRIORS
 from ppl_vae.runs import RunConfig
-from ppl_vae.runs.part_names import GUIDES, LIKELIHOODS, PRIORS
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE, Ladder
 
 DIGITS = load_dataset("digits").binarized("static", seed=0)

@@ -7,23 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from ppl_vae.cli import main
-from ppl_vae.objectives import ELBO, Objective
-from ppl_vae.priors import StandardNormal
+from ppl_vae.objectives import ELBO, OBJECTIVES
+from ppl_vae.priors import PRIORS, StandardNormal
+from ppl_vae.registry import MODEL_KINDS
 from ppl_vae.runs import (
-    OBJECTIVES,
-    PARTS,
     RunConfig,
     open_run,
-    outside_class,
     replay_run,
     train_run,
 )
 from ppl_vae.runs.config import require_ours
-from ppl_vae.runs.naming import resolve
-from ppl_vae.runs.parts import own_parameters
 from ppl_vae.studies import open_study, read_study
 from ppl_vae.studies.sealed import write_sealed
 from ppl_vae.training import Checkpoint
@@ -32,7 +27,7 @@ CONFIG = RunConfig(hidden=(8,), latent=2, epochs=1, batch_size=500, validation_p
 CANARY = "from pathlib import Path\nPath('ran').touch()\n"
 NOT_CLASSES = [
     "pip._internal.cli.main:main", "torch:load", "pandas:read_pickle", "os:system",
-    "ppl_vae.files:write_atomically", "ppl_vae.netcdf:load_netcdf", "ppl_vae.runs.naming:importlib",
+    "ppl_vae.files:write_atomically", "ppl_vae.netcdf:load_netcdf", "ppl_vae.components:importlib",
     "subprocess:Popen", "ppl_vae.cli.config:PartSpec", "torch.nn:Moduel", "ppl_vae.vae:VAE",
 ]  # fmt: skip
 
@@ -188,19 +183,19 @@ def test_trust_takes_a_class_of_others_and_what_is_typed_needs_none(tmp_path, mo
 @pytest.mark.parametrize("name", NOT_CLASSES)
 def test_what_is_trusted_is_still_of_the_part_s_own_type(name):
     with pytest.raises(ValueError, match=r"prior '.*' is (a|no) |has no attribute"):
-        resolve("prior", name, PARTS["prior"], torch.nn.Module)
+        PRIORS.resolve(name)
 
 
 def test_types_by_kind():
-    assert resolve("prior", f"{__name__}:Outside", {}, torch.nn.Module) is Outside
+    assert PRIORS.resolve(f"{__name__}:Outside") is Outside
     with pytest.raises(ValueError, match="is a class, expected a subclass of ppl_vae"):
-        resolve("objective", f"{__name__}:Outside", {}, Objective)
-    assert resolve("objective", "ppl_vae.objectives:ELBO", {"elbo": ELBO}, Objective) is ELBO
+        OBJECTIVES.resolve(f"{__name__}:Outside")
+    assert OBJECTIVES.resolve("ppl_vae.objectives:ELBO") is ELBO
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"prior": name} for name in PARTS["prior"]]
+    [{"prior": name} for name in PRIORS]
     + [{"objective": f"{name}:2"} for name in OBJECTIVES]
     + [{"prior": {"class_path": "ppl_vae.priors.VampPrior"}}, {"guide": {"class_path": "normal"}},
        {"objective": "ppl_vae.objectives:IWAE:3"}, {"prior": 3}, {"objective": None}],
@@ -216,11 +211,11 @@ def test_parts_of_this_package_take_plain_values_only():
         r"typing\.(Union\[float|Literal)|collections\.abc\.Sequence\[int\]|int \| None|tuple\[int"
         r"|<class .(int|float|bool).>"
     )
-    for known in PARTS.values():
-        for build in known.values():
-            for parameter in own_parameters(build):
+    for kind in MODEL_KINDS.values():
+        for build in kind.values():
+            for parameter in kind.parameters(build).values():
                 assert plain.match(str(parameter.annotation)), parameter
-    assert outside_class("evil:P", {}) == "evil:P"
+    assert PRIORS.outside_class("evil:P") == "evil:P"
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.registry import GUIDES, LIKELIHOODS, PRIORS
 from ppl_vae.runs import RunConfig, open_run, train_run
-from ppl_vae.runs.part_names import GUIDES, LIKELIHOODS, PRIORS
 
 DRAWS = ImportanceSampling(3)
 OTHER = {

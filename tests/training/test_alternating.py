@@ -23,12 +23,12 @@ from ppl_vae.refinement import Refinement
 from ppl_vae.runs import RunConfig, open_run, train_run
 from ppl_vae.schedules import Cosine
 from ppl_vae.training import (
+    STEPS,
     AggressiveStep,
     AlternatingStep,
     SemiAmortisedStep,
     TorchStep,
     fit,
-    parse_step,
 )
 from ppl_vae.training.aggressive import BLOCK, InformationWatch, batch_information
 from ppl_vae.training.parameters import find_parameters
@@ -44,7 +44,7 @@ GUIDE = "encoder"
 def make_step(step, vae, objective=None, x=X, clip_norm=None):
     objective = objective or ELBO(2)
     parameters = find_parameters(Programs(vae.model, vae.guide).modules(x))
-    make = parse_step(step) if isinstance(step, str) else step
+    make = STEPS.parse(step) if isinstance(step, str) else step
     return make(objective, vae.model, vae.guide, parameters, clip_norm)
 
 
@@ -366,7 +366,7 @@ class TestSemiAmortised:
         assert count_decodings(f"semi-amortised:{N}") == (N + 1) * count_decodings("torch")
 
     def test_an_objective_that_simulates_data_is_refused(self):
-        with pytest.raises(ValueError, match=r"^RWS\(.*simulated data[^\n]*$"):
+        with pytest.raises(ValueError, match=r"^step .*: RWS\(.*simulated data[^\n]*$"):
             train(step="semi-amortised:2", objective=RWS(2, phi="both"))
 
     def test_a_guide_site_of_another_kind_is_named(self):

@@ -1,7 +1,7 @@
 """Estimators of log p(x) that anneal from a start to the posterior."""
 
 from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
-from ppl_vae.evidence.annealing.bidirectional import BidirectionalMonteCarlo
+from ppl_vae.evidence.annealing.bidirectional import BidirectionalMonteCarlo, sandwiches, with_gap
 from ppl_vae.evidence.annealing.calibration import calibrate
 from ppl_vae.evidence.annealing.reverse import reverse_ais
 from ppl_vae.evidence.annealing.sandwich import Sandwich, plot_sandwiches
@@ -17,4 +17,6 @@ __all__ = [
     "calibrate",
     "plot_sandwiches",
     "reverse_ais",
+    "sandwiches",
+    "with_gap",
 ]

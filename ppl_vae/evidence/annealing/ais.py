@@ -67,7 +67,7 @@ class AnnealedImportanceSampling:
         num_chains: K.
         leapfrog_steps: L, of each transition.
         start: f_0: ``prior`` or ``guide``.
-        schedule: ``linear``; ``sigmoidal``, dense at both ends; ``adaptive``: for each datum, such
+        spacing: ``linear``; ``sigmoidal``, dense at both ends; ``adaptive``: for each datum, such
             that the conditional effective sample size is the same at all steps.
         target_acceptance: Mean probability of acceptance that the pilot run tunes step sizes to.
         refreshment: a in (0, 1]: before each trajectory the momentum r becomes ``sqrt(1 - a^2) r +
@@ -91,7 +91,7 @@ class AnnealedImportanceSampling:
     num_chains: int = 16
     leapfrog_steps: int = 5
     start: Start = "prior"
-    schedule: Schedule = "sigmoidal"
+    spacing: Schedule = "sigmoidal"
     target_acceptance: float = 0.65
     refreshment: float = 1.0
     mass: Mass = "unit"
@@ -160,10 +160,10 @@ class AnnealedImportanceSampling:
     ) -> Annealer:
         """Run the pilot for a chunk of data; chains that are weighted come after.
 
-        Temperatures are those of ``schedule`` unless ``levels`` gives others.
+        Temperatures are those of ``spacing`` unless ``levels`` gives others.
         """
         transition = HamiltonianTransition(self.leapfrog_steps, self.refreshment)
-        adaptive = self.schedule == "adaptive"
+        adaptive = self.spacing == "adaptive"
         pilot = Pilot(transition, self.target_acceptance, adaptive, self.leapfrog_steps)
         with streams.stream(Purpose.PILOT):
             path = self._path(programs, x, self._num_pilots)
@@ -217,7 +217,7 @@ class AnnealedImportanceSampling:
     def described(self) -> str:
         """The settings that matter, in words."""
         return (
-            f"from the {self.start}: {self.num_temperatures} {self.schedule} temperatures, "
+            f"from the {self.start}: {self.num_temperatures} {self.spacing} temperatures, "
             f"{self.leapfrog_steps} leapfrog steps, {self.num_chains} chains"
         )
 
@@ -229,5 +229,5 @@ class AnnealedImportanceSampling:
         return GeometricPath(density, self.start)
 
     def _first_schedule(self) -> Tensor:
-        spaced = linear if self.schedule == "linear" else sigmoidal
+        spaced = linear if self.spacing == "linear" else sigmoidal
         return spaced(self.num_temperatures)

@@ -1,8 +1,8 @@
 """Annealing forwards and backwards between a start and an exact posterior draw."""
 
 import time
-from dataclasses import dataclass, field
-from typing import final
+from dataclasses import dataclass, field, replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -37,22 +37,22 @@ class BidirectionalMonteCarlo:
     Costs twice the annealing.
 
     Args:
-        ais: The annealing to be judged.
-        num_data: How many data to simulate.
+        annealing: The annealing to be judged.
+        num_simulated: How many data to simulate.
 
     Raises:
-        ValueError: If num_data is less than 1.
+        ValueError: If num_simulated is less than 1.
 
     References:
         Grosse, Ghahramani and Adams, 2015, Sandwiching the marginal likelihood using bidirectional
         Monte Carlo.
     """
 
-    ais: AnnealedImportanceSampling = field(default_factory=AnnealedImportanceSampling)
-    num_data: int = 20
+    annealing: AnnealedImportanceSampling = field(default_factory=AnnealedImportanceSampling)
+    num_simulated: int = 20
 
     def __post_init__(self) -> None:
-        require_count("BidirectionalMonteCarlo", "num_data", self.num_data)
+        require_count("BidirectionalMonteCarlo", "num_simulated", self.num_simulated)
 
     def __call__(
         self,
@@ -80,24 +80,24 @@ class BidirectionalMonteCarlo:
         """
         begun = time.perf_counter()
         call = Call(device, seed, progress)
-        programs = Programs(model, guide, self.ais.max_plate_nesting)
+        programs = Programs(model, guide, self.annealing.max_plate_nesting)
         with call.open(programs, x, ChunkSize(1)) as example:
             latents, x = self._simulate(example, seed)
             nesting = example.max_plate_nesting
 
         def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
-            annealer = self.ais.prepare(look.programs, x, streams)
+            annealer = self.annealing.prepare(look.programs, x, streams)
             exact = self._rows(latents, streams.first, len(x), nesting)
             return part_of(self._both(annealer, exact, streams))
 
-        found = self.ais.by_chunk(call, repr(self), estimate, programs, x)
+        found = self.annealing.by_chunk(call, repr(self), estimate, programs, x)
         seconds = time.perf_counter() - begun
         lower, upper = (self._side(side, found, seconds) for side in ("lower", "upper"))
         return Sandwich(x.cpu(), lower, upper, found.identity)
 
     def _simulate(self, example: Evaluation, seed: int | None) -> tuple[dict[str, Tensor], Tensor]:
         first, nesting = example.x[:1].to(example.device), example.max_plate_nesting
-        rows = first.expand(self.num_data, *first.shape[1:])
+        rows = first.expand(self.num_simulated, *first.shape[1:])
         with seeded(seed, Stream.SAMPLING):
             return simulate_data(example.programs.model, rows, max_plate_nesting=nesting)
 
@@ -105,7 +105,7 @@ class BidirectionalMonteCarlo:
         self, latents: dict[str, Tensor], start: int, size: int, dim: int
     ) -> dict[str, Tensor]:
         """The posterior draws of some data, one for all chains of a datum."""
-        chains = self.ais.num_chains
+        chains = self.annealing.num_chains
         rows = {name: value.narrow(dim, start, size) for name, value in latents.items()}
         return {name: value.expand(chains, *value.shape[1:]) for name, value in rows.items()}
 
@@ -115,7 +115,7 @@ class BidirectionalMonteCarlo:
         with streams.stream(Purpose.REVERSE):
             path = annealer.path
             backward = annealer.reverse(path.at(path.density.pack(exact)))
-        evaluations = self.ais.evaluations(annealer)
+        evaluations = self.annealing.evaluations(annealer)
         both = {
             "lower": weight_columns(forward, evaluations, annealer.computed_in),
             "upper": weight_columns(backward, evaluations, annealer.computed_in),
@@ -137,9 +137,31 @@ class BidirectionalMonteCarlo:
         shared = "" if side == "lower" else ", all from one draw of z, which their error leaves out"
         return evidence_of(
             mine,
-            num_particles=self.ais.num_chains,
+            num_particles=self.annealing.num_chains,
             direction=side,
-            method=f"annealed importance sampling {towards}{self.ais.described}{shared}",
+            method=f"annealed importance sampling {towards}{self.annealing.described}{shared}",
             seconds=seconds,
             identity=found.identity,
         )
+
+
+def sandwiches(
+    estimator: BidirectionalMonteCarlo,
+    model: Program,
+    guide: Program | None,
+    x: RowData,
+    **call: Any,
+) -> dict[int, Sandwich]:
+    """The sandwich at the estimator's number of temperatures, and at 1/3, 1/10 and 1/30 of it."""
+    longest = estimator.annealing.num_temperatures
+    lengths = sorted({max(2, longest // part) for part in (30, 10, 3)} | {longest})
+    shorter = {T: replace(estimator.annealing, num_temperatures=T) for T in lengths}
+    return {
+        T: replace(estimator, annealing=annealing)(model, guide, x, **call)
+        for T, annealing in shorter.items()
+    }
+
+
+def with_gap(estimator: BidirectionalMonteCarlo, gap: float) -> AnnealedImportanceSampling:
+    """The annealing that a sandwich judged, carrying the width it found."""
+    return replace(estimator.annealing, gap=gap)

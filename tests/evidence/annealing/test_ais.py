@@ -193,7 +193,7 @@ class TestRepeatability:
 
     def test_data_in_one_chunk_do_not_touch(self):
         """The same random numbers, other neighbours: pilot, schedule and weights are each one's."""
-        estimator = AIS(4, 3, 2, schedule="adaptive", mass="guide", rows=ALL)
+        estimator = AIS(4, 3, 2, spacing="adaptive", mass="guide", rows=ALL)
         changed = torch.cat([X[:1], X[1:] + 3])
         torch.testing.assert_close(run(estimator, changed).log_prob[0], run(estimator).log_prob[0])
 
@@ -221,7 +221,7 @@ class TestResult:
             return MODEL.decoder(z)
 
         programs = vae.VAE(MODEL.prior, decoder, MODEL.mean_field_posterior)
-        evidence = run(AIS(4, 3, 2, schedule=schedule), X, programs)
+        evidence = run(AIS(4, 3, 2, spacing=schedule), X, programs)
         assert evidence.evaluations_per_datum == rows / len(X)
 
     @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ class TestResult:
             ({"leapfrog_steps": 0}, "leapfrog_steps >= 1"),
             ({"rows": 0}, "rows >= 1"),
             ({"start": "middle"}, "start one of prior, guide, got 'middle'"),
-            ({"schedule": "cosine"}, "schedule one of linear, sigmoidal, adaptive"),
+            ({"spacing": "cosine"}, "spacing one of linear, sigmoidal, adaptive"),
             ({"mass": "dense"}, "mass one of unit, guide"),
             ({"target_acceptance": 1.0}, "target_acceptance between 0 and 1"),
             ({"refreshment": 0.0}, "refreshment in"),

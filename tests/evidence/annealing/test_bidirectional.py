@@ -41,7 +41,7 @@ class TestUnbiased:
 
     def test_two_layers_and_an_adaptive_schedule(self, significance):
         chain = LinearChain()
-        estimator = BidirectionalMonteCarlo(AIS(15, 4, 2, schedule="adaptive", rows=ALL), 800)
+        estimator = BidirectionalMonteCarlo(AIS(15, 4, 2, spacing="adaptive", rows=ALL), 800)
         found = estimator(chain.model, chain.rough, chain.simulate(1))
         exact = chain.log_evidence(found.x).detach()
         significance = significance.split(2)

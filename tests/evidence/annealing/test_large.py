@@ -15,7 +15,7 @@ def test_a_sandwich_of_images_size():
     model = LinearGaussian(exact.weight.float(), exact.bias.float())
     ais = AnnealedImportanceSampling(400, 256, 2, "guide", "linear", rows=256)
     found = run(
-        BidirectionalMonteCarlo(ais, num_data=1), torch.zeros(1, 784), model.mean_field_vae()
+        BidirectionalMonteCarlo(ais, num_simulated=1), torch.zeros(1, 784), model.mean_field_vae()
     )
     truth = exact.log_evidence(found.x.double()).detach()
     for side in (found.lower, found.upper):

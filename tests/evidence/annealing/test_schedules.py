@@ -84,7 +84,7 @@ class TestEqualSteps:
         programs = TEN.mean_field_vae()
         spreads = []
         for kind in ("sigmoidal", "adaptive"):
-            ais = AnnealedImportanceSampling(30, 200, 2, schedule=kind, rows=ALL)
+            ais = AnnealedImportanceSampling(30, 200, 2, spacing=kind, rows=ALL)
             annealer = ais.prepare(Programs(programs.model, programs.guide), x, Streams(1, 0, 0))
             with torch.no_grad():
                 chains, lengths = annealer.path.draw(), []

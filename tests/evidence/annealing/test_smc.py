@@ -65,7 +65,7 @@ class TestUnbiased:
         significance.require_equal(ratio(run(estimator)), 1.0)
 
     def test_with_momentum_kept_and_an_adaptive_schedule(self, significance):
-        estimator = smc(6, 600, 5, 1, refreshment=0.4, schedule="adaptive")
+        estimator = smc(6, 600, 5, 1, refreshment=0.4, spacing="adaptive")
         significance.require_equal(ratio(run(estimator)), 1.0)
 
     def test_two_layers(self, significance):

@@ -29,7 +29,7 @@ def error_of(evidence, exact):
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_agrees_within_its_error(start, schedule, significance):
     x = X[:4]
-    evidence = run(ti(start=start, schedule=schedule), x)
+    evidence = run(ti(start=start, spacing=schedule), x)
     assert evidence.standard_error.max() < 0.5
     significance.require_equal(error_of(evidence, EXACT[:4]), 0.0)
 

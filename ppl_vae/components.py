@@ -1,0 +1,393 @@
+"""Components by name: what the names of a kind stand for, and the one way to write a component.
+
+A component is written ``NAME``, ``NAME:ARGUMENT,...`` or ``module:Class:ARGUMENT,...``, with
+arguments as in a Python call of the class: values in the order of its parameters, as far as these
+may stand without a name, then ``parameter=value``. In a file it may be a mapping ``{class_path:
+module.Class, init_args: {...}}``. What its user knows and the class asks for by name (``latent``,
+``data``, ``objective``, ...) is given to it when it is built.
+"""
+
+import importlib
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from types import ModuleType
+from typing import Any, final
+
+from jsonargparse import ArgumentParser
+
+from ppl_vae.names import did_you_mean, unknown_name
+
+ComponentSpec = str | Mapping[str, Any]
+"""A component as it is written."""
+
+Class = Any
+"""A class, or a function that builds like one."""
+
+MODEL_CONTEXT = frozenset(
+    {
+        "latent",
+        "features",
+        "data",
+        "data_mean",
+        "encoder",
+        "network",
+        "image_shape",
+        "columns",
+        "bodies",
+        "encoders",
+        "conditionals",
+    }
+)
+"""What whoever builds a model fills in for a prior, a likelihood or a guide."""
+
+_SEPARATOR = re.compile(r",(?![^\[]*\])")
+"""Commas outside brackets: ``sizes=[64,64],scale=2`` are two arguments."""
+
+
+@final
+@dataclass(frozen=True)
+class Component:
+    """A class and all of its own arguments.
+
+    Attributes:
+        kind: Kind of the component, for messages.
+        text: The component as it was written.
+        build: The class.
+        arguments: Its own arguments, those with defaults too.
+    """
+
+    kind: "Kind"
+    text: str
+    build: Class
+    arguments: dict[str, Any]
+
+    def __call__(self, *first: Any, **context: Any) -> Any:
+        """Build it, with its first arguments and whatever else it asks for of the context.
+
+        Raises:
+            ValueError: If the class refuses its arguments; names the component.
+        """
+        asked = inspect.signature(self.build).parameters
+        given = {name: value for name, value in context.items() if name in asked}
+        try:
+            return self.build(*first, **given, **self.kind.grouped(self.build, self.arguments))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.kind.name} {self.text}: {error}") from error
+
+    def __str__(self) -> str:
+        given = ",".join(f"{name}={value}" for name, value in self.arguments.items())
+        return f"{class_path(self.build)}:{given}" if given else class_path(self.build)
+
+    def num_outputs(self, size: int, **context: Any) -> int:
+        """Outputs that its network must have for ``size`` features or latent dimensions."""
+        counted = getattr(self.build, "num_outputs", None)
+        if counted is None:
+            return size
+        _, *asked = inspect.signature(counted).parameters
+        known = {**context, **self.arguments}
+        return int(counted(size, **{name: known[name] for name in asked if name in known}))
+
+    def as_mapping(self) -> dict[str, Any]:
+        """The component as class path and complete arguments, for a file."""
+        return {"class_path": class_path(self.build), "init_args": dict(self.arguments)}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Kind(Mapping[str, Class]):
+    """A kind of component: its names, in the order of the documentation, and their classes.
+
+    Attributes:
+        name: The kind, in messages.
+        classes: Name to class.
+        base: What a class from outside of this package must be a subclass of; None: only the
+            names are taken.
+        context: Parameters that whoever builds a component fills in; all others are its own.
+        groups: Parameter to the class whose parameters stand in its place.
+        converters: Parameter to a function from what is written to its value; all others are
+            converted by their annotations.
+    """
+
+    name: str
+    classes: Mapping[str, Class]
+    base: type | None = None
+    context: frozenset[str] = frozenset()
+    groups: Mapping[str, Class] = field(default_factory=dict)
+    converters: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Class:
+        return self.classes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def parse(self, spec: ComponentSpec) -> Component:
+        """The component that ``spec`` names, its arguments checked against the annotations.
+
+        Raises:
+            ValueError: If the class is unknown, or an argument unknown, missing or of a wrong type.
+        """
+        given: Mapping[str, Any]
+        if isinstance(spec, Mapping):
+            name, given = self._path_of(spec)
+            build, text = self.resolve(name), str(spec["class_path"])
+        else:
+            name, written = self.split(spec)
+            build, text = self.resolve(name), repr(spec)
+            given = self._by_name(text, build, written)
+        return Component(self, text, build, self.checked(text, build, given))
+
+    def split(self, text: str) -> tuple[str, list[str]]:
+        """The name, or ``module:Class``, and the arguments behind it."""
+        name, _, rest = text.partition(":")
+        if name not in self and rest:
+            attribute, _, rest = rest.partition(":")
+            name = f"{name}:{attribute}"
+        return name, [value.strip() for value in _SEPARATOR.split(rest)] if rest else []
+
+    def outside_class(self, spec: object) -> str | None:
+        """``module:Class`` where a component is from outside of this package; imports nothing."""
+        if isinstance(spec, Mapping):
+            path = spec.get("class_path")
+            is_path = isinstance(path, str) and path not in self and bool(re.search("[.:]", path))
+        elif isinstance(spec, str):
+            path = self.split(spec)[0]
+            is_path = is_class_path(path)
+        else:
+            return None
+        return str(path) if is_path and not is_ours(str(path)) else None
+
+    def parameters(self, build: Class) -> dict[str, inspect.Parameter]:
+        """Parameters of a class that are a component's own, by name."""
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        own: dict[str, inspect.Parameter] = {}
+        for parameter in inspect.signature(build).parameters.values():
+            if parameter.name in self.groups:
+                inner = self.parameters(self.groups[parameter.name])
+                chosen = vars(_default_of(build, parameter))
+                own |= {name: p.replace(default=chosen[name]) for name, p in inner.items()}
+            elif parameter.kind in named and parameter.name not in self.context:
+                own[parameter.name] = parameter
+        return own
+
+    def grouped(self, build: Class, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Own arguments as the class takes them."""
+        asked = inspect.signature(build).parameters
+        taken = {name: value for name, value in arguments.items() if name in asked}
+        for name, inner in self.groups.items():
+            if name in asked:
+                inside = self.parameters(inner)
+                taken[name] = inner(**{n: v for n, v in arguments.items() if n in inside})
+        return taken
+
+    def checked(self, text: str, build: Class, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All own arguments, converted to their annotated types.
+
+        Raises:
+            ValueError: If one is unknown, missing or of a wrong type.
+        """
+        require_no_aliases(given)
+        own = self.parameters(build)
+        found = {
+            name: convert(given[name]) for name, convert in self.converters.items() if name in given
+        }
+        parser = ArgumentParser(exit_on_error=False)
+        asked = inspect.signature(build).parameters
+        for source in [build, *(inner for name, inner in self.groups.items() if name in asked)]:
+            names = inspect.signature(source).parameters
+            skip: set[str | int] = {
+                name for name in names if name not in own or name in self.converters
+            }
+            add = parser.add_class_arguments
+            add = add if inspect.isclass(source) else parser.add_function_arguments
+            add(source, skip=skip)
+        rest = {name: value for name, value in given.items() if name not in self.converters}
+        try:
+            found |= parser.parse_object(rest).as_dict()
+        except ArgumentError as error:
+            reason = _reason(error, given)
+            raise ValueError(f"{self.name} {text}: {reason}. {self._taken(build)}") from error
+        return {name: found[name] if name in given else p.default for name, p in own.items()}
+
+    def resolve(self, name: str) -> Class:
+        """The class called ``name``, or the one at ``module:Class``.
+
+        A class of this package must be one of the kind's, any other a subclass of its base: a
+        path is not a way to call functions.
+
+        Raises:
+            ValueError: If there is none; says which names are known, or why the module cannot be
+                imported.
+        """
+        if name in self:
+            return self[name]
+        module, _, attribute = name.partition(":")
+        if self.base is None or not is_class_path(name):
+            raise ValueError(unknown_name(self.name, name, self))
+        imported = self._import(name, module)
+        if not hasattr(imported, attribute):
+            hint = did_you_mean(attribute, vars(imported))
+            raise ValueError(
+                f"{self.name} {name!r}: module {module} has no attribute "
+                f"{attribute!r}{hint and f'; {hint}'}"
+            )
+        found = getattr(imported, attribute)
+        if any(found is build for build in self.values()):
+            return found
+        if is_ours(module):
+            raise ValueError(
+                f"{self.name} {name!r} is no {self.name} of this package: known: {', '.join(self)}."
+            )
+        if not (isinstance(found, type) and issubclass(found, self.base)):
+            what = "class" if isinstance(found, type) else type(found).__name__
+            wanted = class_path(self.base).replace(".modules.module.", ".")
+            raise ValueError(f"{self.name} {name!r} is a {what}, expected a subclass of {wanted}.")
+        return found
+
+    def form(self, name: str) -> str:
+        """How a component is written, with its arguments: ``vamp[:COMPONENTS,WEIGHTED]``."""
+        own = self.parameters(self[name]).values()
+        required = [_form_of(p) for p in own if p.default is p.empty]
+        optional = [_form_of(p) for p in own if p.default is not p.empty]
+        text = f"{name}:{','.join(required)}" if required else name
+        if not optional:
+            return text
+        return f"{text}[{',' if required else ':'}{','.join(optional)}]"
+
+    def summary(self, name: str) -> str:
+        """The first line of the class's documentation, without markup."""
+        line = (inspect.getdoc(self[name]) or "").partition("\n")[0]
+        return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", line).replace("``", "")
+
+    def _path_of(self, spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        for name in spec:
+            if name not in ("class_path", "init_args"):
+                known = ("class_path", "init_args")
+                raise ValueError(unknown_name(f"{self.name} entry", str(name), known))
+        path, arguments = spec.get("class_path"), spec.get("init_args") or {}
+        if not isinstance(path, str) or not isinstance(arguments, Mapping):
+            raise ValueError(
+                f"{self.name}: write class_path: module.Class and init_args: a mapping."
+            )
+        if path not in self and ":" not in path and "." in path:
+            module, _, name = path.rpartition(".")
+            path = f"{module}:{name}"
+        return path, dict(arguments)
+
+    def _by_name(self, text: str, build: Class, written: list[str]) -> dict[str, str]:
+        own = self.parameters(build)
+        unnamed = [n for n, p in own.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        given: dict[str, str] = {}
+        for position, value in enumerate(written):
+            name, equals, rest = value.partition("=")
+            if not equals:
+                if position >= len(unnamed):
+                    why = "this one needs its name" if len(unnamed) < len(own) else "one too many"
+                    raise ValueError(
+                        f"{self.name} {text}: argument {value!r}: {why}. {self._taken(build)}"
+                    )
+                name, rest = unnamed[position], value
+            if name in given:
+                raise ValueError(f"{self.name} {text}: {name} is given twice.")
+            if name not in own:
+                what = f"{self.name} {text}: {unknown_name('argument', name, own)}"
+                raise ValueError(what if own else f"{what} {self._taken(build)}")
+            given[name] = rest
+        return given
+
+    def _taken(self, build: Class) -> str:
+        own = [str(parameter) for parameter in self.parameters(build).values()]
+        name = getattr(build, "__name__", "it")
+        return f"{name} takes {', '.join(own)}." if own else f"{name} takes no arguments."
+
+    def _import(self, name: str, module: str) -> ModuleType:
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise ValueError(
+                    f"{self.name} {name!r}: importing {module} failed: {error}"
+                ) from error
+            near = did_you_mean(module, self) or f"known: {', '.join(self)};"
+            raise ValueError(
+                f"{self.name} {name!r}: {error}: {near} a class of your own is module:Class, of a "
+                "module that Python can import from here."
+            ) from error
+        except Exception as error:
+            # A module of the user's may fail in any way.
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"{self.name} {name!r}: importing {module} failed: {reason}"
+            ) from error
+
+
+def class_path(build: Class) -> str:
+    """``module.Class``."""
+    return f"{build.__module__}.{build.__qualname__}"
+
+
+def documented_parameters(build: Class) -> dict[str, str]:
+    """Parameter to what the class's documentation says of it, under Args or Attributes."""
+    section = re.search(
+        r"^(?:Args|Attributes):\n((?: .*\n?|\n)+)", inspect.getdoc(build) or "", re.MULTILINE
+    )
+    entries = re.findall(
+        r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE
+    )
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def is_class_path(name: str) -> bool:
+    """Whether a name is of the form ``module:Class``, and not a name with a number behind it."""
+    module, _, attribute = name.partition(":")
+    return bool(module) and attribute.isidentifier()
+
+
+def is_ours(path: str) -> bool:
+    """Whether a path starts at this package."""
+    return re.split(r"[.:]", path, maxsplit=1)[0] == "ppl_vae"
+
+
+def require_no_aliases(values: Mapping[str, Any]) -> None:
+    """Refuse text with YAML's aliases, which the parser would unfold without a bound.
+
+    Raises:
+        ValueError: If a value, or an entry of one, is such a text.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) and re.search(r"&\w", value) and re.search(r"\*\w", value):
+            raise ValueError(f"{name} cannot be {value[:100]!r}: aliases are not taken.")
+        if isinstance(value, Mapping):
+            require_no_aliases(value)
+        elif isinstance(value, list | tuple):
+            require_no_aliases({f"{name} {number}": v for number, v in enumerate(value)})
+
+
+def _default_of(build: Class, parameter: inspect.Parameter) -> Any:
+    """Default of a parameter; of a dataclass's field also one that a factory makes."""
+    if is_dataclass(build):
+        (found,) = (each for each in fields(build) if each.name == parameter.name)
+        if found.default_factory is not MISSING:
+            return found.default_factory()
+    return parameter.default
+
+
+def _form_of(parameter: inspect.Parameter) -> str:
+    name = parameter.name
+    return f"{name}={name.upper()}" if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
+
+
+def _reason(error: ArgumentError, given: Mapping[str, Any]) -> str:
+    """In a few words; the parser's own are of parsers, keys and unions."""
+    text = " ".join(str(error).split())
+    wrong = re.match(r'Parser key "(\w+)"', text)
+    if wrong and wrong[1] in given:
+        return f"{wrong[1]} cannot be {given[wrong[1]]!r}"
+    missing = re.match(r"the following arguments are required: (.*)", text)
+    return f"{missing[1]} must be given" if missing else text.rstrip(".")
