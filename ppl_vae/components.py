@@ -213,6 +213,11 @@ class Kind(Mapping[str, Class]):
         except ArgumentError as error:
             reason = _reason(error, given)
             raise ValueError(f"{self.name} {text}: {reason}. {self._taken(build)}") from error
+        for name, value in rest.items():
+            if isinstance(value, str) and not _is_as_written(value, found[name]):
+                raise ValueError(
+                    f"{self.name} {text}: {name} cannot be {value!r}. {self._taken(build)}"
+                )
         return {name: found[name] if name in given else p.default for name, p in own.items()}
 
     def resolve(self, name: str) -> Class:
@@ -381,6 +386,15 @@ def _default_of(build: Class, parameter: inspect.Parameter) -> Any:
 def _form_of(parameter: inspect.Parameter) -> str:
     name = parameter.name
     return f"{name}={name.upper()}" if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
+
+
+def _is_as_written(text: str, value: Any) -> bool:
+    """Whether a text stands for its value as everybody reads it; 1:30 is 90 to some parsers."""
+    if isinstance(value, bool):
+        return text in ("true", "false")
+    if isinstance(value, int):
+        return bool(re.fullmatch(r"[+-]?[0-9]+", text)) and int(text) == value
+    return isinstance(value, str) or not re.search(r"[0-9][:_][0-9]", text)
 
 
 def _reason(error: ArgumentError, given: Mapping[str, Any]) -> str:

@@ -97,8 +97,7 @@ def compare(
     Every combination of what is repeated is an arm: trained with each seed, evaluated on the same
     data with the same random numbers.
     """
-    taken = pv.registry.METHOD_OPTIONS
-    given = {name: settings.pop(name) for name in sorted(taken)}
+    given = {name: settings.pop(name) for name in pv.registry.METHOD_OPTIONS if name in settings}
     options = {name: value for name, value in given.items() if value is not None}
     config = config_of(settings)
     one_each = max(map(len, (priors, guides, networks))) == 1

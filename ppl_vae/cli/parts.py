@@ -9,11 +9,11 @@ from ppl_vae.cli.output import show
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
 def parts(as_json: bool) -> None:
-    """List the priors, likelihoods, guides, steps, methods ..., by the names that options take."""
+    """List the priors, likelihoods, guides, networks, steps and schedules, by the names that options take."""
     values = {
         f"--{kind}": {components.form(name): components.summary(name) for name in components}
         for kind, components in pv.registry.KINDS.items()
-        if kind not in ("objective", "shaping")
+        if kind not in ("objective", "shaping", "method", "engine")
     }
     width = max(len(form) for known in values.values() for form in known)
     lines = []

@@ -486,7 +486,7 @@ def test_the_end_of_aggression_is_resumed(tmp_path):
 
 def test_a_run_is_not_resumed_with_another_number(tmp_path):
     train(checkpoint=tmp_path / "run", step="alternating:2", epochs=1)
-    with pytest.raises(ValueError, match=r"step AlternatingStep:2 there, AlternatingStep:3 here"):
+    with pytest.raises(ValueError, match=r"step .*AlternatingStep:guide_updates=2 there, .*AlternatingStep:guide_updates=3 here"):
         train(checkpoint=tmp_path / "run", step="alternating:3", epochs=2)
 
 
@@ -506,22 +506,22 @@ class TestNames:
     def test_unknown(self, name):
         expected = (
             rf"^unknown step '{name}':( did you mean '[\w:-]+'\?)? known: torch, svi, "
-            r"alternating:N, aggressive, semi-amortised:N\.$"
+            r"alternating, aggressive, semi-amortised\.$"
         )
         with pytest.raises(ValueError, match=expected):
             train(step=name)
 
-    @pytest.mark.parametrize("number", ["", ":", ":0", ":-1", ":x", ":1.5", ":²", ":1:2"])
-    @pytest.mark.parametrize("name", ["alternating", "semi-amortised"])
-    def test_numbers(self, name, number):
-        with pytest.raises(
-            ValueError, match=f"{name}:N takes a whole number N >= 1, as {name}:5.$"
-        ):
-            train(step=name + number)
+    @pytest.mark.parametrize("number", ["0", "-1", "x", "1.5", "²", "1:2"])
+    @pytest.mark.parametrize(
+        ("name", "own"), [("alternating", "guide_updates"), ("semi-amortised", "refinements")]
+    )
+    def test_numbers(self, name, own, number):
+        with pytest.raises(ValueError, match=rf"^step '{name}:{number}': ({own} cannot|.*N >= 1)"):
+            train(step=f"{name}:{number}")
 
-    @pytest.mark.parametrize("name", ["torch:1", "svi:2", "aggressive:3", "torch:"])
+    @pytest.mark.parametrize("name", ["torch:1", "svi:2", "aggressive:3"])
     def test_no_number(self, name):
-        with pytest.raises(ValueError, match=f"^step '{name}': .* takes no number.$"):
+        with pytest.raises(ValueError, match=f"^step '{name}': .* takes no arguments.$"):
             train(step=name)
 
     @pytest.mark.parametrize("step", [AlternatingStep, SemiAmortisedStep])
@@ -578,7 +578,7 @@ def test_learns(name, significance):
 
 class TestRuns:
     def test_a_typo_is_found_before_anything_is_written(self, tmp_path):
-        for name in ("agressive", "alternating", "torch:2"):
+        for name in ("agressive", "alternating:0", "torch:2"):
             with pytest.raises(ValueError, match=rf"^[^\n]*step '{name}'[^\n]*$"):
                 train_run(RunConfig(step=name), tmp_path / "run", progress=False)
         assert not (tmp_path / "run").exists()
