@@ -9,7 +9,7 @@ from ppl_vae.cli.output import show
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
 def parts(as_json: bool) -> None:
-    """List the priors, likelihoods, guides, networks, steps and schedules, by the names that options take."""
+    """List priors, likelihoods, guides, networks, steps, schedules by the names options take."""
     values = {
         f"--{kind}": {components.form(name): components.summary(name) for name in components}
         for kind, components in pv.registry.KINDS.items()

@@ -154,7 +154,13 @@ def test_a_part_s_mistake_is_one_line(option, value, message, tmp_path, capsys):
 def test_the_list_of_parts(capsys):
     status, out, _ = run(capsys, "parts")
     assert status == 0
-    for text in ("--prior:", "learned-normal", "normal[:SCALE,learn_scale=LEARN_SCALE]", "--guide:", "mlp"):
+    for text in (
+        "--prior:",
+        "learned-normal",
+        "normal[:SCALE,learn_scale=LEARN_SCALE]",
+        "--guide:",
+        "mlp",
+    ):
         assert text in out
     status, out, _ = run(capsys, "parts", "--json")
     assert json.loads(out)["--prior"]["normal"].startswith("p(z) = Normal(0, I)")

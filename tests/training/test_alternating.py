@@ -486,7 +486,10 @@ def test_the_end_of_aggression_is_resumed(tmp_path):
 
 def test_a_run_is_not_resumed_with_another_number(tmp_path):
     train(checkpoint=tmp_path / "run", step="alternating:2", epochs=1)
-    with pytest.raises(ValueError, match=r"step .*AlternatingStep:guide_updates=2 there, .*AlternatingStep:guide_updates=3 here"):
+    with pytest.raises(
+        ValueError,
+        match=r"step .*AlternatingStep:guide_updates=2 there, .*:guide_updates=3 here",
+    ):
         train(checkpoint=tmp_path / "run", step="alternating:3", epochs=2)
 
 
