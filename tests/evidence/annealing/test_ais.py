@@ -25,6 +25,7 @@ ALL = 10**6
 POSITIVE = Positive()
 
 
+@pytest.mark.usefixtures("short_pilot")
 class TestExact:
     @pytest.mark.parametrize("schedule", ["linear", "sigmoidal", "adaptive"])
     def test_every_weight_is_p_of_x_from_the_posterior(self, schedule):
@@ -141,7 +142,7 @@ class TestAccuracy:
         x = MODEL.simulate(40)
         exact = MODEL.log_evidence(x).detach()
         sampled = ImportanceSampling(2000)(MODEL.vae().model, narrow, x)
-        annealed = AIS(100, 64, 3)(MODEL.vae().model, narrow, x)
+        annealed = AIS(100, 64, 3, rows=ALL)(MODEL.vae().model, narrow, x)
         significance = significance.split(2)
         significance.require_less(mean_of(sampled.log_prob - exact), -0.5)
         significance.require_equal(ratio(annealed, exact), 1.0)
@@ -163,6 +164,7 @@ class TestAccuracy:
         significance.require_equal(ratio(annealed, many.log_prob), ratio(many, many.log_prob))
 
 
+@pytest.mark.usefixtures("short_pilot")
 class TestRepeatability:
     short = AIS(4, 3, 1, rows=32)  # 4 data at once: a pilot of 8 chains
 
@@ -198,6 +200,7 @@ class TestRepeatability:
         torch.testing.assert_close(run(estimator, changed).log_prob[0], run(estimator).log_prob[0])
 
 
+@pytest.mark.usefixtures("short_pilot")
 class TestResult:
     def test_says_what_it_did(self):
         evidence = run(AIS(4, 3, 2, "guide", "linear", gap=0.25))

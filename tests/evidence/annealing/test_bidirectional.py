@@ -81,6 +81,7 @@ class TestOrder:
         widths = (found.upper.log_prob - found.lower.log_prob for found in (long, short))
         significance.require_less(mean_of(next(widths) - next(widths)), 0.0)
 
+    @pytest.mark.usefixtures("short_pilot")
     def test_from_the_posterior_there_is_no_gap(self):
         found = sandwich(AIS(4, 3, 2, "guide"), 5, MODEL.vae())
         exact = MODEL.log_evidence(found.x).detach()
@@ -90,6 +91,7 @@ class TestOrder:
 
 
 class TestResult:
+    @pytest.mark.usefixtures("short_pilot")
     def test_table_and_directions(self):
         found = sandwich(AIS(3, 2, 1), 4)
         assert (found.lower.direction, found.upper.direction) == ("lower", "upper")
@@ -101,6 +103,7 @@ class TestResult:
         assert [line.split()[0] for line in lines[1:]] == ["upper", "lower", "gap"]
         assert f"{found.gap:.3f}" in lines[3]
 
+    @pytest.mark.usefixtures("short_pilot")
     def test_one_datum_has_no_error(self):
         assert math.isnan(sandwich(AIS(2, 2, 1), 1).gap_error)
 
@@ -114,6 +117,7 @@ class TestResult:
         exact = MODEL.log_evidence(chunked.x).detach()
         significance.require_equal(mean_of((exact - chunked.upper.log_prob).exp()), 1.0)
 
+    @pytest.mark.usefixtures("short_pilot")
     def test_a_seed_gives_the_same_numbers(self):
         first, second = (sandwich(AIS(3, 2, 1), 3, seed=4) for _ in range(2))
         assert torch.equal(first.upper.log_prob, second.upper.log_prob)
@@ -124,6 +128,7 @@ class TestResult:
             BidirectionalMonteCarlo(AIS(3, 2, 1), 0)
 
 
+@pytest.mark.usefixtures("short_pilot")
 class TestCalibration:
     settings = AIS(1, 4, 2, rows=ALL)
 
@@ -186,6 +191,7 @@ class TestReverse:
         assert error[2].item() == math.inf
         assert jackknife_error(log_weight[:1]).isnan().all()
 
+    @pytest.mark.usefixtures("short_pilot")
     def test_promises_nothing(self):
         evidence = reverse_ais(AIS(3, 2, 1), VAE.model, VAE.guide, X[:2], transitions=2)
         assert evidence.direction == "consistent"

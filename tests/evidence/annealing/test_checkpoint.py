@@ -14,6 +14,7 @@ from ppl_vae.linear_gaussian import LinearGaussian
 
 from .cases import MODEL, VAE, X, run
 
+pytestmark = pytest.mark.usefixtures("short_pilot")
 AIS = AnnealedImportanceSampling(3, 4, 1, rows=32)  # 4 data at once, 3 chunks
 ESTIMATORS = [AIS, SequentialMonteCarlo(AIS, 2), ThermodynamicIntegration(AIS, 1, 1)]
 

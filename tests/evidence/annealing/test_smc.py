@@ -93,6 +93,7 @@ class TestUnbiased:
 
 
 class TestResult:
+    @pytest.mark.usefixtures("short_pilot")
     def test_from_the_posterior_every_group_has_p_of_x(self):
         evidence = run(smc(5, 4, 3, start="guide"), X, MODEL.vae())
         torch.testing.assert_close(evidence.log_prob, EXACT, rtol=0, atol=1e-10)
@@ -107,6 +108,7 @@ class TestResult:
         without, with_ = (run(smc(15, 1, 40, 1, t), x, programs) for t in (0.0, 0.5))
         significance.require_less(mean_of(without.log_prob - with_.log_prob), 0.0)
 
+    @pytest.mark.usefixtures("short_pilot")
     def test_says_what_it_did(self):
         evidence = run(smc(3, 4, 2))
         assert evidence.direction == "lower"

@@ -14,7 +14,7 @@ from .cases import EXACT, MODEL, TEN, VAE, X, run
 ALL = 10**6
 
 
-def ti(num_temperatures=30, num_chains=40, burn_in=8, num_samples=8, **settings):
+def ti(num_temperatures=30, num_chains=160, burn_in=8, num_samples=2, **settings):
     annealing = AnnealedImportanceSampling(num_temperatures, num_chains, 3, rows=ALL, **settings)
     return ThermodynamicIntegration(annealing, burn_in, num_samples)
 
@@ -47,6 +47,7 @@ def test_two_layers(significance):
     significance.require_equal(error_of(evidence, chain.log_evidence(x)), 0.0)
 
 
+@pytest.mark.usefixtures("short_pilot")
 def test_from_the_posterior_it_is_exact():
     evidence = run(ti(3, 2, 1, 1, start="guide"), X, MODEL.vae())
     torch.testing.assert_close(evidence.log_prob, EXACT, rtol=0, atol=1e-10)
@@ -65,6 +66,7 @@ def test_the_correction_takes_off_most_of_a_coarse_trapezoids_error(significance
     assert (left.abs() < plain.mean(0).abs() / 2).all()
 
 
+@pytest.mark.usefixtures("short_pilot")
 def test_counts_decoder_gradient_evaluations():
     rows = 0
 
@@ -81,6 +83,7 @@ def test_counts_decoder_gradient_evaluations():
     assert evidence.evaluations_per_datum == 8 * rows
 
 
+@pytest.mark.usefixtures("short_pilot")
 def test_says_what_it_did():
     evidence = run(ti(3, 2, 2, 3))
     assert evidence.direction == "consistent"
