@@ -67,18 +67,33 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be made.
     """
-    for left in leftovers(parent):
-        shutil.rmtree(left, ignore_errors=True)
-    folder = tempfile.mkdtemp(_SUFFIX, _PREFIX, parent)
-    # The lock goes with the process, however it ends: where it is free, the owner is dead.
-    descriptor = os.open(folder, os.O_RDONLY)
+    for left in _temporary_names(parent):
+        _is_abandoned(left, remove=True)
+    while (held := _locked(folder := Path(tempfile.mkdtemp(_SUFFIX, _PREFIX, parent)))) is None:
+        pass
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield Path(folder)
+        yield folder
     finally:
-        os.close(descriptor)
+        os.close(held)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that locks the new folder; None where another process removed it.
+
+    The lock goes with the process, however it ends: where it is free, the owner is dead. Between
+    the making of a folder and its lock another process may take it for abandoned.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if folder.exists():
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def append_text(path: Path, text: str) -> None:
@@ -102,9 +117,7 @@ def append_text(path: Path, text: str) -> None:
 
 def leftovers(folder: Path) -> list[Path]:
     """Temporary folders of this module whose process is dead."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if _TEMPORARY.fullmatch(entry.name)]
-    return [folder / name for name in names if _is_abandoned(folder / name)]
+    return [path for path in _temporary_names(folder) if _is_abandoned(path)]
 
 
 def require_file_name(what: str, name: str) -> None:
@@ -143,14 +156,21 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("", text)
 
 
-def _is_abandoned(path: Path) -> bool:
-    """Whether no process holds the temporary folder."""
+def _temporary_names(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return [folder / each.name for each in entries if _TEMPORARY.fullmatch(each.name)]
+
+
+def _is_abandoned(path: Path, *, remove: bool = False) -> bool:
+    """Whether no process holds the temporary folder; it may be removed under its lock."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if remove:
+            shutil.rmtree(path, ignore_errors=True)
     except OSError:
         return False
     finally:

@@ -1,6 +1,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,3 +165,21 @@ def test_a_name_that_leaves_its_folder_is_refused_in_one_line(name):
 def test_what_steers_a_terminal_is_not_printed():
     text = "\x1b]0;title\x07\x1b[2Jfailed\r\n\tat \x9b31m\u202egnp.exe"
     assert printable(text) == "]0;title[2Jfailed\n\tat 31mgnp.exe"
+
+
+def test_many_that_write_into_one_folder_leave_each_other_alone(tmp_path):
+    """A folder that was just made, and not locked yet, is nobody's to remove."""
+    code = (
+        "import sys; from pathlib import Path; from ppl_vae.files import write_atomically\n"
+        "for k in range(300): write_atomically(Path(sys.argv[1]) / sys.argv[2], str(k))"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path, name], stderr=subprocess.PIPE)
+        for name in "abcd"
+    ]
+    for writer in writers:
+        _, error = writer.communicate()
+        assert writer.returncode == 0, error.decode()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        "abcd", "299"
+    )

@@ -4,8 +4,6 @@ import importlib
 import math
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from ppl_vae.diagnostics import Calibration
 
 _COLUMNS = 4
@@ -22,7 +20,7 @@ def arviz_plots_works() -> bool:
     return True
 
 
-def plot_ranks(calibration: Calibration, *, count: int = 12, probability: float = 0.99) -> Figure:
+def plot_ranks(calibration: Calibration, *, count: int = 12, probability: float = 0.99) -> Any:
     """``arviz_plots.plot_ecdf_pit`` of the dimensions that look least calibrated.
 
     Each panel is a latent dimension: the ECDF of its ranks minus that of uniform ones, and the band
@@ -55,7 +53,7 @@ def plot_ranks(calibration: Calibration, *, count: int = 12, probability: float 
         col_wrap=columns,
         figure_kwargs={"figsize": (columns * _PANEL[0], rows * _PANEL[1] + 0.5)},
     )
-    figure: Figure = drawn.viz["figure"].item()
+    figure = drawn.viz["figure"].item()
     figure.set_layout_engine("constrained")
     # It is one of pyplot's, which would keep it for good.
     importlib.import_module("matplotlib.pyplot").close(figure)

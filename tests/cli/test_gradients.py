@@ -84,7 +84,7 @@ def test_a_trained_run(tmp_path, capsys):
     [
         (["--objective", "iwa"], "did you mean 'iwae'"),
         (["--objective", "iwae:0"], "num_particles >= 1"),
-        (["--objective", "ciwae"], "write ciwae:K,beta=B"),
+        (["--objective", "ciwae"], "beta must be given"),
         (["--objective", "vimco", "--particles", "1"], "VIMCO needs num_particles >= 2"),
         (["--objective", "iwae:4", "--objective", "iwae"], "twice with one K"),
         (["--objective", "nowhere:Thing"], "module:Class"),

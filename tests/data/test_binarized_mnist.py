@@ -110,4 +110,4 @@ def test_missing_and_not_to_be_had(web, tmp_path, monkeypatch):
         load_dataset("binarized-mnist", tmp_path)
     message = str(error.value)
     assert "\n" not in message
-    assert all(part in message for part in (*FILES, str(tmp_path), "404", "--data-root"))
+    assert all(part in message for part in (*FILES, str(tmp_path), "404", "data_root"))

@@ -124,7 +124,7 @@ class TestResult:
         assert torch.equal(first.lower.log_prob, second.lower.log_prob)
 
     def test_needs_data(self):
-        with pytest.raises(ValueError, match="num_data >= 1"):
+        with pytest.raises(ValueError, match="num_simulated >= 1"):
             BidirectionalMonteCarlo(AIS(3, 2, 1), 0)
 
 
