@@ -144,7 +144,7 @@ def test_a_method_more_evaluates_and_does_not_train_again(tmp_path):
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     carry_out(tmp_path, plan(seeds=(0,)))
-    with pytest.raises(ValueError, match=r"latent 2 there, 3 here.*--out"):
+    with pytest.raises(ValueError, match=r"latent 2 there, 3 here.*choose another folder"):
         carry_out(tmp_path, plan(seeds=(0,), config=replace(CONFIG, latent=3)))
 
 
