@@ -34,7 +34,7 @@ def evaluate(run):
 def diagnose(run):
     found = diagnose_run(run, limit=4, particles=500, rate_data=2, temperatures=10, chains=4)
     write_diagnosis(found, run.folder, "killed")
-    return found.evidence.mean
+    return found["evidence"].mean
 
 def impute(run):
     found = impute_run(run, num_draws=2, num_particles=2000)
