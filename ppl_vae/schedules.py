@@ -53,8 +53,6 @@ class Exponential:
 
     def __post_init__(self) -> None:
         _require_positive("learning rate", self.rate)
-        if self.final_rate is None:
-            object.__setattr__(self, "final_rate", self.rate / 10)
         _require_positive("final learning rate", self._final)
 
     @property

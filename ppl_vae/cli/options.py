@@ -355,9 +355,10 @@ estimator = options(
     setting(
         "--method",
         of="registry.build_estimator",
-        metavar="NAME",
+        metavar="NAME[:ARGUMENTS]",
         names=lambda: pv.registry.METHODS,
-        help="Estimator of log p(x): {names}; docs/evidence.md says which to use when.",
+        help="Estimator of log p(x): {names}; docs/evidence.md says which to use when. "
+        "Arguments are those of its class: iwae:5000,rows=2000.",
     ),
     method_option("--particles", type=int, metavar="K", about="draws per datum."),
     method_option(
