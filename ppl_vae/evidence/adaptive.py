@@ -15,7 +15,7 @@ from ppl_vae.evidence.chunks import Chunk, Chunking, require_counts, require_gui
 from ppl_vae.evidence.importance_sampling import ADVICE
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, measured, pareto_tail
 from ppl_vae.evidence.result import TOLERATED_TAIL, Evidence, concatenate
-from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation, guide_of
 from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, derive_seed
 from ppl_vae.weights import RunningWeights
@@ -109,7 +109,8 @@ class AdaptiveSampling:
         with bar:
             while len(active):
                 size = min(max(self.first, drawn // 2), self.most - drawn)
-                fresh, stage = self._draw(model, guide, x[active], size, drawn, device, seed)
+                own = guide_of(guide, active)
+                fresh, stage = self._draw(model, own, x[active], size, drawn, device, seed)
                 stages.append(stage.identity)
                 sums = fresh if sums is None else sums.merged(fresh)
                 drawn += size

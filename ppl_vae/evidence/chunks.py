@@ -296,13 +296,13 @@ class Chunking:
     ) -> list[Evidence]:
         """Data whose guide is refined together, estimated chunk by chunk."""
         model, nesting, size = look.programs.model, look.max_plate_nesting, look.data_at_once
-        guide = guide_of(look.guide, streams.first, streams.first + len(x))
+        guide = guide_of(look.guide, slice(streams.first, streams.first + len(x)))
         if self.refine is not None:
             with streams.stream(Purpose.PILOT):
                 guide = self.refine(model, guide, x, max_plate_nesting=nesting, seed=None)
         found = []
         for number, part in enumerate(x.split(size)):
-            proposal = guide_of(guide, number * size, number * size + len(part))
+            proposal = guide_of(guide, slice(number * size, number * size + len(part)))
             chunk = Chunk(model, proposal, part, max(1, look.rows // size), nesting)
             own = Streams(streams.seed, streams.chunk + number, streams.first + number * size)
             with own.stream(Purpose.FORWARD):

@@ -208,9 +208,9 @@ class LaplaceGuide:
             loc = loc + multiply(rows[..., :start], torch.cat(noise, -1).to(dtype))
         return FullNormal(loc, scale_tril=rows[..., start:stop], validate_args=False)
 
-    def rows(self, start: int, stop: int) -> "LaplaceGuide":
-        """The guide for the data ``x[start:stop]`` alone."""
-        return LaplaceGuide(self.sites, self.mean[start:stop], self.factor[start:stop])
+    def rows(self, index: slice | Tensor) -> "LaplaceGuide":
+        """The guide for the data ``x[index]`` alone."""
+        return LaplaceGuide(self.sites, self.mean[index], self.factor[index])
 
 
 def _standardized(u: Tensor, normal: FullNormal) -> Float[Tensor, "*shape size"]:

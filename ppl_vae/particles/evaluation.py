@@ -135,7 +135,7 @@ class Evaluation:
         with seeded(0), torch.no_grad():
             for start in range(0, len(self.x), self.rows):
                 part = self.x[start : start + self.rows].to(self.device)
-                drawn = run(guide_of(self.guide, start, start + len(part)), part, 1, nesting)
+                drawn = run(guide_of(self.guide, slice(start, start + len(part))), part, 1, nesting)
                 modelled = run(model, part, 1, nesting, drawn.latents)
                 gap = support_gap(
                     *({n: s["fn"] for n, s in r.sites.items()} for r in (modelled, drawn))
@@ -169,7 +169,7 @@ class Evaluation:
         """
         for start in range(0, len(self.x), self.data_at_once):
             part = self.x[start : start + self.data_at_once].to(self.device)
-            yield part, guide_of(self.guide, start, start + len(part))
+            yield part, guide_of(self.guide, slice(start, start + len(part)))
 
     def with_rows(self, rows: int) -> "Evaluation":
         """The same with other chunks."""
@@ -333,7 +333,7 @@ def _not_run(x: Tensor, what: str, error: Exception) -> ValueError:
 def _checked(programs: Programs, x: Tensor, count: int, what: str) -> Particles | None:
     """Particles of each datum, after a look at all that estimates take for granted."""
     model, guide, nesting = programs.model, programs.guide, programs.max_plate_nesting
-    drawn = None if guide is None else run(guide_of(guide, 0, len(x)), x, count, nesting)
+    drawn = None if guide is None else run(guide_of(guide, slice(0, len(x))), x, count, nesting)
     latents, subsamples = ({}, {}) if drawn is None else (drawn.latents, drawn.subsamples)
     modelled = run(model, x, count, nesting, latents, subsamples)
     require_all_rows(*([modelled] if drawn is None else [drawn, modelled]))
@@ -342,7 +342,7 @@ def _checked(programs: Programs, x: Tensor, count: int, what: str) -> Particles 
     particles = None if drawn is None else assemble(modelled, drawn, nesting + 1)
     _require_same(modelled, run(model, x, count, nesting, modelled.latents), nesting, "model")
     if guide is not None and drawn is not None:
-        again = run(guide_of(guide, 0, len(x)), x, count, nesting, drawn.latents)
+        again = run(guide_of(guide, slice(0, len(x))), x, count, nesting, drawn.latents)
         # A flow without an inverse has no density but that of its own draws.
         with suppress(UnknownDensityError):
             _require_same(drawn, again, nesting, "guide")

@@ -47,10 +47,10 @@ class Offset:
         """The offset with a function of both tensors in their place."""
         return Offset(function(self.shift), function(self.log_stretch), self.event_dim)
 
-    def rows(self, start: int, stop: int) -> "Offset":
+    def rows(self, index: slice | Tensor) -> "Offset":
         """The part of some data."""
-        dim = self.shift.dim() - self.event_dim - 1
-        return self.map(lambda value: value.narrow(dim, start, stop - start))
+        at = (..., index, *[slice(None)] * self.event_dim)
+        return self.map(lambda value: value[at])
 
 
 @final
@@ -85,11 +85,10 @@ class OffsetGuide:
         with _OffsetMessenger(self.offsets):
             return self.guide(x)
 
-    def rows(self, start: int, stop: int) -> "OffsetGuide":
-        """The guide for the data ``x[start:stop]`` alone."""
-        stop = min(stop, self.num_data)
-        offsets = {name: offset.rows(start, stop) for name, offset in self.offsets.items()}
-        return OffsetGuide(self.guide, offsets, stop - start)
+    def rows(self, index: slice | Tensor) -> "OffsetGuide":
+        """The guide for the data ``x[index]`` alone."""
+        offsets = {name: offset.rows(index) for name, offset in self.offsets.items()}
+        return OffsetGuide(self.guide, offsets, len(torch.arange(self.num_data)[index]))
 
     def detach(self) -> "OffsetGuide":
         """The guide with its offsets held fixed."""

@@ -78,7 +78,7 @@ class Programs:
     def _after_a_run(self, found: "ProgramModules", x: Tensor) -> "ProgramModules":
         recorder, seen = ParameterRecorder(), _SeenModules()
         with seeded(0), torch.no_grad(), found.evaluating(), seen.watching(), recorder:
-            guide = None if self.guide is None else guide_of(self.guide, 0, len(x))
+            guide = None if self.guide is None else guide_of(self.guide, slice(0, len(x)))
             nesting = used_nesting(self.model, guide, x)
         return ProgramModules(
             _roots([*found.roots, *seen.modules.values()]),

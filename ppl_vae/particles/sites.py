@@ -35,13 +35,13 @@ class BatchGuide(Protocol):
     def __call__(self, x: Tensor) -> Any:
         """Run the guide."""
 
-    def rows(self, start: int, stop: int) -> "BatchGuide":
-        """The guide for the data ``x[start:stop]`` alone."""
+    def rows(self, index: slice | Tensor) -> "BatchGuide":
+        """The guide for the data ``x[index]`` alone."""
 
 
-def guide_of(guide: Program, start: int, stop: int) -> Program:
-    """The guide for the data ``x[start:stop]``: itself, unless it is one for a batch."""
-    return guide.rows(start, stop) if isinstance(guide, BatchGuide) else guide
+def guide_of(guide: Program, index: slice | Tensor) -> Program:
+    """The guide for the data ``x[index]``: itself, unless it is one for a batch."""
+    return guide.rows(index) if isinstance(guide, BatchGuide) else guide
 
 
 @final

@@ -115,7 +115,7 @@ def _origin(
     with evaluating(model, guide), suppress(ValueError, RuntimeError):
         for datum in range(len(x)):
             rows = slice(datum, datum + 1)
-            alone = guide_of(guide, datum, datum + 1)
+            alone = guide_of(guide, rows)
             latents = {
                 name: value.detach().movedim(nesting, 0)[rows].movedim(0, nesting)
                 for name, value in particles.latents.items()

@@ -8,11 +8,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from programs import LinearChain, binary_data, binary_vae
-from significance import mean_of
+from significance import Estimate, mean_of
 from torch import nn
 
 from ppl_vae.evidence import (
     SUMO,
+    AdaptiveSampling,
     DefensiveSampling,
     ImportanceSampling,
     Jackknife,
@@ -310,3 +311,23 @@ class TestErrors:
 
         with pytest.raises(ValueError, match=r"^latent site 'z' stands in a plate of its own"):
             laplace_guide(model, latent, torch.zeros(4).double(), max_plate_nesting=2)
+
+
+def test_adaptive_sampling_keeps_each_datum_with_its_own_guide(significance):
+    """Some data are done before others; those that go on keep the normals at their own modes."""
+    laplace = laplace_guide(PROGRAM, MODEL.vae().guide, X)
+    # Every second datum's is wide, and needs more draws.
+    spread = torch.tensor([1.0, 3.0], dtype=X.dtype).repeat(3)[:, None, None]
+    guide = LaplaceGuide(laplace.sites, laplace.mean, laplace.factor * spread)
+    estimator = AdaptiveSampling(0.05, first=50)
+    found = estimator(PROGRAM, guide, X)
+    assert found.evaluations is not None
+    quick, slow = found.evaluations[::2], found.evaluations[1::2]
+    assert quick.max() < slow.min()
+    # With the guide of another datum it would go on to the end.
+    alone = [estimator(PROGRAM, guide.rows(slice(i, i + 1)), X[i : i + 1]) for i in (1, 3, 5)]
+    assert slow.max() <= 4 * max(each.evaluations.max() for each in alone)
+    exact, tests = MODEL.log_evidence(X), significance.split(3)
+    for i in (1, 3, 5):
+        value = Estimate(found.log_prob[i].item(), found.standard_error[i].item())
+        tests.require_equal(value, exact[i].item())
