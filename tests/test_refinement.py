@@ -128,7 +128,7 @@ class TestOffsets:
         x = torch.zeros(5, 2)
         zero = zero_offsets(guide, x)
         assert zero.offsets["z"].shift.shape == (4, 5, 3)
-        assert zero.rows(1, 3).offsets["z"].shift.shape == (4, 2, 3)
+        assert zero.rows(slice(1, 3)).offsets["z"].shift.shape == (4, 2, 3)
         particles = draw_particles(model, zero, x, 6, max_plate_nesting=2)
         assert particles.latents["z"].shape == (6, 4, 5, 3)
 
@@ -136,7 +136,7 @@ class TestOffsets:
         refined = refine(MODEL.vae().model, bad_guide, X, steps=3)
         loc, scale = normal_of(refined)
         for start, stop in ((0, 3), (3, 6), (6, 9)):
-            part = refined.rows(start, stop)
+            part = refined.rows(slice(start, stop))
             torch.testing.assert_close(
                 normal_of(part, X[start:stop]), (loc[start:stop], scale[start:stop])
             )
