@@ -234,7 +234,7 @@ class TestNothingElseChanges:
 
     def test_rows(self):
         guide = laplace_guide(PROGRAM, far_guide, X)
-        part = guide.rows(2, 4)
+        part = guide.rows(slice(2, 4))
         assert torch.equal(part.mean, guide.mean[2:4])
         assert torch.equal(part.factor, guide.factor[2:4])
         weights = draw_particles(PROGRAM, part, X[2:4], 5).log_weight
@@ -259,7 +259,7 @@ class TestWhatItSays:
         assert isinstance(refiner, Refiner)
         guide = refiner(PROGRAM, far_guide, X)
         assert isinstance(guide, BatchGuide)
-        assert draw_particles(PROGRAM, guide.rows(0, 2), X[:2]).batch_size == 2
+        assert draw_particles(PROGRAM, guide.rows(slice(0, 2)), X[:2]).batch_size == 2
 
 
 class TestErrors:
