@@ -6,7 +6,7 @@ import click
 
 import ppl_vae as pv
 from ppl_vae.cli.options import place, rows_file, trust
-from ppl_vae.cli.output import say, show
+from ppl_vae.cli.output import in_options, say, show
 from ppl_vae.cli.setting import setting
 
 DIAGNOSIS = "runs.diagnose_run"
@@ -84,10 +84,12 @@ def diagnose(
         chains=chains,
         flow=flow,
         seed=seed,
-        report=lambda line: say(line, err=True),
+        report=lambda line: say(in_options(line), err=True),
     )
     title = f"{run.config.objective} on {run.data.name}"
     paths = pv.report.write_diagnosis(found, folder, title)
     of = "test data" if file is None else file.name
-    text = f"{title}, {of}\n\n{found}\n\nwritten: {', '.join(map(str, paths))}"
+    told = [in_options(each) if "left out, " in each else each for each in str(found).splitlines()]
+    lines = "\n".join(told)
+    text = f"{title}, {of}\n\n{lines}\n\nwritten: {', '.join(map(str, paths))}"
     show(text, {**found.summary(), "files": [str(path) for path in paths]}, as_json)

@@ -143,7 +143,9 @@ class Decomposition(Result):
         """A quantity's name in tables and files: at a point there is neither an ELBO nor a KL."""
         if not self.point:
             return name
-        return re.sub("^elbo$", "joint_log_density", re.sub("^kl(?=_|$)", "minus_log_prior", name))
+        return re.sub(
+            "^elbo(?=_|$)", "joint_log_density", re.sub("^kl(?=_|$)", "minus_log_prior", name)
+        )
 
     def _terms(self) -> dict[str, Estimate]:
         terms = {"elbo": self.elbo, "log_likelihood": self.log_likelihood}
@@ -165,7 +167,7 @@ class Decomposition(Result):
 
     def _attributes(self) -> dict[str, Attribute]:
         units = {f"active_units_{site}": unit.count for site, unit in self.active_units.items()}
-        return super()._attributes() | units
+        return {self.named(name): v for name, v in super()._attributes().items()} | units
 
     def _panels(self) -> list[Panel]:
         if self.point:

@@ -104,9 +104,7 @@ def rate_distortion(
 
     def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
         if guide is not None:
-            look.require_density(
-                "it has no rate: give guide=None and mass='unit' for the curve alone"
-            )
+            look.require_density("it has no rate")
         annealer = annealing.prepare(look.programs, x, streams, levels)
         nesting = look.max_plate_nesting
         with streams.stream(Purpose.FORWARD):

@@ -129,9 +129,13 @@ class Evidence(Result):
         """Standard error of the mean as an estimate for the population the data came from.
 
         ``s / sqrt(N)`` with s the standard deviation of the estimates over the data. That spread
-        holds the Monte Carlo noise already: adding the two would count it twice.
+        holds the Monte Carlo noise already: adding the two would count it twice. What the
+        log-weights lose by rounding is no spread, as it may be the same for all data: it is added.
         """
-        return _standard_error_of_mean(self.log_prob)
+        spread = _standard_error_of_mean(self.log_prob)
+        if self.rounding is None:
+            return spread
+        return math.hypot(spread, self.rounding.norm().item() / len(self))
 
     @property
     def data_error(self) -> float:
@@ -396,9 +400,10 @@ def paired_difference(a: Evidence, b: Evidence) -> PairedDifference:
     _require_same_data(a, b)
     difference = a.log_prob - b.log_prob
     variance = a.standard_error.square().sum() + b.standard_error.square().sum()
+    monte_carlo = variance.sqrt().item() / len(a)
     return PairedDifference(
         mean=difference.mean().item(),
-        monte_carlo_error=variance.sqrt().item() / len(a),
+        monte_carlo_error=monte_carlo,
         total_error=_standard_error_of_mean(difference),
     )
 

@@ -1,6 +1,6 @@
 """Guides: modules whose ``forward(x)`` returns q(z|x), event shape (latent,)."""
 
-from torch.nn import Module
+from torch import nn
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
 from ppl_vae.guides.bernoulli import BernoulliEncoder
@@ -23,7 +23,7 @@ GUIDES = Kind(
         "categorical": CategoricalEncoder,
         "sphere": VonMisesFisherEncoder,
     },
-    base=Module,
+    base=nn.Module,
     context=MODEL_CONTEXT,
 )
 """Guides q(z|x) of one layer of latents by name."""

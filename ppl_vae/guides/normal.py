@@ -33,7 +33,13 @@ class DiagonalNormalEncoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch *event"]) -> dist.Distribution:
         """The guide's distribution, event shape (latent,)."""
-        loc, unconstrained = self.network(x).chunk(2, dim=-1)
+        output = self.network(x)
+        if output.shape[-1] % 2:
+            raise ValueError(
+                f"a diagonal normal guide needs 2 outputs of its network for each latent "
+                f"dimension, got {output.shape[-1]}."
+            )
+        loc, unconstrained = output.chunk(2, dim=-1)
         return dist.Normal(loc, positive(unconstrained), validate_args=False).to_event(1)
 
 

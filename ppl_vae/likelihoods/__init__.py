@@ -3,7 +3,7 @@
 Each is called a decoder: (..., latent) to a distribution with event shape (features,).
 """
 
-from torch.nn import Module
+from torch import nn
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
 from ppl_vae.likelihoods.bernoulli import BernoulliDecoder, BernoulliVector, bernoulli_log_prob
@@ -52,7 +52,7 @@ LIKELIHOODS = Kind(
         "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomialDecoder,
         "table": TableDecoder,
     },
-    base=Module,
+    base=nn.Module,
     context=MODEL_CONTEXT,
 )
 """Likelihoods p(x|z) by name."""

@@ -1,6 +1,6 @@
 """Network bodies: tensors in, tensors out, any leading shape."""
 
-from torch.nn import Module
+from torch import nn
 
 from ppl_vae.components import Kind
 from ppl_vae.networks.activations import ACTIVATIONS
@@ -15,14 +15,14 @@ _CONTEXT = frozenset({"in_features", "out_features", "hidden", "activation", "im
 ENCODER_NETWORKS = Kind(
     "network",
     {"mlp": MLP, "gated": GatedMLP, "conv": ConvEncoder, "resnet": ResidualEncoder},
-    base=Module,
+    base=nn.Module,
     context=_CONTEXT,
 )
 """Networks of an encoder by name."""
 DECODER_NETWORKS = Kind(
     "network",
     {"mlp": MLP, "gated": GatedMLP, "conv": ConvDecoder, "resnet": ResidualDecoder},
-    base=Module,
+    base=nn.Module,
     context=_CONTEXT,
 )
 """Networks of a decoder by the same names, which take the same arguments of their own."""

@@ -22,7 +22,7 @@ from ppl_vae.identity import (
 )
 from ppl_vae.particles.counting import count_evaluations
 from ppl_vae.particles.particles import Particles, require_density
-from ppl_vae.particles.programs import ProgramModules, Programs
+from ppl_vae.particles.programs import ProgramModules, Programs, SeenModules
 from ppl_vae.particles.sites import (
     Program,
     SiteRun,
@@ -355,8 +355,9 @@ def require_rows(model: Program, x: Tensor, max_plate_nesting: int, what: str = 
     Raises:
         ValueError: If x is one datum, or the data plate has another size and does not subsample.
     """
-    with torch.no_grad():
-        _require_rows(run(model, x, 1, max_plate_nesting), x, what)
+    with torch.no_grad(), SeenModules().watching():
+        ran = run(model, x, 1, max_plate_nesting)
+    _require_rows(ran, x, what)
 
 
 def _require_rows(modelled: SiteRun, x: Tensor, what: str) -> None:

@@ -76,7 +76,7 @@ class Programs:
         return found if x is None else self._after_a_run(found, x)
 
     def _after_a_run(self, found: "ProgramModules", x: Tensor) -> "ProgramModules":
-        recorder, seen = ParameterRecorder(), _SeenModules()
+        recorder, seen = ParameterRecorder(), SeenModules()
         with seeded(0), torch.no_grad(), found.evaluating(), seen.watching(), recorder:
             guide = None if self.guide is None else guide_of(self.guide, slice(0, len(x)))
             nesting = used_nesting(self.model, guide, x)
@@ -218,7 +218,7 @@ class _ModuleState:
                 value.copy_(before)
 
 
-class _SeenModules:
+class SeenModules:
     """Modules called in this thread, each put in evaluation mode before its first call."""
 
     def __init__(self) -> None:

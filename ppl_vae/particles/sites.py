@@ -336,11 +336,24 @@ def _plate_size(site: Site, dim: int) -> int | None:
     return next((int(frame.size) for frame in frames if frame.dim == dim), None)
 
 
+def _require_event(site: Site) -> None:
+    """Check that values are of the size of the distribution's events, which torch broadcasts."""
+    event = tuple(site["fn"].event_shape)
+    given = tuple(site["value"].shape)[site["value"].dim() - len(event) :]
+    if given != event:
+        what = "data" if site["is_observed"] else "draws"
+        raise ValueError(
+            f"site {site['name']!r} is of shape {event}, and its {what} are of shape {given}: give "
+            "the prior, the networks' outputs and the data the same sizes."
+        )
+
+
 def _log_density(
     site: Site, num_dims: int, *, anywhere: bool = False
 ) -> Float[Tensor, "particles batch"]:
     """The site's unscaled, masked log-density, dimensions between particles and data summed."""
     log_prob: Tensor | None
+    _require_event(site)
     try:
         log_prob = site["fn"].log_prob(site["value"])
     except (KeyError, NotImplementedError) as error:

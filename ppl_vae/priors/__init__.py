@@ -1,6 +1,6 @@
 """Priors: modules whose ``forward()`` returns p(z), event shape (latent,)."""
 
-from torch.nn import Module
+from torch import nn
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
 from ppl_vae.priors.autoregressive import AutoregressiveBernoulliPrior, AutoregressivePrior
@@ -40,7 +40,7 @@ PRIORS = Kind(
         "categorical": CategoricalPrior,
         "sphere": UniformSphere,
     },
-    base=Module,
+    base=nn.Module,
     context=MODEL_CONTEXT,
 )
 """Priors by name."""

@@ -250,3 +250,21 @@ class TestPairedDifference:
     def test_different_numbers_of_data(self):
         with pytest.raises(ValueError, match="the same data, got 2 and 3"):
             paired_difference(evidence_of([-1.0, -2.0], 0.1), evidence_of([-1.0] * 3, 0.1))
+
+
+def test_rounding_that_all_data_share_is_part_of_the_whole_error():
+    """Their values are one number after rounding: the spread says 0 of what none of them knows."""
+    lost = torch.full((4,), 3.0)
+    found = Evidence(
+        log_prob=torch.full((4,), -1e9),
+        standard_error=lost,
+        effective_sample_size=torch.full((4,), 10.0),
+        num_particles=10,
+        direction="lower",
+        method="importance sampling",
+        seconds=0.0,
+        rounding=lost,
+    )
+    assert found.total_error == pytest.approx(3.0 / 2)
+    assert found.total_error >= found.monte_carlo_error
+    assert found.data_error == 0.0

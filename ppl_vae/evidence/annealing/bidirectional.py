@@ -12,7 +12,7 @@ from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_columns
 from ppl_vae.evidence.annealing.sandwich import Sandwich
-from ppl_vae.evidence.annealing.settings import require_count
+from ppl_vae.evidence.annealing.settings import require_annealing, require_count
 from ppl_vae.evidence.chunks import Call, Parts, Purpose, Streams
 from ppl_vae.evidence.result import Direction, Evidence
 from ppl_vae.evidence.unfinished import Columns, Part
@@ -52,6 +52,7 @@ class BidirectionalMonteCarlo:
     num_simulated: int = 20
 
     def __post_init__(self) -> None:
+        require_annealing("BidirectionalMonteCarlo", self.annealing)
         require_count("BidirectionalMonteCarlo", "num_simulated", self.num_simulated)
 
     def __call__(

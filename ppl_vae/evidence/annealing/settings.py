@@ -39,6 +39,19 @@ def require_settings(settings: Any) -> None:
         raise ValueError(f"{name} needs a finite gap or None, got {settings.gap}.")
 
 
+def require_annealing(name: str, annealing: Any) -> None:
+    """Check that an estimator was given an annealing, and no number.
+
+    Raises:
+        ValueError: If it was given something else.
+    """
+    if not hasattr(annealing, "num_temperatures"):
+        raise ValueError(
+            f"{name} takes an AnnealedImportanceSampling first, got {annealing!r}: write "
+            f"{name}(AnnealedImportanceSampling(num_temperatures=...))."
+        )
+
+
 def require_count(name: str, field: str, value: int) -> None:
     """Check a whole number of things.
 

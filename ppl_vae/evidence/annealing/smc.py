@@ -14,7 +14,7 @@ from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
 from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_columns
 from ppl_vae.evidence.annealing.resampling import resampled
-from ppl_vae.evidence.annealing.settings import require_count
+from ppl_vae.evidence.annealing.settings import require_annealing, require_count
 from ppl_vae.evidence.chunks import Call, Purpose, Streams
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.evidence.unfinished import Part
@@ -60,6 +60,7 @@ class SequentialMonteCarlo:
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
+        require_annealing("SequentialMonteCarlo", self.annealing)
         require_count("SequentialMonteCarlo", "num_groups", self.num_groups)
         chains = self.annealing.num_chains
         if chains % self.num_groups or chains < 2 * self.num_groups:

@@ -15,7 +15,7 @@ from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import evidence_of, part_of, require_numbers
 from ppl_vae.evidence.annealing.path import Chains
 from ppl_vae.evidence.annealing.resampling import resampled
-from ppl_vae.evidence.annealing.settings import require_count
+from ppl_vae.evidence.annealing.settings import require_annealing, require_count
 from ppl_vae.evidence.chunks import Call, Purpose, Streams
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.evidence.unfinished import Columns, Part
@@ -67,6 +67,7 @@ class ThermodynamicIntegration:
     num_samples: int = 20
 
     def __post_init__(self) -> None:
+        require_annealing("ThermodynamicIntegration", self.annealing)
         require_count("ThermodynamicIntegration", "burn_in", self.burn_in)
         require_count("ThermodynamicIntegration", "num_samples", self.num_samples)
         if self.annealing.num_chains < 2:
