@@ -10,7 +10,15 @@ from pyro.distributions import constraints, transforms
 from pyro.infer import config_enumerate
 from significance import mean_of
 
+from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.guides import DiagonalNormalEncoder
+from ppl_vae.likelihoods import BernoulliDecoder
+from ppl_vae.networks import MLP
+from ppl_vae.objectives import ELBO
 from ppl_vae.particles import draw_particles, simulate
+from ppl_vae.priors import StandardNormal
+from ppl_vae.training import fit
+from ppl_vae.vae import VAE
 
 
 def normal(loc, scale=1.0):
@@ -823,3 +831,41 @@ class TestPyrosState:
         assert recorded.trace is not None
         with poutine.block():
             assert draw_particles(z_model, z_guide, X, 3).log_weight.shape == (3, 5)
+
+
+class TestSizes:
+    """Prior, decoder, guide and data of other sizes than each other: one line, which says which."""
+
+    X = torch.zeros(6, 3)
+
+    def vae(self, latent=2, drawn=4, features=3):
+        return VAE(
+            StandardNormal(latent),
+            BernoulliDecoder(MLP(2, (4,), features)),
+            DiagonalNormalEncoder(MLP(3, (4,), drawn)),
+        )
+
+    @pytest.mark.parametrize(
+        ("sizes", "message"),
+        [
+            ({"features": 5}, r"^site 'x' is of shape \(5,\), and its data are of shape \(3,\)"),
+            ({"latent": 3}, "(site 'z' is of shape .3,., and its draws are of shape .2,.)|given 3"),
+            ({"drawn": 3}, "needs 2 outputs of its network for each latent dimension, got 3"),
+            ({"drawn": 6}, "a layer of 2 inputs was given 3"),
+        ],
+        ids=str,
+    )
+    def test_one_line(self, sizes, message):
+        vae = self.vae(**sizes)
+        for run in (
+            lambda: fit(vae.model, vae.guide, ELBO(), self.X, epochs=1, progress=False),
+            lambda: ImportanceSampling(4)(vae.model, vae.guide, self.X),
+        ):
+            with pytest.raises(ValueError, match=message) as error:
+                run()
+            assert "\n" not in str(error.value)
+
+    def test_data_are_not_counted_twice(self):
+        vae = self.vae()
+        with pytest.raises(ValueError, match=r"of shape \(3,\), and its data are of shape \(1,\)"):
+            draw_particles(vae.model, lambda x: vae.guide(self.X), self.X[:, :1])

@@ -337,10 +337,13 @@ def _plate_size(site: Site, dim: int) -> int | None:
 
 
 def _require_event(site: Site) -> None:
-    """Check that values are of the size of the distribution's events, which torch broadcasts."""
+    """Check that values are of the size of the distribution's events; one parameter may be of all.
+
+    torch would broadcast values too: data of one column under a decoder of two would count twice.
+    """
     event = tuple(site["fn"].event_shape)
     given = tuple(site["value"].shape)[site["value"].dim() - len(event) :]
-    if given != event:
+    if any(size not in (1, wanted) for size, wanted in zip(event, given, strict=True)):
         what = "data" if site["is_observed"] else "draws"
         raise ValueError(
             f"site {site['name']!r} is of shape {event}, and its {what} are of shape {given}: give "
