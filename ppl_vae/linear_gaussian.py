@@ -48,8 +48,14 @@ class LinearGaussian(nn.Module):
         super().__init__()
         if not (noise_scale > 0 and math.isfinite(noise_scale)):
             raise ValueError(f"noise_scale must be positive and finite, got {noise_scale}.")
-        self.weight = nn.Parameter(weight.clone())
-        self.bias = nn.Parameter(weight.new_zeros(len(weight)) if bias is None else bias.clone())
+        weight = torch.as_tensor(weight)
+        bias = weight.new_zeros(len(weight)) if bias is None else torch.as_tensor(bias)
+        if weight.dim() != 2 or bias.shape != weight.shape[:1]:
+            raise ValueError(
+                "weight is of shape (features, latent) and bias of shape (features,), got "
+                f"{tuple(weight.shape)} and {tuple(bias.shape)}."
+            )
+        self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
         self.noise_scale = noise_scale
         self.prior = StandardNormal(weight.shape[1]).to(weight.dtype)
 

@@ -168,6 +168,8 @@ def _settings(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise click.BadParameter(f"{path}: {reason}") from error
+    if isinstance(values, dict) and {"factors", "seeds", "evaluation", "methods"} & set(values):
+        raise click.BadParameter(f"{path} is a study: ppl-vae study run {path} carries it out")
     # A run's own config.json has its settings one level down.
     if isinstance(values, dict) and isinstance(values.get("config"), dict):
         values = values["config"]

@@ -68,24 +68,18 @@ def evaluate(
     if file is not None and typed is click.core.ParameterSource.COMMANDLINE:
         raise click.BadParameter("the rows of --data have no splits", param_hint="split")
     estimator = pv.registry.build_estimator(method, options)
+    work_on = pv.studies.Resources(cpus, gpus or 0.0).engine(engine, address)
     run = pv.runs.open_run(folder, data_root=data_root, device=device, trust=trust)
     programs = run.vae.model, run.vae.guide
     rows = run.rows(split, limit, file)
-    sandwich, pictures = None, []
-    if method == "bdmc":
-        levels = pv.evidence.sandwiches(estimator, *programs, rows, device=run.device, seed=seed)
-        title = f"{run.config.objective} on {run.data.name}: simulated data"
-        pictures = pv.report.write_sandwich(levels, folder, title)
-        sandwich = levels[estimator.annealing.num_temperatures]
-        estimator = pv.evidence.with_gap(estimator, sandwich.gap)
+    estimator, sandwich, pictures = _judged(estimator, run, rows, seed)
     on: dict[str, Any] = {"split": split, "limit": limit, "file": file, "seed": seed}
     if shards > 1 or engine != "in-process":
-        resources = pv.studies.Resources(cpus, gpus or 0.0)
         evidence = pv.runs.evaluate_sharded(
             folder,
             estimator,
             shards,
-            resources.engine(engine, address),
+            work_on,
             data_root=data_root,
             device=device,
             trust=trust,
@@ -93,13 +87,16 @@ def evaluate(
         )
     else:
         evidence = pv.runs.evaluate_run(run, estimator=estimator, **on)
-    parts = pv.diagnostics.decompose(*programs, rows, device=run.device, seed=seed)
+    # Of one datum there is no error over data, so no decomposition.
+    parts = None
+    if len(rows) > 1:
+        parts = pv.diagnostics.decompose(*programs, rows, device=run.device, seed=seed)
     path = pv.runs.file_of(folder, evidence)
     lines = [f"{run.config.objective} on {rows.source}", str(evidence)]
     if limit is not None and limit > len(rows):
         lines.insert(1, f"--limit {limit}: only {len(rows)} rows are there, and all are taken")
     kept = pv.runs.Evaluation(path, evidence.identity, evidence).summary()
-    values: dict[str, Any] = {**kept, "decomposition": parts.summary()}
+    values: dict[str, Any] = {**kept, "decomposition": parts and parts.summary()}
     normalizers = pv.runs.find_normalizers(run.vae)
     if normalizers:
         lines += map(str, normalizers)
@@ -115,5 +112,18 @@ def evaluate(
         lines += ["", str(sandwich)]
         lines += [f"picture: {path}" for path in pictures]
         values["sandwich"] = sandwich.summary()
-    lines += ["", str(parts), "", f"per-datum values in {path}"]
+    lines += ["", str(parts), ""] if parts else [""]
+    lines += [f"per-datum values in {path}"]
     show("\n".join(lines), values, as_json)
+
+
+def _judged(estimator: Any, run: Any, rows: Any, seed: int) -> tuple[Any, Any, list[Path]]:
+    """Of a sandwich its annealing, judged on simulated data, with the pictures of that."""
+    if not isinstance(estimator, pv.BidirectionalMonteCarlo):
+        return estimator, None, []
+    programs = run.vae.model, run.vae.guide
+    levels = pv.evidence.sandwiches(estimator, *programs, rows, device=run.device, seed=seed)
+    title = f"{run.config.objective} on {run.data.name}: simulated data"
+    pictures = pv.report.write_sandwich(levels, run.folder, title)
+    sandwich = levels[estimator.annealing.num_temperatures]
+    return pv.evidence.with_gap(estimator, sandwich.gap), sandwich, pictures

@@ -20,6 +20,7 @@ from ppl_vae.data import RowData
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.evidence.unfinished import Columns, Part, Unfinished, identity_in
 from ppl_vae.identity import Identity
+from ppl_vae.names import describe
 from ppl_vae.particles import (
     ChunkSize,
     Evaluation,
@@ -244,6 +245,13 @@ class Chunking:
     max_plate_nesting: int = 1
     from_prior: bool = False
 
+    def __post_init__(self) -> None:
+        if self.refine is not None and not isinstance(self.refine, Refiner):
+            raise ValueError(
+                f"refine takes Refinement(STEPS) or LaplaceApproximation(), got "
+                f"{describe(self.refine)}."
+            )
+
     def run(
         self,
         estimate: Callable[[Chunk], Evidence],
@@ -410,8 +418,9 @@ def require_counts(name: str, **counts: int | None) -> None:
         ValueError: If one is less.
     """
     for field, value in counts.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} needs {field} >= 1 (a whole number), got {value}.")
+        counted = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and (not counted or value < 1):
+            raise ValueError(f"{name} needs {field} >= 1 (a whole number), got {describe(value)}.")
 
 
 def require_replicates(name: str, bootstrap: int | None) -> None:

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 from ppl_vae.identity import hash_tensors
+from ppl_vae.names import describe
 from ppl_vae.particles.sites import Program, guide_of, used_nesting
 from ppl_vae.randomness import seeded
 
@@ -56,6 +57,13 @@ class Programs:
     model: Program
     guide: Program | None = None
     max_plate_nesting: int = 1
+
+    def __post_init__(self) -> None:
+        for name, program in (("model", self.model), ("guide", self.guide)):
+            if not callable(program) and not (name == "guide" and program is None):
+                raise ValueError(
+                    f"the {name} is a Pyro program, called with the data, got {describe(program)}."
+                )
 
     @property
     def callables(self) -> tuple[Program, ...]:

@@ -1,6 +1,7 @@
 """The store of a run's evaluations: each has a file, named by what it was computed from."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ EVALUATIONS = "evaluations"
 """Folder of the files, in the run's folder."""
 
 _DIGITS = 12
+_SHORT = 6
+_LOG = logging.getLogger(__name__)
 
 
 def evaluation_file(folder: Path, identity: Identity) -> Path:
@@ -109,10 +112,15 @@ class Evaluation:
 def list_evaluations(folder: str | os.PathLike[str]) -> list[Evaluation]:
     """All evaluations and diagnoses of a run, by name; neither the model nor the data are read.
 
-    Raises:
-        ValueError: If one is damaged; names the file.
+    One that is damaged, or no such file, is named by a warning in the log and left out.
     """
-    return [_listed(path) for path in sorted((Path(folder) / EVALUATIONS).glob("*.nc"))]
+    found = []
+    for path in sorted((Path(folder) / EVALUATIONS).glob("*.nc")):
+        try:
+            found.append(_listed(path))
+        except (ValueError, OSError) as error:
+            _LOG.warning("left out, %s", " ".join(str(error).split()))
+    return found
 
 
 def _listed(path: Path) -> Evaluation:
@@ -135,9 +143,10 @@ def _is_diagnosis(path: Path) -> bool:
 def format_evaluations(found: list[Evaluation]) -> str:
     """A table of evaluations: method, K, data, mean with its standard error, seed, key.
 
-    ``rows`` is what is computed at once, which the draws follow from.
+    ``rows`` is what is computed at once, which the draws follow from; ``model`` names the
+    parameters: a run that was trained further has others.
     """
-    head = ("method", "K", "data", "N", "log p(x)", "error", "seed", "rows", "key")
+    head = ("method", "K", "data", "N", "log p(x)", "error", "seed", "rows", "model", "key")
     rows = [head, *map(_row, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -154,8 +163,9 @@ def _row(each: Evaluation) -> tuple[str, ...]:
         numbers = f"{evidence.mean:.3f}", f"{evidence.total_error:.3f}"
     if _is_diagnosis(each.path):
         method = "diagnosis"
-    source, seed, rows, key = "", "", "", ""
+    source, seed, rows, model, key = "", "", "", "", ""
     if identity is not None:
         source, seed, key = str(identity.source), str(identity.seed), identity.key[:_DIGITS]
+        model = identity.parameters[:_SHORT]
         rows = "" if identity.chunk_rows is None else str(identity.chunk_rows)
-    return method, counts[0], source, counts[1], *numbers, seed, rows, key
+    return method, counts[0], source, counts[1], *numbers, seed, rows, model, key

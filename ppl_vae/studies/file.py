@@ -162,9 +162,9 @@ def write_yaml(study: Study) -> str:
 
 
 def _method_values(method: Method) -> Any:
-    if not method.options and method.label == method.name:
+    if method == Method(method.name):
         return method.name
-    label = {} if method.label == method.name else {"label": method.label}
+    label = {} if method.label == Method(method.name).label else {"label": method.label}
     return {"method": method.name, **method.options, **label}
 
 

@@ -1,5 +1,6 @@
 """What a study is: arms by seeds, and what is measured of each."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -46,7 +47,8 @@ class Method:
 
     def __post_init__(self) -> None:
         if not self.label:
-            object.__setattr__(self, "label", self.name)
+            # A file of the cell and a group of the results are called by it.
+            object.__setattr__(self, "label", re.sub(r"[^\w.+=-]+", "-", self.name))
         require_file_name("label of a method", self.label)
         self.build()
 

@@ -125,6 +125,8 @@ def fit(
     train = as_rows(train, "train")
     valid = None if valid is None else as_rows(valid, "valid")
     checkpoint = None if checkpoint is None else Path(checkpoint)
+    if guide is None:
+        raise ValueError("fit trains a model with its guide q(z|x), got guide=None.")
     settings = FitSettings(
         budget=Budget(epochs=epochs) if budget is None else budget,
         batch_size=batch_size,

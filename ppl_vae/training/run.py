@@ -367,8 +367,20 @@ class TrainingRun:
         # Before costs were counted, epochs were the only budget.
         before = {"updates": len(self.history) * len(self.batches)}
         self.spent = Spent(**checkpoint.progress.get("spent", before))
+        self._require_no_less(where)
         self._ended = checkpoint.progress.get("ended")
         self._best, self._best_buffers = dict(checkpoint.best), dict(checkpoint.best_buffer)
+
+    def _require_no_less(self, where: str) -> None:
+        """A run may be made longer, never shorter: its parameters are of all that was spent."""
+        budget = self.settings.budget
+        # Of seconds the last update may take more than there were.
+        if budget.kind != "seconds" and self.fraction > 1:
+            told = {"epochs": len(self.history), **asdict(self.spent)}
+            raise ValueError(
+                f"{where} is of a run that went further: {budget.kind} {told[budget.kind]} there, "
+                f"{budget.limit:g} here: give as many or more, or take another folder."
+            )
 
     def keep_best(self) -> None:
         """Leave the model with the parameters to keep, in evaluation mode."""

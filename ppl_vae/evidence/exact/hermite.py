@@ -72,9 +72,12 @@ class Integral:
 
 
 def orders(first: int, dim: int) -> list[int]:
-    """Orders to try: each half as large again, while the grid stays below 65536 nodes."""
+    """Orders to try: each half as large again, while the grid stays below 65536 nodes.
+
+    There are three or more, whose changes are the error.
+    """
     largest = min(_LARGEST_ORDER, int(_MOST_NODES ** (1 / dim)))
-    found = [min(first, largest)]
+    found = [min(first, int(largest / _RAISE**2))]
     while found[-1] < largest:
         found.append(min(largest, math.ceil(_RAISE * found[-1])))
     return found

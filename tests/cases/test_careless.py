@@ -1,0 +1,126 @@
+"""What careless users type, each with one line of answer and nothing lost."""
+
+import numpy as np
+import pytest
+import torch
+from cli.command import SMALL, fails, run
+
+from ppl_vae.evidence import (
+    BidirectionalMonteCarlo,
+    ImportanceSampling,
+    Quadrature,
+    SequentialMonteCarlo,
+    ThermodynamicIntegration,
+)
+from ppl_vae.linear_gaussian import LinearGaussian
+from ppl_vae.objectives import ELBO
+from ppl_vae.studies import Method
+from ppl_vae.training import fit
+
+MODEL = LinearGaussian.random(3, 2, 0.5, seed=1)
+X = MODEL.simulate(4)
+VAE = MODEL.vae()
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    assert run(capsys, "fit", "--out", tmp_path / "run", *SMALL, "--epochs", 2)[0] == 0
+    return tmp_path / "run"
+
+
+def test_a_run_is_made_longer_and_never_shorter(trained, capsys):
+    assert run(capsys, "fit", "--out", trained, *SMALL, "--epochs", 3)[0] == 0
+    before = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+    line = fails(capsys, "fit", "--out", trained, *SMALL, "--epochs", 2)
+    assert "epochs 3 there, 2 here" in line
+    after = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+    assert after == before, "its settings still say what its parameters are of"
+
+
+def test_evaluations_of_other_parameters_are_told_apart(trained, capsys):
+    few = ["--particles", 5, "--limit", 5]
+    assert run(capsys, "evaluate", trained, *few)[0] == 0
+    assert run(capsys, "fit", "--out", trained, *SMALL, "--epochs", 3)[0] == 0
+    assert run(capsys, "evaluate", trained, *few)[0] == 0
+    head, *rows = run(capsys, "evaluate", trained, "--list")[1].splitlines()
+    models = {row[head.index("model") :].split()[0] for row in rows}
+    assert len(rows) == len(models) == 2
+
+
+def test_one_damaged_evaluation_does_not_hide_the_others(trained, capsys):
+    for seed in (0, 1):
+        arguments = ["--particles", 5, "--limit", 5, "--seed", seed]
+        assert run(capsys, "evaluate", trained, *arguments)[0] == 0
+    damaged, _ = sorted((trained / "evaluations").glob("*.nc"))
+    damaged.write_text("x\n")
+    status, out, err = run(capsys, "evaluate", trained, "--list")
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    assert "left out" in err
+    assert damaged.name in err
+
+
+def test_one_datum_is_evaluated(trained, capsys):
+    status, out, err = run(capsys, "evaluate", trained, "--limit", 1, "--particles", 5)
+    assert status == 0, err
+    assert "log p(x) = " in out
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--cpus", "0"], "cpus must be 1 or more, got 0"),
+        (["--gpus", "-1"], "gpus must be 0 or more, got -1"),
+        (["--address", "foo:1"], "--engine ray"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_also_where_they_play_no_part(
+    typed, said, trained, capsys
+):
+    assert said in fails(capsys, "evaluate", trained, "--limit", 5, "--particles", 5, *typed)
+
+
+def test_a_study_is_no_file_of_settings(tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text("config: {data: digits}\nfactors: {objective: [elbo]}\n")
+    line = fails(capsys, "fit", "--config", tmp_path / "s.yaml", "--out", tmp_path / "run", code=2)
+    assert "is a study: ppl-vae study run" in line
+
+
+def test_a_method_with_arguments_has_a_label_that_a_file_may_have():
+    assert Method("iwae:30,refine=3").label == "iwae-30-refine=3"
+    assert Method("ais:num_chains=4").build().num_chains == 4
+
+
+@pytest.mark.parametrize("order", [100, 200, 1000])
+def test_an_order_as_high_as_can_be_is_integrated_all_the_same(order):
+    found = Quadrature(order=order)(VAE.model, VAE.guide, X)
+    torch.testing.assert_close(found.log_prob, MODEL.log_evidence(X).detach().double())
+
+
+@pytest.mark.parametrize(
+    "kind", [SequentialMonteCarlo, ThermodynamicIntegration, BidirectionalMonteCarlo]
+)
+def test_a_number_is_no_annealing(kind, unchecked_types):
+    with pytest.raises(ValueError, match="takes an AnnealedImportanceSampling first, got 10"):
+        kind(10)
+
+
+def test_values_of_other_types_are_named(unchecked_types):
+    with pytest.raises(ValueError, match="refine takes Refinement"):
+        ImportanceSampling(5, refine=3)(VAE.model, VAE.guide, X)
+    with pytest.raises(ValueError, match="whole number"):
+        ImportanceSampling(True)
+    with pytest.raises(ValueError, match=r"whole number\), got the str '5'"):
+        ImportanceSampling("5")
+    with pytest.raises(ValueError, match="got guide=None"):
+        fit(VAE.model, None, ELBO(), X, epochs=1)
+    with pytest.raises(ValueError, match="the model is a Pyro program"):
+        ImportanceSampling(5)("model", VAE.guide, X)
+
+
+def test_the_exact_model_takes_numpy(unchecked_types):
+    weight = np.array([[1.0, 0.5], [0.3, -1.0], [0.2, 0.7]])
+    found = LinearGaussian(weight, noise_scale=0.5).log_evidence(X)
+    assert found.shape == (4,)
+    with pytest.raises(ValueError, match=r"got \(3, 2\) and \(2,\)"):
+        LinearGaussian(weight, np.zeros(2))
