@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
         if name.startswith("--") and option is not param
     }
     defaults: dict[str, Any] = {}
-    for name, value in _settings(path).items():
+    for name, value in _settings(path, options).items():
         option = options.get(str(name).replace("-", "_"))
         if option is None:
             raise click.BadParameter(
@@ -162,13 +162,14 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(path: Path, options: Container[str]) -> dict[str, Any]:
     try:
         values = parse_settings(path.read_text(), path.suffix)
     except (OSError, ValueError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise click.BadParameter(f"{path}: {reason}") from error
-    if isinstance(values, dict) and {"factors", "seeds", "evaluation", "methods"} & set(values):
+    of_a_study = {"factors", "seeds", "evaluation", "methods"}
+    if isinstance(values, dict) and any(name not in options for name in of_a_study & set(values)):
         raise click.BadParameter(f"{path} is a study: ppl-vae study run {path} carries it out")
     # A run's own config.json has its settings one level down.
     if isinstance(values, dict) and isinstance(values.get("config"), dict):

@@ -60,8 +60,8 @@ class TableDecoder(nn.Module):
             for kinds, build in _BUILDERS
             if (places := [i for i, c in enumerate(self.columns) if c.kind in kinds])
         )
-        starts = [group.start for group in self.groups]
-        set_output_bias(network, torch.cat(starts))  # type: ignore[arg-type]
+        start = [value for group in self.groups for value in group.start]  # type: ignore[union-attr]
+        set_output_bias(network, torch.tensor(start, dtype=data.dtype))
 
     @classmethod
     def num_outputs(cls, features: int, columns: Sequence[Column] | None = None) -> int:
@@ -81,7 +81,7 @@ class _Numbers(nn.Module):
 
     loc: Tensor
     scale: Tensor
-    start: Tensor
+    start: list[float]
 
     def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class _Numbers(nn.Module):
         loc, scale = standard_moments(cells)
         self.register_buffer("loc", loc)
         self.register_buffer("scale", scale)
-        self.start = torch.zeros(2 * len(places))
+        self.start = [0.0] * (2 * len(places))
 
     def forward(self) -> ColumnGroup:
         return ColumnGroup(
@@ -116,14 +116,14 @@ class _Counts(nn.Module):
     """Negative binomial: the logarithm of the mean, and the inverse dispersion."""
 
     log_mean: Tensor
-    start: Tensor
+    start: list[float]
 
     def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
         super().__init__()
         self.places = tuple(places)
         mean = data[:, places].nanmean(0).nan_to_num(1.0).clamp(min=1e-2)
         self.register_buffer("log_mean", mean.log())
-        self.start = torch.zeros(2 * len(places))
+        self.start = [0.0] * (2 * len(places))
 
     def forward(self) -> ColumnGroup:
         return ColumnGroup(
@@ -144,14 +144,14 @@ class _Counts(nn.Module):
 class _Categories(nn.Module):
     """Binary and categorical columns: logits of the codes, of columns of different sizes."""
 
-    start: Tensor
+    start: list[float]
 
     def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
         super().__init__()
         self.places = tuple(places)
         self.sizes = [max(len(columns[place].labels), 2) for place in places]
         starts = [_logits(data[:, p], size) for p, size in zip(places, self.sizes, strict=True)]
-        self.start = torch.cat(starts)
+        self.start = torch.cat(starts).tolist()
 
     def forward(self) -> ColumnGroup:
         return _coded(self.places, self._distributions, self.sizes, sum(self.sizes))
@@ -170,7 +170,7 @@ class _Categories(nn.Module):
 class _Orders(nn.Module):
     """Ordinal columns: ``P(x <= k) = sigmoid(t_k - f(z))`` with learned t_0 < t_1 < ..."""
 
-    start: Tensor
+    start: list[float]
 
     def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class _Orders(nn.Module):
         self.first = nn.Parameter(torch.stack([t[0] for t in thresholds]))
         steps = [t.diff().clamp(min=_FARTHEST).expm1().log() for t in thresholds]
         self.steps = nn.ParameterList(steps)
-        self.start = torch.zeros(len(places))
+        self.start = [0.0] * len(places)
 
     def forward(self) -> ColumnGroup:
         return _coded(self.places, self._distributions, self.sizes, len(self.places))
