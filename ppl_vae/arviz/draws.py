@@ -1,6 +1,6 @@
 """Draws of the latents with their weights, as a DataTree."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 import xarray as xr
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.evidence.chunks import Purpose, Streams
+from ppl_vae.names import require_known
 from ppl_vae.netcdf import (
     Attribute,
     Groups,
@@ -17,7 +18,15 @@ from ppl_vae.netcdf import (
     observed_of,
     tree_of,
 )
-from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
+from ppl_vae.particles import (
+    ChunkSize,
+    Particles,
+    Program,
+    Programs,
+    draw_particles,
+    evaluation,
+    predict,
+)
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import effective_sample_size, normalized_weights
 
@@ -26,6 +35,11 @@ _Draws = dict[str, dict[str, Tensor]]
 
 _OF_THE_GUIDE = "guide_log_likelihood"
 """Group of log p(x|z) at draws that are not the posterior's."""
+
+GROUPS = ("posterior_predictive", "log_prior", "prior", "prior_predictive")
+"""Groups that a tree of draws has if they are asked for."""
+
+_OF_POSTERIOR_DRAWS = GROUPS[:2]
 
 _ROWS = 10_000
 """Particles times data decoded at once."""
@@ -40,6 +54,10 @@ _RESAMPLED = (
     " counts how many draws they are worth."
 )
 
+_OF_THE_MODEL = (
+    " Groups prior and prior_predictive are drawn from the model alone, without weights."
+)
+
 
 def particles_to_datatree(
     model: Program,
@@ -49,6 +67,7 @@ def particles_to_datatree(
     num_particles: int = 1000,
     chains: int = 4,
     resample: bool = False,
+    groups: str | Sequence[str] = (),
     device: torch.device | str | None = None,
     seed: int | None = 0,
     max_plate_nesting: int = 1,
@@ -69,6 +88,14 @@ def particles_to_datatree(
       effective_sample_size of the weights, (datum,), between 1 and num_particles.
     - observed_data: x, (datum, feature).
 
+    and of those named in ``groups``, by the names that ArviZ's figures look for:
+
+    - posterior_predictive: x drawn anew from p(x|z) at each posterior draw, (chain, draw, datum,
+      feature).
+    - log_prior: log p(z) of each latent site at the posterior draws, (chain, draw, datum).
+    - prior: draws of the latents from p(z), dimensions as in posterior.
+    - prior_predictive: x drawn from p(x|z) at the draws of prior, as posterior_predictive.
+
     Posterior expectations need weights ``v_k = softmax(log_weight)`` over the draws of a datum.
     With ``resample`` (sampling-importance-resampling) each datum's draws are drawn anew with
     probabilities v_k, so that they are posterior draws of equal weight as num_particles grows;
@@ -82,6 +109,7 @@ def particles_to_datatree(
         num_particles: K, draws per datum over all chains.
         chains: How many chains the independent draws are cut into; divides num_particles.
         resample: Draw anew with the weights.
+        groups: Names of further groups; the first two are of posterior draws and need ``resample``.
         device: Where to compute; the data's device if not given.
         seed: Of the draws; ``None`` uses the caller's random state.
         max_plate_nesting: Plate dimensions the programs use, the data plate included.
@@ -89,7 +117,8 @@ def particles_to_datatree(
 
     Raises:
         ValueError: If there are no data, chains does not divide num_particles, names do not match
-            the data or the tree's dimensions, or a log-density is not finite (names the site).
+            the data or the tree's dimensions, a log-density is not finite (names the site), or a
+            group is not known or needs ``resample``.
 
     References:
         Rubin, 1988, Using the SIR algorithm to simulate posterior distributions.
@@ -99,6 +128,8 @@ def particles_to_datatree(
             f"chains must divide num_particles, got chains={chains} and "
             f"num_particles={num_particles}."
         )
+    groups = [groups] if isinstance(groups, str) else list(groups)
+    _require_groups(groups, resample)
     programs = Programs(model, guide, max_plate_nesting)
     size = ChunkSize(num_particles, cpu=_ROWS, gpu=_ROWS, whole=True)
     with (
@@ -110,32 +141,43 @@ def particles_to_datatree(
         parts = []
         for number, (part, own) in enumerate(look.chunks()):
             # The streams of an estimate of log p(x): the same draws for the same chunks.
-            with Streams(seed, number, 0).stream(Purpose.FORWARD):
-                parts.append(_draw(model, own, part, num_particles, look.max_plate_nesting))
+            streams, nesting = Streams(seed, number, 0), look.max_plate_nesting
+            with streams.stream(Purpose.FORWARD):
+                particles = draw_particles(
+                    model, own, part, num_particles, max_plate_nesting=nesting
+                )
+            with streams.stream(Purpose.PREDICTION):
+                further = _further(groups, model, part, particles, nesting)
+            parts.append(_variables(particles, nesting) | further)
         draws = _join(parts)
         log_weight = draws["sample_stats"]["log_weight"]
         if resample:
             draws = _resample(draws, log_weight)
-    groups = _by_chain(draws, chains)
+    variables = _by_chain(draws, chains)
     ess = effective_sample_size(log_weight)
-    groups["sample_stats"]["effective_sample_size"] = (["datum"], numpy_of(ess))
-    groups["observed_data"] = {name: observed_of(x) for name in draws["log_likelihood"]}
+    variables["sample_stats"]["effective_sample_size"] = (["datum"], numpy_of(ess))
+    variables["observed_data"] = {name: observed_of(x) for name in draws["log_likelihood"]}
     if not resample:
         # Leave-one-out takes what is called log_likelihood for that of posterior draws.
-        groups[_OF_THE_GUIDE] = groups.pop("log_likelihood")
+        variables[_OF_THE_GUIDE] = variables.pop("log_likelihood")
+    of_the_model = any(name.startswith("prior") for name in groups)
     attrs: dict[str, Attribute] = {
         "num_particles": num_particles,
         "resampled": int(resample),
         "seed": "none" if seed is None else seed,
-        "note": _RESAMPLED if resample else _WEIGHTED,
+        "note": (_RESAMPLED if resample else _WEIGHTED) + _OF_THE_MODEL * of_the_model,
     }
-    return tree_of(groups, attrs, {"datum": names_of("datum_names", datum_names, len(x))})
+    return tree_of(variables, attrs, {"datum": names_of("datum_names", datum_names, len(x))})
 
 
-def _draw(
-    model: Program, guide: Program, x: Tensor, num_particles: int, max_plate_nesting: int
-) -> _Draws:
-    particles = draw_particles(model, guide, x, num_particles, max_plate_nesting=max_plate_nesting)
+def _require_groups(groups: Collection[str], resample: bool) -> None:
+    for name in groups:
+        require_known("group", name, GROUPS)
+        if name in _OF_POSTERIOR_DRAWS and not resample:
+            raise ValueError(f"{name} is of posterior draws: give resample=True.")
+
+
+def _variables(particles: Particles, max_plate_nesting: int) -> _Draws:
     latents = particles.latents.items()
     observed = list(particles.likelihood)
     name = observed[0] if len(observed) == 1 else "x"
@@ -144,6 +186,28 @@ def _draw(
         "log_likelihood": {name: particles.log_likelihood.cpu()},
         "sample_stats": {"log_weight": particles.log_weight.cpu()},
     }
+
+
+def _further(
+    groups: Collection[str], model: Program, x: Tensor, particles: Particles, nesting: int
+) -> _Draws:
+    """The groups that are asked for, in the order of ``GROUPS``."""
+    count, further = particles.num_particles, _Draws()
+    if "posterior_predictive" in groups:
+        latents = particles.latents
+        _, data = predict(model, x, count, latents=latents, max_plate_nesting=nesting)
+        further["posterior_predictive"] = data
+    if {"prior", "prior_predictive"} & set(groups):
+        latents, data = predict(model, x, count, max_plate_nesting=nesting)
+        drawn = {"prior": latents, "prior_predictive": data}
+        further |= {name: drawn[name] for name in drawn if name in groups}
+    moved = {
+        group: {name: _data_second(value, nesting).cpu() for name, value in variables.items()}
+        for group, variables in further.items()
+    }
+    if "log_prior" in groups:
+        moved["log_prior"] = {name: value.cpu() for name, value in particles.log_prior.items()}
+    return moved
 
 
 def _data_second(draws: Tensor, max_plate_nesting: int) -> Float[Tensor, "particles batch *event"]:
@@ -169,7 +233,9 @@ def _resample(draws: _Draws, log_weight: Float[Tensor, "particles num_data"]) ->
     index = torch.multinomial(weights.mT, num_particles, replacement=True).mT
     datum = torch.arange(num_data)
     return {
-        group: {name: values[index, datum] for name, values in variables.items()}
+        group: variables
+        if group.startswith("prior")
+        else {name: values[index, datum] for name, values in variables.items()}
         for group, variables in draws.items()
     }
 
@@ -177,12 +243,19 @@ def _resample(draws: _Draws, log_weight: Float[Tensor, "particles num_data"]) ->
 def _by_chain(draws: _Draws, chains: int) -> Groups:
     sample = ["chain", "draw", "datum"]
     sites = list(draws["posterior"])
+    predicted = {"posterior_predictive", "prior_predictive"}
     if clash := {*sites, *draws["log_likelihood"]} & {*sample, "feature"}:
         raise ValueError(f"site {clash.pop()!r} has a name that dimensions of the tree have.")
     return {
         group: {
             name: (
-                [*sample, *dimensions_of(_latent_dimension(name, sites), values.dim() - 2)],
+                [
+                    *sample,
+                    *dimensions_of(
+                        "feature" if group in predicted else _latent_dimension(name, sites),
+                        values.dim() - 2,
+                    ),
+                ],
                 numpy_of(values.unflatten(0, (chains, -1))),
             )
             for name, values in variables.items()

@@ -49,6 +49,7 @@ class Purpose(IntEnum):
     PILOT = 0
     FORWARD = 1
     REVERSE = 2
+    PREDICTION = 3
 
 
 @final

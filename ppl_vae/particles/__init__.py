@@ -12,6 +12,7 @@ from ppl_vae.particles.draw import (
     accepts_missing,
     draw_particles,
     evaluate_particles,
+    predict,
     simulate,
 )
 from ppl_vae.particles.evaluation import (
@@ -72,6 +73,7 @@ __all__ = [
     "is_point",
     "owners_of",
     "point_site",
+    "predict",
     "require_density",
     "require_rows",
     "simulate",

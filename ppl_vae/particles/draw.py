@@ -149,6 +149,33 @@ def simulate(
     return Simulation(drawn.latents, sum(densities, torch.zeros(())).reshape(num_particles, len(x)))
 
 
+@torch.no_grad()
+def predict(
+    model: Program,
+    x: Shaped[Tensor, "batch *event"],
+    num_particles: int = 1,
+    *,
+    latents: Mapping[str, Tensor] | None = None,
+    max_plate_nesting: int = 1,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Draw (z, x) ~ p, or x ~ p(x|z) at given latents.
+
+    Args:
+        model: As for :func:`draw_particles`; it sees x for its shape only.
+        x: A batch, shape ``(batch, *event)``.
+        num_particles: Draws for each row of x.
+        latents: Site name to draws, as in :class:`~ppl_vae.particles.Particles`; from the prior if
+            None.
+        max_plate_nesting: As for :func:`draw_particles`.
+
+    Returns:
+        Latents, and draws of the observed sites, by site name; shape ``(particles, *plates, batch,
+        *event)``.
+    """
+    drawn = run(model, x, num_particles, max_plate_nesting, latents, simulated=True)
+    return drawn.latents, drawn.observed
+
+
 def accepts_missing(
     model: Program, x: Shaped[Tensor, "batch *event"], *, max_plate_nesting: int = 1
 ) -> bool:

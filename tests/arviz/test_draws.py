@@ -6,12 +6,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
-from arviz_stats import summary
+from arviz_stats import psense_summary, summary
 from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate
 
 from ppl_vae.arviz import particles_to_datatree
+from ppl_vae.arviz.draws import GROUPS
 from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.linear_gaussian import LinearGaussian
 
 
 def stacked(variable):
@@ -188,7 +190,107 @@ class TestWeights:
         assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.fixture(scope="module")
+def model():
+    return LinearGaussian.random(4, 2, 0.5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def x(model):
+    return model.simulate(3, seed=1)
+
+
+@pytest.fixture(scope="module")
+def tree(model, x):
+    # The guide is the posterior: weights are equal, and drawing anew changes no distribution.
+    vae = model.vae()
+    return particles_to_datatree(
+        vae.model, vae.guide, x, num_particles=20_000, resample=True, groups=GROUPS
+    )
+
+
+class TestFurtherGroups:
+    """Of a linear-Gaussian model, whose predictive distributions are known."""
+
+    def test_schema(self, tree):
+        sample = ("chain", "draw", "datum")
+        dims = {group: {n: v.dims for n, v in tree[group].data_vars.items()} for group in GROUPS}
+        assert dims == {
+            "posterior_predictive": {"x": (*sample, "feature")},
+            "log_prior": {"z": sample},
+            "prior": {"z": (*sample, "latent")},
+            "prior_predictive": {"x": (*sample, "feature")},
+        }
+
+    def test_log_prior_is_of_the_posterior_draws(self, tree, model):
+        z = stacked(tree["posterior"]["z"])
+        torch.testing.assert_close(
+            stacked(tree["log_prior"]["z"]), model.prior().log_prob(z), rtol=1e-4, atol=1e-4
+        )
+
+    @staticmethod
+    def moments(draws, mean, covariance, limits):
+        """Standardised by the exact distribution: means 0, products the identity's."""
+        root = torch.linalg.cholesky(covariance)
+        white = torch.linalg.solve_triangular(root, (draws - mean).mT, upper=False).mT
+        count, size = white.shape
+        values = torch.cat([white, (white.mT[:, None] * white.mT[None]).flatten(0, 1).mT], 1)
+        expected = torch.cat([torch.zeros(size), torch.eye(size).flatten()])
+        for column, exact in zip(values.T, expected.tolist(), strict=True):
+            error = column.std().item() / count**0.5
+            limits.require_equal(Estimate(column.mean().item(), error), exact)
+
+    def test_prior_and_its_predictive(self, tree, model, significance):
+        z = stacked(tree["prior"]["z"])[:, 0].double()
+        x = stacked(tree["prior_predictive"]["x"])[:, 1].double()
+        weight, bias = model.weight.detach().double(), model.bias.detach().double()
+        covariance = weight @ weight.mT + model.noise_scale**2 * torch.eye(4).double()
+        limits = significance.split(6 + 20)
+        self.moments(z, torch.zeros(2), torch.eye(2).double(), limits)
+        self.moments(x, bias, covariance, limits)
+
+    def test_posterior_predictive(self, tree, model, x, significance):
+        draws = stacked(tree["posterior_predictive"]["x"])[:, 2].double()
+        weight, posterior = model.weight.detach().double(), model.posterior(x[2:])
+        mean = weight @ posterior.mean[0].detach().double() + model.bias.detach().double()
+        latent = weight @ torch.linalg.inv(model.posterior_precision.detach().double()) @ weight.mT
+        covariance = latent + model.noise_scale**2 * torch.eye(4).double()
+        assert len(draws.unique(dim=0)) > 10_000
+        # Drawing anew makes copies, about two of five: moments of those that differ.
+        self.moments(draws.unique(dim=0), mean, covariance, significance.split(20))
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_arviz_takes_them(self, tree):
+        shifts = psense_summary(tree)
+        assert list(shifts.index) == [f"z[{datum}, {d}]" for datum in range(3) for d in range(2)]
+        assert (shifts[["prior", "likelihood"]] > 0).all().all()
+
+    def test_a_note_says_what_is_of_the_model_alone(self, tree):
+        assert "drawn from the model alone" in tree["prior"].attrs["note"]
+
+    def test_asking_for_more_changes_no_draw(self, model, x):
+        vae = model.vae()
+        plain, more = (
+            particles_to_datatree(vae.model, vae.guide, x, num_particles=40, groups=groups)
+            for groups in ((), ("prior", "prior_predictive"))
+        )
+        for group in plain.children:
+            xr.testing.assert_equal(plain[group].to_dataset(), more[group].to_dataset())
+        assert set(more.children) - set(plain.children) == {"prior", "prior_predictive"}
+
+
 class TestErrors:
+    @pytest.mark.parametrize("group", ["posterior_predictive", "log_prior"])
+    def test_groups_of_posterior_draws_need_them(self, group):
+        vae = binary_vae()
+        with pytest.raises(ValueError, match=f"{group} is of posterior draws: give resample=True"):
+            particles_to_datatree(vae.model, vae.guide, binary_data(5), groups=group)
+
+    def test_a_group_that_is_not_known(self):
+        vae = binary_vae()
+        with pytest.raises(ValueError, match="unknown group 'priors': did you mean 'prior'"):
+            particles_to_datatree(vae.model, vae.guide, binary_data(5), groups=["priors"])
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
