@@ -4,6 +4,7 @@ Progress is the fraction of training done, 0 at the first update and 1 after the
 """
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -19,8 +20,8 @@ class Schedule(Protocol):
 
 
 def _require_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be positive and finite, got {value}.")
+    if not (isinstance(value, numbers.Real) and value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be positive and finite, got {value!r}.")
 
 
 @final

@@ -17,7 +17,7 @@ from ppl_vae.cli.fit import fit
 from ppl_vae.cli.gradients import gradients
 from ppl_vae.cli.impute import impute
 from ppl_vae.cli.objectives import objectives
-from ppl_vae.cli.output import TRACEBACK, describe, fail, notices
+from ppl_vae.cli.output import TRACEBACK, describe, fail, notices, say
 from ppl_vae.cli.parts import parts
 from ppl_vae.cli.sample import sample
 from ppl_vae.cli.study import study
@@ -46,6 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with notices():
             cli.main(args=arguments, prog_name="ppl-vae", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        say(error.format_message())
+        sys.exit(2)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "ppl-vae"
         fail(f"{error.format_message()} See: {command} --help", code=2)

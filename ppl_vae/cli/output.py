@@ -99,7 +99,8 @@ class _Notices(logging.Handler):
         line = " ".join(record.getMessage().split())
         if line not in self._told:
             self._told.add(line)
-            say(f"data: {in_options(line)}", err=True)
+            about = "data" if record.name.startswith("ppl_vae.data") else "note"
+            say(f"{about}: {in_options(line)}", err=True)
 
 
 def one_line(error: BaseException) -> str:

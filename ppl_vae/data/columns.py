@@ -7,7 +7,7 @@ from typing import Literal, final, get_args
 import numpy as np
 import pandas as pd
 
-from ppl_vae.data.text_columns import explain_text, holds_dates, require_labels, shown
+from ppl_vae.data.text_columns import holds_dates, require_labels, shown, unreadable
 
 Kind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
 """Real numbers, positive ones, whole ones from 0, one of two, one of several, one of an order."""
@@ -109,7 +109,7 @@ def numeric_cells(cells: pd.Series, name: str, where: str) -> np.ndarray:
     dates = holds_dates(cells)
     numbers = text.where(text.isna(), np.nan) if dates else pd.to_numeric(text, errors="coerce")
     if (cells.notna() & numbers.isna()).any():
-        raise ValueError(f"{where}: column {name!r} {explain_text(cells)}.")
+        raise unreadable(cells, where)
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
@@ -148,7 +148,7 @@ def _looks_like(cells: pd.Series, where: str) -> Kind:
     """
     present = cells.dropna()
     if holds_dates(cells):
-        raise ValueError(f"{where}: column {cells.name!r} {explain_text(cells)}.")
+        raise unreadable(cells, where)
     if present.map(str).nunique() == 2:
         return "binary"
     numeric = (

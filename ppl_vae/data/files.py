@@ -19,7 +19,7 @@ from ppl_vae.data.dataset import Dataset, Splitting
 from ppl_vae.data.reading import FILE_SUFFIXES, TABLE_SUFFIXES
 from ppl_vae.data.schema import Schema
 from ppl_vae.data.tables import read_numbers, read_table
-from ppl_vae.data.text_columns import shown
+from ppl_vae.data.text_columns import UnreadableError, shown
 from ppl_vae.files import require_content
 
 _LOG = logging.getLogger(__name__)
@@ -123,7 +123,14 @@ def read_rows(path: str | os.PathLike[str], like: Schema) -> Float[Tensor, "rows
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: check the path.")
     if path.suffix.lower() in TABLE_SUFFIXES:
-        return rows_of_table(read_table(path, like.conversion.reading), like, path)
+        try:
+            return rows_of_table(read_table(path, like.conversion.reading), like, path)
+        except UnreadableError as error:
+            # How files are read was settled when the model was trained.
+            raise ValueError(
+                f"{error.problem}: give such cells as the training data had them, or leave the "
+                "rows out."
+            ) from error
     arrays = read_arrays(path)
     if len(arrays) != 1:
         raise ValueError(

@@ -91,7 +91,7 @@ def find_form(path: Path, reading: Reading) -> CsvForm:
     """The form of a CSV file, from its first rows where it is not said.
 
     Raises:
-        ValueError: If the first row may be a header or data.
+        ValueError: If the first row may be a header or data, or names two columns alike.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = list(islice(file, _SAMPLE))
@@ -103,6 +103,10 @@ def find_form(path: Path, reading: Reading) -> CsvForm:
     header = reading.header == "yes"
     if reading.header == "auto":
         header = _guess_header(rows, reading.missing_words, path)
+    if header:
+        twice = [name for name, count in Counter(rows[0]).items() if name and count > 1]
+        if twice:
+            raise ValueError(f"{path}: two columns have the name {twice[0]!r}: rename one.")
     return CsvForm(separator, header, width)
 
 

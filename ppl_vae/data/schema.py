@@ -12,6 +12,7 @@ from torch import Tensor
 from ppl_vae.data.columns import Column
 from ppl_vae.data.precision import to_single
 from ppl_vae.data.reading import Reading
+from ppl_vae.data.text_columns import UnreadableError
 
 BINARIZATION_MODES = ("none", "static", "dynamic")
 TEST_STREAM = 2
@@ -220,17 +221,18 @@ def check_finite(
         allow_missing: Let NaN pass.
 
     Raises:
-        ValueError: If any value is infinite, or NaN where that is no missing cell.
+        UnreadableError: If any value is infinite, or NaN where that is no missing cell.
     """
     bad = np.isinf(x) if allow_missing else ~np.isfinite(x)
     if not bad.any():
         return
     row, column = divmod(int(bad.argmax()), bad.shape[1])
     where = f"column {column + 1}" if feature_names is None else f"column {feature_names[column]!r}"
-    raise ValueError(
+    keep = ", or keep missing cells (allow_missing=True)" if np.isnan(x[row, column]) else ""
+    raise UnreadableError(
         f"{what}: {bad.sum()} missing or non-finite value(s), the first in row {row + 1}, {where} "
-        "(counted from 1), expected finite numbers: drop or impute these rows, or keep missing "
-        "cells (allow_missing=True)"
+        "(counted from 1), expected finite numbers",
+        f"drop or impute these rows{keep}",
     )
 
 

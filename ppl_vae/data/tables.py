@@ -195,6 +195,10 @@ def read_cells(
             form = find_form(path, reading) if is_csv else None
             table = _read_parquet(path) if form is None else _read_csv(path, form, reading)
     except UnicodeDecodeError as error:
+        if b"\0" in error.object:
+            raise ValueError(
+                f"{path}: not a readable table of text: it is a file of another kind."
+            ) from error
         raise ValueError(
             f"{path}: not a readable table: byte 0x{error.object[error.start]:02x} is not UTF-8 "
             "text: save it as UTF-8, such as with iconv -f latin1 -t utf-8"

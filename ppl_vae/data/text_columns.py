@@ -4,6 +4,7 @@ import datetime
 import decimal
 import re
 from collections import Counter
+from typing import final
 
 import numpy as np
 import pandas as pd
@@ -61,36 +62,55 @@ def read_text_columns(
     return read, guesses
 
 
-def explain_text(cells: pd.Series) -> str:
+@final
+class UnreadableError(ValueError):
+    """Cells that cannot be read.
+
+    Attributes:
+        problem: What is wrong, and where.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}: {remedy}.")
+        self.problem = problem
+
+
+def unreadable(cells: pd.Series, where: str) -> UnreadableError:
     """Why a column of text is not read as numbers, and what to do about it."""
     present = cells.dropna()
     text = present.astype(str)
     first, name = str(present.iloc[0])[:_SHOWN], cells.name
+    column, out = f"{where}: column {name!r}", f"leave it out ({drop_hint(name)})"
     if (odd := _no_cell(present)) is not None:
-        return f"holds {odd}: give numbers or text, or leave it out ({drop_hint(name)})"
+        return UnreadableError(f"{column} holds {odd}", f"give numbers or text, or {out}")
     if holds_dates(cells):
-        return (
-            f"holds dates such as {first!r}: give numbers, such as days since a date, or leave it "
-            f"out ({drop_hint(name)})"
+        return UnreadableError(
+            f"{column} holds dates such as {first!r}",
+            f"give numbers, such as days since a date, or {out}",
         )
     if text.str.fullmatch(_PERCENT).all():
-        return f"holds percentages such as {first!r}: write them without the sign"
+        return UnreadableError(
+            f"{column} holds percentages such as {first!r}", "write them without the sign"
+        )
     if text.str.fullmatch(_GROUPS).mean() > 0.5:
-        return (
-            f"holds numbers such as {first!r}: say what is between thousands or before decimals "
-            '(thousands="," or decimal=",")'
+        return UnreadableError(
+            f"{column} holds numbers such as {first!r}",
+            'say what is between thousands or before decimals (thousands="," or decimal=",")',
         )
     if (text.str.fullmatch(_COMMA) & text.str.contains(",", regex=False)).mean() > 0.5:
-        return f'holds decimal commas such as {first!r}: say so (decimal=",")'
+        return UnreadableError(
+            f"{column} holds decimal commas such as {first!r}", 'say so (decimal=",")'
+        )
     numbers = pd.to_numeric(present, errors="coerce")
     bad = int(numbers.isna().to_numpy().argmax())
     row = int(np.flatnonzero(cells.notna())[bad]) + 1
     word = str(present.iloc[bad])[:_SHOWN]
-    return (
-        f"is not numeric: {word!r} in row {row} (counted from 1), while "
-        f"{int(numbers.notna().sum())} of {len(present)} cells are numbers: name a word for "
-        f"missing cells (missing={[word]}), its kind (columns={{{str(name)!r}: 'categorical'}}), "
-        f"or leave it out ({drop_hint(name)})"
+    return UnreadableError(
+        f"{column} is not numeric: {word!r} in row {row} (counted from 1), while "
+        f"{int(numbers.notna().sum())} of {len(present)} cells are numbers",
+        f"name a word for missing cells (missing={[word]}), leave it out ({drop_hint(name)}), or "
+        f"take it for labels (columns={{{str(name)!r}: 'categorical'}}), which the likelihood "
+        "of tables has",
     )
 
 
@@ -118,13 +138,14 @@ def require_labels(cells: pd.Series, where: str) -> None:
         text.str.fullmatch(_PERCENT) | text.str.fullmatch(_GROUPS) | text.str.fullmatch(_COMMA)
     )
     if _no_cell(present) is not None or holds_dates(cells) or (numeric | written).mean() > 0.5:
-        raise ValueError(f"{where}: column {name!r} {explain_text(cells)}.")
+        raise unreadable(cells, where)
     counts = present.value_counts()
     if len(counts) > _MANY_LABELS and (counts == 1).sum() > len(counts) / 2:
-        raise ValueError(
+        raise UnreadableError(
             f"{where}: column {name!r} has {len(counts)} labels in {len(present)} rows, most of "
-            f"them once: leave it out ({drop_hint(name)}), or name its kind "
-            f"(columns={{{str(name)!r}: 'categorical'}})."
+            "them once",
+            f"leave it out ({drop_hint(name)}), or name its kind "
+            f"(columns={{{str(name)!r}: 'categorical'}})",
         )
 
 

@@ -138,10 +138,11 @@ class BernoulliVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         # x (x - 1), twice as fast as comparisons; a sum since Boolean tensors know no difference.
         excess = value * (value + -1)
         if excess.any():
-            example = value[excess != 0].flatten()[0].item()
+            bad = value[excess != 0].flatten()
+            binarise = 'binarise the data (binarize="static" or binarize="dynamic"), or '
             raise ValueError(
-                f"a Bernoulli likelihood takes data in {{0, 1}}, got {example:.4g}: binarise the "
-                'data (binarize="static" or binarize="dynamic"), or take another likelihood '
+                f"a Bernoulli likelihood takes data in {{0, 1}}, got {bad[0].item():.4g}: "
+                f"{binarise if ((value >= 0) & (value <= 1)).all() else ''}take another likelihood "
                 '(likelihood="normal").'
             )
 

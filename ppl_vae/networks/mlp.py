@@ -51,8 +51,10 @@ def layer_sizes(in_features: int, hidden: Sequence[int], out_features: int) -> t
     """Of the input, the hidden layers and the output.
 
     Raises:
-        ValueError: If one is less than 1.
+        ValueError: If one is less than 1, or hidden is no list.
     """
+    if isinstance(hidden, int):
+        raise ValueError(f"hidden is a list of layer sizes, such as [{hidden}], got {hidden}.")
     sizes = (in_features, *hidden, out_features)
     if min(sizes) < 1:
         raise ValueError(f"layer sizes must be 1 or more, got {sizes}.")

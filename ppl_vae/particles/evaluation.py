@@ -293,6 +293,9 @@ def first_run(
         batch = prepare(x)
         return FirstRun(programs.modules(batch), x, batch)
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        # Pyro's, where rows are not of the shape that the networks take.
+        if str(error).startswith("Shape mismatch inside plate") and x.dim() > 1:
+            raise _not_run(x, what, error) from error
         dtype = programs.modules().dtype
         if is_out_of_memory(error) or dtype is None:
             raise

@@ -58,6 +58,9 @@ def build(parts: Parts, sizes: Sizes, dataset: Dataset, seed: int) -> VAE | Hier
     Raises:
         ValueError: If a part cannot be built for these data.
     """
+    for name in ("latent", "hidden", "upper_hidden"):
+        if any(size < 1 for size in getattr(sizes, name)):
+            raise ValueError(f"{name} takes sizes of 1 or more, got {getattr(sizes, name)}.")
     work = _Build(parts, sizes, dataset, seed)
     if len(sizes.latent) == 1:
         return work.one_layer()

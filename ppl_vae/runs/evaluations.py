@@ -19,6 +19,8 @@ from ppl_vae.runs.normalizers import Normalizer
 EVALUATIONS = "evaluations"
 """Folder of the files, in the run's folder."""
 
+_UNSET = re.compile(r", (\w+=None|rows=\d+|tails=True|max_plate_nesting=\d+)(?=[,)])")
+"""Settings that say nothing, or stand in a column of their own."""
 _DIGITS = 12
 _SHORT = 6
 _LOG = logging.getLogger(__name__)
@@ -141,12 +143,12 @@ def _is_diagnosis(path: Path) -> bool:
 
 
 def format_evaluations(found: list[Evaluation]) -> str:
-    """A table of evaluations: method, K, data, mean with its standard error, seed, key.
+    """A table of evaluations: estimator, K, data, mean with its standard error, seed, key.
 
-    ``rows`` is what is computed at once, which the draws follow from; ``model`` names the
-    parameters: a run that was trained further has others.
+    The estimator stands with what was set of it; ``rows`` is what is computed at once, which the
+    draws follow from; ``model`` names the parameters: a run that was trained further has others.
     """
-    head = ("method", "K", "data", "N", "log p(x)", "error", "seed", "rows", "model", "key")
+    head = ("estimator", "K", "data", "N", "log p(x)", "error", "seed", "rows", "model", "key")
     rows = [head, *map(_row, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -168,4 +170,6 @@ def _row(each: Evaluation) -> tuple[str, ...]:
         source, seed, key = str(identity.source), str(identity.seed), identity.key[:_DIGITS]
         model = identity.parameters[:_SHORT]
         rows = "" if identity.chunk_rows is None else str(identity.chunk_rows)
+        if not _is_diagnosis(each.path):
+            method = _UNSET.sub("", identity.settings)
     return method, counts[0], source, counts[1], *numbers, seed, rows, model, key

@@ -194,9 +194,9 @@ def _number(name: str, value: Any) -> float:
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
-    seeds = list(range(value)) if isinstance(value, int) else value
+    seeds = list(range(value)) if isinstance(value, int) and value > 0 else value
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
-        raise ValueError(f"seeds is their number or a list of them, got {value!r}.")
+        raise ValueError(f"seeds is their number, 1 or more, or a list of them, got {value!r}.")
     return tuple(seeds)
 
 

@@ -1,6 +1,7 @@
 """What a study's folder holds, read without a model or data."""
 
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -96,6 +97,8 @@ class CellResult:
             found = cls(**{**{k: v for k, v in saved.items() if k in known}, **here})
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({error}): {remedy}.") from error
+        if found.state == "running" and not _is_alive(saved):
+            return replace(found, state="waiting", reason="its process has ended, unfinished")
         if found.state != "done":
             return found
         if saved.get("key") != plan.key:
@@ -318,6 +321,20 @@ def cells_of(study: Study, folder: Path) -> list[CellResult]:
     order = {arm: number for number, arm in enumerate(study.arms)}
     planned = sorted(study.cells, key=lambda cell: order[cell.arm])
     return [CellResult.read(plan, folder / CELLS / plan.folder) for plan in planned]
+
+
+def _is_alive(saved: Mapping[str, Any]) -> bool:
+    """Whether the process that works on a cell may be there still: elsewhere, nobody can tell."""
+    process = saved.get("process")
+    if saved.get("host") != socket.gethostname() or not isinstance(process, int) or process < 1:
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def write_plan(study: Study, folder: Path) -> None:

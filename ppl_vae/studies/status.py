@@ -95,6 +95,8 @@ def format_status(results: StudyResults) -> str:
         age = _age(cell.folder)
         of_all = f" of {row.total}" if row.total else ""
         lines.append(f"{cell.name}: epoch {row.done}{of_all}, {row.text}{age}")
+    again = [cell for cell in results.in_state("waiting") if cell.reason]
+    lines += [f"{cell.name} is to be done again: {cell.reason}" for cell in again]
     lines += [f"{cell.name} failed: {cell.reason}" for cell in results.in_state("failed")]
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """A study carried out: every cell that is not done yet, on an engine, into one folder."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from ppl_vae.registry import needs_guide_density
 from ppl_vae.runs import is_point_guide
 from ppl_vae.runs.run import CONFIG, read_config, require_same_settings
 from ppl_vae.studies.cell import CellTask, is_done, log, run_cell, tasks_of
+from ppl_vae.studies.file import study_to_mapping
 from ppl_vae.studies.manifest import describe
 from ppl_vae.studies.plan import Study
 from ppl_vae.studies.results import (
@@ -29,11 +31,14 @@ from ppl_vae.studies.results import (
     open_study,
     write_plan,
 )
-from ppl_vae.studies.sealed import write_sealed
+from ppl_vae.studies.sealed import read_sealed, write_sealed
 from ppl_vae.studies.status import Progress
 from ppl_vae.studies.store import write_tables
 
 LOCK = "study.lock"
+_LOG = logging.getLogger(__name__)
+_SHOWN = ("config", "factors", "seeds", "evaluation", "measures")
+"""Entries of a plan on which it depends what the tables hold."""
 _DATA_SETTINGS = ("data", "columns", "allow_missing", "binarize", "likelihood")
 
 
@@ -171,10 +176,37 @@ def _require_same_plan(study: Study, folder: Path) -> None:
                 "folder."
             )
         return
+    _tell_what_is_replaced(study, folder)
     for plan in study.cells:
         path = folder / CELLS / plan.folder / CONFIG
         if path.is_file():
             require_same_settings(path.parent, read_config(path.parent)["config"], plan.config)
+
+
+def _tell_what_is_replaced(study: Study, folder: Path) -> None:
+    """Say which results of an earlier plan the tables and the page will not show any more."""
+    try:
+        earlier = read_sealed(folder / PLAN, "")["plan"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    planned = study_to_mapping(study)
+    changed = [name for name in _SHOWN if _shrinks(earlier.get(name), planned.get(name))]
+    if changed:
+        _LOG.warning(
+            "%s held results of another plan (other %s): its cells and evaluations stay, tables "
+            "and page are of this one alone.",
+            folder,
+            ", ".join(changed),
+        )
+
+
+def _shrinks(before: Any, after: Any) -> bool:
+    """Whether something of a plan's entry is gone; what is added takes nothing away."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return any(_shrinks(value, after.get(key)) for key, value in before.items())
+    if isinstance(before, list) and isinstance(after, list):
+        return any(value not in after for value in before)
+    return bool(before != after)
 
 
 def _require_guide_densities(study: Study, data_root: Path | None) -> None:

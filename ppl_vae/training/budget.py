@@ -56,9 +56,9 @@ class Budget:
         number = isinstance(value, int | float) and math.isfinite(value)
         if name == "seconds":
             if not (number and value > 0):
-                raise ValueError(f"seconds must be positive and finite, got {value}.")
+                raise ValueError(f"seconds must be positive and finite, got {value!r}.")
         elif not (number and value >= 1 and value == int(value)):
-            raise ValueError(f"{name} must be 1 or more, got {value}.")
+            raise ValueError(f"{name} must be 1 or more, got {value!r}.")
 
     @property
     def kind(self) -> str:

@@ -1,5 +1,6 @@
 """How to train, as values: checked once, compared when a run is resumed."""
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -58,8 +59,9 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "validate_every", "validation_particles", "validation_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value!r}.")
         epochs = self.budget.epochs
         if epochs is not None and self.validate_every > epochs:
             raise ValueError(

@@ -5,6 +5,8 @@ import pytest
 import torch
 from cli.command import SMALL, fails, run
 
+from ppl_vae.cli import main
+from ppl_vae.data import load_dataset, read_rows
 from ppl_vae.evidence import (
     BidirectionalMonteCarlo,
     ImportanceSampling,
@@ -13,6 +15,7 @@ from ppl_vae.evidence import (
     ThermodynamicIntegration,
 )
 from ppl_vae.linear_gaussian import LinearGaussian
+from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO
 from ppl_vae.studies import Method
 from ppl_vae.training import fit
@@ -124,3 +127,71 @@ def test_the_exact_model_takes_numpy(unchecked_types):
     assert found.shape == (4,)
     with pytest.raises(ValueError, match=r"got \(3, 2\) and \(2,\)"):
         LinearGaussian(weight, np.zeros(2))
+
+
+GOOD = "a,b\n" + "\n".join(f"{i / 7},{(i * i) % 11}" for i in range(60)) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "unsaid"),
+    [
+        (lambda text: text.replace("a,b", "a,a"), "two columns have the name 'a'", "--"),
+        (lambda text: text.replace(",9\n", ",inf\n", 1), "non-finite value(s)", "--allow-missing"),
+        (lambda text: text.replace(",9\n", ",red\n"), "take it for labels (--columns b=cat", None),
+        (lambda text: "\x00\xff" + text, "it is a file of another kind", "UTF-8"),
+    ],
+    ids=["names", "infinite", "text", "binary"],
+)
+def test_what_a_file_cannot_be_is_said_with_a_remedy_that_helps(
+    change, said, unsaid, tmp_path, capsys
+):
+    (tmp_path / "x.csv").write_bytes(change(GOOD).encode("latin1"))
+    arguments = ["--data", tmp_path / "x.csv", "--likelihood", "normal", "--out", tmp_path / "run"]
+    line = fails(capsys, "fit", *arguments)
+    assert said in line
+    assert unsaid is None or unsaid not in line
+
+
+@pytest.mark.parametrize("change", [",inf\n", ",red\n"])
+def test_new_rows_are_to_be_as_those_of_training(change, tmp_path):
+    (tmp_path / "x.csv").write_text(GOOD)
+    (tmp_path / "new.csv").write_text(GOOD.replace(",9\n", change, 1))
+    schema = load_dataset(str(tmp_path / "x.csv"), binarize="none").schema
+    with pytest.raises(ValueError, match="give such cells as the training data had them, or leave"):
+        read_rows(tmp_path / "new.csv", schema)
+
+
+def test_rows_that_are_not_rows_are_told_apart(unchecked_types):
+    with pytest.raises(ValueError, match=r"do not run on x, rows of shape \(4, 3\)"):
+        ImportanceSampling(5)(VAE.model, VAE.guide, X[None])
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"epochs": "2"}, "epochs must be 1 or more, got '2'"),
+        ({"batch_size": "3"}, "batch_size must be 1 or more, got '3'"),
+        ({"learning_rate": "3"}, "learning rate must be positive and finite, got '3'"),
+    ],
+)
+def test_settings_of_another_type_are_named(setting, said, unchecked_types):
+    with pytest.raises(ValueError, match=said):
+        fit(VAE.model, VAE.guide, ELBO(), X, **{"epochs": 1, **setting})
+
+
+def test_layers_that_are_no_list(unchecked_types):
+    with pytest.raises(ValueError, match=r"hidden is a list of layer sizes, such as \[200\]"):
+        MLP(4, 200, 2)
+
+
+def test_the_bare_command_prints_its_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.err) == (2, "")
+    assert "Commands:" in printed.out
+
+
+def test_sizes_are_named(tmp_path, capsys):
+    line = fails(capsys, "fit", "--data", "digits", "--latent", -2, "--out", tmp_path / "run")
+    assert "latent takes sizes of 1 or more, got (-2,)" in line

@@ -24,7 +24,7 @@ def fails(capsys, *arguments, code=1):
     status, out, err = run(capsys, *arguments)
     assert status == code, err
     assert out == ""
-    lines = [line for line in err.strip().splitlines() if not line.startswith("data: ")]
+    lines = [line for line in err.strip().splitlines() if not line.startswith(("data: ", "note: "))]
     assert len(lines) == 1, err
     assert lines[0].startswith("ppl-vae: error: ")
     return lines[0]

@@ -73,7 +73,12 @@ def test_no_evaluation_takes_the_place_of_another_and_all_are_listed(fresh, caps
     listed = json.loads(run(capsys, "evaluate", folder, "--list", "--json")[1])["evaluations"]
     assert sorted(each["log_prob"] for each in listed) == sorted(means)
     text = run(capsys, "evaluate", folder, "--list")[1]
-    for words in ("importance sampling", "digits, test, limit 5", "digits, valid", "log p(x)"):
+    for words in (
+        "ImportanceSampling(num_particles=20)",
+        "digits, test, limit 5",
+        "digits, valid",
+        "log p(x)",
+    ):
         assert words in text
     assert all(f"{mean:.3f}" in text for mean in means)
 

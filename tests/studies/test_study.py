@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -209,6 +210,28 @@ def test_status_of_a_study_under_way(tmp_path):
     text = format_status(results)
     assert "1 done, 1 running, 2 waiting of 4 cells" in text
     assert "elbo seed 0: epoch 3 of 3, bound" in text
+
+
+def test_a_cell_whose_process_has_ended_waits(tmp_path):
+    carry_out(tmp_path, plan(seeds=(0,)))
+    done = next(cell for cell in open_study(tmp_path).cells if cell.name == "elbo seed 0")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for process, state in [(os.getpid(), "running"), (ended.pid, "waiting")]:
+        replace(done, state="running").write(host=socket.gethostname(), process=process)
+        results = open_study(tmp_path)
+        assert results.cells[0].state == state
+    text = format_status(results)
+    assert "elbo seed 0 is to be done again: its process has ended, unfinished" in text
+
+
+def test_what_a_plan_takes_from_the_tables_is_said(folder, tmp_path, caplog):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    carry_out(tmp_path, plan(seeds=(0, 1), question="Which?"))
+    carry_out(tmp_path, plan(methods=(*STUDY.methods, Method("iwae:5"))))
+    assert not caplog.messages
+    carry_out(tmp_path, plan(seeds=(1,), limit=50))
+    assert "held results of another plan (other seeds, evaluation)" in caplog.text
 
 
 def test_a_learning_curve_that_is_being_written(tmp_path):
