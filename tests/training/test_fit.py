@@ -154,8 +154,8 @@ class TestHistory:
         )  # fmt: skip
         validated = [r.epoch for r in result.history.records if r.validation is not None]
         assert validated == [2, 4]
-        # Three times to see what the programs are, and once for the bound.
-        assert [size for size, grad in seen if not grad and size != 2] == [11] * 4 * 2
+        # Four times to see what the programs are and where they have support, once for the bound.
+        assert [size for size, grad in seen if not grad and size != 2] == [11] * 5 * 2
 
 
 class TestLearning:
