@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.objectives import STL, Objective
-from ppl_vae.particles import BatchGuide, OffsetGuide, Program, zero_offsets
+from ppl_vae.particles import BatchGuide, OffsetGuide, Program, Programs, zero_offsets
 from ppl_vae.randomness import Stream, seeded
 
 _DRAWS = 8
@@ -88,15 +88,7 @@ class Refiner(Protocol):
     def rows_per_datum(self) -> int:
         """Latents of each datum that are decoded at once, with a graph to differentiate."""
 
-    def __call__(
-        self,
-        model: Program,
-        guide: Program,
-        x: Tensor,
-        *,
-        max_plate_nesting: int = 1,
-        seed: int | None = 0,
-    ) -> BatchGuide:
+    def __call__(self, programs: Programs, x: Tensor, *, seed: int | None = 0) -> BatchGuide:
         """The guide for the batch."""
 
 
@@ -134,46 +126,33 @@ class Refinement:
         return self.num_particles
 
     def __call__(
-        self,
-        model: Program,
-        guide: Program,
-        x: Float[Tensor, "batch *event"],
-        *,
-        max_plate_nesting: int = 1,
-        seed: int | None = 0,
+        self, programs: Programs, x: Float[Tensor, "batch *event"], *, seed: int | None = 0
     ) -> OffsetGuide:
         """The guide refined for a batch; arguments as for :func:`refine`."""
         return refine(
-            model,
-            guide,
+            programs.model,
+            programs.required_guide,
             x,
-            STL(self.num_particles, max_plate_nesting=max_plate_nesting),
+            STL(self.num_particles).with_plate_nesting(programs.max_plate_nesting),
             steps=self.steps,
             learning_rate=self.learning_rate,
             seed=seed,
         )
 
     def ascend(
-        self,
-        model: Program,
-        guide: Program,
-        x: Float[Tensor, "batch *event"],
-        values: Sequence[Tensor],
-        *,
-        max_plate_nesting: int = 1,
+        self, programs: Programs, x: Float[Tensor, "batch *event"], values: Sequence[Tensor]
     ) -> None:
         """Climb the ELBO in tensors of a guide's own, as :func:`refine` does in its offsets.
 
         Draws from the caller's random state.
 
         Args:
-            model: Pyro model with its data plate at dim -1.
-            guide: Pyro guide that the values are tensors of.
+            programs: Model, and the guide that the values are tensors of.
             x: The batch.
             values: Leaf tensors with an entry for every datum; changed in place.
-            max_plate_nesting: Plate dimensions the programs use, the data plate included.
         """
-        objective = STL(self.num_particles, max_plate_nesting=max_plate_nesting)
+        model, guide = programs.model, programs.required_guide
+        objective = STL(self.num_particles).with_plate_nesting(programs.max_plate_nesting)
         for value in values:
             value.requires_grad_()
         with torch.enable_grad():

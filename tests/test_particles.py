@@ -15,7 +15,7 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO
-from ppl_vae.particles import draw_particles, simulate
+from ppl_vae.particles import PlateNestingError, Programs, draw_particles
 from ppl_vae.priors import StandardNormal
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
@@ -373,14 +373,14 @@ class TestEnumeration:
 
 class TestSimulate:
     def test_without_a_guide_the_latents_alone(self):
-        particles = simulate(z_model, None, X, 4)
+        particles = Programs(z_model).simulate(X, 4)
         assert particles.latents["z"].shape == (4, 5, 2)
         assert particles.log_guide is None
 
     def test_draws_are_those_of_the_model(self, significance):
         """Mean, variance, and correlation between layers."""
         chain = LinearChain()
-        draws = simulate(chain.model, None, torch.zeros(2_000, 4).double(), 5).latents
+        draws = Programs(chain.model).simulate(torch.zeros(2_000, 4).double(), 5).latents
         u, v = draws["u"].detach().flatten(0, 1), draws["v"].detach().flatten(0, 1)
         A = chain.A.detach()
         significance = significance.split(2 + 3 + 6)
@@ -394,7 +394,7 @@ class TestSimulate:
 
     def test_alone_they_carry_the_gradient_of_a_learned_prior(self):
         chain = LinearChain()
-        simulation = simulate(chain.model, None, chain.simulate(3), 4)
+        simulation = Programs(chain.model).simulate(chain.simulate(3), 4)
         assert simulation.latents["v"].requires_grad
         assert simulation.untrained == frozenset()
 
@@ -407,9 +407,9 @@ class TestSimulate:
                 z = pyro.sample("z", normal(torch.zeros(3)))
                 pyro.sample("x", normal(z), obs=x)
 
-        assert simulate(model, None, X).untrained == {"k"}
+        assert Programs(model).simulate(X).untrained == {"k"}
         logits.requires_grad_(False)
-        assert simulate(model, None, X).untrained == frozenset()
+        assert Programs(model).simulate(X).untrained == frozenset()
 
     def test_with_a_guide_its_density_of_simulated_data(self):
         """log q(z|x) at pairs (z, x) that the model drew, each with its own x."""
@@ -421,7 +421,7 @@ class TestSimulate:
             with pyro.plate("data", len(x)):
                 pyro.sample("z", normal(x[:, :2] + shift, 0.5))
 
-        simulation = simulate(z_model, guide, X, 4)
+        simulation = Programs(z_model, guide).simulate(X, 4)
         (rows,) = seen
         z = simulation.latents["z"]
         assert rows.shape == (20, 3)
@@ -436,14 +436,14 @@ class TestSimulate:
 
     def test_the_model_gets_no_gradient_from_the_guides_density(self):
         chain = LinearChain()
-        simulation = simulate(chain.model, chain.rough, chain.simulate(3), 4)
+        simulation = Programs(chain.model, chain.rough).simulate(chain.simulate(3), 4)
         assert not any(z.requires_grad for z in simulation.latents.values())
 
     def test_data_are_drawn_anew_whatever_x(self):
         torch.manual_seed(0)
-        first = simulate(z_model, z_guide, X, 4)
+        first = Programs(z_model, z_guide).simulate(X, 4)
         torch.manual_seed(0)
-        second = simulate(z_model, z_guide, X + 50, 4)
+        second = Programs(z_model, z_guide).simulate(X + 50, 4)
         assert torch.equal(first.log_guide, second.log_guide)
 
     def test_inner_plates(self):
@@ -458,7 +458,7 @@ class TestSimulate:
                 pyro.sample("w", dist.Normal(x[:, 0], 1.0))
 
         torch.manual_seed(0)
-        simulation = simulate(model, guide, X, 4, max_plate_nesting=2)
+        simulation = Programs(model, guide, max_plate_nesting=2).simulate(X, 4)
         assert simulation.latents["w"].shape == (4, 2, 5)
         assert simulation.log_guide.shape == (4, 5)
         torch.manual_seed(0)
@@ -482,8 +482,8 @@ class TestSimulate:
 
         for model, listed in ((two, "'left': .*'right': "), (other_shape, r"'x': \(5, 2\)")):
             with pytest.raises(ValueError, match=rf"of the shape of x, \(5, 3\).*{listed}"):
-                simulate(model, z_guide, X)
-            assert simulate(model, None, X).latents["z"].shape == (1, 5, 2)
+                Programs(model, z_guide).simulate(X)
+            assert Programs(model).simulate(X).latents["z"].shape == (1, 5, 2)
 
 
 class TestScales:
@@ -562,7 +562,7 @@ class TestPlatesAndMasks:
             pyro.sample("w", dist.Normal(x.T, 0.7))
 
     def test_inner_plates_are_summed(self):
-        particles = draw_particles(self.inner_model, self.inner_guide, X, 4, max_plate_nesting=2)
+        particles = draw_particles(self.inner_model, self.inner_guide, X, 4)
         w = particles.latents["w"]
         assert w.shape == (4, 3, 5)
         N = torch.distributions.Normal
@@ -580,7 +580,7 @@ class TestPlatesAndMasks:
             with pyro.plate("data", len(x), dim=-1):
                 pyro.sample("u", dist.Normal(x.mean(1), 0.7))
 
-        particles = draw_particles(model, guide, X, 4, max_plate_nesting=2)
+        particles = draw_particles(model, guide, X, 4)
         assert particles.log_prior["u"].shape == (4, 5)
         u = particles.latents["u"]
         N = torch.distributions.Normal
@@ -589,8 +589,8 @@ class TestPlatesAndMasks:
         torch.testing.assert_close(particles.log_weight, expected)
 
     def test_undeclared_inner_plates_are_an_error(self):
-        with pytest.raises(ValueError, match="give max_plate_nesting=2"):
-            draw_particles(self.inner_model, self.inner_guide, X, 4)
+        with pytest.raises(PlateNestingError, match="max_plate_nesting=2"):
+            Programs(self.inner_model, self.inner_guide).draw(X, 4)
 
     def test_masked_sites(self):
         mask = torch.tensor([True, False, True, True, False])

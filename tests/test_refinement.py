@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence
 
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.objectives import ELBO, IWAE, RWS, STL, VIMCO, Objective
-from ppl_vae.particles import Offset, OffsetGuide, draw_particles, zero_offsets
+from ppl_vae.particles import Offset, OffsetGuide, Programs, draw_particles, zero_offsets
 from ppl_vae.refinement import Refinement, refine
 
 MODEL = LinearGaussian.random(6, 3, 0.8, seed=2)
@@ -129,7 +129,7 @@ class TestOffsets:
         zero = zero_offsets(guide, x)
         assert zero.offsets["z"].shift.shape == (4, 5, 3)
         assert zero.rows(slice(1, 3)).offsets["z"].shift.shape == (4, 2, 3)
-        particles = draw_particles(model, zero, x, 6, max_plate_nesting=2)
+        particles = draw_particles(model, zero, x, 6)
         assert particles.latents["z"].shape == (6, 4, 5, 3)
 
     def test_rows_are_those_of_the_data(self):
@@ -352,5 +352,5 @@ def test_the_settings_are_their_own_key():
     assert repr(one) == "Refinement(steps=5, learning_rate=0.2, num_particles=3)"
     assert one == Refinement(5, 0.2, 3)
     expected = refine(MODEL.vae().model, bad_guide, X, STL(3), steps=5, learning_rate=0.2, seed=4)
-    found = one(MODEL.vae().model, bad_guide, X, seed=4)
+    found = one(Programs(MODEL.vae().model, bad_guide), X, seed=4)
     assert torch.equal(normal_of(found)[0], normal_of(expected)[0])

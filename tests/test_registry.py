@@ -170,8 +170,8 @@ def test_every_shaping_is_reachable():
 class Halfway(IWAE):
     """An objective of one's own, with an argument of its own."""
 
-    def __init__(self, num_particles=1, *, share=0.5, max_plate_nesting=1):
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+    def __init__(self, num_particles=1, *, share=0.5):
+        super().__init__(num_particles)
         self.share = share
 
 

@@ -23,9 +23,7 @@ from ppl_vae.particles import (
     Particles,
     Program,
     Programs,
-    draw_particles,
     evaluation,
-    predict,
 )
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import effective_sample_size, normalized_weights
@@ -70,7 +68,6 @@ def particles_to_datatree(
     groups: str | Sequence[str] = (),
     device: torch.device | str | None = None,
     seed: int | None = 0,
-    max_plate_nesting: int = 1,
     datum_names: Sequence[str | int] | None = None,
 ) -> xr.DataTree:
     """Draws of the latents with their log-weights, for ArviZ.
@@ -112,7 +109,6 @@ def particles_to_datatree(
         groups: Names of further groups; the first two are of posterior draws and need ``resample``.
         device: Where to compute; the data's device if not given.
         seed: Of the draws; ``None`` uses the caller's random state.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
         datum_names: Coordinates of the data; 0, 1, ... if not given.
 
     Raises:
@@ -130,7 +126,7 @@ def particles_to_datatree(
         )
     groups = [groups] if isinstance(groups, str) else list(groups)
     _require_groups(groups, resample)
-    programs = Programs(model, guide, max_plate_nesting)
+    programs = Programs(model, guide)
     size = ChunkSize(num_particles, cpu=_ROWS, gpu=_ROWS, whole=True)
     with (
         evaluation(programs, x, size, device=device) as look,
@@ -141,14 +137,12 @@ def particles_to_datatree(
         parts = []
         for number, (part, own) in enumerate(look.chunks()):
             # The streams of an estimate of log p(x): the same draws for the same chunks.
-            streams, nesting = Streams(seed, number, 0), look.max_plate_nesting
+            streams = Streams(seed, number, 0)
             with streams.stream(Purpose.FORWARD):
-                particles = draw_particles(
-                    model, own, part, num_particles, max_plate_nesting=nesting
-                )
+                particles = own.draw(part, num_particles)
             with streams.stream(Purpose.PREDICTION):
-                further = _further(groups, model, part, particles, nesting)
-            parts.append(_variables(particles, nesting) | further)
+                further = _further(groups, own, part, particles)
+            parts.append(_variables(particles, own.max_plate_nesting) | further)
         draws = _join(parts)
         log_weight = draws["sample_stats"]["log_weight"]
         if resample:
@@ -177,32 +171,31 @@ def _require_groups(groups: Collection[str], resample: bool) -> None:
             raise ValueError(f"{name} is of posterior draws: give resample=True.")
 
 
-def _variables(particles: Particles, max_plate_nesting: int) -> _Draws:
+def _variables(particles: Particles, data_dim: int) -> _Draws:
     latents = particles.latents.items()
     observed = list(particles.likelihood)
     name = observed[0] if len(observed) == 1 else "x"
     return {
-        "posterior": {site: _data_second(z, max_plate_nesting).cpu() for site, z in latents},
+        "posterior": {site: _data_second(z, data_dim).cpu() for site, z in latents},
         "log_likelihood": {name: particles.log_likelihood.cpu()},
         "sample_stats": {"log_weight": particles.log_weight.cpu()},
     }
 
 
 def _further(
-    groups: Collection[str], model: Program, x: Tensor, particles: Particles, nesting: int
+    groups: Collection[str], programs: Programs, x: Tensor, particles: Particles
 ) -> _Draws:
     """The groups that are asked for, in the order of ``GROUPS``."""
     count, further = particles.num_particles, _Draws()
     if "posterior_predictive" in groups:
-        latents = particles.latents
-        _, data = predict(model, x, count, latents=latents, max_plate_nesting=nesting)
-        further["posterior_predictive"] = data
+        further["posterior_predictive"] = programs.predict(x, count, particles.latents)[1]
     if {"prior", "prior_predictive"} & set(groups):
-        latents, data = predict(model, x, count, max_plate_nesting=nesting)
+        latents, data = programs.predict(x, count)
         drawn = {"prior": latents, "prior_predictive": data}
         further |= {name: drawn[name] for name in drawn if name in groups}
+    data_dim = programs.max_plate_nesting
     moved = {
-        group: {name: _data_second(value, nesting).cpu() for name, value in variables.items()}
+        group: {name: _data_second(value, data_dim).cpu() for name, value in variables.items()}
         for group, variables in further.items()
     }
     if "log_prior" in groups:
@@ -210,12 +203,12 @@ def _further(
     return moved
 
 
-def _data_second(draws: Tensor, max_plate_nesting: int) -> Float[Tensor, "particles batch *event"]:
+def _data_second(draws: Tensor, data_dim: int) -> Float[Tensor, "particles batch *event"]:
     """Plates left of the data's become event dimensions; those of size 1 are dropped."""
-    particles, *plates, batch = draws.shape[: max_plate_nesting + 1]
-    event = draws.shape[max_plate_nesting + 1 :]
+    particles, *plates, batch = draws.shape[: data_dim + 1]
+    event = draws.shape[data_dim + 1 :]
     kept = [size for size in plates if size > 1]
-    return draws.movedim(max_plate_nesting, 1).reshape(particles, batch, *kept, *event)
+    return draws.movedim(data_dim, 1).reshape(particles, batch, *kept, *event)
 
 
 def _join(batches: Iterable[_Draws]) -> _Draws:

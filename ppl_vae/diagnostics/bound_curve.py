@@ -17,7 +17,7 @@ from ppl_vae.display import Axes, Panel, Result, Row, fields_of
 from ppl_vae.evidence.pareto import pareto_tail
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import Attribute
-from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights, group_log_mean_exp
 
@@ -147,7 +147,6 @@ def bound_against_particles(
     replicates: int = 20,
     device: torch.device | str | None = None,
     seed: int | None = 0,
-    max_plate_nesting: int = 1,
 ) -> BoundCurve:
     """E[L_K] for each K, and its limit for K to infinity by a parabola in 1/K.
 
@@ -169,7 +168,6 @@ def bound_against_particles(
         replicates: Independent sets of max K draws per datum.
         device: Where to compute; the data's device if not given.
         seed: Of the draws; ``None`` uses the caller's random state.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If there are fewer than 4 different K, 2 data or 2 replicates, or fewer data and
@@ -185,7 +183,7 @@ def bound_against_particles(
     num_data = len(as_rows(x))
     _require_enough(counts, num_data, replicates)
     curves, shapes = [], []
-    programs = Programs(model, guide, max_plate_nesting)
+    programs = Programs(model, guide)
     size = ChunkSize(counts[-1], cpu=_ROWS, gpu=_ROWS, whole=True)
     with (
         evaluation(programs, x, size, device=device) as look,
@@ -195,12 +193,9 @@ def bound_against_particles(
         look.require_density("the joint log-density there is the same for every K")
         identity = look.identity(f"bound_against_particles({counts}, {replicates=})", seed)
         for data, own in look.chunks():
-            drawn = []
-            for _ in range(replicates):
-                particles = draw_particles(
-                    model, own, data, counts[-1], max_plate_nesting=look.max_plate_nesting
-                )
-                drawn.append(particles.log_weight.double().cpu())
+            drawn = [
+                own.draw(data, counts[-1]).log_weight.double().cpu() for _ in range(replicates)
+            ]
             curves.append(torch.stack([_curve(log_weight, counts) for log_weight in drawn]))
             shapes.append(pareto_tail(RunningWeights.of(torch.cat(drawn))).pareto_k)
     by_replicate = torch.cat(curves, 2)

@@ -17,8 +17,7 @@ from ppl_vae.diagnostics.estimates import MonteCarlo, table
 from ppl_vae.display import Axes, Panel, Result, Row
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import Variable, numpy_of
-from ppl_vae.particles import ChunkSize, Program, Programs, evaluation, simulate_data
-from ppl_vae.particles.sites import run
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.randomness import Stream, generator, seeded
 
 FALSE_ALARM = 0.01
@@ -254,7 +253,6 @@ def simulation_based_calibration(
     false_alarm: float = FALSE_ALARM,
     device: torch.device | str | None = None,
     seed: int | None = 0,
-    max_plate_nesting: int = 1,
 ) -> Calibration:
     """Ranks of z* among L draws of q(z|x*), for (z*, x*) drawn from the model.
 
@@ -277,7 +275,6 @@ def simulation_based_calibration(
         false_alarm: Probability that a calibrated guide has any finding.
         device: Where to compute; the device of x if not given.
         seed: Of the draws; ``None`` uses the caller's random state.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If there are too few simulations or draws to test, or the model does not observe
@@ -290,7 +287,7 @@ def simulation_based_calibration(
         inference.
     """
     _require_enough(num_simulations, num_draws, false_alarm)
-    parts, programs = [], Programs(model, guide, max_plate_nesting)
+    parts, programs = [], Programs(model, guide)
     settings = f"simulation_based_calibration({num_simulations=}, {num_draws=}, {false_alarm=})"
     with (
         evaluation(programs, x, ChunkSize(1, of_draws=False), device=device) as look,
@@ -299,12 +296,12 @@ def simulation_based_calibration(
     ):
         look.require_density("its draws have no spread to judge")
         identity = look.identity(settings, seed)
-        nesting, first = look.max_plate_nesting, look.x[:1].to(look.device)
+        programs, first = look.programs, look.x[:1].to(look.device)
         template = first.expand(num_simulations, *first.shape[1:])
         for part in template.split(max(1, _ROWS // num_draws)):
-            truth, data = simulate_data(model, part, max_plate_nesting=nesting)
-            drawn = run(guide, data, num_draws, nesting).latents
-            parts.append(_rank(truth, drawn, nesting))
+            truth, data = programs.simulate_data(part)
+            drawn = programs.run_guide(data, num_draws).latents
+            parts.append(_rank(truth, drawn, programs.max_plate_nesting))
         ranks = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     values = torch.cat(list(ranks.values()), 1)
     return Calibration(values, _names(ranks), num_draws, float(false_alarm), identity)

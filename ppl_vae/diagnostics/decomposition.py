@@ -21,7 +21,6 @@ from ppl_vae.particles import (
     Particles,
     Program,
     Programs,
-    draw_particles,
     evaluation,
     point_site,
 )
@@ -192,7 +191,6 @@ def decompose(
     batch_size: int = 100,
     device: torch.device | str | None = None,
     seed: int | None = 0,
-    max_plate_nesting: int = 1,
     threshold: float = 0.01,
 ) -> Decomposition:
     """Take the ELBO apart: ``E log p(x|z) - sum over sites of KL``, and count active units.
@@ -213,7 +211,6 @@ def decompose(
         batch_size: Data handled at once. Another size draws other particles.
         device: Where to compute; the data's device if not given.
         seed: Of the draws and the bootstrap; ``None`` uses the caller's random state.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
         threshold: Activity above which a unit is active.
 
     Raises:
@@ -227,7 +224,7 @@ def decompose(
     """
     num_data = len(as_rows(x))
     _check_arguments(num_data, num_particles, batch_size, threshold)
-    programs = Programs(model, guide, max_plate_nesting)
+    programs = Programs(model, guide)
     with (
         evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look,
         torch.no_grad(),
@@ -235,9 +232,9 @@ def decompose(
     ):
         settings = f"decompose(num_particles={num_particles}, threshold={threshold})"
         identity = look.identity(settings, seed)
-        nesting, tables, point = look.max_plate_nesting, [], False
+        tables, point = [], False
         for part, own in look.chunks():
-            particles = draw_particles(model, own, part, num_particles, max_plate_nesting=nesting)
+            particles = own.draw(part, num_particles)
             point = point_site(particles.guide) is not None
             tables.append(_tabulate(particles))
         table = _join(tables)

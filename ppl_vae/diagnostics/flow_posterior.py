@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ppl_vae.diagnostics.full_covariance import RowAffine, ascend_or_stay, only_normal
 from ppl_vae.flows import RowFlows
-from ppl_vae.particles import Program
+from ppl_vae.particles import Program, Programs
 from ppl_vae.refinement import Refinement
 
 _LONGER = 3
@@ -16,11 +16,7 @@ _LONGER = 3
 
 
 def refine_flow(
-    model: Program,
-    guide: Program,
-    x: Float[Tensor, "batch *event"],
-    refinement: Refinement,
-    max_plate_nesting: int = 1,
+    programs: Programs, x: Float[Tensor, "batch *event"], refinement: Refinement
 ) -> Program:
     """``argmax_T L_i[law of m_i + L_i T_i(noise)]``, started at a guide of independent dimensions.
 
@@ -30,11 +26,9 @@ def refine_flow(
     a falling rate. Draws from the caller's random state.
 
     Args:
-        model: Pyro model with its data plate at dim -1.
-        guide: Pyro guide of one Normal vector site.
+        programs: Model, and a guide of one Normal vector site.
         x: The batch.
         refinement: How far to go; the flow takes three times the steps.
-        max_plate_nesting: Plate dimensions the programs use.
 
     Returns:
         A Pyro guide for this batch, and no other.
@@ -46,7 +40,7 @@ def refine_flow(
     References:
         Cremer, Li and Duvenaud, 2018, Inference suboptimality in variational autoencoders.
     """
-    name, loc, scale = only_normal("a flow", model, guide, x, max_plate_nesting)
+    name, loc, scale = only_normal("a flow", programs, x)
     flows, affine = RowFlows(*loc.shape).to(loc), RowAffine(loc, scale)
 
     def flow(x: Tensor) -> None:
@@ -55,5 +49,5 @@ def refine_flow(
 
     longer = replace(refinement, steps=_LONGER * refinement.steps)
     values = [*affine.values, *flows.parameters()]
-    ascend_or_stay(longer, model, flow, x, values, max_plate_nesting)
+    ascend_or_stay(longer, programs.with_guide(flow), x, values)
     return flow

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from ppl_vae.particles import Program, draw_particles
+from ppl_vae.particles import Program, Programs
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.refinement import Refinement
 
@@ -19,11 +19,7 @@ _JUDGED = 200
 
 
 def refine_full_covariance(
-    model: Program,
-    guide: Program,
-    x: Float[Tensor, "batch *event"],
-    refinement: Refinement,
-    max_plate_nesting: int = 1,
+    programs: Programs, x: Float[Tensor, "batch *event"], refinement: Refinement
 ) -> Program:
     """``argmax_(m, L) L_i[Normal(m_i, L_i L_i')]``, started at a guide of independent dimensions.
 
@@ -32,11 +28,9 @@ def refine_full_covariance(
     rate. Draws from the caller's random state.
 
     Args:
-        model: Pyro model with its data plate at dim -1.
-        guide: Pyro guide of one Normal vector site.
+        programs: Model, and a guide of one Normal vector site.
         x: The batch.
         refinement: How far to go.
-        max_plate_nesting: Plate dimensions the programs use.
 
     Returns:
         A Pyro guide for this batch, and no other.
@@ -44,7 +38,7 @@ def refine_full_covariance(
     Raises:
         ValueError: If the guide has another form.
     """
-    name, loc, scale = only_normal("a full covariance", model, guide, x, max_plate_nesting)
+    name, loc, scale = only_normal("a full covariance", programs, x)
     if loc.shape[-1] < 2:
         raise ValueError(
             "a full covariance needs a guide of 2 dimensions or more, got 1: leave out "
@@ -57,17 +51,15 @@ def refine_full_covariance(
             mean, factor = affine()
             pyro.sample(name, dist.MultivariateNormal(mean, scale_tril=factor, validate_args=False))
 
-    ascend_or_stay(refinement, model, full, x, affine.values, max_plate_nesting)
+    ascend_or_stay(refinement, programs.with_guide(full), x, affine.values)
     return full
 
 
 def ascend_or_stay(
     refinement: Refinement,
-    model: Program,
-    guide: Program,
+    programs: Programs,
     x: Float[Tensor, "batch *event"],
     values: Sequence[Tensor],
-    max_plate_nesting: int = 1,
 ) -> None:
     """Climb the ELBO, and go back to the start for each datum whose ELBO fell.
 
@@ -77,23 +69,18 @@ def ascend_or_stay(
 
     Args:
         refinement: How to climb.
-        model: Pyro model with its data plate at dim -1.
-        guide: Pyro guide that the values are tensors of.
+        programs: Model, and the guide that the values are tensors of.
         x: The batch.
         values: Leaf tensors, each with an entry for every datum; changed in place.
-        max_plate_nesting: Plate dimensions the programs use.
     """
     start = [value.detach().clone() for value in values]
-    refinement.ascend(model, guide, x, values, max_plate_nesting=max_plate_nesting)
+    refinement.ascend(programs, x, values)
     found = [value.detach().clone() for value in values]
     seed = int(torch.randint(2**31, ()))
 
     def bound() -> Float[Tensor, " batch"]:
         with seeded(seed, Stream.TRAINING), torch.no_grad():
-            particles = draw_particles(
-                model, guide, x, _JUDGED, max_plate_nesting=max_plate_nesting
-            )
-            return particles.log_weight.mean(0)
+            return programs.draw(x, _JUDGED).log_weight.mean(0)
 
     after = bound()
     _assign(values, start)
@@ -142,11 +129,7 @@ class RowAffine:
 
 
 def only_normal(
-    family: str,
-    model: Program,
-    guide: Program,
-    x: Float[Tensor, "batch *event"],
-    max_plate_nesting: int = 1,
+    family: str, programs: Programs, x: Float[Tensor, "batch *event"]
 ) -> tuple[str, Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
     """Name, loc and scale of the guide's one site.
 
@@ -154,7 +137,7 @@ def only_normal(
         ValueError: If the guide has another form; says that ``family`` needs it.
     """
     with torch.no_grad():
-        particles = draw_particles(model, guide, x, max_plate_nesting=max_plate_nesting)
+        particles = programs.draw(x)
     (name, site), *others = particles.guide.items()
     base = site.base_dist if isinstance(site, Independent) else None
     if others or not isinstance(base, Normal) or site.event_dim != 1:

@@ -19,7 +19,7 @@ from ppl_vae.evidence import Evidence
 from ppl_vae.flows import require_zuko
 from ppl_vae.identity import Identity, hash_tensors
 from ppl_vae.netcdf import Variable, numpy_of
-from ppl_vae.particles import ChunkSize, Program, Programs, draw_particles, evaluation
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.refinement import Refinement
 
@@ -188,7 +188,6 @@ def inference_gap(
     batch_size: int = 100,
     device: torch.device | str | None = None,
     seed: int = 0,
-    max_plate_nesting: int = 1,
 ) -> InferenceGap:
     """Split ``log p(x) - L[q]`` into ``(log p(x) - L[q*]) + (L[q*] - L[q])``.
 
@@ -214,7 +213,6 @@ def inference_gap(
         batch_size: Data handled at once.
         device: Where to compute; the data's device if not given.
         seed: Of the draws.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ImportError: If a flow is asked for and zuko is not installed.
@@ -235,15 +233,14 @@ def inference_gap(
     if flow:
         require_zuko()
     parts: list[_Bounds] = []
-    programs = Programs(model, guide, max_plate_nesting)
+    programs = Programs(model, guide)
     with evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look:
-        nesting = look.max_plate_nesting
-        settings = _Settings(refinement, full_covariance, flow, num_particles, nesting)
+        settings = _Settings(refinement, full_covariance, flow, num_particles)
         values = {"log_prob": log_evidence.log_prob, "error": log_evidence.standard_error}
         against = f"log p(x) of hash {hash_tensors(values)}"
         identity = look.identity(f"inference_gap({settings}) to {against}", seed)
         for number, (part, own) in enumerate(look.chunks()):
-            parts.append(settings.bounds(model, own, part, derive_seed(seed, number)))
+            parts.append(settings.bounds(own, part, derive_seed(seed, number)))
     return replace(_gaps(_Bounds.join(parts), log_evidence, num_particles), identity=identity)
 
 
@@ -284,19 +281,17 @@ class _Settings:
     full_covariance: bool
     flow: bool
     num_particles: int
-    max_plate_nesting: int
 
-    def bounds(self, model: Program, guide: Program, x: Tensor, seed: int) -> _Bounds:
+    def bounds(self, programs: Programs, x: Tensor, seed: int) -> _Bounds:
         """Of one batch."""
         with seeded(seed, Stream.TRAINING):
-            guides = dict(self._guides(model, guide, x))
+            guides = dict(self._guides(programs, x))
         weights = {}
         for name, refined in guides.items():
             # The same noise for all of them.
             with seeded(seed, Stream.EVALUATION), torch.no_grad():
-                weights[name] = draw_particles(
-                    model, refined, x, self.num_particles, max_plate_nesting=self.max_plate_nesting
-                ).log_weight
+                particles = programs.with_guide(refined).draw(x, self.num_particles)
+                weights[name] = particles.log_weight
         terms = {
             "bound": weights["guide"],
             "refined": weights["refined"],
@@ -308,19 +303,18 @@ class _Settings:
                 terms[term] = weights[name] - weights["refined"]
         return _Bounds.over_particles(terms)
 
-    def _guides(self, model: Program, guide: Program, x: Tensor) -> Iterator[tuple[str, Program]]:
-        nesting = self.max_plate_nesting
-        half = self.refinement(model, guide, x, max_plate_nesting=nesting, seed=None)
+    def _guides(self, programs: Programs, x: Tensor) -> Iterator[tuple[str, Program]]:
+        half = self.refinement(programs, x, seed=None)
         # Slower, so that it comes to rest closer to the optimum.
         slow = replace(self.refinement, learning_rate=self.refinement.learning_rate / _SLOWER)
-        refined = slow(model, half, x, max_plate_nesting=nesting, seed=None)
-        yield "guide", guide
+        refined = slow(programs.with_guide(half), x, seed=None)
+        yield "guide", programs.required_guide
         yield "half", half
         yield "refined", refined
         if self.full_covariance:
-            yield "full", refine_full_covariance(model, refined, x, self.refinement, nesting)
+            yield "full", refine_full_covariance(programs.with_guide(refined), x, self.refinement)
         if self.flow:
-            yield "flow", refine_flow(model, refined, x, self.refinement, nesting)
+            yield "flow", refine_flow(programs.with_guide(refined), x, self.refinement)
 
 
 def _gaps(bounds: _Bounds, log_evidence: Evidence, num_particles: int) -> InferenceGap:

@@ -19,7 +19,7 @@ class PathReference(Objective):
     """The pathwise gradient of another objective's reported bound."""
 
     def __init__(self, objective: Objective) -> None:
-        super().__init__(objective.num_particles, max_plate_nesting=objective.max_plate_nesting)
+        super().__init__(objective.num_particles)
         self.objective = objective
 
     def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
@@ -38,7 +38,7 @@ class ScoreReference(Objective):
     graph: ClassVar[Graph] = "score"
 
     def __init__(self, objective: Objective) -> None:
-        super().__init__(objective.num_particles, max_plate_nesting=objective.max_plate_nesting)
+        super().__init__(objective.num_particles)
         self.objective = objective
         self._baseline: Tensor | None = None
 

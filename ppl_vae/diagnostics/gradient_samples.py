@@ -38,20 +38,18 @@ class Groups:
     @classmethod
     def of(
         cls,
-        model: Program,
-        guide: Program,
+        programs: Programs,
         x: Float[Tensor, "batch *event"],
         parameters: Mapping[str, Tensor],
         *,
         most_coordinates: int,
-        max_plate_nesting: int = 1,
     ) -> "Groups":
         """The groups by the autograd graph.
 
         Raises:
             ValueError: If model and guide depend on none of the parameters.
         """
-        split = split_parameters(model, guide, x, parameters, max_plate_nesting=max_plate_nesting)
+        split = split_parameters(programs, x, parameters)
         found = dict(zip(GROUPS, split, strict=True))
         if not any(found.values()):
             raise ValueError(
@@ -110,12 +108,9 @@ def _subset(size: int, most: int) -> Tensor:
     return torch.randperm(size, generator=generator(0))[:most].sort().values
 
 
-def find_parameters(
-    objective: Objective, model: Program, guide: Program, x: Float[Tensor, "batch *event"]
-) -> dict[str, Tensor]:
+def find_parameters(programs: Programs, x: Float[Tensor, "batch *event"]) -> dict[str, Tensor]:
     """Name to leaf tensor of everything trainable behind the programs, each tensor once."""
-    nesting = int(objective.max_plate_nesting)
-    found = Programs(model, guide, nesting).modules(x).parameters
+    found = programs.modules(x).parameters
     return {name: value for name, value in found.items() if value.requires_grad}
 
 

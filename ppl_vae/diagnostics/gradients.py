@@ -39,7 +39,7 @@ from ppl_vae.objectives import (
     GeneralizedDReG,
     Objective,
 )
-from ppl_vae.particles import Program
+from ppl_vae.particles import Program, Programs
 from ppl_vae.randomness import Stream, seeded
 
 FALSE_ALARM = 0.01
@@ -111,17 +111,10 @@ def gradient_statistics(
         Tucker et al., 2019, Doubly reparameterized gradient estimators for Monte Carlo objectives.
     """
     families = by_family(objectives)
-    first = next(iter(families.values()))[0]
+    programs = Programs(model, guide).on(x)
     if parameters is None:
-        parameters = find_parameters(first, model, guide, x)
-    groups = Groups.of(
-        model,
-        guide,
-        x,
-        parameters,
-        most_coordinates=most_coordinates,
-        max_plate_nesting=first.max_plate_nesting,
-    )
+        parameters = find_parameters(programs, x)
+    groups = Groups.of(programs, x, parameters, most_coordinates=most_coordinates)
     bench = Bench(Loop(model, guide, x, groups), replicates, reference_replicates, seed)
     return bench.run(families)
 

@@ -16,7 +16,7 @@ from ppl_vae.diagnostics.gradient_samples import Groups, Loop, Sample, ascent
 from ppl_vae.diagnostics.gradients import Bench, Objectives, by_family
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.objectives import Objective
-from ppl_vae.particles import Program
+from ppl_vae.particles import Program, Programs
 from ppl_vae.randomness import generator, seeded
 
 _NUMBERS_AT_ONCE = 200_000
@@ -176,9 +176,9 @@ def linear_gaussian_bench(
     problem = LinearGaussianProblem.near_the_optimum() if problem is None else problem
     families = by_family(objectives)
     parameters = problem.copies(1)
-    model, guide = problem.programs(parameters)
-    groups = Groups.of(model, guide, problem.x, parameters, most_coordinates=10**9)
-    loop = Loop(model, guide, problem.x, groups)
+    programs = Programs(*problem.programs(parameters))
+    groups = Groups.of(programs, problem.x, parameters, most_coordinates=10**9)
+    loop = Loop(*problem.programs(parameters), problem.x, groups)
     exact = groups.pick(_elbo_gradient(problem))
     return Bench(
         loop,

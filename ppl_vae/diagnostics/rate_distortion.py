@@ -21,7 +21,7 @@ from ppl_vae.evidence.annealing.columns import part_of, require_numbers
 from ppl_vae.evidence.annealing.pilot import Mass
 from ppl_vae.evidence.chunks import Call, Purpose, Streams
 from ppl_vae.evidence.unfinished import Columns, Part
-from ppl_vae.particles import Evaluation, Particles, Program, Programs, draw_particles
+from ppl_vae.particles import Evaluation, Particles, Program, Programs
 from ppl_vae.weights import RunningWeights, normalized_weights
 
 BETAS = tuple(2.0**power for power in range(-4, 6))
@@ -45,7 +45,6 @@ def rate_distortion(
     progress: bool = False,
     checkpoint: str | PathLike[str] | None = None,
     rows: int | None = None,
-    max_plate_nesting: int = 1,
 ) -> RateDistortion:
     """``log Z_b``, ``D = sum_k v_k (-log p(x|z_k))`` and ``R = -b D - log Z_b`` at each b.
 
@@ -79,7 +78,6 @@ def rate_distortion(
         checkpoint: File to which every finished chunk of data is written. Where it is there
             already, the run goes on from it, to the same numbers.
         rows: Chains times data moved at once; by default what suits the device.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If a b is not above 0, there are fewer temperatures than b's or fewer than 2
@@ -98,7 +96,6 @@ def rate_distortion(
         leapfrog_steps,
         mass=mass,
         rows=rows,
-        max_plate_nesting=max_plate_nesting,
     )
     levels, places = _levels(stops, num_temperatures)
 
@@ -106,14 +103,11 @@ def rate_distortion(
         if guide is not None:
             look.require_density("it has no rate")
         annealer = annealing.prepare(look.programs, x, streams, levels)
-        nesting = look.max_plate_nesting
         with streams.stream(Purpose.FORWARD):
             curve = _pass(annealer, places, stops)
             if guide is None:
                 return part_of(curve)
-            particles = draw_particles(
-                model, look.guide, x, num_particles, max_plate_nesting=nesting
-            )
+            particles = look.programs.draw(x, num_particles)
         return part_of(curve | _guide_columns(particles))
 
     call = Call(device, seed, progress, checkpoint)

@@ -21,7 +21,6 @@ from ppl_vae.particles import (
     Particles,
     Program,
     Programs,
-    draw_particles,
     evaluation,
 )
 from ppl_vae.particles.aggregate import aggregate_log_density
@@ -120,7 +119,6 @@ def elbo_surgery(
     batch_size: int = 100,
     device: torch.device | str | None = None,
     seed: int | None = 0,
-    max_plate_nesting: int = 1,
 ) -> ElboSurgery:
     """Take the ELBO apart: ``E log p(x|z) - I_q(n; z) - KL(q(z), p(z))``.
 
@@ -139,7 +137,6 @@ def elbo_surgery(
         batch_size: Data handled at once. Another size draws other particles.
         device: Where to compute; the data's device if not given.
         seed: Of the draws; ``None`` uses the caller's random state.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If there are no data, fewer than 2 particles (no error), or the guide is a
@@ -156,7 +153,7 @@ def elbo_surgery(
             "elbo_surgery needs data and num_particles >= 2 for its errors, got "
             f"{num_data} data and num_particles={num_particles}."
         )
-    parts, programs = [], Programs(model, guide, max_plate_nesting)
+    parts, programs = [], Programs(model, guide)
     with (
         evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look,
         torch.no_grad(),
@@ -164,10 +161,8 @@ def elbo_surgery(
     ):
         look.require_density("it has no KL to take apart")
         identity = look.identity(f"elbo_surgery({num_particles=})", seed)
-        nesting = look.max_plate_nesting
-        for part, _ in look.chunks():
-            particles = draw_particles(model, guide, part, num_particles, max_plate_nesting=nesting)
-            parts.append(_terms(particles, guide, look.x, nesting))
+        for part, own in look.chunks():
+            parts.append(_terms(own.draw(part, num_particles), look.programs, look.x))
     terms = _join(parts)
     named = {name: over_draws(values) for name, values in terms.items() if values.dim() == 2}
     dimensions = terms.get("per_dimension")
@@ -189,18 +184,15 @@ def elbo_surgery(
 
 
 def _terms(
-    particles: Particles, guide: Program, x: Tensor, max_plate_nesting: int
+    particles: Particles, programs: Programs, x: Tensor
 ) -> dict[str, Float[Tensor, "particles batch *latent"]]:
     """Terms of one batch's draws whose means are the quantities, on the CPU."""
     log_guide, log_prior = particles.log_proposal.double(), particles.log_latent_prior.double()
     shape = log_guide.shape
     # (particles, *plates, batch, *event) -> (particles * batch, *plates, *event)
-    points = {
-        name: z.movedim(max_plate_nesting, 1).flatten(0, 1) for name, z in particles.latents.items()
-    }
-    aggregate = aggregate_log_density(
-        guide, x, points, max_plate_nesting=max_plate_nesting, device=log_guide.device
-    )
+    dim = programs.max_plate_nesting
+    points = {name: z.movedim(dim, 1).flatten(0, 1) for name, z in particles.latents.items()}
+    aggregate = aggregate_log_density(programs, x, points, device=log_guide.device)
     joint = aggregate.joint.reshape(shape)
     terms = {
         "elbo": particles.log_weight,

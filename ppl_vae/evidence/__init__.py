@@ -58,7 +58,7 @@ METHODS = Kind(
         "quadrature": Quadrature,
         "enumeration": Enumeration,
     },
-    context=frozenset({"max_plate_nesting", "gap", "tails"}),
+    context=frozenset({"gap", "tails"}),
     groups={"annealing": AnnealedImportanceSampling},
     converters={"refine": _refiner},
 )

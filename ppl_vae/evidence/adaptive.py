@@ -11,11 +11,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppl_vae.data import RowData
-from ppl_vae.evidence.chunks import Chunk, Chunking, require_counts, require_guide
+from ppl_vae.evidence.chunks import Call, Chunk, Chunking, require_counts, require_guide
 from ppl_vae.evidence.importance_sampling import ADVICE
 from ppl_vae.evidence.pareto import LEAST_PARTICLES, measured, pareto_tail
 from ppl_vae.evidence.result import TOLERATED_TAIL, Evidence, concatenate
-from ppl_vae.particles import ChunkSize, Program, Programs, evaluation, guide_of
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, derive_seed
 from ppl_vae.weights import RunningWeights
@@ -58,7 +58,6 @@ class AdaptiveSampling:
         most: Draws of a datum at which it is given up.
         least_effective: Effective samples below which a standard error is not believed.
         rows: Particles times data decoded at once; by default what suits the device.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If the target is not positive, or a count less than 1, or most below first.
@@ -73,7 +72,6 @@ class AdaptiveSampling:
     most: int = 100_000
     least_effective: float = 20.0
     rows: int | None = None
-    max_plate_nesting: int = 1
 
     def __post_init__(self) -> None:
         require_counts("AdaptiveSampling", first=self.first, most=self.most, rows=self.rows)
@@ -97,10 +95,10 @@ class AdaptiveSampling:
         """Estimate log p(x_i) for every datum; arguments as for ``ImportanceSampling``."""
         require_guide(guide)
         start = time.perf_counter()
-        programs = Programs(model, guide, self.max_plate_nesting)
+        programs = Programs(model, guide)
         with evaluation(programs, x, ChunkSize(1, self.rows), device=device) as look:
             identity, x = look.identity(repr(self), seed), look.x
-        pilot, first = self._draw(model, guide, x, self.first, "pilot", device, seed)
+        pilot, first = self._draw(programs, x, self.first, "pilot", device, seed)
         wanted, stages = self._wanted(pilot), [first.identity]
         active, drawn = torch.arange(len(x)), 0
         sums: RunningWeights | None = None
@@ -109,8 +107,8 @@ class AdaptiveSampling:
         with bar:
             while len(active):
                 size = min(max(self.first, drawn // 2), self.most - drawn)
-                own = guide_of(guide, active)
-                fresh, stage = self._draw(model, own, x[active], size, drawn, device, seed)
+                own = programs.rows(active)
+                fresh, stage = self._draw(own, x[active], size, drawn, device, seed)
                 stages.append(stage.identity)
                 sums = fresh if sums is None else sums.merged(fresh)
                 drawn += size
@@ -151,8 +149,7 @@ class AdaptiveSampling:
 
     def _draw(
         self,
-        model: Program,
-        guide: Program,
+        programs: Programs,
         x: Tensor,
         size: int,
         stage: int | Literal["pilot"],
@@ -171,9 +168,8 @@ class AdaptiveSampling:
 
         path = () if stage == "pilot" else (stage,)
         own = None if seed is None else derive_seed(seed, Stream.EVALUATION, *path)
-        work = Chunking(size, None, self.rows, self.max_plate_nesting)
-        call: dict[str, Any] = {"device": device, "seed": own, "progress": False}
-        alone = work.run(estimate, model, guide, x, settings=f"{stage} of {self!r}", **call)
+        work = Chunking(size, None, self.rows)
+        alone = work.run(estimate, programs, x, Call(device, own), f"{stage} of {self!r}")
         return RunningWeights.side_by_side(found), alone
 
     def _done(self, sums: RunningWeights, every: RunningWeights) -> Tensor:

@@ -26,9 +26,7 @@ from ppl_vae.particles import (
     Evaluation,
     Program,
     Programs,
-    draw_particles,
     evaluation,
-    guide_of,
     is_out_of_memory,
     require_density,
 )
@@ -202,25 +200,16 @@ class Call:
 @final
 @dataclass(frozen=True)
 class Chunk:
-    """Some data, what to draw their latents from, and how many particles to decode at once."""
+    """Some data, the programs with the proposal for them, and particles to decode at once."""
 
-    model: Program
-    proposal: Program
+    programs: Programs
     x: Tensor
     particles_at_once: int
-    max_plate_nesting: int
 
     def log_weights(self, num_particles: int) -> Iterator[Float[Tensor, "particles batch"]]:
         """Log w of ``num_particles`` fresh draws, piece by piece; -inf where p(x|z) is 0."""
         for size in pieces(num_particles, self.particles_at_once):
-            particles = draw_particles(
-                self.model,
-                self.proposal,
-                self.x,
-                size,
-                max_plate_nesting=self.max_plate_nesting,
-                check_finite=False,
-            )
+            particles = self.programs.draw(self.x, size, check_finite=False)
             require_density(particles.guide)
             particles.require_weights()
             yield particles.log_weight
@@ -236,14 +225,12 @@ class Chunking:
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
         from_prior: Whether draws reach all of the prior's support, whatever the guide's.
     """
 
     num_particles: int
     refine: Refiner | None = None
     rows: int | None = None
-    max_plate_nesting: int = 1
     from_prior: bool = False
 
     def __post_init__(self) -> None:
@@ -256,36 +243,26 @@ class Chunking:
     def run(
         self,
         estimate: Callable[[Chunk], Evidence],
-        model: Program,
-        guide: Program | None,
+        programs: Programs,
         x: RowData,
-        *,
-        device: torch.device | str | None,
-        seed: int | None,
-        progress: bool,
+        call: Call,
         settings: str,
-        checkpoint: str | PathLike[str] | None = None,
     ) -> Evidence:
         """Estimate chunk by chunk, in constant memory, and put the results together.
 
         Args:
             estimate: The estimator on a chunk.
-            model: Pyro model.
-            guide: Pyro guide.
+            programs: Model and guide.
             x: The data.
-            device: Where to compute; where the modules are, or else the data, if None.
-            seed: Of the draws.
-            progress: Show a progress bar.
+            call: How to carry it out.
             settings: The estimator with its settings in words.
-            checkpoint: File for what is finished.
 
         Raises:
             ValueError: If there are no data, the programs do not fit, or the checkpoint is of
                 another run or has no seed.
         """
-        require_guide(guide)
-        start, call = time.perf_counter(), Call(device, seed, progress, checkpoint)
-        programs = Programs(model, guide, self.max_plate_nesting)
+        require_guide(programs.guide)
+        start = time.perf_counter()
         with call.open(programs, x, ChunkSize(self.num_particles, self.rows)) as look:
 
             def group(look: Evaluation, x: Tensor, streams: Streams) -> Part:
@@ -304,15 +281,15 @@ class Chunking:
         self, estimate: Callable[[Chunk], Evidence], look: Evaluation, x: Tensor, streams: Streams
     ) -> list[Evidence]:
         """Data whose guide is refined together, estimated chunk by chunk."""
-        model, nesting, size = look.programs.model, look.max_plate_nesting, look.data_at_once
-        guide = guide_of(look.guide, slice(streams.first, streams.first + len(x)))
+        size = look.data_at_once
+        programs = look.programs.rows(slice(streams.first, streams.first + len(x)))
         if self.refine is not None:
             with streams.stream(Purpose.PILOT):
-                guide = self.refine(model, guide, x, max_plate_nesting=nesting, seed=None)
+                programs = programs.with_guide(self.refine(programs, x, seed=None))
         found = []
         for number, part in enumerate(x.split(size)):
-            proposal = guide_of(guide, slice(number * size, number * size + len(part)))
-            chunk = Chunk(model, proposal, part, max(1, look.rows // size), nesting)
+            own_rows = slice(number * size, number * size + len(part))
+            chunk = Chunk(programs.rows(own_rows), part, max(1, look.rows // size))
             own = Streams(streams.seed, streams.chunk + number, streams.first + number * size)
             with own.stream(Purpose.FORWARD):
                 found.append(estimate(chunk))
@@ -368,17 +345,8 @@ class ChunkedEstimator(ABC):
             ValueError: If there are no data, a log-weight is not a number (names the site), or the
                 checkpoint is of another run.
         """
-        return self._chunking().run(
-            self._estimate,
-            model,
-            guide,
-            x,
-            device=device,
-            seed=seed,
-            progress=progress,
-            checkpoint=checkpoint,
-            settings=repr(self),
-        )
+        programs, call = Programs(model, guide), Call(device, seed, progress, checkpoint)
+        return self._chunking().run(self._estimate, programs, x, call, repr(self))
 
 
 def require_guide(guide: Program | None) -> None:

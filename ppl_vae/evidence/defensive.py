@@ -21,10 +21,7 @@ from ppl_vae.evidence.pareto import measured
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.particles import (
     Particles,
-    draw_particles,
-    evaluate_particles,
     require_density,
-    simulate,
 )
 from ppl_vae.refinement import Refiner
 from ppl_vae.weights import RunningWeights
@@ -47,7 +44,6 @@ class DefensiveSampling(ChunkedEstimator):
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If num_particles is less than 4, rows less than 1, or the share out of range.
@@ -61,7 +57,6 @@ class DefensiveSampling(ChunkedEstimator):
     prior_share: float = 0.1
     refine: Refiner | None = None
     rows: int | None = None
-    max_plate_nesting: int = 1
 
     def __post_init__(self) -> None:
         require_counts("DefensiveSampling", num_particles=self.num_particles, rows=self.rows)
@@ -75,9 +70,7 @@ class DefensiveSampling(ChunkedEstimator):
             )
 
     def _chunking(self) -> Chunking:
-        return Chunking(
-            self.num_particles, self.refine, self.rows, self.max_plate_nesting, from_prior=True
-        )
+        return Chunking(self.num_particles, self.refine, self.rows, from_prior=True)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
         count = self.num_particles
@@ -107,14 +100,10 @@ class DefensiveSampling(ChunkedEstimator):
 
 
 def _draw(chunk: Chunk, count: int, from_prior: bool) -> Particles:
-    programs = chunk.model, chunk.proposal
-    nesting = chunk.max_plate_nesting
     if not from_prior:
-        return draw_particles(
-            *programs, chunk.x, count, max_plate_nesting=nesting, check_finite=False
-        )
-    latents = simulate(chunk.model, None, chunk.x, count, max_plate_nesting=nesting).latents
-    return evaluate_particles(*programs, chunk.x, latents, max_plate_nesting=nesting)
+        return chunk.programs.draw(chunk.x, count, check_finite=False)
+    latents = chunk.programs.with_guide(None).simulate(chunk.x, count).latents
+    return chunk.programs.evaluate(chunk.x, latents)
 
 
 def _mixture_weights(particles: Particles, share: float) -> Float[Tensor, "particles batch"]:

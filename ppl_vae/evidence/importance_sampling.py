@@ -41,7 +41,6 @@ class ImportanceSampling(ChunkedEstimator):
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
         tails: Fit a Pareto tail to the weights of each datum, from 100 particles on; its shape says
             whether the estimate and its error can be trusted.
         bootstrap: Bootstrap samples for the standard error; None: the delta method.
@@ -57,7 +56,6 @@ class ImportanceSampling(ChunkedEstimator):
     num_particles: int = 5000
     refine: Refiner | None = None
     rows: int | None = None
-    max_plate_nesting: int = 1
     tails: bool = True
     bootstrap: int | None = None
 
@@ -66,7 +64,7 @@ class ImportanceSampling(ChunkedEstimator):
         require_replicates("ImportanceSampling", self.bootstrap)
 
     def _chunking(self) -> Chunking:
-        return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
+        return Chunking(self.num_particles, self.refine, self.rows)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
         weights, kept = RunningWeights(self.num_particles), []

@@ -46,7 +46,6 @@ class Jackknife(ChunkedEstimator):
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
         bootstrap: Bootstrap samples for the standard error; None: the delta method.
 
     Raises:
@@ -62,7 +61,6 @@ class Jackknife(ChunkedEstimator):
     order: int = 1
     refine: Refiner | None = None
     rows: int | None = None
-    max_plate_nesting: int = 1
     bootstrap: int | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +76,7 @@ class Jackknife(ChunkedEstimator):
             )
 
     def _chunking(self) -> Chunking:
-        return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
+        return Chunking(self.num_particles, self.refine, self.rows)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
         each = self.num_particles // _BLOCKS

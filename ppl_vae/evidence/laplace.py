@@ -34,7 +34,6 @@ def laplace_guide(
     steps: int = 50,
     starts: int = 1,
     stretch: float = 1.0,
-    max_plate_nesting: int = 1,
     seed: int | None = 0,
 ) -> "LaplaceGuide":
     """``Normal(m_i, s^2 H_i^-1)`` with m_i the mode of ``log p(x_i, z)``, -H_i its curvature there.
@@ -59,7 +58,6 @@ def laplace_guide(
         steps: Most Newton steps.
         starts: Ascents for each datum.
         stretch: s, a factor on standard deviations.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
         seed: Of the draws to start from; ``None`` uses the caller's random state.
 
     Returns:
@@ -76,7 +74,7 @@ def laplace_guide(
         using integrated nested Laplace approximations.
     """
     settings = LaplaceApproximation(steps, starts, stretch)
-    return settings(model, guide, x, max_plate_nesting=max_plate_nesting, seed=seed)
+    return settings(Programs(model, guide).on(x), x, seed=seed)
 
 
 @final
@@ -116,18 +114,11 @@ class LaplaceApproximation:
         return 2 * self.starts
 
     def __call__(
-        self,
-        model: Program,
-        guide: Program,
-        x: Shaped[Tensor, "batch *event"],
-        *,
-        max_plate_nesting: int = 1,
-        seed: int | None = 0,
+        self, programs: Programs, x: Shaped[Tensor, "batch *event"], *, seed: int | None = 0
     ) -> "LaplaceGuide":
         """The guide for a batch; arguments as for :func:`laplace_guide`."""
-        draws, nesting = max(_DRAWS, self.starts), max_plate_nesting
         with seeded(seed, Stream.TRAINING), torch.no_grad():
-            joint, latents = Joint.at_draws(Programs(model, guide, nesting), x, draws, _ROWS)
+            joint, latents = Joint.at_draws(programs, x, max(_DRAWS, self.starts), _ROWS)
             _require_no_plates(joint.sites)
             modes = self._climb(joint, joint.unconstrain(latents))
             return LaplaceGuide.at(modes, joint.sites, self.stretch)

@@ -32,7 +32,6 @@ class ParetoSmoothed(ChunkedEstimator):
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If num_particles is less than 100 or rows less than 1.
@@ -44,7 +43,6 @@ class ParetoSmoothed(ChunkedEstimator):
     num_particles: int = 5000
     refine: Refiner | None = None
     rows: int | None = None
-    max_plate_nesting: int = 1
 
     def __post_init__(self) -> None:
         require_counts("ParetoSmoothed", num_particles=self.num_particles, rows=self.rows)
@@ -55,7 +53,7 @@ class ParetoSmoothed(ChunkedEstimator):
             )
 
     def _chunking(self) -> Chunking:
-        return Chunking(self.num_particles, self.refine, self.rows, self.max_plate_nesting)
+        return Chunking(self.num_particles, self.refine, self.rows)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
         weights = RunningWeights(self.num_particles)

@@ -42,7 +42,6 @@ class SUMO(ChunkedEstimator):
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If replicates is less than 2, or first or rows less than 1.
@@ -56,7 +55,6 @@ class SUMO(ChunkedEstimator):
     first: int = 20
     refine: Refiner | None = None
     rows: int | None = None
-    max_plate_nesting: int = 1
 
     def __post_init__(self) -> None:
         require_counts("SUMO", replicates=self.replicates, first=self.first, rows=self.rows)
@@ -65,7 +63,7 @@ class SUMO(ChunkedEstimator):
 
     def _chunking(self) -> Chunking:
         typical = self.replicates * (self.first + 5)
-        return Chunking(typical, self.refine, self.rows, self.max_plate_nesting)
+        return Chunking(typical, self.refine, self.rows)
 
     def _estimate(self, chunk: Chunk) -> Evidence:
         # Lengths of each datum's own: shared ones would make the errors of the data dependent.

@@ -51,7 +51,7 @@ OBJECTIVES = Kind(
         "beta-tc": BetaTC,
     },
     base=Objective,
-    context=frozenset({"kl", "max_plate_nesting"}),
+    context=frozenset({"kl"}),
 )
 """Objectives by name."""
 SHAPINGS = Kind(

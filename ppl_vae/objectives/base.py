@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from ppl_vae.names import describe
 from ppl_vae.objectives.claims import Claims
-from ppl_vae.particles import Graph, Particles, Program, draw_particles, owners_of, simulate
+from ppl_vae.particles import (
+    Graph,
+    Particles,
+    PlateNestingError,
+    Program,
+    Programs,
+    owners_of,
+)
 
 SCORE_FUNCTION = ("reinforce:K", "vimco:K", "rws:K", "tvo:K,num_terms=S")
 """The objectives that take latents without a pathwise gradient, as on the command line."""
@@ -50,7 +57,6 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
 
     Args:
         num_particles: K, draws of the latents per datum.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If num_particles is not a positive whole number.
@@ -65,19 +71,19 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
     anneals: bool = False
     """Whether the gradient depends on the progress of training."""
 
-    def __init__(self, num_particles: int, *, max_plate_nesting: int = 1) -> None:
+    def __init__(self, num_particles: int) -> None:
         least = self.least_particles
         if not isinstance(num_particles, int) or num_particles < least:
             raise ValueError(
                 f"{type(self).__name__} needs num_particles >= {least} (a whole number), "
                 f"got {describe(num_particles)}."
             )
-        super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+        super().__init__(num_particles=num_particles, max_plate_nesting=1)
         self.context = Context()
 
     def __repr__(self) -> str:
         names = inspect.signature(type(self).__init__).parameters
-        shown = {n: getattr(self, n, None) for n in names if n != "max_plate_nesting"}
+        shown = {name: getattr(self, name, None) for name in names}
         arguments = ", ".join(f"{name}={v}" for name, v in shown.items() if v is not None)
         return f"{type(self).__name__}({arguments})"
 
@@ -88,6 +94,10 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         deeper = copy.copy(self)
         deeper.max_plate_nesting = used
         return deeper
+
+    def programs(self, model: Program, guide: Program) -> Programs:
+        """A model and guide, with the plate dimensions that were found."""
+        return Programs(model, guide, int(self.max_plate_nesting))
 
     @abstractmethod
     def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
@@ -125,25 +135,20 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
 
         A non-finite density is an error here on the CPU only: a check would make a GPU wait.
         """
-        particles = draw_particles(
-            model,
-            guide,
-            x,
-            self.num_particles,
-            graph=self.graph,
-            max_plate_nesting=self.max_plate_nesting,
-            check_finite=x.device.type == "cpu",
-        )
+        try:
+            return self._draw(self.programs(model, guide), x)
+        except PlateNestingError as error:
+            # As Pyro's own objectives, it finds the plates when it first runs.
+            self.max_plate_nesting = error.used
+        return self._draw(self.programs(model, guide), x)
+
+    def _draw(self, programs: Programs, x: Tensor) -> Particles:
+        finite = x.device.type == "cpu"
+        particles = programs.draw(x, self.num_particles, graph=self.graph, check_finite=finite)
         if self.simulates == "nothing" or not torch.is_grad_enabled():
             return particles
-        simulation = simulate(
-            model,
-            guide if self.simulates == "data" else None,
-            x,
-            self.num_particles,
-            max_plate_nesting=self.max_plate_nesting,
-        )
-        return replace(particles, simulation=simulation)
+        asked = programs if self.simulates == "data" else programs.with_guide(None)
+        return replace(particles, simulation=asked.simulate(x, self.num_particles))
 
     def loss_of(self, particles: Particles) -> tuple[Tensor, Float[Tensor, " batch"]]:
         """The differentiable loss, a scalar, and the detached bound per datum.

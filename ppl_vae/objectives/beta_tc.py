@@ -29,7 +29,6 @@ class BetaTC(Objective):
         beta: Of the total correlation.
         alpha: Of the index-code mutual information.
         gamma: Of the dimension-wise KL.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
         Chen et al., 2018, Isolating sources of disentanglement in variational autoencoders,
@@ -54,9 +53,8 @@ class BetaTC(Objective):
         beta: float = 6.0,
         alpha: float = 1.0,
         gamma: float = 1.0,
-        max_plate_nesting: int = 1,
     ) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+        super().__init__(num_particles)
         for name, value in (("beta", beta), ("alpha", alpha), ("gamma", gamma)):
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"BetaTC needs {name} >= 0, got {value}.")

@@ -28,7 +28,6 @@ class CUBO(Objective):
         num_particles: K.
         order: n, at least 1.
         log_reference: A rough log p(x) in nats, the same for all data, or None.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
         Dieng et al., 2017, Variational inference via chi upper bound minimization.
@@ -52,9 +51,8 @@ class CUBO(Objective):
         *,
         order: float,
         log_reference: float | None = None,
-        max_plate_nesting: int = 1,
     ) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+        super().__init__(num_particles)
         if not (order >= 1 and math.isfinite(order)):
             raise ValueError(f"CUBO needs an order n >= 1, got {order}.")
         self.order, self.log_reference = order, log_reference

@@ -21,7 +21,6 @@ class KLObjective(Objective):
     Args:
         num_particles: K.
         kl: Shapes the KL terms of the gradient; the reported bound stays the ELBO.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
     """
 
     def __init__(
@@ -29,9 +28,8 @@ class KLObjective(Objective):
         num_particles: int = 1,
         *,
         kl: KLShaping | None = None,
-        max_plate_nesting: int = 1,
     ) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+        super().__init__(num_particles)
         self.kl = kl
         self.anneals = kl is not None and kl.anneals
         if kl is not None:

@@ -49,7 +49,6 @@ class MIWAE(Objective):
     Args:
         particles_each: K.
         num_bounds: M.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
         Rainforth et al., 2018, Tighter variational bounds are not necessarily better.
@@ -65,9 +64,9 @@ class MIWAE(Objective):
         reference="Rainforth et al., 2018, Tighter variational bounds are not necessarily better",
     )
 
-    def __init__(self, particles_each: int, *, num_bounds: int, max_plate_nesting: int = 1) -> None:
+    def __init__(self, particles_each: int, *, num_bounds: int) -> None:
         total = whole_product(type(self).__name__, num_bounds, particles_each)
-        super().__init__(total, max_plate_nesting=max_plate_nesting)
+        super().__init__(total)
         self.num_bounds, self.particles_each = num_bounds, particles_each
 
     def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
@@ -85,7 +84,6 @@ class CIWAE(Objective):
     Args:
         num_particles: K.
         beta: Share of the ELBO, from 0 to 1.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
         Rainforth et al., 2018, Tighter variational bounds are not necessarily better.
@@ -100,8 +98,8 @@ class CIWAE(Objective):
         reference="Rainforth et al., 2018, Tighter variational bounds are not necessarily better",
     )
 
-    def __init__(self, num_particles: int, *, beta: float, max_plate_nesting: int = 1) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+    def __init__(self, num_particles: int, *, beta: float) -> None:
+        super().__init__(num_particles)
         if not 0 <= beta <= 1:
             raise ValueError(f"CIWAE needs beta from 0 to 1, got {beta}.")
         self.beta = beta

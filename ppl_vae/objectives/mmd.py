@@ -27,7 +27,6 @@ class MMD(Objective):
     Args:
         num_particles: K.
         weight: Of MMD^2, in nats.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
         Tolstikhin et al., 2018, Wasserstein auto-encoders.
@@ -45,10 +44,8 @@ class MMD(Objective):
 
     simulates: Literal["nothing", "latents", "data"] = "latents"
 
-    def __init__(
-        self, num_particles: int = 1, *, weight: float = 100.0, max_plate_nesting: int = 1
-    ) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+    def __init__(self, num_particles: int = 1, *, weight: float = 100.0) -> None:
+        super().__init__(num_particles)
         if not (weight >= 0 and math.isfinite(weight)):
             raise ValueError(f"MMD needs a weight of 0 or more, got {weight}.")
         self.weight = weight
@@ -81,7 +78,6 @@ class InfoVAE(Objective):
         num_particles: K.
         alpha: At most 1.
         weight: lambda, at least 1 - alpha.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
         Zhao, Song and Ermon, 2019, InfoVAE: balancing learning and inference in variational
@@ -106,9 +102,8 @@ class InfoVAE(Objective):
         *,
         alpha: float = 0.0,
         weight: float = 100.0,
-        max_plate_nesting: int = 1,
     ) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+        super().__init__(num_particles)
         if not alpha <= 1:
             raise ValueError(f"InfoVAE needs alpha <= 1, got {alpha}.")
         if not (alpha + weight >= 1 and math.isfinite(weight)):

@@ -25,7 +25,6 @@ class PIWAE(Objective):
     Args:
         particles_each: K.
         num_bounds: M.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
         Rainforth et al., 2018, Tighter variational bounds are not necessarily better.
@@ -43,9 +42,9 @@ class PIWAE(Objective):
         unbiased=frozenset({"theta"}),
     )
 
-    def __init__(self, particles_each: int, *, num_bounds: int, max_plate_nesting: int = 1) -> None:
+    def __init__(self, particles_each: int, *, num_bounds: int) -> None:
         total = whole_product(type(self).__name__, num_bounds, particles_each)
-        super().__init__(total, max_plate_nesting=max_plate_nesting)
+        super().__init__(total)
         self.num_bounds, self.particles_each = num_bounds, particles_each
 
     def bound(self, particles: Particles) -> Float[Tensor, " batch"]:

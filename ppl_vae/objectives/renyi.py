@@ -29,7 +29,6 @@ class Renyi(Objective):
     Args:
         num_particles: K.
         alpha: Order, any finite number.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
         Li and Turner, 2016, Renyi divergence variational inference.
@@ -44,8 +43,8 @@ class Renyi(Objective):
         reference="Li and Turner, 2016, Renyi divergence variational inference",
     )
 
-    def __init__(self, num_particles: int, *, alpha: float, max_plate_nesting: int = 1) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+    def __init__(self, num_particles: int, *, alpha: float) -> None:
+        super().__init__(num_particles)
         if not math.isfinite(alpha):
             raise ValueError(f"Renyi needs a finite alpha, got {alpha}; -inf is vr-max:K.")
         self.alpha = alpha

@@ -24,7 +24,6 @@ class RWS(Objective):
     Args:
         num_particles: K.
         phi: ``wake``, ``sleep``, or ``both``: the mean of the two.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
         Bornschein and Bengio, 2015, Reweighted wake-sleep.
@@ -48,9 +47,8 @@ class RWS(Objective):
         num_particles: int,
         *,
         phi: Literal["wake", "sleep", "both"] = "wake",
-        max_plate_nesting: int = 1,
     ) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+        super().__init__(num_particles)
         if phi not in ("wake", "sleep", "both"):
             raise ValueError(f"RWS trains phi by 'wake', 'sleep' or 'both', got {phi!r}.")
         self.phi = phi

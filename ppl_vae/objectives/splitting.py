@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.particles import Particles, Program, draw_particles
+from ppl_vae.particles import Particles, Programs
 from ppl_vae.randomness import seeded
 
 
@@ -60,12 +60,7 @@ def _dot(
 
 
 def split_parameters(
-    model: Program,
-    guide: Program,
-    x: Float[Tensor, "batch *event"],
-    parameters: Mapping[str, Tensor],
-    *,
-    max_plate_nesting: int = 1,
+    programs: Programs, x: Float[Tensor, "batch *event"], parameters: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Which parameters are theta (of the model) and which phi (of the guide).
 
@@ -74,16 +69,12 @@ def split_parameters(
     both, and one that neither uses in none. Two draws are made, in a random state of their own.
 
     Args:
-        model: Pyro model with its data plate at dim -1.
-        guide: Pyro guide over the same latents.
+        programs: Model and guide.
         x: A few data, shape ``(batch, *event)``.
         parameters: Name to leaf tensor that requires a gradient.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
     """
     with seeded(0), torch.enable_grad():
-        particles = draw_particles(
-            model, guide, x, 2, graph="split", max_plate_nesting=max_plate_nesting
-        )
+        particles = programs.draw(x, 2, graph="split")
     paths = [z for z in (particles.paths or {}).values() if z.is_floating_point()]
     model_side = [particles.log_joint]
     guide_side = [particles.log_proposal, *paths]

@@ -39,7 +39,6 @@ class TVO(Objective):
             (equal steps of E[log w], found from the batch).
         smallest: b_1 of the log partition, between 0 and 1.
         side: ``left`` or ``right``.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     References:
         Masrani, Le and Wood, 2019, The thermodynamic variational objective.
@@ -69,9 +68,8 @@ class TVO(Objective):
         partition: Partition = "log",
         side: Literal["left", "right"] = "left",
         smallest: float = 0.1,
-        max_plate_nesting: int = 1,
     ) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+        super().__init__(num_particles)
         if not isinstance(num_terms, int) or num_terms < 1:
             raise ValueError(f"TVO needs S >= 1 terms (a whole number), got {num_terms}.")
         if partition not in ("log", "linear", "moment"):

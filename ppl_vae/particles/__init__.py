@@ -6,15 +6,7 @@ objective, estimator and diagnostic is a function of the :class:`Particles` it r
 
 from ppl_vae.particles.counting import EvaluationCount, count_evaluations
 from ppl_vae.particles.cross import cross_log_guide
-from ppl_vae.particles.density import LatentDensity, LogDensities, simulate_data
-from ppl_vae.particles.draw import (
-    Graph,
-    accepts_missing,
-    draw_particles,
-    evaluate_particles,
-    predict,
-    simulate,
-)
+from ppl_vae.particles.density import LatentDensity, LogDensities
 from ppl_vae.particles.evaluation import (
     ChunkSize,
     Evaluation,
@@ -23,6 +15,12 @@ from ppl_vae.particles.evaluation import (
     first_run,
     is_out_of_memory,
     require_rows,
+)
+from ppl_vae.particles.modules import (
+    ParameterRecorder,
+    ProgramModules,
+    evaluating,
+    owners_of,
 )
 from ppl_vae.particles.offsets import Offset, OffsetGuide, zero_offsets
 from ppl_vae.particles.particles import (
@@ -33,14 +31,8 @@ from ppl_vae.particles.particles import (
     point_site,
     require_density,
 )
-from ppl_vae.particles.programs import (
-    ParameterRecorder,
-    ProgramModules,
-    Programs,
-    evaluating,
-    owners_of,
-)
-from ppl_vae.particles.sites import BatchGuide, Program, guide_of
+from ppl_vae.particles.programs import Graph, Programs, draw_particles
+from ppl_vae.particles.sites import BatchGuide, PlateNestingError, Program, guide_of
 
 __all__ = [
     "BatchGuide",
@@ -56,15 +48,14 @@ __all__ = [
     "OffsetGuide",
     "ParameterRecorder",
     "Particles",
+    "PlateNestingError",
     "Program",
     "ProgramModules",
     "Programs",
     "Simulation",
-    "accepts_missing",
     "count_evaluations",
     "cross_log_guide",
     "draw_particles",
-    "evaluate_particles",
     "evaluating",
     "evaluation",
     "first_run",
@@ -73,10 +64,7 @@ __all__ = [
     "is_point",
     "owners_of",
     "point_site",
-    "predict",
     "require_density",
     "require_rows",
-    "simulate",
-    "simulate_data",
     "zero_offsets",
 ]

@@ -10,7 +10,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import Independent
 
-from ppl_vae.particles.sites import Program, SiteRun, log_densities, run
+from ppl_vae.particles.programs import Programs
+from ppl_vae.particles.sites import SiteRun, log_densities
 
 _ELEMENTS = 4_000_000
 """Points times data times dimensions at once."""
@@ -32,11 +33,10 @@ class Aggregate:
 
 
 def aggregate_log_density(
-    guide: Program,
+    programs: Programs,
     x: Shaped[Tensor, "num_data *event"],
     latents: Mapping[str, Tensor],
     *,
-    max_plate_nesting: int = 1,
     batch_size: int = 500,
     device: torch.device | str | None = None,
 ) -> Aggregate:
@@ -45,10 +45,9 @@ def aggregate_log_density(
     The guide runs once for each batch of data and of points: no decoder, points times N densities.
 
     Args:
-        guide: Pyro guide with its data plate at dim -1.
+        programs: With the guide; the model plays no part.
         x: All the data that the guide is averaged over.
         latents: Site name to points, shape ``(points, *plates, *event)``.
-        max_plate_nesting: Plate dimensions the guide uses, the data plate included.
         batch_size: Data the guide sees at once.
         device: Where to compute; the data's device if not given.
     """
@@ -60,34 +59,32 @@ def aggregate_log_density(
     parts = []
     for start in range(0, points, at_once):
         some = {name: value[start : start + at_once] for name, value in latents.items()}
-        runs = (_run_at(guide, batch.to(device), some, max_plate_nesting) for batch in batches)
-        parts.append(_average(runs, max_plate_nesting, len(x)))
+        runs = (_run_at(programs, batch.to(device), some) for batch in batches)
+        parts.append(_average(programs, runs, len(x)))
     return Aggregate(
         torch.cat([part.joint for part in parts]),
         _cat([part.marginals for part in parts]),
     )
 
 
-def _run_at(
-    guide: Program, x: Tensor, latents: Mapping[str, Tensor], max_plate_nesting: int
-) -> SiteRun:
+def _run_at(programs: Programs, x: Tensor, latents: Mapping[str, Tensor]) -> SiteRun:
     """The guide with every point as a particle, alike for every datum."""
-    expanded = {}
+    expanded, dim = {}, programs.max_plate_nesting
     for name, value in latents.items():
-        between = value.unsqueeze(max_plate_nesting)
+        between = value.unsqueeze(dim)
         shape = list(between.shape)
-        shape[max_plate_nesting] = len(x)
+        shape[dim] = len(x)
         expanded[name] = between.expand(shape)
     points = len(next(iter(latents.values())))
-    return run(guide, x, points, max_plate_nesting, expanded)
+    return programs.run_guide(x, points, expanded)
 
 
-def _average(runs: Iterable[SiteRun], max_plate_nesting: int, num_data: int) -> Aggregate:
+def _average(programs: Programs, runs: Iterable[SiteRun], num_data: int) -> Aggregate:
     joint, marginals = [], []
     for ran in runs:
-        total: Any = sum(log_densities(ran, max_plate_nesting + 1).values())
+        total: Any = sum(log_densities(ran, programs.num_dims).values())
         joint.append(torch.logsumexp(total.double(), 1))
-        by_dimension = _by_dimension(ran, max_plate_nesting)
+        by_dimension = _by_dimension(ran, programs.num_dims)
         if by_dimension is not None:
             marginals.append(torch.logsumexp(by_dimension.double(), 1))
     whole = torch.logsumexp(torch.stack(joint), 0) - math.log(num_data)
@@ -96,14 +93,12 @@ def _average(runs: Iterable[SiteRun], max_plate_nesting: int, num_data: int) -> 
     return Aggregate(whole, torch.logsumexp(torch.stack(marginals), 0) - math.log(num_data))
 
 
-def _by_dimension(
-    ran: SiteRun, max_plate_nesting: int
-) -> Float[Tensor, "points batch latent"] | None:
+def _by_dimension(ran: SiteRun, num_dims: int) -> Float[Tensor, "points batch latent"] | None:
     """The log-density of each dimension, where they are independent given a datum."""
     (site, *others) = ran.sites.values()
     guide = site["fn"]
     vector = isinstance(guide, Independent) and guide.reinterpreted_batch_ndims == 1
-    if others or max_plate_nesting > 1 or site["mask"] is not None or not vector:
+    if others or num_dims > 2 or site["mask"] is not None or not vector:
         return None
     if guide.base_dist.event_shape:
         return None

@@ -3,25 +3,25 @@
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ppl_vae.particles.sites import Program, log_densities, run
+from ppl_vae.particles.programs import Programs
+from ppl_vae.particles.sites import log_densities
 
 
 def cross_log_guide(
-    guide: Program, x: Shaped[Tensor, "batch *event"], *, max_plate_nesting: int = 1
+    programs: Programs, x: Shaped[Tensor, "batch *event"]
 ) -> Float[Tensor, "draws batch"]:
     """``log q(z_j|x_i)`` for one draw z_j ~ q(.|x_j) of each datum: row j, column i, in nats.
 
     The guide runs once more, on B particles: no decoder evaluation, and B^2 densities.
 
     Args:
-        guide: Pyro guide with its data plate at dim -1.
+        programs: With the guide; the model plays no part.
         x: A batch, shape ``(batch, *event)``.
-        max_plate_nesting: Plate dimensions the guide uses, the data plate included.
     """
-    drawn = run(guide, x, 1, max_plate_nesting)
-    latents = {name: _as_particles(z, max_plate_nesting) for name, z in drawn.latents.items()}
-    crossed = run(guide, x, len(x), max_plate_nesting, latents, drawn.subsamples)
-    first, *others = log_densities(crossed, max_plate_nesting + 1).values()
+    drawn, dim = programs.run_guide(x, 1), programs.max_plate_nesting
+    latents = {name: _as_particles(z, dim) for name, z in drawn.latents.items()}
+    crossed = programs.run_guide(x, len(x), latents, drawn.subsamples)
+    first, *others = log_densities(crossed, programs.num_dims).values()
     return sum(others, first)
 
 

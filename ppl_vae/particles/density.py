@@ -11,9 +11,9 @@ from torch import Size, Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import ComposeTransform
 
-from ppl_vae.particles.draw import draw_particles
 from ppl_vae.particles.particles import require_density
-from ppl_vae.particles.sites import Program, SiteRun, log_densities, require_all_rows, run
+from ppl_vae.particles.programs import Programs
+from ppl_vae.particles.sites import SiteRun, log_densities, require_all_rows
 
 
 class LogDensities(NamedTuple):
@@ -40,57 +40,41 @@ class LatentDensity:
     holds the gradient of each.
 
     Args:
-        model: Pyro model with its data plate at dim -1.
-        guide: Pyro guide over the same latents; None where nothing is asked about it.
+        programs: Model and guide; without a guide, nothing may be asked about it.
         x: The batch, shape ``(batch, *event)``.
         num_chains: Positions held for each datum at once.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If a latent is discrete or on a sphere, has a support that depends on other
             latents, or one that the guide does not share, or if a plate subsamples; names the
-            site. As :func:`~ppl_vae.particles.draw_particles` otherwise.
+            site. As :meth:`~ppl_vae.particles.Programs.draw` otherwise.
     """
 
     def __init__(
-        self,
-        model: Program,
-        guide: Program | None,
-        x: Shaped[Tensor, "batch *event"],
-        num_chains: int,
-        max_plate_nesting: int = 1,
+        self, programs: Programs, x: Shaped[Tensor, "batch *event"], num_chains: int
     ) -> None:
-        self._model, self._guide, self._x = model, guide, x
-        self.num_chains, self._nesting = num_chains, max_plate_nesting
+        self._programs, self._x, self.num_chains = programs, x, num_chains
         # Once with validation on, so that data outside a support are reported here.
         with torch.no_grad():
-            if guide is None:
-                modelled = self._run(model)
-                log_densities(modelled, max_plate_nesting + 1)
+            if programs.guide is None:
+                modelled = self._run_model()
+                log_densities(modelled, programs.num_dims)
                 latents, guides = modelled.latents, {}
             else:
-                particles = draw_particles(
-                    model,
-                    guide,
-                    x,
-                    num_chains,
-                    max_plate_nesting=max_plate_nesting,
-                    check_finite=False,
-                )
+                particles = programs.draw(x, num_chains, check_finite=False)
                 particles.require_weights()
                 latents, guides = particles.latents, particles.guide
-                modelled = self._run(model, latents)
+                modelled = self._run_model(latents)
+            data_dim = programs.max_plate_nesting
             self._sites = {
-                name: _LatentSite.of(
-                    name, modelled.sites[name]["fn"], latents[name], max_plate_nesting
-                )
+                name: _LatentSite.of(name, modelled.sites[name]["fn"], latents[name], data_dim)
                 for name in modelled.latents
             }
             self._guides = guides
             self._check_guide(guides)
             with pyro.validation_enabled(False):
-                self._drawn = self._run(model if guide is None else guide)
-                self._check_model(self._run(model, self._drawn.latents))
+                self._drawn = self._run_model() if programs.guide is None else self._run_guide()
+                self._check_model(self._run_model(self._drawn.latents))
         self.dim = sum(site.size for site in self._sites.values())
 
     def __call__(self, u: Float[Tensor, "chains batch dim"]) -> LogDensities:
@@ -102,7 +86,7 @@ class LatentDensity:
         self._require_guide()
         latents, log_volume = self._unpack(u)
         with pyro.validation_enabled(False):
-            log_guide = log_densities(self._guided(latents), self._nesting + 1)
+            log_guide = log_densities(self._guided(latents), self._programs.num_dims)
         guide = _total([*log_guide.values(), *log_volume])
         return LogDensities(*self._of_model(latents, log_volume), guide)
 
@@ -116,8 +100,8 @@ class LatentDensity:
         self, latents: Mapping[str, Tensor], log_volume: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         with pyro.validation_enabled(False):
-            modelled = self._run(self._model, latents)
-            log_density = log_densities(modelled, self._nesting + 1)
+            modelled = self._run_model(latents)
+            log_density = log_densities(modelled, self._programs.num_dims)
         prior = [log_density[name] for name in modelled.latents]
         likelihood = [log_density[name] for name in modelled.observed]
         return _total(prior + log_volume), _total(likelihood)
@@ -136,34 +120,33 @@ class LatentDensity:
         Raises:
             ValueError: If the guide is a point, without a density.
         """
+        self._require_guide()
         with torch.no_grad(), pyro.validation_enabled(False):
-            return self.pack(self._run(self._require_guide()).latents)
+            return self.pack(self._run_guide().latents)
 
     def draw_prior(self) -> Float[Tensor, "chains batch dim"]:
         """Positions of draws z ~ p(z)."""
         with torch.no_grad(), pyro.validation_enabled(False):
-            return self.pack(self._run(self._model, simulated=True).latents)
+            return self.pack(self._run_model(simulated=True).latents)
 
-    def _run(
-        self,
-        program: Program,
-        latents: Mapping[str, Tensor] | None = None,
-        *,
-        simulated: bool = False,
+    def _run_model(
+        self, latents: Mapping[str, Tensor] | None = None, *, simulated: bool = False
     ) -> SiteRun:
-        return run(program, self._x, self.num_chains, self._nesting, latents, simulated=simulated)
+        return self._programs.run_model(self._x, self.num_chains, latents, simulated=simulated)
 
-    def _require_guide(self) -> Program:
-        if self._guide is None:
+    def _run_guide(self, latents: Mapping[str, Tensor] | None = None) -> SiteRun:
+        return self._programs.run_guide(self._x, self.num_chains, latents)
+
+    def _require_guide(self) -> None:
+        if self._programs.guide is None:
             raise ValueError("guide=None: this needs the guide's density; give one.")
         require_density(self._guides)
-        return self._guide
 
     def _guided(self, latents: Mapping[str, Tensor]) -> SiteRun:
         # A lone site's distribution depends on no latent: the encoder need not run again.
         if len(self._sites) == 1:
             return self._drawn.at(latents)
-        return self._run(self._require_guide(), latents)
+        return self._run_guide(latents)
 
     def _unpack(self, u: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Latents, and log-volumes of the sites whose support is not the whole space."""
@@ -192,34 +175,6 @@ class LatentDensity:
                     f"the support of latent site {name!r} changes from draw to draw: sample it on "
                     "a fixed support and transform it in the model."
                 )
-
-
-def simulate_data(
-    model: Program, x: Shaped[Tensor, "batch *event"], *, max_plate_nesting: int = 1
-) -> tuple[dict[str, Tensor], Shaped[Tensor, "batch *event"]]:
-    """Draw (z, x) ~ p, one pair for each row of x, which is seen for its shape only.
-
-    Args:
-        model: Pyro model with its data plate at dim -1.
-        x: Anything of the shape and type of the data.
-        max_plate_nesting: Plate dimensions the model uses, the data plate included.
-
-    Returns:
-        Site name to latents, shape ``(1, *plates, batch, *event)``, and the data.
-
-    Raises:
-        ValueError: If the model does not observe exactly one site of the shape of x.
-    """
-    with torch.no_grad():
-        drawn = run(model, x, 1, max_plate_nesting, simulated=True)
-    shapes = {name: tuple(value.shape) for name, value in drawn.observed.items()}
-    if len(shapes) != 1 or next(iter(shapes.values()))[max_plate_nesting:] != tuple(x.shape):
-        raise ValueError(
-            f"data can be simulated only if the model observes one site of the shape of x, "
-            f"{tuple(x.shape)}; it observes {shapes} (after a dimension of one draw)."
-        )
-    (fantasies,) = drawn.observed.values()
-    return drawn.latents, fantasies.reshape(x.shape)
 
 
 @final

@@ -21,19 +21,17 @@ from ppl_vae.identity import (
     state,
 )
 from ppl_vae.particles.counting import count_evaluations
+from ppl_vae.particles.modules import ProgramModules, SeenModules
 from ppl_vae.particles.particles import Particles, require_density
-from ppl_vae.particles.programs import ProgramModules, Programs, SeenModules
+from ppl_vae.particles.programs import Programs
 from ppl_vae.particles.sites import (
-    Program,
     SiteRun,
     UnknownDensityError,
     assemble,
     data_plate_size,
-    guide_of,
     log_densities,
     require_all_rows,
     require_observed,
-    run,
 )
 from ppl_vae.particles.supports import support_gap
 from ppl_vae.randomness import seeded
@@ -110,33 +108,17 @@ class Evaluation:
     first: Particles | None
     source: Source
 
-    @property
-    def max_plate_nesting(self) -> int:
-        """Plate dimensions that the programs use, the data plate included."""
-        return self.programs.max_plate_nesting
-
-    @property
-    def guide(self) -> Program:
-        """The guide, where there is one.
-
-        Raises:
-            ValueError: If there is none.
-        """
-        if self.programs.guide is None:
-            raise ValueError("guide=None: this draws from the guide; give one.")
-        return self.programs.guide
-
     def support_gap(self) -> str | None:
         """Where the guide's support is a part of the prior's only, in words; None: nowhere.
 
         One particle of every datum is looked at, as supports may differ between data.
         """
-        model, nesting = self.programs.model, self.max_plate_nesting
         with seeded(0), torch.no_grad():
             for start in range(0, len(self.x), self.rows):
                 part = self.x[start : start + self.rows].to(self.device)
-                drawn = run(guide_of(self.guide, slice(start, start + len(part))), part, 1, nesting)
-                modelled = run(model, part, 1, nesting, drawn.latents)
+                programs = self.programs.rows(slice(start, start + len(part)))
+                drawn = programs.run_guide(part, 1)
+                modelled = programs.run_model(part, 1, drawn.latents)
                 gap = support_gap(
                     *({n: s["fn"] for n, s in r.sites.items()} for r in (modelled, drawn))
                 )
@@ -153,23 +135,20 @@ class Evaluation:
         Raises:
             ValueError: If there is none, or it is a point; names the site.
         """
-        if self.guide is not None and self.first is not None:
-            require_density(self.first.guide, why)
+        if self.first is None:
+            raise ValueError("guide=None: this draws from the guide; give one.")
+        require_density(self.first.guide, why)
 
     @property
     def data_at_once(self) -> int:
         """Data of a chunk."""
         return self.size.data_for(self.rows, len(self.x))
 
-    def chunks(self) -> Iterator[tuple[Tensor, Program]]:
-        """Each chunk's data, where to compute, and the guide for them.
-
-        Raises:
-            ValueError: If there is no guide.
-        """
+    def chunks(self) -> Iterator[tuple[Tensor, Programs]]:
+        """Each chunk's data, where to compute, and the programs for them."""
         for start in range(0, len(self.x), self.data_at_once):
             part = self.x[start : start + self.data_at_once].to(self.device)
-            yield part, guide_of(self.guide, slice(start, start + len(part)))
+            yield part, self.programs.rows(slice(start, start + len(part)))
 
     def with_rows(self, rows: int) -> "Evaluation":
         """The same with other chunks."""
@@ -335,31 +314,32 @@ def _not_run(x: Tensor, what: str, error: Exception) -> ValueError:
 
 def _checked(programs: Programs, x: Tensor, count: int, what: str) -> Particles | None:
     """Particles of each datum, after a look at all that estimates take for granted."""
-    model, guide, nesting = programs.model, programs.guide, programs.max_plate_nesting
-    drawn = None if guide is None else run(guide_of(guide, slice(0, len(x))), x, count, nesting)
+    programs = programs.rows(slice(0, len(x)))
+    drawn = None if programs.guide is None else programs.run_guide(x, count)
     latents, subsamples = ({}, {}) if drawn is None else (drawn.latents, drawn.subsamples)
-    modelled = run(model, x, count, nesting, latents, subsamples)
+    modelled = programs.run_model(x, count, latents, subsamples)
     require_all_rows(*([modelled] if drawn is None else [drawn, modelled]))
     require_observed(modelled.sites)
     _require_rows(modelled, x, what)
-    particles = None if drawn is None else assemble(modelled, drawn, nesting + 1)
-    _require_same(modelled, run(model, x, count, nesting, modelled.latents), nesting, "model")
-    if guide is not None and drawn is not None:
-        again = run(guide_of(guide, slice(0, len(x))), x, count, nesting, drawn.latents)
+    dims = programs.num_dims
+    particles = None if drawn is None else assemble(modelled, drawn, dims)
+    _require_same(modelled, programs.run_model(x, count, modelled.latents), dims, "model")
+    if drawn is not None:
+        again = programs.run_guide(x, count, drawn.latents)
         # A flow without an inverse has no density but that of its own draws.
         with suppress(UnknownDensityError):
-            _require_same(drawn, again, nesting, "guide")
+            _require_same(drawn, again, dims, "guide")
     return particles
 
 
-def require_rows(model: Program, x: Tensor, max_plate_nesting: int, what: str = "x") -> None:
+def require_rows(programs: Programs, x: Tensor, what: str = "x") -> None:
     """Check, by a run of the model, that a datum of it is a row of x.
 
     Raises:
         ValueError: If x is one datum, or the data plate has another size and does not subsample.
     """
     with torch.no_grad(), SeenModules().watching():
-        ran = run(model, x, 1, max_plate_nesting)
+        ran = programs.run_model(x, 1)
     _require_rows(ran, x, what)
 
 
@@ -384,10 +364,10 @@ def _batch_missing(what: str, dimensions: int) -> str:
     )
 
 
-def _require_same(first: SiteRun, second: SiteRun, nesting: int, whose: str) -> None:
+def _require_same(first: SiteRun, second: SiteRun, num_dims: int, whose: str) -> None:
     """Log-densities at the same draws must be the same."""
-    again = log_densities(second, nesting + 1)
-    for name, value in log_densities(first, nesting + 1).items():
+    again = log_densities(second, num_dims)
+    for name, value in log_densities(first, num_dims).items():
         if not torch.allclose(value, again[name], rtol=1e-4, atol=1e-4, equal_nan=True):
             gap = (value - again[name]).abs().max().item()
             raise ValueError(

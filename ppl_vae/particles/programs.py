@@ -1,42 +1,43 @@
-"""A model and a guide, the modules behind them, and what every look at them must keep."""
+"""A Pyro model and guide, and all that is done by running them."""
 
-import functools
-import threading
-import types
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, final
 
 import torch
-from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.nn.parameter import is_lazy
+from jaxtyping import Shaped
+from torch import Tensor
 
-from ppl_vae.identity import hash_tensors
 from ppl_vae.names import describe
-from ppl_vae.particles.sites import Program, guide_of, used_nesting
+from ppl_vae.particles.counting import add_evaluations
+from ppl_vae.particles.modules import (
+    ParameterRecorder,
+    ProgramModules,
+    Search,
+    SeenModules,
+    roots_of,
+)
+from ppl_vae.particles.particles import Particles, Simulation
+from ppl_vae.particles.sites import (
+    PlateNestingError,
+    Program,
+    SiteRun,
+    assemble,
+    guide_of,
+    log_densities,
+    run,
+    used_nesting,
+)
 from ppl_vae.randomness import seeded
 
-_PLAIN = bool | int | float
-_REGISTERED = frozenset(vars(nn.Module()))
-"""Attributes of every module: its parameters, buffers, parts, hooks and mode."""
-_DEEPEST = 12
-"""References from a program to a module."""
+Graph = Literal["path", "split", "score"]
+"""How draws and densities hang together in the autograd graph.
 
-
-class ParameterRecorder(Messenger):  # type: ignore[misc, unused-ignore]
-    """Records the unconstrained tensor behind each ``pyro.param`` statement."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parameters: dict[str, Tensor] = {}
-
-    def _pyro_post_param(self, msg: Any) -> None:
-        value = msg["value"]
-        unconstrained = getattr(value, "unconstrained", None)
-        self.parameters[msg["name"]] = value if unconstrained is None else unconstrained()
+``path``: the draws are functions of the guide's parameters, and the densities of the draws.
+``split``: the densities are taken at leaf copies of the draws, so that a parameter's direct effect
+on a density, and its effect through the draws (``Particles.paths``), can be told apart, whichever
+parameters the programs share. ``score``: the draws are constants.
+"""
 
 
 @final
@@ -51,7 +52,8 @@ class Programs:
     Attributes:
         model: Pyro model with its data plate at dim -1.
         guide: Pyro guide over the same latents; None where it plays no part.
-        max_plate_nesting: Plate dimensions that the programs use, the data plate included.
+        max_plate_nesting: Plate dimensions that the programs use, the data plate included; those
+            left of the data plate are summed. :meth:`on` finds it.
     """
 
     model: Program
@@ -77,7 +79,7 @@ class Programs:
             x: Some data. The programs run on them once, in evaluation mode, so that modules are
                 seen too that no reference leads to, and parameters that are made on first use.
         """
-        search = _Search()
+        search = Search()
         for name, program in zip(("model", "guide"), self.callables, strict=False):
             search.visit(program, name)
         found = ProgramModules(tuple(search.modules.values()), constants=search.constants)
@@ -89,275 +91,277 @@ class Programs:
             guide = None if self.guide is None else guide_of(self.guide, slice(0, len(x)))
             nesting = used_nesting(self.model, guide, x)
         return ProgramModules(
-            _roots([*found.roots, *seen.modules.values()]),
+            roots_of([*found.roots, *seen.modules.values()]),
             recorder.parameters,
             found.constants,
             nesting,
         )
 
+    def on(self, x: Tensor) -> "Programs":
+        """The programs with the plate dimensions that they use on some data."""
+        used = self.modules(x).max_plate_nesting
+        return replace(self, max_plate_nesting=max(self.max_plate_nesting, used))
 
-@final
-@dataclass(frozen=True)
-class ProgramModules:
-    """The modules, parameters and buffers that programs are made of.
+    def with_guide(self, guide: Program | None) -> "Programs":
+        """The model with another guide."""
+        return replace(self, guide=guide)
 
-    Attributes:
-        roots: Modules, none of which is part of another, in the order of the programs.
-        params: Name to unconstrained tensor of the ``pyro.param`` statements that ran.
-        constants: Name to tensor or number that the programs refer to outside of modules.
-        max_plate_nesting: Plate dimensions that were used, where the programs ran.
-    """
-
-    roots: tuple[nn.Module, ...]
-    params: Mapping[str, Tensor] = field(default_factory=dict)
-    constants: Mapping[str, Tensor] = field(default_factory=dict)
-    max_plate_nesting: int = 1
+    def rows(self, index: slice | Tensor) -> "Programs":
+        """The programs for the data ``x[index]`` alone."""
+        return self if self.guide is None else self.with_guide(guide_of(self.guide, index))
 
     @property
-    def modules(self) -> list[nn.Module]:
-        """All modules, each once."""
-        each = {id(module): module for root in self.roots for module in root.modules()}
-        return list(each.values())
+    def required_guide(self) -> Program:
+        """The guide, where there must be one.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.guide is None:
+            raise ValueError("guide=None: this draws from the guide; give one.")
+        return self.guide
 
     @property
-    def parameters(self) -> dict[str, Tensor]:
-        """Name to tensor, each once: of modules, then of ``pyro.param`` statements."""
-        named: dict[str, Tensor] = {}
-        owners = [root for root in self.roots if any(True for _ in root.parameters())]
-        for index, root in enumerate(owners):
-            prefix = "" if len(owners) == 1 else f"{index}."
-            named.update({prefix + name: value for name, value in root.named_parameters()})
-        unique: dict[int, tuple[str, Tensor]] = {}
-        for name, value in {**named, **self.params}.items():
-            unique.setdefault(id(value), (name, value))
-        return dict(unique.values())
+    def num_dims(self) -> int:
+        """Dimensions of a site's log-density: the particles, all plates."""
+        return self.max_plate_nesting + 1
 
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """Name to tensor of the persistent buffers, as batch norm has them."""
-        found: dict[str, Tensor] = {}
-        for index, root in enumerate(self.roots):
-            parameters = dict(root.named_parameters(remove_duplicate=False))
-            for name, value in root.state_dict(keep_vars=True).items():
-                if name not in parameters and isinstance(value, Tensor):
-                    found[f"{index}.{name}"] = value
-        return found
+    def run_model(
+        self,
+        x: Tensor,
+        num_particles: int,
+        latents: Mapping[str, Tensor] | None = None,
+        subsamples: Mapping[str, Tensor] | None = None,
+        *,
+        simulated: bool = False,
+    ) -> SiteRun:
+        """One run of the model; ``simulated`` draws the observed sites too."""
+        plates = num_particles, self.max_plate_nesting
+        return run(self.model, x, *plates, latents, subsamples, simulated=simulated)
 
-    @property
-    def all_tensors(self) -> dict[str, Tensor]:
-        """Name to everything that a log-density may depend on besides the data."""
-        passing = {
-            f"buffer {index}.{name}": value
-            for index, root in enumerate(self.roots)
-            for name, value in root.named_buffers()
+    def run_guide(
+        self,
+        x: Tensor,
+        num_particles: int,
+        latents: Mapping[str, Tensor] | None = None,
+        subsamples: Mapping[str, Tensor] | None = None,
+        *,
+        detach: bool = False,
+    ) -> SiteRun:
+        """One run of the guide; ``detach`` cuts each draw off the parameters.
+
+        Raises:
+            ValueError: If there is no guide.
+        """
+        plates = num_particles, self.max_plate_nesting
+        return run(self.required_guide, x, *plates, latents, subsamples, detach=detach)
+
+    def draw(
+        self,
+        x: Shaped[Tensor, "batch *event"],
+        num_particles: int = 1,
+        *,
+        graph: Graph = "path",
+        check_finite: bool = True,
+    ) -> Particles:
+        """Run the guide, then the model on its draws, once, for all particles together.
+
+        Args:
+            x: A batch, handed to both.
+            num_particles: Number of particles K.
+            graph: How gradients flow through the draws; the values are the same.
+            check_finite: Raise on a non-finite log-density. It waits for the device, so a step that
+                is captured or runs ahead on a GPU turns it off.
+
+        Returns:
+            Per-site log-densities of shape (particles, batch), unscaled.
+
+        Raises:
+            ValueError: If a site stands outside the data plate or is to be enumerated, the guide
+                misses a latent or has one too many, scales differ between sites, a log-density is
+                not finite, or a guide to be split gives other densities when run again. Names the
+                site.
+        """
+        if num_particles < 1:
+            raise ValueError(f"num_particles must be 1 or more, got {num_particles}.")
+        drawn = self.run_guide(x, num_particles, detach=graph == "score")
+        latents, paths = drawn.latents, None
+        if graph == "split":
+            paths, latents = latents, {name: _leaf(value) for name, value in latents.items()}
+            # A lone site's distribution depends on no latent: its density needs no second run.
+            alone, first = len(latents) == 1, drawn
+            if alone:
+                drawn = first.at(latents)
+            else:
+                drawn = self.run_guide(x, num_particles, latents, first.subsamples)
+            if check_finite and not alone:
+                _require_same(first, drawn, self.num_dims)
+        modelled = self.run_model(x, num_particles, latents, drawn.subsamples)
+        particles = assemble(modelled, drawn, self.num_dims, paths)
+        add_evaluations(particles.num_particles * particles.batch_size)
+        if check_finite:
+            particles.require_finite()
+        return particles
+
+    def evaluate(
+        self, x: Shaped[Tensor, "batch *event"], latents: Mapping[str, Tensor]
+    ) -> Particles:
+        """The particles that given latents are, wherever they were drawn.
+
+        Outside the guide's support its log-density is -inf.
+
+        Args:
+            x: A batch.
+            latents: Site name to values, shape ``(particles, batch, *event)``.
+
+        Raises:
+            ValueError: As :meth:`draw`.
+        """
+        count = len(next(iter(latents.values())))
+        guided = self.run_guide(x, count, latents)
+        modelled = self.run_model(x, count, latents, guided.subsamples)
+        add_evaluations(count * len(x))
+        return assemble(modelled, guided, self.num_dims, anywhere=True)
+
+    def simulate(self, x: Shaped[Tensor, "batch *event"], num_particles: int = 1) -> Simulation:
+        """Draw (z, x) ~ p from the model, and take log q(z|x) under the guide if there is one.
+
+        Args:
+            x: A batch; the model sees it for its shape only.
+            num_particles: Draws for each row of x.
+
+        Raises:
+            ValueError: If the guide is to see simulated data, and the model does not observe
+                exactly one site of the shape of x, or subsamples.
+        """
+        # Where the latents alone are wanted, they carry the gradient of a learned prior.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.guide is None):
+            drawn = self.run_model(x, num_particles, simulated=True)
+        add_evaluations(num_particles * len(x))
+        if self.guide is None:
+            return Simulation(drawn.latents, untrained=drawn.untrained)
+        nesting, observed = self.max_plate_nesting, drawn.observed
+        shapes = {name: tuple(value.shape[nesting:]) for name, value in observed.items()}
+        size = num_particles * x.numel()
+        alone = list(shapes.values()) == [tuple(x.shape)]
+        if not alone or any(v.numel() != size for v in observed.values()) or drawn.subsamples:
+            raise ValueError(
+                "the guide can see simulated data only if the model observes one site of the shape "
+                f"of x, {tuple(x.shape)}, without subsampling; it observes {shapes}."
+            )
+        (fantasies,) = observed.values()
+        rows = fantasies.reshape(-1, *x.shape[1:])
+        latents = {
+            name: _merge_particles(value, num_particles, len(x), nesting)
+            for name, value in drawn.latents.items()
         }
-        named = {f"parameter {name}": value for name, value in self.parameters.items()}
-        # By value: the way that leads to them says nothing about the density.
-        last = {name: name.rsplit(".", 1)[-1] for name in self.constants}
-        constants = {hash_tensors({last[n]: v}): v for n, v in self.constants.items()}
-        return {**named, **passing, **constants}
+        densities = log_densities(self.run_guide(rows, 1, latents), self.num_dims).values()
+        log_guide = sum(densities, torch.zeros(())).reshape(num_particles, len(x))
+        return Simulation(drawn.latents, log_guide)
 
-    @property
-    def device(self) -> torch.device | None:
-        """Where the parameters and buffers are; None if there are none."""
-        for value in (*self.parameters.values(), *self.buffers.values()):
-            return value.device
-        return None
+    @torch.no_grad()
+    def predict(
+        self,
+        x: Shaped[Tensor, "batch *event"],
+        num_particles: int = 1,
+        latents: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draw (z, x) ~ p, or x ~ p(x|z) at given latents.
 
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """Of the first real parameter or buffer; None if there are none."""
-        for value in (*self.parameters.values(), *self.buffers.values()):
-            if value.is_floating_point():
-                return value.dtype
-        return None
+        Args:
+            x: A batch; the model sees it for its shape only.
+            num_particles: Draws for each row of x.
+            latents: Site name to draws, as in :class:`~ppl_vae.particles.Particles`; from the prior
+                if None.
 
-    def to(self, device: torch.device) -> None:
-        """Move the modules."""
-        for root in self.roots:
-            root.to(device)
+        Returns:
+            Latents, and draws of the observed sites, by site name; shape ``(particles, *plates,
+            batch, *event)``.
+        """
+        drawn = self.run_model(x, num_particles, latents, simulated=True)
+        return drawn.latents, drawn.observed
 
-    def train(self, mode: bool = True) -> None:
-        """Set training mode, or evaluation mode."""
-        for root in self.roots:
-            root.train(mode)
+    def simulate_data(
+        self, x: Shaped[Tensor, "batch *event"]
+    ) -> tuple[dict[str, Tensor], Shaped[Tensor, "batch *event"]]:
+        """Draw (z, x) ~ p, one pair for each row of x, which is seen for its shape only.
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside; afterwards mode and buffers are as they were found."""
-        states = [_ModuleState(module) for module in self.modules]
-        for state in states:
-            state.module.training = False
-        try:
-            yield
-        finally:
-            for state in states:
-                state.restore()
+        Returns:
+            Site name to latents, shape ``(1, *plates, batch, *event)``, and the data.
 
+        Raises:
+            ValueError: If the model does not observe exactly one site of the shape of x.
+        """
+        latents, observed = self.predict(x)
+        shapes = {name: tuple(value.shape) for name, value in observed.items()}
+        nesting = self.max_plate_nesting
+        if len(shapes) != 1 or next(iter(shapes.values()))[nesting:] != tuple(x.shape):
+            raise ValueError(
+                f"data can be simulated only if the model observes one site of the shape of x, "
+                f"{tuple(x.shape)}; it observes {shapes} (after a dimension of one draw)."
+            )
+        (fantasies,) = observed.values()
+        return latents, fantasies.reshape(x.shape)
 
-def owners_of(*programs: Program) -> list[nn.Module]:
-    """The distinct modules that programs refer to, in order; the programs do not run."""
-    search = _Search()
-    for number, program in enumerate(programs):
-        search.visit(program, str(number))
-    return list(_roots(list(search.modules.values())))
+    @torch.no_grad()
+    def accepts_missing(self, x: Shaped[Tensor, "batch *event"]) -> bool:
+        """Whether NaN in x is a missing cell to every likelihood of the model.
 
-
-@contextmanager
-def evaluating(*programs: Program) -> Iterator[None]:
-    """Evaluation mode of what programs refer to; mode and buffers are put back."""
-    with ProgramModules(tuple(owners_of(*programs))).evaluating():
-        yield
-
-
-class _ModuleState:
-    """A module's mode and buffers, to be put back."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self._training = module, module.training
-        buffers = {n: b for n, b in module._buffers.items() if b is not None and not is_lazy(b)}
-        self._buffers = {name: (value, value.detach().clone()) for name, value in buffers.items()}
-
-    def restore(self) -> None:
-        self.module.training = self._training
-        for name, (value, before) in self._buffers.items():
-            self.module._buffers[name] = value
-            with torch.no_grad():
-                value.copy_(before)
+        A distribution says so by an attribute ``accepts_missing``, as
+        :class:`~ppl_vae.likelihoods.Observed` does. The model draws from x once.
+        """
+        drawn = self.run_model(x, 1, simulated=True)
+        observed = [drawn.sites[name]["fn"] for name in drawn.observed]
+        return all(getattr(likelihood, "accepts_missing", False) for likelihood in observed)
 
 
-class SeenModules:
-    """Modules called in this thread, each put in evaluation mode before its first call."""
+def draw_particles(
+    model: Program,
+    guide: Program,
+    x: Shaped[Tensor, "batch *event"],
+    num_particles: int = 1,
+    *,
+    graph: Graph = "path",
+    check_finite: bool = True,
+) -> Particles:
+    """The particles of a model and a guide: the short form of :meth:`Programs.draw`.
 
-    def __init__(self) -> None:
-        self.modules: dict[int, nn.Module] = {}
-        self._states: dict[int, _ModuleState] = {}
+    Args:
+        model: A Pyro program; its latent and observed sites stand in a data plate at dim -1.
+        guide: A Pyro program over the same latent sites.
+        x: A batch, shape ``(batch, *event)``.
+        num_particles: Number of particles K.
+        graph: How gradients flow through the draws.
+        check_finite: Raise on a non-finite log-density.
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch; what was not known before is afterwards as it was found."""
-        thread = threading.get_ident()
-
-        def see(module: nn.Module, args: Any) -> None:
-            if threading.get_ident() != thread:
-                return
-            _require_width(module, args)
-            if id(module) in self._states:
-                return
-            self.modules[id(module)] = module
-            for part in module.modules():
-                if id(part) not in self._states:
-                    self._states[id(part)] = _ModuleState(part)
-                    part.training = False
-
-        handle = register_module_forward_pre_hook(see)
-        try:
-            yield
-        finally:
-            handle.remove()
-            for state in self._states.values():
-                state.restore()
-
-
-def _require_width(module: nn.Module, args: Any) -> None:
-    """Name a layer that is handed another number of features than it has weights for."""
-    value = args[0] if args else None
-    if not isinstance(module, nn.Linear) or not isinstance(value, Tensor) or not value.dim():
-        return
-    if value.shape[-1] != module.in_features:
-        raise ValueError(
-            f"a layer of {module.in_features} inputs was given {value.shape[-1]} (shape "
-            f"{tuple(value.shape)}): check the layer sizes against each other, and against the "
-            "shape of the data, rows first (x.flatten(1) where layers take flat rows)."
-        )
-
-
-def _roots(modules: list[nn.Module]) -> tuple[nn.Module, ...]:
-    """Those that are part of no other."""
-    unique = {id(module): module for module in modules}
-    inner = {
-        id(part) for module in unique.values() for part in module.modules() if part is not module
-    }
-    return tuple(module for key, module in unique.items() if key not in inner)
-
-
-class _Search:
-    """Follows references from a program to modules, and to the constants on the way."""
-
-    def __init__(self) -> None:
-        self.modules: dict[int, nn.Module] = {}
-        self.constants: dict[str, Tensor] = {}
-        self._visited: dict[int, Any] = {}
-
-    def visit(self, thing: Any, name: str, depth: int = 0) -> None:
-        """Follow one reference, of that name."""
-        if isinstance(thing, Tensor):
-            self.constants[name] = thing
-            return
-        if isinstance(thing, nn.Module):
-            self.modules.setdefault(id(thing), thing)
-        if thing is not None and id(thing) not in self._visited and depth < _DEEPEST:
-            # The object itself is kept: an id may come back once an object is gone.
-            self._visited[id(thing)] = thing
-            for label, value in self._references(thing):
-                if not isinstance(value, _PLAIN):
-                    self.visit(value, f"{name}.{label}", depth + 1)
-                elif _is_setting(thing, value):
-                    self.constants[f"{name}.{label}"] = torch.tensor(value, dtype=torch.float64)
-
-    def _references(self, thing: Any) -> list[tuple[str, Any]]:
-        if isinstance(thing, functools.partial):
-            # Pyro's own kind keeps its function in a slot of its own.
-            named = [("func", thing.func), *thing.keywords.items()]
-            return [*named, *((str(i), value) for i, value in enumerate(thing.args))]
-        if isinstance(thing, types.MethodType):
-            return [("self", thing.__self__), ("function", thing.__func__)]
-        if isinstance(thing, types.FunctionType):
-            return _referred(thing)
-        if isinstance(thing, Mapping):
-            return [(str(key), value) for key, value in thing.items()]
-        if isinstance(thing, list | tuple):
-            return [(str(i), value) for i, value in enumerate(thing)]
-        if isinstance(thing, nn.Module):
-            # Not all that a module refers to is registered in it, as a method of another one.
-            own = {**vars(thing), **thing._modules}
-            return [(name, value) for name, value in own.items() if name not in _REGISTERED]
-        if isinstance(thing, type | types.ModuleType) or not hasattr(thing, "__dict__"):
-            return []
-        return list(vars(thing).items())
-
-
-def _is_setting(thing: Any, value: bool | int | float) -> bool:
-    """Whether a number is a setting of a program; elsewhere it may be a counter."""
-    if isinstance(thing, types.FunctionType | nn.Module):
-        return isinstance(value, float)
-    frozen = getattr(thing, "__dataclass_params__", None)
-    return isinstance(thing, functools.partial) or (frozen is not None and bool(frozen.frozen))
-
-
-def _referred(function: types.FunctionType) -> list[tuple[str, Any]]:
-    """What a function refers to: its cells, defaults, what it wraps, and globals of its own file.
-
-    Functions of other files are left alone: those of libraries lead everywhere.
+    Raises:
+        ValueError: As :meth:`Programs.draw`.
     """
-    code = function.__code__
-    found: list[tuple[str, Any]] = []
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            found.append((name, cell.cell_contents))
-        except ValueError:  # not assigned yet
-            continue
-    found += [(f"default {i}", value) for i, value in enumerate(function.__defaults__ or ())]
-    found += list((function.__kwdefaults__ or {}).items())
-    found += [("wrapped", function.__wrapped__)] if hasattr(function, "__wrapped__") else []
-    for name in sorted(_global_names(code)):
-        value = function.__globals__.get(name)
-        own = isinstance(value, types.FunctionType) and value.__module__ == function.__module__
-        if own or isinstance(value, nn.Module | Tensor | _PLAIN):
-            found.append((name, value))
-    return found
+    programs = Programs(model, guide)
+    try:
+        return programs.draw(x, num_particles, graph=graph, check_finite=check_finite)
+    except PlateNestingError as error:
+        programs = replace(programs, max_plate_nesting=error.used)
+    return programs.draw(x, num_particles, graph=graph, check_finite=check_finite)
 
 
-def _global_names(code: types.CodeType) -> set[str]:
-    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    return set(code.co_names).union(*(_global_names(each) for each in inner))
+def _require_same(first: SiteRun, second: SiteRun, num_dims: int) -> None:
+    """The densities at leaves must be those of the distributions that the draws are from."""
+    again = log_densities(second, num_dims)
+    for name, value in log_densities(first, num_dims).items():
+        if not torch.allclose(value, again[name], rtol=1e-4, atol=1e-4, equal_nan=True):
+            raise ValueError(
+                f"guide site {name!r} has another density when the guide is run again on its own "
+                "draws: randomness besides its sample sites, such as dropout, cannot be split by "
+                "this objective; switch it off in the guide, or use elbo:K or iwae:K."
+            )
+
+
+def _leaf(value: Tensor) -> Tensor:
+    leaf = value.detach()
+    return leaf.requires_grad_() if torch.is_grad_enabled() and leaf.is_floating_point() else leaf
+
+
+def _merge_particles(value: Tensor, num_particles: int, batch: int, nesting: int) -> Tensor:
+    """``(particles, *plates, batch, *event)`` -> ``(1, *plates, particles * batch, *event)``."""
+    return value.movedim(0, nesting - 1).flatten(nesting - 1, nesting).unsqueeze(0)

@@ -28,6 +28,22 @@ class UnknownDensityError(ValueError):
     """A distribution that cannot say its density at given values."""
 
 
+@final
+class PlateNestingError(ValueError):
+    """Programs that use more plate dimensions than were announced.
+
+    Attributes:
+        used: How many they use.
+    """
+
+    def __init__(self, what: str, used: int, announced: int) -> None:
+        super().__init__(
+            f"{what} {used} plate dimensions, max_plate_nesting={announced} were announced: give "
+            f"Programs(model, guide, max_plate_nesting={used})."
+        )
+        self.used = used
+
+
 @runtime_checkable
 class BatchGuide(Protocol):
     """A Pyro guide for one batch, and no other."""
@@ -113,10 +129,7 @@ def _require_nesting(
         program(x)
     used = _nesting_of(alone.sites.values())
     if used > max_plate_nesting:
-        raise ValueError(
-            f"the programs use {used} plate dimensions, max_plate_nesting={max_plate_nesting} were "
-            f"announced: give max_plate_nesting={used}."
-        ) from cause
+        raise PlateNestingError("the programs use", used, max_plate_nesting) from cause
 
 
 def require_all_rows(*runs: SiteRun) -> None:
@@ -145,7 +158,9 @@ def used_nesting(model: Program, guide: Program | None, x: Tensor) -> int:
     modelled = _SiteRecorder(replayed.latents, replayed.subsamples, False, guide is None)
     with modelled:
         model(x)
-    return _nesting_of([*drawn.sites.values(), *modelled.sites.values()])
+    sites = [*drawn.sites.values(), *modelled.sites.values()]
+    # Dimensions in no plate are refused as such, once they are kept apart from the particles.
+    return max([_nesting_of(sites), *(len(site["fn"].batch_shape) for site in sites)])
 
 
 def _nesting_of(sites: Iterable[Site]) -> int:
@@ -380,10 +395,7 @@ def _log_density(
         used = _nesting_of([site])
         if used > num_dims:
             # A plate without a dimension of its own was put left of the particles.
-            raise ValueError(
-                f"site {site['name']!r} stands in {used - 1} plate dimensions, max_plate_nesting="
-                f"{num_dims - 1} were announced: give max_plate_nesting={used - 1}."
-            )
+            raise PlateNestingError(f"site {site['name']!r} stands in", used - 1, num_dims - 1)
         raise ValueError(
             f"site {site['name']!r} has log-densities of shape {tuple(log_density.shape)}, expected"
             f" (particles, batch) = {ends}: declare other dimensions with .to_event(n)."

@@ -29,7 +29,7 @@ from ppl_vae.diagnostics.full_covariance import only_normal
 from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.identity import identity_of
-from ppl_vae.particles import zero_offsets
+from ppl_vae.particles import Programs, zero_offsets
 from ppl_vae.refinement import Refinement
 from ppl_vae.runs.diagnosis import Diagnosis
 from ppl_vae.runs.finished import FinishedParts
@@ -317,7 +317,8 @@ def _refinement_of(run: Run, x: Tensor) -> Refinement | None:
 
 def _takes_full_covariance(run: Run, x: Tensor) -> bool:
     try:
-        _, loc, _ = only_normal("it", run.vae.model, run.vae.guide, x[:1].to(run.device))
+        programs = Programs(run.vae.model, run.vae.guide)
+        _, loc, _ = only_normal("it", programs, x[:1].to(run.device))
     except ValueError:
         return False
     return loc.shape[-1] > 1

@@ -19,7 +19,7 @@ from ppl_vae.runs.normalizers import Normalizer
 EVALUATIONS = "evaluations"
 """Folder of the files, in the run's folder."""
 
-_UNSET = re.compile(r", (\w+=None|rows=\d+|tails=True|max_plate_nesting=\d+)(?=[,)])")
+_UNSET = re.compile(r", (\w+=None|rows=\d+|tails=True)(?=[,)])")
 """Settings that say nothing, or stand in a column of their own."""
 _DIGITS = 12
 _SHORT = 6

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ppl_vae.objectives import Objective
 from ppl_vae.objectives.splitting import split_parameters
+from ppl_vae.particles import Programs
 from ppl_vae.randomness import derive_seed
 from ppl_vae.testing.comparison import Answer, Comparison, mean_is, same
 from ppl_vae.testing.draws import ascent, bound_of, central_differences, same_draws
@@ -122,7 +123,7 @@ def _columns(gradient: Tensor) -> tuple[Float[Tensor, " rows"], ...]:
 def groups_of(case: Case) -> dict[Group, list[str]]:
     """Names of the parameters of the model alone, of the guide alone, and of both."""
     leaves = case.leaves()
-    theta, phi = split_parameters(*case.programs(leaves), case.x, leaves)
+    theta, phi = split_parameters(Programs(*case.programs(leaves)), case.x, leaves)
     return {
         "theta": [name for name in theta if name not in phi],
         "phi": [name for name in phi if name not in theta],

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.objectives import Objective
-from ppl_vae.particles import Program, cross_log_guide
+from ppl_vae.particles import Program, Programs, cross_log_guide
 from ppl_vae.training.history import parts_of
 from ppl_vae.training.phases import PhasedUpdates
 from ppl_vae.training.step import adam_state, load_adam
@@ -64,7 +64,7 @@ class AggressiveStep:
         clip_norm: float | None = None,
     ) -> None:
         self.parameters = parameters
-        self._objective, self._guide = objective, guide
+        self._objective, self._programs = objective, (model, guide)
         self._updates = PhasedUpdates(objective, model, guide, parameters, clip_norm)
         self._watch = InformationWatch()
 
@@ -79,8 +79,8 @@ class AggressiveStep:
             return parts_of(*self._updates("joint", x, learning_rate))
         self._fit_guide(x, learning_rate)
         parts = parts_of(*self._updates("model", x, learning_rate))
-        nesting = int(self._objective.max_plate_nesting)
-        information = batch_information(self._guide, x[:MOST_CROSSED], max_plate_nesting=nesting)
+        programs = self._objective.programs(*self._programs)
+        information = batch_information(programs, x[:MOST_CROSSED])
         self._watch.add(information, len(x), self._objective.context.num_data)
         return parts
 
@@ -140,14 +140,12 @@ class InformationWatch:
             setattr(self, name, type(value)(saved))
 
 
-def batch_information(
-    guide: Program, x: Float[Tensor, "batch *event"], *, max_plate_nesting: int = 1
-) -> float:
+def batch_information(programs: Programs, x: Float[Tensor, "batch *event"]) -> float:
     """``mean_j log q(z_j|x_j) - log mean_i q(z_j|x_i)``, one draw a datum, in nats.
 
     The mutual information of a datum's index and z, with the batch in place of the data: at most
     log B, which a guide reaches that keeps all data apart.
     """
     with torch.no_grad():
-        crossed = cross_log_guide(guide, x, max_plate_nesting=max_plate_nesting)
+        crossed = cross_log_guide(programs, x)
         return float((crossed.diagonal() - log_mean_exp(crossed.mT)).mean())

@@ -13,8 +13,6 @@ from ppl_vae.particles import (
     Particles,
     Program,
     Programs,
-    accepts_missing,
-    draw_particles,
     first_run,
     is_point,
     require_rows,
@@ -43,8 +41,7 @@ def require_data(
     if missing:
         with seeded(seed, Stream.TRAINING):
             few = parts["train"][:2].to(device, programs.modules().dtype)
-            nesting = programs.max_plate_nesting
-            missing = accepts_missing(programs.model, few, max_plate_nesting=nesting)
+            missing = programs.accepts_missing(few)
     for name, x in parts.items():
         _require_rows(name, x, missing)
 
@@ -77,7 +74,7 @@ def fitting_rows(
     """
     ran = first_run(programs, train, prepare, "train")
     nesting = max(programs.max_plate_nesting, ran.modules.max_plate_nesting)
-    require_rows(programs.model, ran.batch, nesting, "train")
+    require_rows(replace(programs, max_plate_nesting=nesting), ran.batch, "train")
     if valid is None:
         return ran, None
     if valid.shape[1:] != train.shape[1:]:
@@ -110,9 +107,9 @@ def require_maximum(
     Raises:
         ValueError: If it has none, or is shaped by a KL that a point does not have.
     """
-    settings: dict[str, int] = {"max_plate_nesting": int(objective.max_plate_nesting)}
     with torch.enable_grad():
-        particles = draw_particles(model, guide, x, graph="split", check_finite=False, **settings)
+        programs = objective.programs(model, guide)
+        particles = programs.draw(x, graph="split", check_finite=False)
     points = [name for name, site in particles.guide.items() if is_point(site)]
     if not points:
         return

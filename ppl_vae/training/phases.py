@@ -50,12 +50,8 @@ class PhasedUpdates:
     def _split(self, x: Tensor) -> dict[Phase, Loss]:
         # Looking at the graph is no part of training: a resumed run looks again.
         with evaluating(*self._programs), count_evaluations():
-            theta, phi = split_parameters(
-                *self._programs,
-                x[:2],
-                self.parameters,
-                max_plate_nesting=int(self.objective.max_plate_nesting),
-            )
+            programs = self.objective.programs(*self._programs)
+            theta, phi = split_parameters(programs, x[:2], self.parameters)
         for whose, part in (("model", theta), ("guide", phi)):
             if not part:
                 raise ValueError(

@@ -16,7 +16,6 @@ from ppl_vae.objectives import Context, Objective
 from ppl_vae.particles import (
     NonFiniteDensityError,
     Program,
-    Programs,
     count_evaluations,
     point_site,
 )
@@ -80,7 +79,7 @@ class TrainingRun:
         self._last: tuple[UpdateRecord, Tensor]
         # Before the last epoch, where the budget ended inside it.
         self._whole: Checkpoint | None = None
-        programs = Programs(model, guide, int(objective.max_plate_nesting))
+        programs = objective.programs(model, guide)
         programs.modules().to(device)
         programs.modules().train(False)
         parts = {"train": train} if valid is None else {"train": train, "valid": valid}
@@ -93,7 +92,6 @@ class TrainingRun:
         self._hashes = {f"{name}_sha256": hash_rows(x) for name, x in parts.items()}
         self.batches, self.modules = Batches(ran.rows, settings, device), ran.modules
         self.objective = objective = objective.with_plate_nesting(ran.modules.max_plate_nesting)
-        nesting = int(objective.max_plate_nesting)
         self.modules.to(device)
         # Looking for sites must not move the statistics of a batch norm.
         self.modules.train(False)
@@ -106,7 +104,6 @@ class TrainingRun:
             self._validation = Validation(
                 x=fixed_subset(valid, settings.validation_size).to(device),
                 num_particles=settings.validation_particles,
-                max_plate_nesting=nesting,
                 seed=derive_seed(settings.seed, Stream.VALIDATION),
                 point=objective if self.point else None,
             )

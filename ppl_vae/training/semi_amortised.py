@@ -64,10 +64,8 @@ class SemiAmortisedStep:
 
     def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
         """Refine, then update once."""
-        nesting = int(self._loss.objective.max_plate_nesting)
-        refined = self._refinement(
-            self._model, self._guide, x, max_plate_nesting=nesting, seed=None
-        )
+        programs = self._loss.objective.programs(self._model, self._guide)
+        refined = self._refinement(programs, x, seed=None)
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.zero_grad(set_to_none=True)
         _, particles, bound = self._loss.backward(self._model, refined, x)

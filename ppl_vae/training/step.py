@@ -74,13 +74,8 @@ class Loss:
             particles.require_finite()
         loss.backward(inputs=list(self.parameters.values()))
         if is_watched():
-            require_finite_gradient(
-                (model, guide),
-                x,
-                particles,
-                self.parameters,
-                max_plate_nesting=int(self.objective.max_plate_nesting),
-            )
+            programs = self.objective.programs(model, guide)
+            require_finite_gradient(programs, x, particles, self.parameters)
         if not self._checked:
             self._warn_of_untrained()
         if self.clip_norm is not None:

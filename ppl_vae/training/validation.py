@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.objectives import Objective
-from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
+from ppl_vae.particles import ChunkSize, Program, evaluation
 from ppl_vae.randomness import Stream, seeded
 
 _ROWS = 1000
@@ -31,7 +31,6 @@ class Validation:
     Attributes:
         x: The data, on their device.
         num_particles: K of the importance-weighted bound.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
         seed: Of its draws.
         point: What is maximised, if the guide is a point: it has no such bound, and is scored by
             that objective; None for other guides.
@@ -39,7 +38,6 @@ class Validation:
 
     x: Float[Tensor, "num_data *event"]
     num_particles: int
-    max_plate_nesting: int
     seed: int
     point: Objective | None
 
@@ -47,8 +45,7 @@ class Validation:
         """The score of a model and guide, in evaluation mode."""
         if self.point is not None:
             return objective_at_point(self.point, model, guide, self.x, self.seed)
-        settings = self.num_particles, self.max_plate_nesting, self.seed
-        return importance_weighted(model, guide, self.x, *settings)
+        return importance_weighted(model, guide, self.x, self.num_particles, self.seed)
 
 
 def importance_weighted(
@@ -56,12 +53,10 @@ def importance_weighted(
     guide: Program,
     x: Float[Tensor, "num_data *event"],
     num_particles: int,
-    max_plate_nesting: int,
     seed: int,
 ) -> Score:
     """The importance-weighted bound of K draws, the same draws for the same seed."""
-    estimate = ImportanceSampling(num_particles, max_plate_nesting=max_plate_nesting, tails=False)
-    evidence = estimate(model, guide, x, seed=seed)
+    evidence = ImportanceSampling(num_particles, tails=False)(model, guide, x, seed=seed)
     return Score(evidence.mean, evidence.total_error)
 
 
@@ -73,7 +68,7 @@ def objective_at_point(
     seed: int,
 ) -> Score:
     """What is maximised with a guide without noise: ``log p(x, z)`` there, unless it is shaped."""
-    programs = Programs(model, guide, int(objective.max_plate_nesting))
+    programs = objective.programs(model, guide)
     parts = []
     with evaluation(programs, x, ChunkSize(1, _ROWS)) as look, seeded(seed, Stream.VALIDATION):
         for part in look.x.split(look.data_at_once):

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ppl_vae.particles import Particles, Program, evaluate_particles, evaluating, guide_of
+from ppl_vae.particles import Particles, Programs, evaluating
 
 _WATCHED: ContextVar[bool] = ContextVar("watched", default=False)
 
@@ -49,12 +49,10 @@ def all_finite(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def require_finite_gradient(
-    programs: tuple[Program, Program],
+    programs: Programs,
     x: Tensor,
     particles: Particles,
     parameters: Mapping[str, Tensor],
-    *,
-    max_plate_nesting: int,
 ) -> None:
     """Check the gradient that an update has found.
 
@@ -63,7 +61,6 @@ def require_finite_gradient(
         x: The batch.
         particles: What was drawn for it.
         parameters: Name to leaf tensor with its gradient.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         NonFiniteUpdateError: If one is not finite; names the first log-density, and its datum, that
@@ -73,7 +70,7 @@ def require_finite_gradient(
     bad = [name for name, value in gradients.items() if not bool(value.isfinite().all())]
     if not bad:
         return
-    where, datum = _origin(programs, x, particles, list(parameters.values()), max_plate_nesting)
+    where, datum = _origin(programs, x, particles, list(parameters.values()))
     source = "" if where is None else f" by {where} (datum {datum} of the batch)"
     raise NonFiniteUpdateError(
         f"the gradient of {bad[0]} is not finite{source}: keep scales away from 0, or lower the "
@@ -100,29 +97,24 @@ def require_finite_result(parts: Tensor, parameters: Mapping[str, Tensor]) -> No
 
 
 def _origin(
-    programs: tuple[Program, Program],
-    x: Tensor,
-    particles: Particles,
-    parameters: list[Tensor],
-    nesting: int,
+    programs: Programs, x: Tensor, particles: Particles, parameters: list[Tensor]
 ) -> tuple[str | None, int | None]:
     """The first datum, and the log-density of it, with a gradient that is not finite.
 
     Data are run alone: in a batch 0 times infinity makes NaN of everybody's gradient.
     """
-    model, guide = programs
+    dim = programs.max_plate_nesting
     # A search must not end in an error of its own, as of a program that takes no single datum.
-    with evaluating(model, guide), suppress(ValueError, RuntimeError):
+    with evaluating(*programs.callables), suppress(ValueError, RuntimeError):
         for datum in range(len(x)):
             rows = slice(datum, datum + 1)
-            alone = guide_of(guide, rows)
             latents = {
-                name: value.detach().movedim(nesting, 0)[rows].movedim(0, nesting)
+                name: value.detach().movedim(dim, 0)[rows].movedim(0, dim)
                 for name, value in particles.latents.items()
             }
             # What reaches the parameters through the draws is a gradient of the draws first.
             inputs = [z.requires_grad_() for z in latents.values() if z.is_floating_point()]
-            one = evaluate_particles(model, alone, x[rows], latents, max_plate_nesting=nesting)
+            one = programs.rows(rows).evaluate(x[rows], latents)
             for where, density in one.densities.items():
                 if not _has_finite_gradient(density, [*parameters, *inputs]):
                     return f"the log-density of {where}", datum

@@ -50,15 +50,12 @@ class TestSchema:
     def test_several_sites_and_other_plates(self):
         chain = LinearChain()
         x = chain.simulate(3)
-        for nesting in (1, 2):
-            tree = particles_to_datatree(
-                chain.model, chain.top_down, x, num_particles=8, max_plate_nesting=nesting
-            )
-            posterior = tree["posterior"]
-            assert posterior["u"].dims == ("chain", "draw", "datum", "u_dim")
-            assert posterior["v"].dims == ("chain", "draw", "datum", "v_dim")
-            exact = chain.log_evidence(x).expand(8, 3)
-            torch.testing.assert_close(stacked(tree["sample_stats"]["log_weight"]), exact)
+        tree = particles_to_datatree(chain.model, chain.top_down, x, num_particles=8)
+        posterior = tree["posterior"]
+        assert posterior["u"].dims == ("chain", "draw", "datum", "u_dim")
+        assert posterior["v"].dims == ("chain", "draw", "datum", "v_dim")
+        exact = chain.log_evidence(x).expand(8, 3)
+        torch.testing.assert_close(stacked(tree["sample_stats"]["log_weight"]), exact)
 
     def test_inner_plate_becomes_a_latent_dimension(self):
         def model(x):
@@ -71,9 +68,7 @@ class TestSchema:
                 loc = 10.0 * part[:, None, None] + 100.0 * torch.arange(len(x))[:, None]
                 pyro.sample("z", dist.Normal(loc.expand(-1, -1, 3), 1e-3).to_event(1))
 
-        tree = particles_to_datatree(
-            model, guide, torch.zeros(4, 3), num_particles=8, max_plate_nesting=2
-        )
+        tree = particles_to_datatree(model, guide, torch.zeros(4, 3), num_particles=8)
         z = tree["posterior"]["z"]
         assert z.dims == ("chain", "draw", "datum", "latent_0", "latent_1")
         at = z.sel(chain=0, draw=0, datum=3, latent_0=1, latent_1=2).item()

@@ -284,7 +284,7 @@ def test_elbo_is_log_likelihood_minus_kl(chain, guide):
 def test_plates_left_of_the_data_change_nothing(chain):
     x = chain.simulate(10)
     one = decompose(chain.model, chain.rough, x)
-    two = decompose(chain.model, chain.rough, x, max_plate_nesting=2)
+    two = decompose(chain.model, chain.rough, x)
     assert two.summary() == one.summary()
 
 
@@ -298,7 +298,7 @@ def test_a_site_in_another_plate_has_a_kl_alone():
         with pyro.plate("data", len(x), dim=-1), pyro.plate("part", 3, dim=-2):
             pyro.sample("z", dist.Normal(torch.ones(2), 1.0).to_event(1))
 
-    result = decompose(model, guide, torch.randn(9, 2), max_plate_nesting=2)
+    result = decompose(model, guide, torch.randn(9, 2))
     assert result.kl["z"].value == pytest.approx(3 * 2 * 0.5)
     assert result.kl_per_dimension == result.activity == {}
 

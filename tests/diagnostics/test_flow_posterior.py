@@ -15,7 +15,7 @@ from ppl_vae.diagnostics.full_covariance import refine_full_covariance as refine
 from ppl_vae.diagnostics.gaps import inference_gap
 from ppl_vae.evidence import Evidence, Quadrature
 from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.particles import draw_particles
+from ppl_vae.particles import Programs, draw_particles
 from ppl_vae.refinement import Refinement, refine
 
 MODEL = LinearGaussian.random(6, 3, 0.8, seed=2)
@@ -65,7 +65,7 @@ def test_without_a_step_it_is_the_guide_that_it_starts_from():
     model = seen_through(bend, 0.3)
     x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     start = refine(model, wide(2), x, steps=10)
-    flow = refine_flow(model, start, x, Refinement(steps=0))
+    flow = refine_flow(Programs(model, start), x, Refinement(steps=0))
     torch.testing.assert_close(weights_of(model, flow, x), weights_of(model, start, x))
 
 
@@ -149,4 +149,4 @@ class TestWhatItSays:
         chain = LinearChain()
         x = chain.simulate(3)
         with pytest.raises(ValueError, match=r"a flow needs .* got u, v: leave it out"):
-            refine_flow(chain.model, chain.rough, x, SHORT)
+            refine_flow(Programs(chain.model, chain.rough), x, SHORT)

@@ -14,7 +14,7 @@ from ppl_vae.diagnostics.full_covariance import refine_full_covariance
 from ppl_vae.diagnostics.gaps import generalization_gap, inference_gap
 from ppl_vae.evidence import Evidence, ImportanceSampling, Quadrature
 from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.particles import draw_particles
+from ppl_vae.particles import Programs, draw_particles
 from ppl_vae.refinement import Refinement, refine
 
 MODEL = LinearGaussian.random(6, 3, 0.8, seed=2)
@@ -84,7 +84,7 @@ class TestLinearGaussian:
         """What the estimate says of q* is what the closed form says of the q* that was found."""
         rough = Refinement(steps=3, learning_rate=0.2, num_particles=1)
         model, guide = MODEL.vae().model, shifted(1.0, 2.0)
-        half = rough(model, guide, X)
+        half = rough(Programs(model, guide), X)
         q = pyro.poutine.trace(half).get_trace(X).nodes["z"]["fn"]
         normal = dist.MultivariateNormal(q.mean, q.variance.diag_embed())
         kl = torch.distributions.kl_divergence(normal, MODEL.posterior(X)).detach()
@@ -243,7 +243,7 @@ class TestWhatItSays:
 def test_full_covariance_is_the_posterior():
     torch.manual_seed(1)
     long = Refinement(steps=300, learning_rate=0.05, num_particles=8)
-    refined = refine_full_covariance(MODEL.vae().model, shifted(0.5), X[:4], long)
+    refined = refine_full_covariance(Programs(MODEL.vae().model, shifted(0.5)), X[:4], long)
     weights = draw_particles(MODEL.vae().model, refined, X[:4], 100).log_weight
     expected = MODEL.log_evidence(X[:4]).detach().expand_as(weights)
     torch.testing.assert_close(weights, expected, rtol=0, atol=1e-3)

@@ -51,6 +51,7 @@ from ppl_vae.objectives import (
     Reinforce,
     Renyi,
 )
+from ppl_vae.particles import Programs
 from ppl_vae.weights import log_mean_exp
 
 PROBLEM = LinearGaussianProblem.near_the_optimum()
@@ -80,7 +81,7 @@ class ClaimsTooMuch(Objective):
 def loop_of(problem):
     parameters = problem.copies(1)
     model, guide = problem.programs(parameters)
-    groups = Groups.of(model, guide, problem.x, parameters, most_coordinates=10**9)
+    groups = Groups.of(Programs(model, guide), problem.x, parameters, most_coordinates=10**9)
     return Loop(model, guide, problem.x, groups)
 
 

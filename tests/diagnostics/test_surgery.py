@@ -13,7 +13,7 @@ from significance import Estimate as Measured
 from ppl_vae.diagnostics import decompose
 from ppl_vae.diagnostics.surgery import elbo_surgery
 from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.particles import draw_particles
+from ppl_vae.particles import Programs, draw_particles
 from ppl_vae.particles.aggregate import aggregate_log_density
 
 MODEL = LinearGaussian.random(6, 3, 0.8, seed=2)
@@ -145,7 +145,9 @@ class TestLimits:
         vae, x = MODEL.vae(), X[:4]
         particles = draw_particles(vae.model, vae.guide, x, 50)
         latents = {"z": particles.latents["z"].flatten(0, 1)}
-        joint = aggregate_log_density(vae.guide, x, latents).joint.reshape(50, 4)
+        joint = aggregate_log_density(Programs(vae.model, vae.guide), x, latents).joint.reshape(
+            50, 4
+        )
         assert (particles.log_proposal - joint).max() <= math.log(4)
 
 
@@ -153,9 +155,9 @@ class TestAggregate:
     def test_batches_do_not_matter(self, monkeypatch):
         guide = MODEL.mean_field_vae().guide
         latents = {"z": torch.randn(11, 3, dtype=torch.float64)}
-        whole = aggregate_log_density(guide, X, latents)
+        whole = aggregate_log_density(Programs(guide, guide), X, latents)
         monkeypatch.setattr("ppl_vae.particles.aggregate._ELEMENTS", 30)
-        parts = aggregate_log_density(guide, X, latents, batch_size=7)
+        parts = aggregate_log_density(Programs(guide, guide), X, latents, batch_size=7)
         torch.testing.assert_close(parts.joint, whole.joint)
         torch.testing.assert_close(parts.marginals, whole.marginals)
 
@@ -163,7 +165,9 @@ class TestAggregate:
         chain = LinearChain()
         x = chain.simulate(6)
         u, v = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-        found = aggregate_log_density(chain.bottom_up, x, {"u": u, "v": v}, batch_size=4)
+        found = aggregate_log_density(
+            Programs(chain.model, chain.bottom_up), x, {"u": u, "v": v}, batch_size=4
+        )
         first = chain._conditional("v", "x", [x]).log_prob(v.unsqueeze(1))
         second = chain._conditional("u", "v", [v]).log_prob(u)
         expected = torch.logsumexp(first, 1) - math.log(6) + second
@@ -176,7 +180,7 @@ class TestAggregate:
                 pyro.sample("z", dist.Normal(x.T.unsqueeze(-1), 0.5).to_event(1))
 
         x, z = torch.randn(4, 2).double(), torch.randn(3, 2, 1).double()
-        found = aggregate_log_density(guide, x, {"z": z}, max_plate_nesting=2).joint
+        found = aggregate_log_density(Programs(guide, guide, 2), x, {"z": z}).joint
         by_hand = dist.Normal(x, 0.5).log_prob(z.squeeze(-1).unsqueeze(1)).sum(-1)
         torch.testing.assert_close(found, torch.logsumexp(by_hand, 1) - math.log(4))
 

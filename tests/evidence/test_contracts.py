@@ -28,11 +28,11 @@ from ppl_vae.evidence import (
 )
 from ppl_vae.evidence.chunks import Call, Purpose
 from ppl_vae.evidence.unfinished import Part
-from ppl_vae.particles import ChunkSize, Programs, draw_particles
+from ppl_vae.particles import ChunkSize, PlateNestingError, Programs, draw_particles
 
 X = torch.linspace(-1, 1, 8, dtype=torch.float64)
 SAMPLERS = [
-    ImportanceSampling(100, max_plate_nesting=2),
+    ImportanceSampling(100),
     ParetoSmoothed(100),
     Jackknife(32),
     SUMO(4, 4),
@@ -89,7 +89,7 @@ def latent_over_a_plate(x):
 )
 def test_a_dimension_that_is_no_plate_of_the_site_is_refused(programs, message):
     with pytest.raises(ValueError, match=message):
-        ImportanceSampling(50, max_plate_nesting=2)(*programs, X)
+        ImportanceSampling(50)(*programs, X)
 
 
 def some_rows(x):
@@ -301,9 +301,11 @@ def test_plates_left_of_the_datas_are_found_and_else_named(significance):
     significance.require_equal(error, 0.0)
     exact = Quadrature()(two_measurements, None, ROWS).log_prob
     torch.testing.assert_close(exact, exact_of(None), rtol=0, atol=1e-6)
-    reason = "^the programs use 2 plate dimensions, .* were announced: give max_plate_nesting=2"
-    with pytest.raises(ValueError, match=reason):
-        draw_particles(two_measurements, guide, ROWS)
+    assert draw_particles(two_measurements, guide, ROWS, 3).log_weight.shape == (3, len(ROWS))
+    reason = r"^the programs use 2 plate dimensions, .* announced: give Programs\(model, guide, max"
+    with pytest.raises(PlateNestingError, match=reason):
+        Programs(two_measurements, guide).draw(ROWS)
+    assert Programs(two_measurements, guide).on(ROWS).max_plate_nesting == 2
 
 
 @pytest.mark.parametrize(("features", "rows"), [(784, 2000), (1000, 2000), (100_000, 20)])

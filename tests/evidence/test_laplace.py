@@ -27,7 +27,7 @@ from ppl_vae.guides import DeltaEncoder
 from ppl_vae.likelihoods import NormalDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
-from ppl_vae.particles import draw_particles
+from ppl_vae.particles import Programs, draw_particles
 from ppl_vae.priors import StandardNormal
 from ppl_vae.refinement import BatchGuide, Refinement, Refiner, refine
 from ppl_vae.vae import VAE
@@ -58,7 +58,7 @@ class TestWhereThePosteriorIsNormal:
         ids=repr,
     )
     def test_from_a_guide_that_is_far_off(self, refiner):
-        guide = refiner(PROGRAM, far_guide, X)
+        guide = refiner(Programs(PROGRAM, far_guide), X)
         weights = draw_particles(PROGRAM, guide, X, 20).log_weight
         torch.testing.assert_close(weights, MODEL.log_evidence(X).expand(20, -1))
 
@@ -257,7 +257,7 @@ class TestWhatItSays:
     @pytest.mark.parametrize("refiner", [Laplace(), Refinement(2)], ids=repr)
     def test_both_ways_to_refine_are_alike(self, refiner):
         assert isinstance(refiner, Refiner)
-        guide = refiner(PROGRAM, far_guide, X)
+        guide = refiner(Programs(PROGRAM, far_guide), X)
         assert isinstance(guide, BatchGuide)
         assert draw_particles(PROGRAM, guide.rows(slice(0, 2)), X[:2]).batch_size == 2
 
@@ -310,7 +310,7 @@ class TestErrors:
                 pyro.sample("x", dist.Normal(z.sum(-2, keepdim=True), 1.0), obs=x)
 
         with pytest.raises(ValueError, match=r"^latent site 'z' stands in a plate of its own"):
-            laplace_guide(model, latent, torch.zeros(4).double(), max_plate_nesting=2)
+            laplace_guide(model, latent, torch.zeros(4).double())
 
 
 def test_adaptive_sampling_keeps_each_datum_with_its_own_guide(significance):

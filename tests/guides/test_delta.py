@@ -31,7 +31,7 @@ from ppl_vae.likelihoods import NormalDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, MMD, STL, Beta, Capacity, FreeBits, LinearAnnealing
-from ppl_vae.particles import LatentDensity, draw_particles
+from ppl_vae.particles import LatentDensity, Programs, draw_particles
 from ppl_vae.priors import LearnedNormal, StandardNormal
 from ppl_vae.refinement import refine
 from ppl_vae.training import fit
@@ -252,7 +252,7 @@ class TestRefusals:
 
 
 def test_annealing_from_the_prior_does_without_it(autoencoder):
-    density = LatentDensity(autoencoder.model, autoencoder.guide, X, 10)
+    density = LatentDensity(Programs(autoencoder.model, autoencoder.guide), X, 10)
     chains = GeometricPath(density, "prior").draw()
     assert all(part.isfinite().all() for part in chains)
     with pytest.raises(ValueError, match="guide site 'z' is a Delta"):

@@ -15,7 +15,7 @@ from ppl_vae.guides import DiagonalNormalEncoder, FlowGuide
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, RWS, STL, TVO, VIMCO, DReG, Reinforce
-from ppl_vae.particles import LatentDensity, draw_particles
+from ppl_vae.particles import LatentDensity, Programs, draw_particles
 from ppl_vae.priors import FlowPrior, StandardNormal
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
@@ -122,7 +122,7 @@ class TestParticles:
 
     def test_annealing_moves_along_it(self, kind):
         vae, x = flow_vae(kind, by=0.1), binary(2)
-        density = LatentDensity(vae.model, vae.guide, x, num_chains=3)
+        density = LatentDensity(Programs(vae.model, vae.guide), x, num_chains=3)
         u = density.draw_guide().requires_grad_()
         torch.testing.assert_close(density(u).guide, vae.encoder(x).log_prob(u))
         assert torch.autograd.gradcheck(lambda u: density(u).guide, u)
@@ -144,7 +144,7 @@ class TestParticles:
                     obs=x[:, 0],
                 )
 
-        found = draw_particles(model, lambda x: latent(guide(x)), x, 4, max_plate_nesting=2)
+        found = draw_particles(model, lambda x: latent(guide(x)), x, 4)
         z = found.latents["z"]
         assert z.shape == (4, 3, 5, 2)
         torch.testing.assert_close(found.log_proposal, guide(x).log_prob(z.clone()).sum(1))

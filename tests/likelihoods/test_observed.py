@@ -14,7 +14,7 @@ from ppl_vae.likelihoods import feature_log_prob as by_feature
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP, ObservedInput
 from ppl_vae.objectives import IWAE, STL, DReG
-from ppl_vae.particles import accepts_missing, draw_particles
+from ppl_vae.particles import Programs, draw_particles
 from ppl_vae.priors import StandardNormal
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
@@ -243,8 +243,8 @@ def test_fit_refuses_infinity_everywhere():
 
 def test_a_model_accepts_them_if_all_of_its_likelihoods_do():
     vae, x = missing_vae(), X.float()
-    assert accepts_missing(vae.model, x)
-    assert not accepts_missing(VAE(vae.prior, vae.decoder.decoder, vae.encoder).model, x)
+    assert Programs(vae.model).accepts_missing(x)
+    assert not Programs(VAE(vae.prior, vae.decoder.decoder, vae.encoder).model).accepts_missing(x)
 
 
 def test_data_that_do_not_accept_them_are_named():

@@ -173,7 +173,7 @@ def test_inner_plates_are_refused():
                 pyro.sample("x", dist.Normal(w.sum(-1), 1.0), obs=x.T)
 
     with pytest.raises(ValueError, match="in the data plate alone, got sites w"):
-        BetaTC(max_plate_nesting=2).differentiable_loss(lambda x: inner(x, obs=True), inner, DATA)
+        BetaTC().differentiable_loss(lambda x: inner(x, obs=True), inner, DATA)
 
 
 def test_factors():

@@ -78,8 +78,8 @@ RIGHT = [
     MMD(2, weight=10.0),
     InfoVAE(2, alpha=0.0, weight=10.0),
     BetaTC(num_particles=2),
-    IWAE(3, max_plate_nesting=2),
-    VIMCO(3, max_plate_nesting=2),
+    IWAE(3).with_plate_nesting(2),
+    VIMCO(3).with_plate_nesting(2),
 ]
 SHAPED = [
     ELBO(3, kl=Beta(4.0)),

@@ -208,7 +208,7 @@ def test_all_sites_count_and_inner_plates_stay_with_their_datum():
                 pyro.sample("w", dist.Normal(x.T, 1e-3))
 
     x = torch.randn(5, 3)
-    inner = MMD(2, weight=1.0, max_plate_nesting=2).draw(inner_model, inner_guide, x)
+    inner = MMD(2, weight=1.0).draw(inner_model, inner_guide, x)
 
     def flat_model(x):
         with pyro.plate("data", len(x)):

@@ -235,7 +235,7 @@ class TestSites:
                 pyro.sample("w", dist.Normal(loc, 1.0).to_event(1))
 
         rows = X[:, :3]
-        objective = kind(2, kl=Watched(per_dimension=True), max_plate_nesting=2)
+        objective = kind(2, kl=Watched(per_dimension=True))
         particles = objective.draw(model, guide, rows)
         objective.loss_of(particles)
         seen = objective.kl.seen["w"]

@@ -13,7 +13,7 @@ from ppl_vae.guides import BernoulliEncoder, CategoricalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE, RWS, TVO, VIMCO, Reinforce
-from ppl_vae.particles import evaluate_particles
+from ppl_vae.particles import Programs
 from ppl_vae.priors import (
     AutoregressiveBernoulliPrior,
     BernoulliPrior,
@@ -116,7 +116,7 @@ def test_the_mean_gradient_is_the_derivative_of_the_mean_bound(kind, objective):
     """Over every pair of draws there is, each with its probability: no Monte Carlo."""
     vae, pairs = vae_of(kind), all_pairs(kind)
     x = X[:1].expand(pairs["z"].shape[1], -1)
-    particles = evaluate_particles(vae.model, vae.guide, x, pairs)
+    particles = Programs(vae.model, vae.guide).evaluate(x, pairs)
     probability = particles.log_proposal.sum(0).exp()
     assert probability.sum().item() == pytest.approx(1)
     mean_bound = (probability * objective.bound(particles)).sum()

@@ -15,7 +15,7 @@ from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, GeneralizedDReG
 from ppl_vae.objectives.dreg import reparameterized
-from ppl_vae.particles import LatentDensity
+from ppl_vae.particles import LatentDensity, Programs
 from ppl_vae.priors import FlowPrior
 from ppl_vae.vae import VAE
 
@@ -122,7 +122,7 @@ def test_evidence_of_a_vae_with_a_flow_prior(kind, significance):
 def test_annealing_takes_its_gradient():
     vae = flow_vae("spline")
     x = torch.bernoulli(torch.full((3, 6), 0.5, dtype=torch.float64))
-    density = LatentDensity(vae.model, vae.guide, x, num_chains=2)
+    density = LatentDensity(Programs(vae.model, vae.guide), x, num_chains=2)
     u = density.draw_prior().requires_grad_()
     assert torch.autograd.gradcheck(lambda u: density.of_model(u)[0], u)
     torch.testing.assert_close(density.of_model(u)[0], vae.prior().log_prob(u))

@@ -255,17 +255,20 @@ class TestInformation:
 
         return run
 
+    def programs(self, scale):
+        return Programs(self.guide(scale), self.guide(scale))
+
     def test_none_where_all_data_are_alike(self):
-        assert batch_information(self.guide(1.0), torch.ones(9, 2)) == pytest.approx(0, abs=1e-6)
+        assert batch_information(self.programs(1.0), torch.ones(9, 2)) == pytest.approx(0, abs=1e-6)
 
     def test_log_of_the_batch_where_all_are_told_apart(self):
         x = 1e3 * torch.arange(9.0).unsqueeze(1)
-        assert batch_information(self.guide(1.0), x) == pytest.approx(math.log(9))
+        assert batch_information(self.programs(1.0), x) == pytest.approx(math.log(9))
 
     def test_rows_are_draws_and_columns_data(self):
         x = torch.randn(5, 2, dtype=torch.float64)
         torch.manual_seed(1)
-        crossed = cross_log_guide(self.guide(0.5), x)
+        crossed = cross_log_guide(Programs(self.guide(0.5), self.guide(0.5)), x)
         torch.manual_seed(1)
         z = draw_particles(model_of, self.guide(0.5), x).latents["z"][0]
         expected = dist.Normal(x, 0.5).to_event(1).log_prob(z.unsqueeze(1))
@@ -275,10 +278,12 @@ class TestInformation:
         x = torch.randn(5, 2, dtype=torch.float64)
         guide = self.guide(0.1 + x.square())
         torch.manual_seed(1)
-        crossed = cross_log_guide(guide, x)
+        crossed = cross_log_guide(Programs(guide, guide), x)
         torch.manual_seed(1)
         expected = [crossed[j, j] - crossed[j].exp().mean().log() for j in range(5)]
-        assert batch_information(guide, x) == pytest.approx(torch.stack(expected).mean().item())
+        assert batch_information(Programs(guide, guide), x) == pytest.approx(
+            torch.stack(expected).mean().item()
+        )
 
     @pytest.mark.parametrize("order", ["top_down", "bottom_up"])
     def test_several_sites(self, order):
@@ -287,7 +292,7 @@ class TestInformation:
         x = chain.simulate(4)
         guide = getattr(chain, order)
         torch.manual_seed(2)
-        crossed = cross_log_guide(guide, x)
+        crossed = cross_log_guide(Programs(guide, guide), x)
         torch.manual_seed(2)
         drawn = draw_particles(chain.model, guide, x).latents
         for j in range(4):
@@ -352,7 +357,7 @@ class TestSemiAmortised:
         objective = IWAE(3)
         step = make_step("semi-amortised:4", vae, objective, x)
         torch.manual_seed(5)
-        refined = Refinement(4, num_particles=3)(vae.model, vae.guide, x, seed=None)
+        refined = Refinement(4, num_particles=3)(Programs(vae.model, vae.guide), x, seed=None)
         loss = objective.differentiable_loss(vae.model, refined, x) / len(x)
         gradients = torch.autograd.grad(loss, list(step.parameters.values()))
         torch.manual_seed(5)

@@ -9,7 +9,7 @@ import torch
 from programs import LinearChain, binary_vae, param_guide, param_model
 
 from ppl_vae.objectives import ELBO, IWAE, RWS, DReG
-from ppl_vae.particles import count_evaluations, draw_particles, simulate
+from ppl_vae.particles import Programs, count_evaluations, draw_particles
 from ppl_vae.schedules import Cosine, Exponential
 from ppl_vae.training import Budget, Checkpoint, TorchStep, fit
 from ppl_vae.training.budget import Spent
@@ -88,7 +88,7 @@ class TestCounting:
         with count_evaluations() as outer:
             draw_particles(vae.model, vae.guide, X, 2)
             with count_evaluations() as inner:
-                simulate(vae.model, None, X[:5], 3)
+                Programs(vae.model).simulate(X[:5], 3)
             draw_particles(vae.model, vae.guide, X[:10])
         draw_particles(vae.model, vae.guide, X)
         assert (outer.rows, inner.rows) == (90, 15)

@@ -1,7 +1,7 @@
 """Annealed importance sampling."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import final
 
@@ -76,7 +76,6 @@ class AnnealedImportanceSampling:
         gap: Width in nats of a sandwich found with these settings on simulated data, which results
             are to carry.
         rows: Chains times data moved at once; by default what suits the device.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -97,7 +96,6 @@ class AnnealedImportanceSampling:
     mass: Mass = "unit"
     gap: float | None = None
     rows: int | None = None
-    max_plate_nesting: int = 1
 
     def __post_init__(self) -> None:
         require_settings(self)
@@ -193,7 +191,6 @@ class AnnealedImportanceSampling:
                 f"guide=None, but the annealing has start={self.start!r} and mass={self.mass!r}: "
                 "give the guide, or take start='prior' and mass='unit', which need none."
             )
-        programs = replace(programs, max_plate_nesting=self.max_plate_nesting)
         per_datum = max(self.num_chains, self._num_pilots)
         size = ChunkSize(per_datum, self.rows, _CPU_ROWS, _GPU_ROWS, whole=True)
         with call.open(programs, x, size) as look:
@@ -223,9 +220,7 @@ class AnnealedImportanceSampling:
 
     def _path(self, programs: Programs, x: Tensor, num_chains: int) -> GeometricPath:
         needed = self.start == "guide" or self.mass == "guide"
-        guide = programs.guide if needed else None
-        nesting = programs.max_plate_nesting
-        density = LatentDensity(programs.model, guide, x, num_chains, nesting)
+        density = LatentDensity(programs if needed else programs.with_guide(None), x, num_chains)
         return GeometricPath(density, self.start)
 
     def _first_schedule(self) -> Tensor:

@@ -16,7 +16,7 @@ from ppl_vae.evidence.annealing.settings import require_annealing, require_count
 from ppl_vae.evidence.chunks import Call, Parts, Purpose, Streams
 from ppl_vae.evidence.result import Direction, Evidence
 from ppl_vae.evidence.unfinished import Columns, Part
-from ppl_vae.particles import ChunkSize, Evaluation, Program, Programs, simulate_data
+from ppl_vae.particles import ChunkSize, Evaluation, Program, Programs
 from ppl_vae.randomness import Stream, seeded
 
 
@@ -81,14 +81,14 @@ class BidirectionalMonteCarlo:
         """
         begun = time.perf_counter()
         call = Call(device, seed, progress)
-        programs = Programs(model, guide, self.annealing.max_plate_nesting)
+        programs = Programs(model, guide)
         with call.open(programs, x, ChunkSize(1)) as example:
             latents, x = self._simulate(example, seed)
-            nesting = example.max_plate_nesting
+            dim = example.programs.max_plate_nesting
 
         def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
             annealer = self.annealing.prepare(look.programs, x, streams)
-            exact = self._rows(latents, streams.first, len(x), nesting)
+            exact = self._rows(latents, streams.first, len(x), dim)
             return part_of(self._both(annealer, exact, streams))
 
         found = self.annealing.by_chunk(call, repr(self), estimate, programs, x)
@@ -97,10 +97,10 @@ class BidirectionalMonteCarlo:
         return Sandwich(x.cpu(), lower, upper, found.identity)
 
     def _simulate(self, example: Evaluation, seed: int | None) -> tuple[dict[str, Tensor], Tensor]:
-        first, nesting = example.x[:1].to(example.device), example.max_plate_nesting
+        first = example.x[:1].to(example.device)
         rows = first.expand(self.num_simulated, *first.shape[1:])
         with seeded(seed, Stream.SAMPLING):
-            return simulate_data(example.programs.model, rows, max_plate_nesting=nesting)
+            return example.programs.simulate_data(rows)
 
     def _rows(
         self, latents: dict[str, Tensor], start: int, size: int, dim: int

@@ -8,7 +8,7 @@ from ppl_vae.evidence.annealing.pilot import Mass
 from ppl_vae.evidence.annealing.schedules import Schedule
 
 _CHOICES = {"start": get_args(Start), "spacing": get_args(Schedule), "mass": get_args(Mass)}
-_COUNTS = ("num_temperatures", "num_chains", "leapfrog_steps", "max_plate_nesting")
+_COUNTS = ("num_temperatures", "num_chains", "leapfrog_steps")
 
 
 def require_settings(settings: Any) -> None:

@@ -16,7 +16,7 @@ from ppl_vae.data import RowData
 from ppl_vae.distributions import OneHotBlocks
 from ppl_vae.evidence.result import Evidence, concatenate
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
-from ppl_vae.particles.sites import SiteRun, log_densities, run
+from ppl_vae.particles.sites import SiteRun, log_densities
 from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights
@@ -38,7 +38,6 @@ class Enumeration:
     Args:
         max_configurations: More are refused.
         rows: Configurations times data decoded at once.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If max_configurations or rows is less than 1.
@@ -46,7 +45,6 @@ class Enumeration:
 
     max_configurations: int = 2**20
     rows: int = 20_000
-    max_plate_nesting: int = 1
 
     def __post_init__(self) -> None:
         for name in ("max_configurations", "rows"):
@@ -77,18 +75,19 @@ class Enumeration:
             ValueError: If there are no data, a latent is not discrete and finite, or there are too
                 many configurations.
         """
-        start, programs = time.perf_counter(), Programs(model, None, self.max_plate_nesting)
+        start, programs = time.perf_counter(), Programs(model)
         with (
             evaluation(programs, x, ChunkSize(1, self.rows, of_draws=False), device=device) as look,
             seeded(seed, Stream.EVALUATION),
             torch.no_grad(),
         ):
-            nesting, identity = look.max_plate_nesting, look.identity(repr(self), None)
-            states = States.of(run(model, look.x[:1].to(look.device), 1, nesting), nesting - 1)
+            identity, programs = look.identity(repr(self), None), look.programs
+            one = programs.run_model(look.x[:1].to(look.device), 1)
+            states = States.of(one, programs.max_plate_nesting - 1)
             self._require_few(states)
             at_once = max(1, self.rows // states.count)
             bar = tqdm(look.x.split(at_once), "log p(x)", disable=no_bar(progress))
-            parts = [self._sum(model, part.to(look.device), states, nesting) for part in bar]
+            parts = [self._sum(programs, part.to(look.device), states) for part in bar]
         evidence = replace(concatenate(parts), identity=identity)
         return replace(evidence, seconds=time.perf_counter() - start)
 
@@ -101,14 +100,14 @@ class Enumeration:
                 "ImportanceSampling."
             )
 
-    def _sum(self, model: Program, x: Tensor, states: "States", nesting: int) -> Evidence:
+    def _sum(self, programs: Programs, x: Tensor, states: "States") -> Evidence:
         weights = RunningWeights()
         size = max(1, self.rows // len(x))
         for first in range(0, states.count, size):
             index = torch.arange(first, min(first + size, states.count), device=x.device)
             latents = states.at(index, len(x))
-            modelled = run(model, x, len(index), nesting, latents)
-            densities = list(log_densities(modelled, nesting + 1).values())
+            modelled = programs.run_model(x, len(index), latents)
+            densities = list(log_densities(modelled, programs.num_dims).values())
             weights.add(sum((d.double() for d in densities[1:]), densities[0].double()))
         log_prob = (weights.log_mean + math.log(states.count)).cpu()
         epsilon = torch.finfo(densities[0].dtype).eps

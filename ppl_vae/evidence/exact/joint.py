@@ -10,9 +10,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.particles import Program, Programs, draw_particles, simulate
+from ppl_vae.particles import Programs
 from ppl_vae.particles.density import bijection_onto
-from ppl_vae.particles.sites import log_densities, require_all_rows, run
+from ppl_vae.particles.sites import log_densities, require_all_rows
 
 _ROUNDINGS = 8
 _EDGE = 40.0
@@ -81,17 +81,15 @@ class Joint:
     """``log p(x, u) = log p(x, z(u)) + log |dz/du|`` of a Pyro model, in nats.
 
     Attributes:
-        model: The Pyro model.
+        programs: With the model; its latents are given.
         x: The data, shape ``(batch, *event)``.
         sites: Site name to its part of u, in order.
-        max_plate_nesting: Plate dimensions the model uses.
         rows: Points times data decoded at once where no gradient is taken.
     """
 
-    model: Program
+    programs: Programs
     x: Shaped[Tensor, "batch *event"]
     sites: Mapping[str, SiteCoordinates]
-    max_plate_nesting: int
     rows: int
 
     @classmethod
@@ -110,17 +108,16 @@ class Joint:
             ValueError: If a latent site is discrete, or has a support that varies, or a plate
                 subsamples; names it.
         """
-        model, guide, nesting = programs.model, programs.guide, programs.max_plate_nesting
-        if guide is not None:
-            particles = draw_particles(model, guide, x, count, max_plate_nesting=nesting)
-        modelled = run(model, x, count, nesting, {} if guide is None else particles.latents)
+        drawn = None if programs.guide is None else programs.draw(x, count).latents
+        modelled = programs.run_model(x, count, drawn)
         require_all_rows(modelled)
-        latents = modelled.latents if guide is None else particles.latents
+        latents = modelled.latents if drawn is None else drawn
+        plates = programs.max_plate_nesting - 1
         sites = {
-            name: SiteCoordinates.of(name, value, modelled.sites[name]["fn"], nesting - 1)
+            name: SiteCoordinates.of(name, value, modelled.sites[name]["fn"], plates)
             for name, value in latents.items()
         }
-        return cls(model, x, sites, nesting, rows), latents
+        return cls(programs.with_guide(None), x, sites, rows), latents
 
     @property
     def dim(self) -> int:
@@ -153,8 +150,8 @@ class Joint:
         for (name, site), part in zip(self.sites.items(), parts, strict=True):
             latents[name], log_jacobian = site.constrain(part)
             total = total + log_jacobian
-        modelled = run(self.model, x, len(u), self.max_plate_nesting, latents)
-        for log_density in log_densities(modelled, self.max_plate_nesting + 1).values():
+        modelled = self.programs.run_model(x, len(u), latents)
+        for log_density in log_densities(modelled, self.programs.num_dims).values():
             total = total + log_density.double()
         return total.nan_to_num(nan=-torch.inf)
 
@@ -164,8 +161,7 @@ class Joint:
 
     def prior_draws(self, count: int) -> Float[Tensor, "points batch dim"]:
         """U of draws from the prior."""
-        drawn = simulate(self.model, None, self.x, count, max_plate_nesting=self.max_plate_nesting)
-        return self.unconstrain(drawn.latents)
+        return self.unconstrain(self.programs.simulate(self.x, count).latents)
 
 
 def _fixed_support(name: str, support: Any, event_dim: int) -> Any:

@@ -55,7 +55,6 @@ class Quadrature:
         tolerance: Largest difference between rules that agree, in nats.
         max_nodes: Points of the finest equally spaced grid.
         rows: Points times data decoded at once.
-        max_plate_nesting: Plate dimensions the programs use, the data plate included.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -71,7 +70,6 @@ class Quadrature:
     tolerance: float = 1e-6
     max_nodes: int = 2**20
     rows: int = 20_000
-    max_plate_nesting: int = 1
 
     def __post_init__(self) -> None:
         for name, least in (("order", 2), ("max_nodes", 10_000), ("rows", 1)):
@@ -104,7 +102,7 @@ class Quadrature:
             ValueError: If there are no data, more than 3 latent dimensions, a discrete latent, or
                 one whose support varies.
         """
-        start, programs = time.perf_counter(), Programs(model, guide, self.max_plate_nesting)
+        start, programs = time.perf_counter(), Programs(model, guide)
         size = ChunkSize(1, _CHUNK, whole=True, of_draws=False)
         with (
             evaluation(programs, x, size, device=device) as look,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ppl_vae.objectives import ELBO, VIMCO, Objective
-from ppl_vae.particles import Graph, LatentDensity, draw_particles
+from ppl_vae.particles import Graph, LatentDensity, Programs, draw_particles
 from ppl_vae.randomness import derive_seed
 from ppl_vae.testing.comparison import Answer, same
 from ppl_vae.testing.distributions.contract import require_equal, require_finite
@@ -56,7 +56,7 @@ def annealing(subject: Subject, seed: int) -> Answer:
     if support.is_discrete:
         return "not applicable"
     with same_draws(seed):
-        density = LatentDensity(*whole.programs, whole.x, _PARTICLES)
+        density = LatentDensity(Programs(*whole.programs), whole.x, _PARTICLES)
         u = density.draw_guide().requires_grad_()
     found, z = density(u), density.unpack(u)["z"].detach()
     (gradient,) = torch.autograd.grad(found.prior.sum() + found.likelihood.sum(), u)

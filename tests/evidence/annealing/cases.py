@@ -6,7 +6,7 @@ import torch
 from significance import Estimate
 
 from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.particles import LatentDensity
+from ppl_vae.particles import LatentDensity, Programs
 
 MODEL = LinearGaussian.random(4, 2, 0.7, seed=2)
 VAE = MODEL.mean_field_vae()
@@ -50,5 +50,5 @@ class Positive:
             pyro.sample("t", dist.Uniform(-self.one, 2 * self.one).to_event(1))
 
 
-def density_of(programs=VAE, x=X, num_chains=3, **kwargs):
-    return LatentDensity(programs.model, programs.guide, x, num_chains, **kwargs)
+def density_of(programs=VAE, x=X, num_chains=3):
+    return LatentDensity(Programs(programs.model, programs.guide).on(x), x, num_chains)

@@ -14,9 +14,9 @@ from ppl_vae.evidence import (
     calibrate,
     reverse_ais,
 )
-from ppl_vae.evidence.annealing import bidirectional, pilot
+from ppl_vae.evidence.annealing import pilot
 from ppl_vae.evidence.annealing.columns import jackknife_error
-from ppl_vae.particles import simulate_data
+from ppl_vae.particles import Programs
 
 from .cases import MODEL, VAE, Positive, X, ratio, run
 
@@ -59,11 +59,13 @@ class TestUnbiased:
     def test_not_from_latents_of_another_datum(self, monkeypatch, significance):
         """The wrong variant: z* and x are no pair."""
 
-        def strangers(model, x, **kwargs):
-            latents, data = simulate_data(model, x, **kwargs)
+        simulate_data = Programs.simulate_data
+
+        def strangers(programs, x):
+            latents, data = simulate_data(programs, x)
             return latents, data.flip(0)
 
-        monkeypatch.setattr(bidirectional, "simulate_data", strangers)
+        monkeypatch.setattr(Programs, "simulate_data", strangers)
         found = sandwich(AIS(15, 4, 2, rows=ALL), 1000)
         exact = MODEL.log_evidence(found.x).detach()
         with pytest.raises(AssertionError):

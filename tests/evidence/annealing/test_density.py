@@ -9,7 +9,7 @@ from significance import mean_of
 from torch.autograd.functional import jacobian
 
 from ppl_vae.evidence import AnnealedImportanceSampling
-from ppl_vae.particles import LatentDensity, draw_particles, simulate_data
+from ppl_vae.particles import LatentDensity, Programs, draw_particles
 
 from .cases import MODEL, VAE, Positive, X, density_of, run
 
@@ -40,11 +40,6 @@ class Plated:
             pyro.sample("a", dist.Normal(x, 0.5).to_event(1))
 
 
-class Programs:
-    def __init__(self, model, guide):
-        self.model, self.guide = model, guide
-
-
 CHAINED = Programs(CHAIN.model, CHAIN.rough)
 
 
@@ -55,7 +50,7 @@ class TestValues:
             (VAE.model, VAE.guide, X),
             (CHAIN.model, CHAIN.bottom_up, CHAIN.simulate(5)),
         ):
-            density = LatentDensity(model, guide, x, 3)
+            density = LatentDensity(Programs(model, guide), x, 3)
             particles = draw_particles(model, guide, x, 3)
             found = density(density.pack(particles.latents))
             torch.testing.assert_close(found.prior, particles.log_latent_prior)
@@ -63,11 +58,9 @@ class TestValues:
             torch.testing.assert_close(found.guide, particles.log_proposal)
 
     def test_unpacking_undoes_packing(self):
-        for programs, x, nesting in ((POSITIVE, POSITIVE.x, 1), (Plated(), Plated.x, 2)):
-            density = density_of(programs, x, max_plate_nesting=nesting)
-            particles = draw_particles(
-                programs.model, programs.guide, x, 3, max_plate_nesting=nesting
-            )
+        for programs, x in ((POSITIVE, POSITIVE.x), (Plated(), Plated.x)):
+            density = density_of(programs, x)
+            particles = draw_particles(programs.model, programs.guide, x, 3)
             u = density.pack(particles.latents)
             assert u.shape == (3, len(x), density.dim)
             for name, value in density.unpack(u).items():
@@ -96,8 +89,8 @@ class TestValues:
 
     def test_plates_beside_the_data(self):
         plated = Plated()
-        density = density_of(plated, plated.x, max_plate_nesting=2)
-        particles = draw_particles(plated.model, plated.guide, plated.x, 3, max_plate_nesting=2)
+        density = density_of(plated, plated.x)
+        particles = draw_particles(plated.model, plated.guide, plated.x, 3)
         found = density(density.pack(particles.latents))
         volume = particles.latents["b"].log().sum(-2)
         assert density.dim == 5
@@ -120,8 +113,7 @@ class TestDraws:
     @pytest.mark.parametrize("programs", [POSITIVE, Plated()], ids=["positive", "plated"])
     def test_have_the_spread_of_their_density(self, programs, significance):
         """E_q[p / (p + q)] = E_p[q / (p + q)], of bounded terms."""
-        x, nesting = programs.x[:1], 1 if programs is POSITIVE else 2
-        density = density_of(programs, x, 20_000, max_plate_nesting=nesting)
+        density = density_of(programs, programs.x[:1], 20_000)
         with torch.no_grad():
             from_guide, from_prior = density(density.draw_guide()), density(density.draw_prior())
         under_guide = torch.special.expit(from_guide.prior - from_guide.guide)
@@ -189,11 +181,11 @@ class TestRefusals:
                 pyro.sample("y", dist.Normal(z[..., 1], 1.0), obs=x[:, 1])
 
         with pytest.raises(ValueError, match="observes one site of the shape of x"):
-            simulate_data(model, torch.zeros(4, 2))
+            Programs(model).simulate_data(torch.zeros(4, 2))
 
 
 def test_simulated_data_and_latents_belong_together():
-    latents, x = simulate_data(MODEL.vae().model, X.new_zeros(4000, 4))
+    latents, x = Programs(MODEL.vae().model).simulate_data(X.new_zeros(4000, 4))
     error = x - latents["z"][0] @ MODEL.weight.detach().T - MODEL.bias.detach()
     assert x.shape == (4000, 4)
     # Were they strangers, the variance would have that of W z on top.

@@ -11,7 +11,7 @@ from significance import mean_of, variance_of
 from ppl_vae.evidence.annealing import hmc
 from ppl_vae.evidence.annealing.hmc import HamiltonianTransition
 from ppl_vae.evidence.annealing.path import Chains, GeometricPath
-from ppl_vae.particles import LatentDensity
+from ppl_vae.particles import LatentDensity, Programs
 
 from .cases import MODEL, VAE, X, density_of
 
@@ -53,7 +53,7 @@ class TestPath:
                 pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
                 pyro.sample("x", dist.Normal(x.new_zeros(4), 1.0).to_event(1), obs=x)
 
-        path = GeometricPath(LatentDensity(model, VAE.guide, X, 3), "prior")
+        path = GeometricPath(LatentDensity(Programs(model, VAE.guide), X, 3), "prior")
         assert not path.draw().ratio_gradient.any()
 
 
@@ -126,7 +126,7 @@ def fragile_guide(x):
 
 class TestRejection:
     def fragile_move(self, size=30.0):
-        path = GeometricPath(LatentDensity(fragile, fragile_guide, X, 40), "prior")
+        path = GeometricPath(LatentDensity(Programs(fragile, fragile_guide), X, 40), "prior")
         chains = path.draw()
         moved, acceptance = HamiltonianTransition(1)(path, chains, ONE, steps(path, size), ONE)
         return chains, moved, acceptance

@@ -101,7 +101,7 @@ class TestByHand:
         support = torch.arange(5).double()
         prior = dist.Binomial(4, torch.tensor(0.3).double()).log_prob(support)
         by_element = prior + dist.Normal(support, 0.6).log_prob(X.unsqueeze(-1))
-        evidence = Enumeration(max_plate_nesting=2)(model, guide, X)
+        evidence = Enumeration()(model, guide, X)
         torch.testing.assert_close(evidence.log_prob, torch.logsumexp(by_element, -1).sum(-1))
         assert evidence.num_particles == 25
 
