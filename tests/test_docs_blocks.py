@@ -31,7 +31,6 @@ SMALLER = [
 # Blocks that need what is not here, by a line of theirs.
 ELSEWHERE = {
     "RayEngine": "starts Ray: tests/engines runs it",
-    "pv.runs.replay_run(folder)": "needs a run that failed: tests/training/test_non_finite.py",
     "plot_ecdf_pit": "needs a long diagnosis: tests/arviz/test_diagnostics_trees.py",
 }
 OWN_TESTS = {"docs/extending.md": "tests/test_docs.py runs its blocks, each in a module of its own"}

@@ -18,6 +18,7 @@ FLOORS = {
     "components by name": ["components"],
     "running tasks": ["engines"],
     "what a number was computed from": ["identity"],
+    "the one file format": ["store"],
     "tensors and data": ["weights", "randomness", "progress", "devices",
                          "settings_file", "schedules", "networks", "data"],
     "figures, trees of arrays": ["plots", "netcdf"],

@@ -88,3 +88,8 @@ def test_import_is_without_warnings():
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_the_citation_is_of_this_version():
+    cited = (Path(pv.__file__).parents[1] / "CITATION.cff").read_text()
+    assert f"\nversion: {pv.__version__}\n" in cited

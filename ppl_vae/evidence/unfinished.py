@@ -1,6 +1,5 @@
 """The finished chunks of a long computation, in one safetensors file."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,14 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from ppl_vae.files import write_atomically
-from ppl_vae.identity import Identity, hash_tensors
+from ppl_vae.identity import Identity
+from ppl_vae.store import Stored
 
-_FORMAT = "ppl_vae unfinished 2"
+_FORMAT = "ppl_vae unfinished 3"
 _SECONDS_BETWEEN = 5.0
 Columns = Mapping[str, Tensor]
 """Name to values, one for each datum of a chunk."""
@@ -68,14 +65,9 @@ class Unfinished:
         """
         if path is None or not path.exists():
             return cls(path, identity)
-        metadata, tensors = _read(path)
-        identity.require_same(Identity.from_dict(json.loads(metadata["identity"])), str(path))
-        records = json.loads(metadata["record"])
-        columns: list[dict[str, Tensor]] = [{} for _ in records]
-        for key, value in tensors.items():
-            number, name = key.split("/", 1)
-            columns[int(number)][name] = value
-        parts = [Part(*pair) for pair in zip(columns, records, strict=True)]
+        stored = _read(path)
+        identity.require_same(Identity.from_dict(stored.identity), str(path))
+        parts = [Part(stored.tensors[str(n)], each) for n, each in enumerate(stored.record)]
         return cls(path, identity, parts, len(parts))
 
     def add(self, part: Part) -> None:
@@ -100,19 +92,9 @@ class Unfinished:
         """
         if self.path is None or len(self.parts) == self._written:
             return
-        tensors = {
-            f"{number}/{name}": value.contiguous().clone()
-            for number, part in enumerate(self.parts)
-            for name, value in part.columns.items()
-        }
-        record = json.dumps([dict(part.record) for part in self.parts])
-        metadata = {
-            "format": _FORMAT,
-            "identity": json.dumps(self.identity.to_dict()),
-            "record": record,
-            "sha256": hash_tensors(tensors),
-        }
-        write_atomically(self.path, safetensors.torch.save(tensors, metadata))
+        columns = {str(number): part.columns for number, part in enumerate(self.parts)}
+        records = [dict(part.record) for part in self.parts]
+        Stored(columns, records, self.identity.to_dict()).write(self.path, _FORMAT)
         self._written, self._last = len(self.parts), time.monotonic()
 
 
@@ -124,23 +106,8 @@ def identity_in(path: Path | None) -> Identity | None:
     """
     if path is None or not path.exists():
         return None
-    return Identity.from_dict(json.loads(_read(path)[0]["identity"]))
+    return Identity.from_dict(_read(path).identity)
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged or no unfinished estimate ({error}): delete it to start anew."
-        ) from error
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} has format {metadata.get('format')!r}, expected {_FORMAT!r}: delete it, or "
-            "name another file."
-        )
-    if metadata.get("sha256") != hash_tensors(tensors):
-        raise ValueError(f"{path} is damaged: its numbers were changed; delete it to start anew.")
-    return metadata, tensors
+def _read(path: Path) -> Stored:
+    return Stored.read(path, _FORMAT, "unfinished estimate", "delete it to start anew")

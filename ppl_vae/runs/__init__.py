@@ -12,7 +12,6 @@ from ppl_vae.runs.evaluations import (
 )
 from ppl_vae.runs.imputation import ImputedTable, impute_run
 from ppl_vae.runs.normalizers import Normalizer, find_normalizers
-from ppl_vae.runs.replay import replay_run
 from ppl_vae.runs.run import Run, Split, evaluate_run, is_point_guide, open_run, train_run
 from ppl_vae.runs.sharded import evaluate_sharded
 
@@ -36,6 +35,5 @@ __all__ = [
     "is_point_guide",
     "list_evaluations",
     "open_run",
-    "replay_run",
     "train_run",
 ]

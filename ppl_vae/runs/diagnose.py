@@ -35,7 +35,7 @@ from ppl_vae.runs.diagnosis import Diagnosis
 from ppl_vae.runs.finished import FinishedParts
 from ppl_vae.runs.run import Run, Split, unfinished_file
 
-PARTS_FILE = "diagnosis-parts.json"
+PARTS_FILE = "diagnosis-parts.safetensors"
 _REFINEMENT = Refinement(50)
 
 

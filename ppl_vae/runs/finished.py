@@ -1,20 +1,18 @@
-"""The finished parts of a longer piece of work, in one JSON file."""
+"""The finished parts of a longer piece of work, in one file."""
 
-import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
-from ppl_vae.files import write_atomically
-from ppl_vae.identity import Identity, hash_values
+from ppl_vae.identity import Identity
+from ppl_vae.store import Stored
 
-_FORMAT = "ppl_vae parts 2"
-_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.int64, torch.bool)}
+_FORMAT = "ppl_vae parts 3"
+_REMEDY = "delete it to start anew"
 
 
 @final
@@ -27,7 +25,7 @@ class FinishedParts:
     name only the classes given here.
 
     Args:
-        path: The file; written anew, atomically, with every part.
+        path: The file, in the format of :mod:`ppl_vae.store`; written anew with every part.
         classes: Of the results; those that their fields are made of are known with them.
 
     Raises:
@@ -36,13 +34,16 @@ class FinishedParts:
 
     path: Path
     classes: Iterable[type]
-    _parts: dict[str, Any] = field(init=False, default_factory=dict)
+    _records: dict[str, Any] = field(init=False, default_factory=dict)
+    _tensors: dict[str, dict[str, Tensor]] = field(init=False, default_factory=dict)
     _by_name: dict[str, type] = field(init=False)
 
     def __post_init__(self) -> None:
         self._by_name = {kind.__name__: kind for kind in _with_fields(self.classes)}
         if self.path.exists():
-            self._parts = self._load()
+            stored = Stored.read(self.path, _FORMAT, "parts of a diagnosis", _REMEDY)
+            self._records = dict(stored.record)
+            self._tensors = {key: dict(named) for key, named in stored.tensors.items()}
 
     def read(self, identity: Identity) -> Any:
         """The part of this identity, or None if there is none.
@@ -50,16 +51,16 @@ class FinishedParts:
         Raises:
             ValueError: If the part is damaged.
         """
-        part = self._parts.get(identity.key)
+        part = self._records.get(identity.key)
         if part is None:
             return None
         try:
             identity.require_same(Identity.from_dict(part["identity"]), str(self.path))
-            if hash_values(part["result"]) != part["sha256"]:
-                raise ValueError("SHA-256 differs")
-            return _decoded(part["result"], self._by_name)
+            codec = _Codec(self._by_name, self._tensors.get(identity.key, {}))
+            return codec.decode(part["result"])
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise self._damaged(error) from error
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self.path} is damaged ({reason}): {_REMEDY}.") from error
 
     def write(self, identity: Identity, result: Any) -> None:
         """Keep a part.
@@ -68,24 +69,11 @@ class FinishedParts:
             OSError: If the file cannot be written; an earlier one stays whole.
             TypeError: If the result holds what cannot be kept.
         """
-        encoded = _encoded(result, self._by_name)
-        self._parts[identity.key] = {
-            "identity": identity.to_dict(), "sha256": hash_values(encoded), "result": encoded
-        }  # fmt: skip
-        write_atomically(self.path, json.dumps({"format": _FORMAT, "parts": self._parts}) + "\n")
-
-    def _load(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self.path.read_text())
-            if content["format"] != _FORMAT:
-                raise ValueError(f"format {content['format']!r}, expected {_FORMAT!r}")
-            return dict(content["parts"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: Exception) -> ValueError:
-        reason = " ".join(str(error).split())
-        return ValueError(f"{self.path} is damaged ({reason}): delete it to start anew.")
+        codec = _Codec(self._by_name, {})
+        encoded = codec.encode(result)
+        self._records[identity.key] = {"identity": identity.to_dict(), "result": encoded}
+        self._tensors[identity.key] = codec.tensors
+        Stored(self._tensors, self._records).write(self.path, _FORMAT)
 
 
 def _with_fields(classes: Iterable[type]) -> set[type]:
@@ -101,42 +89,48 @@ def _with_fields(classes: Iterable[type]) -> set[type]:
     return known
 
 
-def _encoded(value: Any, classes: Mapping[str, type]) -> Any:
-    if isinstance(value, Tensor) and str(value.dtype) in _DTYPES:
-        flat = value.detach().cpu().flatten().tolist()
-        return {"tensor": flat, "shape": list(value.shape), "dtype": str(value.dtype)}
-    if isinstance(value, Identity):
-        return {"identity": value.to_dict()}
-    if is_dataclass(value):
-        name = type(value).__name__
-        if classes.get(name) is not type(value):
-            raise TypeError(f"a result of class {name} is none of {', '.join(classes)}.")
-        named = {f.name: getattr(value, f.name) for f in fields(value)}
-        return {"class": name, "fields": {n: _encoded(v, classes) for n, v in named.items()}}
-    if isinstance(value, dict):
-        return {"items": [[_encoded(k, classes), _encoded(v, classes)] for k, v in value.items()]}
-    if isinstance(value, tuple):
-        return {"tuple": [_encoded(entry, classes) for entry in value]}
-    if isinstance(value, list):
-        return [_encoded(entry, classes) for entry in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"a result holds {type(value).__name__}, which cannot be kept.")
+@final
+@dataclass(frozen=True)
+class _Codec:
+    """Results as JSON and back; their tensors stand apart, by number."""
 
+    classes: Mapping[str, type]
+    tensors: dict[str, Tensor]
 
-def _decoded(value: Any, classes: Mapping[str, type]) -> Any:
-    if isinstance(value, list):
-        return [_decoded(entry, classes) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        flat = torch.tensor(value["tensor"], dtype=_DTYPES[value["dtype"]])
-        return flat.reshape(value["shape"])
-    if "identity" in value:
-        return Identity.from_dict(value["identity"])
-    if "class" in value:
-        named = {name: _decoded(entry, classes) for name, entry in value["fields"].items()}
-        return classes[value["class"]](**named)
-    if "items" in value:
-        return {_decoded(k, classes): _decoded(v, classes) for k, v in value["items"]}
-    return tuple(_decoded(entry, classes) for entry in value["tuple"])
+    def encode(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            self.tensors[str(len(self.tensors))] = value
+            return {"tensor": str(len(self.tensors) - 1)}
+        if isinstance(value, Identity):
+            return {"identity": value.to_dict()}
+        if is_dataclass(value):
+            name = type(value).__name__
+            if self.classes.get(name) is not type(value):
+                raise TypeError(f"a result of class {name} is none of {', '.join(self.classes)}.")
+            named = {f.name: self.encode(getattr(value, f.name)) for f in fields(value)}
+            return {"class": name, "fields": named}
+        if isinstance(value, dict):
+            return {"items": [[self.encode(each) for each in pair] for pair in value.items()]}
+        if isinstance(value, tuple):
+            return {"tuple": [self.encode(entry) for entry in value]}
+        if isinstance(value, list):
+            return [self.encode(entry) for entry in value]
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise TypeError(f"a result holds {type(value).__name__}, which cannot be kept.")
+
+    def decode(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.decode(entry) for entry in value]
+        if not isinstance(value, dict):
+            return value
+        if "tensor" in value:
+            return self.tensors[value["tensor"]]
+        if "identity" in value:
+            return Identity.from_dict(value["identity"])
+        if "class" in value:
+            named = {name: self.decode(entry) for name, entry in value["fields"].items()}
+            return self.classes[value["class"]](**named)
+        if "items" in value:
+            return {self.decode(key): self.decode(entry) for key, entry in value["items"]}
+        return tuple(self.decode(entry) for entry in value["tuple"])

@@ -29,7 +29,6 @@ from ppl_vae.runs.normalizers import find_normalizers
 from ppl_vae.runs.summary import DataSummary
 from ppl_vae.schedules import Constant
 from ppl_vae.training import (
-    NON_FINITE,
     Checkpoint,
     EpochRecord,
     FitResult,
@@ -360,8 +359,6 @@ def _require_ours(folder: Path, config: RunConfig, dataset: Dataset) -> None:
 
 def _claim(folder: Path, config: RunConfig, summary: DataSummary, fixed: str) -> None:
     """Write what the run is."""
-    # An update that an earlier attempt failed at is found again, or is no more.
-    (folder / NON_FINITE).unlink(missing_ok=True)
     content = {
         "config": config.complete(), "data_sha256": summary.sha256, "fixed_sha256": fixed
     }  # fmt: skip

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.data import Dataset, Schema
-from ppl_vae.training.checkpoint import load_groups, save_groups
+from ppl_vae.store import Stored
 
-_FORMAT = "ppl_vae data 2"
+_FORMAT = "ppl_vae data 3"
 
 
 @final
@@ -85,7 +85,7 @@ class DataSummary:
             "num_train": self.num_train,
             "missing_share": self.missing_share,
         }
-        save_groups(path, _FORMAT, {"data": {"rows": self.rows}}, values)
+        Stored({"data": {"rows": self.rows}}, values).write(path, _FORMAT)
 
     @classmethod
     def load(cls, path: Path) -> "DataSummary":
@@ -95,6 +95,7 @@ class DataSummary:
             FileNotFoundError: If there is no such file.
             ValueError: If it is damaged.
         """
-        groups, values = load_groups(path, _FORMAT)
-        values["schema"] = Schema.from_mapping(values["schema"])
-        return cls(**values, rows=groups["data"]["rows"])
+        remedy = "bring back a copy, or train anew"
+        stored = Stored.read(path, _FORMAT, "summary of a run's data", remedy)
+        values = {**stored.record, "schema": Schema.from_mapping(stored.record["schema"])}
+        return cls(**values, rows=stored.tensors["data"]["rows"])

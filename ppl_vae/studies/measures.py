@@ -18,8 +18,8 @@ from ppl_vae.objectives import Objective
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.registry import parse_objective, with_particles
 from ppl_vae.runs import Rows, Run
+from ppl_vae.store import read_sealed, write_sealed
 from ppl_vae.studies.results import MEASURES, PICTURES
-from ppl_vae.studies.sealed import read_sealed, write_sealed
 
 _CURVE = {"num_particles": (1, 2, 5, 10, 20, 50, 100, 200), "replicates": 10}
 _CURVE_DATA = 200

@@ -17,6 +17,7 @@ from ppl_vae.files import write_atomically
 from ppl_vae.registry import needs_guide_density
 from ppl_vae.runs import is_point_guide
 from ppl_vae.runs.run import CONFIG, read_config, require_same_settings
+from ppl_vae.store import read_sealed, write_sealed
 from ppl_vae.studies.cell import CellTask, is_done, log, run_cell, tasks_of
 from ppl_vae.studies.file import study_to_mapping
 from ppl_vae.studies.manifest import describe
@@ -31,7 +32,6 @@ from ppl_vae.studies.results import (
     open_study,
     write_plan,
 )
-from ppl_vae.studies.sealed import read_sealed, write_sealed
 from ppl_vae.studies.status import Progress
 from ppl_vae.studies.store import write_tables
 

@@ -6,13 +6,12 @@ from ppl_vae.training.budget import Budget
 from ppl_vae.training.checkpoint import Checkpoint, load_parameters
 from ppl_vae.training.fit import FitResult, fit
 from ppl_vae.training.history import EpochRecord, History, csv_line, curve_of, plot_histories
-from ppl_vae.training.non_finite import NON_FINITE, NonFiniteError, replay_non_finite
+from ppl_vae.training.non_finite import NonFiniteError
 from ppl_vae.training.semi_amortised import SemiAmortisedStep
 from ppl_vae.training.settings import STEPS
 from ppl_vae.training.step import Step, SVIStep, TorchStep
 
 __all__ = [
-    "NON_FINITE",
     "STEPS",
     "AggressiveStep",
     "AlternatingStep",
@@ -31,5 +30,4 @@ __all__ = [
     "fit",
     "load_parameters",
     "plot_histories",
-    "replay_non_finite",
 ]

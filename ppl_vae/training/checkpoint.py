@@ -1,19 +1,15 @@
 """A training run in one safetensors file: loading it never runs code from it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from ppl_vae.files import write_atomically
-from ppl_vae.identity import hash_tensors, hash_values
+from ppl_vae.store import Stored
 
-FORMAT = "ppl_vae checkpoint 2"
+FORMAT = "ppl_vae checkpoint 3"
 _GROUPS = ("parameter", "buffer", "best", "best_buffer", "optimizer")
 _WHOLE = "whole_"
 
@@ -63,7 +59,7 @@ class Checkpoint:
         if self.whole is not None:
             groups |= {_WHOLE + name: group for name, group in self.whole._groups().items()}
             progress = {**progress, "whole": self.whole.progress}
-        save_groups(path, FORMAT, groups, progress)
+        Stored(groups, progress).write(path, FORMAT)
 
     def _groups(self) -> dict[str, Mapping[str, Tensor]]:
         return {group: getattr(self, group) for group in _GROUPS}
@@ -76,10 +72,11 @@ class Checkpoint:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is cut short or is not a checkpoint of this package.
         """
-        groups, progress = load_groups(path, FORMAT)
-        before = progress.pop("whole", None)
-        whole = None if before is None else cls._of(before, groups, _WHOLE)
-        return cls._of(progress, groups, "", whole)
+        remedy = "delete it to train anew, or bring back a copy"
+        stored = Stored.read(path, FORMAT, "checkpoint", remedy)
+        before = stored.record.pop("whole", None)
+        whole = None if before is None else cls._of(before, stored.tensors, _WHOLE)
+        return cls._of(stored.record, stored.tensors, "", whole)
 
     @classmethod
     def _of(
@@ -91,60 +88,6 @@ class Checkpoint:
     ) -> "Checkpoint":
         named: dict[str, Any] = {name: groups.get(prefix + name, {}) for name in _GROUPS}
         return cls(progress, whole=whole, **named)
-
-
-def save_groups(
-    path: Path, kind: str, groups: Mapping[str, Mapping[str, Tensor]], values: dict[str, Any]
-) -> None:
-    """Write groups of named tensors, and plain values, as one safetensors file, atomically.
-
-    A SHA-256 over the tensors and the values goes with them.
-    """
-    tensors = {
-        f"{group}/{name}": value.detach().cpu().contiguous().clone()
-        for group, named in groups.items()
-        for name, value in named.items()
-    }
-    metadata = {"format": kind, "progress": json.dumps(values)}
-    metadata["sha256"] = _digest(tensors, metadata)
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
-
-
-def load_groups(path: Path, kind: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The groups and the values that :func:`save_groups` wrote.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is cut short, changed, or of another kind.
-    """
-    metadata, tensors = _read(path, kind)
-    groups: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        group, name = key.split("/", 1)
-        groups.setdefault(group, {})[name] = value
-    return groups, json.loads(metadata["progress"])
-
-
-def _read(path: Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: train first, or name another run.")
-    remedy = "delete it to train anew, or bring back a copy."
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint ({error}): {remedy}") from error
-    if metadata.get("format") != kind:
-        raise ValueError(f"{path} has format {metadata.get('format')!r}, expected {kind!r}.")
-    if metadata.get("sha256") != _digest(tensors, metadata):
-        raise ValueError(f"{path} is not as it was written (SHA-256 differs): {remedy}")
-    return metadata, tensors
-
-
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of all that a file holds, types among it."""
-    return hash_values([metadata.get("format"), metadata.get("progress"), hash_tensors(tensors)])
 
 
 def load_parameters(

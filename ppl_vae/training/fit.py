@@ -19,7 +19,7 @@ from ppl_vae.schedules import Schedule
 from ppl_vae.training.budget import Budget
 from ppl_vae.training.checkpoint import Checkpoint
 from ppl_vae.training.history import EpochRecord, History
-from ppl_vae.training.non_finite import NON_FINITE
+from ppl_vae.training.non_finite import NonFiniteError
 from ppl_vae.training.run import TrainingRun
 from ppl_vae.training.settings import FitSettings, StepFactory, Transform
 
@@ -114,8 +114,9 @@ def fit(
 
     Raises:
         NonFiniteError: If a density, a gradient or a parameter is NaN or infinite: a ValueError
-            that names the update, the site and the datum. With a checkpoint, what makes the update
-            again is saved beside it; see :func:`~ppl_vae.training.replay_non_finite`.
+            that names the update, the site and the datum. The model then has the parameters before
+            that update, so that a debugger, or prints in the model, show what comes of the datum;
+            a checkpoint has the epochs before, so that going on with it comes to the update again.
         ValueError: On impossible settings or data, or a checkpoint of another run; also where the
             guide is a point and the prior is trained or depends on another latent, as the joint
             density then has no maximum.
@@ -140,9 +141,8 @@ def fit(
         step=step,
         seed=seed,
     )
-    failure = None if checkpoint is None else checkpoint.with_name(NON_FINITE)
     run = TrainingRun(
-        model, guide, objective, train, valid, settings, resolve_device(device), failure, origin
+        model, guide, objective, train, valid, settings, resolve_device(device), origin
     )
     if checkpoint is not None and checkpoint.exists():
         run.restore(Checkpoint.load(checkpoint), f"the checkpoint {checkpoint}")
@@ -151,7 +151,7 @@ def fit(
     saved = time.monotonic()
     with _bar(run, progress) as bar:
         while not run.finished:
-            record = run.advance()
+            record = _advance(run, checkpoint)
             if record is not None:
                 bar.update(run.done - bar.n)
                 bar.set_postfix_str(f"bound {record.bound:.2f} nats")
@@ -163,6 +163,16 @@ def fit(
                 on_epoch(record)
     run.keep_best()
     return FitResult(run.history, stopped_early=not run.exhausted)
+
+
+def _advance(run: TrainingRun, checkpoint: Path | None) -> EpochRecord | None:
+    """The next epoch; where it fails, the epochs before it are kept."""
+    try:
+        return run.advance()
+    except NonFiniteError:
+        if checkpoint is not None and run.history.records:
+            run.before_epoch.save(checkpoint)
+        raise
 
 
 def _not_an_objective(given: object) -> str:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any, final
 
 import pyro
@@ -30,7 +30,7 @@ from ppl_vae.training.checks import (
     require_maximum,
 )
 from ppl_vae.training.history import EpochRecord, History
-from ppl_vae.training.non_finite import NonFiniteError, UpdateRecord, attempt, random_states
+from ppl_vae.training.non_finite import NonFiniteError, attempt
 from ppl_vae.training.parameters import find_parameters
 from ppl_vae.training.settings import FitSettings
 from ppl_vae.training.state import Mark, State, copied
@@ -62,7 +62,6 @@ class TrainingRun:
         valid: Tensor | None,
         settings: FitSettings,
         device: torch.device,
-        non_finite_file: Path | None = None,
         origin: Mapping[str, str] | None = None,
     ) -> None:
         if settings.patience is not None and valid is None:
@@ -71,12 +70,12 @@ class TrainingRun:
         self.settings, self.device = settings, device
         self.history, self.spent = History(), Spent()
         self._origin = dict(origin or {})
-        self._non_finite_file = non_finite_file
         self._data_checked = False
         # The limit that training ended at.
         self._ended: float | None = None
-        # The last update made under watch, and the rows of its batch.
-        self._last: tuple[UpdateRecord, Tensor]
+        # The state before the last update made under watch, and the rows of its batch.
+        self._last: tuple[State, Tensor]
+        self.before_epoch: Checkpoint
         # Before the last epoch, where the budget ended inside it.
         self._whole: Checkpoint | None = None
         programs = objective.programs(model, guide)
@@ -165,14 +164,14 @@ class TrainingRun:
         start = time.perf_counter()
         mark = self._mark(State.copy_of(self.step, self.buffers))
         seen = self._train_within_budget(mark)
-        partial = seen.updates < len(self.batches)
-        if partial or self.exhausted:
+        cut = seen.updates < len(self.batches)
+        if cut or self.exhausted:
             self._ended = self.settings.budget.limit
         if not seen.updates:
             return None
         # A longer run must equal one planned so: it goes on from before what was cut short.
-        self._whole = self._checkpoint(mark) if partial else None
-        return self._record(seen, self._validate(partial), start)
+        self._whole = self._checkpoint(mark) if cut else None
+        return self._record(seen, self._validate(cut), start)
 
     def _record(self, seen: _Pass, score: Score | None, start: float) -> EpochRecord:
         bound, log_likelihood, *kl = (seen.sums / seen.num_data).tolist()
@@ -220,8 +219,7 @@ class TrainingRun:
                     self._data_checked = True
                     return seen
             except ValueError as error:
-                if not self._may_be_non_finite(error):
-                    raise
+                # Torch refuses parameters and values of a distribution that are not finite.
                 failure = error
         # Watching takes time, and a budget of seconds would end it too soon.
         most = self.spent.updates - mark.spent.updates + (failure is not None)
@@ -233,25 +231,15 @@ class TrainingRun:
                 if "Expected value" in str(failure) and str(culprit.site).startswith("observed"):
                     # Data outside the support: torch says which.
                     raise failure or culprit from None
-                raise self._told(culprit) from culprit
+                before, rows = self._last
+                before.load(self.step, self.buffers)
+                self.before_epoch = self._checkpoint(mark)
+                update, epoch = self.spent.updates + 1, mark.epochs + 1
+                raise NonFiniteError.of(culprit, update, epoch, rows) from culprit
         raise failure or NonFiniteError(
             f"epoch {mark.epochs + 1} was not finite, but it was when made again: this device does "
             "not repeat its own numbers; lower the learning rate or clip gradients."
         )
-
-    def _may_be_non_finite(self, error: ValueError) -> bool:
-        # By these words torch refuses parameters and values of a distribution, NaN among them.
-        refused = any(word in str(error) for word in ("Expected parameter", "Expected value"))
-        known = isinstance(error, NonFiniteDensityError) or refused
-        return known or not all_finite(self.step.parameters)
-
-    def _told(self, culprit: NonFiniteDensityError | NonFiniteUpdateError) -> NonFiniteError:
-        """What the failure of the last update is told as; saves what makes it again."""
-        record, rows = self._last
-        if self._non_finite_file is not None:
-            record.save(self._non_finite_file)
-        row = None if culprit.datum is None else int(rows[culprit.datum])
-        return record.error(culprit, row, self._non_finite_file)
 
     def _train_epoch(self, most: int | None, watched: bool = False) -> _Pass:
         """Update on the epoch's batches while the budget lasts, at most so many times."""
@@ -266,9 +254,9 @@ class TrainingRun:
                 seen.rate = self.settings.schedule(progress)
                 self.objective.context = Context(progress, self.batches.num_data)
                 if watched:
-                    parts = self._watched_update(rows, batch, seen.rate)
-                else:
-                    parts = self.step(batch, seen.rate)
+                    self._last = State.copy_of(self.step, self.buffers), rows
+                update = partial(attempt, self.step) if watched else self.step
+                parts = update(batch, seen.rate)
                 seen.sums = seen.sums + parts if seen.updates else parts
                 seen.updates, seen.num_data = seen.updates + 1, seen.num_data + len(batch)
                 if budget.seconds is not None:
@@ -285,23 +273,9 @@ class TrainingRun:
         self.spent = replace(self.spent, seconds=before.seconds + time.perf_counter() - begun)
         return seen
 
-    def _watched_update(self, rows: Tensor, batch: Tensor, rate: float) -> Tensor:
-        """Update, and keep all that makes the update again."""
-        record = UpdateRecord(
-            state=State.copy_of(self.step, self.buffers),
-            random=random_states(self.device),
-            batch=batch,
-            learning_rate=rate,
-            context=self.objective.context,
-            update=self.spent.updates + 1,
-            epoch=len(self.history) + 1,
-        )
-        self._last = record, rows
-        return attempt(self.step, batch, rate)
-
-    def _validate(self, partial: bool) -> Score | None:
+    def _validate(self, cut: bool) -> Score | None:
         # Never merely because it is the last: a run made longer must equal one planned so.
-        due = partial or (len(self.history) + 1) % self.settings.validate_every == 0
+        due = cut or (len(self.history) + 1) % self.settings.validate_every == 0
         return (
             self._validation(self.model, self.guide)
             if due and self._validation is not None

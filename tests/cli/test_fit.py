@@ -115,12 +115,10 @@ def test_a_model_that_has_diverged_is_not_trusted(tmp_path, capsys):
     assert found["monte_carlo_error"] > 0.1 * epsilon * abs(found["log_prob"])
 
 
-def test_divergence_is_one_line_with_the_file(tmp_path, capsys):
+def test_divergence_is_one_line(tmp_path, capsys):
     line = fails(capsys, "fit", "--out", tmp_path / "run", *SMALL, "--learning-rate", "1e30")
     assert "update " in line
     assert "site '" in line
-    assert str(tmp_path / "run" / "non-finite.safetensors") in line
-    assert (tmp_path / "run" / "non-finite.safetensors").exists()
 
 
 def test_the_shared_error_of_an_estimated_constant_is_printed(tmp_path, capsys):

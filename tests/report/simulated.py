@@ -9,6 +9,7 @@ import torch
 from ppl_vae.evidence import Evidence
 from ppl_vae.netcdf import save_netcdf
 from ppl_vae.runs.run import HISTORY
+from ppl_vae.store import write_sealed
 from ppl_vae.studies import open_study, study_from_mapping
 from ppl_vae.studies.results import (
     MANIFEST,
@@ -18,7 +19,6 @@ from ppl_vae.studies.results import (
     hashes_of,
     write_plan,
 )
-from ppl_vae.studies.sealed import write_sealed
 from ppl_vae.training import EpochRecord, History
 
 OBJECTIVES = ("elbo", "stl", "iwae:5", "iwae:50", "dreg:50")

@@ -10,7 +10,7 @@ from ppl_vae.comparison import compare
 from ppl_vae.report import write_report
 from ppl_vae.report.numbers import MINUS, MISSING
 from ppl_vae.report.study import render
-from ppl_vae.studies.sealed import write_sealed
+from ppl_vae.store import write_sealed
 
 from .page import Page
 from .simulated import write_study

@@ -148,8 +148,8 @@ class TestGoesOn:
 
     def test_a_damaged_file_is_said(self, copy):
         path = copy / diagnose.PARTS_FILE
-        path.write_text(path.read_text()[:1000])
-        with pytest.raises(ValueError, match=r"diagnosis-parts\.json is damaged"):
+        path.write_bytes(path.read_bytes()[:1000])
+        with pytest.raises(ValueError, match=r"diagnosis-parts\.safetensors is damaged"):
             again(copy)
 
 

@@ -16,9 +16,9 @@ import torch
 from ppl_vae.engines import exclusive
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.files import leftovers
-from ppl_vae.runs import RunConfig, evaluate_run, open_run, replay_run, train_run
+from ppl_vae.runs import RunConfig, evaluate_run, open_run, train_run
 from ppl_vae.runs.live import LiveHistory
-from ppl_vae.training import NON_FINITE, Checkpoint, History, NonFiniteError
+from ppl_vae.training import Checkpoint, History, NonFiniteError
 
 SMALL = {"hidden": (4,), "latent": 2, "batch_size": 400, "validation_particles": 2}
 
@@ -221,16 +221,11 @@ class TestFolder:
         assert all(path.exists() for path in mine)
         assert leftovers(tmp_path) == []
 
-    def test_what_a_failed_attempt_left_goes_with_the_next(self, tmp_path):
-        with pytest.raises(NonFiniteError) as caught:
+    def test_an_attempt_that_failed_in_its_first_epoch_leaves_no_run(self, tmp_path):
+        with pytest.raises(NonFiniteError):
             train(tmp_path, learning_rate=1e39)
-        assert caught.value.file == tmp_path / NON_FINITE
-        assert caught.value.file.exists()
         assert csv_of(tmp_path) == History()
-        train(tmp_path / "other", epochs=1)
-        (tmp_path / "other" / NON_FINITE).write_bytes(b"old")
-        train(tmp_path / "other", epochs=2)
-        assert not (tmp_path / "other" / NON_FINITE).exists()
+        train(tmp_path, epochs=1)
 
 
 class TestBelongsToNobody:
@@ -297,23 +292,6 @@ class TestOtherFiles:
         late = evaluate_run(now, estimator=estimator, limit=20, progress=False)
         assert early.identity.parameters != late.identity.parameters
         assert not torch.equal(early.log_prob, late.log_prob)
-
-
-class TestReplay:
-    @pytest.mark.parametrize("step", ["torch", "alternating:2"])
-    def test_a_folder_is_all_it_takes(self, step, tmp_path):
-        with pytest.raises(NonFiniteError) as caught:
-            train(tmp_path, learning_rate=1e30, step=step, clip_norm=3.0)
-        again = replay_run(tmp_path, device="cpu")
-        assert (again.site, again.datum) == (caught.value.site, caught.value.datum)
-        assert (again.update, again.epoch) == (caught.value.update, caught.value.epoch)
-
-    def test_without_a_failure_or_a_run(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="holds no run"):
-            replay_run(tmp_path)
-        train(tmp_path, epochs=1)
-        with pytest.raises(FileNotFoundError, match=r"holds no non-finite\.safetensors: [^\n]*$"):
-            replay_run(tmp_path)
 
 
 KILLED = """

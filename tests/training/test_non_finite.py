@@ -1,4 +1,4 @@
-"""The first update that is not finite is named, kept, and made again."""
+"""The first update that is not finite is named, and can be come to again."""
 
 import pickle
 
@@ -10,14 +10,7 @@ from programs import binary_vae
 from torch import nn
 
 from ppl_vae.objectives import ELBO, IWAE, STL, DReG
-from ppl_vae.training import (
-    NON_FINITE,
-    Budget,
-    Checkpoint,
-    NonFiniteError,
-    fit,
-    replay_non_finite,
-)
+from ppl_vae.training import Budget, Checkpoint, NonFiniteError, fit
 
 from .helpers import X, same_state, state_of, train
 
@@ -135,7 +128,6 @@ class TestWhatIsNamed:
         assert f"(datum {datum} of the batch)" in text
         assert site in text
         assert "row 19 of the training data" in text
-        assert error.file is None
 
     @pytest.mark.parametrize("objective", [IWAE(3), STL(2), DReG(3)], ids=repr)
     def test_by_any_objective(self, objective):
@@ -198,61 +190,33 @@ class TestWhatIsNamed:
         assert vars(again) == vars(error)
 
 
-class TestFile:
+class TestWhatIsLeft:
     @pytest.mark.parametrize("step", ALL_STEPS)
     @pytest.mark.parametrize("where", ["density of x", "gradient of x"])
-    def test_makes_the_update_again(self, step, where, tmp_path):
-        settings = {"step": step, "clip_norm": 1.0}
-        error = failure(where, checkpoint=tmp_path / "run", **settings)
-        path = tmp_path / NON_FINITE
-        assert error.file == path
-        assert str(path) in str(error)
-        torch.manual_seed(99)
-        again = Fragile(where)
-        caller = torch.get_rng_state()
-        found = replay_non_finite(path, again.model, again.guide, ELBO(2), device="cpu", **settings)
-        assert torch.equal(torch.get_rng_state(), caller)
-        assert (found.update, found.epoch) == (error.update, error.epoch)
-        assert (found.site, found.datum) == (error.site, error.datum)
-        assert str(found).split(" The datum")[0].split(" replay")[0] in str(error)
-
-    def test_holds_the_batch_and_the_parameters_before_it(self, tmp_path):
+    def test_the_parameters_before_the_update(self, step, where):
         update, _ = where_in_epoch(19, 1)
-        failure("gradient of x", checkpoint=tmp_path / "run")
-        before = fit_fragile("nowhere", budget=Budget(updates=update - 1))
-        again = Fragile("gradient of x")
-        replay_non_finite(tmp_path / NON_FINITE, again.model, again.guide, ELBO(2), device="cpu")
-        assert same_state(before, again)
-        whole = Fragile("nowhere")
-        found = replay_non_finite(tmp_path / NON_FINITE, whole.model, whole.guide, ELBO(2))
-        assert found is None, "a model without the fault has no failure to show"
+        broken = Fragile(where)
+        settings = {"batch_size": 8, "progress": False, "device": "cpu", "step": step}
+        with pytest.raises(NonFiniteError):
+            fit(broken.model, broken.guide, ELBO(2), data(19), epochs=3, **settings)
+        before = fit_fragile("nowhere", budget=Budget(updates=update - 1), **settings)
+        assert same_state(before, broken)
 
-    def test_the_same_draws(self, tmp_path):
+    def test_going_on_comes_to_the_update_again(self, tmp_path):
         """Noise of the transform and of the step comes out as it did."""
         drawn = []
 
-        class Watched(Fragile):
-            def guide(self, x):
-                super().guide(x)
-                drawn.append((x.clone(), torch.get_rng_state()))
-
         def noisy(batch):
             marked = batch[:, :1] == MARK
-            return torch.where(marked, batch, batch + torch.randn_like(batch))
+            drawn.append(torch.where(marked, batch, batch + torch.randn_like(batch)))
+            return drawn[-1]
 
-        watched = Watched("density of x")
-        with pytest.raises(NonFiniteError):
-            fit(
-                watched.model, watched.guide, ELBO(2), data(19), epochs=1, batch_size=8,
-                transform=noisy, progress=False, device="cpu", checkpoint=tmp_path / "run",
-            )  # fmt: skip
-        x, state = drawn[-1]
-        drawn.clear()
-        replay_non_finite(
-            tmp_path / NON_FINITE, watched.model, watched.guide, ELBO(2), device="cpu"
-        )
-        assert torch.equal(drawn[-1][0], x)
-        assert torch.equal(drawn[-1][1], state)
+        settings = {"transform": noisy, "checkpoint": tmp_path / "run"}
+        error = failure("density of x", **settings)
+        last = drawn[-1]
+        again = failure("density of x", **settings)
+        assert torch.equal(drawn[-1], last)
+        assert (str(again), vars(again)) == (str(error), vars(error))
 
     def test_the_checkpoint_is_that_of_the_last_whole_epoch(self, tmp_path):
         epochs = []
@@ -266,24 +230,10 @@ class TestFile:
         with pytest.raises(NonFiniteError):
             fit(late.model, late.guide, ELBO(), data(19), epochs=4, batch_size=8, progress=False,
                 device="cpu", on_epoch=epochs.append, checkpoint=tmp_path / "run",
-                checkpoint_seconds=0.0)  # fmt: skip
+                checkpoint_seconds=1e9)  # fmt: skip
         saved = Checkpoint.load(tmp_path / "run")
         assert len(saved.progress["history"]) == 2
         assert all(value.isfinite().all() for value in saved.parameter.values())
-
-    def test_another_file(self, tmp_path):
-        fragile = Fragile("density of x")
-        with pytest.raises(FileNotFoundError, match=ONE_LINE):
-            replay_non_finite(tmp_path / "no", fragile.model, fragile.guide, ELBO())
-        train(checkpoint=tmp_path / "run")
-        with pytest.raises(ValueError, match=r"has format 'ppl_vae checkpoint \d+', expected"):
-            replay_non_finite(tmp_path / "run", fragile.model, fragile.guide, ELBO())
-
-    def test_another_model(self, tmp_path):
-        failure("density of x", checkpoint=tmp_path / "run")
-        vae = binary_vae(features=3)
-        with pytest.raises(ValueError, match="is of another model"):
-            replay_non_finite(tmp_path / NON_FINITE, vae.model, vae.guide, ELBO(2))
 
 
 class TestNothingChanges:

@@ -311,7 +311,7 @@ class TestFullDisk:
 class TestFile:
     def test_is_safetensors_and_json_alone(self, saved):
         with safetensors.safe_open(saved, framework="pt") as file:
-            assert set(file.metadata()) == {"format", "progress", "sha256"}
+            assert set(file.metadata()) == {"format", "identity", "record", "sha256"}
             groups = {key.split("/")[0] for key in file.keys()}  # noqa: SIM118
         assert groups == {"parameter", "buffer", "best", "best_buffer", "optimizer"}
 
