@@ -30,8 +30,8 @@ from . import registry as registry
 from . import report as report
 from . import runs as runs
 from . import schedules as schedules
-from . import store as store
 from . import settings_file as settings_file
+from . import store as store
 from . import studies as studies
 from . import testing as testing
 from . import training as training

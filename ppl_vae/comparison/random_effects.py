@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from scipy import stats
-from statsmodels.stats.meta_analysis import combine_effects
+from scipy import optimize, stats
 
 from ppl_vae.comparison.cells import Cells
 from ppl_vae.comparison.mean_squares import mean_squares
@@ -59,16 +58,23 @@ def random_effects(cells: Cells, confidence: float) -> RandomEffects | None:
         return None
     means = cells.values.mean(1).numpy()
     noise = _noise(cells)
-    # In units of the spread: the iteration has an absolute tolerance, and divides by the noise.
-    unit = float(means.std(ddof=1))
-    if unit == 0:
+    spread_of_means = float(means.var(ddof=1))
+    if spread_of_means == 0:
         value = float(means[0])
         return RandomEffects(value, 0.0, 0.0, 0.0, (value, value), (value, value), num_seeds)
-    scaled = np.maximum(noise / unit**2, 1e-6)
-    fit = combine_effects((means - means.mean()) / unit, scaled, method_re="iterated", use_t=True)
-    center = float(means.mean() + unit * fit.mean_effect_re)
-    error = unit * float(fit.sd_eff_w_re_hksj)
-    tau = unit * math.sqrt(fit.tau2)
+    noise = np.maximum(noise, 1e-6 * spread_of_means)
+    alone = _heterogeneity(0.0, means, noise)
+    # Falls in tau^2, and is below S - 1 where tau^2 alone is more than the whole spread.
+    excess = alone - (num_seeds - 1)
+    tau = 0.0
+    if excess > 0:
+        most = num_seeds * spread_of_means
+        tau = math.sqrt(
+            optimize.brentq(lambda t: _heterogeneity(t, means, noise) - (num_seeds - 1), 0.0, most)
+        )
+    weights = 1 / (noise + tau**2)
+    center = float(np.average(means, weights=weights))
+    error = math.sqrt(_heterogeneity(tau**2, means, noise) / (num_seeds - 1) / float(weights.sum()))
     quantile = float(stats.t.ppf(0.5 + confidence / 2, num_seeds - 1))
     spread = quantile * math.sqrt(tau**2 + float(noise.mean()) + error**2)
     half = quantile * error
@@ -76,11 +82,17 @@ def random_effects(cells: Cells, confidence: float) -> RandomEffects | None:
         mean=center,
         error=error,
         tau=tau,
-        i_squared=max(0.0, float(fit.i2)),
+        i_squared=max(0.0, excess / alone) if alone > 0 else 0.0,
         interval=(center - half, center + half),
         prediction_interval=(center - spread, center + spread),
         num_seeds=num_seeds,
     )
+
+
+def _heterogeneity(tau_squared: float, means: np.ndarray, noise: np.ndarray) -> float:
+    """Cochran's Q: squared distances to the weighted mean, in units of their variances."""
+    weights = 1 / (noise + tau_squared)
+    return float((weights * (means - np.average(means, weights=weights)) ** 2).sum())
 
 
 def _noise(cells: Cells) -> np.ndarray:

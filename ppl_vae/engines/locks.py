@@ -1,16 +1,19 @@
 """One process at a time in a folder."""
 
+import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ppl_vae.files import write_atomically
+
+_PAUSE = 0.05
+"""Seconds between two attempts to take a lock."""
 
 
 @contextmanager
@@ -30,15 +33,17 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         OSError: If the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=wait)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BlockingIOError(
-            f"{what} is in use by {_holder(path)}: wait until it is done, or stop it first "
-            f"(lock file {path})."
-        ) from None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     holder = _holder_file(path)
+    end = time.monotonic() + wait
+    while not _taken(descriptor):
+        if time.monotonic() >= end:
+            os.close(descriptor)
+            raise BlockingIOError(
+                f"{what} is in use by {_holder(path)}: wait until it is done, or stop it first "
+                f"(lock file {path})."
+            )
+        time.sleep(_PAUSE)
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         # Of no use to anybody but a reader of the message above.
@@ -48,7 +53,15 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         holder.unlink(missing_ok=True)
-        lock.release()
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holder_file(path: Path) -> Path:

@@ -13,7 +13,7 @@ from ppl_vae.data import Dataset
 from ppl_vae.devices import resolve_device
 from ppl_vae.studies.plan import Study
 
-_PACKAGES = ("ppl_vae", "torch", "pyro-ppl", "numpy", "scipy", "statsmodels", "arviz-stats")
+_PACKAGES = ("ppl_vae", "torch", "pyro-ppl", "numpy", "scipy", "arviz-stats")
 _SECONDS = 10
 
 

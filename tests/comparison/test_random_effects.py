@@ -3,9 +3,10 @@ import pytest
 import torch
 from scipy import stats
 from significance import mean_of
+from statsmodels.stats.meta_analysis import combine_effects
 
 from comparison.simulated import cells_of, require_coverage, simulate
-from ppl_vae.comparison.random_effects import random_effects
+from ppl_vae.comparison.random_effects import _noise, random_effects
 
 
 def fit(values, standard_error=0.0):
@@ -29,6 +30,20 @@ def test_equal_noise_gives_the_known_intervals():
     assert found.prediction_interval == pytest.approx(expected, rel=1e-3)
     noise = found.tau**2 / spread**2
     assert found.i_squared == pytest.approx(noise, abs=1e-4)
+
+
+def test_unequal_noise_is_weighed_as_in_statsmodels():
+    generator = np.random.default_rng(4)
+    values = generator.standard_normal((6, 40)) + generator.standard_normal((6, 1))
+    cells = cells_of(values)
+    cells.monte_carlo_variance[:] = torch.tensor(generator.uniform(0.1, 9.0, (6, 1)))
+    found, noise = random_effects(cells, 0.95), _noise(cells)
+    theirs = combine_effects(values.mean(1), noise, method_re="iterated", use_t=True, atol=1e-12)
+    assert theirs.tau2 > 0.1
+    assert found.tau**2 == pytest.approx(theirs.tau2, rel=1e-6)
+    assert found.mean == pytest.approx(theirs.mean_effect_re, rel=1e-6)
+    assert found.error == pytest.approx(theirs.sd_eff_w_re_hksj, rel=1e-6)
+    assert found.i_squared == pytest.approx(theirs.i2, rel=1e-6)
 
 
 def test_tau_is_the_spread_between_seeds(significance):
