@@ -27,7 +27,7 @@ def trained(data: pv.Dataset, epochs: int, device: torch.device) -> pv.VAE:
     torch.manual_seed(0)
     decoder = pv.BernoulliDecoder(pv.MLP(LATENT, [100, 100], data.features), data.train.mean(0))
     encoder = pv.DiagonalNormalEncoder(pv.MLP(data.features, [100, 100], 2 * LATENT))
-    vae = pv.VAE(pv.StandardNormal(LATENT), decoder, encoder)
+    vae = pv.VAE(pv.StandardNormalPrior(LATENT), decoder, encoder)
     pv.fit(
         vae.model, vae.guide, pv.IWAE(10), data.train, valid=data.valid, epochs=epochs,
         learning_rate=3e-3, device=device, progress=False,

@@ -20,7 +20,7 @@ from ppl_vae import VAE
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 
 FEATURES, HIDDEN, LATENT = 784, (200, 200), 50
 
@@ -30,7 +30,7 @@ def make_vae(device: torch.device, seed: int = 0) -> VAE:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return VAE(
-            prior=StandardNormal(LATENT),
+            prior=StandardNormalPrior(LATENT),
             decoder=BernoulliDecoder(MLP(LATENT, HIDDEN[::-1], FEATURES, "tanh")),
             encoder=DiagonalNormalEncoder(MLP(FEATURES, HIDDEN, 2 * LATENT, "tanh")),
         ).to(device)

@@ -74,15 +74,15 @@ def main(
     print(check_prior(SinhArcsinh(2), fresh=lambda: SinhArcsinh(2)))
     data = pv.load_dataset("digits").binarized("static", seed=0)
     found = {}
-    for prior in (pv.StandardNormal(latent), SinhArcsinh(latent)):
+    for prior in (pv.StandardNormalPrior(latent), SinhArcsinh(latent)):
         vae = train(prior, data, latent, epochs)
         estimate = pv.DefensiveSampling(num_particles)
         found[type(prior).__name__] = estimate(vae.model, vae.guide, data.test)
     for name, evidence in found.items():
         print(f"\n{name}\n{evidence}")
-    difference = pv.paired_difference(found["SinhArcsinh"], found["StandardNormal"])
+    difference = pv.paired_difference(found["SinhArcsinh"], found["StandardNormalPrior"])
     print(
-        "\nSinhArcsinh less StandardNormal, each datum with itself: "
+        "\nSinhArcsinh less StandardNormalPrior, each datum with itself: "
         f"{difference.mean:+.3f} nats (error {difference.total_error:.3f})"
     )
     return found, difference

@@ -17,7 +17,7 @@ def train(data: pv.Dataset, epochs: int) -> pv.VAE:
         torch.manual_seed(0)
         decoder = pv.BernoulliDecoder(pv.MLP(2, [50], data.features), data.train.mean(0))
         encoder = pv.DiagonalNormalEncoder(pv.MLP(data.features, [50], 4))
-    vae = pv.VAE(pv.StandardNormal(2), decoder, encoder)
+    vae = pv.VAE(pv.StandardNormalPrior(2), decoder, encoder)
     pv.fit(vae.model, vae.guide, pv.IWAE(10), data.train, valid=data.valid, epochs=epochs)
     return vae
 

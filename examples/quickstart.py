@@ -9,7 +9,7 @@ def main(epochs: int = 50, num_particles: int = 1000) -> pv.Evidence:
     """Train on the embedded digits; print log p(x) of the test images and the ELBO's parts."""
     data = pv.load_dataset("digits").binarized("static")
     vae = pv.VAE(
-        prior=pv.StandardNormal(16),
+        prior=pv.StandardNormalPrior(16),
         decoder=pv.BernoulliDecoder(pv.MLP(16, [200, 200], data.features), data.train.mean(0)),
         encoder=pv.DiagonalNormalEncoder(pv.MLP(data.features, [200, 200], 2 * 16)),
     )

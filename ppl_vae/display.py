@@ -154,7 +154,7 @@ class Result(ABC):
 
 def intervals_of(rows: Sequence[Row]) -> list[Panel]:
     """A panel with the values of a table and two of their standard errors."""
-    drawn = [plots.Interval(*_interval(dict(_flat(row)))) for row in rows]
+    drawn = [plots.ForestRow(*_interval(dict(_flat(row)))) for row in rows]
 
     def draw(ax: Axes) -> None:
         plots.draw_forest(ax, drawn, "nats per datum")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 
-Kind = Literal["iaf", "maf", "realnvp", "spline"]
+FlowKind = Literal["iaf", "maf", "realnvp", "spline"]
 """The kinds of :class:`Flow`."""
 
 _PATCHED = (
@@ -90,7 +90,7 @@ class Flow(nn.Module):
     def __init__(
         self,
         latent: int,
-        kind: Kind,
+        kind: FlowKind,
         *,
         context: int = 0,
         layers: int = 4,
@@ -271,8 +271,8 @@ def _zero(module: nn.Module) -> None:
 
 
 def _require(kind: str, **sizes: int) -> None:
-    if kind not in get_args(Kind):
-        raise ValueError(f"unknown kind of flow {kind!r}: use {', '.join(get_args(Kind))}.")
+    if kind not in get_args(FlowKind):
+        raise ValueError(f"unknown kind of flow {kind!r}: use {', '.join(get_args(FlowKind))}.")
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"a flow needs {name} of 1 or more (whole numbers), got {size}.")

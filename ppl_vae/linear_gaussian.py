@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.vae import VAE
 
@@ -57,7 +57,7 @@ class LinearGaussian(nn.Module):
             )
         self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
         self.noise_scale = noise_scale
-        self.prior = StandardNormal(weight.shape[1]).to(weight.dtype)
+        self.prior = StandardNormalPrior(weight.shape[1]).to(weight.dtype)
 
     @classmethod
     def random(

@@ -21,11 +21,11 @@ Variable = tuple[Sequence[str], NDArray[Any]]
 Attribute = str | int | float
 """What netCDF can keep as an attribute."""
 
-Groups = dict[str, dict[str, Variable]]
+TreeGroups = dict[str, dict[str, Variable]]
 
 
 def tree_of(
-    groups: Groups,
+    groups: TreeGroups,
     attrs: Mapping[str, Attribute],
     coords: Mapping[str, Sequence[str | int | float]],
 ) -> xr.DataTree:

@@ -12,14 +12,14 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
-from ppl_vae.priors import LearnedNormal, StandardNormal
+from ppl_vae.priors import LearnedNormalPrior, StandardNormalPrior
 from ppl_vae.vae import VAE
 
 
 def binary_vae(features=6, latent=2, hidden=(8,), seed=0, learned_prior=False):
     """A small Bernoulli VAE, the same for the same seed."""
     torch.manual_seed(seed)
-    prior = LearnedNormal(latent) if learned_prior else StandardNormal(latent)
+    prior = LearnedNormalPrior(latent) if learned_prior else StandardNormalPrior(latent)
     decoder = BernoulliDecoder(MLP(latent, hidden, features))
     encoder = DiagonalNormalEncoder(MLP(features, hidden, 2 * latent))
     return VAE(prior, decoder, encoder)

@@ -10,7 +10,7 @@ import torch
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
 from ppl_vae.data import load_dataset
-from ppl_vae.priors import LearnedNormal, StandardNormal
+from ppl_vae.priors import LearnedNormalPrior, StandardNormalPrior
 from ppl_vae.registry import MODEL_KINDS
 from ppl_vae.runs import RunConfig
 
@@ -38,7 +38,7 @@ class Widened(torch.nn.Module):
 
 
 KNOWN = Kind(
-    "prior", {"normal": StandardNormal, "widened": Widened}, torch.nn.Module, MODEL_CONTEXT
+    "prior", {"normal": StandardNormalPrior, "widened": Widened}, torch.nn.Module, MODEL_CONTEXT
 )
 PATH = f"{__name__}:Widened"
 
@@ -82,7 +82,7 @@ def test_all_ways_to_write_one_part(spec):
         ("widened:1,round,[2],true", "argument 'true': this one needs its name"),
         ("widened:1,width=2", "width is given twice"),
         ("widened:1,colour=red", "unknown argument 'colour': known: width, kind, sizes, learned"),
-        ("normal:3", "one too many. StandardNormal takes no arguments"),
+        ("normal:3", "one too many. StandardNormalPrior takes no arguments"),
         ("no_such_module:Prior", "No module named 'no_such_module'"),
         (f"{__name__}:Missing", "has no attribute 'Missing'"),
         ({"class_path": PATH, "init_arg": {}}, "did you mean 'init_args'"),
@@ -125,7 +125,7 @@ def test_a_configuration_written_out_in_full_builds_the_same_model():
     dataset = load_dataset("digits").binarized("static", seed=0)
     config = RunConfig(prior="learned-normal", likelihood="normal:0.5", latent=3, hidden=(4,))
     complete = config.complete()
-    assert complete["prior"]["class_path"] == "ppl_vae.priors.normal.LearnedNormal"
+    assert complete["prior"]["class_path"] == "ppl_vae.priors.normal.LearnedNormalPrior"
     assert complete["likelihood"]["init_args"]["scale"] == 0.5
     again = RunConfig.from_mapping(json.loads(json.dumps(complete)))
     assert again.complete() == complete
@@ -133,7 +133,7 @@ def test_a_configuration_written_out_in_full_builds_the_same_model():
         config.build_vae(dataset).parameters(), again.build_vae(dataset).parameters(), strict=True
     )
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert isinstance(again.build_vae(dataset).prior, LearnedNormal)
+    assert isinstance(again.build_vae(dataset).prior, LearnedNormalPrior)
 
 
 @pytest.mark.parametrize("kind", MODEL_KINDS)

@@ -37,7 +37,7 @@ def normal_vae():
     torch.manual_seed(0)
     decoder = pv.NormalDecoder(pv.MLP(3, [16], 5), 0.5)
     encoder = pv.DiagonalNormalEncoder(pv.MLP(5, [16], 6))
-    return pv.VAE(pv.StandardNormal(3), decoder, encoder).double()
+    return pv.VAE(pv.StandardNormalPrior(3), decoder, encoder).double()
 
 
 def loss_and_gradients(objective, vae, x):

@@ -49,7 +49,7 @@ def before(tmp_path_factory):
     data = pv.load_dataset("digits").binarized("static")
     torch.manual_seed(0)
     vae = pv.VAE(
-        pv.StandardNormal(2),
+        pv.StandardNormalPrior(2),
         pv.BernoulliDecoder(pv.MLP(2, [4], data.features)),
         pv.DiagonalNormalEncoder(pv.MLP(data.features, [4], 4)),
     )

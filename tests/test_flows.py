@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from ppl_vae.flows import Flow, Kind, RowFlows, flow_distribution, zuko_installed
+from ppl_vae.flows import Flow, FlowKind, RowFlows, flow_distribution, zuko_installed
 
-KINDS = get_args(Kind)
+KINDS = get_args(FlowKind)
 CASES = list(itertools.product(KINDS, (1, 2, 5), (0, 3)))
 PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 

@@ -13,7 +13,7 @@ from ppl_vae.likelihoods import ObservedDecoder, TableDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
 
@@ -70,7 +70,7 @@ def test_better_than_column_means_by_its_error(load, significance):
     decoder = MLP(4, [32], TableDecoder.num_outputs(len(columns), columns))
     network = MLP(TableInput.num_inputs(columns), [32], 8)
     encoder = DiagonalNormalEncoder(TableInput(columns, holes, network))
-    vae = VAE(StandardNormal(4), TableDecoder(decoder, columns, holes), encoder)
+    vae = VAE(StandardNormalPrior(4), TableDecoder(decoder, columns, holes), encoder)
     fit(
         vae.model, vae.guide, IWAE(10), holes, epochs=60, batch_size=50, learning_rate=5e-3,
         progress=False,
@@ -94,7 +94,7 @@ def test_codes_are_filled_with_codes():
     holes = torch.where(torch.rand(300, 2) < 0.2, torch.nan, data)
     network = MLP(TableInput.num_inputs(columns), [16], 4)
     vae = VAE(
-        StandardNormal(2),
+        StandardNormalPrior(2),
         TableDecoder(MLP(2, [16], TableDecoder.num_outputs(2, columns)), columns, holes),
         DiagonalNormalEncoder(TableInput(columns, holes, network)),
     )

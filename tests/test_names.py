@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ppl_vae as pv
+from ppl_vae._renamed import RENAMED
 from ppl_vae.names import did_you_mean, require_known
 
 PACKAGE = Path(pv.__file__).parent
@@ -93,3 +94,11 @@ def test_import_is_without_warnings():
 def test_the_citation_is_of_this_version():
     cited = (Path(pv.__file__).parents[1] / "CITATION.cff").read_text()
     assert f"\nversion: {pv.__version__}\n" in cited
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_works_for_one_version_more(old, new):
+    with pytest.warns(DeprecationWarning, match=f"ppl_vae.{old} is called {new} now"):
+        found = getattr(pv, old)
+    assert found is getattr(pv, new)
+    assert old not in pv.__all__

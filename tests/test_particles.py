@@ -16,7 +16,7 @@ from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO
 from ppl_vae.particles import PlateNestingError, Programs, draw_particles
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
 
@@ -840,7 +840,7 @@ class TestSizes:
 
     def vae(self, latent=2, drawn=4, features=3):
         return VAE(
-            StandardNormal(latent),
+            StandardNormalPrior(latent),
             BernoulliDecoder(MLP(2, (4,), features)),
             DiagonalNormalEncoder(MLP(3, (4,), drawn)),
         )

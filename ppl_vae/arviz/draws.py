@@ -11,7 +11,7 @@ from ppl_vae.evidence.chunks import Purpose, Streams
 from ppl_vae.names import require_known
 from ppl_vae.netcdf import (
     Attribute,
-    Groups,
+    TreeGroups,
     dimensions_of,
     names_of,
     numpy_of,
@@ -233,7 +233,7 @@ def _resample(draws: _Draws, log_weight: Float[Tensor, "particles num_data"]) ->
     }
 
 
-def _by_chain(draws: _Draws, chains: int) -> Groups:
+def _by_chain(draws: _Draws, chains: int) -> TreeGroups:
     sample = ["chain", "draw", "datum"]
     sites = list(draws["posterior"])
     predicted = {"posterior_predictive", "prior_predictive"}

@@ -39,10 +39,10 @@ def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
             "make it by to_datatree of an estimate."
         )
     names = [*PER_DATUM, *(name for name in OPTIONAL if name in group)]
-    return evidence_of({n: torch.tensor(group[n].to_numpy()) for n in names}, group.attrs)
+    return evidence_from_values({n: torch.tensor(group[n].to_numpy()) for n in names}, group.attrs)
 
 
-def evidence_of(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> Evidence:
+def evidence_from_values(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> Evidence:
     """An estimate from what a file or a tree holds of it.
 
     Args:

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import torch
 
-from ppl_vae.arviz.evidence import evidence_of
+from ppl_vae.arviz.evidence import evidence_from_values
 from ppl_vae.evidence import Evidence
 from ppl_vae.evidence.result import OPTIONAL, PER_DATUM
 
@@ -46,7 +46,7 @@ def read_evidence(content: bytes, where: str) -> Evidence:
             names = [*PER_DATUM, *(name for name in OPTIONAL if name in group)]
             values = {name: torch.from_numpy(group[name][:]) for name in names}
             attributes = {name: _plain(value) for name, value in group.attrs.items()}
-        return evidence_of(values, attributes)
+        return evidence_from_values(values, attributes)
     # HDF5 reports a damaged file by an exception of any of these kinds.
     except (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())

@@ -10,14 +10,14 @@ import traceback
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.compare import compare
+from ppl_vae.cli.compare import compare_command
 from ppl_vae.cli.diagnose import diagnose
 from ppl_vae.cli.evaluate import evaluate
-from ppl_vae.cli.fit import fit
-from ppl_vae.cli.gradients import gradients
-from ppl_vae.cli.impute import impute
+from ppl_vae.cli.fit import fit_command
+from ppl_vae.cli.gradients import gradients_command
+from ppl_vae.cli.impute import impute_command
 from ppl_vae.cli.objectives import objectives
-from ppl_vae.cli.output import TRACEBACK, describe, fail, notices, say
+from ppl_vae.cli.output import TRACEBACK, describe_error, fail, notices, say
 from ppl_vae.cli.parts import parts
 from ppl_vae.cli.sample import sample
 from ppl_vae.cli.study import study
@@ -33,7 +33,8 @@ def cli() -> None:
 
 
 for command in (
-    fit, evaluate, diagnose, impute, sample, compare, study, gradients, objectives, parts,
+    fit_command, evaluate, diagnose, impute_command, sample, compare_command, study,
+    gradients_command, objectives, parts,
 ):  # fmt: skip
     cli.add_command(command)
 
@@ -59,4 +60,4 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        fail(describe(error), code=1)
+        fail(describe_error(error), code=1)

@@ -8,14 +8,14 @@ import click
 
 import ppl_vae as pv
 from ppl_vae.cli.config import ObjectiveName, PartSpec, config_of
-from ppl_vae.cli.options import estimator, evaluation, live, model, place
+from ppl_vae.cli.options import estimator, evaluation_options, live, model, place
 from ppl_vae.cli.setting import setting
 from ppl_vae.cli.study import show_results
 
 COMPARED = ("elbo", "iwae:50")
 
 
-@click.command()
+@click.command("compare")
 @setting(
     "--objective",
     "objectives",
@@ -74,9 +74,9 @@ COMPARED = ("elbo", "iwae:50")
 @model
 @live
 @estimator
-@evaluation
+@evaluation_options
 @place
-def compare(
+def compare_command(
     objectives: tuple[str, ...],
     priors: tuple[Any, ...],
     guides: tuple[Any, ...],

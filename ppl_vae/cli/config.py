@@ -41,7 +41,7 @@ def _one_limit(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: None if typed and k in limits and k not in typed else v for k, v in settings.items()}
 
 
-class Sizes(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+class LayerSizes(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """Layer sizes, such as 200,200; a list in a file."""
 
     name = "sizes"
@@ -58,7 +58,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             self.fail(f"give layer sizes such as 200,200, got {value!r}", param, ctx)
 
 
-class Columns(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+class ColumnKinds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """Columns of a table and their kinds: NAME=KIND,NAME=KIND; a mapping in a file."""
 
     name = "columns"
@@ -135,7 +135,7 @@ class ObjectiveName(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return str(value)
 
 
-def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+def take_settings(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Take a file's settings as the defaults of the options; what is typed goes before.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.options import engine, estimator, evaluation, place, rows_file, trust
+from ppl_vae.cli.options import engine, estimator, evaluation_options, place, rows_file, trust
 from ppl_vae.cli.output import show
 from ppl_vae.cli.setting import setting
 
@@ -25,7 +25,7 @@ from ppl_vae.cli.setting import setting
     "side.",
 )
 @engine
-@evaluation
+@evaluation_options
 @rows_file
 @click.option(
     "--list",
@@ -95,7 +95,7 @@ def evaluate(
     lines = [f"{run.config.objective} on {rows.source}", str(evidence)]
     if limit is not None and limit > len(rows):
         lines.insert(1, f"--limit {limit}: only {len(rows)} rows are there, and all are taken")
-    kept = pv.runs.Evaluation(path, evidence.identity, evidence).summary()
+    kept = pv.runs.StoredEvaluation(path, evidence.identity, evidence).summary()
     values: dict[str, Any] = {**kept, "decomposition": parts and parts.summary()}
     normalizers = pv.runs.find_normalizers(run.vae)
     if normalizers:

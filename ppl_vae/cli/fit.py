@@ -13,7 +13,7 @@ from ppl_vae.cli.output import show
 from ppl_vae.cli.setting import setting
 
 
-@click.command()
+@click.command("fit")
 @setting(
     "--objective",
     of="runs.RunConfig",
@@ -34,7 +34,7 @@ from ppl_vae.cli.setting import setting
 @model
 @live
 @place
-def fit(
+def fit_command(
     folder: Path,
     tensorboard: bool,
     data_root: Path | None,

@@ -20,7 +20,7 @@ def _replicates() -> str:
     return f"{built_in}; of a run {default_of('diagnostics.gradient_statistics', 'replicates')}"
 
 
-@click.command()
+@click.command("gradients")
 @click.option(
     "--model",
     default="linear-gaussian",
@@ -71,7 +71,7 @@ def _replicates() -> str:
 )
 @trust
 @place
-def gradients(
+def gradients_command(
     model: str,
     names: tuple[str, ...],
     particles: str | None,

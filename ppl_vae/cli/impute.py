@@ -10,7 +10,7 @@ from ppl_vae.cli.output import show
 from ppl_vae.cli.setting import setting
 
 
-@click.command()
+@click.command("impute")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--data",
@@ -41,7 +41,7 @@ from ppl_vae.cli.setting import setting
 )
 @trust
 @place
-def impute(
+def impute_command(
     folder: Path,
     data: Path | None,
     draws: int,

@@ -7,10 +7,18 @@ from typing import Any, TypeVar
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.config import Columns, PartSpec, Sizes, Steps, Words, import_from_here, read_config
+from ppl_vae.cli.config import (
+    ColumnKinds,
+    LayerSizes,
+    PartSpec,
+    Steps,
+    Words,
+    import_from_here,
+    take_settings,
+)
 from ppl_vae.cli.setting import setting
 
-F = TypeVar("F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 RUN, EVALUATION = "runs.RunConfig", "runs.evaluate_run"
 """What most options set, whose signatures have their defaults."""
@@ -21,10 +29,10 @@ DATA_HELP = (
 )
 
 
-def options(*added: Callable[[F], F]) -> Callable[[F], F]:
+def options(*added: Callable[[_F], _F]) -> Callable[[_F], _F]:
     """Several options as one decorator, in their order on the help page."""
 
-    def add(command: F) -> F:
+    def add(command: _F) -> _F:
         for option in reversed(added):
             command = option(command)
         return command
@@ -84,7 +92,7 @@ model = options(
         metavar="FILE",
         is_eager=True,
         expose_value=False,
-        callback=read_config,
+        callback=take_settings,
         help="YAML, TOML or JSON with the settings below, or the config.json of a run; options "
         "that are typed go before it.",
     ),
@@ -92,7 +100,7 @@ model = options(
     setting(
         "--columns",
         of=RUN,
-        type=Columns(),
+        type=ColumnKinds(),
         metavar="NAME=KIND,...",
         help="Of a table: real, positive, count, binary, categorical or ordinal[:low<high], where "
         "a column is not what it looks like (text categorical, two values binary, else real).",
@@ -193,14 +201,14 @@ model = options(
     setting(
         "--latent",
         of=RUN,
-        type=Sizes(),
+        type=LayerSizes(),
         metavar="SIZES",
         help="Latent dimensions; several, from the data upwards, make a hierarchy: 100,50.",
     ),
     setting(
         "--hidden",
         of=RUN,
-        type=Sizes(),
+        type=LayerSizes(),
         metavar="SIZES",
         help="Hidden layer sizes of the encoder; the decoder mirrors them.",
     ),
@@ -208,7 +216,7 @@ model = options(
         "--upper-hidden",
         of=RUN,
         otherwise="as --hidden",
-        type=Sizes(),
+        type=LayerSizes(),
         metavar="SIZES",
         help="Hidden layer sizes between layers of latents.",
     ),
@@ -333,7 +341,7 @@ distributions = options(
     ),
 )
 
-evaluation = options(
+evaluation_options = options(
     setting(
         "--split",
         of=EVALUATION,

@@ -115,7 +115,7 @@ def one_line(error: BaseException) -> str:
     return f"{message[: _LONGEST - _END]} ... {message[-_END:]}"
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What went wrong in one line; of a failure that was not foreseen, also where."""
     if isinstance(error, _FORESEEN):
         return one_line(error)

@@ -9,7 +9,7 @@ import click
 
 import ppl_vae as pv
 
-F = TypeVar("F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Setting(click.Option):
@@ -71,7 +71,7 @@ class Setting(click.Option):
         return record[0], record[1].replace("{names}", ", ".join(self.names()))
 
 
-def setting(*declarations: str, **attributes: Any) -> Callable[[F], F]:
+def setting(*declarations: str, **attributes: Any) -> Callable[[_F], _F]:
     """A :class:`Setting` as a decorator, as ``click.option`` is one."""
     return click.option(*declarations, cls=Setting, **attributes)
 

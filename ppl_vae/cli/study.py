@@ -33,7 +33,7 @@ def init(file: Path, data: str, force: bool) -> None:
     say(f"{file}: {_size(planned)}; run it with: ppl-vae study run {file}")
 
 
-@study.command()
+@study.command("run")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -46,7 +46,7 @@ def init(file: Path, data: str, force: bool) -> None:
 @click.option("--tensorboard", is_flag=True, help="Write learning curves for TensorBoard too.")
 @trust
 @place
-def run(
+def run_command(
     file: Path,
     folder: Path | None,
     engine: str,
@@ -145,7 +145,7 @@ def show_results(results: Any, as_json: bool) -> None:
     comparison, summary = results.comparison(), pv.studies.comparison_summary(results)
     text = "\n".join(results.warnings)
     if comparison is not None:
-        notes = pv.studies.notes_of(comparison, results)
+        notes = pv.studies.study_notes(comparison, results)
         text = pv.comparison.format_comparison(comparison, results.study.title, notes)
     text += f"\n\nreport:   {page}"
     if pictures:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.comparison.crossed import CrossedMean, crossed_mean, require_data
+from ppl_vae.comparison.crossed import CrossedMean, crossed_mean, require_two_data
 from ppl_vae.evidence import Evidence
 from ppl_vae.identity import require_same_rows
 
@@ -82,7 +82,7 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
     sizes = sorted({len(result) for cells in evidence.values() for result in cells.values()})
     if len(sizes) != 1:
         raise ValueError(f"arms need results on the same data, got numbers of data {sizes}.")
-    require_data(sizes[0])
+    require_two_data(sizes[0])
     found, notes = {}, []
     for arm, results in evidence.items():
         finite = {

@@ -108,7 +108,7 @@ class Comparison(Result):
         """Forest plots: each arm with its seeds, and their paired differences."""
         points = [*self.arms.values(), *self.differences.values()]
         rows = [
-            plots.Interval(row["arm"], row["mean"], row["low"], row["high"], points=mean.per_seed)
+            plots.ForestRow(row["arm"], row["mean"], row["low"], row["high"], points=mean.per_seed)
             for row, mean in zip(self._rows(), points, strict=True)
         ]
         arms = [

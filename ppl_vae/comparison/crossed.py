@@ -94,7 +94,7 @@ def crossed_mean(
         ValueError: If there are fewer than 2 data.
     """
     num_seeds, num_data = values.shape
-    require_data(num_data)
+    require_two_data(num_data)
     cells = num_seeds * num_data
     found = mean_squares(values.double().numpy())
     squares = Squares(*(float(value) for value in vars(found).values()))
@@ -115,7 +115,7 @@ def crossed_mean(
     )
 
 
-def require_data(num_data: int) -> None:
+def require_two_data(num_data: int) -> None:
     """Raise ValueError where there are too few data for a spread over them."""
     if num_data < 2:
         raise ValueError(f"a comparison needs at least 2 data, got {num_data}.")

@@ -10,7 +10,7 @@ import torch
 from ppl_vae.data.columns import Column
 from ppl_vae.data.dataset import SPLIT_SEED, Dataset, Splitting, split_rows
 from ppl_vae.data.precision import column_varies, find_offsets
-from ppl_vae.data.schema import Conversion, Schema, require_numbers
+from ppl_vae.data.schema import Conversion, Schema, require_numeric
 from ppl_vae.data.text_columns import drop_hint
 
 _LOG = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def _prepare(
     conversion: Conversion,
 ) -> tuple[list[torch.Tensor], tuple[int, ...] | None, Conversion]:
     """Turn arrays into float32 rows, their image shape, and how that was done."""
-    arrays = {what: require_numbers(x, what) for what, x in parts.items()}
+    arrays = {what: require_numeric(x, what) for what, x in parts.items()}
     _check_shapes({what: x.shape for what, x in arrays.items()})
     flat = {what: x.reshape(len(x), -1) for what, x in arrays.items()}
     first, *others = flat.values()

@@ -9,11 +9,11 @@ import pandas as pd
 
 from ppl_vae.data.text_columns import holds_dates, require_labels, shown, unreadable
 
-Kind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
+ColumnKind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
 """Real numbers, positive ones, whole ones from 0, one of two, one of several, one of an order."""
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-CODED: tuple[Kind, ...] = ("binary", "categorical", "ordinal")
+KINDS: tuple[ColumnKind, ...] = get_args(ColumnKind)
+CODED: tuple[ColumnKind, ...] = ("binary", "categorical", "ordinal")
 _MOST_LABELS = 1000
 
 
@@ -29,7 +29,7 @@ class Column:
     """
 
     name: str
-    kind: Kind
+    kind: ColumnKind
     labels: tuple[str, ...] = ()
 
 
@@ -140,7 +140,7 @@ def _encode(
     return _codes(cells, column, where), column
 
 
-def _looks_like(cells: pd.Series, where: str) -> Kind:
+def _looks_like(cells: pd.Series, where: str) -> ColumnKind:
     """What a column holds, as far as its cells say so plausibly.
 
     Raises:

@@ -147,7 +147,7 @@ class Schema:
             ValueError: If they are no numbers, none, of another size or shape, not finite, or in
                 another unit.
         """
-        values = require_numbers(values, what)
+        values = require_numeric(values, what)
         if not values.ndim or not len(values):
             raise ValueError(f"{what}: holds no rows.")
         shape = values.shape[1:]
@@ -188,7 +188,7 @@ class Schema:
         return cls(**{**plain, "conversion": Conversion(**conversion)})
 
 
-def require_numbers(x: np.ndarray | Tensor, what: str) -> np.ndarray:
+def require_numeric(x: np.ndarray | Tensor, what: str) -> np.ndarray:
     """The array, or the tensor as one, if it holds real numbers.
 
     Raises:

@@ -20,7 +20,7 @@ from ppl_vae.netcdf import Variable, numpy_of
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.randomness import Stream, generator, seeded
 
-FALSE_ALARM = 0.01
+_FALSE_ALARM = 0.01
 """Probability that a calibrated guide is reported, over all its dimensions and tests."""
 
 _TESTS = 3
@@ -100,7 +100,7 @@ class Calibration(Result):
     ranks: Int[Tensor, "simulations dimensions"]
     names: tuple[str, ...]
     num_draws: int
-    false_alarm: float = FALSE_ALARM
+    false_alarm: float = _FALSE_ALARM
     identity: Identity | None = None
 
     @property
@@ -250,7 +250,7 @@ def simulation_based_calibration(
     *,
     num_simulations: int = 1000,
     num_draws: int = 99,
-    false_alarm: float = FALSE_ALARM,
+    false_alarm: float = _FALSE_ALARM,
     device: torch.device | str | None = None,
     seed: int | None = 0,
 ) -> Calibration:

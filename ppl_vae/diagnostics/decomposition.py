@@ -173,7 +173,7 @@ class Decomposition(Result):
             return super()._panels()
         units = ", ".join(f"{u.count} of {u.latent} active" for u in self.active_units.values())
         terms = [estimate.value for estimate in self.kl.values()]
-        bar = plots.Parts("ELBO", plots.style_of(0), self.log_likelihood.value, terms, units)
+        bar = plots.ElboTerms("ELBO", plots.style_of(0), self.log_likelihood.value, terms, units)
 
         def draw(ax: Axes) -> None:
             plots.draw_parts(ax, [bar])

@@ -108,7 +108,7 @@ def _subset(size: int, most: int) -> Tensor:
     return torch.randperm(size, generator=generator(0))[:most].sort().values
 
 
-def find_parameters(programs: Programs, x: Float[Tensor, "batch *event"]) -> dict[str, Tensor]:
+def trainable_parameters(programs: Programs, x: Float[Tensor, "batch *event"]) -> dict[str, Tensor]:
     """Name to leaf tensor of everything trainable behind the programs, each tensor once."""
     found = programs.modules(x).parameters
     return {name: value for name, value in found.items() if value.requires_grad}
@@ -140,10 +140,12 @@ class Loop:
 
     def _step(self, objective: Objective) -> dict[str, Tensor]:
         loss = objective.differentiable_loss(self.model, self.guide, self.x)
-        return ascent(loss, self.groups.parameters, leading=1)
+        return ascent_direction(loss, self.groups.parameters, leading=1)
 
 
-def ascent(loss: Tensor, parameters: Mapping[str, Tensor], leading: int = 0) -> dict[str, Tensor]:
+def ascent_direction(
+    loss: Tensor, parameters: Mapping[str, Tensor], leading: int = 0
+) -> dict[str, Tensor]:
     """The negative gradient of a loss by parameter, 0 where it depends on none."""
     values = list(parameters.values())
     found = torch.autograd.grad(loss, values, allow_unused=True)

@@ -20,7 +20,7 @@ from ppl_vae.diagnostics.gradient_bench import (
     slopes_of,
 )
 from ppl_vae.diagnostics.gradient_references import ScoreReference, reference_for, target_of
-from ppl_vae.diagnostics.gradient_samples import Groups, Loop, Sample, find_parameters
+from ppl_vae.diagnostics.gradient_samples import Groups, Loop, Sample, trainable_parameters
 from ppl_vae.diagnostics.gradient_statistics import (
     Moments,
     bootstrap_moments,
@@ -42,7 +42,7 @@ from ppl_vae.objectives import (
 from ppl_vae.particles import Program, Programs
 from ppl_vae.randomness import Stream, seeded
 
-FALSE_ALARM = 0.01
+_FALSE_ALARM = 0.01
 """Probability that a bench of unbiased gradients reports any bias."""
 
 THEORY: dict[type[Objective], dict[Group, float]] = {
@@ -113,7 +113,7 @@ def gradient_statistics(
     families = by_family(objectives)
     programs = Programs(model, guide).on(x)
     if parameters is None:
-        parameters = find_parameters(programs, x)
+        parameters = trainable_parameters(programs, x)
     groups = Groups.of(programs, x, parameters, most_coordinates=most_coordinates)
     bench = Bench(Loop(model, guide, x, groups), replicates, reference_replicates, seed)
     return bench.run(families)
@@ -179,7 +179,7 @@ class Bench:
         groups = self.loop.groups
         comparisons = sum(map(len, families.values())) * groups.num_coordinates
         freedom = min(self.replicates, self.reference_replicates or self.replicates) - 1
-        limit = largest_innocent_z(FALSE_ALARM, comparisons, freedom)
+        limit = largest_innocent_z(_FALSE_ALARM, comparisons, freedom)
         rows = tuple(
             row
             for name, members in families.items()
@@ -199,7 +199,7 @@ class Bench:
             parameters=groups.names,
             shared=groups.shared,
             limit=limit,
-            false_alarm=FALSE_ALARM,
+            false_alarm=_FALSE_ALARM,
             num_data=len(self.loop.x),
         )
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.diagnostics.gradient_bench import GradientBench
-from ppl_vae.diagnostics.gradient_samples import Groups, Loop, Sample, ascent
+from ppl_vae.diagnostics.gradient_samples import Groups, Loop, Sample, ascent_direction
 from ppl_vae.diagnostics.gradients import Bench, Objectives, by_family
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.objectives import Objective
@@ -128,7 +128,7 @@ class LinearGaussianProblem:
         parameters = self.copies(replicates)
         model, guide = self.programs(parameters)
         loss = objective.differentiable_loss(model, guide, self.x.repeat(replicates, 1))
-        return ascent(loss, parameters)
+        return ascent_direction(loss, parameters)
 
     def exact_elbo(self, parameters: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         """The exact ELBO summed over the data, in nats."""
@@ -214,14 +214,14 @@ def mixes_data(problem: LinearGaussianProblem, objective: Objective) -> bool:
         x[len(problem.x) :] += shift
         with seeded(0):
             loss = objective.differentiable_loss(*problem.programs(parameters), x)
-        found.append([gradient[0] for gradient in ascent(loss, parameters).values()])
+        found.append([gradient[0] for gradient in ascent_direction(loss, parameters).values()])
     return not all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
 
 
 def _elbo_gradient(problem: LinearGaussianProblem) -> dict[str, Tensor]:
     parameters = problem.copies(1)
     elbo = problem.exact_elbo({name: value[0] for name, value in parameters.items()})
-    return ascent(-elbo, parameters)
+    return ascent_direction(-elbo, parameters)
 
 
 def _perturbed(

@@ -169,5 +169,5 @@ def _require_unit(value: Tensor) -> None:
         worst = norm[(norm - 1).abs().nan_to_num(nan=math.inf).argmax()].item()
         raise ValueError(
             f"a latent on the sphere has norm 1, got {worst:.6g}: pair this distribution with one "
-            "on the sphere (UniformSphere, VonMisesFisherEncoder), or normalise the values."
+            "on the sphere (UniformSpherePrior, VonMisesFisherEncoder), or normalise the values."
         )

@@ -5,7 +5,7 @@ from ppl_vae.engines.in_process import InProcess
 from ppl_vae.engines.locks import exclusive
 from ppl_vae.engines.ray_engine import RayEngine
 from ppl_vae.engines.task import Engine, Outcome, Task
-from ppl_vae.engines.watch import Row, watching
+from ppl_vae.engines.watch import ProgressRow, watching
 
 ENGINES = Kind("engine", {"in-process": InProcess, "ray": RayEngine})
 """Engines by name."""
@@ -15,8 +15,8 @@ __all__ = [
     "Engine",
     "InProcess",
     "Outcome",
+    "ProgressRow",
     "RayEngine",
-    "Row",
     "Task",
     "exclusive",
     "watching",

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
-Resources = dict[str, float]
+_Resources = dict[str, float]
 _CLIENT = "ray://"
 _HERE = "127.0.0.1"
 _ANSWER = 10.0
@@ -114,7 +114,7 @@ def require_address(address: str | None) -> None:
         raise ValueError(f"the address of a Ray cluster is host:port or auto, got {address!r}.")
 
 
-def living(ray: Any) -> list[Resources]:
+def living(ray: Any) -> list[_Resources]:
     """What each node of the cluster that is alive has in all."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
@@ -127,16 +127,16 @@ class Request:
     cpus: float
     gpus: float
 
-    def slots(self, machines: list[Resources]) -> int:
+    def slots(self, machines: list[_Resources]) -> int:
         """Tasks that fit on the nodes at once."""
         return sum(map(self._fit, machines))
 
-    def _fit(self, resources: Resources) -> int:
+    def _fit(self, resources: _Resources) -> int:
         asked = (("CPU", self.cpus), ("GPU", self.gpus))
         # Ray counts in ten thousandths.
         return min(int((resources.get(name, 0.0) + 1e-4) / n) for name, n in asked if n > 0)
 
-    def refusal(self, machines: list[Resources]) -> str:
+    def refusal(self, machines: list[_Resources]) -> str:
         """Why no node has room, in one line."""
         sizes = {f"{r.get('CPU', 0):g} CPUs and {r.get('GPU', 0):g} GPUs" for r in machines}
         return (

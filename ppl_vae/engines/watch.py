@@ -22,7 +22,7 @@ _FINISHED = ("done", "failed")
 
 @final
 @dataclass(frozen=True)
-class Row:
+class ProgressRow:
     """How far a task is.
 
     Attributes:
@@ -42,7 +42,7 @@ class Row:
 
 @contextmanager
 def watching(
-    rows: Callable[[], Sequence[Row]],
+    rows: Callable[[], Sequence[ProgressRow]],
     *,
     what: str = "tasks",
     every: float = 1.0,
@@ -82,7 +82,7 @@ class _View:
     """What is on the screen."""
 
     def __init__(
-        self, rows: Callable[[], Sequence[Row]], what: str, file: TextIOBase | TextIO
+        self, rows: Callable[[], Sequence[ProgressRow]], what: str, file: TextIOBase | TextIO
     ) -> None:
         self.rows, self.what, self.file = rows, what, file
         self.begun, self.lines = time.monotonic(), 0
@@ -97,7 +97,7 @@ class _View:
             return
         self._draw(rows)
 
-    def _draw(self, rows: Sequence[Row]) -> None:
+    def _draw(self, rows: Sequence[ProgressRow]) -> None:
         width, height = shutil.get_terminal_size()
         news = [_line(row) for row in self._news(rows)]
         if self.file.isatty():
@@ -117,7 +117,7 @@ class _View:
             self.file.write("".join(f"{line}\n" for line in news))
         self.file.flush()
 
-    def _news(self, rows: Sequence[Row]) -> list[Row]:
+    def _news(self, rows: Sequence[ProgressRow]) -> list[ProgressRow]:
         """Those that were not finished at the last look; none at the first."""
         finished = [row for row in rows if row.state in _FINISHED]
         known = self.told
@@ -127,7 +127,7 @@ class _View:
             return []
         return [row for row in finished if row.name not in known]
 
-    def _summary(self, rows: Sequence[Row], width: int) -> str:
+    def _summary(self, rows: Sequence[ProgressRow], width: int) -> str:
         count = Counter(row.state for row in rows)
         states = ", ".join(f"{count[s]} {s}" for s in ("running", "waiting", "failed") if count[s])
         return str(
@@ -144,7 +144,7 @@ class _View:
         )
 
 
-def _line(row: Row) -> str:
+def _line(row: ProgressRow) -> str:
     return _one_line(f"{row.name}: {row.state}{f', {row.text}' if row.text else ''}")
 
 
@@ -152,7 +152,7 @@ def _one_line(text: str) -> str:
     return printable(text).replace("\n", " ")
 
 
-def _gauge(row: Row, width: int) -> str:
+def _gauge(row: ProgressRow, width: int) -> str:
     """A row of the table, its name padded to a width."""
     name, text = _one_line(row.name).ljust(width), _one_line(row.text)
     if row.total is None:

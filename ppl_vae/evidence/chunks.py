@@ -82,7 +82,7 @@ class ChunkEstimate(Protocol):
 
 @final
 @dataclass(frozen=True)
-class Parts:
+class ChunkResults:
     """What all chunks came to.
 
     Attributes:
@@ -132,7 +132,7 @@ class Call:
 
     def by_chunk(
         self, look: Evaluation, settings: str, estimate: ChunkEstimate, data_at_once: int = 0
-    ) -> Parts:
+    ) -> ChunkResults:
         """The estimates of all chunks.
 
         Every chunk has streams of its own, so that its numbers depend neither on the chunks before
@@ -181,7 +181,7 @@ class Call:
         estimate: ChunkEstimate,
         path: Path | None,
         data_at_once: int,
-    ) -> Parts:
+    ) -> ChunkResults:
         unfinished = Unfinished.open(path, look.identity(settings, self.seed))
         parts, at_once = unfinished.parts, data_at_once or look.data_at_once
         done = sum(map(len, parts))
@@ -194,7 +194,7 @@ class Call:
                 unfinished.add(estimate(look, chunk, streams))
                 bar.update(len(chunk))
                 done += len(chunk)
-        return Parts(parts, unfinished.identity)
+        return ChunkResults(parts, unfinished.identity)
 
 
 @final

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.flows import Flow, Kind
+from ppl_vae.flows import Flow, FlowKind
 from ppl_vae.guides.normal import positive
 
 _CONTEXT = 32
@@ -47,7 +47,7 @@ class FlowGuide(nn.Module):
         self,
         network: nn.Module,
         latent: int,
-        kind: Kind = "iaf",
+        kind: FlowKind = "iaf",
         context: int = _CONTEXT,
         *,
         layers: int = 4,

@@ -19,7 +19,7 @@ class VonMisesFisherEncoder(nn.Module):
 
     mu is the direction of the network's first m outputs, kappa = m softplus(last output): on the
     scale of m the distribution goes from uniform to concentrated. Draws are reparameterised, and
-    the KL to :class:`~ppl_vae.priors.UniformSphere` is closed form.
+    the KL to :class:`~ppl_vae.priors.UniformSpherePrior` is closed form.
 
     Args:
         network: Maps ``(batch, *event)`` to (batch, m + 1).

@@ -21,7 +21,7 @@ from ppl_vae.likelihoods.laplace import LaplaceDecoder
 from ppl_vae.likelihoods.normal import NormalDecoder
 from ppl_vae.likelihoods.observed import Observed, ObservedDecoder
 from ppl_vae.likelihoods.optimal_sigma import OptimalSigmaDecoder
-from ppl_vae.likelihoods.outputs import Positive, Source
+from ppl_vae.likelihoods.outputs import ParameterSource, Positive
 from ppl_vae.likelihoods.pixel_cnn import PixelCNNDecoder
 from ppl_vae.likelihoods.student_t import StudentTDecoder
 from ppl_vae.likelihoods.table import TableDecoder
@@ -75,10 +75,10 @@ __all__ = [
     "Observed",
     "ObservedDecoder",
     "OptimalSigmaDecoder",
+    "ParameterSource",
     "PixelCNNDecoder",
     "PoissonDecoder",
     "Positive",
-    "Source",
     "StudentTDecoder",
     "TableDecoder",
     "TableRow",

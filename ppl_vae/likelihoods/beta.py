@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from ppl_vae.distributions import InDouble, in_double
 from ppl_vae.likelihoods.features import FeatureVector
-from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
+from ppl_vae.likelihoods.outputs import (
+    ParameterSource,
+    Positive,
+    count_blocks,
+    read_blocks,
+    start_blocks,
+)
 from ppl_vae.likelihoods.starts import column_means, column_spreads
 from ppl_vae.likelihoods.values import Values
 
@@ -57,7 +63,7 @@ class BetaDecoder(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        precision: float | Source = "network",
+        precision: float | ParameterSource = "network",
         *,
         data: Float[Tensor, "num_data features"] | None = None,
     ) -> None:
@@ -69,7 +75,7 @@ class BetaDecoder(nn.Module):
             start_blocks(network, [mean.logit()], self.precision)
 
     @classmethod
-    def num_outputs(cls, features: int, precision: float | Source = "network") -> int:
+    def num_outputs(cls, features: int, precision: float | ParameterSource = "network") -> int:
         """Outputs that the network must have."""
         return features * count_blocks(1, precision)
 

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from ppl_vae.distributions import InDouble, in_double
 from ppl_vae.likelihoods.features import FeatureVector
-from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
+from ppl_vae.likelihoods.outputs import (
+    ParameterSource,
+    Positive,
+    count_blocks,
+    read_blocks,
+    start_blocks,
+)
 from ppl_vae.likelihoods.starts import column_means, column_variances
 from ppl_vae.likelihoods.values import Values
 
@@ -116,7 +122,7 @@ class NegativeBinomialDecoder(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        inverse_dispersion: float | Source = "feature",
+        inverse_dispersion: float | ParameterSource = "feature",
         *,
         data: Float[Tensor, "num_data features"] | None = None,
     ) -> None:
@@ -128,7 +134,9 @@ class NegativeBinomialDecoder(nn.Module):
             start_blocks(network, [log_means(data)], self.inverse_dispersion)
 
     @classmethod
-    def num_outputs(cls, features: int, inverse_dispersion: float | Source = "feature") -> int:
+    def num_outputs(
+        cls, features: int, inverse_dispersion: float | ParameterSource = "feature"
+    ) -> int:
         """Outputs that the network must have."""
         return features * count_blocks(1, inverse_dispersion)
 

@@ -14,7 +14,13 @@ from torch.distributions.constraints import Constraint
 from torch.nn.functional import logsigmoid
 
 from ppl_vae.likelihoods.features import FeatureVector
-from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
+from ppl_vae.likelihoods.outputs import (
+    ParameterSource,
+    Positive,
+    count_blocks,
+    read_blocks,
+    start_blocks,
+)
 from ppl_vae.likelihoods.starts import column_means, column_spreads
 from ppl_vae.likelihoods.values import Values
 
@@ -173,7 +179,7 @@ class DiscretizedLogisticDecoder(nn.Module):
         self,
         network: nn.Module,
         levels: int = 256,
-        scale: float | Source = "network",
+        scale: float | ParameterSource = "network",
         *,
         data: Float[Tensor, "num_data features"] | None = None,
     ) -> None:
@@ -185,7 +191,7 @@ class DiscretizedLogisticDecoder(nn.Module):
             start_blocks(network, [column_means(data)], self.scale)
 
     @classmethod
-    def num_outputs(cls, features: int, scale: float | Source = "network") -> int:
+    def num_outputs(cls, features: int, scale: float | ParameterSource = "network") -> int:
         """Outputs that the network must have."""
         return features * count_blocks(1, scale)
 

@@ -7,7 +7,13 @@ import pyro.distributions as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
+from ppl_vae.likelihoods.outputs import (
+    ParameterSource,
+    Positive,
+    count_blocks,
+    read_blocks,
+    start_blocks,
+)
 from ppl_vae.likelihoods.starts import column_means, column_spreads
 
 
@@ -31,7 +37,7 @@ class LaplaceDecoder(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        scale: float | Source = "shared",
+        scale: float | ParameterSource = "shared",
         *,
         data: Float[Tensor, "num_data features"] | None = None,
     ) -> None:
@@ -42,7 +48,7 @@ class LaplaceDecoder(nn.Module):
             start_blocks(network, [column_means(data)], self.scale)
 
     @classmethod
-    def num_outputs(cls, features: int, scale: float | Source = "shared") -> int:
+    def num_outputs(cls, features: int, scale: float | ParameterSource = "shared") -> int:
         """Outputs that the network must have."""
         return features * count_blocks(1, scale)
 

@@ -7,7 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
+from ppl_vae.likelihoods.outputs import (
+    ParameterSource,
+    Positive,
+    count_blocks,
+    read_blocks,
+    start_blocks,
+)
 from ppl_vae.likelihoods.starts import column_means, column_spreads
 
 
@@ -39,7 +45,7 @@ class NormalDecoder(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        scale: float | Source = "shared",
+        scale: float | ParameterSource = "shared",
         *,
         learn_scale: bool = False,
         data: Float[Tensor, "num_data features"] | None = None,
@@ -56,7 +62,7 @@ class NormalDecoder(nn.Module):
             start_blocks(network, [data_mean], self.scale)
 
     @classmethod
-    def num_outputs(cls, features: int, scale: float | Source = "shared") -> int:
+    def num_outputs(cls, features: int, scale: float | ParameterSource = "shared") -> int:
         """Outputs that the network must have."""
         return features * count_blocks(1, scale)
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ppl_vae.networks import set_output_bias
 
-Source = Literal["shared", "feature", "network"]
+ParameterSource = Literal["shared", "feature", "network"]
 """Where a learned positive parameter comes from: one value for all features, one for each, or a
 block of the network's output, so that it depends on z."""
 
@@ -44,7 +44,7 @@ class Positive(nn.Module):
     def __init__(
         self,
         name: str,
-        source: float | Source,
+        source: float | ParameterSource,
         start: Float[Tensor, " features"] | Float[Tensor, ""],
     ) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Positive(nn.Module):
         return self.start * (_FLOOR + (1 - _FLOOR) * unit)
 
 
-def count_blocks(free: int, *sources: float | Source) -> int:
+def count_blocks(free: int, *sources: float | ParameterSource) -> int:
     """Blocks that a network has: so many free ones, and one for each source that is the network."""
     return free + sum(source == "network" for source in sources)
 

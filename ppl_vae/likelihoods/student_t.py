@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from ppl_vae.distributions import InDouble, in_double
 from ppl_vae.likelihoods.features import FeatureVector
-from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
+from ppl_vae.likelihoods.outputs import (
+    ParameterSource,
+    Positive,
+    count_blocks,
+    read_blocks,
+    start_blocks,
+)
 from ppl_vae.likelihoods.starts import column_means, column_spreads
 
 _START = 5.0
@@ -44,8 +50,8 @@ class StudentTDecoder(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        scale: float | Source = "shared",
-        df: float | Source = "shared",
+        scale: float | ParameterSource = "shared",
+        df: float | ParameterSource = "shared",
         *,
         data: Float[Tensor, "num_data features"] | None = None,
     ) -> None:
@@ -63,7 +69,10 @@ class StudentTDecoder(nn.Module):
 
     @classmethod
     def num_outputs(
-        cls, features: int, scale: float | Source = "shared", df: float | Source = "shared"
+        cls,
+        features: int,
+        scale: float | ParameterSource = "shared",
+        df: float | ParameterSource = "shared",
     ) -> int:
         """Outputs that the network must have."""
         return features * count_blocks(1, scale, df)

@@ -16,7 +16,13 @@ from ppl_vae.likelihoods.counts import (
     poisson,
 )
 from ppl_vae.likelihoods.features import FeatureVector
-from ppl_vae.likelihoods.outputs import Positive, Source, count_blocks, read_blocks, start_blocks
+from ppl_vae.likelihoods.outputs import (
+    ParameterSource,
+    Positive,
+    count_blocks,
+    read_blocks,
+    start_blocks,
+)
 from ppl_vae.likelihoods.starts import column_means
 
 _VALUES = count_values("a zero-inflated")
@@ -103,7 +109,7 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        inverse_dispersion: float | Source = "feature",
+        inverse_dispersion: float | ParameterSource = "feature",
         *,
         data: Float[Tensor, "num_data features"] | None = None,
     ) -> None:
@@ -115,7 +121,9 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
             start_blocks(network, _starts(data), self.inverse_dispersion)
 
     @classmethod
-    def num_outputs(cls, features: int, inverse_dispersion: float | Source = "feature") -> int:
+    def num_outputs(
+        cls, features: int, inverse_dispersion: float | ParameterSource = "feature"
+    ) -> int:
         """Outputs that the network must have."""
         return features * count_blocks(2, inverse_dispersion)
 

@@ -1,7 +1,7 @@
 from .drawings import Cost as Cost
 from .drawings import Curve as Curve
-from .drawings import Interval as Interval
-from .drawings import Parts as Parts
+from .drawings import ElboTerms as ElboTerms
+from .drawings import ForestRow as ForestRow
 from .drawings import columns_height as columns_height
 from .drawings import draw_against as draw_against
 from .drawings import draw_bands as draw_bands

@@ -40,7 +40,7 @@ _SI = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 @final
 @dataclass(frozen=True)
-class Interval:
+class ForestRow:
     """A row of a forest plot: an estimate, its interval, single values below it."""
 
     label: str
@@ -66,7 +66,7 @@ class Curve:
 
 @final
 @dataclass(frozen=True)
-class Parts:
+class ElboTerms:
     """``ELBO = log-likelihood - sum of KL`` of an arm, and a remark."""
 
     label: str
@@ -92,7 +92,7 @@ def rows_height(count: int) -> float:
     return 0.65 + _ROW * max(count, 1)
 
 
-def draw_forest(ax: Axes, rows: Sequence[Interval], xlabel: str, *, zero: bool = False) -> None:
+def draw_forest(ax: Axes, rows: Sequence[ForestRow], xlabel: str, *, zero: bool = False) -> None:
     """Estimates with intervals, one below the other; a line at 0 where they are differences.
 
     An interval that holds 0 has an open marker.
@@ -170,7 +170,7 @@ def draw_against(
     ax.xaxis.minorticks_off()
 
 
-def draw_parts(ax: Axes, rows: Sequence[Parts]) -> None:
+def draw_parts(ax: Axes, rows: Sequence[ElboTerms]) -> None:
     """For each arm the log-likelihood from 0, below it the KL of each site from there to the ELBO.
 
     Full: log-likelihood. Pale: KL, one piece a site. The mark at the end is the ELBO.

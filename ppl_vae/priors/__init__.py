@@ -9,24 +9,24 @@ from ppl_vae.priors.categorical import CategoricalPrior
 from ppl_vae.priors.energy import EnergyPrior
 from ppl_vae.priors.exemplar import ExemplarPrior
 from ppl_vae.priors.flow import FlowPrior
-from ppl_vae.priors.gaussian_mixture import MixtureOfGaussians
-from ppl_vae.priors.heavy_tailed import Laplace, StudentT
+from ppl_vae.priors.gaussian_mixture import GaussianMixturePrior
+from ppl_vae.priors.heavy_tailed import LaplacePrior, StudentTPrior
 from ppl_vae.priors.lars import LearnedAcceptRejectPrior
-from ppl_vae.priors.normal import FullCovarianceNormal, LearnedNormal, StandardNormal
+from ppl_vae.priors.normal import FullCovarianceNormalPrior, LearnedNormalPrior, StandardNormalPrior
 from ppl_vae.priors.rbm import RBMPrior
 from ppl_vae.priors.snis import SelfNormalizedImportancePrior
-from ppl_vae.priors.sphere import UniformSphere
+from ppl_vae.priors.sphere import UniformSpherePrior
 from ppl_vae.priors.vamp import VampPrior
 
 PRIORS = Kind(
     "prior",
     {
-        "normal": StandardNormal,
-        "learned-normal": LearnedNormal,
-        "full-normal": FullCovarianceNormal,
-        "student-t": StudentT,
-        "laplace": Laplace,
-        "mixture": MixtureOfGaussians,
+        "normal": StandardNormalPrior,
+        "learned-normal": LearnedNormalPrior,
+        "full-normal": FullCovarianceNormalPrior,
+        "student-t": StudentTPrior,
+        "laplace": LaplacePrior,
+        "mixture": GaussianMixturePrior,
         "vamp": VampPrior,
         "exemplar": ExemplarPrior,
         "flow": FlowPrior,
@@ -38,7 +38,7 @@ PRIORS = Kind(
         "autoregressive-bernoulli": AutoregressiveBernoulliPrior,
         "rbm": RBMPrior,
         "categorical": CategoricalPrior,
-        "sphere": UniformSphere,
+        "sphere": UniformSpherePrior,
     },
     base=nn.Module,
     context=MODEL_CONTEXT,
@@ -54,15 +54,15 @@ __all__ = [
     "EnergyPrior",
     "ExemplarPrior",
     "FlowPrior",
-    "FullCovarianceNormal",
-    "Laplace",
+    "FullCovarianceNormalPrior",
+    "GaussianMixturePrior",
+    "LaplacePrior",
     "LearnedAcceptRejectPrior",
-    "LearnedNormal",
-    "MixtureOfGaussians",
+    "LearnedNormalPrior",
     "RBMPrior",
     "SelfNormalizedImportancePrior",
-    "StandardNormal",
-    "StudentT",
-    "UniformSphere",
+    "StandardNormalPrior",
+    "StudentTPrior",
+    "UniformSpherePrior",
     "VampPrior",
 ]

@@ -114,7 +114,7 @@ class MaskedNetwork(nn.Module):
         if latent < 2:
             raise ValueError(
                 f"an autoregressive prior has 2 latents or more, got {latent}: a single one has "
-                "nothing to depend on; take LearnedNormal or BernoulliPrior."
+                "nothing to depend on; take LearnedNormalPrior or BernoulliPrior."
             )
         if hidden < latent or layers < 1:
             raise ValueError(

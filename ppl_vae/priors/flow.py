@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from ppl_vae.flows import Flow, Kind
+from ppl_vae.flows import Flow, FlowKind
 
 
 @final
@@ -39,7 +39,7 @@ class FlowPrior(nn.Module):
     def __init__(
         self,
         latent: int,
-        kind: Kind = "realnvp",
+        kind: FlowKind = "realnvp",
         *,
         layers: int = 4,
         hidden_sizes: Sequence[int] = (64, 64),

@@ -21,7 +21,7 @@ _MOST_POINTS = 10_000
 
 
 @final
-class MixtureOfGaussians(nn.Module):
+class GaussianMixturePrior(nn.Module):
     r"""``p(z) = sum_c pi_c Normal(z; m_c, C_c)``, all learned.
 
     Components that start alike stay alike, and components that start far apart each keep the data

@@ -11,7 +11,7 @@ from ppl_vae.priors.values import register, require_positive, require_sizes
 
 
 @final
-class Laplace(nn.Module):
+class LaplacePrior(nn.Module):
     """``p(z) = prod_d Laplace(z_d; loc_d, scale_d)``, with standard deviation ``sqrt(2) scale``.
 
     Most latents near 0 and a few far off, with tails ``exp(-|z| / scale)``. The locations start at
@@ -43,7 +43,7 @@ class Laplace(nn.Module):
 
 
 @final
-class StudentT(nn.Module):
+class StudentTPrior(nn.Module):
     """``p(z) = prod_d StudentT(z_d; df_d, loc_d, scale_d)``: tails ``|z|^-(df + 1)``.
 
     A datum may lie far from all others at little cost. The variance is ``scale^2 df / (df - 2)``

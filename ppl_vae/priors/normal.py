@@ -11,7 +11,7 @@ from ppl_vae.priors.values import register, require_sizes
 
 
 @final
-class StandardNormal(nn.Module):
+class StandardNormalPrior(nn.Module):
     """p(z) = Normal(0, I).
 
     Args:
@@ -35,7 +35,7 @@ class StandardNormal(nn.Module):
 
 
 @final
-class LearnedNormal(nn.Module):
+class LearnedNormalPrior(nn.Module):
     """p(z) = Normal(loc, diag(scale^2)), both learned; starts at the standard normal.
 
     Args:
@@ -57,13 +57,13 @@ class LearnedNormal(nn.Module):
 
 
 @final
-class FullCovarianceNormal(nn.Module):
+class FullCovarianceNormalPrior(nn.Module):
     """p(z) = Normal(loc, R R'), both learned; starts at the standard normal.
 
     R is a Cholesky factor: lower triangular, its diagonal the exponential of what is learned. A
     decoder whose first layer is linear can turn and stretch z itself, and then needs no more than
-    :class:`StandardNormal`; what this prior adds is a guide's freedom to be diagonal in other axes.
-    A density costs latent^2 operations.
+    :class:`StandardNormalPrior`; what this prior adds is a guide's freedom to be diagonal in other
+    axes. A density costs latent^2 operations.
 
     Args:
         latent: Number of latent dimensions.

@@ -10,7 +10,7 @@ from ppl_vae.priors.values import register
 
 
 @final
-class UniformSphere(nn.Module):
+class UniformSpherePrior(nn.Module):
     """``p(z) = Gamma(m/2) / (2 pi^(m/2))`` on the unit sphere of R^m, m = latent.
 
     Where no region of the latent space should be preferred, and the guide must not be drawn to an

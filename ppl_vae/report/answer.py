@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from ppl_vae.comparison import Comparison
-from ppl_vae.plots import Interval
+from ppl_vae.plots import ForestRow
 from ppl_vae.report import numbers
 
 _MOST_NAMED = 4
@@ -54,7 +54,7 @@ def _compared(comparison: Comparison, best: str) -> list[Markup]:
     return [Markup(" ").join([*sentences, last.format(percent_of(comparison))])]
 
 
-def _best(rows: Mapping[str, Interval]) -> list[Markup]:
+def _best(rows: Mapping[str, ForestRow]) -> list[Markup]:
     """The best arm minus each other one."""
     lower = [arm for arm, row in rows.items() if row.low > 0]
     near = [arm for arm in rows if arm not in lower]
@@ -82,7 +82,7 @@ def _best(rows: Mapping[str, Interval]) -> list[Markup]:
     return sentences
 
 
-def _reference(rows: Mapping[str, Interval], reference: str) -> list[Markup]:
+def _reference(rows: Mapping[str, ForestRow], reference: str) -> list[Markup]:
     """Each arm minus the reference."""
     if not rows:
         return []
@@ -121,14 +121,14 @@ def _listed(arms: Sequence[str]) -> Markup:
     return Markup(" and ").join([Markup(", ").join(first), last] if first else [last])
 
 
-def oriented(comparison: Comparison, a: str, b: str) -> Interval | None:
+def oriented(comparison: Comparison, a: str, b: str) -> ForestRow | None:
     """Mean of log p_a - log p_b, its simultaneous interval; None where they were not compared."""
     for pair, sign in (((a, b), 1), ((b, a), -1)):
         if pair in comparison.differences:
             mean = comparison.differences[pair]
             low, high = sorted(sign * end for end in comparison.interval(pair))
             points = tuple(sign * value for value in mean.per_seed)
-            return Interval(f"{a} {numbers.MINUS} {b}", sign * mean.mean, low, high, None, points)
+            return ForestRow(f"{a} {numbers.MINUS} {b}", sign * mean.mean, low, high, None, points)
     return None
 
 

@@ -17,7 +17,7 @@ _SHORT, _TALL = 15, 30
 
 @final
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column of a table.
 
     Attributes:
@@ -59,7 +59,7 @@ class Table:
 
     name: str
     caption: str
-    columns: Sequence[Column]
+    columns: Sequence[TableColumn]
     rows: Sequence[Sequence[Value]]
     beside: bool = False
     block: Final[str] = field(default="table", init=False)

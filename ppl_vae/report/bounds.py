@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from ppl_vae.plots import Curve, Style, draw_against, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.arms import mean
-from ppl_vae.report.blocks import Column, Figure, Section, Table, Value, csv_uri
-from ppl_vae.report.measured import Summary, around, first, joint_error, known, measured
+from ppl_vae.report.blocks import Figure, Section, Table, TableColumn, Value, csv_uri
+from ppl_vae.report.measured import Summary, around, first, joint_error, known, measured_values
 from ppl_vae.studies.results import CellResult
 
 
 def bound_curves(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
     """E[L_K] against K, and where it leads."""
-    found = measured(cells, "bound_curve", list(styles))
+    found = measured_values(cells, "bound_curve", list(styles))
     if not found:
         return None
     curves = [_bound_curve(summaries, styles[arm]) for arm, summaries in found.items()]
@@ -66,10 +66,10 @@ def _limits(found: Mapping[str, Mapping[int, Summary]]) -> Table:
         name="limits",
         caption="Limit of the bound for K to infinity, by a parabola in 1/K; nats per datum",
         columns=[
-            Column("arm", "arm"),
-            Column("limit", "number"),
-            Column("error", "error", numbers.error, heading="± error"),
-            *([Column("remark", "prose")] if remarked else []),
+            TableColumn("arm", "arm"),
+            TableColumn("limit", "number"),
+            TableColumn("error", "error", numbers.error, heading="± error"),
+            *([TableColumn("remark", "prose")] if remarked else []),
         ],
         rows=rows if remarked else [row[:-1] for row in rows],
         beside=not remarked,
@@ -91,9 +91,9 @@ def _range(found: Sequence[int]) -> str:
     return " to ".join(map(str, sorted({min(found), max(found)}))) if found else ""
 
 
-def sandwiches(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
+def sandwich_block(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
     """Lower and upper bound of log p(x) on simulated data, against the temperatures."""
-    found = {arm: first(v) for arm, v in measured(cells, "sandwich", list(styles)).items()}
+    found = {arm: first(v) for arm, v in measured_values(cells, "sandwich", list(styles)).items()}
     if not found:
         return None
     sides = [curve for arm, s in found.items() for curve in _sides(s, styles[arm])]
@@ -137,14 +137,14 @@ def sandwiches(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Sect
         name="sandwich-bounds",
         caption="Bounds of log p(x) on simulated data, nats per datum, with Monte Carlo errors",
         columns=[
-            Column("arm", "arm"),
-            Column("temperatures", "number", numbers.count),
-            Column("lower", "number"),
-            Column("lower_error", "error", numbers.error, heading="±"),
-            Column("upper", "number"),
-            Column("upper_error", "error", numbers.error, heading="±"),
-            Column("gap", "number"),
-            Column("gap_error", "error", numbers.error, heading="±"),
+            TableColumn("arm", "arm"),
+            TableColumn("temperatures", "number", numbers.count),
+            TableColumn("lower", "number"),
+            TableColumn("lower_error", "error", numbers.error, heading="±"),
+            TableColumn("upper", "number"),
+            TableColumn("upper_error", "error", numbers.error, heading="±"),
+            TableColumn("gap", "number"),
+            TableColumn("gap_error", "error", numbers.error, heading="±"),
         ],
         rows=rows,
     )

@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ppl_vae.plots import Parts, Style, draw_parts, rows_height, svg_panel
+from ppl_vae.plots import ElboTerms, Style, draw_parts, rows_height, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.arms import mean
-from ppl_vae.report.blocks import Column, Figure, Section, Table, Value
-from ppl_vae.report.measured import Summary, measured
+from ppl_vae.report.blocks import Figure, Section, Table, TableColumn, Value
+from ppl_vae.report.measured import Summary, measured_values
 from ppl_vae.studies.results import CellResult
 
 
@@ -20,7 +20,7 @@ def decompositions(
     means = {}
     for arm in arms:
         # Arm by arm: of all runs together the summaries would be many.
-        for summaries in measured(cells, "decomposition", [arm]).values():
+        for summaries in measured_values(cells, "decomposition", [arm]).values():
             # A guide that is a point has a joint density, and no ELBO to be taken apart.
             if bounds := [summary for summary in summaries.values() if "elbo" in summary]:
                 means[arm] = _mean_parts(bounds)
@@ -29,16 +29,18 @@ def decompositions(
     sites = list(dict.fromkeys(site for parts in means.values() for site in parts["kl"]))
     rows: list[list[Value]] = [_parts_row(arm, parts, sites) for arm, parts in means.items()]
     columns = [
-        Column("arm", "arm"),
-        Column("elbo", "number", heading="ELBO"),
-        Column("seed_error", "error", numbers.error, heading="± seed error"),
-        Column("log_likelihood", "number", heading="log-likelihood"),
-        *(Column(f"kl_{site}", "number", heading=f"KL of {site}") for site in sites),
+        TableColumn("arm", "arm"),
+        TableColumn("elbo", "number", heading="ELBO"),
+        TableColumn("seed_error", "error", numbers.error, heading="± seed error"),
+        TableColumn("log_likelihood", "number", heading="log-likelihood"),
+        *(TableColumn(f"kl_{site}", "number", heading=f"KL of {site}") for site in sites),
         *(
-            Column(f"active_{site}", "number", numbers.tenths, heading=f"active units of {site}")
+            TableColumn(
+                f"active_{site}", "number", numbers.tenths, heading=f"active units of {site}"
+            )
             for site in sites
         ),
-        *(Column(f"units_{site}", "number", numbers.count, heading="of") for site in sites),
+        *(TableColumn(f"units_{site}", "number", numbers.count, heading="of") for site in sites),
     ]
     table = Table(
         name="decomposition",
@@ -50,7 +52,9 @@ def decompositions(
         rows=rows,
     )
     bars = [
-        Parts(arm, styles[arm], m["log_likelihood"], list(m["kl"].values()), _active(m["active"]))
+        ElboTerms(
+            arm, styles[arm], m["log_likelihood"], list(m["kl"].values()), _active(m["active"])
+        )
         for arm, m in means.items()
         if arm in styles
     ]

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 
 from ppl_vae.plots import Curve, Style, draw_against, svg_panel
 from ppl_vae.report import numbers
-from ppl_vae.report.blocks import Column, Figure, Section, Table, csv_uri
-from ppl_vae.report.measured import Summary, first, measured
+from ppl_vae.report.blocks import Figure, Section, Table, TableColumn, csv_uri
+from ppl_vae.report.measured import Summary, first, measured_values
 from ppl_vae.studies.results import CellResult
 
 _GROUPS = {"phi": "phi, of the guide", "theta": "theta, of the model"}
 
 
-def gradients(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
+def gradients_block(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
     """Signal-to-noise ratio of the gradients of guide and model against K."""
-    found = {arm: first(v) for arm, v in measured(cells, "gradients", list(styles)).items()}
+    found = {arm: first(v) for arm, v in measured_values(cells, "gradients", list(styles)).items()}
     if not found:
         return None
     figures = [_ratios(found, styles, group) for group in _GROUPS]
@@ -22,11 +22,11 @@ def gradients(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Secti
         name="slopes",
         caption="Slope of log signal-to-noise ratio against log K, with its standard error",
         columns=[
-            Column("arm", "arm"),
-            Column("group"),
-            Column("slope", "number", numbers.signed),
-            Column("error", "error", numbers.error, heading="±"),
-            Column("theory", "number", numbers.signed),
+            TableColumn("arm", "arm"),
+            TableColumn("group"),
+            TableColumn("slope", "number", numbers.signed),
+            TableColumn("error", "error", numbers.error, heading="±"),
+            TableColumn("theory", "number", numbers.signed),
         ],
         rows=[
             [arm, slope["group"], slope["slope"], slope["error"], slope["expected"]]

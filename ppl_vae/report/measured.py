@@ -11,7 +11,7 @@ from ppl_vae.studies.results import CellResult
 Summary = Mapping[str, Any]
 
 
-def measured(
+def measured_values(
     cells: Sequence[CellResult], name: str, arms: Sequence[str]
 ) -> dict[str, dict[int, Summary]]:
     """Arm to seed to the summary of a measure, where it was measured."""

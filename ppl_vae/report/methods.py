@@ -3,7 +3,7 @@
 from ppl_vae.comparison import Comparison
 from ppl_vae.report import numbers
 from ppl_vae.report.arms import done, mean
-from ppl_vae.report.blocks import Column, Section, Table, Value
+from ppl_vae.report.blocks import Section, Table, TableColumn, Value
 from ppl_vae.studies import StudyResults
 
 
@@ -22,13 +22,15 @@ def methods(results: StudyResults, comparison: Comparison) -> Section | None:
             f"arms are compared by {labels[0]}"
         ),
         columns=[
-            Column("arm", "arm"),
-            Column("method"),
-            Column("log_prob", "number", heading="log p(x)"),
-            Column("monte_carlo_error", "error", numbers.error, heading="± Monte Carlo error"),
-            Column("direction", heading="in expectation"),
-            Column("evaluations", "number", numbers.count, heading="decoder evaluations a datum"),
-            Column("seeds", "number", numbers.count),
+            TableColumn("arm", "arm"),
+            TableColumn("method"),
+            TableColumn("log_prob", "number", heading="log p(x)"),
+            TableColumn("monte_carlo_error", "error", numbers.error, heading="± Monte Carlo error"),
+            TableColumn("direction", heading="in expectation"),
+            TableColumn(
+                "evaluations", "number", numbers.count, heading="decoder evaluations a datum"
+            ),
+            TableColumn("seeds", "number", numbers.count),
         ],
         rows=rows,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from ppl_vae.comparison import Comparison
 from ppl_vae.report import numbers
-from ppl_vae.report.blocks import Block, Column, Facts, Section, Table, Value, Verbatim
+from ppl_vae.report.blocks import Block, Facts, Section, Table, TableColumn, Value, Verbatim
 from ppl_vae.settings_file import write_yaml_text
 from ppl_vae.studies import Study, StudyResults
 from ppl_vae.studies.results import CellResult
@@ -99,18 +99,18 @@ def cells_table(cells: Sequence[CellResult], values: Mapping[tuple[str, int], fl
         for cell in cells
     ]  # fmt: skip
     columns = [
-        Column("arm", "arm"),
-        Column("seed", "number", numbers.count),
-        Column("state"),
-        Column("log_prob", "number", heading="log p(x)"),
-        Column("epochs", "number", numbers.count),
-        Column("kept_epoch", "number", numbers.count, heading="epoch kept"),
-        Column("evaluations", "number", numbers.count, heading="decoder evaluations"),
-        Column("seconds", "number", numbers.tenths),
-        Column("attempts", "number", numbers.count),
+        TableColumn("arm", "arm"),
+        TableColumn("seed", "number", numbers.count),
+        TableColumn("state"),
+        TableColumn("log_prob", "number", heading="log p(x)"),
+        TableColumn("epochs", "number", numbers.count),
+        TableColumn("kept_epoch", "number", numbers.count, heading="epoch kept"),
+        TableColumn("evaluations", "number", numbers.count, heading="decoder evaluations"),
+        TableColumn("seconds", "number", numbers.tenths),
+        TableColumn("attempts", "number", numbers.count),
     ]
     if any(cell.reason for cell in cells):
-        columns.append(Column("reason", "prose"))
+        columns.append(TableColumn("reason", "prose"))
     table = Table(
         name="cells",
         caption="Cells: one training run each; log p(x) is its mean over the data, nats per datum",

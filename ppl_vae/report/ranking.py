@@ -4,33 +4,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ppl_vae.comparison import Comparison, CrossedMean, PairedTest
-from ppl_vae.plots import Interval, Style, draw_forest, rows_height, svg_panel
+from ppl_vae.plots import ForestRow, Style, draw_forest, rows_height, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.answer import oriented, percent_of
-from ppl_vae.report.blocks import Block, Column, Figure, Section, Table, Value, csv_uri
+from ppl_vae.report.blocks import Block, Figure, Section, Table, TableColumn, Value, csv_uri
 
-Pair = tuple[str, str]
+_Pair = tuple[str, str]
 
 _MOST_PAIRS = 15
 """Differences that one figure shows."""
 _DIFFERENCE = [
-    Column("a", "arm", heading="arm"),
-    Column("b", "arm", heading="minus"),
-    Column("difference", "number", numbers.signed),
-    Column("error", "error", numbers.error, heading="± total error"),
-    Column("low", "number", numbers.signed),
-    Column("high", "number", numbers.signed),
-    Column("p", "number", numbers.probability),
-    Column("adjusted_p", "number", numbers.probability, heading="adjusted p"),
+    TableColumn("a", "arm", heading="arm"),
+    TableColumn("b", "arm", heading="minus"),
+    TableColumn("difference", "number", numbers.signed),
+    TableColumn("error", "error", numbers.error, heading="± total error"),
+    TableColumn("low", "number", numbers.signed),
+    TableColumn("high", "number", numbers.signed),
+    TableColumn("p", "number", numbers.probability),
+    TableColumn("adjusted_p", "number", numbers.probability, heading="adjusted p"),
 ]
 _MEAN = [
-    Column("log_prob", "number", heading="log p(x)"),
-    Column("error", "error", numbers.error, heading="± total error"),
-    Column("low", "number"),
-    Column("high", "number"),
-    Column("monte_carlo_error", "number", heading="Monte Carlo error"),
-    Column("seed_error", "number", heading="seed error"),
-    Column("data_error", "number", heading="data error"),
+    TableColumn("log_prob", "number", heading="log p(x)"),
+    TableColumn("error", "error", numbers.error, heading="± total error"),
+    TableColumn("low", "number"),
+    TableColumn("high", "number"),
+    TableColumn("monte_carlo_error", "number", heading="Monte Carlo error"),
+    TableColumn("seed_error", "number", heading="seed error"),
+    TableColumn("data_error", "number", heading="data error"),
 ]
 
 
@@ -44,11 +44,11 @@ def ranked(comparison: Comparison, styles: Mapping[str, Style]) -> Section:
             "Monte Carlo, seed and data error: the parts of the total error."
         ),
         columns=[
-            Column("rank", "number", numbers.count),
-            Column("arm", "arm"),
+            TableColumn("rank", "number", numbers.count),
+            TableColumn("arm", "arm"),
             *_MEAN,
-            Column("best", "number", numbers.chance, heading="P(best)"),
-            Column("seeds", "number", numbers.count),
+            TableColumn("best", "number", numbers.chance, heading="P(best)"),
+            TableColumn("seeds", "number", numbers.count),
         ],
         rows=[
             [rank.rank, arm, *_mean(comparison.arms[arm], comparison.confidence), rank.best,
@@ -57,7 +57,7 @@ def ranked(comparison: Comparison, styles: Mapping[str, Style]) -> Section:
         ],
     )  # fmt: skip
     rows = [
-        Interval(arm, mean.mean, *mean.interval(comparison.confidence), styles[arm], mean.per_seed)
+        ForestRow(arm, mean.mean, *mean.interval(comparison.confidence), styles[arm], mean.per_seed)
         for arm, mean in ((arm, comparison.arms[arm]) for arm in comparison.ranking)
         if arm in styles
     ]
@@ -89,15 +89,15 @@ def _random_effects(comparison: Comparison) -> list[Block]:
             f"({percent_of(comparison)}) that of one new training run on these data"
         ),
         columns=[
-            Column("arm", "arm"),
-            Column("log_prob", "number", heading="log p(x)"),
-            Column("low", "number"),
-            Column("high", "number"),
-            Column("tau", "number"),
-            Column("i_squared", "number", heading="I²"),
-            Column("predicted_low", "number", heading="predicted low"),
-            Column("predicted_high", "number", heading="predicted high"),
-            Column("seeds", "number", numbers.count),
+            TableColumn("arm", "arm"),
+            TableColumn("log_prob", "number", heading="log p(x)"),
+            TableColumn("low", "number"),
+            TableColumn("high", "number"),
+            TableColumn("tau", "number"),
+            TableColumn("i_squared", "number", heading="I²"),
+            TableColumn("predicted_low", "number", heading="predicted low"),
+            TableColumn("predicted_high", "number", heading="predicted high"),
+            TableColumn("seeds", "number", numbers.count),
         ],
         rows=[
             [arm, e.mean, *e.interval, e.tau, e.i_squared,
@@ -134,7 +134,7 @@ def differences(comparison: Comparison) -> Section | None:
             "Differences of mean log p(x), paired by seed and datum; nats per datum. Low and high: "
             f"{percent} intervals that hold together; adjusted p: Bonferroni's, as they"
         ),
-        columns=[*_DIFFERENCE, Column("verdict")],
+        columns=[*_DIFFERENCE, TableColumn("verdict")],
         rows=[
             [*_difference(pair, mean, comparison.tests[pair]), comparison.verdict(pair)]
             for pair, mean in comparison.differences.items()
@@ -157,20 +157,20 @@ def _power(comparison: Comparison) -> list[Block]:
         ),
         columns=[
             *_DIFFERENCE[:2],
-            Column("power_now", "number", numbers.probability, heading="power now"),
-            Column("more_seeds", "number", numbers.count, heading="more seeds"),
-            Column("text", "prose", heading="in words"),
+            TableColumn("power_now", "number", numbers.probability, heading="power now"),
+            TableColumn("more_seeds", "number", numbers.count, heading="more seeds"),
+            TableColumn("text", "prose", heading="in words"),
         ],
         rows=rows,
     )
     return [table] if rows else []
 
 
-def _difference(pair: Pair, mean: CrossedMean, test: PairedTest) -> list[Value]:
+def _difference(pair: _Pair, mean: CrossedMean, test: PairedTest) -> list[Value]:
     return [*pair, mean.mean, mean.error, *test.simultaneous, test.p_value, test.adjusted_p]
 
 
-def _drawn(comparison: Comparison, styles: Mapping[str, Style]) -> tuple[list[Interval], str]:
+def _drawn(comparison: Comparison, styles: Mapping[str, Style]) -> tuple[list[ForestRow], str]:
     """The differences that a figure has room for, and what they are."""
     pairs = [pair for pair in comparison.differences if set(pair) <= set(styles)]
     if comparison.reference is None and len(pairs) <= _MOST_PAIRS:
@@ -201,7 +201,7 @@ def factors(comparison: Comparison) -> Section | None:
                     f"{name}: mean log p(x) of its levels over {found.cells} combinations of the "
                     f"other factors, nats per datum{left_out}"
                 ),
-                columns=[Column(name), *_MEAN],
+                columns=[TableColumn(name), *_MEAN],
                 rows=[
                     [level, *_mean(mean, comparison.confidence)]
                     for level, mean in found.levels.items()
@@ -214,8 +214,8 @@ def factors(comparison: Comparison) -> Section | None:
                     name=f"factor-{len(blocks)}",
                     caption=f"{name}: paired differences between levels, nats per datum",
                     columns=[
-                        Column("a", heading="level"),
-                        Column("b", heading="minus"),
+                        TableColumn("a", heading="level"),
+                        TableColumn("b", heading="minus"),
                         *_DIFFERENCE[2:],
                     ],
                     rows=[
@@ -228,7 +228,7 @@ def factors(comparison: Comparison) -> Section | None:
 
 
 def _forest(
-    name: str, rows: Sequence[Interval], xlabel: str, caption: str, *, zero: bool = False
+    name: str, rows: Sequence[ForestRow], xlabel: str, caption: str, *, zero: bool = False
 ) -> Figure:
     drawn = "; ".join(
         f"{row.label}: {numbers.nats(row.mean)} ({numbers.interval(row.low, row.high)})"

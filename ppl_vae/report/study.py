@@ -14,10 +14,10 @@ from ppl_vae.report import numbers, provenance, ranking
 from ppl_vae.report.answer import answer
 from ppl_vae.report.arms import styles_of
 from ppl_vae.report.blocks import Block, Section
-from ppl_vae.report.bounds import bound_curves, sandwiches
+from ppl_vae.report.bounds import bound_curves, sandwich_block
 from ppl_vae.report.cautions import cautions
 from ppl_vae.report.decomposition import decompositions
-from ppl_vae.report.gradients import gradients
+from ppl_vae.report.gradients import gradients_block
 from ppl_vae.report.methods import methods
 from ppl_vae.report.pictures import pictures
 from ppl_vae.report.training import costs, learning_curves
@@ -95,9 +95,9 @@ def _sections(
         methods(results, comparison),
         learning_curves(cells, styles),
         bound_curves(cells, styles),
-        sandwiches(cells, styles),
+        sandwich_block(cells, styles),
         decompositions(cells, list(arms), styles),
-        gradients(cells, styles),
+        gradients_block(cells, styles),
         pictures(cells, styles, results.manifest.get("data", {})),
         costs(cells, {arm: (mean.mean, mean.error) for arm, mean in arms.items()}, styles),
         provenance.cells_table(cells, values),

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from ppl_vae.plots import Cost, Style, draw_bands, draw_costs, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.arms import done, mean
-from ppl_vae.report.blocks import Block, Column, Figure, Section, Table, Value, csv_uri
+from ppl_vae.report.blocks import Block, Figure, Section, Table, TableColumn, Value, csv_uri
 from ppl_vae.studies.results import CellResult
 from ppl_vae.training import History, curve_of
 
@@ -210,12 +210,12 @@ def _cost_table(
         name="cost",
         caption="What a run of each arm cost, mean over seeds, and mean log p(x) in nats per datum",
         columns=[
-            Column("arm", "arm"),
-            Column("log_prob", "number", heading="log p(x)"),
-            Column("error", "error", numbers.error, heading="± total error"),
-            Column("evaluations", "number", numbers.count, heading="decoder evaluations"),
-            Column("seconds", "number", numbers.tenths),
-            Column("front", heading="on the Pareto front of"),
+            TableColumn("arm", "arm"),
+            TableColumn("log_prob", "number", heading="log p(x)"),
+            TableColumn("error", "error", numbers.error, heading="± total error"),
+            TableColumn("evaluations", "number", numbers.count, heading="decoder evaluations"),
+            TableColumn("seconds", "number", numbers.tenths),
+            TableColumn("front", heading="on the Pareto front of"),
         ],
         rows=[[arm, *values[arm], *found, on(arm)] for arm, found in spent.items()],
     )

@@ -5,7 +5,7 @@ from ppl_vae.runs.config import BINARIZATIONS, RunConfig
 from ppl_vae.runs.diagnose import diagnose_run
 from ppl_vae.runs.diagnosis import Diagnosis
 from ppl_vae.runs.evaluations import (
-    Evaluation,
+    StoredEvaluation,
     file_of,
     format_evaluations,
     list_evaluations,
@@ -18,13 +18,13 @@ from ppl_vae.runs.sharded import evaluate_sharded
 __all__ = [
     "BINARIZATIONS",
     "Diagnosis",
-    "Evaluation",
     "ImputedTable",
     "Normalizer",
     "Rows",
     "Run",
     "RunConfig",
     "Split",
+    "StoredEvaluation",
     "diagnose_run",
     "evaluate_run",
     "evaluate_sharded",

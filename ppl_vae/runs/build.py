@@ -21,7 +21,7 @@ _PRIOR_STREAM = 1
 
 @final
 @dataclass(frozen=True)
-class Parts:
+class ModelParts:
     """What a model and its guide are made of."""
 
     prior: Component
@@ -49,7 +49,7 @@ class Sizes:
     activation: str
 
 
-def build(parts: Parts, sizes: Sizes, dataset: Dataset, seed: int) -> VAE | HierarchicalVAE:
+def build(parts: ModelParts, sizes: Sizes, dataset: Dataset, seed: int) -> VAE | HierarchicalVAE:
     """A model and guide for the data, from the caller's random state.
 
     The prior has a random stream of its own, by ``seed``: models with other priors start with the
@@ -70,7 +70,7 @@ def build(parts: Parts, sizes: Sizes, dataset: Dataset, seed: int) -> VAE | Hier
 @final
 @dataclass(frozen=True)
 class _Build:
-    parts: Parts
+    parts: ModelParts
     sizes: Sizes
     dataset: Dataset
     seed: int

@@ -17,7 +17,7 @@ from ppl_vae.networks import ACTIVATIONS, DECODER_NETWORKS
 from ppl_vae.objectives import Objective
 from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.registry import MODEL_KINDS, outside_objective, parse_objective
-from ppl_vae.runs.build import Parts, Sizes, build
+from ppl_vae.runs.build import ModelParts, Sizes, build
 from ppl_vae.schedules import SCHEDULES, Schedule
 from ppl_vae.training import STEPS, Budget
 from ppl_vae.vae import VAE, HierarchicalVAE
@@ -160,7 +160,7 @@ class RunConfig:
         return cls(**values)
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> ModelParts:
         """The classes that the names stand for, with their arguments.
 
         Raises:
@@ -306,9 +306,9 @@ def require_ours(values: Mapping[str, Any]) -> None:
 
 # A study of a thousand runs names the same few components again and again.
 @lru_cache(maxsize=256)
-def _parts(written: str) -> Parts:
+def _parts(written: str) -> ModelParts:
     prior, likelihood, guide, network = json.loads(written)
-    return Parts(
+    return ModelParts(
         prior=MODEL_KINDS["prior"].parse(prior),
         likelihood=MODEL_KINDS["likelihood"].parse(likelihood),
         guide=MODEL_KINDS["guide"].parse(guide),

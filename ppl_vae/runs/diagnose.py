@@ -41,7 +41,7 @@ _REFINEMENT = Refinement(50)
 
 @final
 @dataclass(frozen=True)
-class Part:
+class _Part:
     """A part of a diagnosis.
 
     Attributes:
@@ -162,7 +162,7 @@ class _Work:
     left_out: dict[str, str]
     found: dict[str, Result]
 
-    def do(self, part: Part) -> None:
+    def do(self, part: _Part) -> None:
         """Compute a part, or read it back; note why it cannot be had."""
         try:
             result = part.compute(self)
@@ -242,26 +242,26 @@ class _Work:
 
 
 PARTS = (
-    Part(
+    _Part(
         "decomposition",
         Decomposition,
         lambda work: work.plain("decomposition", decompose),
         "The ELBO",
     ),
-    Part(
+    _Part(
         "surgery",
         ElboSurgery,
         lambda work: work.plain("surgery", elbo_surgery),
         "Where the KL goes",
     ),
-    Part("evidence", Evidence, lambda work: work.evidence("evidence", work.data), "log p(x)"),
-    Part(
+    _Part("evidence", Evidence, lambda work: work.evidence("evidence", work.data), "log p(x)"),
+    _Part(
         "train_evidence",
         Evidence,
         lambda work: work.evidence("train_evidence", work.train),
         shown=False,
     ),
-    Part(
+    _Part(
         "inference_gap",
         InferenceGap,
         lambda work: work.gap(
@@ -273,30 +273,30 @@ PARTS = (
         ),
         "Inference gap",
     ),
-    Part(
+    _Part(
         "inference_gap_train",
         InferenceGap,
         lambda work: work.gap("inference_gap_train", work.train, "train_evidence"),
     ),
-    Part(
+    _Part(
         "generalization_gap",
         GeneralizationGap,
         lambda work: work.generalization(),
         "Guide on test against training data",
     ),
-    Part(
+    _Part(
         "bound_curve",
         BoundCurve,
         lambda work: work.plain("bound_curve", bound_against_particles),
         "Bound against the number of particles",
     ),
-    Part(
+    _Part(
         "calibration",
         Calibration,
         lambda work: work.plain("calibration", simulation_based_calibration),
         "Calibration of the guide on simulated data",
     ),
-    Part(
+    _Part(
         "rate_distortion",
         RateDistortion,
         lambda work: work.rates("rate_distortion"),

@@ -91,7 +91,7 @@ def save_evaluation(evidence: Evidence, path: Path, normalizers: Sequence[Normal
 
 @final
 @dataclass(frozen=True)
-class Evaluation:
+class StoredEvaluation:
     """A file of the store, and what is in it.
 
     Attributes:
@@ -111,7 +111,7 @@ class Evaluation:
         return {"file": str(self.path), **told, "identity": identity}
 
 
-def list_evaluations(folder: str | os.PathLike[str]) -> list[Evaluation]:
+def list_evaluations(folder: str | os.PathLike[str]) -> list[StoredEvaluation]:
     """All evaluations and diagnoses of a run, by name; neither the model nor the data are read.
 
     One that is damaged, or no such file, is named by a warning in the log and left out.
@@ -125,24 +125,24 @@ def list_evaluations(folder: str | os.PathLike[str]) -> list[Evaluation]:
     return found
 
 
-def _listed(path: Path) -> Evaluation:
+def _listed(path: Path) -> StoredEvaluation:
     if not _is_diagnosis(path):
         evidence = load_evidence(path)
-        return Evaluation(path, evidence.identity, evidence)
+        return StoredEvaluation(path, evidence.identity, evidence)
     tree = load_netcdf(path)
     try:
         identity = Identity.from_dict(json.loads(tree.attrs["identity"]))
         found = evidence_from_datatree(tree) if "evidence" in tree.children else None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no whole diagnosis ({error}): delete it.") from error
-    return Evaluation(path, identity, found)
+    return StoredEvaluation(path, identity, found)
 
 
 def _is_diagnosis(path: Path) -> bool:
     return path.name.startswith("diagnosis-")
 
 
-def format_evaluations(found: list[Evaluation]) -> str:
+def format_evaluations(found: list[StoredEvaluation]) -> str:
     """A table of evaluations: estimator, K, data, mean with its standard error, seed, key.
 
     The estimator stands with what was set of it; ``rows`` is what is computed at once, which the
@@ -157,7 +157,7 @@ def format_evaluations(found: list[Evaluation]) -> str:
     )
 
 
-def _row(each: Evaluation) -> tuple[str, ...]:
+def _row(each: StoredEvaluation) -> tuple[str, ...]:
     evidence, identity = each.evidence, each.identity
     method, counts, numbers = "", ("", ""), ("", "")
     if evidence is not None:

@@ -8,7 +8,7 @@ from ppl_vae.studies.manifest import command_line
 from ppl_vae.studies.plan import MEASURES, CellPlan, Method, Resources, Study
 from ppl_vae.studies.results import CellResult, StudyResults, open_study
 from ppl_vae.studies.status import format_status, status_summary
-from ppl_vae.studies.study import Place, comparison_summary, notes_of, run_study, write_results
+from ppl_vae.studies.study import Place, comparison_summary, run_study, study_notes, write_results
 from ppl_vae.studies.template import TEMPLATE
 
 __all__ = [
@@ -28,13 +28,13 @@ __all__ = [
     "command_line",
     "comparison_summary",
     "format_status",
-    "notes_of",
     "open_study",
     "read_study",
     "run_cell",
     "run_study",
     "status_summary",
     "study_from_mapping",
+    "study_notes",
     "study_to_mapping",
     "write_results",
     "write_yaml",

@@ -17,7 +17,7 @@ _PACKAGES = ("ppl_vae", "torch", "pyro-ppl", "numpy", "scipy", "arviz-stats")
 _SECONDS = 10
 
 
-def describe(
+def describe_study(
     study: Study, dataset: Dataset, device: str, command: str | None, engine: str
 ) -> dict[str, Any]:
     """The manifest: versions, machine, data, git revision of where one works, configurations."""

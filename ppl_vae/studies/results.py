@@ -21,7 +21,7 @@ from ppl_vae.studies.file import study_from_mapping, study_to_mapping, write_yam
 from ppl_vae.studies.plan import CellPlan, Study
 from ppl_vae.training import History
 
-State = Literal["waiting", "running", "done", "failed"]
+CellState = Literal["waiting", "running", "done", "failed"]
 PLAN, MANIFEST, COMPARISON, CELLS = "study.json", "manifest.json", "comparison.json", "cells"
 CELL, MEASURES, PICTURES = "cell.json", "measures.json", "pictures.npz"
 _LARGE = (CHECKPOINT,)
@@ -58,7 +58,7 @@ class CellResult:
     levels: dict[str, str]
     seed: int
     folder: Path
-    state: State
+    state: CellState
     reason: str | None = None
     attempts: int = 0
     seconds: float = 0.0
@@ -217,7 +217,7 @@ class StudyResults:
         """The cells of an arm."""
         return [cell for cell in self.cells if cell.arm == arm]
 
-    def in_state(self, state: State) -> list[CellResult]:
+    def in_state(self, state: CellState) -> list[CellResult]:
         """The cells in a state."""
         return [cell for cell in self.cells if cell.state == state]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from ppl_vae.engines import Row
+from ppl_vae.engines import ProgressRow
 from ppl_vae.runs.run import HISTORY
 from ppl_vae.studies.plan import CellPlan, Study
 from ppl_vae.studies.results import CELLS, CellResult, StudyResults
@@ -24,13 +24,13 @@ class Progress:
 
     study: Study
     folder: Path
-    _finished: dict[str, Row] = field(default_factory=dict)
+    _finished: dict[str, ProgressRow] = field(default_factory=dict)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ProgressRow]:
         """A row for each cell, in the order they are run."""
         return [self._finished.get(plan.folder) or self._row(plan) for plan in self.study.cells]
 
-    def _row(self, plan: CellPlan) -> Row:
+    def _row(self, plan: CellPlan) -> ProgressRow:
         cell = CellResult.read(plan, self.folder / CELLS / plan.folder)
         row = row_of(cell, plan.config.budget.epochs)
         if cell.state == "done":
@@ -38,19 +38,21 @@ class Progress:
         return row
 
 
-def row_of(cell: CellResult, epochs: int | None) -> Row:
+def row_of(cell: CellResult, epochs: int | None) -> ProgressRow:
     """A cell's progress in words; ``epochs`` of training, None where it is limited otherwise."""
     if cell.state == "done":
         text = f"{cell.epochs} epochs, kept epoch {cell.kept_epoch}, {cell.seconds:.1f} s"
-        return Row(cell.name, "done", cell.epochs, cell.epochs, text)
+        return ProgressRow(cell.name, "done", cell.epochs, cell.epochs, text)
     if cell.state == "failed":
-        return Row(cell.name, "failed", text=cell.reason or "")
+        return ProgressRow(cell.name, "failed", text=cell.reason or "")
     if cell.state == "waiting":
-        return Row(cell.name, "waiting", 0, epochs)
+        return ProgressRow(cell.name, "waiting", 0, epochs)
     last = last_epoch(cell.folder)
     if last is None:
-        return Row(cell.name, "running", 0, epochs, "starting")
-    return Row(cell.name, "running", int(last["epoch"]), epochs, f"bound {last['bound']:.2f} nats")
+        return ProgressRow(cell.name, "running", 0, epochs, "starting")
+    return ProgressRow(
+        cell.name, "running", int(last["epoch"]), epochs, f"bound {last['bound']:.2f} nats"
+    )
 
 
 def last_epoch(folder: Path) -> dict[str, float] | None:

@@ -20,7 +20,7 @@ from ppl_vae.runs.run import CONFIG, read_config, require_same_settings
 from ppl_vae.store import read_sealed, write_sealed
 from ppl_vae.studies.cell import CellTask, is_done, log, run_cell, tasks_of
 from ppl_vae.studies.file import study_to_mapping
-from ppl_vae.studies.manifest import describe
+from ppl_vae.studies.manifest import describe_study
 from ppl_vae.studies.plan import Study
 from ppl_vae.studies.results import (
     CELLS,
@@ -100,7 +100,7 @@ def run_study(
         _require_same_plan(study, folder)
         dataset = _load(study, place.data_root)
         _require_guide_densities(study, place.data_root)
-        described = describe(study, dataset, place.device, command, type(engine).__name__)
+        described = describe_study(study, dataset, place.device, command, type(engine).__name__)
         write_plan(study, folder)
         write_sealed(folder / MANIFEST, described)
         options = vars(place)
@@ -138,11 +138,11 @@ def comparison_summary(results: StudyResults) -> dict[str, Any] | None:
         return None
     found = {label: results.comparison(label) for label in others}
     more = {label: other.summary() for label, other in found.items() if other is not None}
-    summary = {**comparison.summary(), "method": first, "notes": notes_of(comparison, results)}
+    summary = {**comparison.summary(), "method": first, "notes": study_notes(comparison, results)}
     return {**summary, **({"methods": more} if more else {})}
 
 
-def notes_of(comparison: Comparison, results: StudyResults) -> list[str]:
+def study_notes(comparison: Comparison, results: StudyResults) -> list[str]:
     """What a reader should know before believing the numbers, one sentence each."""
     return [f"{arm}: {text}." for arm, text in comparison.warnings.items()] + results.warnings
 

@@ -16,12 +16,12 @@ difference, relative to values of 1 and more. No mistake in a formula is as smal
 Skip = Literal["not claimed", "not applicable", "not looked", "not reached"]
 """Why a rung has no comparisons. ``not looked``: the question stands, and there was no way to
 answer it, so that the whole has not passed."""
-Outcome = Literal["passed", "failed"] | Skip
+_Outcome = Literal["passed", "failed"] | Skip
 
 
 @final
 @dataclass(frozen=True)
-class Comparison:
+class Discrepancy:
     """A number found, what it should be, and how far apart they may be.
 
     Attributes:
@@ -79,7 +79,7 @@ class Comparison:
         )
 
 
-Answer = list[Comparison] | Skip
+Answer = list[Discrepancy] | Skip
 """What a rung comes to: its comparisons, or why there are none."""
 
 
@@ -96,7 +96,7 @@ class Rung:
     """
 
     name: str
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[Discrepancy, ...] = ()
     skipped: Skip | None = None
     raised: Exception | None = None
 
@@ -105,12 +105,12 @@ class Rung:
         """Comparisons by a z-score."""
         return sum(comparison.error is not None for comparison in self.comparisons)
 
-    def failed(self, limit: float) -> list[Comparison]:
+    def failed(self, limit: float) -> list[Discrepancy]:
         """The comparisons that do not hold, worst first."""
         ordered = sorted(self.comparisons, key=lambda c: -c.excess(limit))
         return [comparison for comparison in ordered if comparison.excess(limit) > 1]
 
-    def outcome(self, limit: float) -> Outcome:
+    def outcome(self, limit: float) -> _Outcome:
         """What came of it, given the limit of |z|."""
         if self.raised is not None or self.failed(limit):
             return "failed"
@@ -193,12 +193,12 @@ class Report:
         return "\n".join(lines)
 
 
-def same(what: str, found: Tensor | float, expected: Tensor | float) -> Comparison:
+def same(what: str, found: Tensor | float, expected: Tensor | float) -> Discrepancy:
     """That two tensors, or numbers, are equal to rounding: their worst entries."""
     values = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (found, expected))
     a, b = torch.broadcast_tensors(*values)
     worst = int(((a - b).abs() / (1 + b.abs())).nan_to_num(nan=math.inf).argmax())
-    return Comparison(what, a.flatten()[worst].item(), b.flatten()[worst].item())
+    return Discrepancy(what, a.flatten()[worst].item(), b.flatten()[worst].item())
 
 
 def mean_is(
@@ -206,13 +206,13 @@ def mean_is(
     found: Float[Tensor, " rows"],
     expected: Float[Tensor, " rows"],
     relation: Literal["=", "<=", ">="] = "=",
-) -> Comparison:
+) -> Discrepancy:
     """That the mean of independent ``found - expected`` is 0, or on one side of it."""
     difference = (found - expected).detach().double()
     centred, count = difference - difference.mean(), len(difference)
     # Powers of a spread at the level of rounding would be 0 / 0.
     spread = centred.square().mean().sqrt().clamp(min=ROUNDING)
-    return Comparison(
+    return Discrepancy(
         what,
         found.mean().item(),
         expected.mean().item(),
@@ -224,7 +224,7 @@ def mean_is(
 
 def share_is(
     what: str, hits: Bool[Tensor, " rows"], share: float, relation: Literal["<=", ">="]
-) -> Comparison:
+) -> Discrepancy:
     """That independent trials hit with at most, or at least, such a probability.
 
     On the wrong side z has the binomial's exact tail probability.
@@ -235,4 +235,4 @@ def share_is(
     found, error = count / trials, math.sqrt(share * (1 - share) / trials)
     # Near the share itself the two agree, and so far away that the tail is 0 either will do.
     error = abs(found - share) / z if 1 < z < math.inf else error
-    return Comparison(what, found, share, error, relation)
+    return Discrepancy(what, found, share, error, relation)

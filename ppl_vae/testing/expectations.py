@@ -10,11 +10,11 @@ from ppl_vae.objectives import Objective
 from ppl_vae.objectives.splitting import split_parameters
 from ppl_vae.particles import Programs
 from ppl_vae.randomness import derive_seed
-from ppl_vae.testing.comparison import Answer, Comparison, mean_is, same
+from ppl_vae.testing.comparison import Answer, Discrepancy, mean_is, same
 from ppl_vae.testing.draws import ascent, bound_of, central_differences, same_draws
 from ppl_vae.testing.programs import Case, exact, exact_chain, one_layer, two_layers
 
-Group = Literal["theta", "phi", "shared"]
+_Group = Literal["theta", "phi", "shared"]
 _DRAWS = 10_000
 """Particles of one estimate, over all its replicates."""
 _FEWEST = 1000
@@ -78,13 +78,13 @@ def _far_from_posterior(objective: Objective) -> tuple[Case, Tensor]:
     return exact(num_replicates(objective), shift=1.0, stretch=1.4)
 
 
-def claims_unbiased(objective: Objective, group: Group) -> bool:
+def claims_unbiased(objective: Objective, group: _Group) -> bool:
     """Whether the gradient of a group is claimed; of parameters of both programs, if both are."""
     wanted = {"theta", "phi"} if group == "shared" else {group}
     return wanted <= objective.claims.unbiased_with(objective.num_particles)
 
 
-def unbiased(objective: Objective, seed: int, group: Group) -> Answer:
+def unbiased(objective: Objective, seed: int, group: _Group) -> Answer:
     """The mean gradient is the derivative of the mean bound, in models with learned priors."""
     if not claims_unbiased(objective, group):
         return "not claimed"
@@ -95,7 +95,7 @@ def unbiased(objective: Objective, seed: int, group: Group) -> Answer:
     return comparisons
 
 
-def _unbiased_in(objective: Objective, case: Case, seed: int, group: Group) -> list[Comparison]:
+def _unbiased_in(objective: Objective, case: Case, seed: int, group: _Group) -> list[Discrepancy]:
     names = groups_of(case)[group]
     replicates = case.replicated(num_replicates(objective))
     everything = replicates.parameters
@@ -120,7 +120,7 @@ def _columns(gradient: Tensor) -> tuple[Float[Tensor, " rows"], ...]:
     return gradient.flatten(1).unbind(1)
 
 
-def groups_of(case: Case) -> dict[Group, list[str]]:
+def groups_of(case: Case) -> dict[_Group, list[str]]:
     """Names of the parameters of the model alone, of the guide alone, and of both."""
     leaves = case.leaves()
     theta, phi = split_parameters(Programs(*case.programs(leaves)), case.x, leaves)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Program
-from ppl_vae.testing.comparison import Answer, Comparison, same
+from ppl_vae.testing.comparison import Answer, Discrepancy, same
 from ppl_vae.testing.draws import ascent, bound_of, central_differences, given, same_draws
 from ppl_vae.testing.programs import Parameters, exact, exact_chain, one_layer
 
@@ -78,7 +78,7 @@ def _measure(
     return _Measured(loss, bound, gradients)
 
 
-def _multiplied(how: str, found: _Measured, plain: _Measured, factor: float) -> list[Comparison]:
+def _multiplied(how: str, found: _Measured, plain: _Measured, factor: float) -> list[Discrepancy]:
     """That loss and gradients are those of ``plain`` times a factor, and the bound is its own."""
     return [
         same(f"loss, {how}", found.loss, factor * plain.loss),

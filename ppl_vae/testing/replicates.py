@@ -5,7 +5,7 @@ import math
 import torch
 from scipy.stats import norm
 
-from ppl_vae.testing.comparison import ROUNDING, Answer, Comparison, mean_is, same, share_is
+from ppl_vae.testing.comparison import ROUNDING, Answer, Discrepancy, mean_is, same, share_is
 from ppl_vae.testing.known import off_posterior
 from ppl_vae.testing.trial import Relation, Replicates, Trial, rms, with_field
 
@@ -52,7 +52,9 @@ def _within_the_stated_error(trial: Trial) -> Answer:
     found, expected = trial.first, trial.few.log_evidence
     error = torch.hypot(found.standard_error, ROUNDING * (1 + expected.abs()))
     worst = ((found.log_prob - expected).abs() / error).max().item()
-    return [Comparison("largest deviation from log p(x), in errors stated", worst, 1.0, None, "<=")]
+    return [
+        Discrepancy("largest deviation from log p(x), in errors stated", worst, 1.0, None, "<=")
+    ]
 
 
 def exponential(trial: Trial, seed: int) -> Answer:

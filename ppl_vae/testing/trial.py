@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl_vae.evidence import Estimator, Evidence
 from ppl_vae.evidence.result import Direction
 from ppl_vae.randomness import derive_seed
-from ppl_vae.testing.comparison import Comparison
+from ppl_vae.testing.comparison import Discrepancy
 from ppl_vae.testing.draws import same_draws
 from ppl_vae.testing.known import Known, off_posterior
 from ppl_vae.testing.requirements import require_evidence
@@ -149,7 +149,7 @@ def agreement(
     expected: Float[Tensor, " batch"],
     error: Float[Tensor, " batch"] | float = 0.0,
     relation: Relation = "=",
-) -> list[Comparison]:
+) -> list[Discrepancy]:
     """That estimates for different data are near what they should be, by the errors they state.
 
     Compared are the mean over the data, and a contrast: a weighted sum, with the weight of a datum
@@ -169,7 +169,7 @@ def agreement(
         f"contrast of {what}": (distance / distance.abs().sum(), "="),
     }
     return [
-        Comparison(
+        Discrepancy(
             name,
             (weight * found.log_prob).sum().item(),
             (weight * expected).sum().item(),

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ppl_vae.particles import NonFiniteDensityError
 from ppl_vae.training.step import Step
-from ppl_vae.training.watch import NonFiniteUpdateError, require_finite_result, watching
+from ppl_vae.training.watch import NonFiniteUpdateError, require_finite_result, watched_updates
 
 Culprit = NonFiniteDensityError | NonFiniteUpdateError
 
@@ -62,7 +62,7 @@ def attempt(step: Step, batch: Tensor, learning_rate: float) -> Tensor:
         NonFiniteDensityError: If a log-density is not finite.
         NonFiniteUpdateError: If anything else is not.
     """
-    with watching():
+    with watched_updates():
         parts = step(batch, learning_rate)
     require_finite_result(parts, step.parameters)
     return parts

@@ -29,7 +29,7 @@ class NonFiniteUpdateError(ValueError):
 
 
 @contextmanager
-def watching() -> Iterator[None]:
+def watched_updates() -> Iterator[None]:
     """Every update inside checks its densities and its gradient; it waits for the device."""
     token = _WATCHED.set(True)
     try:

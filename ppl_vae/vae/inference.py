@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-Sample = Callable[[int, Any], Tensor]
+_Sample = Callable[[int, Any], Tensor]
 """``(layer, distribution) -> draw``; layer 1 is next to the data."""
 
 
@@ -28,7 +28,7 @@ class BottomUp(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleList(encoders)  # type: ignore[arg-type]
 
-    def forward(self, x: Float[Tensor, "batch *event"], sample: Sample) -> None:
+    def forward(self, x: Float[Tensor, "batch *event"], sample: _Sample) -> None:
         """Draw all layers from below, each by ``sample``."""
         below = x
         for layer, encoder in enumerate(self.encoders, start=1):
@@ -85,7 +85,7 @@ class Ladder(nn.Module):
         # Not registered here: they are the model's own, and stand there under their name.
         self._conditionals = tuple(conditionals)
 
-    def forward(self, x: Float[Tensor, "batch *event"], sample: Sample) -> None:
+    def forward(self, x: Float[Tensor, "batch *event"], sample: _Sample) -> None:
         """Draw all layers from the top, each by ``sample``."""
         upwards = self._upwards(x)
         layer = len(upwards)

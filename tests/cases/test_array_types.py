@@ -22,7 +22,7 @@ def make_vae():
     torch.manual_seed(0)
     decoder = pv.BernoulliDecoder(pv.MLP(2, [4], FEATURES))
     return pv.VAE(
-        pv.StandardNormal(2), decoder, pv.DiagonalNormalEncoder(pv.MLP(FEATURES, [4], 4))
+        pv.StandardNormalPrior(2), decoder, pv.DiagonalNormalEncoder(pv.MLP(FEATURES, [4], 4))
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import NormalDecoder, TableDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
 
@@ -61,7 +61,7 @@ def bound(columns):
     torch.manual_seed(0)
     encoder = DiagonalNormalEncoder(MLP(2, [16], 2))
     decoder = NormalDecoder(MLP(1, [16], 2), "feature", data=data.train)
-    vae = VAE(StandardNormal(1), decoder, encoder)
+    vae = VAE(StandardNormalPrior(1), decoder, encoder)
     mean, spread = data.train.mean(0), data.train.std(0)
     inner = encoder.forward
     encoder.forward = lambda x: inner((x - mean) / spread)

@@ -18,7 +18,7 @@ latent: 2
 validation_particles: 2
 clip_norm: null
 prior:
-  class_path: ppl_vae.priors.LearnedNormal
+  class_path: ppl_vae.priors.LearnedNormalPrior
 likelihood: bernoulli
 """
 TOML = """
@@ -30,7 +30,7 @@ latent = 2
 validation-particles = 2
 likelihood = "bernoulli"
 [prior]
-class_path = "ppl_vae.priors.LearnedNormal"
+class_path = "ppl_vae.priors.LearnedNormalPrior"
 """
 
 
@@ -59,7 +59,7 @@ def test_what_is_typed_goes_before_the_file(tmp_path, capsys):
     assert run(capsys, "fit", *arguments, "--out", tmp_path / "run")[0] == 0
     config = json.loads((tmp_path / "run" / CONFIG).read_text())["config"]
     assert (config["latent"], config["epochs"], config["batch_size"]) == (3, 1, 400)
-    assert config["prior"]["class_path"].endswith("StandardNormal")
+    assert config["prior"]["class_path"].endswith("StandardNormalPrior")
 
 
 def test_a_typed_limit_replaces_the_file_s(tmp_path, capsys):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ppl_vae import cli
-from ppl_vae.cli.output import TRACEBACK, describe, in_options, say
+from ppl_vae.cli.output import TRACEBACK, describe_error, in_options, say
 
 from .command import fails
 
@@ -73,7 +73,7 @@ def test_a_traceback_on_request(capsys, monkeypatch):
 def test_a_cpu_out_of_memory_is_said_so():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
-    assert describe(caught.value).startswith("out of memory: ")
+    assert describe_error(caught.value).startswith("out of memory: ")
 
 
 def test_what_files_hold_does_not_steer_the_terminal(capsys):

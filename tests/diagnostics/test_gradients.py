@@ -20,7 +20,7 @@ from ppl_vae.diagnostics import (
     linear_gaussian_bench,
 )
 from ppl_vae.diagnostics.gradient_references import PathReference, ScoreReference, target_of
-from ppl_vae.diagnostics.gradient_samples import Groups, Loop, ascent
+from ppl_vae.diagnostics.gradient_samples import Groups, Loop, ascent_direction
 from ppl_vae.diagnostics.gradient_statistics import (
     Moments,
     bootstrap_moments,
@@ -165,8 +165,8 @@ class TestExactReference:
         model = LinearGaussian(p["weight"].T, p["bias"], POSTERIOR.noise_scale)
         evidence = model.log_evidence(POSTERIOR.x).sum()
         torch.testing.assert_close(elbo, evidence)
-        gradient = ascent(-elbo, p)
-        expected = ascent(-evidence, {"weight": model.weight, "bias": model.bias})
+        gradient = ascent_direction(-elbo, p)
+        expected = ascent_direction(-evidence, {"weight": model.weight, "bias": model.bias})
         torch.testing.assert_close(gradient["weight"], expected["weight"].T)
         torch.testing.assert_close(gradient["bias"], expected["bias"])
         for name in ("guide_weight", "guide_bias", "guide_log_scale"):

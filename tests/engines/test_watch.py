@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ppl_vae.engines import Row, watching
+from ppl_vae.engines import ProgressRow, watching
 
 
 class Terminal(io.StringIO):
@@ -54,16 +54,21 @@ class Cells:
             assert self.asked.wait(20)
 
 
-A, B, C = (Row(name, "waiting") for name in "abc")
-RUNS = Row("a", "running", 3, 12, "loss 90.1")
+A, B, C = (ProgressRow(name, "waiting") for name in "abc")
+RUNS = ProgressRow("a", "running", 3, 12, "loss 90.1")
 
 
 def test_a_line_for_each_that_finishes():
-    cells, file = Cells(Row("z", "done"), A, B, C), io.StringIO()
+    cells, file = Cells(ProgressRow("z", "done"), A, B, C), io.StringIO()
     with watching(cells, every=0.01, file=file):
-        cells.rows = (Row("z", "done"), Row("a", "done", text="log p(x) = -90.1"), RUNS, C)
+        cells.rows = (
+            ProgressRow("z", "done"),
+            ProgressRow("a", "done", text="log p(x) = -90.1"),
+            RUNS,
+            C,
+        )
         cells.looked()
-        cells.rows = (*cells.rows[:2], Row("b", "failed", text="ValueError: no"), C)
+        cells.rows = (*cells.rows[:2], ProgressRow("b", "failed", text="ValueError: no"), C)
         cells.looked()
     assert file.getvalue() == "a: done, log p(x) = -90.1\nb: failed, ValueError: no\n"
 
@@ -71,7 +76,7 @@ def test_a_line_for_each_that_finishes():
 def test_what_finished_between_two_looks_is_told_at_the_end():
     cells, file = Cells(A), io.StringIO()
     with watching(cells, every=1000, file=file):
-        cells.rows = (Row("a", "done"),)
+        cells.rows = (ProgressRow("a", "done"),)
     assert file.getvalue() == "a: done\n"
 
 
@@ -81,14 +86,14 @@ def test_a_table_on_a_terminal():
         assert file.screen[0].startswith("cells:   0%|")
         assert "0/3" in file.screen[0]
         assert "3 waiting" in file.screen[0]
-        cells.rows = (RUNS, Row("b", "running", text="reading data"), C)
+        cells.rows = (RUNS, ProgressRow("b", "running", text="reading data"), C)
         cells.looked()
         first, second, total = file.screen
         assert first.startswith("a |█████ ")
         assert first.endswith("| 3/12 loss 90.1")
         assert second == "b  reading data"
         assert "2 running, 1 waiting" in total
-        cells.rows = (Row("a", "done", 12, 12), Row("b", "failed", text="no"), C)
+        cells.rows = (ProgressRow("a", "done", 12, 12), ProgressRow("b", "failed", text="no"), C)
         cells.looked()
     first, second, total = file.screen
     assert (first, second) == ("a: done", "b: failed, no")
@@ -97,7 +102,7 @@ def test_a_table_on_a_terminal():
 
 
 def test_more_rows_than_the_terminal_has():
-    many = tuple(Row(f"cell {n:03} {'x' * 100}", "running", n, 500) for n in range(300))
+    many = tuple(ProgressRow(f"cell {n:03} {'x' * 100}", "running", n, 500) for n in range(300))
     file = Terminal()
     with watching(lambda: many, every=1000, file=file):
         assert len(file.screen) == 9
@@ -115,7 +120,7 @@ def test_rows_that_cannot_be_read_just_now():
             return [A]
         if len(calls) == 2:
             raise ValueError("half a file")
-        return [Row("a", "done")]
+        return [ProgressRow("a", "done")]
 
     with watching(rows, every=1000, file=file), watching(rows, every=1000, file=file):
         pass

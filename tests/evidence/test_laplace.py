@@ -28,7 +28,7 @@ from ppl_vae.likelihoods import NormalDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
 from ppl_vae.particles import Programs, draw_particles
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.refinement import BatchGuide, Refinement, Refiner, refine
 from ppl_vae.vae import VAE
 
@@ -141,7 +141,7 @@ class TestWhereItIsNot:
     def test_an_autoencoder_has_its_evidence(self, significance):
         torch.manual_seed(0)
         decoder = NormalDecoder(MLP(2, [10], 6), 1.0)
-        autoencoder = VAE(StandardNormal(2), decoder, DeltaEncoder(MLP(6, [10], 2))).double()
+        autoencoder = VAE(StandardNormalPrior(2), decoder, DeltaEncoder(MLP(6, [10], 2))).double()
         programs, x = (autoencoder.model, autoencoder.guide), torch.randn(20, 6).double()
         exact = Quadrature()(*programs, x).log_prob
         found = ImportanceSampling(3000, refine=Laplace())(*programs, x)

@@ -56,7 +56,7 @@ def test_custom_prior(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)  # where pickle looks for its classes
     found, difference = module.main(epochs=2, latent=2, num_particles=20)
     assert difference.mean == pytest.approx(
-        found["SinhArcsinh"].mean - found["StandardNormal"].mean
+        found["SinhArcsinh"].mean - found["StandardNormalPrior"].mean
     )
     out = capsys.readouterr().out
     assert "SinhArcsinh (prior), |z| below" in out

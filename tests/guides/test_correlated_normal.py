@@ -16,7 +16,7 @@ from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE, STL, VIMCO, AnalyticELBO, DReG
 from ppl_vae.particles import draw_particles
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.refinement import refine
 from ppl_vae.testing import check_guide
 from ppl_vae.training import fit
@@ -208,7 +208,7 @@ class TestAsAModule:
     def test_a_vae_of_digits_learns(self, kind):
         x = load_dataset("digits").binarized("static").train[:500]
         decoder = BernoulliDecoder(MLP(3, [20], 64), x.mean(0))
-        programs = VAE(StandardNormal(3), decoder, self.encoder(kind))
+        programs = VAE(StandardNormalPrior(3), decoder, self.encoder(kind))
         settings = {"epochs": 4, "batch_size": 50, "learning_rate": 1e-2}
         run = fit(programs.model, programs.guide, DReG(4), x, **settings)
         bounds = run.history.column("bound")

@@ -32,7 +32,7 @@ from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, MMD, STL, Beta, Capacity, FreeBits, LinearAnnealing
 from ppl_vae.particles import LatentDensity, Programs, draw_particles
-from ppl_vae.priors import LearnedNormal, StandardNormal
+from ppl_vae.priors import LearnedNormalPrior, StandardNormalPrior
 from ppl_vae.refinement import refine
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
@@ -116,7 +116,7 @@ def test_what_asks_for_a_density_is_refused_in_a_line(autoencoder, diagnostic, w
 def test_training_and_copies():
     x = load_dataset("digits").train[:400]
     decoder = NormalDecoder(MLP(4, [20], 64), 0.2, data_mean=x.mean(0))
-    autoencoder = VAE(StandardNormal(4), decoder, DeltaEncoder(MLP(64, [20], 4)))
+    autoencoder = VAE(StandardNormalPrior(4), decoder, DeltaEncoder(MLP(64, [20], 4)))
     settings = {"epochs": 3, "batch_size": 50, "learning_rate": 1e-2}
     run = fit(autoencoder.model, autoencoder.guide, ELBO(), x, valid=x[:30], **settings)
     bounds = run.history.column("bound")
@@ -166,7 +166,7 @@ class TestAPriorThatClosesIn:
 
     def learned(self, frozen=False):
         torch.manual_seed(0)
-        prior = LearnedNormal(2).double().requires_grad_(not frozen)
+        prior = LearnedNormalPrior(2).double().requires_grad_(not frozen)
         encoder = DeltaEncoder(MLP(4, [6], 2).double())
         return copy.deepcopy(VAE(prior, MODEL.decoder, encoder))
 

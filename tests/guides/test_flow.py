@@ -10,17 +10,17 @@ from significance import mean_of
 from torch import nn
 
 from ppl_vae.evidence import AnnealedImportanceSampling, DefensiveSampling
-from ppl_vae.flows import Kind
+from ppl_vae.flows import FlowKind
 from ppl_vae.guides import DiagonalNormalEncoder, FlowGuide
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, RWS, STL, TVO, VIMCO, DReG, Reinforce
 from ppl_vae.particles import LatentDensity, Programs, draw_particles
-from ppl_vae.priors import FlowPrior, StandardNormal
+from ppl_vae.priors import FlowPrior, StandardNormalPrior
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
 
-KINDS = get_args(Kind)
+KINDS = get_args(FlowKind)
 SMALL = {"layers": 2, "hidden_sizes": [8]}
 FEATURES = 6
 
@@ -41,7 +41,7 @@ def encoder(kind, latent=2, context=3, **settings):
 
 def flow_vae(kind, latent=2, context=3, by=0.3):
     decoder = BernoulliDecoder(MLP(latent, [8], FEATURES))
-    vae = VAE(StandardNormal(latent), decoder, moved(encoder(kind, latent, context), by))
+    vae = VAE(StandardNormalPrior(latent), decoder, moved(encoder(kind, latent, context), by))
     return vae.double()
 
 
@@ -112,7 +112,7 @@ class TestParticles:
         q = guide(x)
         z = q.sample().clone().requires_grad_()
         assert torch.autograd.gradcheck(q.log_prob, z)
-        vae = VAE(StandardNormal(2), BernoulliDecoder(MLP(2, [8], FEATURES)), guide).double()
+        vae = VAE(StandardNormalPrior(2), BernoulliDecoder(MLP(2, [8], FEATURES)), guide).double()
         particles = draw_particles(vae.model, vae.guide, x, 2, graph="split")
         leaf = particles.latents["z"]
         (own,) = torch.autograd.grad(particles.log_proposal.sum(), leaf, retain_graph=True)
@@ -136,7 +136,7 @@ class TestParticles:
                 return pyro.sample("z", q)
 
         def model(x):
-            z = latent(StandardNormal(2).double()())
+            z = latent(StandardNormalPrior(2).double()())
             with pyro.plate("data", len(x)):
                 pyro.sample(
                     "x",
@@ -246,7 +246,7 @@ def test_it_learns_more_than_a_diagonal_normal(kind, significance):
     guides = [DiagonalNormalEncoder(MLP(1, [16], 4)), FlowGuide(network, 2, kind, 4, **SMALL)]
     bounds = []
     for guide in guides:
-        vae = VAE(StandardNormal(2), Length(), guide)
+        vae = VAE(StandardNormalPrior(2), Length(), guide)
         fit(vae.model, vae.guide, ELBO(4), x, epochs=20, batch_size=50, learning_rate=0.02, seed=0)
         with torch.no_grad():
             bounds.append(mean_of(draw_particles(vae.model, vae.guide, x, 200).log_weight.mean(1)))

@@ -13,7 +13,7 @@ from ppl_vae import likelihoods as ll
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE, DReG
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.testing.distributions.rounding import digits
 from ppl_vae.testing.distributions.subject import Subject
 from ppl_vae.vae import VAE
@@ -246,7 +246,7 @@ def test_every_parameter_is_trained(case, objective):
     decoder = case.decoder(torch.float32)
     decoder.network = torch.nn.Sequential(MLP(2, [4], case.outputs), decoder.network)
     encoder = DiagonalNormalEncoder(MLP(FEATURES, [4], 4))
-    vae = VAE(StandardNormal(2), decoder, encoder)
+    vae = VAE(StandardNormalPrior(2), decoder, encoder)
     assert math.isfinite(objective.loss_and_grads(vae.model, vae.guide, case.data(6)))
     for name, parameter in vae.named_parameters():
         assert parameter.grad.isfinite().all(), name

@@ -15,7 +15,7 @@ from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP, ObservedInput
 from ppl_vae.objectives import IWAE, STL, DReG
 from ppl_vae.particles import Programs, draw_particles
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
 
@@ -205,7 +205,7 @@ def missing_vae(mask=False):
     torch.manual_seed(2)
     decoder = ObservedDecoder(NormalDecoder(MLP(2, [8], 6), "feature", data=X.float()))
     network = ObservedInput(MLP(ObservedInput.num_inputs(6, mask), [8], 4), mask=mask)
-    return VAE(StandardNormal(2), decoder, DiagonalNormalEncoder(network))
+    return VAE(StandardNormalPrior(2), decoder, DiagonalNormalEncoder(network))
 
 
 @pytest.mark.parametrize("objective", [IWAE(3), DReG(3), STL()])

@@ -8,7 +8,7 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import Observed, ObservedDecoder, OptimalSigmaDecoder
 from ppl_vae.networks import MLP, ObservedInput
 from ppl_vae.objectives import ELBO
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
 
@@ -119,7 +119,7 @@ def test_training_finds_the_noise_of_the_data():
     decoder = OptimalSigmaDecoder(MLP(1, [], 8), data=x)
     assert decoder.scale.item() > 0.8
     encoder = DiagonalNormalEncoder(ObservedInput(MLP(8, [], 2)))
-    vae = VAE(StandardNormal(1), ObservedDecoder(decoder), encoder)
+    vae = VAE(StandardNormalPrior(1), ObservedDecoder(decoder), encoder)
     fit(
         vae.model,
         vae.guide,

@@ -13,7 +13,7 @@ from ppl_vae.likelihoods import PixelCNNDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE
 from ppl_vae.particles import draw_particles
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
 
@@ -121,7 +121,7 @@ def test_it_trains_as_any_other():
     data = torch.rand(40, 16).round()
     network = MLP(2, [4], PixelCNNDecoder.num_outputs(16))
     made = PixelCNNDecoder(network, (4, 4), width=8, layers=1, data_mean=data.mean(0))
-    vae = VAE(StandardNormal(2), made, DiagonalNormalEncoder(MLP(16, [4], 4)))
+    vae = VAE(StandardNormalPrior(2), made, DiagonalNormalEncoder(MLP(16, [4], 4)))
     # At the first step the last layer is 0 and hides all before it.
     before = {name: value.clone() for name, value in vae.named_parameters()}
     fit(vae.model, vae.guide, IWAE(3), data, epochs=4, batch_size=20, progress=False)

@@ -17,7 +17,7 @@ from ppl_vae.likelihoods import TableDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE, STL
 from ppl_vae.particles import draw_particles
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
 
@@ -61,7 +61,7 @@ def vae():
     torch.manual_seed(0)
     network = MLP(TableInput.num_inputs(COLUMNS), [8], 4).double()
     encoder = DiagonalNormalEncoder(TableInput(COLUMNS, HOLES, network)).double()
-    return VAE(StandardNormal(2).double(), decoder(0.3, HOLES), encoder)
+    return VAE(StandardNormalPrior(2).double(), decoder(0.3, HOLES), encoder)
 
 
 Z = torch.tensor([[0.3, -0.8]], dtype=torch.float64)

@@ -12,7 +12,7 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder, NormalDecoder
 from ppl_vae.networks import DECODER_NETWORKS, ENCODER_NETWORKS, FeatureBias, set_output_bias
 from ppl_vae.objectives import ELBO
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
 
@@ -185,7 +185,7 @@ def test_residual_blocks(blocks):
 def small_vae(name, image_shape, likelihood):
     body = {"hidden": (30,), "channels": (8, 16)}
     q = DiagonalNormalEncoder(encoder(name, image_shape, 2 * 4, **body))
-    return VAE(StandardNormal(4), likelihood(decoder(name, image_shape, 4, **body)), q)
+    return VAE(StandardNormalPrior(4), likelihood(decoder(name, image_shape, 4, **body)), q)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,8 +9,8 @@ from ppl_vae.plots import (
     ARMS,
     Cost,
     Curve,
-    Interval,
-    Parts,
+    ElboTerms,
+    ForestRow,
     draw_against,
     draw_bands,
     draw_costs,
@@ -25,11 +25,11 @@ from ppl_vae.plots import (
 STYLE = style_of(0)
 CURVE = Curve(STYLE, [1, 2, 4], [0.1, 0.2, 0.3], [0.05, 0.15, -0.1], [0.2, 0.3, 0.4])
 DRAWINGS = {
-    "forest": lambda ax: draw_forest(ax, [Interval("a", 1.0, 0.5, 1.5, STYLE, (0.9, 1.1))], "x"),
+    "forest": lambda ax: draw_forest(ax, [ForestRow("a", 1.0, 0.5, 1.5, STYLE, (0.9, 1.1))], "x"),
     "bands": lambda ax: draw_bands(ax, [CURVE], "y"),
     "against": lambda ax: draw_against(ax, [CURVE], "x", "y"),
     "log": lambda ax: draw_against(ax, [CURVE], "x", "y", log_y=True),
-    "parts": lambda ax: draw_parts(ax, [Parts("a", STYLE, -9.0, [2.0, 1.0], "2 of 3")]),
+    "parts": lambda ax: draw_parts(ax, [ElboTerms("a", STYLE, -9.0, [2.0, 1.0], "2 of 3")]),
     "costs": lambda ax: draw_costs(ax, [Cost(STYLE, 5.0, -1.0, 0.1)], [], "cost"),
 }
 
@@ -62,7 +62,7 @@ def test_ids_begin_with_the_name_and_are_the_same_each_time():
 def test_text_is_text():
     label = '<b onload="x">$\\frac{1}{2}$ & co'
     root = parsed(
-        svg_panel(lambda ax: draw_forest(ax, [Interval(label, 1, 0, 2)], "x"), "f", label)
+        svg_panel(lambda ax: draw_forest(ax, [ForestRow(label, 1, 0, 2)], "x"), "f", label)
     )
     assert root.get("aria-label") == label
     assert label in [element.text for element in root.iter("text")]
@@ -71,7 +71,7 @@ def test_text_is_text():
 
 def test_a_difference_that_may_be_none_is_open():
     def faces(low):
-        row = Interval("a - b", 1.0, low, 2.0)
+        row = ForestRow("a - b", 1.0, low, 2.0)
         svg = svg_panel(lambda ax: draw_forest(ax, [row], "x", zero=True), "f", "")
         # Besides the paper behind the label.
         return svg.count("fill: var(--paper)") == 2

@@ -52,15 +52,15 @@ def flow(kind):
 
 
 CASES = [
-    Case("StandardNormal", lambda: priors.StandardNormal(2)),
-    Case("LearnedNormal", lambda: priors.LearnedNormal(2)),
-    Case("FullCovarianceNormal", lambda: priors.FullCovarianceNormal(2)),
-    Case("FullCovarianceNormal 4", lambda: priors.FullCovarianceNormal(4)),
-    Case("Laplace", lambda: priors.Laplace(1, learned=True)),
-    Case("StudentT", lambda: priors.StudentT(1, 2.5, learned=True)),
+    Case("StandardNormalPrior", lambda: priors.StandardNormalPrior(2)),
+    Case("LearnedNormalPrior", lambda: priors.LearnedNormalPrior(2)),
+    Case("FullCovarianceNormalPrior", lambda: priors.FullCovarianceNormalPrior(2)),
+    Case("FullCovarianceNormalPrior 4", lambda: priors.FullCovarianceNormalPrior(4)),
+    Case("LaplacePrior", lambda: priors.Laplace(1, learned=True)),
+    Case("StudentTPrior", lambda: priors.StudentT(1, 2.5, learned=True)),
     Case("StudentT 3", lambda: priors.StudentT(3, 4.0)),
-    Case("MixtureOfGaussians", lambda: priors.MixtureOfGaussians(2, 3)),
-    Case("MixtureOfGaussians full", lambda: priors.MixtureOfGaussians(3, 4, "full")),
+    Case("GaussianMixturePrior", lambda: priors.GaussianMixturePrior(2, 3)),
+    Case("GaussianMixturePrior full", lambda: priors.GaussianMixturePrior(3, 4, "full")),
     Case("VampPrior", with_data(priors.VampPrior, components=4)),
     Case("VampPrior weighted", with_data(priors.VampPrior, components=3, weighted=True)),
     Case("ExemplarPrior", with_data(priors.ExemplarPrior, exemplars=4)),
@@ -74,5 +74,5 @@ CASES = [
     tilted(priors.LearnedAcceptRejectPrior, 3e-3),
     tilted(priors.SelfNormalizedImportancePrior, 5e-2, proposals=100),
     Case("RBMPrior", lambda: priors.RBMPrior(5, 3)),
-    Case("UniformSphere", lambda: priors.UniformSphere(3)),
+    Case("UniformSpherePrior", lambda: priors.UniformSpherePrior(3)),
 ]

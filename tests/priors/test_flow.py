@@ -9,7 +9,7 @@ from significance import Estimate
 from torch import nn
 
 from ppl_vae.evidence import DefensiveSampling
-from ppl_vae.flows import Kind
+from ppl_vae.flows import FlowKind
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
@@ -19,7 +19,7 @@ from ppl_vae.particles import LatentDensity, Programs
 from ppl_vae.priors import FlowPrior
 from ppl_vae.vae import VAE
 
-KINDS = get_args(Kind)
+KINDS = get_args(FlowKind)
 SMALL = {"layers": 2, "hidden_sizes": [16]}
 
 

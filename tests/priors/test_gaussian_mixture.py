@@ -6,7 +6,7 @@ import torch
 from significance import mean_of, variance_of
 
 from ppl_vae.objectives import MMD, DReG
-from ppl_vae.priors import PRIORS, MixtureOfGaussians
+from ppl_vae.priors import PRIORS, GaussianMixturePrior
 
 from .latent_mixtures import ESTIMATORS, MODEL, X, digits_vae, evidence_ratio, train, wide
 
@@ -19,7 +19,7 @@ def kind(request):
 
 
 def moved(covariance, components=4):
-    prior = MixtureOfGaussians(2, components, covariance).double()
+    prior = GaussianMixturePrior(2, components, covariance).double()
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter += 0.4 * torch.randn_like(parameter)
@@ -47,7 +47,7 @@ def test_is_the_mixture_of_its_normals(kind):
 def test_starts_with_components_apart_and_moments_of_the_standard_normal(
     kind, latent, spread, significance
 ):
-    prior = MixtureOfGaussians(latent, 400, kind)
+    prior = GaussianMixturePrior(latent, 400, kind)
     assert len(prior.loc.unique(dim=0)) == 400
     torch.testing.assert_close(prior().log_weights, torch.full((400,), 1 / 400).log())
     # Of 400 components' means: their spread about 0 is what is drawn.
@@ -67,7 +67,7 @@ def clusters(sizes=(600, 300, 100)):
 
 def test_initialize_finds_clusters(kind, significance):
     z, centres, covariance = clusters()
-    prior = MixtureOfGaussians(2, 3, kind)
+    prior = GaussianMixturePrior(2, 3, kind)
     prior.initialize(z[torch.randperm(len(z))])
     order = torch.cdist(centres, prior.loc.detach()).argmin(1)
     weights = prior().log_weights.exp()[order]
@@ -87,7 +87,7 @@ def test_initialize_finds_clusters(kind, significance):
 
 def test_initialize_makes_the_points_likelier(kind):
     z, _, _ = clusters()
-    prior = MixtureOfGaussians(2, 5, kind)
+    prior = GaussianMixturePrior(2, 5, kind)
     before = prior().log_prob(z).mean()
     prior.initialize(z)
     assert prior().log_prob(z).mean() > before + 10
@@ -95,7 +95,7 @@ def test_initialize_makes_the_points_likelier(kind):
 
 def test_initialize_leaves_equal_weights_alone():
     z, _, _ = clusters()
-    prior = MixtureOfGaussians(2, 3, learn_weights=False)
+    prior = GaussianMixturePrior(2, 3, learn_weights=False)
     prior.initialize(z)
     assert prior.logits.tolist() == [0, 0, 0]
     assert "logits" not in dict(prior.named_parameters())
@@ -103,14 +103,14 @@ def test_initialize_leaves_equal_weights_alone():
 
 def test_points_that_coincide(kind):
     """Fewer places than components: the rest have no members, and nothing is infinite."""
-    prior = MixtureOfGaussians(2, 5, kind)
+    prior = GaussianMixturePrior(2, 5, kind)
     z = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).repeat(10, 1)
     prior.initialize(z)
     assert prior().log_prob(z).isfinite().all()
 
 
 def test_impossible_points(kind):
-    prior = MixtureOfGaussians(2, 5, kind)
+    prior = GaussianMixturePrior(2, 5, kind)
     with pytest.raises(ValueError, match=r"5 components need as many latent points .* got 4"):
         prior.initialize(torch.randn(4, 2))
     with pytest.raises(ValueError, match="must be finite"):
@@ -134,7 +134,7 @@ def test_gradients_reach_every_parameter(kind):
 
 
 def test_draws_are_differentiable_where_weights_are_fixed(kind):
-    fixed, learned = (MixtureOfGaussians(2, 4, kind, learn_weights=w) for w in (False, True))
+    fixed, learned = (GaussianMixturePrior(2, 4, kind, learn_weights=w) for w in (False, True))
     assert fixed().has_rsample
     assert not learned().has_rsample
     for prior, refused in ((fixed, False), (learned, True)):
@@ -150,7 +150,7 @@ def test_draws_are_differentiable_where_weights_are_fixed(kind):
 
 @pytest.mark.parametrize("objective", [None, DReG(3)], ids=["elbo", "dreg"])
 def test_trains_on_digits(kind, objective):
-    vae, data = digits_vae(lambda encoder, data: MixtureOfGaussians(4, 10, kind))
+    vae, data = digits_vae(lambda encoder, data: GaussianMixturePrior(4, 10, kind))
     before = {name: value.clone() for name, value in vae.prior.named_parameters()}
     history = train(vae, data, objective).history.records
     assert history[-1].bound > history[0].bound
@@ -160,7 +160,7 @@ def test_trains_on_digits(kind, objective):
 
 
 def test_by_name_and_in_order():
-    part = PRIORS.parse("ppl_vae.priors:MixtureOfGaussians:7,full")
+    part = PRIORS.parse("ppl_vae.priors:GaussianMixturePrior:7,full")
     prior = part(latent=3, features=4, data=X, encoder=MODEL.posterior)
     assert prior.root.shape == (7, 3, 3)
 
@@ -174,9 +174,9 @@ def test_by_name_and_in_order():
 )
 def test_impossible_sizes(arguments, message):
     with pytest.raises(ValueError, match=message):
-        MixtureOfGaussians(*arguments)
+        GaussianMixturePrior(*arguments)
 
 
 def test_unknown_covariance(unchecked_types):
     with pytest.raises(ValueError, match="'diagonal' or 'full', got 'round'"):
-        MixtureOfGaussians(2, 3, "round")
+        GaussianMixturePrior(2, 3, "round")

@@ -15,12 +15,12 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import AnalyticELBO, DReG, GeneralizedDReG
-from ppl_vae.priors import Laplace, StudentT
+from ppl_vae.priors import LaplacePrior, StudentTPrior
 from ppl_vae.vae import VAE
 
 KINDS = {
-    "laplace": (Laplace, {"scale": 0.7}, laplace(0, 0.7)),
-    "student": (StudentT, {"df": 3.0, "scale": 0.7}, student(3.0, 0, 0.7)),
+    "laplace": (LaplacePrior, {"scale": 0.7}, laplace(0, 0.7)),
+    "student": (StudentTPrior, {"df": 3.0, "scale": 0.7}, student(3.0, 0, 0.7)),
 }
 
 
@@ -46,7 +46,7 @@ def test_has_the_density_of_scipys(kind):
     torch.testing.assert_close(p.log_prob(z), sums, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("prior", [Laplace(2), StudentT(2)])
+@pytest.mark.parametrize("prior", [LaplacePrior(2), StudentTPrior(2)])
 def test_is_the_standard_one_unless_told_otherwise(prior):
     base = prior().base_dist
     assert base.loc.tolist() == [0, 0]
@@ -136,11 +136,11 @@ def test_analytic_kl_is_the_mean_of_the_monte_carlo_one(kind, significance):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Laplace(0), "latent must be 1 or more, got 0"),
-        (lambda: StudentT(0), "latent must be 1 or more, got 0"),
-        (lambda: Laplace(2, scale=0.0), "scale must be positive and finite, got 0"),
-        (lambda: StudentT(2, df=-1.0), "df must be positive and finite, got -1"),
-        (lambda: StudentT(2, scale=math.inf), "scale must be positive and finite, got inf"),
+        (lambda: LaplacePrior(0), "latent must be 1 or more, got 0"),
+        (lambda: StudentTPrior(0), "latent must be 1 or more, got 0"),
+        (lambda: LaplacePrior(2, scale=0.0), "scale must be positive and finite, got 0"),
+        (lambda: StudentTPrior(2, df=-1.0), "df must be positive and finite, got -1"),
+        (lambda: StudentTPrior(2, scale=math.inf), "scale must be positive and finite, got inf"),
     ],
 )
 def test_impossible_arguments(make, message):

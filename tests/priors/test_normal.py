@@ -7,11 +7,15 @@ from significance import Estimate, mean_of, variance_of
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.objectives import DReG, GeneralizedDReG
-from ppl_vae.priors import FullCovarianceNormal, LearnedNormal, StandardNormal
+from ppl_vae.priors import FullCovarianceNormalPrior, LearnedNormalPrior, StandardNormalPrior
 from ppl_vae.vae import VAE
 
+PRIORS = [StandardNormalPrior, LearnedNormalPrior, FullCovarianceNormalPrior]
 
-@pytest.mark.parametrize("prior", [StandardNormal(3), LearnedNormal(3), FullCovarianceNormal(3)])
+
+@pytest.mark.parametrize(
+    "prior", [StandardNormalPrior(3), LearnedNormalPrior(3), FullCovarianceNormalPrior(3)]
+)
 def test_starts_at_the_standard_normal(prior):
     z = torch.randn(5, 3)
     expected = -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
@@ -21,14 +25,14 @@ def test_starts_at_the_standard_normal(prior):
 
 
 def test_standard_normal_has_nothing_to_train_or_save_and_follows_its_module():
-    prior = StandardNormal(3)
+    prior = StandardNormalPrior(3)
     assert list(prior.parameters()) == []
     assert prior.state_dict() == {}
     assert prior.double()().sample().dtype == torch.float64
 
 
 def test_learned_normal():
-    prior = LearnedNormal(2)
+    prior = LearnedNormalPrior(2)
     with torch.no_grad():
         prior.loc.copy_(torch.tensor([1.0, -2.0]))
         prior.log_scale.copy_(torch.tensor([0.5, -0.5]))
@@ -40,7 +44,7 @@ def test_learned_normal():
 
 
 def test_draws_follow_the_density(significance):
-    prior = LearnedNormal(2)
+    prior = LearnedNormalPrior(2)
     with torch.no_grad():
         prior.loc.copy_(torch.tensor([1.0, -2.0]))
         prior.log_scale.copy_(torch.tensor([0.5, -0.5]))
@@ -51,7 +55,9 @@ def test_draws_follow_the_density(significance):
         significance.split(4).require_equal(variance_of(draws[:, i]), variance)
 
 
-@pytest.mark.parametrize("prior", [StandardNormal, LearnedNormal, FullCovarianceNormal])
+@pytest.mark.parametrize(
+    "prior", [StandardNormalPrior, LearnedNormalPrior, FullCovarianceNormalPrior]
+)
 def test_no_latents(prior):
     with pytest.raises(ValueError, match="latent must be 1 or more, got 0"):
         prior(0)
@@ -59,7 +65,7 @@ def test_no_latents(prior):
 
 def correlated(latent=2):
     """Away from where it starts, in double precision."""
-    prior = FullCovarianceNormal(latent).double()
+    prior = FullCovarianceNormalPrior(latent).double()
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter += 0.5 * torch.randn_like(parameter)

@@ -18,7 +18,7 @@ from ppl_vae.guides import VonMisesFisherEncoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, STL, AnalyticELBO, DReG
 from ppl_vae.particles import draw_particles
-from ppl_vae.priors import UniformSphere
+from ppl_vae.priors import UniformSpherePrior
 from ppl_vae.vae import VAE
 
 FEATURES, NOISE, RADIUS = 6, 0.5, 1.5
@@ -36,7 +36,7 @@ class Exact(nn.Module):
         generator = torch.Generator().manual_seed(latent)
         draw = torch.randn(FEATURES, latent, dtype=torch.float64, generator=generator)
         self.weight = nn.Parameter(torch.linalg.qr(draw)[0])
-        self.prior = UniformSphere(latent).double()
+        self.prior = UniformSpherePrior(latent).double()
 
     def decoder(self, z):
         return dist.Normal(RADIUS * z @ self.weight.T, NOISE).to_event(1)
@@ -185,17 +185,17 @@ def test_an_encoder_learns_the_posterior():
 
 @pytest.mark.parametrize("latent", [2, 5])
 def test_the_prior_is_uniform(latent):
-    z = UniformSphere(latent)().sample((4,))
+    z = UniformSpherePrior(latent)().sample((4,))
     area = 2 * math.pi ** (latent / 2) / math.gamma(latent / 2)
     expected = torch.full((4,), -math.log(area))
-    torch.testing.assert_close(UniformSphere(latent)().log_prob(z), expected)
-    assert list(UniformSphere(latent).parameters()) == []
-    assert UniformSphere(latent).state_dict() == {}
+    torch.testing.assert_close(UniformSpherePrior(latent)().log_prob(z), expected)
+    assert list(UniformSpherePrior(latent).parameters()) == []
+    assert UniformSpherePrior(latent).state_dict() == {}
 
 
 def test_a_line_has_no_sphere():
     with pytest.raises(ValueError, match="latent must be 2 or more, got 1"):
-        UniformSphere(1)
+        UniformSpherePrior(1)
 
 
 @pytest.mark.parametrize("estimator", [AnnealedImportanceSampling(), Quadrature()])

@@ -16,7 +16,7 @@ from ppl_vae.guides import DiagonalNormalEncoder, FlowGuide, FullCovarianceEncod
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, STL, DReG, GeneralizedDReG
 from ppl_vae.particles import Programs
-from ppl_vae.priors import PRIORS, StandardNormal, VampPrior
+from ppl_vae.priors import PRIORS, StandardNormalPrior, VampPrior
 from ppl_vae.training import Checkpoint
 from ppl_vae.training.parameters import find_parameters
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE
@@ -224,7 +224,7 @@ class TestParameters:
         inference, data = BottomUp([lower, upper]), binary_digits()
         prior = VampPrior(inference.top, data, 5)
         conditional = DiagonalNormalEncoder(MLP(2, [5], 4))
-        decoder = digits_vae(lambda encoder, data: StandardNormal(2), latent=2)[0].decoder
+        decoder = digits_vae(lambda encoder, data: StandardNormalPrior(2), latent=2)[0].decoder
         vae = HierarchicalVAE(prior, [conditional], decoder, inference)
         assert len(list(vae.parameters())) == len(vae.state_dict())
         DReG(3).differentiable_loss(vae.model, vae.guide, data[:10]).backward()

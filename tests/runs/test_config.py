@@ -35,5 +35,7 @@ def test_auto_binarises_named_grey_images_under_bernoulli_only():
 
 def test_a_prior_named_by_module_and_class():
     dataset = load_dataset("digits")
-    vae = RunConfig(prior="ppl_vae.priors:LearnedNormal", hidden=(4,), latent=3).build_vae(dataset)
+    vae = RunConfig(prior="ppl_vae.priors:LearnedNormalPrior", hidden=(4,), latent=3).build_vae(
+        dataset
+    )
     assert vae.prior().event_shape == (3,)

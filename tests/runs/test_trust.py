@@ -10,7 +10,7 @@ import pytest
 
 from ppl_vae.cli import main
 from ppl_vae.objectives import ELBO, OBJECTIVES
-from ppl_vae.priors import PRIORS, StandardNormal
+from ppl_vae.priors import PRIORS, StandardNormalPrior
 from ppl_vae.registry import MODEL_KINDS
 from ppl_vae.runs import (
     RunConfig,
@@ -31,7 +31,7 @@ NOT_CLASSES = [
 ]  # fmt: skip
 
 
-class Outside(StandardNormal):
+class Outside(StandardNormalPrior):
     """A prior that is not of the package."""
 
 
@@ -164,7 +164,8 @@ def test_trust_takes_a_class_of_others_and_what_is_typed_needs_none(tmp_path, mo
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_prior_lib.py").write_text(
-        "from ppl_vae.priors import StandardNormal\nclass Mine(StandardNormal):\n    pass\n"
+        "from ppl_vae.priors import StandardNormalPrior\n"
+        "class Mine(StandardNormalPrior):\n    pass\n"
     )
     small = ["--epochs", "1", "--hidden", "8", "--latent", "2", "--batch-size", "500"]
     main(["fit", "--prior", "my_prior_lib:Mine", *small, "--out", "run"])

@@ -7,19 +7,19 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 
-from ppl_vae.testing.comparison import ROUNDING, Comparison, Report, Rung, mean_is, same, share_is
+from ppl_vae.testing.comparison import ROUNDING, Discrepancy, Report, Rung, mean_is, same, share_is
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_an_identity_holds_to_rounding(factor):
-    comparison = Comparison("a", 10 + factor * ROUNDING * 11, 10)
+    comparison = Discrepancy("a", 10 + factor * ROUNDING * 11, 10)
     assert (comparison.excess(limit=4) > 1) == (factor > 1)
 
 
 @pytest.mark.parametrize("factor", [-1.1, -0.9, 0.9, 1.1])
 @pytest.mark.parametrize("relation", ["=", "<=", ">="])
 def test_a_z_score_counts_on_the_wrong_side_alone(factor, relation):
-    comparison = Comparison("a", 3 + factor * 4 * 0.1, 3, 0.1, relation)
+    comparison = Discrepancy("a", 3 + factor * 4 * 0.1, 3, 0.1, relation)
     assert comparison.deviation == pytest.approx(4 * factor)
     fails = {"=": abs(factor) > 1, "<=": factor > 1, ">=": factor < -1}[relation]
     assert (comparison.excess(limit=4) > 1) == fails
@@ -28,7 +28,7 @@ def test_a_z_score_counts_on_the_wrong_side_alone(factor, relation):
 @pytest.mark.parametrize("relation", ["=", "<=", ">="])
 @pytest.mark.parametrize("error", [None, 0.1])
 def test_nan_fails(relation, error):
-    assert Comparison("a", math.nan, 1.0, error, relation).excess(4) == math.inf
+    assert Discrepancy("a", math.nan, 1.0, error, relation).excess(4) == math.inf
 
 
 def test_values_equal_draw_by_draw_have_no_standard_error():
@@ -58,7 +58,7 @@ def test_the_mean_of_skewed_draws_raises_no_more_false_alarms_than_it_should(sig
 
 @pytest.mark.parametrize("skewness", [-0.3, 0.0, 0.3])
 def test_a_clear_deviation_stays_clear_whatever_the_skewness(skewness):
-    values = [Comparison("a", 0.1 * z, 0.0, 0.1, "=", skewness).deviation for z in range(-99, 100)]
+    values = [Discrepancy("a", 0.1 * z, 0.0, 0.1, "=", skewness).deviation for z in range(-99, 100)]
     assert sorted(values) == values
     assert min(-values[0], values[-1]) > 10
 
@@ -91,16 +91,16 @@ def report(*rungs, false_alarm=0.01):
 
 
 def test_the_limit_is_split_over_the_statistical_comparisons():
-    z, identity = Comparison("a", 1.0, 1.0, 0.1), Comparison("b", 1.0, 1.0)
+    z, identity = Discrepancy("a", 1.0, 1.0, 0.1), Discrepancy("b", 1.0, 1.0)
     found = report(Rung("one", (z, z, identity)), Rung("two", (z, z)), Rung("three", (identity,)))
     assert found.limit == pytest.approx(3.0233, abs=1e-4)  # two-sided, 0.01 / 4
     found.require_passed()
 
 
 def test_it_prints_as_a_table():
-    z, side = Comparison("a", 1.2, 1.0, 0.1), Comparison("b", 0.0, 1.0, 0.1, "<=")
+    z, side = Discrepancy("a", 1.2, 1.0, 0.1), Discrepancy("b", 0.0, 1.0, 0.1, "<=")
     rungs = [
-        Rung("value", (Comparison("c", 1.0, 1.0),)),
+        Rung("value", (Discrepancy("c", 1.0, 1.0),)),
         Rung("gradient", (z,)),
         Rung("side", (side,)),
         Rung("growth", skipped="not claimed"),
@@ -123,14 +123,14 @@ def test_a_check_that_could_not_look_has_not_passed():
 
 
 def test_every_failed_rung_has_one_line():
-    far, further = Comparison("a", 2.0, 1.0, 0.1), Comparison("b", 3.0, 1.0, 0.1, "<=")
+    far, further = Discrepancy("a", 2.0, 1.0, 0.1), Discrepancy("b", 3.0, 1.0, 0.1, "<=")
     problem = ValueError("two\n  lines")
     rungs = [
-        Rung("value", (Comparison("c", 1.0, 1.5),)),
+        Rung("value", (Discrepancy("c", 1.0, 1.5),)),
         Rung("gradient", (far, further)),
         Rung("scale", raised=problem),
         Rung("shape", raised=AssertionError("expected 3, found 4")),
-        Rung("right", (Comparison("c", 1.0, 1.0),)),
+        Rung("right", (Discrepancy("c", 1.0, 1.0),)),
     ]
     with pytest.raises(AssertionError) as caught:
         report(*rungs).require_passed()

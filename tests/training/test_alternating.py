@@ -18,7 +18,7 @@ from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import CUBO, ELBO, IWAE, RWS, STL, VIMCO, Context, DReG, KLObjective
 from ppl_vae.particles import Programs, cross_log_guide, draw_particles
-from ppl_vae.priors import LearnedNormal
+from ppl_vae.priors import LearnedNormalPrior
 from ppl_vae.refinement import Refinement
 from ppl_vae.runs import RunConfig, open_run, train_run
 from ppl_vae.schedules import Cosine
@@ -443,7 +443,7 @@ def make(seed=0):
     torch.manual_seed(seed)
     body = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4))
     decoder = BernoulliDecoder(MLP(2, [8], 6))
-    return VAE(LearnedNormal(2), decoder, DiagonalNormalEncoder(body))
+    return VAE(LearnedNormalPrior(2), decoder, DiagonalNormalEncoder(body))
 
 
 def run(vae, path=None, **kwargs):

@@ -13,7 +13,7 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder, NormalDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, AnalyticELBO
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.schedules import Burda, Cosine, Exponential
 from ppl_vae.training import History, TorchStep, fit
 from ppl_vae.vae import VAE
@@ -245,7 +245,7 @@ def batch_norm_vae():
     torch.manual_seed(0)
     body = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4))
     decoder = BernoulliDecoder(MLP(2, [8], 6))
-    return VAE(StandardNormal(2), decoder, DiagonalNormalEncoder(body))
+    return VAE(StandardNormalPrior(2), decoder, DiagonalNormalEncoder(body))
 
 
 class TestBuffersAndModes:
@@ -410,7 +410,7 @@ class TestErrors:
 def test_a_normal_likelihood_trains_without_warning(step, learn_scale):
     torch.manual_seed(0)
     decoder = NormalDecoder(MLP(2, [8], 6), 0.5, learn_scale=learn_scale)
-    vae = VAE(StandardNormal(2), decoder, DiagonalNormalEncoder(MLP(6, [8], 4)))
+    vae = VAE(StandardNormalPrior(2), decoder, DiagonalNormalEncoder(MLP(6, [8], 4)))
     train(vae, torch.randn(40, 6), step=step, valid=torch.randn(10, 6))
     assert (vae.decoder.scale().item() != pytest.approx(0.5)) == learn_scale
 

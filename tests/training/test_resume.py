@@ -15,7 +15,7 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE
-from ppl_vae.priors import LearnedNormal
+from ppl_vae.priors import LearnedNormalPrior
 from ppl_vae.schedules import Exponential
 from ppl_vae.training import Checkpoint, fit
 from ppl_vae.vae import VAE
@@ -38,7 +38,7 @@ def make(seed=0):
     torch.manual_seed(seed)
     body = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4))
     decoder = BernoulliDecoder(MLP(2, [8], 6))
-    return VAE(LearnedNormal(2), decoder, DiagonalNormalEncoder(body))
+    return VAE(LearnedNormalPrior(2), decoder, DiagonalNormalEncoder(body))
 
 
 def run(vae, path=None, **kwargs):

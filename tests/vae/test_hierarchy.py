@@ -15,7 +15,7 @@ from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, STL, GeneralizedDReG
 from ppl_vae.particles import draw_particles
-from ppl_vae.priors import LearnedNormal, StandardNormal
+from ppl_vae.priors import LearnedNormalPrior, StandardNormalPrior
 from ppl_vae.training import fit
 from ppl_vae.vae import BottomUp, HierarchicalVAE, Ladder
 
@@ -50,7 +50,7 @@ def chain(kind):
         seen = Linear(1 / B, T / B)
         top = Linear(A * B / VAR_X, math.sqrt(1 - (A * B) ** 2 / VAR_X))
         inference = Ladder([nn.Identity(), nn.Identity()], [seen, top], [conditional])
-    return HierarchicalVAE(StandardNormal(1).double(), [conditional], Linear(B, T), inference)
+    return HierarchicalVAE(StandardNormalPrior(1).double(), [conditional], Linear(B, T), inference)
 
 
 @pytest.mark.parametrize("kind", ["bottom-up", "ladder"])
@@ -76,7 +76,7 @@ def test_the_wrong_product_is_seen():
     assert weights.var(0).min() > 0.1
 
 
-def vae_of(kind, prior=StandardNormal):
+def vae_of(kind, prior=StandardNormalPrior):
     def normal(inputs, latent):
         return DiagonalNormalEncoder(MLP(inputs, [8], 2 * latent))
 
@@ -95,7 +95,7 @@ DATA = (torch.rand(60, 6, generator=torch.Generator().manual_seed(0)) < 0.4).flo
 @pytest.mark.parametrize("kind", ["bottom-up", "ladder"])
 @pytest.mark.parametrize("objective", [ELBO(2), STL(2), IWAE(3), GeneralizedDReG(3)], ids=repr)
 def test_training_moves_every_parameter(kind, objective):
-    vae = vae_of(kind, LearnedNormal)
+    vae = vae_of(kind, LearnedNormalPrior)
     before = {name: value.clone() for name, value in vae.named_parameters()}
     result = fit(vae.model, vae.guide, objective, DATA, epochs=3, batch_size=20, progress=False)
     assert math.isfinite(result.history.records[-1].bound)
@@ -105,7 +105,7 @@ def test_training_moves_every_parameter(kind, objective):
 
 @pytest.mark.parametrize("kind", ["bottom-up", "ladder"])
 def test_pyro_s_own_svi_trains_every_parameter_once(kind):
-    vae = vae_of(kind, LearnedNormal)
+    vae = vae_of(kind, LearnedNormalPrior)
     svi = pyro.infer.SVI(
         vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), loss=pyro.infer.Trace_ELBO()
     )
@@ -160,13 +160,13 @@ def test_moments_of_what_is_generated(significance):
 def test_what_does_not_fit_is_said():
     encoder = DiagonalNormalEncoder(MLP(6, [], 4))
     with pytest.raises(ValueError, match="two layers or more"):
-        HierarchicalVAE(StandardNormal(2), [], encoder, BottomUp([encoder]))
+        HierarchicalVAE(StandardNormalPrior(2), [], encoder, BottomUp([encoder]))
     with pytest.raises(ValueError, match="L bodies, L encoders and L - 1 conditionals"):
         Ladder([nn.Identity()], [encoder], [encoder])
     heavy = Ladder(
         [nn.Identity()] * 2, [encoder, DiagonalNormalEncoder(MLP(6, [], 4))],
         [lambda z: dist.StudentT(3.0, z, 1.0).to_event(1)],
     )  # fmt: skip
-    vae = HierarchicalVAE(StandardNormal(2), [encoder], encoder, heavy)
+    vae = HierarchicalVAE(StandardNormalPrior(2), [encoder], encoder, heavy)
     with pytest.raises(TypeError, match="multiplies diagonal normals, got StudentT"):
         vae.guide(DATA)

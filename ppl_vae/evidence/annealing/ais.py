@@ -15,9 +15,9 @@ from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_colu
 from ppl_vae.evidence.annealing.hmc import HamiltonianTransition
 from ppl_vae.evidence.annealing.path import GeometricPath, Start
 from ppl_vae.evidence.annealing.pilot import Mass, Pilot, precisions
-from ppl_vae.evidence.annealing.schedules import Schedule, linear, sigmoidal
+from ppl_vae.evidence.annealing.schedules import Spacing, linear, sigmoidal
 from ppl_vae.evidence.annealing.settings import require_settings
-from ppl_vae.evidence.chunks import Call, ChunkEstimate, Parts, Purpose, Streams
+from ppl_vae.evidence.chunks import Call, ChunkEstimate, ChunkResults, Purpose, Streams
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.evidence.unfinished import Part
 from ppl_vae.particles import ChunkSize, Evaluation, LatentDensity, Program, Programs
@@ -90,7 +90,7 @@ class AnnealedImportanceSampling:
     num_chains: int = 16
     leapfrog_steps: int = 5
     start: Start = "prior"
-    spacing: Schedule = "sigmoidal"
+    spacing: Spacing = "sigmoidal"
     target_acceptance: float = 0.65
     refreshment: float = 1.0
     mass: Mass = "unit"
@@ -180,7 +180,7 @@ class AnnealedImportanceSampling:
         estimate: ChunkEstimate,
         programs: Programs,
         x: RowData,
-    ) -> Parts:
+    ) -> ChunkResults:
         """An estimate for each chunk of data that fits in ``rows``.
 
         Raises:

@@ -13,7 +13,7 @@ from ppl_vae.evidence.annealing.annealer import Annealer
 from ppl_vae.evidence.annealing.columns import evidence_of, part_of, weight_columns
 from ppl_vae.evidence.annealing.sandwich import Sandwich
 from ppl_vae.evidence.annealing.settings import require_annealing, require_count
-from ppl_vae.evidence.chunks import Call, Parts, Purpose, Streams
+from ppl_vae.evidence.chunks import Call, ChunkResults, Purpose, Streams
 from ppl_vae.evidence.result import Direction, Evidence
 from ppl_vae.evidence.unfinished import Columns, Part
 from ppl_vae.particles import ChunkSize, Evaluation, Program, Programs
@@ -128,7 +128,7 @@ class BidirectionalMonteCarlo:
             for name, value in columns.items()
         }
 
-    def _side(self, side: Direction, found: Parts, seconds: float) -> Evidence:
+    def _side(self, side: Direction, found: ChunkResults, seconds: float) -> Evidence:
         mine = {
             name.split("/")[1]: value
             for name, value in found.columns.items()

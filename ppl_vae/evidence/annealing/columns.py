@@ -15,7 +15,7 @@ from ppl_vae.evidence.unfinished import Columns, Part
 from ppl_vae.identity import Identity
 from ppl_vae.weights import RunningWeights
 
-ADVICE = "use more temperatures or chains"
+_ADVICE = "use more temperatures or chains"
 
 
 def weight_columns(
@@ -60,7 +60,7 @@ def evidence_of(
         seconds=seconds,
         gap=gap,
         least_effective=least_effective,
-        advice=ADVICE,
+        advice=_ADVICE,
         identity=identity,
     )
 

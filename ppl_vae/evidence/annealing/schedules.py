@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Schedule = Literal["linear", "sigmoidal", "adaptive"]
+Spacing = Literal["linear", "sigmoidal", "adaptive"]
 
 _STEEPNESS = 4.0
 _FLOOR = 0.05

@@ -5,9 +5,9 @@ from typing import Any, get_args
 
 from ppl_vae.evidence.annealing.path import Start
 from ppl_vae.evidence.annealing.pilot import Mass
-from ppl_vae.evidence.annealing.schedules import Schedule
+from ppl_vae.evidence.annealing.schedules import Spacing
 
-_CHOICES = {"start": get_args(Start), "spacing": get_args(Schedule), "mass": get_args(Mass)}
+_CHOICES = {"start": get_args(Start), "spacing": get_args(Spacing), "mass": get_args(Mass)}
 _COUNTS = ("num_temperatures", "num_chains", "leapfrog_steps")
 
 

@@ -111,7 +111,7 @@ class ThermodynamicIntegration:
             identity=found.identity,
         )
 
-    def integrate(self, annealer: Annealer) -> "Integral":
+    def integrate(self, annealer: Annealer) -> "_Integral":
         """The integral of every chain, and what it was corrected by."""
         start = _Start.of([annealer.path.draw() for _ in range(self.num_samples)])
         chains, before = start.chains, _Moments.of(start.ratios)
@@ -128,9 +128,9 @@ class ThermodynamicIntegration:
             trapezoid = trapezoid + 0.5 * width * (before.mean + after.mean)
             correction = correction - width.square() / 12 * (after.variance - before.variance)
             before = after
-        return Integral(trapezoid, correction, start.possible, len(start.ratios) * len(trapezoid))
+        return _Integral(trapezoid, correction, start.possible, len(start.ratios) * len(trapezoid))
 
-    def _columns(self, integral: "Integral", annealer: Annealer) -> Columns:
+    def _columns(self, integral: "_Integral", annealer: Annealer) -> Columns:
         require_numbers(integral.trapezoid)
         chains = self.annealing.num_chains
         moves = annealer.last * (self.burn_in + self.num_samples)
@@ -153,7 +153,7 @@ class ThermodynamicIntegration:
 
 @final
 @dataclass(frozen=True)
-class Integral:
+class _Integral:
     """What was integrated, in nats.
 
     Attributes:

@@ -17,7 +17,7 @@ from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, seeded
 
-MOST_DIMENSIONS = 3
+_MOST_DIMENSIONS = 3
 _GUIDED = 16
 _PRIOR = {1: 16, 2: 32, 3: 96}
 """Draws of the guide, and of the prior, that say where to look: 2^dim modes or more may be found,
@@ -137,11 +137,11 @@ class Quadrature:
     def _scout(self, programs: Programs, x: Tensor) -> tuple[Joint, Tensor]:
         """The joint density, and draws of the guide, if there is one, and of the prior."""
         joint, latents = Joint.at_draws(programs, x, _GUIDED, self.rows)
-        if joint.dim > MOST_DIMENSIONS:
+        if joint.dim > _MOST_DIMENSIONS:
             sizes = ", ".join(f"{name}: {site.size}" for name, site in joint.sites.items())
             raise ValueError(
-                f"Quadrature integrates up to {MOST_DIMENSIONS} latent dimensions, got {joint.dim} "
-                f"({sizes}): take ImportanceSampling or annealing."
+                f"Quadrature integrates up to {_MOST_DIMENSIONS} latent dimensions, got "
+                f"{joint.dim} ({sizes}): take ImportanceSampling or annealing."
             )
         guided = joint.unconstrain(latents)
         return joint, torch.cat([guided, joint.prior_draws(_PRIOR[joint.dim])])

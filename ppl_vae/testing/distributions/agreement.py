@@ -14,8 +14,13 @@ from torch import Tensor
 from ppl_vae.evidence.exact.enumeration import SiteStates
 from ppl_vae.evidence.pareto import pareto_tail
 from ppl_vae.randomness import derive_seed
-from ppl_vae.testing.comparison import Answer, Comparison, same
-from ppl_vae.testing.distributions.cubature import MOST_DIMENSIONS, Integral, cells_among, integrate
+from ppl_vae.testing.comparison import Answer, Discrepancy, same
+from ppl_vae.testing.distributions.cubature import (
+    MOST_DIMENSIONS,
+    CellIntegral,
+    cells_among,
+    integrate_cells,
+)
 from ppl_vae.testing.distributions.law import Law
 from ppl_vae.testing.distributions.probes import NUM_DRAWS, Probes, means_agree, means_are
 from ppl_vae.testing.distributions.proposals import OnSphere, OnValues, StudentMixture
@@ -121,7 +126,7 @@ class ByStates(Examination):
         total = self.log_probs.exp().sum()
         what = f"sum of {self.law.name} over {len(self.states)} values"
         if self.law.log_error:
-            return [Comparison(what, total.item(), 1.0, self.law.log_error)]
+            return [Discrepancy(what, total.item(), 1.0, self.law.log_error)]
         return [same(what, total, 1.0)]
 
     def followed(self) -> Answer:
@@ -139,7 +144,7 @@ class ByCells(Examination):
     """Cubature, in one or two dimensions of the whole space."""
 
     @cached_property
-    def integral(self) -> Integral:
+    def integral(self) -> CellIntegral:
         """Of 1 and of every probe, times the density."""
 
         def integrand(w: Tensor) -> Tensor:
@@ -149,7 +154,7 @@ class ByCells(Examination):
             values = torch.cat([torch.ones_like(rounded), rounded, values], -1)
             return log_prob.exp().unsqueeze(-1) * values
 
-        return integrate(integrand, cells_among(self.placing[0]))
+        return integrate_cells(integrand, cells_among(self.placing[0]))
 
     @property
     def error(self) -> float:
@@ -161,7 +166,7 @@ class ByCells(Examination):
     def normalised(self) -> Answer:
         """By the integral."""
         found = self.integral.total[0].item()
-        return [Comparison(f"integral of {self.law.name}", found, 1.0, self.error)]
+        return [Discrepancy(f"integral of {self.law.name}", found, 1.0, self.error)]
 
     def followed(self) -> Answer:
         """Means over draws are the integrals; in one dimension the distribution functions agree."""
@@ -173,7 +178,7 @@ class ByCells(Examination):
             comparisons.append(self._kolmogorov())
         return comparisons
 
-    def _kolmogorov(self) -> Comparison:
+    def _kolmogorov(self) -> Discrepancy:
         """The largest difference at the cells' ends, which is at most that anywhere."""
         cells = self.integral.cells
         order = cells.low[:, 0].argsort()
@@ -185,7 +190,7 @@ class ByCells(Examination):
         tail = kstwobign.sf(math.sqrt(len(draws)) * distance)
         z = float(norm.isf(tail / 2))
         what = f"distance of distribution functions of {self.law.name} (Kolmogorov)"
-        return Comparison(what, distance, 0.0, distance / z if z > 0 else 1.0, "<=")
+        return Discrepancy(what, distance, 0.0, distance / z if z > 0 else 1.0, "<=")
 
 
 @final

@@ -27,9 +27,9 @@ from ppl_vae.testing.distributions.subject import Subject
 from ppl_vae.testing.distributions.support import support
 from ppl_vae.testing.ladder import climb
 
-Rung = Callable[[Subject, int], Answer]
+_Rung = Callable[[Subject, int], Answer]
 
-MOVED: dict[str, Rung] = {
+MOVED: dict[str, _Rung] = {
     "leading shapes": leading_shapes,
     "expand": expand,
     "each datum by itself": each_datum,

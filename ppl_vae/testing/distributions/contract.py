@@ -7,7 +7,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ppl_vae.randomness import derive_seed
-from ppl_vae.testing.comparison import Answer, Comparison, same
+from ppl_vae.testing.comparison import Answer, Discrepancy, same
 from ppl_vae.testing.distributions.law import Law, density_by_feature, law_of
 from ppl_vae.testing.distributions.probes import Probes, means_agree
 from ppl_vae.testing.distributions.subject import Subject, unvalidated
@@ -77,7 +77,7 @@ def leading_shapes(subject: Subject, seed: int) -> Answer:
     return comparisons
 
 
-def _leading_rows(subject: Subject) -> list[Comparison]:
+def _leading_rows(subject: Subject) -> list[Discrepancy]:
     """A decoder takes z of any leading shape."""
     given = subject.given
     if given is None:
@@ -124,7 +124,7 @@ def expand(subject: Subject, seed: int) -> Answer:
 
 def same_draws_of(
     law: Law, placing: Tensor, draws: Tensor, others: Tensor, what: str
-) -> list[Comparison]:
+) -> list[Discrepancy]:
     """That two samples are of one distribution."""
     probes = Probes.fit(placing, law.log_prob(placing), 0)
     found, expected = (probes.values(points, law.log_prob(points)) for points in (others, draws))

@@ -32,7 +32,7 @@ _MOST = {1: 100_000, 2: 200_000}
 
 @final
 @dataclass(frozen=True)
-class Cells:
+class _Cells:
     """Boxes side by side.
 
     Attributes:
@@ -43,21 +43,21 @@ class Cells:
     low: Float[Tensor, "cells dim"]
     width: Float[Tensor, "cells dim"]
 
-    def halved(self) -> "Cells":
+    def halved(self) -> "_Cells":
         """Each cell halved along every side; its parts follow each other."""
         dim = self.low.shape[-1]
         corners = torch.cartesian_prod(*[torch.arange(2)] * dim).reshape(-1, dim).to(self.low)
         low = self.low.unsqueeze(1) + corners * self.width.unsqueeze(1) / 2
         width = (self.width / 2).unsqueeze(1).expand_as(low)
-        return Cells(low.flatten(0, 1), width.flatten(0, 1))
+        return _Cells(low.flatten(0, 1), width.flatten(0, 1))
 
-    def __getitem__(self, chosen: Tensor) -> "Cells":
-        return Cells(self.low[chosen], self.width[chosen])
+    def __getitem__(self, chosen: Tensor) -> "_Cells":
+        return _Cells(self.low[chosen], self.width[chosen])
 
 
 @final
 @dataclass(frozen=True)
-class Integral:
+class CellIntegral:
     """An integral by cells.
 
     Attributes:
@@ -66,7 +66,7 @@ class Integral:
         error: What all of it may be off by; a guess on the safe side.
     """
 
-    cells: Cells
+    cells: _Cells
     value: Float[Tensor, "cells outputs"]
     error: float
 
@@ -80,11 +80,11 @@ Integrand = Callable[[Tensor], Tensor]
 """Points, shape (points, dim), to values, shape (points, outputs)."""
 
 
-def integrate(integrand: Integrand, cells: Cells) -> Integral:
+def integrate_cells(integrand: Integrand, cells: _Cells) -> CellIntegral:
     """Halve cells until their parts add up to the whole of each, or there are too many points."""
     dim = cells.low.shape[-1]
     value, points = _apply_rule(integrand, cells), 0
-    done: list[tuple[Cells, Tensor, Tensor]] = []
+    done: list[tuple[_Cells, Tensor, Tensor]] = []
     while len(cells.low):
         parts = cells.halved()
         values = _apply_rule(integrand, parts)
@@ -96,12 +96,12 @@ def integrate(integrand: Integrand, cells: Cells) -> Integral:
         done.append((parts[of_parts], values[of_parts], error[settled]))
         cells, value = parts[~of_parts], values[~of_parts]
     low, width = ([getattr(part, name) for part, _, _ in done] for name in ("low", "width"))
-    merged = Cells(torch.cat(low), torch.cat(width))
+    merged = _Cells(torch.cat(low), torch.cat(width))
     error = torch.cat([error for _, _, error in done]).sum().item()
-    return Integral(merged, torch.cat([value for _, value, _ in done]), _SAFE * error)
+    return CellIntegral(merged, torch.cat([value for _, value, _ in done]), _SAFE * error)
 
 
-def _apply_rule(integrand: Integrand, cells: Cells) -> Float[Tensor, "cells outputs"]:
+def _apply_rule(integrand: Integrand, cells: _Cells) -> Float[Tensor, "cells outputs"]:
     dim = cells.low.shape[-1]
     places, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(_NODES[dim]))
     unit = torch.cartesian_prod(*[(places + 1) / 2] * dim).reshape(-1, dim)
@@ -111,13 +111,13 @@ def _apply_rule(integrand: Integrand, cells: Cells) -> Float[Tensor, "cells outp
     return (weight.unsqueeze(-1) * values).sum(1) * cells.width.prod(-1, keepdim=True)
 
 
-def cells_among(w: Float[Tensor, "draws dim"]) -> Cells:
+def cells_among(w: Float[Tensor, "draws dim"]) -> _Cells:
     """Cells as far as a law may reach, the smaller the closer the draws stand."""
     w = w.clamp(-FARTHEST, FARTHEST)
     ends = torch.full_like(w[:1], FARTHEST)
     low, high = w.amin(0, keepdim=True) - _BEYOND, w.amax(0, keepdim=True) + _BEYOND
     edges = torch.cat([-ends - _BEYOND, low, high, ends + _BEYOND])
-    cells = Cells(_corners(edges[:-1]), _corners(edges.diff(dim=0)))
+    cells = _Cells(_corners(edges[:-1]), _corners(edges.diff(dim=0)))
     # The middle one holds all draws.
     owner = torch.full((len(w),), len(cells.low) // 2)
     for _ in range(_DEEPEST):
@@ -133,7 +133,7 @@ def _corners(sides: Float[Tensor, "ends dim"]) -> Float[Tensor, "corners dim"]:
     return torch.cartesian_prod(*sides.unbind(-1)).reshape(-1, sides.shape[-1])
 
 
-def _crowded(cells: Cells, owner: Tensor, w: Tensor) -> Bool[Tensor, " cells"]:
+def _crowded(cells: _Cells, owner: Tensor, w: Tensor) -> Bool[Tensor, " cells"]:
     """Whether a cell has too many draws, or some that leave most of it empty."""
     count = owner.bincount(minlength=len(cells.low))
     index = owner.unsqueeze(-1).expand_as(w)
@@ -146,8 +146,8 @@ def _crowded(cells: Cells, owner: Tensor, w: Tensor) -> Bool[Tensor, " cells"]:
 
 
 def _split(
-    cells: Cells, chosen: Tensor, owner: Tensor, w: Tensor
-) -> tuple[Cells, Int[Tensor, " draws"]]:
+    cells: _Cells, chosen: Tensor, owner: Tensor, w: Tensor
+) -> tuple[_Cells, Int[Tensor, " draws"]]:
     """The chosen cells halved, and which cells the draws are in then."""
     dim = w.shape[-1]
     kept, parts = cells[~chosen], cells[chosen].halved()
@@ -155,5 +155,5 @@ def _split(
     digit = (upper * 2 ** torch.arange(dim - 1, -1, -1)).sum(-1)
     number = torch.where(chosen, chosen.cumsum(0) - 1, (~chosen).cumsum(0) - 1)
     inside = len(kept.low) + 2**dim * number[owner] + digit
-    both = Cells(torch.cat([kept.low, parts.low]), torch.cat([kept.width, parts.width]))
+    both = _Cells(torch.cat([kept.low, parts.low]), torch.cat([kept.width, parts.width]))
     return both, torch.where(chosen[owner], inside, number[owner])

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import final
 
 from ppl_vae.randomness import derive_seed
-from ppl_vae.testing.comparison import Answer, Comparison
+from ppl_vae.testing.comparison import Answer, Discrepancy
 from ppl_vae.testing.distributions.agreement import Examination, examination
 from ppl_vae.testing.distributions.law import Law, law_of, laws_of_features
 from ppl_vae.testing.distributions.subject import Subject
@@ -63,5 +63,5 @@ class Examined:
 
     def _all(self, question: Callable[[Examination], Answer]) -> Answer:
         answers = [question(examined) for examined in self.examinations]
-        made: list[Comparison] = [c for a in answers if not isinstance(a, str) for c in a]
+        made: list[Discrepancy] = [c for a in answers if not isinstance(a, str) for c in a]
         return made or "not looked"

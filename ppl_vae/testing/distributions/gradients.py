@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to, identity_transform
 
 from ppl_vae.randomness import derive_seed, generator
-from ppl_vae.testing.comparison import Answer, Comparison
+from ppl_vae.testing.comparison import Answer, Discrepancy
 from ppl_vae.testing.distributions.contract import require_finite, same_draws_of
 from ppl_vae.testing.distributions.law import law_of
 from ppl_vae.testing.distributions.subject import Subject, unvalidated
@@ -22,7 +22,7 @@ _ROUNDINGS = 30
 _REPLICATES, _DRAWS = 40, 100
 _FEW = 4
 
-Parameters = Mapping[str, Tensor]
+_Parameters = Mapping[str, Tensor]
 
 
 def parameters_of(subject: Subject) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ def _coordinates(subject: Subject) -> Any:
 
 
 def _both_ways(
-    subject: Subject, parameters: Parameters, seed: int
+    subject: Subject, parameters: _Parameters, seed: int
 ) -> list[dict[str, Tensor | None]]:
     """The gradients by way of the density and of the draws; None where there is no such way."""
     with same_draws(seed):
@@ -75,14 +75,14 @@ def _both_ways(
     return [_ways(value, parameters) for value in values]
 
 
-def _ways(value: Tensor, parameters: Parameters) -> dict[str, Tensor | None]:
+def _ways(value: Tensor, parameters: _Parameters) -> dict[str, Tensor | None]:
     if not (parameters and value.requires_grad):
         return dict.fromkeys(parameters)
     found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
     return dict(zip(parameters, found, strict=True))
 
 
-def gradients_of(value: Tensor, parameters: Parameters) -> dict[str, Tensor]:
+def gradients_of(value: Tensor, parameters: _Parameters) -> dict[str, Tensor]:
     """Derivatives; 0 where there is no way from a parameter to the value."""
     return {
         name: torch.zeros_like(parameters[name]) if gradient is None else gradient
@@ -90,7 +90,7 @@ def gradients_of(value: Tensor, parameters: Parameters) -> dict[str, Tensor]:
     }
 
 
-def _directions(parameters: Parameters, seed: int) -> dict[str, Tensor]:
+def _directions(parameters: _Parameters, seed: int) -> dict[str, Tensor]:
     """A random direction of length 1 in each parameter."""
     source = generator(seed)
     noise = {
@@ -101,8 +101,8 @@ def _directions(parameters: Parameters, seed: int) -> dict[str, Tensor]:
 
 
 def _by_parameters(
-    subject: Subject, parameters: Parameters, value: Tensor, seed: int
-) -> list[Comparison]:
+    subject: Subject, parameters: _Parameters, value: Tensor, seed: int
+) -> list[Discrepancy]:
     """The density's gradient along a direction of each parameter is a difference quotient."""
 
     def log_prob() -> Tensor:
@@ -118,7 +118,7 @@ def _by_parameters(
     return comparisons
 
 
-def _by_value(subject: Subject, value: Tensor, transform: Any, seed: int) -> Comparison:
+def _by_value(subject: Subject, value: Tensor, transform: Any, seed: int) -> Discrepancy:
     """The same for the value, by unconstrained coordinates of the support."""
     point = transform.inv(value).requires_grad_()
 
@@ -147,8 +147,8 @@ def _difference(value: Callable[[], Tensor], at: Tensor, direction: Tensor) -> t
     return (ends[0] - ends[1]) / (2 * _STEP), rounding
 
 
-def _alike(what: str, found: float, expected: float, rounding: float) -> Comparison:
-    return Comparison(f"{what} against a difference quotient", found, expected, rounding)
+def _alike(what: str, found: float, expected: float, rounding: float) -> Discrepancy:
+    return Discrepancy(f"{what} against a difference quotient", found, expected, rounding)
 
 
 def pathwise(subject: Subject, seed: int) -> Answer:
@@ -166,7 +166,7 @@ def pathwise(subject: Subject, seed: int) -> Answer:
     return comparisons + (_same_derivative(subject, parameters, seed) if parameters else [])
 
 
-def _same_law(subject: Subject, seed: int) -> list[Comparison]:
+def _same_law(subject: Subject, seed: int) -> list[Discrepancy]:
     law = law_of(subject, 0)
     count = _REPLICATES * _DRAWS
     with unvalidated(), same_draws(derive_seed(seed, 1)):
@@ -177,7 +177,7 @@ def _same_law(subject: Subject, seed: int) -> list[Comparison]:
     )
 
 
-def _same_derivative(subject: Subject, parameters: Parameters, seed: int) -> list[Comparison]:
+def _same_derivative(subject: Subject, parameters: _Parameters, seed: int) -> list[Discrepancy]:
     """``E d f(z) / d theta = E f(z) d log p(z) / d theta`` for a bounded f, by replicates."""
     directions = _directions(parameters, seed)
     wave = _wave(subject, seed)
@@ -190,7 +190,10 @@ def _same_derivative(subject: Subject, parameters: Parameters, seed: int) -> lis
 
 
 def _replicate(
-    subject: Subject, parameters: Parameters, directions: Parameters, wave: Callable[[Any], Tensor]
+    subject: Subject,
+    parameters: _Parameters,
+    directions: _Parameters,
+    wave: Callable[[Any], Tensor],
 ) -> dict[str, float]:
     """Difference of the two derivatives, along each direction."""
     found = subject()
@@ -216,13 +219,13 @@ def _wave(subject: Subject, seed: int) -> Callable[[Any], Tensor]:
     return lambda value: ((value * direction).sum(-1) - centre + 0.6).sin()
 
 
-def _zero_mean(what: str, values: list[float]) -> Comparison:
+def _zero_mean(what: str, values: list[float]) -> Discrepancy:
     """That the mean of a few independent, nearly normal values is 0: by Student's t."""
     found = torch.tensor(values, dtype=torch.float64)
     count, error = len(values), float(found.std()) / math.sqrt(len(values))
     mean = float(found.mean())
     t = abs(mean) / error if error > 0 else (math.inf if mean else 0.0)
     z = float(-norm.ppf(student.sf(t, count - 1)))
-    return Comparison(
+    return Discrepancy(
         f"{what}, less that by the score", mean, 0.0, abs(mean) / z if z > 0 else error
     )

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.randomness import generator
-from ppl_vae.testing.comparison import ROUNDING, Comparison, mean_is
-from ppl_vae.testing.distributions.stretch import place
+from ppl_vae.testing.comparison import ROUNDING, Discrepancy, mean_is
+from ppl_vae.testing.distributions.stretch import placement
 
 _MOST_COORDINATES = 12
 _PROJECTIONS = 8
@@ -44,7 +44,7 @@ class Probes:
         """Functions that vary over these draws."""
         source, size = generator(seed), draws.shape[-1]
         chosen = torch.randperm(size, generator=source)[:_MOST_COORDINATES].sort().values
-        centre, scale = place(draws)
+        centre, scale = placement(draws)
         directions = torch.randn(size, _PROJECTIONS, generator=source).to(draws)
         directions = directions / directions.norm(dim=0)
         phases = 2 * math.pi * torch.rand(_PROJECTIONS, generator=source).to(draws)
@@ -81,7 +81,7 @@ def means_are(
     found: Float[Tensor, "draws functions"],
     expected: Float[Tensor, " functions"],
     error: float = 0.0,
-) -> list[Comparison]:
+) -> list[Discrepancy]:
     """That the mean of each column is a given number, itself known up to an error."""
     columns = zip(names, found.unbind(-1), expected.unbind(-1), strict=True)
     made = [mean_is(f"{what} {name}".strip(), a, b.expand_as(a)) for name, a, b in columns]
@@ -94,24 +94,24 @@ def means_agree(
     found: Float[Tensor, "draws functions"],
     expected: Float[Tensor, "others functions"],
     error: float = 0.0,
-) -> list[Comparison]:
+) -> list[Discrepancy]:
     """That the means of two independent samples are one, column by column, up to an error."""
     columns = zip(names, found.unbind(-1), expected.unbind(-1), strict=True)
     made = [_same_mean(f"{what} {name}", a.double(), b.double()) for name, a, b in columns]
     return [_with_error(one, error) for one in made]
 
 
-def _with_error(comparison: Comparison, error: float) -> Comparison:
+def _with_error(comparison: Discrepancy, error: float) -> Discrepancy:
     return replace(comparison, error=math.hypot(comparison.error or 0.0, error))
 
 
-def _same_mean(what: str, a: Tensor, b: Tensor) -> Comparison:
+def _same_mean(what: str, a: Tensor, b: Tensor) -> Discrepancy:
     variance = a.var() / len(a) + b.var() / len(b)
     third = _third_moment(a) / len(a) ** 2 - _third_moment(b) / len(b) ** 2
     error = math.sqrt(float(variance))
     # Powers of a spread at the level of rounding would be 0 / 0.
     skewness = float(third) / max(error, ROUNDING) ** 3
-    return Comparison(what, float(a.mean()), float(b.mean()), error, skewness=skewness)
+    return Discrepancy(what, float(a.mean()), float(b.mean()), error, skewness=skewness)
 
 
 def _third_moment(values: Tensor) -> Tensor:

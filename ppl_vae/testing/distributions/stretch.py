@@ -28,7 +28,7 @@ class Stretch:
     @classmethod
     def of(cls, draws: Float[Tensor, "draws dim"]) -> "Stretch":
         """Fitted to draws, by quantiles, which heavy tails do not sway."""
-        centre, scale = place(draws)
+        centre, scale = placement(draws)
         inner = ((draws - centre) / scale).clamp(-_STRAIGHT, _STRAIGHT)
         correlation = inner.T @ inner / len(inner) + 1e-3 * torch.eye(len(centre)).to(draws)
         return cls(centre, scale.unsqueeze(-1) * torch.linalg.cholesky(correlation))
@@ -46,7 +46,7 @@ class Stretch:
         return u, log_det + away.cosh().log().sum(-1)
 
 
-def place(draws: Float[Tensor, "draws dim"]) -> tuple[Tensor, Tensor]:
+def placement(draws: Float[Tensor, "draws dim"]) -> tuple[Tensor, Tensor]:
     """Median and scale of each coordinate, by quartiles; the scale of one that stays put is 1."""
     quarter, centre, three = torch.quantile(draws, torch.tensor([0.25, 0.5, 0.75]).to(draws), dim=0)
     scale = (three - quarter) / 1.35

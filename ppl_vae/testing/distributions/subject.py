@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ppl_vae.randomness import generator
 
-Part = Literal["prior", "likelihood", "guide"]
+_Part = Literal["prior", "likelihood", "guide"]
 _MOVED = 0.2
 """Of a parameter's size, or of 1 where it is 0: so far is it moved before it is looked at."""
 
@@ -31,7 +31,7 @@ class Subject:
         log_error: Standard error of a constant that its log-density has, in nats.
     """
 
-    part: Part
+    part: _Part
     module: nn.Module
     given: Tensor | None = None
     fresh: Callable[[], nn.Module] | None = None

@@ -9,7 +9,7 @@ from torch.distributions import constraints
 
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import NormalDecoder
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.testing.distributions.subject import Subject
 from ppl_vae.testing.draws import same_draws
 from ppl_vae.vae import VAE
@@ -102,14 +102,14 @@ def _around_prior(subject: Subject, found: Any, draw: Tensor) -> tuple[VAE, Tens
 def _around_likelihood(subject: Subject, found: Any, draw: Tensor) -> tuple[VAE, Tensor]:
     latent = subject.rows.shape[-1]
     encoder = DiagonalNormalEncoder(nn.Linear(draw.shape[-1], 2 * latent))
-    return VAE(StandardNormal(latent), subject.module, encoder), draw
+    return VAE(StandardNormalPrior(latent), subject.module, encoder), draw
 
 
 def _around_guide(subject: Subject, found: Any, draw: Tensor) -> tuple[VAE, Tensor]:
     x, latent = subject.rows, draw.shape[-1]
     prior: nn.Module
     if is_whole_space(found.support):
-        prior = StandardNormal(latent)
+        prior = StandardNormalPrior(latent)
     else:
         prior = _GuideAsPrior(subject.copied().module, x[:1])
     decoder = _Decoder(latent, x.shape[-1])

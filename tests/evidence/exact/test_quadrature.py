@@ -16,7 +16,7 @@ from ppl_vae.evidence.exact.hermite import hermite_nodes
 from ppl_vae.evidence.exact.joint import SiteCoordinates
 from ppl_vae.evidence.exact.modes import find_modes
 from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.priors import StandardNormal
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.vae import VAE
 
 ONE = torch.ones((), dtype=torch.float64)
@@ -34,7 +34,7 @@ def wide(latent, loc=0.3, scale=0.8):
 
 def of_decoder(decoder, latent):
     """The model of a decoder under a standard normal prior, float64."""
-    return VAE(StandardNormal(latent).double(), decoder, decoder).model
+    return VAE(StandardNormalPrior(latent).double(), decoder, decoder).model
 
 
 def agrees_within_its_error(evidence, exact, tolerance):

@@ -6,7 +6,7 @@ import torch
 from significance import TEST_FALSE_ALARM
 from torch import nn
 
-from ppl_vae.priors import LearnedNormal
+from ppl_vae.priors import LearnedNormalPrior
 from ppl_vae.testing import check_guide, check_likelihood, check_prior
 
 from . import wrong_variants as wrong
@@ -154,8 +154,8 @@ def test_a_likelihood_with_a_mistake(kind, rung):
 
 
 def test_the_report_names_every_rung():
-    lines = str(check_prior(LearnedNormal(2))).splitlines()
-    assert lines[0].startswith("LearnedNormal (prior), |z| below ")
+    lines = str(check_prior(LearnedNormalPrior(2))).splitlines()
+    assert lines[0].startswith("LearnedNormalPrior (prior), |z| below ")
     outcomes = {line[2:24].strip(): line[24:40].strip() for line in lines[1:]}
     assert outcomes == {
         "contract": "passed",
@@ -176,13 +176,13 @@ def test_the_report_names_every_rung():
 
 
 def test_the_same_seed_gives_the_same_report():
-    reports = [check_prior(LearnedNormal(2), seed=seed) for seed in (3, 3, 4)]
+    reports = [check_prior(LearnedNormalPrior(2), seed=seed) for seed in (3, 3, 4)]
     assert reports[0] == reports[1]
     assert reports[0] != reports[2]
 
 
 def test_it_leaves_everything_as_it_was():
-    prior = LearnedNormal(2)
+    prior = LearnedNormalPrior(2)
     state = {name: value.clone() for name, value in prior.state_dict().items()}
     before = torch.get_rng_state()
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_it_leaves_everything_as_it_was():
     assert list(pyro.get_param_store()) == []
 
 
-@pytest.mark.parametrize("subject", [LearnedNormal, lambda: None])
+@pytest.mark.parametrize("subject", [LearnedNormalPrior, lambda: None])
 def test_what_is_no_module(subject):
     for check, *rows in ((check_prior,), (check_guide, X), (check_likelihood, Z)):
         with pytest.raises(TypeError, match="takes an instance of a torch module, got <"):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ppl_vae.testing.distributions.cubature import cells_among, integrate
+from ppl_vae.testing.distributions.cubature import cells_among, integrate_cells
 from ppl_vae.testing.distributions.stretch import FARTHEST, Stretch
 
 
@@ -26,7 +26,7 @@ def test_cells_cover_everything_once(dim):
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_an_integral_and_its_error(dim):
-    integral = integrate(normal, cells_among(torch.randn(2000, dim).double()))
+    integral = integrate_cells(normal, cells_among(torch.randn(2000, dim).double()))
     expected = (2 * math.pi) ** (dim / 2)
     # Far out, where no draws are, less than 1 of 2000 is left out.
     assert integral.total.item() == pytest.approx(expected, abs=integral.error + 1e-7)
@@ -35,7 +35,7 @@ def test_an_integral_and_its_error(dim):
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_the_error_covers_a_step(dim):
-    integral = integrate(
+    integral = integrate_cells(
         lambda w: (w > 0.1234).all(-1, keepdim=True) * normal(w),
         cells_among(torch.randn(2000, dim).double()),
     )
@@ -52,7 +52,7 @@ def test_a_narrow_mode_is_found_where_draws_are(dim):
         narrow = normal((w - 9) / 1e-5) / 1e-5**dim
         return (0.75 * normal(w) + 0.25 * narrow) / (2 * math.pi) ** (dim / 2)
 
-    assert integrate(integrand, cells_among(draws)).total.item() == pytest.approx(1, abs=2e-3)
+    assert integrate_cells(integrand, cells_among(draws)).total.item() == pytest.approx(1, abs=2e-3)
 
 
 def test_equal_draws_end_the_search_for_cells():
