@@ -41,7 +41,7 @@ MODEL_CONTEXT = frozenset(
         "conditionals",
     }
 )
-"""What whoever builds a model fills in for a prior, a likelihood or a guide."""
+"""Arguments that the builder of a model fills in for a prior, a likelihood or a guide."""
 
 _SEPARATOR = re.compile(r",(?![^\[]*\])")
 """Commas outside brackets: ``sizes=[64,64],scale=2`` are two arguments."""

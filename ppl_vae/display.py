@@ -25,7 +25,7 @@ else:  # matplotlib is imported with the first figure
 
 Row = Mapping[Any, Any]
 Panel = tuple[Callable[[Axes], None], float]
-"""What is drawn on axes, and the height of these in inches."""
+"""Function that draws on axes, and the height of these in inches."""
 
 _LONGEST = 200
 """Characters of a result's ``repr``."""

@@ -20,7 +20,7 @@ _PATCHED = (
     (Distribution, "arg_constraints"),
     (_InverseTransform, "__name__"),
 )
-"""What importing zuko overwrites in torch, for the whole process."""
+"""Names in torch that importing zuko overwrites, for the whole process."""
 
 _SPLINE_STEP = 0.4
 """Steps of an optimiser in a spline's and a rotation's parameters, per step in the latents."""

@@ -14,7 +14,7 @@ from ppl_vae.randomness import Stream, seeded
 from ppl_vae.vae import VAE
 
 _WEIGHT_ROUNDING = 1e-4
-"""By how much the sum of mixture weights in single precision may differ from 1."""
+"""Largest difference from 1 of the sum of mixture weights in single precision."""
 
 
 @final

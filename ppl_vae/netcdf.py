@@ -19,7 +19,7 @@ Variable = tuple[Sequence[str], NDArray[Any]]
 """Dimension names and values."""
 
 Attribute = str | int | float
-"""What netCDF can keep as an attribute."""
+"""Values that netCDF can keep as an attribute."""
 
 TreeGroups = dict[str, dict[str, Variable]]
 

@@ -61,7 +61,7 @@ MODEL_KINDS = {
     "guide": GUIDES,
     "network": ENCODER_NETWORKS,
 }
-"""What a model is made of, by the settings that name it."""
+"""Kinds of components that a model is made of, by the settings that name them."""
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {

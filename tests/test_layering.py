@@ -9,9 +9,6 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 
-# Nouns that are imported from their face only.
-FACES = ("data",)
-
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = {
     "words of messages, files on the disk": ["_renamed", "names", "files"],
@@ -87,7 +84,7 @@ def violations(module, source):
                 wrong.append(f"{module} imports the package itself")
         elif there != here and FLOOR[there] >= FLOOR[here]:
             wrong.append(f"{module} imports {imported}, which is no floor below")
-        elif there != here and there in FACES and imported.count(".") > 1:
+        elif there != here and imported.count(".") > 1:
             wrong.append(f"{module} imports {imported}: import from ppl_vae.{there}")
     return wrong
 

@@ -7,7 +7,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.evidence.chunks import Purpose, Streams
+from ppl_vae.evidence import Purpose, Streams
 from ppl_vae.names import require_known
 from ppl_vae.netcdf import (
     Attribute,

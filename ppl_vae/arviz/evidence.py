@@ -10,8 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ppl_vae.evidence import Evidence
-from ppl_vae.evidence.result import OPTIONAL, PER_DATUM, checksum
+from ppl_vae.evidence import OPTIONAL, PER_DATUM, Evidence, checksum
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import (
     Attribute,

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from ppl_vae.arviz.evidence import evidence_from_values
-from ppl_vae.evidence import Evidence
-from ppl_vae.evidence.result import OPTIONAL, PER_DATUM
+from ppl_vae.evidence import OPTIONAL, PER_DATUM, Evidence
 
 
 def load_evidence(path: str | os.PathLike[str]) -> Evidence:

@@ -21,7 +21,7 @@ from ppl_vae.cli.setting import setting
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 RUN, EVALUATION = "runs.RunConfig", "runs.evaluate_run"
-"""What most options set, whose signatures have their defaults."""
+"""Functions and classes that most options set; their signatures have the defaults."""
 
 DATA_HELP = (
     "Data set: digits (embedded), mnist, fashion-mnist, kmnist, omniglot, binarized-mnist, or a "

@@ -32,7 +32,7 @@ _OPTIONS = {
     "seeds=N or levels={FACTOR: [LEVEL]}": "--seeds N or --level FACTOR=LEVEL",
     "those of load_dataset(FILE, columns={}), FILE being": "--data FILE, FILE being",
 }
-"""What the library advises in Python, to the option that is typed for it."""
+"""Advice of the library in Python, to the option that is typed for it."""
 _KEYWORD = re.compile(
     r"\b(allow_missing|binarize|columns|data_root|decimal|drop|engine|header|latent|likelihood|missing|separator"
     r"|thousands|trust)="

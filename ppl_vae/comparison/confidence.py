@@ -40,7 +40,7 @@ _BEYOND = 1e-13
 _TINY = 1e-200
 
 _CALIBRATED = 0.15
-"""Of the factor 1 + c V_data / V_seed: the c whose coverage of 95% is nearest for S = 2."""
+"""Constant c of the factor 1 + c V_data / V_seed whose coverage of 95% is nearest for S = 2."""
 
 
 @final

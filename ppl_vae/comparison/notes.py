@@ -7,7 +7,7 @@ from ppl_vae.comparison.crossed import CrossedMean
 from ppl_vae.comparison.factors import Pair
 
 FEW_DATA = 50
-"""Below this the coverage of the intervals was not measured."""
+"""Least number of data for which the coverage of the intervals was measured."""
 
 VERY_SKEWED = 5.0
 """Skewness beyond which it was not measured either."""

@@ -26,7 +26,7 @@ _SHA256 = {
     "binarized_mnist_test.amat":
         "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
 }  # fmt: skip
-"""Of the published files; the address has no https."""
+"""SHA-256 of the published files; the address has no https."""
 FILES = tuple(_SHA256)
 FEATURES = 784
 TIMEOUT_SECONDS = 30

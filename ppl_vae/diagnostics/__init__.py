@@ -10,6 +10,7 @@ from ppl_vae.diagnostics.decomposition import (
     decompose,
 )
 from ppl_vae.diagnostics.estimates import MonteCarlo
+from ppl_vae.diagnostics.full_covariance import only_normal
 from ppl_vae.diagnostics.gaps import (
     GeneralizationGap,
     InferenceGap,
@@ -54,6 +55,7 @@ __all__ = [
     "gradient_statistics",
     "inference_gap",
     "linear_gaussian_bench",
+    "only_normal",
     "rate_distortion",
     "simulation_based_calibration",
 ]

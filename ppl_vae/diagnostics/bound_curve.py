@@ -14,7 +14,7 @@ from ppl_vae.data import RowData, as_rows
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import MonteCarlo, over_data, table
 from ppl_vae.display import Axes, Panel, Result, Row, fields_of
-from ppl_vae.evidence.pareto import pareto_tail
+from ppl_vae.evidence import pareto_tail
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import Attribute
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation

@@ -15,7 +15,7 @@ from ppl_vae.data import RowData, as_rows
 from ppl_vae.display import Axes, Panel, Result, Row, fields_of
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import Attribute, Variable, numpy_of
-from ppl_vae.objectives.kl import dimension_kl, site_kl
+from ppl_vae.objectives import dimension_kl, site_kl
 from ppl_vae.particles import (
     ChunkSize,
     Particles,

@@ -12,7 +12,7 @@ from ppl_vae.particles import Program, Programs
 from ppl_vae.refinement import Refinement
 
 _LONGER = 3
-"""Times the steps that a normal takes: a shape is harder to find than a place and a width."""
+"""Factor on the steps of a normal: a shape is harder to find than a place and a width."""
 
 
 def refine_flow(

@@ -29,7 +29,7 @@ REFINEMENT = Refinement(steps=100, learning_rate=0.05, num_particles=16)
 _COLUMNS = ("mean", "Monte Carlo", "total error")
 _SLOWER = 5
 _RICHER = {"correlation": "full", "shape": "flow"}
-"""What a larger family adds, and the guide of that family."""
+"""Term that a larger family adds, to the guide of that family."""
 _RESOLVED = 3.0
 """A gain of so many of its errors says that the refinement was stopped too early."""
 

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.diagnostics.gradient_bench import GROUPS, Group
-from ppl_vae.objectives import Objective
-from ppl_vae.objectives.splitting import split_parameters
+from ppl_vae.objectives import Objective, split_parameters
 from ppl_vae.particles import Program, Programs
 from ppl_vae.randomness import generator
 

@@ -10,7 +10,7 @@ from ppl_vae import plots
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data, table
 from ppl_vae.display import Axes, Panel, Result, Row, fields_of
-from ppl_vae.evidence.result import TOLERATED_FRACTION, required_effective
+from ppl_vae.evidence import TOLERATED_FRACTION, required_effective
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import Variable, numpy_of
 

@@ -15,18 +15,24 @@ from ppl_vae.data import RowData
 from ppl_vae.diagnostics.decomposition import Estimate
 from ppl_vae.diagnostics.estimates import over_data
 from ppl_vae.diagnostics.rate_curve import QUANTITIES, PerDatum, RateDistortion
-from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
-from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.columns import part_of, require_numbers
-from ppl_vae.evidence.annealing.pilot import Mass
-from ppl_vae.evidence.chunks import Call, Purpose, Streams
-from ppl_vae.evidence.unfinished import Columns, Part
+from ppl_vae.evidence import (
+    AnnealedImportanceSampling,
+    Annealer,
+    Call,
+    Columns,
+    Mass,
+    Part,
+    Purpose,
+    Streams,
+    part_of,
+    require_numbers,
+)
 from ppl_vae.particles import Evaluation, Particles, Program, Programs
 from ppl_vae.weights import RunningWeights, normalized_weights
 
 BETAS = tuple(2.0**power for power in range(-4, 6))
-"""From 1/16, where next to nothing is coded, to 32: a decoder's last nats of distortion cost a rate
-that grows without end, and chains that can no longer follow."""
+"""Powers of 2 from 1/16, where next to nothing is coded, to 32: a decoder's last nats of distortion
+cost a rate that grows without end, and chains that can no longer follow."""
 
 
 def rate_distortion(

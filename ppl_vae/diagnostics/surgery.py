@@ -15,15 +15,15 @@ from ppl_vae.diagnostics.estimates import MonteCarlo, over_draws, table
 from ppl_vae.display import Result, Row, fields_of
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import Variable
-from ppl_vae.objectives.kl import dimension_log_densities
+from ppl_vae.objectives import dimension_log_densities
 from ppl_vae.particles import (
     ChunkSize,
     Particles,
     Program,
     Programs,
+    aggregate_log_density,
     evaluation,
 )
-from ppl_vae.particles.aggregate import aggregate_log_density
 from ppl_vae.randomness import Stream, seeded
 
 _NEAR_THE_LIMIT = 0.1

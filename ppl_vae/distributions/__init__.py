@@ -2,10 +2,18 @@
 
 from ppl_vae.distributions.autoregressive import Autoregressive
 from ppl_vae.distributions.boltzmann import Couplings, RestrictedBoltzmann
-from ppl_vae.distributions.correlated_normal import FullNormal, LowRankNormal
+from ppl_vae.distributions.correlated_normal import FullNormal, LowRankNormal, multiply
 from ppl_vae.distributions.mixture import Mixture
 from ppl_vae.distributions.one_hot import OneHotBlocks, OneHotVector
-from ppl_vae.distributions.partition import LogPartition
+from ppl_vae.distributions.partition import (
+    LogPartition,
+    annealed,
+    annealed_from_both_sides,
+    draw_exactly,
+    log_total,
+    smaller_layer,
+    state_log_weights,
+)
 from ppl_vae.distributions.precision import InDouble, in_double, sum_features
 from ppl_vae.distributions.sphere_cumulants import sphere_cumulants
 from ppl_vae.distributions.von_mises_fisher import VonMisesFisher
@@ -22,7 +30,14 @@ __all__ = [
     "OneHotVector",
     "RestrictedBoltzmann",
     "VonMisesFisher",
+    "annealed",
+    "annealed_from_both_sides",
+    "draw_exactly",
     "in_double",
+    "log_total",
+    "multiply",
+    "smaller_layer",
     "sphere_cumulants",
+    "state_log_weights",
     "sum_features",
 ]

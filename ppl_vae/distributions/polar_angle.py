@@ -12,13 +12,14 @@ from ppl_vae.distributions.precision import in_double
 from ppl_vae.distributions.sphere_cumulants import sphere_cumulants
 
 _ROUNDS, _PROPOSALS = 4, 8
-"""Of as many proposals each. One is accepted with probability 0.65 or more: none, below 1e-14."""
+"""Rounds of as many proposals each. One is accepted with probability 0.65 or more: none, below
+1e-14."""
 
 _REACH = 10.0
-"""Beyond so many widths of the density its tail is below 1e-12 of it."""
+"""Number of widths of the density beyond which its tail is below 1e-12 of it."""
 
 _NODES = 24
-"""Of the quadrature: relative errors below 1e-9."""
+"""Points of the quadrature, for relative errors below 1e-9."""
 
 
 def sample_angle(concentration: Float[Tensor, "*shape"], dimension: int) -> Float[Tensor, "*shape"]:

@@ -14,21 +14,34 @@ from ppl_vae.evidence.annealing import (
     sandwiches,
     with_gap,
 )
+from ppl_vae.evidence.annealing.annealer import Annealer
+from ppl_vae.evidence.annealing.columns import part_of, require_numbers
+from ppl_vae.evidence.annealing.pilot import Mass
+from ppl_vae.evidence.chunks import Call, Purpose, Streams
 from ppl_vae.evidence.defensive import DefensiveSampling
 from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.exact import Enumeration, Quadrature
+from ppl_vae.evidence.exact.enumeration import SiteStates
 from ppl_vae.evidence.importance_sampling import ImportanceSampling
 from ppl_vae.evidence.jackknife import Jackknife
 from ppl_vae.evidence.laplace import LaplaceApproximation, LaplaceGuide, laplace_guide
+from ppl_vae.evidence.pareto import pareto_tail
 from ppl_vae.evidence.psis import ParetoSmoothed
 from ppl_vae.evidence.result import (
+    OPTIONAL,
+    PER_DATUM,
+    TOLERATED_FRACTION,
+    Direction,
     Evidence,
     PairedDifference,
     bits_per_dimension,
+    checksum,
     paired_difference,
+    required_effective,
 )
 from ppl_vae.evidence.sharded import Shard, Sharded
 from ppl_vae.evidence.sumo import SUMO
+from ppl_vae.evidence.unfinished import Columns, Part
 from ppl_vae.refinement import Refinement, Refiner
 
 
@@ -66,11 +79,18 @@ METHODS = Kind(
 
 __all__ = [
     "METHODS",
+    "OPTIONAL",
+    "PER_DATUM",
     "SUMO",
+    "TOLERATED_FRACTION",
     "AdaptiveSampling",
     "AnnealedImportanceSampling",
+    "Annealer",
     "BidirectionalMonteCarlo",
+    "Call",
+    "Columns",
     "DefensiveSampling",
+    "Direction",
     "Enumeration",
     "Estimator",
     "Evidence",
@@ -78,19 +98,29 @@ __all__ = [
     "Jackknife",
     "LaplaceApproximation",
     "LaplaceGuide",
+    "Mass",
     "PairedDifference",
     "ParetoSmoothed",
+    "Part",
+    "Purpose",
     "Quadrature",
     "Sandwich",
     "SequentialMonteCarlo",
     "Shard",
     "Sharded",
+    "SiteStates",
+    "Streams",
     "ThermodynamicIntegration",
     "bits_per_dimension",
     "calibrate",
+    "checksum",
     "laplace_guide",
     "paired_difference",
+    "pareto_tail",
+    "part_of",
     "plot_sandwiches",
+    "require_numbers",
+    "required_effective",
     "reverse_ais",
     "sandwiches",
     "with_gap",

@@ -23,7 +23,7 @@ from ppl_vae.weights import RunningWeights
 _MARGIN = 1.2
 """More draws than the pilot asks for, which is itself uncertain."""
 _FAR = 1.5
-"""Times the target: stopping exactly at it would again stop by the draws that count."""
+"""Factor on the target: stopping exactly at it would again stop by the draws that count."""
 _NO_VARIANCE = 0.5
 """Pareto shape from which on weights have no variance."""
 _ENOUGH = 1000

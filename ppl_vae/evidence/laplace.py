@@ -12,8 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform, ReshapeTransform
 
-from ppl_vae.distributions import FullNormal
-from ppl_vae.distributions.correlated_normal import multiply
+from ppl_vae.distributions import FullNormal, multiply
 from ppl_vae.evidence.chunks import require_counts
 from ppl_vae.evidence.exact.joint import Joint, SiteCoordinates
 from ppl_vae.evidence.exact.modes import Modes, curvature, find_modes
@@ -22,7 +21,7 @@ from ppl_vae.randomness import Stream, seeded
 
 _DRAWS = 8
 _TOLERANCE = 1e-3
-"""In nats: a proposal this near the mode is as good as one at it."""
+"""Tolerance in nats: a proposal this near the mode is as good as one at it."""
 _ROWS = 20_000
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from ppl_vae.weights import RunningWeights, tail_size
 
 LEAST_PARTICLES = 100
-"""With fewer, the largest fifth of the weights is too few for a fit that means something."""
+"""Least number of particles: with fewer, the largest fifth of the weights is too few for a fit that
+means something."""
 _DISTINCT = 0.9
-"""Of a tail's values differ, at the least, where weights have a density: rounding ties fewer. With
-fewer the latents are discrete and come back, and there is no Pareto tail to fit."""
+"""Least share of a tail's values that differ where weights have a density: rounding ties fewer.
+With fewer the latents are discrete and come back, and there is no Pareto tail to fit."""
 _NUMBERS_AT_ONCE = 4_000_000
 # The fit's weak prior: of the shape, 0.5 with the weight of 10 values; of the scale, 3.
 _PRIOR_SHAPE, _PRIOR_WEIGHT, _PRIOR_SCALE = 0.5, 10, 3

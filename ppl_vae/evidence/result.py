@@ -17,23 +17,25 @@ from ppl_vae.netcdf import Attribute, Variable, numpy_of
 Direction = Literal["lower", "upper", "unbiased", "consistent", "exact"]
 
 MIN_EFFECTIVE_SAMPLE_SIZE = 5.0
-"""Below this many effective samples a delta-method standard error is itself an accident."""
+"""Least number of effective samples: below it a delta-method standard error is itself an
+accident."""
 
 LEAST_EFFECTIVE_SHARE = 0.9
-"""Of K weights, where K is so small that fewer than 5 effective samples are no sign of anything."""
+"""Share of K weights, where K is so small that fewer than 5 effective samples are no sign of
+anything."""
 
 TOLERATED_ROUNDING = 0.05
 """Nats of an estimate that rounding may leave open."""
 
 TOLERATED_FRACTION = 0.05
-"""Of the data may have too few effective samples before the mean over all is in doubt."""
+"""Largest share of the data with too few effective samples before the mean is in doubt."""
 
 TOLERATED_TAIL = 0.02
-"""Of an estimate may come from a heavy tail's excess: about as many nats are then in doubt."""
+"""Largest share of an estimate from a heavy tail's excess: about as many nats are then in doubt."""
 
 TOLERATED_HEAVY = 0.25
-"""Of the data may have heavy tails before the mean over all is in doubt: a heavy tail makes an
-understated error likely, few effective samples make it certain."""
+"""Largest share of the data with heavy tails before the mean over all is in doubt: a heavy tail
+makes an understated error likely, few effective samples make it certain."""
 
 TOLERATED_GAP = 0.1
 """Nats between the two sides of a sandwich on simulated data before a schedule is in doubt."""

@@ -20,7 +20,7 @@ from ppl_vae.refinement import Refiner
 from ppl_vae.weights import RunningWeights
 
 _STEEP_FROM = 80
-"""From here on the truncation's tail falls geometrically: an infinite mean cost would follow."""
+"""Truncation from which on its tail falls geometrically: an infinite mean cost would follow."""
 _STEEPNESS = 0.9
 
 

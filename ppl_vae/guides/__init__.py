@@ -9,6 +9,7 @@ from ppl_vae.guides.correlated_normal import FullCovarianceEncoder, LowRankEncod
 from ppl_vae.guides.delta import DeltaEncoder
 from ppl_vae.guides.flow import FlowGuide
 from ppl_vae.guides.normal import DiagonalNormalEncoder
+from ppl_vae.guides.table_input import TableInput
 from ppl_vae.guides.von_mises_fisher import VonMisesFisherEncoder
 
 GUIDES = Kind(
@@ -37,5 +38,6 @@ __all__ = [
     "FlowGuide",
     "FullCovarianceEncoder",
     "LowRankEncoder",
+    "TableInput",
     "VonMisesFisherEncoder",
 ]

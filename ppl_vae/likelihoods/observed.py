@@ -13,7 +13,7 @@ from ppl_vae.distributions import sum_features
 from ppl_vae.likelihoods.features import FeatureVector, feature_log_prob
 
 _CANDIDATES = 0.5, 0.0, 1.0
-"""What stands for a missing cell while its density is taken: the first one inside the support."""
+"""Values for a missing cell while its density is taken: the first one inside the support."""
 
 
 @final

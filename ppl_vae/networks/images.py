@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 STRIDE = 2
-"""Of the convolutions that halve an image, and of those that double it."""
+"""Settings of the convolutions that halve an image, and of those that double it."""
 
 
 @final

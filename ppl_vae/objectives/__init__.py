@@ -8,6 +8,7 @@ from ppl_vae.objectives.cubo import CUBO
 from ppl_vae.objectives.dreg import DReG, GeneralizedDReG
 from ppl_vae.objectives.elbo import ELBO, AnalyticELBO, KLObjective
 from ppl_vae.objectives.iwae import CIWAE, IWAE, MIWAE
+from ppl_vae.objectives.kl import dimension_kl, dimension_log_densities, site_kl
 from ppl_vae.objectives.mmd import MMD, InfoVAE
 from ppl_vae.objectives.piwae import PIWAE
 from ppl_vae.objectives.renyi import Renyi, VRMax
@@ -21,6 +22,7 @@ from ppl_vae.objectives.shaping import (
     KLShaping,
     LinearAnnealing,
 )
+from ppl_vae.objectives.splitting import split_parameters
 from ppl_vae.objectives.stl import IWAESTL, STL
 from ppl_vae.objectives.tail_adaptive import TailAdaptive
 from ppl_vae.objectives.tvo import TVO
@@ -101,4 +103,8 @@ __all__ = [
     "Renyi",
     "TailAdaptive",
     "VRMax",
+    "dimension_kl",
+    "dimension_log_densities",
+    "site_kl",
+    "split_parameters",
 ]

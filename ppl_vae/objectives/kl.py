@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from ppl_vae.particles import Particles
-from ppl_vae.particles.particles import side_by_side
+from ppl_vae.particles import Particles, side_by_side
 
 
 def site_kl(particles: Particles, name: str) -> Float[Tensor, "particles batch"]:

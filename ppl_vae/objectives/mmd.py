@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ppl_vae.objectives.base import Objective
 from ppl_vae.objectives.claims import Claims
-from ppl_vae.particles import Particles
-from ppl_vae.particles.particles import side_by_side
+from ppl_vae.particles import Particles, side_by_side
 
 _KERNEL_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 

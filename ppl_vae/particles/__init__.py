@@ -4,9 +4,10 @@ This folder is the only place in the package that reads a Pyro program's sample 
 objective, estimator and diagnostic is a function of the :class:`Particles` it returns.
 """
 
+from ppl_vae.particles.aggregate import aggregate_log_density
 from ppl_vae.particles.counting import EvaluationCount, count_evaluations
 from ppl_vae.particles.cross import cross_log_guide
-from ppl_vae.particles.density import LatentDensity, LogDensities
+from ppl_vae.particles.density import LatentDensity, LogDensities, bijection_onto
 from ppl_vae.particles.evaluation import (
     ChunkSize,
     Evaluation,
@@ -30,9 +31,18 @@ from ppl_vae.particles.particles import (
     is_point,
     point_site,
     require_density,
+    side_by_side,
 )
 from ppl_vae.particles.programs import Graph, Programs, draw_particles
-from ppl_vae.particles.sites import BatchGuide, PlateNestingError, Program, guide_of
+from ppl_vae.particles.sites import (
+    BatchGuide,
+    PlateNestingError,
+    Program,
+    SiteRun,
+    guide_of,
+    log_densities,
+    require_all_rows,
+)
 
 __all__ = [
     "BatchGuide",
@@ -53,6 +63,9 @@ __all__ = [
     "ProgramModules",
     "Programs",
     "Simulation",
+    "SiteRun",
+    "aggregate_log_density",
+    "bijection_onto",
     "count_evaluations",
     "cross_log_guide",
     "draw_particles",
@@ -62,9 +75,12 @@ __all__ = [
     "guide_of",
     "is_out_of_memory",
     "is_point",
+    "log_densities",
     "owners_of",
     "point_site",
+    "require_all_rows",
     "require_density",
     "require_rows",
+    "side_by_side",
     "zero_offsets",
 ]

@@ -28,7 +28,7 @@ _LONGEST = 50
 _ROW = 0.46
 """Inches that a row with its label above takes."""
 _STRETCH = 8.0
-"""From this ratio of largest to smallest on, costs are on a log axis."""
+"""Least ratio of largest to smallest at which costs are on a log axis."""
 _IMAGES = 10
 """Images in a row."""
 _MOST_COLUMNS = 24

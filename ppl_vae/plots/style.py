@@ -27,7 +27,7 @@ _Dashes = str | tuple[float, tuple[float, ...]]
 _DASHES: tuple[_Dashes, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 Drawing = Callable[[Axes], None]
-"""What is drawn on axes."""
+"""Function that draws on axes."""
 
 HEIGHT: Final = 3.1
 _WIDTH = 5.0

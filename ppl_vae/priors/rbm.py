@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.distributions import Couplings, LogPartition, RestrictedBoltzmann
-from ppl_vae.distributions.partition import (
+from ppl_vae.distributions import (
+    Couplings,
+    LogPartition,
+    RestrictedBoltzmann,
     annealed,
     annealed_from_both_sides,
     draw_exactly,

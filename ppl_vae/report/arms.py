@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ppl_vae.plots import Style, style_of
-from ppl_vae.studies.results import CellResult
+from ppl_vae.studies import CellResult
 
 MOST_SHOWN = 12
 """Arms that a figure shows beside the reference; more would hide each other."""

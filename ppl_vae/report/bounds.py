@@ -8,7 +8,7 @@ from ppl_vae.report import numbers
 from ppl_vae.report.arms import mean
 from ppl_vae.report.blocks import Figure, Section, Table, TableColumn, Value, csv_uri
 from ppl_vae.report.measured import Summary, around, first, joint_error, known, measured_values
-from ppl_vae.studies.results import CellResult
+from ppl_vae.studies import CellResult
 
 
 def bound_curves(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:

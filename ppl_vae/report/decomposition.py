@@ -10,7 +10,7 @@ from ppl_vae.report import numbers
 from ppl_vae.report.arms import mean
 from ppl_vae.report.blocks import Figure, Section, Table, TableColumn, Value
 from ppl_vae.report.measured import Summary, measured_values
-from ppl_vae.studies.results import CellResult
+from ppl_vae.studies import CellResult
 
 
 def decompositions(

@@ -7,7 +7,7 @@ from ppl_vae.plots import Curve, Style, draw_against, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.blocks import Figure, Section, Table, TableColumn, csv_uri
 from ppl_vae.report.measured import Summary, first, measured_values
-from ppl_vae.studies.results import CellResult
+from ppl_vae.studies import CellResult
 
 _GROUPS = {"phi": "phi, of the guide", "theta": "theta, of the model"}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ppl_vae.report.arms import done
-from ppl_vae.studies.results import CellResult
+from ppl_vae.studies import CellResult
 
 Summary = Mapping[str, Any]
 

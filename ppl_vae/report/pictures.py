@@ -22,7 +22,7 @@ from ppl_vae.plots import (
 )
 from ppl_vae.report.arms import done
 from ppl_vae.report.blocks import Gallery, Picture, Section
-from ppl_vae.studies.results import CellResult
+from ppl_vae.studies import CellResult
 
 _COLUMNS = 10
 _Rows = Float[np.ndarray, "rows features"]

@@ -8,8 +8,7 @@ from ppl_vae.comparison import Comparison
 from ppl_vae.report import numbers
 from ppl_vae.report.blocks import Block, Facts, Section, Table, TableColumn, Value, Verbatim
 from ppl_vae.settings_file import write_yaml_text
-from ppl_vae.studies import Study, StudyResults
-from ppl_vae.studies.results import CellResult
+from ppl_vae.studies import CellResult, Study, StudyResults
 
 _BUDGETS = ("updates", "seconds", "decoder_evaluations")
 _TIMES = f" {numbers.TIMES} "

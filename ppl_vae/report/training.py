@@ -8,7 +8,7 @@ from ppl_vae.plots import Cost, Style, draw_bands, draw_costs, svg_panel
 from ppl_vae.report import numbers
 from ppl_vae.report.arms import done, mean
 from ppl_vae.report.blocks import Block, Figure, Section, Table, TableColumn, Value, csv_uri
-from ppl_vae.studies.results import CellResult
+from ppl_vae.studies import CellResult
 from ppl_vae.training import History, curve_of
 
 _Quantity = Literal["bound", "validation"]

@@ -12,11 +12,26 @@ from ppl_vae.runs.evaluations import (
 )
 from ppl_vae.runs.imputation import ImputedTable, impute_run
 from ppl_vae.runs.normalizers import Normalizer, find_normalizers
-from ppl_vae.runs.run import Run, Split, evaluate_run, is_point_guide, open_run, train_run
+from ppl_vae.runs.run import (
+    CHECKPOINT,
+    CONFIG,
+    HISTORY,
+    Run,
+    Split,
+    evaluate_run,
+    is_point_guide,
+    open_run,
+    read_config,
+    require_same_settings,
+    train_run,
+)
 from ppl_vae.runs.sharded import evaluate_sharded
 
 __all__ = [
     "BINARIZATIONS",
+    "CHECKPOINT",
+    "CONFIG",
+    "HISTORY",
     "Diagnosis",
     "ImputedTable",
     "Normalizer",
@@ -35,5 +50,7 @@ __all__ = [
     "is_point_guide",
     "list_evaluations",
     "open_run",
+    "read_config",
+    "require_same_settings",
     "train_run",
 ]

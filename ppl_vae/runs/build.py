@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ppl_vae.components import Component
 from ppl_vae.data import Dataset
-from ppl_vae.guides import DiagonalNormalEncoder
-from ppl_vae.guides.table_input import TableInput
+from ppl_vae.guides import DiagonalNormalEncoder, TableInput
 from ppl_vae.likelihoods import ObservedDecoder
 from ppl_vae.networks import MLP, GatedMLP, ObservedInput
 from ppl_vae.randomness import Stream, seeded

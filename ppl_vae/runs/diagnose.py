@@ -22,10 +22,10 @@ from ppl_vae.diagnostics import (
     elbo_surgery,
     generalization_gap,
     inference_gap,
+    only_normal,
     rate_distortion,
     simulation_based_calibration,
 )
-from ppl_vae.diagnostics.full_covariance import only_normal
 from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.identity import identity_of

@@ -13,8 +13,7 @@ from torch import Tensor
 from ppl_vae.engines import exclusive
 from ppl_vae.evidence import BidirectionalMonteCarlo, Evidence, Sharded, with_gap
 from ppl_vae.files import append_text
-from ppl_vae.runs import Run, Split, evaluate_run, file_of, train_run
-from ppl_vae.runs.run import CHECKPOINT, CONFIG
+from ppl_vae.runs import CHECKPOINT, CONFIG, Run, Split, evaluate_run, file_of, train_run
 from ppl_vae.studies.measures import measure
 from ppl_vae.studies.plan import CellPlan, Method, Study
 from ppl_vae.studies.results import CELLS, CellResult, changed_files, hashes_of

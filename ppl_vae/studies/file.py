@@ -18,7 +18,7 @@ from ppl_vae.settings_file import parse_settings, write_yaml_text
 from ppl_vae.studies.plan import Method, Resources, Study
 
 BUDGETS = ("epochs", "updates", "seconds", "decoder_evaluations")
-"""What the training of a cell may be limited by, one of them."""
+"""Limits of a cell's training, of which one is given."""
 
 _PARTS = ("prior", "likelihood", "guide", "network")
 _KEYS = (

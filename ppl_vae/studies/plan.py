@@ -21,13 +21,13 @@ MEASURES = {
     "gradients": "signal-to-noise ratio of the gradients against K, of the first seed",
     "sandwich": "annealing from both sides on simulated data, of the first seed",
 }
-"""What can be measured of a trained run beside log p(x)."""
+"""Measures of a trained run beside log p(x)."""
 
 FIRST_SEED_ONLY = ("pictures", "gradients", "sandwich")
 """Measured of one run of each arm: they show what an arm is like, and take long."""
 
 MEASURED = ("decomposition", "bound_curve", "pictures")
-"""What is measured unless a study says otherwise."""
+"""Measures that are taken unless a study says otherwise."""
 
 
 @final

@@ -15,7 +15,7 @@ from ppl_vae.comparison import Comparison, compare
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import write_atomically
 from ppl_vae.identity import hash_bytes
-from ppl_vae.runs.run import CHECKPOINT, CONFIG, HISTORY
+from ppl_vae.runs import CHECKPOINT, CONFIG, HISTORY
 from ppl_vae.store import read_sealed, write_sealed
 from ppl_vae.studies.file import study_from_mapping, study_to_mapping, write_yaml
 from ppl_vae.studies.plan import CellPlan, Study

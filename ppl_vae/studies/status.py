@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, final
 
 from ppl_vae.engines import ProgressRow
-from ppl_vae.runs.run import HISTORY
+from ppl_vae.runs import HISTORY
 from ppl_vae.studies.plan import CellPlan, Study
 from ppl_vae.studies.results import CELLS, CellResult, StudyResults
 

@@ -15,8 +15,7 @@ from ppl_vae.data import Dataset
 from ppl_vae.engines import Engine, InProcess, Outcome, Task, exclusive, watching
 from ppl_vae.files import write_atomically
 from ppl_vae.registry import needs_guide_density
-from ppl_vae.runs import is_point_guide
-from ppl_vae.runs.run import CONFIG, read_config, require_same_settings
+from ppl_vae.runs import CONFIG, is_point_guide, read_config, require_same_settings
 from ppl_vae.store import read_sealed, write_sealed
 from ppl_vae.studies.cell import CellTask, is_done, log, run_cell, tasks_of
 from ppl_vae.studies.file import study_to_mapping

@@ -10,7 +10,7 @@ from scipy.stats import binom, norm
 from torch import Tensor
 
 ROUNDING = 1e-8
-"""What an identity in double precision may be off by, through a few hundred operations or a central
+"""Error of an identity in double precision, through a few hundred operations or a central
 difference, relative to values of 1 and more. No mistake in a formula is as small."""
 
 Skip = Literal["not claimed", "not applicable", "not looked", "not reached"]
@@ -80,7 +80,7 @@ class Discrepancy:
 
 
 Answer = list[Discrepancy] | Skip
-"""What a rung comes to: its comparisons, or why there are none."""
+"""Result of a rung: its comparisons, or why there are none."""
 
 
 @final

@@ -4,7 +4,7 @@ import torch
 from pyro import get_param_store
 from torch import Tensor, nn
 
-from ppl_vae.evidence.result import Evidence
+from ppl_vae.evidence import Evidence
 from ppl_vae.randomness import derive_seed
 from ppl_vae.testing.comparison import Answer
 from ppl_vae.testing.draws import same_draws

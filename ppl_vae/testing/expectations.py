@@ -6,8 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.objectives import Objective
-from ppl_vae.objectives.splitting import split_parameters
+from ppl_vae.objectives import Objective, split_parameters
 from ppl_vae.particles import Programs
 from ppl_vae.randomness import derive_seed
 from ppl_vae.testing.comparison import Answer, Discrepancy, mean_is, same

@@ -10,7 +10,7 @@ from ppl_vae.testing.known import off_posterior
 from ppl_vae.testing.trial import Relation, Replicates, Trial, rms, with_field
 
 _LEAST_COVERAGE, _MOST_COVERAGE = 0.93, 0.97
-"""Of intervals of 1.96 standard errors: what is called 95%."""
+"""Coverage of intervals of 1.96 standard errors, called 95%."""
 _Z = float(norm.isf(0.025))
 # What they come to where estimates are normal: bounds of a stated error over the right one, and the
 # largest bias in standard errors, the root of Phi(1.96 - d) - Phi(-1.96 - d) = 0.93.
@@ -22,7 +22,7 @@ _MANY_EFFECTIVE = 50
 _LINEAR = 0.2
 """Nats of error up to which the logarithm of an estimate is as good as linear."""
 _MOST_SKEWNESS = 0.25
-"""Of a mean, up to which its z-score can be made normal."""
+"""Largest skewness of a mean up to which its z-score can be made normal."""
 _SIZES = ("num_particles", "num_temperatures", "num_chains")
 
 

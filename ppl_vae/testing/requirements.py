@@ -7,13 +7,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ppl_vae.evidence.result import Direction, Evidence
+from ppl_vae.evidence import Direction, Evidence
 
 _ALWAYS = ("log_prob", "standard_error", "effective_sample_size")
 _SOMETIMES = ("pareto_k", "tail_share", "rounding", "evaluations")
 _FINITE = (*_ALWAYS, "evaluations")
 _SLACK = 1e-6
-"""Of an effective sample size, which is computed with rounding."""
+"""Tolerance of an effective sample size, which is computed with rounding."""
 
 
 def require_evidence(evidence: Evidence, x: Tensor, wall_clock: float) -> None:

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.evidence import Estimator, Evidence
-from ppl_vae.evidence.result import Direction
+from ppl_vae.evidence import Direction, Estimator, Evidence
 from ppl_vae.randomness import derive_seed
 from ppl_vae.testing.comparison import Discrepancy
 from ppl_vae.testing.draws import same_draws

@@ -22,7 +22,8 @@ MOST_GUIDE_UPDATES = 100
 MOST_CROSSED = 100
 """Data of a batch that the mutual information is estimated from."""
 BATCHES_A_PASS = 100
-"""Between two looks at the mutual information, where the number of training data is unknown."""
+"""Batches between two looks at the mutual information, where the number of training data is
+unknown."""
 
 
 @final

@@ -5,8 +5,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from ppl_vae.objectives import Objective
-from ppl_vae.objectives.splitting import split_parameters
+from ppl_vae.objectives import Objective, split_parameters
 from ppl_vae.particles import Particles, Program, count_evaluations, evaluating
 from ppl_vae.training.step import Loss
 

@@ -17,7 +17,7 @@ from ppl_vae.evidence.exact.modes import find_modes
 _BEST = 4
 """Ascents from so many of the best scouts, and of the guide's; and from all of the prior's."""
 _CUTOFF = 1e-3
-"""Of the tolerance: modes of a smaller share are left out."""
+"""Share of the tolerance below which modes are left out."""
 _WIDE = {1: 1025, 2: 49, 3: 15}
 """Points to a side of the grid that looks for mass elsewhere."""
 

@@ -15,8 +15,7 @@ from tqdm.auto import tqdm
 from ppl_vae.data import RowData
 from ppl_vae.distributions import OneHotBlocks
 from ppl_vae.evidence.result import Evidence, concatenate
-from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
-from ppl_vae.particles.sites import SiteRun, log_densities
+from ppl_vae.particles import ChunkSize, Program, Programs, SiteRun, evaluation, log_densities
 from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights

@@ -10,9 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.particles import Programs
-from ppl_vae.particles.density import bijection_onto
-from ppl_vae.particles.sites import log_densities, require_all_rows
+from ppl_vae.particles import Programs, bijection_onto, log_densities, require_all_rows
 
 _ROUNDINGS = 8
 _EDGE = 40.0

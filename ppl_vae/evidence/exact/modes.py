@@ -15,7 +15,8 @@ LogJoint = Callable[[Tensor, Tensor], Tensor]
 _ITERATIONS = 60
 _HALVINGS = 8
 _LEAST_CURVATURE = 1e-10
-"""Of the largest: flatter directions, or ones that curve upwards, make no Gaussian."""
+"""Share of the largest curvature: flatter directions, or ones that curve upwards, make no
+Gaussian."""
 
 
 @final

@@ -11,8 +11,7 @@ from jaxtyping import Float
 from scipy.stats import kstwobign, norm
 from torch import Tensor
 
-from ppl_vae.evidence.exact.enumeration import SiteStates
-from ppl_vae.evidence.pareto import pareto_tail
+from ppl_vae.evidence import SiteStates, pareto_tail
 from ppl_vae.randomness import derive_seed
 from ppl_vae.testing.comparison import Answer, Discrepancy, same
 from ppl_vae.testing.distributions.cubature import (
@@ -38,11 +37,11 @@ _MOST_STATES = 2**16
 _HEAVY = 0.5
 """Pareto's k of weights whose variance is not finite."""
 _LARGEST_SHARE = 0.01
-"""Of the sum of all weights, that the weight of one discrete vector may be."""
+"""Largest share of the sum of all weights that one discrete vector may have."""
 _LEAST_OVERLAP = 0.01
 _NEGLIGIBLE = 1e-12
 _ROUNDED = 10.0
-"""Times the share of a density where rounding sets in: so much may be beyond."""
+"""Factor on the share of a density where rounding sets in, for what may lie beyond."""
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from ppl_vae.testing.distributions.stretch import FARTHEST
 
 MOST_DIMENSIONS = 2
 _NODES = {1: 8, 2: 5}
-"""Of the Gauss-Legendre rule of a cell, to a side."""
+"""Points of a cell's Gauss-Legendre rule, to a side."""
 _MOST_DRAWS = {1: 1 / 500, 2: 1 / 200}
-"""Of all draws, in a cell to begin with."""
+"""Largest share of all draws in a cell to begin with."""
 _SAFE = 3.0
-"""Times the last change, which at a step may be smaller than what is left."""
+"""Factor on the last change, which at a step may be smaller than what is left."""
 _FEW = 5
 """Draws in a cell that stand close together, in a quarter of its width, ask for smaller cells."""
 _DEEPEST = 60
 _BEYOND = 3.0
-"""Of the draws, so far the cells are as small as among them."""
+"""Share of the draws within which cells are as small as among them."""
 _TOLERANCE = {1: 1e-8, 2: 1e-6}
-"""Of the integral, for each cell."""
+"""Tolerance of each cell, as a share of the integral."""
 _MOST = {1: 100_000, 2: 200_000}
 """Points at the most."""
 

@@ -20,7 +20,7 @@ _FITTED = 4000
 _SEEN = 400
 """Draws that tell a discrete law whose support does not say so."""
 _DIGITS = 0.5
-"""That an unconstrained coordinate may lose on its way to the support and back."""
+"""Digits that an unconstrained coordinate may lose on its way to the support and back."""
 Space = Literal["discrete", "free", "sphere", "unknown"]
 
 

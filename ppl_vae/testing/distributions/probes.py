@@ -18,7 +18,7 @@ _PROJECTIONS = 8
 _LEVELS = (0.1, 0.5, 0.9)
 _TIE = 1e-6
 NUM_DRAWS = 20_000
-"""Of a law: a scale that is off by a tenth is then 10 standard errors off."""
+"""Draws of a law: a scale that is off by a tenth is then 10 standard errors off."""
 
 
 @final

@@ -14,11 +14,11 @@ from ppl_vae.testing.draws import same_draws
 
 _DRAWS = 16
 _FACTORS = (1.0, 1e3, 1e6)
-"""Times the usual data, where the support has such values: counts of millions, other units."""
+"""Factors on the usual data, where the support has such values: counts of millions, other units."""
 _TOLERANCE = 1e-4
 """Nats a row."""
 _SAFE = 4.0
-"""Times what rounding explains: operations come one after the other."""
+"""Factor on what rounding explains: operations come one after the other."""
 _ROUNDINGS = 4
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 _STRAIGHT = 3.0
 """Scales from the centre where the coordinates turn from linear to logarithmic."""
 FARTHEST = _STRAIGHT * math.asinh(1e12 / _STRAIGHT)
-"""Beyond it, at 1e12 scales, a Cauchy law has less than 1e-12 of its mass."""
+"""Farthest point, at 1e12 scales: beyond it a Cauchy law has less than 1e-12 of its mass."""
 
 
 @final

@@ -14,7 +14,7 @@ from ppl_vae.randomness import generator
 
 _Part = Literal["prior", "likelihood", "guide"]
 _MOVED = 0.2
-"""Of a parameter's size, or of 1 where it is 0: so far is it moved before it is looked at."""
+"""Share of a parameter's size, or of 1 where it is 0, by which it is moved first."""
 
 
 @final
