@@ -43,6 +43,7 @@ from ppl_vae.particles.sites import (
     log_densities,
     require_all_rows,
 )
+from ppl_vae.particles.supports import in_words
 
 __all__ = [
     "BatchGuide",
@@ -73,6 +74,7 @@ __all__ = [
     "evaluation",
     "first_run",
     "guide_of",
+    "in_words",
     "is_out_of_memory",
     "is_point",
     "log_densities",

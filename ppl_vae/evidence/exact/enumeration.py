@@ -15,7 +15,15 @@ from tqdm.auto import tqdm
 from ppl_vae.data import RowData
 from ppl_vae.distributions import OneHotBlocks
 from ppl_vae.evidence.result import Evidence, concatenate
-from ppl_vae.particles import ChunkSize, Program, Programs, SiteRun, evaluation, log_densities
+from ppl_vae.particles import (
+    ChunkSize,
+    Program,
+    Programs,
+    SiteRun,
+    evaluation,
+    in_words,
+    log_densities,
+)
 from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights
@@ -106,6 +114,7 @@ class Enumeration:
             index = torch.arange(first, min(first + size, states.count), device=x.device)
             latents = states.at(index, len(x))
             modelled = programs.run_model(x, len(index), latents)
+            states.require_all(modelled)
             densities = list(log_densities(modelled, programs.num_dims).values())
             weights.add(sum((d.double() for d in densities[1:]), densities[0].double()))
         log_prob = (weights.log_mean + math.log(states.count)).cpu()
@@ -191,6 +200,17 @@ class States:
             }
         )
 
+    def require_all(self, modelled: SiteRun) -> None:
+        """Check that every datum's sites, at these configurations, have the values enumerated.
+
+        Raises:
+            ValueError: If a support depends on the datum or on another latent; names the site.
+        """
+        for name, site in self.sites.items():
+            support, last = modelled.sites[name]["fn"].support, modelled.latents[name].shape[-1]
+            if not torch.equal(_element_values(name, support, last).to(site.values), site.values):
+                raise _not_enumerable(name, support)
+
     @property
     def count(self) -> int:
         """Configurations in all."""
@@ -219,8 +239,12 @@ def _element_values(name: str, support: Any, last: int) -> Tensor:
         low, high = (torch.as_tensor(b) for b in (support.lower_bound, support.upper_bound))
         if bool((low == low.min()).all() and (high == high.max()).all()):
             return torch.arange(int(low.min()), int(high.max()) + 1)
-    raise ValueError(
-        f"latent site {name!r} has support {support}, and Enumeration sums over finitely many "
-        "values that are the same for every datum: take ImportanceSampling, or Quadrature for "
-        "continuous latents."
+    raise _not_enumerable(name, support)
+
+
+def _not_enumerable(name: str, support: Any) -> ValueError:
+    return ValueError(
+        f"latent site {name!r} has support {in_words(support)}, and Enumeration sums over "
+        "finitely many values that are the same for every datum: take ImportanceSampling, or "
+        "Quadrature for continuous latents."
     )

@@ -158,6 +158,22 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"'z' has support.*or Quadrature for continuous"):
             Enumeration()(vae.model, vae.guide, binary_data(2))
 
+    @pytest.mark.parametrize("draws", ["of the datum", "of a latent"])
+    def test_a_support_that_is_not_the_same_throughout(self, draws):
+        """The first datum, or the one draw that tells the shapes, would decide for all."""
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                first = pyro.sample("first", dist.Categorical(logits=torch.zeros(5)))
+                most = x[:, 0] if draws == "of the datum" else first.float()
+                z = pyro.sample("z", dist.Binomial(most, torch.tensor(0.5)))
+                pyro.sample("x", dist.Poisson(z + first + 0.5), obs=x[:, 1])
+
+        x = torch.tensor([[2.0, 1.0], [6.0, 2.0]])
+        for seed in range(3):
+            with pytest.raises(ValueError, match=r"'z' has support IntegerInterval.*every datum"):
+                Enumeration()(model, None, x, seed=seed)
+
     def test_a_plate_that_subsamples(self):
         def guide(x):
             with pyro.plate("data", 4, subsample_size=1):
