@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Bernoulli, Categorical, Independent, constraints
 
 from ppl_vae.randomness import seeded
 
@@ -25,6 +25,11 @@ def support_gap(prior: Mapping[str, Any], guide: Mapping[str, Any]) -> str | Non
         guide: Site name to distribution in the guide.
     """
     for name, proposal in guide.items():
+        if _leaves_out_a_value(prior[name], proposal):
+            return (
+                f"at latent site {name!r} the guide gives probability 0 to a value that the prior "
+                "can take"
+            )
         wanted, given = _support_of(prior[name]), _support_of(proposal)
         if wanted is None or given is None:
             continue
@@ -94,6 +99,29 @@ def in_words(support: Any) -> str:
     if not ends or any(len(end) > 1 for end in ends):
         return type(core).__name__.lstrip("_")
     return _interval(core, *(end.item() for end in ends))
+
+
+def _leaves_out_a_value(prior: Any, guide: Any) -> bool:
+    """Whether probabilities of 0, as they are given, keep a guide of few values off one of them."""
+    ours, theirs = _impossible(prior), _impossible(guide)
+    if ours is None or theirs is None or ours.shape[-1] != theirs.shape[-1]:
+        return False
+    return bool((theirs & ~ours).any())
+
+
+def _impossible(distribution: Any) -> Tensor | None:
+    """Which values have probability 0, in the last dimension; None of another distribution."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    core = getattr(distribution, "_categorical", distribution)
+    if not isinstance(core, Bernoulli | Categorical):
+        return None
+    # As given: those that torch computes from logits round to 0 and 1.
+    given, by_logits = core._param, "logits" in core.__dict__ and core._param is core.logits
+    low = given == (-math.inf if by_logits else 0.0)
+    if isinstance(core, Categorical):
+        return low
+    return torch.stack([low, given == (math.inf if by_logits else 1.0)], -1)
 
 
 def _support_of(distribution: Any) -> Any:

@@ -25,6 +25,7 @@ from ppl_vae.evidence.result import concatenate
 from ppl_vae.netcdf import save_netcdf
 from ppl_vae.particles.supports import in_words, support_gap
 
+NEVER = torch.tensor([0.0, math.inf])
 COUNT = torch.tensor([9.0], dtype=torch.float64)
 EXACT = -5.7171
 """Of the negative binomial that a Poisson with a Gamma rate is."""
@@ -131,6 +132,24 @@ def test_the_doubt_is_kept_with_the_numbers(tmp_path):
         (dist.Poisson(1.0), dist.Binomial(3, 0.5), "whole numbers from 0 to 3"),
         (dist.Categorical(torch.ones(3)), dist.Categorical(torch.ones(2)), "from 0 to 1"),
         (dist.Dirichlet(torch.ones(3)), dist.Dirichlet(torch.ones(3)), None),
+        (
+            dist.Categorical(torch.ones(3)),
+            dist.Categorical(torch.tensor([1.0, 1, 0])),
+            "gives prob",
+        ),
+        (dist.Categorical(torch.tensor([1.0, 0])), dist.Categorical(torch.tensor([1.0, 0])), None),
+        (
+            dist.OneHotCategorical(torch.ones(2)),
+            dist.OneHotCategorical(logits=-NEVER),
+            "gives prob",
+        ),
+        (
+            dist.Bernoulli(0.5 * torch.ones(2)).to_event(1),
+            dist.Bernoulli(torch.tensor([0.5, 1.0])).to_event(1),
+            "gives",
+        ),
+        (dist.Bernoulli(0.5), dist.Bernoulli(logits=torch.tensor(90.0)), None),
+        (dist.Bernoulli(0.5), dist.Bernoulli(logits=NEVER[1]), "gives probability 0"),
         (dist.Normal(torch.zeros(3), 1.0).to_event(1), dist.Dirichlet(torch.ones(3)), "Simplex"),
         (
             dist.Normal(torch.zeros(3), 1.0).to_event(1),
