@@ -865,6 +865,39 @@ class TestSizes:
                 run()
             assert "\n" not in str(error.value)
 
+    def test_data_without_a_dimension_of_their_own(self):
+        """Broadcast, every datum would be given all data."""
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x[:, 0])
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+        with pytest.raises(ValueError, match=r"'x' is of shape \(1,\).*obs=x.unsqueeze\(-1\)"):
+            ImportanceSampling(4)(model, guide, self.X)
+
+    @pytest.mark.parametrize("drawn", [(), (3,)])
+    def test_a_latent_of_another_shape_in_the_guide(self, drawn):
+        """log p(z) would be of the guide's latent, draws from the prior of another."""
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x[:, 0])
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(len(x), *drawn), 1.0).to_event(len(drawn)))
+
+        with pytest.raises(
+            ValueError, match=r"'z' is of shape .* and of shape \(1,\) in the model"
+        ):
+            draw_particles(model, guide, self.X)
+
     def test_data_are_not_counted_twice(self):
         vae = self.vae()
         with pytest.raises(ValueError, match=r"of shape \(3,\), and its data are of shape \(1,\)"):

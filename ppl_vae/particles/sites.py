@@ -252,10 +252,13 @@ def assemble(
     log_likelihood = _log_density(model_sites[observed[0]], num_dims)
     for name in observed[1:]:
         log_likelihood = log_likelihood + _log_density(model_sites[name], num_dims)
+    log_guide = log_densities(drawn, num_dims, anywhere=anywhere)
+    for name in latent:
+        _require_same_event(name, guide_sites[name]["fn"], model_sites[name]["fn"])
     return Particles(
         latents=drawn.latents,
         log_prior=log_prior,
-        log_guide=log_densities(drawn, num_dims, anywhere=anywhere),
+        log_guide=log_guide,
         log_likelihood=log_likelihood,
         prior={name: model_sites[name]["fn"] for name in latent},
         guide={name: site["fn"] for name, site in guide_sites.items()},
@@ -296,6 +299,16 @@ def _check_sites_match(model_sites: Mapping[str, Site], guide_sites: Mapping[str
                 f"latent site {name!r} stands in {_plates_in_words(ours)} in the guide and in "
                 f"{_plates_in_words(theirs)} in the model: give it the same plates in both."
             )
+
+
+def _require_same_event(name: str, guide: Any, prior: Any) -> None:
+    """Check that both programs draw a latent of one shape: the model alone would draw another z."""
+    ours, theirs = tuple(guide.event_shape), tuple(prior.event_shape)
+    if ours != theirs:
+        raise ValueError(
+            f"latent site {name!r} is of shape {ours} in the guide and of shape {theirs} in the "
+            "model: give it the same shape in both, as by .expand([n]).to_event(1)."
+        )
 
 
 def require_observed(model_sites: Mapping[str, Site]) -> None:
@@ -356,13 +369,23 @@ def _require_event(site: Site) -> None:
 
     torch would broadcast values too: data of one column under a decoder of two would count twice.
     """
-    event = tuple(site["fn"].event_shape)
-    given = tuple(site["value"].shape)[site["value"].dim() - len(event) :]
-    if any(size not in (1, wanted) for size, wanted in zip(event, given, strict=True)):
+    event, shape = tuple(site["fn"].event_shape), tuple(site["value"].shape)
+    rows, given = shape[: -len(event) or None], shape[-len(event) :] if event else ()
+    shared = any(size == 1 != wanted for size, wanted in zip(event, given, strict=False))
+    if len(given) < len(event) or any(
+        size not in (1, wanted) for size, wanted in zip(event, given, strict=True)
+    ):
         what = "data" if site["is_observed"] else "draws"
         raise ValueError(
             f"site {site['name']!r} is of shape {event}, and its {what} are of shape {given}: give "
             "the prior, the networks' outputs and the data the same sizes."
+        )
+    if shared and not rows:
+        # The data's own dimension would stand as an event, and every datum be given all of them.
+        raise ValueError(
+            f"site {site['name']!r} is of shape {event} for each datum, and its data, of shape "
+            f"{shape}, have no dimension besides the data's: give obs=x.unsqueeze(-1), or drop "
+            f".to_event({len(event)})."
         )
 
 
