@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 
 _PACKAGES = ("ppl_vae", "torch", "pyro-ppl")
-_RECORDED = ("versions",)
-"""Fields that are told and not compared: another version gives the same number but for rounding."""
+_RECORDED = ("versions", "densities")
+"""Fields outside of the key: another version gives the same number but for rounding."""
+_SAME = 1e-3
+"""Difference of log-densities that is rounding, absolute and relative."""
 
 
 def hash_tensors(named: Mapping[str, Tensor]) -> str:
@@ -102,6 +105,8 @@ class Identity:
         device: Type of the device, such as "cpu".
         source: Where the rows came from.
         versions: Of this package, torch and Pyro. Recorded, not compared.
+        densities: Site to its log-density at one draw of the first datum, in nats: programs whose
+            code was changed have the same tensors and others. Compared where both are known.
     """
 
     parameters: str
@@ -112,6 +117,7 @@ class Identity:
     device: str = "cpu"
     source: Source = field(default_factory=Source)
     versions: Mapping[str, str] = field(default_factory=installed_versions)
+    densities: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -126,9 +132,22 @@ class Identity:
             other: What is compared with.
             names: Fields to compare; all but the versions if none is named.
         """
+        found = [] if names else self._other_densities(other)
         compared = names or [f.name for f in fields(self) if f.name not in _RECORDED]
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in compared]
-        return [f"{name} {_short(a)} and {_short(b)}" for name, a, b in pairs if a != b]
+        return [f"{name} {_short(a)} and {_short(b)}" for name, a, b in pairs if a != b] + found
+
+    def _other_densities(self, other: "Identity") -> list[str]:
+        ours, theirs = self.densities, other.densities
+        if not ours or not theirs:
+            return []
+        sites = sorted(set(ours) | set(theirs))
+        pairs = [(name, ours.get(name, math.nan), theirs.get(name, math.nan)) for name in sites]
+        return [
+            f"log-density of {name} {a:.6g} and {b:.6g} nats, by programs that were changed"
+            for name, a, b in pairs
+            if not math.isclose(a, b, rel_tol=_SAME, abs_tol=_SAME)
+        ]
 
     def require_same(self, other: "Identity", where: str) -> None:
         """Check that a file's number is the one that is wanted.
@@ -158,7 +177,9 @@ class Identity:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "versions": dict(self.versions)}
+        return {
+            **asdict(self), "versions": dict(self.versions), "densities": dict(self.densities)
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Identity":
@@ -174,8 +195,10 @@ class Identity:
             raise ValueError(f"no whole identity of a number: {error}.") from error
         words = (found.parameters, found.rows, found.settings, found.device)
         numbers = (found.seed, found.chunk_rows)
-        if not all(isinstance(word, str) for word in words) or not all(
-            number is None or type(number) is int for number in numbers
+        if (
+            not all(isinstance(word, str) for word in words)
+            or not all(number is None or type(number) is int for number in numbers)
+            or not all(isinstance(value, float) for value in dict(found.densities).values())
         ):
             raise ValueError("no whole identity of a number: an entry has another type.")
         return found

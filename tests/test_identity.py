@@ -54,14 +54,27 @@ def test_versions_are_told_and_not_compared():
     assert {"torch", "pyro-ppl", "ppl_vae"} <= WHOLE.to_dict()["versions"].keys()
 
 
+def test_other_densities_are_of_other_programs_and_outside_the_key():
+    here, near, far = (replace(WHOLE, densities={"site 'x'": v}) for v in (-3.0, -3.0001, -3.1))
+    assert WHOLE.key == here.key == far.key
+    assert not here.differences(near)
+    assert not here.differences(WHOLE), "of a file that does not say"
+    assert not here.differences(far, "rows")
+    (told,) = here.differences(far)
+    assert told.startswith("log-density of site 'x' -3 and -3.1 nats")
+
+
 def test_what_is_written_is_read_back():
-    other = replace(WHOLE, source=Source("digits", "test", 50))
+    other = replace(WHOLE, source=Source("digits", "test", 50), densities={"site 'x'": -1.5})
     read = Identity.from_dict(json.loads(json.dumps(other.to_dict())))
     assert (read, read.key) == (other, other.key)
     assert str(read.source) == "digits, test, limit 50"
 
 
-@pytest.mark.parametrize("damage", [{"rows": 3}, {"seed": "0"}, {"more": 1}, {"source": {"a": 1}}])
+@pytest.mark.parametrize(
+    "damage",
+    [{"rows": 3}, {"seed": "0"}, {"more": 1}, {"source": {"a": 1}}, {"densities": {"x": "1"}}],
+)
 def test_a_damaged_one_is_refused(damage):
     with pytest.raises(ValueError, match="no whole identity"):
         Identity.from_dict({**WHOLE.to_dict(), **damage})

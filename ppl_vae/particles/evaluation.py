@@ -1,5 +1,6 @@
 """The door to every estimate: programs in evaluation mode, rows, a device, and their identity."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -163,6 +164,22 @@ class Evaluation:
     def _hashes(self) -> tuple[str, str]:
         return hash_tensors(self.modules.all_tensors), hash_rows(self.x)
 
+    @cached_property
+    def _densities(self) -> dict[str, float]:
+        """What the programs say of one draw of the first datum, where that is a finite number."""
+        model, guide, nesting = self.programs.model, self.programs.guide, self.max_plate_nesting
+        x, found = self.x[:1].to(self.device), {}
+        # What does not run on one datum, or at given draws, has no densities to compare.
+        with seeded(0), torch.no_grad(), suppress(RuntimeError, IndexError, ValueError):
+            drawn = SiteRun({}, {})
+            if guide is not None:
+                drawn = run(guide_of(guide, slice(0, 1)), x, 1, nesting)
+            modelled = run(model, x, 1, nesting, drawn.latents)
+            for whose, ran in (("guide", drawn), ("model", modelled)):
+                for name, value in log_densities(ran, nesting + 1).items():
+                    found[f"site {name!r} of the {whose}"] = float(value)
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
     def identity(self, settings: str, seed: int | None) -> Identity:
         """What a number that is computed here is computed from.
 
@@ -176,7 +193,8 @@ class Evaluation:
         if (elsewhere := asked_device()) is not None:
             rows, device = self.size.rows_for(self.x, torch.device(elsewhere)), elsewhere
         cut = rows if self.size.of_draws else None
-        return state(Identity(parameters, data, settings, seed, cut, device, self.source))
+        found = Identity(parameters, data, settings, seed, cut, device, self.source)
+        return state(found if elsewhere else replace(found, densities=self._densities))
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """Long estimates go on where they stopped, to the numbers of a run that was never stopped."""
 
 from dataclasses import fields, replace
+from functools import partial
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -90,8 +93,33 @@ def test_every_group_is_written_when_its_time_has_come(tmp_path, monkeypatch):
     # A file with all in it is read: nothing is run but the checks of the programs and the support.
     same(
         estimator(VAE.model, VAE.guide, X, seed=4, checkpoint=path),
-        estimator(interrupted_model(4), VAE.guide, X, seed=4, checkpoint=path),
+        estimator(interrupted_model(6), VAE.guide, X, seed=4, checkpoint=path),
     )
+
+
+def test_a_file_of_a_model_whose_code_was_changed_is_refused(tmp_path):
+    """Its parameters are the same: only the densities tell."""
+    path = tmp_path / "file"
+
+    def normal(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def laplace(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Laplace(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7).to_event(1))
+
+    x = torch.ones(4, 2)
+    estimate = partial(ImportanceSampling(50), guide=guide, x=x, checkpoint=path)
+    same(estimate(normal), estimate(normal))
+    with pytest.raises(ValueError, match=r"log-density of site 'x' of the model .* were changed"):
+        estimate(laplace)
 
 
 @pytest.mark.parametrize(
