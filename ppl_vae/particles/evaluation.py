@@ -167,16 +167,14 @@ class Evaluation:
     @cached_property
     def _densities(self) -> dict[str, float]:
         """What the programs say of one draw of the first datum, where that is a finite number."""
-        model, guide, nesting = self.programs.model, self.programs.guide, self.max_plate_nesting
-        x, found = self.x[:1].to(self.device), {}
+        programs, x = self.programs.rows(slice(0, 1)), self.x[:1].to(self.device)
+        found = {}
         # What does not run on one datum, or at given draws, has no densities to compare.
         with seeded(0), torch.no_grad(), suppress(RuntimeError, IndexError, ValueError):
-            drawn = SiteRun({}, {})
-            if guide is not None:
-                drawn = run(guide_of(guide, slice(0, 1)), x, 1, nesting)
-            modelled = run(model, x, 1, nesting, drawn.latents)
+            drawn = SiteRun({}, {}) if programs.guide is None else programs.run_guide(x, 1)
+            modelled = programs.run_model(x, 1, drawn.latents)
             for whose, ran in (("guide", drawn), ("model", modelled)):
-                for name, value in log_densities(ran, nesting + 1).items():
+                for name, value in log_densities(ran, programs.num_dims).items():
                     found[f"site {name!r} of the {whose}"] = float(value)
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
@@ -342,6 +340,7 @@ def _checked(programs: Programs, x: Tensor, count: int, what: str) -> Particles 
     dims = programs.num_dims
     particles = None if drawn is None else assemble(modelled, drawn, dims)
     _require_same(modelled, programs.run_model(x, count, modelled.latents), dims, "model")
+    _require_own(programs, x, modelled)
     if drawn is not None:
         again = programs.run_guide(x, count, drawn.latents)
         # A flow without an inverse has no density but that of its own draws.
@@ -393,6 +392,30 @@ def _require_same(first: SiteRun, second: SiteRun, num_dims: int, whose: str) ->
                 f"draws (by {gap:.3g} nats): something besides its sample sites is random, such as "
                 "dropout of a module that the programs do not show; make it part of a module that "
                 "they call, or call .eval() on it."
+            )
+
+
+def _require_own(programs: Programs, x: Tensor, whole: SiteRun) -> None:
+    """A datum's log-densities at a draw must be the same whatever is computed beside them."""
+    # Half of the data, or of few the first twice: batch norm takes no single one.
+    rows = torch.arange(max(2, len(x) // 2), device=x.device) * (len(x) > 3)
+    dim, dims = programs.max_plate_nesting, programs.num_dims
+    latents = {name: z[:1].index_select(dim, rows) for name, z in whole.latents.items()}
+    try:
+        alone = log_densities(programs.run_model(x[rows], 1, latents), dims)
+    except (RuntimeError, IndexError, ValueError):
+        return  # What runs on so many rows only says so by itself, at the last rows.
+    for name, value in log_densities(whole, dims).items():
+        own, beside = alone[name], value[:1, rows]
+        # Other sizes round otherwise.
+        close = max(1e-2 if x.is_cuda else 1e-3, 32 * torch.finfo(value.dtype).eps)
+        if not torch.allclose(own, beside, rtol=close, atol=close, equal_nan=True):
+            gap = (own - beside).abs().max().item()
+            raise ValueError(
+                f"site {name!r} of the model has another log-density when other data and particles "
+                f"stand beside it (by {gap:.3g} nats): give layers and functions the dimension "
+                "from the back (softmax(h, dim=-1), normalize(h, dim=-1)), as particles and data "
+                "are in front, and batch norm running statistics."
             )
 
 

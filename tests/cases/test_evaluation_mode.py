@@ -204,6 +204,31 @@ def test_buffers_are_as_they_were_found():
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.parametrize("num_data", [1, 2, 10])
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        nn.functional.normalize,
+        functools.partial(torch.softmax, dim=0),
+        lambda h: h - h.mean((0, 1)),
+        lambda h: nn.BatchNorm1d(2, track_running_stats=False).eval()(h.reshape(-1, 2)).view_as(h),
+    ],
+    ids=["normalize", "softmax", "mean", "batch norm"],
+)
+def test_a_model_that_mixes_data_or_particles_is_named(mixing, num_data):
+    """Dimensions of an image or a row, counted from the front, are those of particles and data."""
+    net = Net()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(net.dec(mixing(z)), 0.5).to_event(1), obs=x)
+
+    message = "'x' of the model has another log-density when other|more than 1 value per channel"
+    with pytest.raises(ValueError, match=message):
+        ImportanceSampling(20)(model, net.guide, TEST[:num_data])
+
+
 def test_randomness_that_cannot_be_switched_off_is_named():
     net = Net()
 
