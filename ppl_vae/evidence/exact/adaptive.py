@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from scipy.special import chdtrc
 from torch import Tensor
 
-from ppl_vae.evidence.exact.grid import Box, integrate_on_grid, unit_grid
+from ppl_vae.evidence.exact.grid import Box, hot_depth, integrate_on_grid, unit_grid
 from ppl_vae.evidence.exact.hermite import Gaussian, Integral
 from ppl_vae.evidence.exact.joint import Joint
 from ppl_vae.evidence.exact.mixture import Placement, integrate_modes
@@ -18,8 +18,9 @@ _BEST = 4
 """Ascents from so many of the best scouts, and of the guide's; and from all of the prior's."""
 _CUTOFF = 1e-3
 """Share of the tolerance below which modes are left out."""
-_WIDE = {1: 1025, 2: 49, 3: 15}
-"""Points to a side of the grid that looks for mass elsewhere."""
+_WIDE = {1: (3.0, 2049), 2: (2.5, 81), 3: (2.0, 20)}
+"""Half side of the grid that looks for mass elsewhere, in those of the scouts, of which the
+prior's are few, and the points to a side."""
 
 
 @final
@@ -55,19 +56,23 @@ class AdaptiveIntegral:
         # No order of a rule that has no place to stand needs to be raised.
         wanted = torch.where(improper, torch.inf, self.tolerance)
         found = integrate_modes(self.joint, self.placement, order, wanted)
-        misled = self._mass_elsewhere(found) | improper
+        misled, seen = self._mass_elsewhere(found)
+        misled |= improper
         for datum in (misled | (found.error > self.tolerance)).nonzero()[:, 0].tolist():
-            value, error, spent = self._on_grid(datum, max_nodes)
+            value, error, spent = self._on_grid(datum, seen[datum], max_nodes)
             found.evaluations[datum] += spent
             if misled[datum] or error < float(found.error[datum]):
                 found.log_value[datum], found.error[datum] = value, error
         return found
 
-    def _mass_elsewhere(self, found: Integral) -> Bool[Tensor, " batch"]:
-        """Whether a wide grid sees mass beyond the reach of the rules, more than a Gaussian has."""
+    def _mass_elsewhere(self, found: Integral) -> tuple[Bool[Tensor, " batch"], list[Tensor]]:
+        """Whether a wide grid sees mass beyond the reach of the rules, more than a Gaussian has.
+
+        And the points at which it does, for each datum.
+        """
         dim = self.scouts.shape[-1]
-        centre, number = self.scouts.mean(0), _WIDE[dim]
-        half = 1.5 * (self.scouts - centre).abs().amax(0)
+        centre, (wide, number) = self.scouts.mean(0), _WIDE[dim]
+        half = wide * (self.scouts - centre).abs().amax(0)
         unit = torch.linspace(-1, 1, number, dtype=half.dtype, device=half.device)
         points = centre + half * unit_grid(unit, dim).unsqueeze(1)
         rows = self.joint.all_rows
@@ -76,9 +81,11 @@ class AdaptiveIntegral:
         log_cell = (2 * half / (number - 1)).log().sum(-1)
         fraction = (torch.logsumexp(values, 0) + log_cell - found.log_value).exp()
         tail = torch.from_numpy(chdtrc(dim, found.reach.cpu().square().numpy())).to(fraction)
-        return ~(fraction < self.tolerance + 10 * tail)
+        hot = values > values.amax(0).maximum(found.log_value) - hot_depth(self.tolerance)
+        seen = [points[hot[:, datum], datum] for datum in range(len(found.log_value))]
+        return ~(fraction < self.tolerance + 10 * tail), seen
 
-    def _on_grid(self, datum: int, max_nodes: int) -> tuple[float, float, int]:
+    def _on_grid(self, datum: int, seen: Tensor, max_nodes: int) -> tuple[float, float, int]:
         """By a grid along the axes of the datum's first mode, in units of its widths."""
         own = (self.placement.datum == datum).nonzero()[:, 0]
         axes = self.placement.at.rows(own[:1])
@@ -88,7 +95,8 @@ class AdaptiveIntegral:
         def standardized(row: Tensor, t: Tensor) -> Tensor:
             return self.joint(row, axes.place(t[:, 0])) + axes.log_det
 
-        modes = axes.standardize(self.placement.at.mean[own].unsqueeze(1))[:, 0]
+        modes = torch.cat([self.placement.at.mean[own], seen])
+        modes = axes.standardize(modes.unsqueeze(1))[:, 0]
         points = torch.cat([modes, axes.standardize(self.scouts[:, [datum]])[:, 0]])
         factors = torch.linalg.solve_triangular(
             axes.factor, self.placement.at.factor[own], upper=False

@@ -47,6 +47,11 @@ def unit_grid(unit: Float[Tensor, " number"], dim: int) -> Float[Tensor, "points
     return torch.cartesian_prod(*[unit] * dim).reshape(-1, dim)
 
 
+def hot_depth(tolerance: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Nats below the top that a density may fall to and still matter."""
+    return _MARGIN - tolerance.clamp(max=1.0).log()
+
+
 def integrate_on_grid(
     log_joint: LogJoint,
     row: Tensor,
@@ -72,7 +77,7 @@ def integrate_on_grid(
         max_nodes: Nodes of the finest grid.
     """
     dim = len(box.low)
-    depth = _MARGIN - math.log(min(tolerance, 1.0))
+    depth = float(hot_depth(torch.tensor(tolerance)))
     box, spent = _find_box(log_joint, row, box, known, depth)
     number = max(_FIRST[dim], int((box.width.max() / finest).clamp(max=1e6)) + 2)
     number = min(number, int(max_nodes ** (1 / dim) / _RAISE**2) - 2)

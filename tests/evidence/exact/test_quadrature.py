@@ -166,6 +166,19 @@ class TestAwkwardPosteriors:
         evidence = Quadrature(tolerance=1e-6)(model, guide, x.unsqueeze(-1).expand(-1, latent))
         agrees_within_its_error(evidence, latent * log_integral(joint, -6, 6), 1e-6)
 
+    @pytest.mark.parametrize("frequency", [2.0, 10.0, 50.0])
+    def test_many_modes_with_valleys_between(self, frequency):
+        """x ~ sin(f z): more modes than ascents, the last ones further out than all draws."""
+        model = of_decoder(lambda z: dist.Normal((frequency * z).sin(), 0.1).to_event(1), 1)
+        x = torch.tensor([[0.0], [0.5], [0.9], [1.0], [1.2]], dtype=torch.float64)
+
+        def joint(z):
+            seen = dist.Normal((frequency * z).sin(), 0.1 * ONE).log_prob(x.squeeze(-1))
+            return dist.Normal(0.0, ONE).log_prob(z) + seen
+
+        evidence = Quadrature(tolerance=1e-6)(model, wide(1), x)
+        agrees_within_its_error(evidence, log_integral(joint, -9, 9), 1e-6)
+
     @pytest.mark.parametrize("latent", [2, 3])
     @pytest.mark.parametrize("noise", [1.0, 0.2])
     def test_a_ring_and_a_sphere(self, latent, noise):
@@ -414,7 +427,7 @@ class TestOfTheTests:
 
     def test_without_the_wide_grid_they_are_missed(self, one_ascent, monkeypatch):
         nothing = torch.zeros(1, dtype=torch.bool)
-        monkeypatch.setattr(AdaptiveIntegral, "_mass_elsewhere", lambda *_: nothing)
+        monkeypatch.setattr(AdaptiveIntegral, "_mass_elsewhere", lambda *_: (nothing, []))
         evidence = Quadrature(tolerance=1e-6)(self.MODEL, wide(2), self.X)
         missed = self.exact() - evidence.log_prob
         torch.testing.assert_close(missed, torch.full_like(missed, math.log(4)))
