@@ -132,10 +132,11 @@ class Identity:
             other: What is compared with.
             names: Fields to compare; all but the versions if none is named.
         """
-        found = [] if names else self._other_densities(other)
         compared = names or [f.name for f in fields(self) if f.name not in _RECORDED]
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in compared]
-        return [f"{name} {_short(a)} and {_short(b)}" for name, a, b in pairs if a != b] + found
+        told = [f"{name} {_short(a)} and {_short(b)}" for name, a, b in pairs if a != b]
+        # Of other tensors or data they differ anyway.
+        return told if told or names else self._other_densities(other)
 
     def _other_densities(self, other: "Identity") -> list[str]:
         ours, theirs = self.densities, other.densities
