@@ -1,5 +1,6 @@
 """Data sets from tables: CSV and Parquet files."""
 
+import csv
 import logging
 import warnings
 from collections import Counter
@@ -17,7 +18,7 @@ from ppl_vae.data.arrays import dataset_from_array
 from ppl_vae.data.columns import encode_table, numeric_cells
 from ppl_vae.data.dataset import Dataset, Splitting
 from ppl_vae.data.precision import column_varies
-from ppl_vae.data.reading import CsvForm, Reading, find_form
+from ppl_vae.data.reading import SEPARATORS, CsvForm, Reading, find_form
 from ppl_vae.data.schema import Conversion, Schema, check_finite
 from ppl_vae.data.text_columns import drop_hint, read_text_columns
 from ppl_vae.files import require_content
@@ -260,7 +261,27 @@ def _read_csv(path: Path, form: CsvForm, reading: Reading) -> pd.DataFrame:
     )
     if not form.header:
         table.columns = pd.Index([f"x{i + 1}" for i in range(table.shape[1])])
+    _require_whole_rows(path, form, [str(name) for name in table.columns])
     return table
+
+
+def _require_whole_rows(path: Path, form: CsvForm, names: list[str]) -> None:
+    """Refuse rows that end early, which pandas fills up: the last cell of a cut file is cut too.
+
+    Raises:
+        ValueError: If there is one; says where.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        spaced = form.separator == SEPARATORS["space"]
+        split = csv.reader(file, delimiter="," if spaced else form.separator)
+        rows = (row for row in (map(str.split, file) if spaced else split) if "".join(row).strip())
+        for number, row in enumerate(rows, start=0 if form.header else 1):
+            if number and len(row) < len(names):
+                raise ValueError(
+                    f"{path}: row {number}, column {names[len(row)]!r} is not there: the row has "
+                    f"{len(row)} cells of {len(names)}; a missing cell is empty, between its "
+                    "separators, and a file that was cut off is to be copied again."
+                )
 
 
 def _guesses(form: CsvForm | None, reading: Reading, names: list[str]) -> list[str]:

@@ -83,7 +83,20 @@ def test_ragged_rows(tmp_path):
     all_long = write(tmp_path, ["a,b", *ROWS])
     assert "not a readable table" in error_of(all_long)
     short = write(tmp_path, ["a,b,c", *ROWS, "1,2"])
-    assert "row 13, column 'c'" in error_of(short)
+    assert "row 13, column 'c' is not there: the row has 2 cells of 3" in error_of(short)
+
+
+@pytest.mark.parametrize(("separator", "name"), [(",", ","), ("\t", "auto"), (" ", "space")])
+def test_a_file_that_was_cut_off_has_no_missing_cells(tmp_path, separator, name):
+    """Its last number is cut as well, and a table of mixed columns takes missing cells."""
+    lines = ["a,b,c", *(f"{i}.5,{i % 2},{1000 + i}" for i in range(12))]
+    path = tmp_path / "a.csv"
+    text = "\n".join(lines).replace(",", separator)
+    path.write_text(text[: -len(",1011")])
+    with pytest.raises(ValueError, match=r"row 12, column '[bc]' is not there"):
+        load_dataset(path, allow_missing=True, separator=name)
+    path.write_text(text + "\n\n")
+    assert len(all_rows(load_dataset(path, allow_missing=True, separator=name))) == 12
 
 
 def test_csv_that_is_empty_short_or_binary(tmp_path):
