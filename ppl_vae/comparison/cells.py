@@ -85,6 +85,15 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
     require_two_data(sizes[0])
     found, notes = {}, []
     for arm, results in evidence.items():
+        impossible = [s for s, result in results.items() if bool(result.log_prob.isneginf().any())]
+        if impossible:
+            # Without these runs the arm would be judged by its better ones.
+            seeds = ", ".join(map(str, sorted(impossible)))
+            notes.append(
+                f"{arm} is left out: log p(x) is -inf for some data of seed {seeds}, and so is its "
+                "mean."
+            )
+            continue
         finite = {
             seed: result
             for seed, result in sorted(results.items())

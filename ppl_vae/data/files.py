@@ -161,6 +161,8 @@ def rows_of_table(table: pd.DataFrame, like: Schema, path: Path) -> Float[Tensor
         values = code_with(table, like.columns, str(path))
     else:
         values = read_numbers(table, like.feature_names, path)
+    if missing := int(np.isnan(values).sum()):
+        _LOG.info("%s: %s of %s cells missing", path.name, f"{missing:,}", f"{values.size:,}")
     return like.rows(values, str(path))
 
 

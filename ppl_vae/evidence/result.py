@@ -403,9 +403,10 @@ def paired_difference(a: Evidence, b: Evidence) -> PairedDifference:
     difference = a.log_prob - b.log_prob
     variance = a.standard_error.square().sum() + b.standard_error.square().sum()
     monte_carlo = variance.sqrt().item() / len(a)
+    mean = difference.mean().item()
     return PairedDifference(
-        mean=difference.mean().item(),
-        monte_carlo_error=monte_carlo,
+        mean=mean,
+        monte_carlo_error=math.nan if math.isnan(mean) else monte_carlo,
         total_error=_standard_error_of_mean(difference),
     )
 

@@ -79,9 +79,18 @@ class TestPairing:
         assert "broken" not in found.arms
         assert any("broken is left out" in note for note in found.notes)
 
-    def test_a_result_that_is_not_finite_is_left_out(self):
-        results = study(arms=2)
+    def test_an_arm_with_an_impossible_datum_is_not_judged_by_its_other_runs(self):
+        results = study(arms=3)
         results["arm 0"][1].log_prob[3] = -math.inf
+        found = compare(results)
+        assert set(found.arms) == {"arm 1", "arm 2"}
+        assert found.notes[0].startswith(
+            "arm 0 is left out: log p(x) is -inf for some data of seed 1"
+        )
+
+    def test_a_result_that_is_no_number_is_left_out(self):
+        results = study(arms=2)
+        results["arm 0"][1].log_prob[3] = math.nan
         found = compare(results)
         assert found.seeds["arm 0"] == (0, 2)
         assert found.notes[0].startswith("arm 0 seed 1 is left out")
