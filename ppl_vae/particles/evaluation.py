@@ -32,6 +32,7 @@ from ppl_vae.particles.sites import (
     data_plate_size,
     log_densities,
     require_all_rows,
+    require_few_rows,
     require_observed,
 )
 from ppl_vae.particles.supports import support_gap
@@ -282,12 +283,15 @@ def first_run(
         what: Name of the data in messages.
 
     Raises:
-        ValueError: If the data have another shape than the programs take, or would be rounded.
+        ValueError: If the data have another shape than the programs take, or would be rounded, or
+            a plate subsamples from more rows than a chunk or batch has.
     """
     try:
         batch = prepare(x)
         return FirstRun(programs.modules(batch), x, batch)
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        with suppress(RuntimeError, TypeError, IndexError):
+            require_few_rows(programs.model, programs.guide, prepare(x))
         # Pyro's, where rows are not of the shape that the networks take.
         if str(error).startswith("Shape mismatch inside plate") and x.dim() > 1:
             raise _not_run(x, what, error) from error

@@ -145,6 +145,26 @@ def require_all_rows(*runs: SiteRun) -> None:
             )
 
 
+def require_few_rows(model: Program, guide: Program | None, x: Tensor) -> None:
+    """Refuse a plate that draws its rows from more than there are; the programs may fail on them.
+
+    Raises:
+        ValueError: If one does; names it.
+    """
+    drawn = _SiteRecorder({}, {}, detach=False, simulated=False)
+    modelled = _SiteRecorder({}, drawn.subsamples, detach=False, simulated=True)
+    for program, recorder in ((guide, drawn), (model, modelled)):
+        with suppress(Exception), torch.no_grad(), recorder:
+            if program is not None:
+                program(x)
+    for name, index in {**drawn.subsamples, **modelled.subsamples}.items():
+        if int(index.max()) >= len(x):
+            raise ValueError(
+                f"plate {name!r} subsamples from more rows than the {len(x)} that come at once: "
+                "data come in batches, so make it of len(x) and take all its rows."
+            )
+
+
 def used_nesting(model: Program, guide: Program | None, x: Tensor) -> int:
     """Plate dimensions that the programs use, the data plate included; both run once.
 

@@ -1,6 +1,7 @@
 """What every estimator refuses, and what none asks for that plays no part."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pyro
@@ -108,6 +109,17 @@ def test_every_estimator_refuses_a_part_of_the_rows(estimator):
     with pytest.raises(ValueError, match="plate 'data' subsamples"):
         estimator(some_rows, guide_of_some_rows, X)
     assert len(estimator(model, guide, X)) == len(X)
+
+
+@pytest.mark.parametrize("estimator", SAMPLERS, ids=lambda e: type(e).__name__)
+def test_a_part_of_more_rows_than_a_chunk_has_is_refused(estimator):
+    with pytest.raises(ValueError, match="plate 'data' subsamples from more rows than the 1 that"):
+        replace(estimator, rows=1)(some_rows, guide_of_some_rows, X)
+
+
+def test_training_refuses_a_part_of_more_rows_than_a_batch_has():
+    with pytest.raises(ValueError, match="plate 'data' subsamples from more rows than the 2 that"):
+        pv.fit(some_rows, guide_of_some_rows, pv.ELBO(), X, batch_size=2, epochs=1)
 
 
 @pytest.mark.parametrize("estimator", SAMPLERS, ids=lambda e: type(e).__name__)
