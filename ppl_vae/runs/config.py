@@ -117,6 +117,11 @@ class RunConfig:
     step: str = "torch"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        # One layer has one way of being written, so that a run that goes on is known again.
+        if isinstance(self.latent, tuple) and len(self.latent) == 1:
+            object.__setattr__(self, "latent", self.latent[0])
+
     @property
     def budget(self) -> Budget:
         """How long to train.
@@ -154,8 +159,6 @@ class RunConfig:
         for name in ("hidden", "upper_hidden", "latent", "missing", "drop"):
             if isinstance(values.get(name), list | tuple):
                 values[name] = tuple(values[name])
-        if isinstance(values.get("latent"), tuple) and len(values["latent"]) == 1:
-            (values["latent"],) = values["latent"]
         _require_types(values)
         return cls(**values)
 

@@ -14,6 +14,13 @@ def test_a_configuration_survives_json():
         RunConfig.from_mapping({"epoch": 3})
 
 
+def test_one_layer_of_latents_is_written_in_one_way():
+    config = RunConfig(latent=(3,))
+    assert config == RunConfig(latent=3) == RunConfig.from_mapping({"latent": [3]})
+    assert config.identity == RunConfig.from_mapping(config.complete()).identity
+    assert RunConfig(latent=(3, 2)).latent == (3, 2)
+
+
 def test_the_same_seed_builds_the_same_model_and_other_seeds_do_not():
     dataset = load_dataset("digits")
     build = {
