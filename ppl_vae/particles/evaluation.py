@@ -401,6 +401,9 @@ def _require_same(first: SiteRun, second: SiteRun, num_dims: int, whose: str) ->
 
 def _require_own(programs: Programs, x: Tensor, whole: SiteRun) -> None:
     """A datum's log-densities at a draw must be the same whatever is computed beside them."""
+    count = len(next(iter(whole.latents.values()))) if whole.latents else 1
+    if count * len(x) < 2:
+        return  # Nothing stood beside it, and no more rows are to be computed at once.
     # Half of the data, or of few the first twice: batch norm takes no single one.
     rows = torch.arange(max(2, len(x) // 2), device=x.device) * (len(x) > 3)
     dim, dims = programs.max_plate_nesting, programs.num_dims

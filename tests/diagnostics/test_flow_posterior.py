@@ -74,7 +74,10 @@ def test_it_finds_a_normal_posterior(significance):
     torch.manual_seed(1)
     model = MODEL.vae().model
     start = refine(model, wide(3), X, steps=100, learning_rate=0.05)
-    guides = [start, *(find(model, start, X, SHORT) for find in (refine_flow, refine_full))]
+    guides = [
+        start,
+        *(find(Programs(model, start), X, SHORT) for find in (refine_flow, refine_full)),
+    ]
     diagonal, flow, full = (weights_of(model, q, X, 1000).mean(1) for q in guides)
     significance = significance.split(3)
     significance.require_equal(mean_of(flow), MODEL.log_evidence(X).mean().item())

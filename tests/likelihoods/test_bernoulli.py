@@ -178,11 +178,21 @@ def test_no_reparameterised_sampler():
     assert not BernoulliVector(torch.zeros(3)).has_rsample
 
 
-@pytest.mark.parametrize("value", [0.5, -1.0, 2.0, math.nan, 1 / 255])
-def test_grey_data_are_refused_with_the_way_out(value):
+@pytest.mark.parametrize(
+    ("value", "way_out"),
+    [
+        (0.5, "binarise the data .*likelihood=.normal"),
+        (1 / 255, "binarise the data .*likelihood=.normal"),
+        # What is outside of [0, 1] is no probability to binarise by.
+        (-1.0, "got -1: take another likelihood"),
+        (2.0, "got 2: take another likelihood"),
+        (math.nan, "got nan: take another likelihood"),
+    ],
+)
+def test_grey_data_are_refused_with_the_way_out(value, way_out):
     x = torch.ones(2, 3)
     x[1, 2] = value
-    with pytest.raises(ValueError, match=r"data in \{0, 1\}, got .*binarise .*likelihood=.normal"):
+    with pytest.raises(ValueError, match=rf"data in \{{0, 1\}}, .*{way_out}"):
         BernoulliVector(torch.zeros(3)).log_prob(x)
 
 

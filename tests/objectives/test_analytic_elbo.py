@@ -130,7 +130,7 @@ def test_sites_in_inner_plates_are_summed():
             pyro.sample("w", dist.Normal(x.T, 0.7))
 
     torch.manual_seed(1)
-    ours = AnalyticELBO(4)
+    ours = AnalyticELBO(4).with_plate_nesting(2)
     bound = ours.bound(ours.draw(model, guide, x))
     assert bound.shape == (5,)
     theirs = TraceMeanField_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=2)
@@ -151,7 +151,7 @@ def test_a_site_that_stands_outside_the_inner_plate():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("u", dist.Normal(x.mean(1), 0.7))
 
-    ours = AnalyticELBO(4)
+    ours = AnalyticELBO(4).with_plate_nesting(2)
     torch.manual_seed(1)
     bound = ours.bound(ours.draw(model, guide, x))
     theirs = TraceMeanField_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=2)
