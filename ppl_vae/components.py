@@ -11,7 +11,7 @@ import importlib
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from types import ModuleType
 from typing import Any, final
@@ -204,6 +204,7 @@ class Kind(Mapping[str, Class]):
             skip: set[str | int] = {
                 name for name in names if name not in own or name in self.converters
             }
+            _require_annotations(source, f"{self.name} {text}", skip)
             add = parser.add_class_arguments
             add = add if inspect.isclass(source) else parser.add_function_arguments
             add(source, skip=skip)
@@ -405,3 +406,17 @@ def _reason(error: ArgumentError, given: Mapping[str, Any]) -> str:
         return f"{wrong[1]} cannot be {given[wrong[1]]!r}"
     missing = re.match(r"the following arguments are required: (.*)", text)
     return f"{missing[1]} must be given" if missing else text.rstrip(".")
+
+
+def _require_annotations(source: Any, what: str, skip: Collection[str | int]) -> None:
+    """Check that a parameter without a default says what its value is, which text is read by."""
+    for name, parameter in inspect.signature(source).parameters.items():
+        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        typed = (
+            parameter.annotation is not parameter.empty or parameter.default is not parameter.empty
+        )
+        if named and name not in skip and not typed:
+            raise ValueError(
+                f"{what}: parameter {name!r} of {source.__name__} has no annotation, by which its "
+                f"value is read: write {name}: int, or whatever it is."
+            )

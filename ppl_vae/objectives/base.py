@@ -73,7 +73,8 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, num_particles: int) -> None:
         least = self.least_particles
-        if not isinstance(num_particles, int) or num_particles < least:
+        whole = isinstance(num_particles, int) and not isinstance(num_particles, bool)
+        if not whole or num_particles < least:
             raise ValueError(
                 f"{type(self).__name__} needs num_particles >= {least} (a whole number), "
                 f"got {describe(num_particles)}."

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 
 from ppl_vae.comparison import Comparison
-from ppl_vae.files import write_atomically
+from ppl_vae.files import printable, write_atomically
 from ppl_vae.plots import Style, svg_symbol
 from ppl_vae.report import numbers, provenance, ranking
 from ppl_vae.report.answer import answer
@@ -129,6 +129,8 @@ def _template() -> jinja2.Template:
         loader=jinja2.PackageLoader("ppl_vae.report", "page"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        # A stranger's cell may hold what would steer a terminal that the page is printed on.
+        finalize=lambda value: type(value)(printable(value)) if isinstance(value, str) else value,
     )
     environment.filters["rows_of_blocks"] = _rows
     environment.globals["zip"] = zip

@@ -1,7 +1,7 @@
 """Single runs: configurations by names, folders, evaluation, diagnosis."""
 
 from ppl_vae.data import Rows
-from ppl_vae.runs.config import BINARIZATIONS, RunConfig
+from ppl_vae.runs.config import BINARIZATIONS, RunConfig, type_in_words
 from ppl_vae.runs.diagnose import diagnose_run
 from ppl_vae.runs.diagnosis import Diagnosis
 from ppl_vae.runs.evaluations import (
@@ -53,4 +53,5 @@ __all__ = [
     "read_config",
     "require_same_settings",
     "train_run",
+    "type_in_words",
 ]

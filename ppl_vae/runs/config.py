@@ -1,6 +1,7 @@
 """One training run as plain values, and the objects those values name."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
@@ -266,9 +267,16 @@ def _require_types(values: Mapping[str, Any]) -> None:
     hints = get_type_hints(RunConfig)
     for name, value in values.items():
         if not _is_a(value, hints[name]):
-            kind = getattr(hints[name], "__name__", None) or str(hints[name])
+            kind = type_in_words(name)
             shown = repr(value) if len(repr(value)) <= _SHOWN else f"{repr(value)[:_SHOWN]} ..."
             raise ValueError(f"setting {name} cannot be {shown}: it is {kind}.")
+
+
+def type_in_words(name: str) -> str:
+    """Annotated type of a setting, such as ``tuple[int, ...]``."""
+    hint = get_type_hints(RunConfig)[name]
+    plain = isinstance(hint, type) and not get_args(hint)
+    return hint.__name__ if plain else re.sub(r"\b[a-z_]+\.(?=[\w.]*\w)", "", str(hint))
 
 
 def _is_a(value: Any, hint: Any) -> bool:

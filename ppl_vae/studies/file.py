@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from ppl_vae.components import ComponentSpec, require_no_aliases
 from ppl_vae.names import require_known
-from ppl_vae.runs import RunConfig
+from ppl_vae.runs import RunConfig, type_in_words
 from ppl_vae.settings_file import parse_settings, write_yaml_text
 from ppl_vae.studies.plan import Method, Resources, Study
 
@@ -267,7 +267,8 @@ def _config(values: Mapping[str, Any], only: str | None = None, *, trust: bool) 
         wrong = next((n for n in given if f'"{n}"' in str(error) or f"'{n}'" in str(error)), None)
         if wrong is None:
             raise ValueError(" ".join(str(error).split())) from error
-        raise ValueError(f"{wrong} cannot be {given[wrong]!r}.") from error
+        kind = type_in_words(wrong)
+        raise ValueError(f"{wrong} cannot be {given[wrong]!r}: it is {kind}.") from error
     return RunConfig.from_mapping({**parsed, **parts}, trust=trust)
 
 
@@ -282,7 +283,7 @@ def _require_as_written(given: Mapping[str, Any], parsed: Mapping[str, Any]) -> 
     for name, value in given.items():
         is_text = isinstance(value, str) and not isinstance(parsed[name], str)
         if is_text and parse_settings(value) != parsed[name]:
-            raise ValueError(f"{name} cannot be {value!r}.")
+            raise ValueError(f"{name} cannot be {value!r}: it is {type_in_words(name)}.")
 
 
 @cache

@@ -1,5 +1,7 @@
 """What careless users type, each with one line of answer and nothing lost."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,8 +18,11 @@ from ppl_vae.evidence import (
 )
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
-from ppl_vae.objectives import ELBO
+from ppl_vae.objectives import ELBO, IWAE
+from ppl_vae.registry import parse_objective
+from ppl_vae.runs import RunConfig
 from ppl_vae.studies import Method
+from ppl_vae.studies.file import parse_study
 from ppl_vae.training import fit
 
 MODEL = LinearGaussian.random(3, 2, 0.5, seed=1)
@@ -195,3 +200,30 @@ def test_the_bare_command_prints_its_help(capsys):
 def test_sizes_are_named(tmp_path, capsys):
     line = fails(capsys, "fit", "--data", "digits", "--latent", -2, "--out", tmp_path / "run")
     assert "latent takes sizes of 1 or more, got (-2,)" in line
+
+
+class Unannotated(ELBO):
+    def __init__(self, num_particles):
+        super().__init__(num_particles)
+
+
+def test_a_parameter_of_ones_own_that_says_no_type_is_named():
+    with pytest.raises(
+        ValueError, match="'num_particles' of Unannotated has no annotation, by which"
+    ):
+        parse_objective(f"{__name__}:Unannotated:5")
+
+
+def test_a_setting_of_another_type_is_told_its_own():
+    with pytest.raises(
+        ValueError, match=r"hidden cannot be \(\[1\],\): it is tuple\[int, \.\.\.\]"
+    ):
+        RunConfig.from_mapping({"hidden": [[1]]})
+    text = "config: {data: digits, hidden: 16}\nfactors: {objective: [elbo]}\n"
+    with pytest.raises(ValueError, match=r"hidden cannot be 16: it is tuple\[int, \.\.\.\]"):
+        parse_study(text, Path("study.yaml"))
+
+
+def test_true_is_no_number_of_particles(unchecked_types):
+    with pytest.raises(ValueError, match="IWAE needs num_particles >= 1"):
+        IWAE(True)

@@ -245,6 +245,6 @@ def _element_values(name: str, support: Any, last: int) -> Tensor:
 def _not_enumerable(name: str, support: Any) -> ValueError:
     return ValueError(
         f"latent site {name!r} has support {in_words(support)}, and Enumeration sums over "
-        "finitely many values that are the same for every datum: take ImportanceSampling, or "
-        "Quadrature for continuous latents."
+        "finitely many values that are the same for every datum: take ImportanceSampling(), or "
+        "Quadrature() for continuous latents."
     )

@@ -155,7 +155,7 @@ class TestRefusals:
 
     def test_continuous_latents(self):
         vae = binary_vae()
-        with pytest.raises(ValueError, match=r"'z' has support.*or Quadrature for continuous"):
+        with pytest.raises(ValueError, match=r"'z' has support.*or Quadrature\(\) for continuous"):
             Enumeration()(vae.model, vae.guide, binary_data(2))
 
     @pytest.mark.parametrize("draws", ["of the datum", "of a latent"])
