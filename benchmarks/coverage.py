@@ -23,14 +23,14 @@ import torch
 from common import machine, write
 from scipy import stats
 
-from ppl_vae.comparison.bootstrap import data_factor, hierarchical_bootstrap
-from ppl_vae.comparison.cells import Cells
-from ppl_vae.comparison.confidence import ConfidenceDistribution
-from ppl_vae.comparison.crossed import CrossedMean, Squares, crossed_mean
-from ppl_vae.comparison.mean_squares import MeanSquares, mean_squares
-from ppl_vae.comparison.power import power_of
-from ppl_vae.comparison.random_effects import random_effects
-from ppl_vae.comparison.ranking import rank_arms
+from ppl_vae.comparison._bootstrap import data_factor, hierarchical_bootstrap
+from ppl_vae.comparison._cells import Cells
+from ppl_vae.comparison._confidence import ConfidenceDistribution
+from ppl_vae.comparison._crossed import CrossedMean, Squares, crossed_mean
+from ppl_vae.comparison._mean_squares import MeanSquares, mean_squares
+from ppl_vae.comparison._power import power_of
+from ppl_vae.comparison._random_effects import random_effects
+from ppl_vae.comparison._ranking import rank_arms
 
 # Standard deviations of seeds, data and the rest; that of the seeds for N = 200, and scaled by
 # sqrt(200 / N), so that each source has the same share of the error at every N.

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from common import machine, write
 
-from ppl_vae.report.study import render
+from ppl_vae.report._study import render
 from ppl_vae.studies import open_study
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "report"))

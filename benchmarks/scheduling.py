@@ -25,7 +25,8 @@ from common import machine, write
 from evidence import held_bytes
 
 from ppl_vae.engines import Engine, InProcess, Outcome, RayEngine, Task
-from ppl_vae.studies import cell, read_study, run_study
+from ppl_vae.studies import _cell as cell
+from ppl_vae.studies import read_study, run_study
 
 CPU = torch.device("cpu")
 ENGINES = ("in-process", "ray")

@@ -10,6 +10,7 @@ module.Class, init_args: {...}}``. What its user knows and the class asks for by
 import importlib
 import inspect
 import re
+import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -334,8 +335,10 @@ class Kind(Mapping[str, Class]):
 
 
 def class_path(build: Class) -> str:
-    """``module.Class``."""
-    return f"{build.__module__}.{build.__qualname__}"
+    """``module.Class``, by the folder that exports the class rather than by its private module."""
+    public = re.sub(r"\._\w+", "", build.__module__)
+    exported = getattr(sys.modules.get(public), build.__qualname__, None)
+    return f"{public if exported is build else build.__module__}.{build.__qualname__}"
 
 
 def documented_parameters(build: Class) -> dict[str, str]:

@@ -6,8 +6,7 @@ from significance import Estimate, mean_of, variance_of
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from ppl_vae.data import Column
-from ppl_vae.guides import DiagonalNormalEncoder
-from ppl_vae.guides.table_input import TableInput
+from ppl_vae.guides import DiagonalNormalEncoder, TableInput
 from ppl_vae.imputation import impute
 from ppl_vae.likelihoods import ObservedDecoder, TableDecoder
 from ppl_vae.linear_gaussian import LinearGaussian

@@ -42,7 +42,7 @@ PLANNED: set[str] = set()
 
 
 def noun_of(module):
-    """``ppl_vae.objectives.elbo`` -> ``objectives``; the package itself is None."""
+    """``ppl_vae.objectives._elbo`` -> ``objectives``; the package itself is None."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else None
 
@@ -102,6 +102,12 @@ def test_every_module_has_a_floor_and_every_floor_its_modules():
     assert {noun_of(name) for name in NAMES} | PLANNED == set(FLOOR)
 
 
+def test_modules_in_folders_are_private():
+    """A folder's ``__init__`` is its face, and there is no other."""
+    inside = [path for path in MODULES.values() if path.parent != PACKAGE]
+    assert [path for path in inside if not path.name.startswith("_")] == []
+
+
 def test_the_page_of_the_design_shows_these_floors():
     page = (PACKAGE.parent / "docs" / "design.md").read_text()
     table = page.partition("| floor | modules |\n|---|---|\n")[2].partition("\n\n")[0]
@@ -127,9 +133,9 @@ def test_imports_go_down_only(module, path):
     ("module", "source", "wrong"),
     [
         ("ppl_vae.weights", "from ppl_vae.particles import Particles", "no floor below"),
-        ("ppl_vae.priors.normal", "import ppl_vae.guides", "no floor below"),
-        ("ppl_vae.priors.normal", "from ppl_vae import guides", "no floor below"),
-        ("ppl_vae.objectives.elbo", "from ..evidence import Evidence", "no floor below"),
+        ("ppl_vae.priors._normal", "import ppl_vae.guides", "no floor below"),
+        ("ppl_vae.priors._normal", "from ppl_vae import guides", "no floor below"),
+        ("ppl_vae.objectives._elbo", "from ..evidence import Evidence", "no floor below"),
         ("ppl_vae.training.fit", "def f():\n    import ppl_vae.weights", "inside a function"),
         (
             "ppl_vae.training.fit",
@@ -137,7 +143,7 @@ def test_imports_go_down_only(module, path):
             "inside",
         ),
         ("ppl_vae.vae", "import ppl_vae as pv", "the package itself"),
-        ("ppl_vae.runs.run", "from ppl_vae.data.rows import as_rows", "import from ppl_vae.data"),
+        ("ppl_vae.runs._run", "from ppl_vae.data._rows import as_rows", "import from ppl_vae.data"),
     ],
 )
 def test_of_the_test(module, source, wrong):
@@ -149,8 +155,8 @@ def test_of_the_test(module, source, wrong):
     ("module", "source"),
     [
         ("ppl_vae.particles", "from ppl_vae.weights import log_mean_exp"),
-        ("ppl_vae.objectives.elbo", "from ppl_vae.objectives.base import Objective"),
-        ("ppl_vae.objectives.elbo", "from .base import Objective"),
+        ("ppl_vae.objectives._elbo", "from ppl_vae.objectives._base import Objective"),
+        ("ppl_vae.objectives._elbo", "from .base import Objective"),
         ("ppl_vae.cli", "import ppl_vae as pv"),
     ],
 )
@@ -164,9 +170,9 @@ READS_SITES = {
 }  # fmt: skip
 MUST = {
     # Abstract in pyro.infer.ELBO, so it must be there; nothing of ours calls it.
-    "ppl_vae.objectives.base": {"get_importance_trace"},
+    "ppl_vae.objectives._base": {"get_importance_trace"},
     # A cluster's, not a trace's.
-    "ppl_vae.engines.cluster": {"nodes"},
+    "ppl_vae.engines._cluster": {"nodes"},
 }
 
 
@@ -190,8 +196,8 @@ def site_reading_names(source):
 
 def test_particles_alone_reads_sample_sites():
     readers = {name: site_reading_names(path.read_text()) for name, path in MODULES.items()}
-    assert readers.pop("ppl_vae.particles.sites") >= {"_pyro_sample", "_pyro_post_sample"}
-    assert readers.pop("ppl_vae.particles.offsets") == {"_pyro_sample"}
+    assert readers.pop("ppl_vae.particles._sites") >= {"_pyro_sample", "_pyro_post_sample"}
+    assert readers.pop("ppl_vae.particles._offsets") == {"_pyro_sample"}
     assert {name: found for name, found in readers.items() if found} == MUST
 
 

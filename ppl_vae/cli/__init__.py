@@ -10,17 +10,17 @@ import traceback
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli.compare import compare_command
-from ppl_vae.cli.diagnose import diagnose
-from ppl_vae.cli.evaluate import evaluate
-from ppl_vae.cli.fit import fit_command
-from ppl_vae.cli.gradients import gradients_command
-from ppl_vae.cli.impute import impute_command
-from ppl_vae.cli.objectives import objectives
-from ppl_vae.cli.output import TRACEBACK, describe_error, fail, notices, say
-from ppl_vae.cli.parts import parts
-from ppl_vae.cli.sample import sample
-from ppl_vae.cli.study import study
+from ppl_vae.cli._compare import compare_command
+from ppl_vae.cli._diagnose import diagnose
+from ppl_vae.cli._evaluate import evaluate
+from ppl_vae.cli._fit import fit_command
+from ppl_vae.cli._gradients import gradients_command
+from ppl_vae.cli._impute import impute_command
+from ppl_vae.cli._objectives import objectives
+from ppl_vae.cli._output import TRACEBACK, describe_error, fail, notices, say
+from ppl_vae.cli._parts import parts
+from ppl_vae.cli._sample import sample
+from ppl_vae.cli._study import study
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,11 +1,11 @@
 """Distributions that Pyro lacks, for priors and guides."""
 
-from ppl_vae.distributions.autoregressive import Autoregressive
-from ppl_vae.distributions.boltzmann import Couplings, RestrictedBoltzmann
-from ppl_vae.distributions.correlated_normal import FullNormal, LowRankNormal, multiply
-from ppl_vae.distributions.mixture import Mixture
-from ppl_vae.distributions.one_hot import OneHotBlocks, OneHotVector
-from ppl_vae.distributions.partition import (
+from ppl_vae.distributions._autoregressive import Autoregressive
+from ppl_vae.distributions._boltzmann import Couplings, RestrictedBoltzmann
+from ppl_vae.distributions._correlated_normal import FullNormal, LowRankNormal, multiply
+from ppl_vae.distributions._mixture import Mixture
+from ppl_vae.distributions._one_hot import OneHotBlocks, OneHotVector
+from ppl_vae.distributions._partition import (
     LogPartition,
     annealed,
     annealed_from_both_sides,
@@ -14,9 +14,9 @@ from ppl_vae.distributions.partition import (
     smaller_layer,
     state_log_weights,
 )
-from ppl_vae.distributions.precision import InDouble, in_double, sum_features
-from ppl_vae.distributions.sphere_cumulants import sphere_cumulants
-from ppl_vae.distributions.von_mises_fisher import VonMisesFisher
+from ppl_vae.distributions._precision import InDouble, in_double, sum_features
+from ppl_vae.distributions._sphere_cumulants import sphere_cumulants
+from ppl_vae.distributions._von_mises_fisher import VonMisesFisher
 
 __all__ = [
     "Autoregressive",

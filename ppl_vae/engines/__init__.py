@@ -1,11 +1,11 @@
 """Running many tasks: one after the other in this process, or on a Ray cluster."""
 
 from ppl_vae.components import Kind
-from ppl_vae.engines.in_process import InProcess
-from ppl_vae.engines.locks import exclusive
-from ppl_vae.engines.ray_engine import RayEngine
-from ppl_vae.engines.task import Engine, Outcome, Task
-from ppl_vae.engines.watch import ProgressRow, watching
+from ppl_vae.engines._in_process import InProcess
+from ppl_vae.engines._locks import exclusive
+from ppl_vae.engines._ray_engine import RayEngine
+from ppl_vae.engines._task import Engine, Outcome, Task
+from ppl_vae.engines._watch import ProgressRow, watching
 
 ENGINES = Kind("engine", {"in-process": InProcess, "ray": RayEngine})
 """Engines by name."""

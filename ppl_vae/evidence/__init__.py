@@ -1,7 +1,30 @@
 """Estimators of log p(x), each with its standard error."""
 
 from ppl_vae.components import Kind
-from ppl_vae.evidence.adaptive import AdaptiveSampling
+from ppl_vae.evidence._adaptive import AdaptiveSampling
+from ppl_vae.evidence._chunks import Call, Purpose, Streams
+from ppl_vae.evidence._defensive import DefensiveSampling
+from ppl_vae.evidence._estimator import Estimator
+from ppl_vae.evidence._importance_sampling import ImportanceSampling
+from ppl_vae.evidence._jackknife import Jackknife
+from ppl_vae.evidence._laplace import LaplaceApproximation, LaplaceGuide, laplace_guide
+from ppl_vae.evidence._pareto import pareto_tail
+from ppl_vae.evidence._psis import ParetoSmoothed
+from ppl_vae.evidence._result import (
+    OPTIONAL,
+    PER_DATUM,
+    TOLERATED_FRACTION,
+    Direction,
+    Evidence,
+    PairedDifference,
+    bits_per_dimension,
+    checksum,
+    paired_difference,
+    required_effective,
+)
+from ppl_vae.evidence._sharded import Shard, Sharded
+from ppl_vae.evidence._sumo import SUMO
+from ppl_vae.evidence._unfinished import Columns, Part
 from ppl_vae.evidence.annealing import (
     AnnealedImportanceSampling,
     BidirectionalMonteCarlo,
@@ -14,34 +37,11 @@ from ppl_vae.evidence.annealing import (
     sandwiches,
     with_gap,
 )
-from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.columns import part_of, require_numbers
-from ppl_vae.evidence.annealing.pilot import Mass
-from ppl_vae.evidence.chunks import Call, Purpose, Streams
-from ppl_vae.evidence.defensive import DefensiveSampling
-from ppl_vae.evidence.estimator import Estimator
+from ppl_vae.evidence.annealing._annealer import Annealer
+from ppl_vae.evidence.annealing._columns import part_of, require_numbers
+from ppl_vae.evidence.annealing._pilot import Mass
 from ppl_vae.evidence.exact import Enumeration, Quadrature
-from ppl_vae.evidence.exact.enumeration import SiteStates
-from ppl_vae.evidence.importance_sampling import ImportanceSampling
-from ppl_vae.evidence.jackknife import Jackknife
-from ppl_vae.evidence.laplace import LaplaceApproximation, LaplaceGuide, laplace_guide
-from ppl_vae.evidence.pareto import pareto_tail
-from ppl_vae.evidence.psis import ParetoSmoothed
-from ppl_vae.evidence.result import (
-    OPTIONAL,
-    PER_DATUM,
-    TOLERATED_FRACTION,
-    Direction,
-    Evidence,
-    PairedDifference,
-    bits_per_dimension,
-    checksum,
-    paired_difference,
-    required_effective,
-)
-from ppl_vae.evidence.sharded import Shard, Sharded
-from ppl_vae.evidence.sumo import SUMO
-from ppl_vae.evidence.unfinished import Columns, Part
+from ppl_vae.evidence.exact._enumeration import SiteStates
 from ppl_vae.refinement import Refinement, Refiner
 
 

@@ -3,14 +3,14 @@
 from torch import nn
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
-from ppl_vae.guides.bernoulli import BernoulliEncoder
-from ppl_vae.guides.categorical import CategoricalEncoder
-from ppl_vae.guides.correlated_normal import FullCovarianceEncoder, LowRankEncoder
-from ppl_vae.guides.delta import DeltaEncoder
-from ppl_vae.guides.flow import FlowGuide
-from ppl_vae.guides.normal import DiagonalNormalEncoder
-from ppl_vae.guides.table_input import TableInput
-from ppl_vae.guides.von_mises_fisher import VonMisesFisherEncoder
+from ppl_vae.guides._bernoulli import BernoulliEncoder
+from ppl_vae.guides._categorical import CategoricalEncoder
+from ppl_vae.guides._correlated_normal import FullCovarianceEncoder, LowRankEncoder
+from ppl_vae.guides._delta import DeltaEncoder
+from ppl_vae.guides._flow import FlowGuide
+from ppl_vae.guides._normal import DiagonalNormalEncoder
+from ppl_vae.guides._table_input import TableInput
+from ppl_vae.guides._von_mises_fisher import VonMisesFisherEncoder
 
 GUIDES = Kind(
     "guide",

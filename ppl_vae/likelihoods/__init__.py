@@ -6,28 +6,31 @@ Each is called a decoder: (..., latent) to a distribution with event shape (feat
 from torch import nn
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
-from ppl_vae.likelihoods.bernoulli import BernoulliDecoder, BernoulliVector, bernoulli_log_prob
-from ppl_vae.likelihoods.beta import BetaDecoder
-from ppl_vae.likelihoods.categorical import CategoricalDecoder
-from ppl_vae.likelihoods.continuous_bernoulli import ContinuousBernoulli, ContinuousBernoulliDecoder
-from ppl_vae.likelihoods.counts import NegativeBinomialDecoder, PoissonDecoder
-from ppl_vae.likelihoods.discretized_logistic import (
+from ppl_vae.likelihoods._bernoulli import BernoulliDecoder, BernoulliVector, bernoulli_log_prob
+from ppl_vae.likelihoods._beta import BetaDecoder
+from ppl_vae.likelihoods._categorical import CategoricalDecoder
+from ppl_vae.likelihoods._continuous_bernoulli import (
+    ContinuousBernoulli,
+    ContinuousBernoulliDecoder,
+)
+from ppl_vae.likelihoods._counts import NegativeBinomialDecoder, PoissonDecoder
+from ppl_vae.likelihoods._discretized_logistic import (
     DiscretizedLogistic,
     DiscretizedLogisticDecoder,
     DiscretizedLogisticMixtureDecoder,
 )
-from ppl_vae.likelihoods.features import FeatureVector, feature_log_prob
-from ppl_vae.likelihoods.laplace import LaplaceDecoder
-from ppl_vae.likelihoods.normal import NormalDecoder
-from ppl_vae.likelihoods.observed import Observed, ObservedDecoder
-from ppl_vae.likelihoods.optimal_sigma import OptimalSigmaDecoder
-from ppl_vae.likelihoods.outputs import ParameterSource, Positive
-from ppl_vae.likelihoods.pixel_cnn import PixelCNNDecoder
-from ppl_vae.likelihoods.student_t import StudentTDecoder
-from ppl_vae.likelihoods.table import TableDecoder
-from ppl_vae.likelihoods.table_row import TableRow
-from ppl_vae.likelihoods.values import Values
-from ppl_vae.likelihoods.zero_inflated import (
+from ppl_vae.likelihoods._features import FeatureVector, feature_log_prob
+from ppl_vae.likelihoods._laplace import LaplaceDecoder
+from ppl_vae.likelihoods._normal import NormalDecoder
+from ppl_vae.likelihoods._observed import Observed, ObservedDecoder
+from ppl_vae.likelihoods._optimal_sigma import OptimalSigmaDecoder
+from ppl_vae.likelihoods._outputs import ParameterSource, Positive
+from ppl_vae.likelihoods._pixel_cnn import PixelCNNDecoder
+from ppl_vae.likelihoods._student_t import StudentTDecoder
+from ppl_vae.likelihoods._table import TableDecoder
+from ppl_vae.likelihoods._table_row import TableRow
+from ppl_vae.likelihoods._values import Values
+from ppl_vae.likelihoods._zero_inflated import (
     ZeroInflatedNegativeBinomialDecoder,
     ZeroInflatedPoissonDecoder,
 )

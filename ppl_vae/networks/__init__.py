@@ -3,13 +3,13 @@
 from torch import nn
 
 from ppl_vae.components import Kind
-from ppl_vae.networks.activations import ACTIVATIONS
-from ppl_vae.networks.conv import ConvDecoder, ConvEncoder
-from ppl_vae.networks.gated import GatedMLP
-from ppl_vae.networks.mlp import MLP
-from ppl_vae.networks.observed import ObservedInput
-from ppl_vae.networks.output import FeatureBias, set_output_bias
-from ppl_vae.networks.residual import ResidualDecoder, ResidualEncoder
+from ppl_vae.networks._activations import ACTIVATIONS
+from ppl_vae.networks._conv import ConvDecoder, ConvEncoder
+from ppl_vae.networks._gated import GatedMLP
+from ppl_vae.networks._mlp import MLP
+from ppl_vae.networks._observed import ObservedInput
+from ppl_vae.networks._output import FeatureBias, set_output_bias
+from ppl_vae.networks._residual import ResidualDecoder, ResidualEncoder
 
 _CONTEXT = frozenset({"in_features", "out_features", "hidden", "activation", "image_shape"})
 ENCODER_NETWORKS = Kind(

@@ -1,20 +1,20 @@
 """Training objectives: bounds on log p(x), each usable in ``pyro.infer.SVI`` and as a module."""
 
 from ppl_vae.components import Kind
-from ppl_vae.objectives.base import Context, Objective, ObjectiveModule
-from ppl_vae.objectives.beta_tc import BetaTC
-from ppl_vae.objectives.claims import Claims
-from ppl_vae.objectives.cubo import CUBO
-from ppl_vae.objectives.dreg import DReG, GeneralizedDReG
-from ppl_vae.objectives.elbo import ELBO, AnalyticELBO, KLObjective
-from ppl_vae.objectives.iwae import CIWAE, IWAE, MIWAE
-from ppl_vae.objectives.kl import dimension_kl, dimension_log_densities, site_kl
-from ppl_vae.objectives.mmd import MMD, InfoVAE
-from ppl_vae.objectives.piwae import PIWAE
-from ppl_vae.objectives.renyi import Renyi, VRMax
-from ppl_vae.objectives.rws import RWS
-from ppl_vae.objectives.score import VIMCO, Reinforce
-from ppl_vae.objectives.shaping import (
+from ppl_vae.objectives._base import Context, Objective, ObjectiveModule
+from ppl_vae.objectives._beta_tc import BetaTC
+from ppl_vae.objectives._claims import Claims
+from ppl_vae.objectives._cubo import CUBO
+from ppl_vae.objectives._dreg import DReG, GeneralizedDReG
+from ppl_vae.objectives._elbo import ELBO, AnalyticELBO, KLObjective
+from ppl_vae.objectives._iwae import CIWAE, IWAE, MIWAE
+from ppl_vae.objectives._kl import dimension_kl, dimension_log_densities, site_kl
+from ppl_vae.objectives._mmd import MMD, InfoVAE
+from ppl_vae.objectives._piwae import PIWAE
+from ppl_vae.objectives._renyi import Renyi, VRMax
+from ppl_vae.objectives._rws import RWS
+from ppl_vae.objectives._score import VIMCO, Reinforce
+from ppl_vae.objectives._shaping import (
     Beta,
     Capacity,
     CyclicalAnnealing,
@@ -22,10 +22,10 @@ from ppl_vae.objectives.shaping import (
     KLShaping,
     LinearAnnealing,
 )
-from ppl_vae.objectives.splitting import split_parameters
-from ppl_vae.objectives.stl import IWAESTL, STL
-from ppl_vae.objectives.tail_adaptive import TailAdaptive
-from ppl_vae.objectives.tvo import TVO
+from ppl_vae.objectives._splitting import split_parameters
+from ppl_vae.objectives._stl import IWAESTL, STL
+from ppl_vae.objectives._tail_adaptive import TailAdaptive
+from ppl_vae.objectives._tvo import TVO
 
 OBJECTIVES = Kind(
     "objective",

@@ -4,11 +4,11 @@ This folder is the only place in the package that reads a Pyro program's sample 
 objective, estimator and diagnostic is a function of the :class:`Particles` it returns.
 """
 
-from ppl_vae.particles.aggregate import aggregate_log_density
-from ppl_vae.particles.counting import EvaluationCount, count_evaluations
-from ppl_vae.particles.cross import cross_log_guide
-from ppl_vae.particles.density import LatentDensity, LogDensities, bijection_onto
-from ppl_vae.particles.evaluation import (
+from ppl_vae.particles._aggregate import aggregate_log_density
+from ppl_vae.particles._counting import EvaluationCount, count_evaluations
+from ppl_vae.particles._cross import cross_log_guide
+from ppl_vae.particles._density import LatentDensity, LogDensities, bijection_onto
+from ppl_vae.particles._evaluation import (
     ChunkSize,
     Evaluation,
     FirstRun,
@@ -17,14 +17,14 @@ from ppl_vae.particles.evaluation import (
     is_out_of_memory,
     require_rows,
 )
-from ppl_vae.particles.modules import (
+from ppl_vae.particles._modules import (
     ParameterRecorder,
     ProgramModules,
     evaluating,
     owners_of,
 )
-from ppl_vae.particles.offsets import Offset, OffsetGuide, zero_offsets
-from ppl_vae.particles.particles import (
+from ppl_vae.particles._offsets import Offset, OffsetGuide, zero_offsets
+from ppl_vae.particles._particles import (
     NonFiniteDensityError,
     Particles,
     Simulation,
@@ -33,8 +33,8 @@ from ppl_vae.particles.particles import (
     require_density,
     side_by_side,
 )
-from ppl_vae.particles.programs import Graph, Programs, draw_particles
-from ppl_vae.particles.sites import (
+from ppl_vae.particles._programs import Graph, Programs, draw_particles
+from ppl_vae.particles._sites import (
     BatchGuide,
     PlateNestingError,
     Program,
@@ -43,7 +43,7 @@ from ppl_vae.particles.sites import (
     log_densities,
     require_all_rows,
 )
-from ppl_vae.particles.supports import in_words
+from ppl_vae.particles._supports import in_words
 
 __all__ = [
     "BatchGuide",

@@ -3,20 +3,24 @@
 from torch import nn
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
-from ppl_vae.priors.autoregressive import AutoregressiveBernoulliPrior, AutoregressivePrior
-from ppl_vae.priors.bernoulli import BernoulliPrior
-from ppl_vae.priors.categorical import CategoricalPrior
-from ppl_vae.priors.energy import EnergyPrior
-from ppl_vae.priors.exemplar import ExemplarPrior
-from ppl_vae.priors.flow import FlowPrior
-from ppl_vae.priors.gaussian_mixture import GaussianMixturePrior
-from ppl_vae.priors.heavy_tailed import LaplacePrior, StudentTPrior
-from ppl_vae.priors.lars import LearnedAcceptRejectPrior
-from ppl_vae.priors.normal import FullCovarianceNormalPrior, LearnedNormalPrior, StandardNormalPrior
-from ppl_vae.priors.rbm import RBMPrior
-from ppl_vae.priors.snis import SelfNormalizedImportancePrior
-from ppl_vae.priors.sphere import UniformSpherePrior
-from ppl_vae.priors.vamp import VampPrior
+from ppl_vae.priors._autoregressive import AutoregressiveBernoulliPrior, AutoregressivePrior
+from ppl_vae.priors._bernoulli import BernoulliPrior
+from ppl_vae.priors._categorical import CategoricalPrior
+from ppl_vae.priors._energy import EnergyPrior
+from ppl_vae.priors._exemplar import ExemplarPrior
+from ppl_vae.priors._flow import FlowPrior
+from ppl_vae.priors._gaussian_mixture import GaussianMixturePrior
+from ppl_vae.priors._heavy_tailed import LaplacePrior, StudentTPrior
+from ppl_vae.priors._lars import LearnedAcceptRejectPrior
+from ppl_vae.priors._normal import (
+    FullCovarianceNormalPrior,
+    LearnedNormalPrior,
+    StandardNormalPrior,
+)
+from ppl_vae.priors._rbm import RBMPrior
+from ppl_vae.priors._snis import SelfNormalizedImportancePrior
+from ppl_vae.priors._sphere import UniformSpherePrior
+from ppl_vae.priors._vamp import VampPrior
 
 PRIORS = Kind(
     "prior",

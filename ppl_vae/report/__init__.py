@@ -1,6 +1,6 @@
 """Runs and studies as files that people look at."""
 
-from ppl_vae.report.folders import (
+from ppl_vae.report._folders import (
     write_diagnosis,
     write_gradient_bench,
     write_imputation,
@@ -8,7 +8,7 @@ from ppl_vae.report.folders import (
     write_sandwich,
     write_study_figures,
 )
-from ppl_vae.report.study import write_report
+from ppl_vae.report._study import write_report
 
 __all__ = [
     "write_diagnosis",

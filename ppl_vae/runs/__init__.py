@@ -1,18 +1,18 @@
 """Single runs: configurations by names, folders, evaluation, diagnosis."""
 
 from ppl_vae.data import Rows
-from ppl_vae.runs.config import BINARIZATIONS, RunConfig, type_in_words
-from ppl_vae.runs.diagnose import diagnose_run
-from ppl_vae.runs.diagnosis import Diagnosis
-from ppl_vae.runs.evaluations import (
+from ppl_vae.runs._config import BINARIZATIONS, EPOCHS, LIMITS, RunConfig, type_in_words
+from ppl_vae.runs._diagnose import diagnose_run
+from ppl_vae.runs._diagnosis import Diagnosis
+from ppl_vae.runs._evaluations import (
     StoredEvaluation,
     file_of,
     format_evaluations,
     list_evaluations,
 )
-from ppl_vae.runs.imputation import ImputedTable, impute_run
-from ppl_vae.runs.normalizers import Normalizer, find_normalizers
-from ppl_vae.runs.run import (
+from ppl_vae.runs._imputation import ImputedTable, impute_run
+from ppl_vae.runs._normalizers import Normalizer, find_normalizers
+from ppl_vae.runs._run import (
     CHECKPOINT,
     CONFIG,
     HISTORY,
@@ -25,13 +25,15 @@ from ppl_vae.runs.run import (
     require_same_settings,
     train_run,
 )
-from ppl_vae.runs.sharded import evaluate_sharded
+from ppl_vae.runs._sharded import evaluate_sharded
 
 __all__ = [
     "BINARIZATIONS",
     "CHECKPOINT",
     "CONFIG",
+    "EPOCHS",
     "HISTORY",
+    "LIMITS",
     "Diagnosis",
     "ImputedTable",
     "Normalizer",

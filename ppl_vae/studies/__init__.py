@@ -1,15 +1,15 @@
 """Planned comparisons: arms by seeds, carried out on an engine, kept in a folder."""
 
-from ppl_vae.studies.arms import Arm, build_arms
-from ppl_vae.studies.cell import CellTask, run_cell
-from ppl_vae.studies.edit import add_to_study
-from ppl_vae.studies.file import read_study, study_from_mapping, study_to_mapping, write_yaml
-from ppl_vae.studies.manifest import command_line
-from ppl_vae.studies.plan import MEASURES, CellPlan, Method, Resources, Study
-from ppl_vae.studies.results import CellResult, StudyResults, open_study
-from ppl_vae.studies.status import format_status, status_summary
-from ppl_vae.studies.study import Place, comparison_summary, run_study, study_notes, write_results
-from ppl_vae.studies.template import TEMPLATE
+from ppl_vae.studies._arms import Arm, build_arms
+from ppl_vae.studies._cell import CellTask, run_cell
+from ppl_vae.studies._edit import add_to_study
+from ppl_vae.studies._file import read_study, study_from_mapping, study_to_mapping, write_yaml
+from ppl_vae.studies._manifest import command_line
+from ppl_vae.studies._plan import MEASURES, CellPlan, Method, Resources, Study
+from ppl_vae.studies._results import CellResult, StudyResults, open_study
+from ppl_vae.studies._status import format_status, status_summary
+from ppl_vae.studies._study import Place, comparison_summary, run_study, study_notes, write_results
+from ppl_vae.studies._template import TEMPLATE
 
 __all__ = [
     "MEASURES",

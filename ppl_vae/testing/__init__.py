@@ -1,9 +1,9 @@
 """Checks for people who write parts of their own: does it do what it says?"""
 
-from ppl_vae.testing.comparison import Discrepancy, Report, Rung
+from ppl_vae.testing._comparison import Discrepancy, Report, Rung
+from ppl_vae.testing._evidence import check_evidence
+from ppl_vae.testing._objective import check_objective
 from ppl_vae.testing.distributions import check_guide, check_likelihood, check_prior
-from ppl_vae.testing.evidence import check_evidence
-from ppl_vae.testing.objective import check_objective
 
 __all__ = [
     "Discrepancy",

@@ -11,7 +11,7 @@ from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate
 
 from ppl_vae.arviz import particles_to_datatree
-from ppl_vae.arviz.draws import GROUPS
+from ppl_vae.arviz._draws import GROUPS
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.linear_gaussian import LinearGaussian
 

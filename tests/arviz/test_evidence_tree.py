@@ -15,8 +15,7 @@ from ppl_vae.arviz import (
     evidence_to_elpd,
     particles_to_datatree,
 )
-from ppl_vae.evidence import ImportanceSampling, ParetoSmoothed
-from ppl_vae.evidence.result import paired_difference
+from ppl_vae.evidence import ImportanceSampling, ParetoSmoothed, paired_difference
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.netcdf import load_netcdf, save_netcdf
 from ppl_vae.vae import VAE

@@ -22,7 +22,7 @@ from ppl_vae.objectives import ELBO, IWAE
 from ppl_vae.registry import parse_objective
 from ppl_vae.runs import RunConfig
 from ppl_vae.studies import Method
-from ppl_vae.studies.file import parse_study
+from ppl_vae.studies._file import parse_study
 from ppl_vae.training import fit
 
 MODEL = LinearGaussian.random(3, 2, 0.5, seed=1)

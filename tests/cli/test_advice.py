@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from ppl_vae.cli.output import in_options
+from ppl_vae.cli._output import in_options
 from ppl_vae.evidence import Enumeration, Quadrature
 
 

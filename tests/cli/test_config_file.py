@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from ppl_vae.runs.run import CONFIG, HISTORY
+from ppl_vae.runs import CONFIG, HISTORY
 
 from .command import SMALL, fails, run
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ppl_vae import cli
-from ppl_vae.cli.output import TRACEBACK, describe_error, in_options, say
+from ppl_vae.cli._output import TRACEBACK, describe_error, in_options, say
 
 from .command import fails
 

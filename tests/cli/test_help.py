@@ -38,7 +38,7 @@ WORDS = {
     "clip_norm": "no clipping",
     "patience": "never; the best epoch is kept either way",
     "limit": "all",
-    "epochs": str(pv.runs.config.EPOCHS),
+    "epochs": str(pv.runs.EPOCHS),
     "thousands": "none",
     "missing": "?, NA, NaN, null and others that pandas knows",
     "test_data": "they are split off",
@@ -168,7 +168,7 @@ def test_names_with_an_argument_exist(name):
         ("fit", "guide", pv.registry.KINDS["guide"]),
         ("fit", "network", pv.registry.KINDS["network"]),
         ("fit", "likelihood", {"auto", *pv.registry.KINDS["likelihood"]}),
-        ("fit", "data", pv.data.load.DATASETS if hasattr(pv.data, "load") else ()),
+        ("fit", "data", pv.data.DATASETS),
         ("fit", "step", pv.training.STEPS),
     ],
 )

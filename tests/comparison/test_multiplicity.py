@@ -3,10 +3,10 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from comparison.simulated import COMPONENTS, cells_of, simulate
-from ppl_vae.comparison.comparison import verdict
-from ppl_vae.comparison.confidence import ConfidenceDistribution
-from ppl_vae.comparison.crossed import stack
-from ppl_vae.comparison.multiplicity import paired_tests
+from ppl_vae.comparison._comparison import verdict
+from ppl_vae.comparison._confidence import ConfidenceDistribution
+from ppl_vae.comparison._crossed import stack
+from ppl_vae.comparison._multiplicity import paired_tests
 
 
 def differences(count, num_seeds=3):

@@ -9,10 +9,10 @@ from significance import Estimate
 
 from comparison.simulated import simulate
 from ppl_vae.comparison import crossed_mean
-from ppl_vae.comparison.confidence import ConfidenceDistribution
-from ppl_vae.comparison.crossed import Squares
-from ppl_vae.comparison.mean_squares import mean_squares
-from ppl_vae.comparison.power import POWER, power, power_of
+from ppl_vae.comparison._confidence import ConfidenceDistribution
+from ppl_vae.comparison._crossed import Squares
+from ppl_vae.comparison._mean_squares import mean_squares
+from ppl_vae.comparison._power import POWER, power, power_of
 
 
 def difference(effect, seed_sd, datum_sd, rest_sd, seeds=3, data=200):

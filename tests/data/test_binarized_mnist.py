@@ -4,8 +4,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from ppl_vae.data import binarized_mnist, load_dataset
-from ppl_vae.data.binarized_mnist import FILES
+from ppl_vae.data import _binarized_mnist as binarized_mnist
+from ppl_vae.data import load_dataset
+from ppl_vae.data._binarized_mnist import FILES
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from programs import binary_data, binary_vae, weight_moment
 from significance import Estimate as Measured
 from significance import mean_of
 
-from ppl_vae.diagnostics.bound_curve import bound_against_particles
+from ppl_vae.diagnostics import bound_against_particles
 from ppl_vae.evidence import Quadrature
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.vae import VAE

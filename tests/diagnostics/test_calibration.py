@@ -10,7 +10,7 @@ import torch
 from programs import LinearChain, binary_vae
 from significance import Estimate as Measured
 
-from ppl_vae.diagnostics.calibration import Calibration, simulation_based_calibration
+from ppl_vae.diagnostics import Calibration, simulation_based_calibration
 from ppl_vae.linear_gaussian import LinearGaussian
 
 MODEL = LinearGaussian.random(6, 3, 0.8, seed=2)
@@ -185,7 +185,7 @@ class TestWhatItSays:
         assert torch.equal(state, torch.get_rng_state())
 
     def test_chunks_and_single_precision(self, monkeypatch):
-        monkeypatch.setattr("ppl_vae.diagnostics.calibration._ROWS", 990)
+        monkeypatch.setattr("ppl_vae.diagnostics._calibration._ROWS", 990)
         vae = binary_vae()
         x = torch.zeros(1, 6)
         result = simulation_based_calibration(vae.model, vae.guide, x, num_simulations=105)

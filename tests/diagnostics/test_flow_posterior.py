@@ -10,9 +10,9 @@ from programs import LinearChain
 from significance import Estimate as Measured
 from significance import mean_of
 
-from ppl_vae.diagnostics.flow_posterior import refine_flow
-from ppl_vae.diagnostics.full_covariance import refine_full_covariance as refine_full
-from ppl_vae.diagnostics.gaps import inference_gap
+from ppl_vae.diagnostics import inference_gap
+from ppl_vae.diagnostics._flow_posterior import refine_flow
+from ppl_vae.diagnostics._full_covariance import refine_full_covariance as refine_full
 from ppl_vae.evidence import Evidence, Quadrature
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.particles import Programs, draw_particles

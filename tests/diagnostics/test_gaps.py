@@ -10,8 +10,8 @@ import torch
 from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate as Measured
 
-from ppl_vae.diagnostics.full_covariance import refine_full_covariance
-from ppl_vae.diagnostics.gaps import generalization_gap, inference_gap
+from ppl_vae.diagnostics import generalization_gap, inference_gap
+from ppl_vae.diagnostics._full_covariance import refine_full_covariance
 from ppl_vae.evidence import Evidence, ImportanceSampling, Quadrature
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.particles import Programs, draw_particles

@@ -19,17 +19,17 @@ from ppl_vae.diagnostics import (
     gradient_statistics,
     linear_gaussian_bench,
 )
-from ppl_vae.diagnostics.gradient_references import PathReference, ScoreReference, target_of
-from ppl_vae.diagnostics.gradient_samples import Groups, Loop, ascent_direction
-from ppl_vae.diagnostics.gradient_statistics import (
+from ppl_vae.diagnostics._gradient_references import PathReference, ScoreReference, target_of
+from ppl_vae.diagnostics._gradient_samples import Groups, Loop, ascent_direction
+from ppl_vae.diagnostics._gradient_statistics import (
     Moments,
     bootstrap_moments,
     fit_slope,
     largest_innocent_z,
     median_signal_to_noise,
 )
-from ppl_vae.diagnostics.gradients import by_family, claim_of
-from ppl_vae.diagnostics.linear_gaussian_gradients import mixes_data
+from ppl_vae.diagnostics._gradients import by_family, claim_of
+from ppl_vae.diagnostics._linear_gaussian_gradients import mixes_data
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.objectives import (
     CIWAE,

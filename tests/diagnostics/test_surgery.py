@@ -10,11 +10,9 @@ import torch
 from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate as Measured
 
-from ppl_vae.diagnostics import decompose
-from ppl_vae.diagnostics.surgery import elbo_surgery
+from ppl_vae.diagnostics import decompose, elbo_surgery
 from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.particles import Programs, draw_particles
-from ppl_vae.particles.aggregate import aggregate_log_density
+from ppl_vae.particles import Programs, aggregate_log_density, draw_particles
 
 MODEL = LinearGaussian.random(6, 3, 0.8, seed=2)
 X = MODEL.simulate(30)
@@ -156,7 +154,7 @@ class TestAggregate:
         guide = MODEL.mean_field_vae().guide
         latents = {"z": torch.randn(11, 3, dtype=torch.float64)}
         whole = aggregate_log_density(Programs(guide, guide), X, latents)
-        monkeypatch.setattr("ppl_vae.particles.aggregate._ELEMENTS", 30)
+        monkeypatch.setattr("ppl_vae.particles._aggregate._ELEMENTS", 30)
         parts = aggregate_log_density(Programs(guide, guide), X, latents, batch_size=7)
         torch.testing.assert_close(parts.joint, whole.joint)
         torch.testing.assert_close(parts.marginals, whole.marginals)

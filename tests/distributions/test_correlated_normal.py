@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from ppl_vae.distributions import FullNormal, LowRankNormal
-from ppl_vae.distributions.correlated_normal import multiply
+from ppl_vae.distributions import FullNormal, LowRankNormal, multiply
 
 LATENT, RANK = 4, 2
 

@@ -10,7 +10,9 @@ from scipy.stats import chi2
 from significance import Estimate, mean_of
 from torch.distributions import biject_to
 
-from ppl_vae.distributions import Mixture, components, mixture
+from ppl_vae.distributions import Mixture
+from ppl_vae.distributions import _components as components
+from ppl_vae.distributions import _mixture as mixture
 from ppl_vae.evidence import AnnealedImportanceSampling, ImportanceSampling
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.vae import VAE

@@ -9,8 +9,9 @@ from scipy.integrate import quad
 from scipy.stats import kstest
 from significance import TEST_FALSE_ALARM, mean_of, variance_of
 
-from ppl_vae.distributions import polar_angle, sphere_cumulants
-from ppl_vae.distributions.polar_angle import angle_slope, sample_angle
+from ppl_vae.distributions import _polar_angle as polar_angle
+from ppl_vae.distributions import sphere_cumulants
+from ppl_vae.distributions._polar_angle import angle_slope, sample_angle
 
 CASES = [(2, 0.0), (2, 0.5), (2, 30.0), (3, 0.0), (3, 4.0), (4, 1.0), (6, 200.0), (40, 10.0)]
 

@@ -10,7 +10,7 @@ from significance import mean_of
 from torch.distributions import kl_divergence
 
 from ppl_vae.distributions import VonMisesFisher, sphere_cumulants
-from ppl_vae.distributions.von_mises_fisher import _Draw, log_area
+from ppl_vae.distributions._von_mises_fisher import _Draw, log_area
 
 
 def double(value):

@@ -5,7 +5,7 @@ import torch
 
 from engines.work import double, fail, leave, numbers
 from ppl_vae.engines import InProcess, Outcome, Task
-from ppl_vae.engines.task import reason
+from ppl_vae.engines._task import reason
 
 
 def test_values_in_order():

@@ -16,7 +16,7 @@ from ppl_vae.engines import exclusive
 HOLDS = """
 import sys, time
 from pathlib import Path
-from ppl_vae.engines.locks import exclusive
+from ppl_vae.engines import exclusive
 with exclusive(Path(sys.argv[1]), "study"):
     print("held", flush=True)
     time.sleep(600)

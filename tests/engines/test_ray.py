@@ -217,7 +217,7 @@ class TestRoom:
             run([Task("a", work.double, (1,))], **settings)
 
     def test_parts_of_a_gpu_and_its_loss(self, cluster, add_node, tmp_path, monkeypatch):
-        monkeypatch.setattr("ppl_vae.engines.ray_engine._HOMELESS", 1.0)
+        monkeypatch.setattr("ppl_vae.engines._ray_engine._HOMELESS", 1.0)
         node = add_node(num_cpus=2, num_gpus=1)
         tasks = [Task(str(n), work.here) for n in range(2)]
         tasks.append(Task("c", work.note, (tmp_path, "c", 600)))

@@ -18,17 +18,18 @@ from ppl_vae.evidence import (
     AdaptiveSampling,
     AnnealedImportanceSampling,
     BidirectionalMonteCarlo,
+    Call,
     DefensiveSampling,
     Enumeration,
     ImportanceSampling,
     Jackknife,
     ParetoSmoothed,
+    Part,
+    Purpose,
     Quadrature,
     SequentialMonteCarlo,
     ThermodynamicIntegration,
 )
-from ppl_vae.evidence.chunks import Call, Purpose
-from ppl_vae.evidence.unfinished import Part
 from ppl_vae.particles import ChunkSize, PlateNestingError, Programs, draw_particles
 
 X = torch.linspace(-1, 1, 8, dtype=torch.float64)

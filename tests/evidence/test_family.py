@@ -18,12 +18,12 @@ from ppl_vae.evidence import (
     Jackknife,
     ParetoSmoothed,
     bits_per_dimension,
+    pareto_tail,
 )
-from ppl_vae.evidence.bootstrap import bootstrap_error
-from ppl_vae.evidence.chunks import Chunk
-from ppl_vae.evidence.jackknife import jackknife
-from ppl_vae.evidence.pareto import pareto_tail
-from ppl_vae.evidence.sumo import draw_lengths, sumo_series, survival
+from ppl_vae.evidence._bootstrap import bootstrap_error
+from ppl_vae.evidence._chunks import Chunk
+from ppl_vae.evidence._jackknife import jackknife
+from ppl_vae.evidence._sumo import draw_lengths, sumo_series, survival
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.particles import draw_particles
 from ppl_vae.vae import VAE

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from ppl_vae.evidence import ImportanceSampling, ParetoSmoothed
-from ppl_vae.evidence.pareto import pareto_tail
-from ppl_vae.testing.known import discrete_latents
+from ppl_vae.evidence import ImportanceSampling, ParetoSmoothed, pareto_tail
+from ppl_vae.testing._known import discrete_latents
 from ppl_vae.weights import RunningWeights
 
 

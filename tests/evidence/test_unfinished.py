@@ -15,7 +15,7 @@ from ppl_vae.evidence import (
     Jackknife,
     ParetoSmoothed,
 )
-from ppl_vae.evidence import unfinished as unfinished_module
+from ppl_vae.evidence import _unfinished as unfinished_module
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.refinement import Refinement
 

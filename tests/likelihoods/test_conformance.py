@@ -14,8 +14,8 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE, DReG
 from ppl_vae.priors import StandardNormalPrior
-from ppl_vae.testing.distributions.rounding import digits
-from ppl_vae.testing.distributions.subject import Subject
+from ppl_vae.testing.distributions._rounding import digits
+from ppl_vae.testing.distributions._subject import Subject
 from ppl_vae.vae import VAE
 
 PARAMETRIZE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

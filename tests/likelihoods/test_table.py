@@ -11,8 +11,7 @@ from torch import nn
 
 from ppl_vae.data import Column
 from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.guides import DiagonalNormalEncoder
-from ppl_vae.guides.table_input import TableInput
+from ppl_vae.guides import DiagonalNormalEncoder, TableInput
 from ppl_vae.likelihoods import TableDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE, STL

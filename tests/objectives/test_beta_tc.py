@@ -10,8 +10,9 @@ import pytest
 import torch
 from significance import Estimate, mean_of
 
-from ppl_vae.objectives import BetaTC, Context, beta_tc
-from ppl_vae.objectives.beta_tc import aggregate_log_densities
+from ppl_vae.objectives import BetaTC, Context
+from ppl_vae.objectives import _beta_tc as beta_tc
+from ppl_vae.objectives._beta_tc import aggregate_log_densities
 
 from .linear import X as ROWS
 from .linear import draw_once, parameters, programs

@@ -38,7 +38,7 @@ from ppl_vae.objectives import (
     VRMax,
 )
 from ppl_vae.testing import check_objective
-from ppl_vae.testing.programs import one_layer
+from ppl_vae.testing._programs import one_layer
 from ppl_vae.weights import log_mean_exp
 
 from . import wrong_variants as wrong

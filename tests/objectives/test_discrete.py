@@ -33,7 +33,7 @@ from ppl_vae.objectives import (
     TailAdaptive,
     VRMax,
 )
-from ppl_vae.objectives.base import SCORE_FUNCTION
+from ppl_vae.objectives._base import SCORE_FUNCTION
 from ppl_vae.weights import log_mean_exp
 
 from .replicated import require_gradient

@@ -6,7 +6,7 @@ import pytest
 import torch
 from significance import Estimate, mean_of
 
-from ppl_vae.distributions.partition import log_total, smaller_layer, state_log_weights
+from ppl_vae.distributions import log_total, smaller_layer, state_log_weights
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.guides import BernoulliEncoder
 from ppl_vae.likelihoods import BernoulliDecoder

@@ -18,7 +18,7 @@ from ppl_vae.objectives import ELBO, IWAE, STL, DReG, GeneralizedDReG
 from ppl_vae.particles import Programs
 from ppl_vae.priors import PRIORS, StandardNormalPrior, VampPrior
 from ppl_vae.training import Checkpoint
-from ppl_vae.training.parameters import find_parameters
+from ppl_vae.training._parameters import find_parameters
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE
 
 from .latent_mixtures import (

@@ -8,10 +8,10 @@ import torch
 
 from ppl_vae.evidence import Evidence
 from ppl_vae.netcdf import save_netcdf
-from ppl_vae.runs.run import HISTORY
+from ppl_vae.runs import HISTORY
 from ppl_vae.store import write_sealed
 from ppl_vae.studies import open_study, study_from_mapping
-from ppl_vae.studies.results import (
+from ppl_vae.studies._results import (
     MANIFEST,
     MEASURES,
     PICTURES,

@@ -5,7 +5,7 @@ import torch
 
 from ppl_vae.comparison import compare
 from ppl_vae.evidence import Evidence
-from ppl_vae.report.answer import answer, oriented
+from ppl_vae.report._answer import answer, oriented
 
 NUM_DATA = 60
 

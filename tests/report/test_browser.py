@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from ppl_vae.comparison import compare
-from ppl_vae.report.study import render
+from ppl_vae.report._study import render
 
 from .simulated import write_study
 

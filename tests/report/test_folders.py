@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from ppl_vae.plots import plot_columns, plot_images, png_of
-from ppl_vae.report import folders, write_sample_figures
+from ppl_vae.report import _folders as folders
+from ppl_vae.report import write_sample_figures
 from ppl_vae.runs import RunConfig, train_run
 from ppl_vae.training import EpochRecord, History, plot_histories
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from ppl_vae.report import numbers
-from ppl_vae.report.numbers import MINUS, MISSING
+from ppl_vae.report import _numbers as numbers
+from ppl_vae.report._numbers import MINUS, MISSING
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 
 from ppl_vae.comparison import compare
 from ppl_vae.report import write_report
-from ppl_vae.report.numbers import MINUS, MISSING
-from ppl_vae.report.study import render
+from ppl_vae.report._numbers import MINUS, MISSING
+from ppl_vae.report._study import render
 from ppl_vae.store import write_sealed
 
 from .page import Page

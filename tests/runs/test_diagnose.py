@@ -12,7 +12,8 @@ import xarray as xr
 from ppl_vae.identity import identity_of, state
 from ppl_vae.netcdf import load_netcdf
 from ppl_vae.report import write_diagnosis
-from ppl_vae.runs import RunConfig, diagnose, diagnose_run, open_run, train_run
+from ppl_vae.runs import RunConfig, diagnose_run, open_run, train_run
+from ppl_vae.runs import _diagnose as diagnose
 
 CONFIG = RunConfig(
     hidden=(8,), latent=2, epochs=2, batch_size=400, validation_particles=2, learning_rate=0.01

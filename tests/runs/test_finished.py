@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ppl_vae.identity import Identity
-from ppl_vae.runs.finished import FinishedParts
+from ppl_vae.runs._finished import FinishedParts
 from ppl_vae.store import Stored
 
 WHAT = Identity("a" * 64, "b" * 64, "surgery", 0)

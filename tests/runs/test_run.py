@@ -17,7 +17,7 @@ from ppl_vae.engines import exclusive
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.files import leftovers
 from ppl_vae.runs import RunConfig, evaluate_run, open_run, train_run
-from ppl_vae.runs.live import LiveHistory
+from ppl_vae.runs._live import LiveHistory
 from ppl_vae.training import Checkpoint, History, NonFiniteError
 
 SMALL = {"hidden": (4,), "latent": 2, "batch_size": 400, "validation_particles": 2}
@@ -101,7 +101,7 @@ class TestCurves:
                 seen.append(len(csv_of(tmp_path)))
             return tensors
 
-        monkeypatch.setattr("ppl_vae.runs.run.binarize_batch", watch)
+        monkeypatch.setattr("ppl_vae.runs._run.binarize_batch", watch)
         _, result = train(tmp_path, binarize="dynamic", likelihood="normal", epochs=3)
         # The programs are looked at before anything is written, then four batches an epoch.
         assert seen == 4 * [0] + 4 * [1] + 4 * [2]
@@ -297,7 +297,7 @@ class TestOtherFiles:
 KILLED = """
 import os, random, signal, sys, time, warnings
 from pathlib import Path
-import ppl_vae.runs.run as module
+import ppl_vae.runs._run as module
 from ppl_vae.runs import RunConfig, train_run
 from ppl_vae.training import fit
 

@@ -17,7 +17,7 @@ from ppl_vae.runs import (
     open_run,
     train_run,
 )
-from ppl_vae.runs.config import require_ours
+from ppl_vae.runs._config import require_ours
 from ppl_vae.store import write_sealed
 from ppl_vae.studies import open_study, read_study
 from ppl_vae.training import Checkpoint
@@ -27,7 +27,7 @@ CANARY = "from pathlib import Path\nPath('ran').touch()\n"
 NOT_CLASSES = [
     "pip._internal.cli.main:main", "torch:load", "pandas:read_pickle", "os:system",
     "ppl_vae.files:write_atomically", "ppl_vae.netcdf:load_netcdf", "ppl_vae.components:importlib",
-    "subprocess:Popen", "ppl_vae.cli.config:PartSpec", "torch.nn:Moduel", "ppl_vae.vae:VAE",
+    "subprocess:Popen", "ppl_vae.cli._config:PartSpec", "torch.nn:Moduel", "ppl_vae.vae:VAE",
 ]  # fmt: skip
 
 

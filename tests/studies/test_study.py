@@ -20,9 +20,9 @@ from ppl_vae.netcdf import load_netcdf
 from ppl_vae.objectives import ELBO
 from ppl_vae.runs import evaluate_run, open_run, train_run
 from ppl_vae.studies import Method, open_study, run_cell, run_study
-from ppl_vae.studies.cell import tasks_of
-from ppl_vae.studies.results import write_plan
-from ppl_vae.studies.status import format_status, last_epoch, status_summary
+from ppl_vae.studies._cell import tasks_of
+from ppl_vae.studies._results import write_plan
+from ppl_vae.studies._status import format_status, last_epoch, status_summary
 
 from .small import CONFIG, STUDY, carry_out, plan, results_of
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 
-from ppl_vae.testing.comparison import ROUNDING, Discrepancy, Report, Rung, mean_is, same, share_is
+from ppl_vae.testing._comparison import ROUNDING, Discrepancy, Report, Rung, mean_is, same, share_is
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])

@@ -18,7 +18,7 @@ from ppl_vae.evidence import (
     ThermodynamicIntegration,
     reverse_ais,
 )
-from ppl_vae.evidence.annealing import pilot
+from ppl_vae.evidence.annealing import _pilot as pilot
 from ppl_vae.testing import check_evidence
 
 from . import wrong_estimators as wrong

@@ -15,9 +15,9 @@ from ppl_vae.evidence import (
     Quadrature,
     SequentialMonteCarlo,
 )
+from ppl_vae.testing import _replicates as module
 from ppl_vae.testing import check_evidence
-from ppl_vae.testing import replicates as module
-from ppl_vae.testing.known import (
+from ppl_vae.testing._known import (
     BinaryAutoencoder,
     at_posterior,
     binary,
@@ -25,8 +25,8 @@ from ppl_vae.testing.known import (
     off_posterior,
     off_posterior_chain,
 )
-from ppl_vae.testing.ladder import climb
-from ppl_vae.testing.trial import Trial, agreement, short_seed, with_field
+from ppl_vae.testing._ladder import climb
+from ppl_vae.testing._trial import Trial, agreement, short_seed, with_field
 
 from .wrong_estimators import NotEvidence, Plain
 

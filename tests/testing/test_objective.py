@@ -9,9 +9,9 @@ from significance import mean_of
 
 from ppl_vae.objectives import ELBO, IWAE, VIMCO, Objective
 from ppl_vae.testing import check_objective
-from ppl_vae.testing.draws import central_differences, given
-from ppl_vae.testing.expectations import groups_of
-from ppl_vae.testing.programs import (
+from ppl_vae.testing._draws import central_differences, given
+from ppl_vae.testing._expectations import groups_of
+from ppl_vae.testing._programs import (
     DISCRETE_STATES,
     discrete,
     exact,

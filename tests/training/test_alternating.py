@@ -30,8 +30,8 @@ from ppl_vae.training import (
     TorchStep,
     fit,
 )
-from ppl_vae.training.aggressive import BLOCK, InformationWatch, batch_information
-from ppl_vae.training.parameters import find_parameters
+from ppl_vae.training._aggressive import BLOCK, InformationWatch, batch_information
+from ppl_vae.training._parameters import find_parameters
 from ppl_vae.vae import VAE
 from ppl_vae.weights import log_mean_exp
 

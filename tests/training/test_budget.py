@@ -12,7 +12,7 @@ from ppl_vae.objectives import ELBO, IWAE, RWS, DReG
 from ppl_vae.particles import Programs, count_evaluations, draw_particles
 from ppl_vae.schedules import Cosine, Exponential
 from ppl_vae.training import Budget, Checkpoint, TorchStep, fit
-from ppl_vae.training.budget import Spent
+from ppl_vae.training._budget import Spent
 
 from .helpers import STEPS, VALID, InterruptAt, X, same_state, state_of, train, without_seconds
 from .test_resume import make, run

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from ppl_vae.training import EpochRecord, History
-from ppl_vae.training.history import csv_line
+from ppl_vae.training import EpochRecord, History, csv_line
 
 NUMBERS = [0.1 + 0.2, -1e-300, 5e300, math.pi, -0.0, math.inf, -math.inf, 1 / 3]
 

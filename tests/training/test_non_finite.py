@@ -241,7 +241,7 @@ class TestNothingChanges:
         def never(*args):
             raise AssertionError("an update was watched")
 
-        monkeypatch.setattr("ppl_vae.training.run.attempt", never)
+        monkeypatch.setattr("ppl_vae.training._run.attempt", never)
         train()
 
     @pytest.mark.parametrize("step", ["torch", "alternating:2"])
@@ -249,7 +249,7 @@ class TestNothingChanges:
         """Two epochs made again under watch come out as they did."""
         vae, watched = binary_vae(), binary_vae()
         train(vae, step=step)
-        import ppl_vae.training.run as module
+        import ppl_vae.training._run as module
 
         original = module.TrainingRun._train_epoch
         monkeypatch.setattr(

@@ -1,12 +1,12 @@
 """Estimators of log p(x) that anneal from a start to the posterior."""
 
-from ppl_vae.evidence.annealing.ais import AnnealedImportanceSampling
-from ppl_vae.evidence.annealing.bidirectional import BidirectionalMonteCarlo, sandwiches, with_gap
-from ppl_vae.evidence.annealing.calibration import calibrate
-from ppl_vae.evidence.annealing.reverse import reverse_ais
-from ppl_vae.evidence.annealing.sandwich import Sandwich, plot_sandwiches
-from ppl_vae.evidence.annealing.smc import SequentialMonteCarlo
-from ppl_vae.evidence.annealing.thermodynamic import ThermodynamicIntegration
+from ppl_vae.evidence.annealing._ais import AnnealedImportanceSampling
+from ppl_vae.evidence.annealing._bidirectional import BidirectionalMonteCarlo, sandwiches, with_gap
+from ppl_vae.evidence.annealing._calibration import calibrate
+from ppl_vae.evidence.annealing._reverse import reverse_ais
+from ppl_vae.evidence.annealing._sandwich import Sandwich, plot_sandwiches
+from ppl_vae.evidence.annealing._smc import SequentialMonteCarlo
+from ppl_vae.evidence.annealing._thermodynamic import ThermodynamicIntegration
 
 __all__ = [
     "AnnealedImportanceSampling",

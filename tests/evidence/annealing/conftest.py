@@ -2,7 +2,7 @@
 
 import pytest
 
-from ppl_vae.evidence.annealing import pilot
+from ppl_vae.evidence.annealing import _pilot as pilot
 
 
 @pytest.fixture

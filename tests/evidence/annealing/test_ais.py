@@ -10,11 +10,10 @@ from programs import LinearChain, binary_data, binary_vae
 from significance import mean_of
 
 from ppl_vae import vae
-from ppl_vae.evidence import AnnealedImportanceSampling, ImportanceSampling
-from ppl_vae.evidence.annealing.annealer import Annealer
-from ppl_vae.evidence.annealing.hmc import HamiltonianTransition
-from ppl_vae.evidence.annealing.path import GeometricPath
-from ppl_vae.evidence.chunks import Streams
+from ppl_vae.evidence import AnnealedImportanceSampling, ImportanceSampling, Streams
+from ppl_vae.evidence.annealing._annealer import Annealer
+from ppl_vae.evidence.annealing._hmc import HamiltonianTransition
+from ppl_vae.evidence.annealing._path import GeometricPath
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.particles import Programs
 

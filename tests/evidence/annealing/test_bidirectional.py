@@ -14,8 +14,8 @@ from ppl_vae.evidence import (
     calibrate,
     reverse_ais,
 )
-from ppl_vae.evidence.annealing import pilot
-from ppl_vae.evidence.annealing.columns import jackknife_error
+from ppl_vae.evidence.annealing import _pilot as pilot
+from ppl_vae.evidence.annealing._columns import jackknife_error
 from ppl_vae.particles import Programs
 
 from .cases import MODEL, VAE, Positive, X, ratio, run

@@ -7,17 +7,16 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from ppl_vae.evidence import AnnealedImportanceSampling
-from ppl_vae.evidence.annealing.hmc import HamiltonianTransition
-from ppl_vae.evidence.annealing.path import GeometricPath
-from ppl_vae.evidence.annealing.pilot import precisions
-from ppl_vae.evidence.annealing.schedules import (
+from ppl_vae.evidence import AnnealedImportanceSampling, Streams
+from ppl_vae.evidence.annealing._hmc import HamiltonianTransition
+from ppl_vae.evidence.annealing._path import GeometricPath
+from ppl_vae.evidence.annealing._pilot import precisions
+from ppl_vae.evidence.annealing._schedules import (
     interval_length,
     linear,
     of_equal_steps,
     sigmoidal,
 )
-from ppl_vae.evidence.chunks import Streams
 from ppl_vae.particles import Programs
 
 from .cases import MODEL, TEN, VAE, X, density_of

@@ -5,8 +5,7 @@ import torch
 from programs import LinearChain
 from significance import Estimate, mean_of
 
-from ppl_vae.evidence import AnnealedImportanceSampling, ThermodynamicIntegration
-from ppl_vae.evidence.chunks import Streams
+from ppl_vae.evidence import AnnealedImportanceSampling, Streams, ThermodynamicIntegration
 from ppl_vae.particles import Programs
 
 from .cases import EXACT, MODEL, TEN, VAE, X, run

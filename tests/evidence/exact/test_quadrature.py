@@ -10,11 +10,12 @@ from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate
 
 from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.evidence.exact import Quadrature, adaptive
-from ppl_vae.evidence.exact.adaptive import AdaptiveIntegral
-from ppl_vae.evidence.exact.hermite import hermite_nodes
-from ppl_vae.evidence.exact.joint import SiteCoordinates
-from ppl_vae.evidence.exact.modes import find_modes
+from ppl_vae.evidence.exact import Quadrature
+from ppl_vae.evidence.exact import _adaptive as adaptive
+from ppl_vae.evidence.exact._adaptive import AdaptiveIntegral
+from ppl_vae.evidence.exact._hermite import hermite_nodes
+from ppl_vae.evidence.exact._joint import SiteCoordinates
+from ppl_vae.evidence.exact._modes import find_modes
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.vae import VAE

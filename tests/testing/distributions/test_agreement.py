@@ -11,11 +11,11 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from significance import Estimate, mean_of
 from torch import nn
 
-from ppl_vae.testing.comparison import Report, Rung
-from ppl_vae.testing.distributions.examined import Examined
-from ppl_vae.testing.distributions.law import law_of, laws_of_features
-from ppl_vae.testing.distributions.proposals import OnSphere, StudentMixture
-from ppl_vae.testing.distributions.subject import Subject
+from ppl_vae.testing import Report, Rung
+from ppl_vae.testing.distributions._examined import Examined
+from ppl_vae.testing.distributions._law import law_of, laws_of_features
+from ppl_vae.testing.distributions._proposals import OnSphere, StudentMixture
+from ppl_vae.testing.distributions._subject import Subject
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 

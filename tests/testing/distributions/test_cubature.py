@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ppl_vae.testing.distributions.cubature import cells_among, integrate_cells
-from ppl_vae.testing.distributions.stretch import FARTHEST, Stretch
+from ppl_vae.testing.distributions._cubature import cells_among, integrate_cells
+from ppl_vae.testing.distributions._stretch import FARTHEST, Stretch
 
 
 def normal(w):

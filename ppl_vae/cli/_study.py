@@ -1,0 +1,159 @@
+"""``ppl-vae study``: init, run, status, report, add."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+import ppl_vae as pv
+from ppl_vae.cli._options import DATA_HELP, engine, place, trust
+from ppl_vae.cli._output import fail, say, show
+from ppl_vae.cli._setting import setting
+from ppl_vae.files import write_atomically
+
+
+@click.group()
+def study() -> None:
+    """Plan a comparison in a file, carry it out, go on with it, and read one page."""
+
+
+@study.command()
+@click.argument("file", type=click.Path(path_type=Path), default=Path("study.yaml"))
+@setting("--data", of="runs.RunConfig", metavar="NAME|FILE", help=DATA_HELP)
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def init(file: Path, data: str, force: bool) -> None:
+    """Write a study's FILE to start from, with comments."""
+    if file.exists() and not force:
+        raise ValueError(f"{file} is there already: choose another name, or give --force.")
+    if file.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"the template is YAML: name it {file.with_suffix('.yaml')}, got {file}.")
+    write_atomically(file, pv.studies.TEMPLATE.format(path=file, data=data))
+    planned = pv.studies.read_study(file)
+    say(f"{file}: {_size(planned)}; run it with: ppl-vae study run {file}")
+
+
+@study.command("run")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder of the study.  [default: FILE without its ending]",
+)
+@engine
+@click.option("--tensorboard", is_flag=True, help="Write learning curves for TensorBoard too.")
+@trust
+@place
+def run_command(
+    file: Path,
+    folder: Path | None,
+    engine: str,
+    address: str | None,
+    cpus: int | None,
+    gpus: float | None,
+    tensorboard: bool,
+    data_root: Path | None,
+    device: str,
+    trust: bool,
+    as_json: bool,
+) -> None:
+    """Carry out a study's FILE, going on from what its folder holds.
+
+    Every cell, a training run and its evaluation, is done once, however often this is stopped or
+    killed. Cells that failed are tried again.
+    """
+    planned = pv.studies.read_study(file, trust=trust)
+    resources = pv.studies.Resources(
+        planned.resources.cpus if cpus is None else cpus,
+        planned.resources.gpus if gpus is None else gpus,
+    )
+    results = pv.studies.run_study(
+        # As it is carried out, so that the manifest and the plan say what was used.
+        dataclasses.replace(planned, resources=resources),
+        folder or file.with_suffix(""),
+        engine=resources.engine(engine, address),
+        place=pv.studies.Place(data_root, device, tensorboard),
+        command=pv.studies.command_line(),
+    )
+    show_results(results, as_json)
+
+
+@study.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER|FILE")
+@trust
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
+def status(folder: Path, trust: bool, as_json: bool) -> None:
+    """Say how far a study is, running or not."""
+    results = pv.studies.open_study(_folder(folder), trust=trust)
+    show(pv.studies.format_status(results), pv.studies.status_summary(results), as_json)
+
+
+@study.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER|FILE")
+@trust
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
+def report(folder: Path, trust: bool, as_json: bool) -> None:
+    """Make the page and the tables anew, of the cells that are done so far."""
+    results = pv.studies.open_study(_folder(folder), trust=trust)
+    pv.studies.write_results(results)
+    show_results(results, as_json)
+
+
+@study.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="More seeds.")
+@click.option(
+    "--level",
+    "levels",
+    multiple=True,
+    metavar="FACTOR=LEVEL",
+    help="Another level of a factor (repeat), such as objective=iwae:5.",
+)
+@trust
+def add(file: Path, seeds: int | None, levels: tuple[str, ...], trust: bool) -> None:
+    """Add seeds or levels to a study's FILE; run it again for the new cells."""
+    added: dict[str, list[str]] = {}
+    for text in levels:
+        factor, equals, level = text.partition("=")
+        if not equals or not level:
+            raise click.BadParameter(f"write FACTOR=LEVEL, got {text}", param_hint="--level")
+        added.setdefault(factor.strip(), []).append(level.strip())
+    planned = pv.studies.add_to_study(file, seeds=seeds or 0, levels=added, trust=trust)
+    say(f"{file}: {_size(planned)}; carry out the new ones: ppl-vae study run {file}")
+
+
+def _size(planned: Any) -> str:
+    arms, seeds = len(planned.arms), len(planned.seeds)
+    return f"{arms} arms x {seeds} seeds = {arms * seeds} cells"
+
+
+def _folder(path: Path) -> Path:
+    """The study's folder, also where its file is given."""
+    return path.with_suffix("") if path.is_file() else path
+
+
+def show_results(results: Any, as_json: bool) -> None:
+    """Print the table and where everything is; fail if a cell did.
+
+    Raises:
+        SystemExit: If a cell failed, after everything is written and printed.
+    """
+    pictures = pv.report.write_study_figures(results)
+    page = pv.report.write_report(results)
+    comparison, summary = results.comparison(), pv.studies.comparison_summary(results)
+    text = "\n".join(results.warnings)
+    if comparison is not None:
+        notes = pv.studies.study_notes(comparison, results)
+        text = pv.comparison.format_comparison(comparison, results.study.title, notes)
+    text += f"\n\nreport:   {page}"
+    if pictures:
+        text += f"\npictures: {', '.join(map(str, pictures))}"
+    names = "comparison.json", "results.parquet", "results.nc"
+    text += f"\nnumbers:  {', '.join(str(results.folder / name) for name in names)}"
+    files = {"report": str(page), "pictures": [str(path) for path in pictures]}
+    show(text, {"notes": results.warnings, **(summary or {}), **files}, as_json)
+    if failed := results.in_state("failed"):
+        log = failed[0].folder / "log.txt"
+        fail(f"{len(failed)} of {len(results.cells)} cells failed; the first: {log}", code=1)

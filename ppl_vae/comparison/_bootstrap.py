@@ -1,0 +1,105 @@
+"""The bootstrap over seeds and data, jointly for many means."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from ppl_vae.comparison._cells import Cells
+from ppl_vae.comparison._mean_squares import Array, mean_squares
+
+_CHUNK = 200
+"""Replicates whose weights are in memory at once."""
+
+
+def hierarchical_bootstrap(
+    cells: Sequence[Cells], data_factors: Sequence[float], replicates: int, seed: int
+) -> Float[Array, "replicates means"]:
+    """Joint replicates of means, seeds and data resampled, the same ones for all means.
+
+    ``mean* = mean + sum_s z_s (y_s. - mean) / sqrt(S (S - 1) w) + c sum_i (n_i / N) (y_.i - mean)``
+
+    with ``n`` multinomial counts of the data, ``z`` normal and ``w ~ chi2(S - 1) / (S - 1)``. A few
+    seeds drawn with replacement would coincide and show only (S - 1) / S of their variance; the
+    multipliers z mend the one, w, as in Student's t, the other: their part of any difference has
+    exactly t's distribution. c is :func:`data_factor`.
+
+    Args:
+        cells: Of each mean; seeds of one number are the same seeds.
+        data_factors: c of each mean.
+        replicates: How many.
+        seed: Of the random numbers.
+
+    References:
+        Owen, 2007, The pigeonhole bootstrap.
+        Owen and Eckles, 2012, Bootstrapping data arrays of arbitrary order.
+    """
+    generator = np.random.default_rng(seed)
+    values = [each.values.numpy() for each in cells]
+    means = np.array([each.mean() for each in values])
+    data = np.stack([each.mean(0) - each.mean() for each in values], 1) * np.array(data_factors)
+    draws = means + _seed_part(cells, replicates, generator)
+    num_data = len(data)
+    for start in range(0, replicates, _CHUNK):
+        rows = slice(start, min(start + _CHUNK, replicates))
+        draws[rows] += _multinomial(generator, rows.stop - rows.start, num_data) @ data / num_data
+    return np.asarray(draws)
+
+
+def bootstrap_intervals(
+    cells: Sequence[Cells], confidence: float, replicates: int, seed: int
+) -> list[tuple[float, float]]:
+    """Percentile intervals of :func:`hierarchical_bootstrap`, each of its own mean alone.
+
+    They cover 93 to 97% where 95% is stated from 5 seeds on, more than that with fewer, and less
+    where few data are very skewed: a check of :mod:`ppl_vae.comparison._confidence`, which holds
+    its level, by another way.
+    """
+    if not cells:
+        return []
+    factors = [data_factor(each.values.numpy()) for each in cells]
+    draws = hierarchical_bootstrap(cells, factors, replicates, seed)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail], axis=0).tolist()
+    return list(zip(low, high, strict=True))
+
+
+def _seed_part(
+    cells: Sequence[Cells], replicates: int, generator: np.random.Generator
+) -> Float[Array, "replicates means"]:
+    seeds = sorted({seed for each in cells for seed in each.seeds})
+    multipliers = generator.standard_normal((replicates, len(seeds)))
+    level = generator.random((replicates, 1))
+    freedom = np.array([len(each.seeds) - 1 for each in cells])
+    deviations = np.zeros((len(seeds), len(cells)))
+    for column, each in enumerate(cells):
+        per_seed = each.values.mean(1).numpy()
+        rows = [seeds.index(seed) for seed in each.seeds]
+        deviations[rows, column] = per_seed - per_seed.mean()
+    kinds, which = np.unique(np.maximum(freedom, 1), return_inverse=True)
+    w = (stats.chi2.ppf(level, kinds) / kinds)[:, which]
+    scale = np.sqrt(np.maximum(freedom, 1) * (freedom + 1) * w)
+    return np.asarray(multipliers @ deviations / scale)
+
+
+def data_factor(values: Float[Array, "seeds data"]) -> float:
+    """``sqrt((1 - MS_rest / MS_datum)+ N / (N - 1))``, for :func:`hierarchical_bootstrap`.
+
+    Takes out the rest, which would be counted with the seeds and again with the data.
+    """
+    squares = mean_squares(values)
+    num_data = values.shape[1]
+    share = float(1 - squares.rest / squares.datum) if squares.datum > 0 else 0.0
+    return math.sqrt(max(share, 0.0) * num_data / (num_data - 1))
+
+
+def _multinomial(
+    generator: np.random.Generator, replicates: int, num_data: int
+) -> Float[Array, "replicates data"]:
+    """How often each datum is drawn, with replacement."""
+    drawn = generator.integers(num_data, size=(replicates, num_data))
+    drawn += num_data * np.arange(replicates)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=replicates * num_data)
+    return counts.reshape(replicates, num_data).astype(float)

@@ -1,0 +1,248 @@
+"""Data sets from arrays and tensors: checked, scaled, flattened, split."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ppl_vae.data._columns import Column
+from ppl_vae.data._dataset import SPLIT_SEED, Dataset, Splitting, split_rows
+from ppl_vae.data._precision import column_varies, find_offsets
+from ppl_vae.data._schema import Conversion, Schema, require_numeric
+from ppl_vae.data._text_columns import drop_hint
+
+_LOG = logging.getLogger(__name__)
+
+Array = np.ndarray | torch.Tensor
+MIN_ROWS = 10
+_NAMED = 3
+
+
+def dataset_from_array(
+    x: Array,
+    name: str = "array",
+    *,
+    feature_names: Sequence[str] | None = None,
+    allow_missing: bool = False,
+    splitting: Splitting | None = None,
+    columns: tuple[Column, ...] | None = None,
+    conversion: Conversion | None = None,
+    test_rows: Callable[[Schema], torch.Tensor] | None = None,
+) -> Dataset:
+    """Make a data set of an array, split 80/10/10 by a permutation with a constant seed.
+
+    A column whose values single precision cannot hold is centred first; see
+    :class:`~ppl_vae.data._schema.Conversion`.
+
+    Args:
+        x: Rows first: (n,), (n, features), (n, h, w) or (n, channels, h, w). uint8 that exceeds
+            1 is divided by 255; bool becomes 0 and 1.
+        name: Name of the data set.
+        feature_names: Names of the columns, for a table.
+        allow_missing: Keep NaN, a missing cell, for a likelihood that leaves those out.
+        splitting: Shares and seed of the split; None: 80/10/10, the constant seed.
+        columns: What the columns of a table of mixed kinds hold.
+        conversion: How the array was made of a file's cells.
+        test_rows: Makes test rows that come from elsewhere; None: they are split off.
+
+    Returns:
+        The data set; arrays of 3 or 4 dimensions have an image_shape.
+
+    Raises:
+        ValueError: If x has under 10 rows or no columns, is not numeric or not finite, or a column
+            would lose its values in single precision.
+    """
+    ((rows,), image_shape, conversion) = _prepare(
+        {name: x}, feature_names, columns, replace(conversion or Conversion(),
+                                                   allow_missing=allow_missing)
+    )  # fmt: skip
+    splitting = splitting or Splitting()
+    n_valid, n_test = splitting.sizes(len(rows))
+    names = None if feature_names is None else tuple(feature_names)
+    told = f"{name}: {len(rows)} rows split {splitting}"
+    if test_rows is not None:
+        schema = Schema(rows.shape[1], names, columns, image_shape, conversion)
+        n_test, told = (
+            0,
+            f"{name}: {len(rows)} rows, {n_valid} for validation, test rows from another file",
+        )
+    train, valid, test = split_rows(rows, n_valid, n_test, splitting.seed)
+    dataset = Dataset(
+        name,
+        train,
+        valid,
+        test if test_rows is None else test_rows(schema),
+        image_shape,
+        names,
+        f"{told}, {_phrase(conversion, names)}.",
+        columns,
+        conversion,
+    )
+    _check_columns(dataset)
+    return dataset
+
+
+def dataset_from_splits(
+    train: Array,
+    test: Array,
+    valid: Array | None = None,
+    name: str = "array",
+    *,
+    allow_missing: bool = False,
+) -> Dataset:
+    """Make a data set of arrays that are split already.
+
+    Args:
+        train: Training rows, as `dataset_from_array` takes them.
+        test: Test rows, of the same shape but for the first dimension.
+        valid: Validation rows, likewise; without them a tenth of train is cut off by a
+            permutation with a constant seed.
+        name: Name of the data set.
+        allow_missing: Keep NaN, a missing cell, for a likelihood that leaves those out.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If the shapes differ, a split is empty, there are under 10 rows in all, or
+            values are not numeric or not finite.
+    """
+    given = {"train": train, "test": test} | ({} if valid is None else {"valid": valid})
+    named = {f"{name} {k}": x for k, x in given.items()}
+    parts, image_shape, conversion = _prepare(
+        named, None, None, Conversion(allow_missing=allow_missing)
+    )
+    if valid is None:
+        rows, test_rows = parts
+        train_rows, valid_rows, _ = split_rows(rows, max(1, round(len(rows) / 10)), 0)
+        split = f"valid a tenth of train by a permutation with the constant seed {SPLIT_SEED}"
+    else:
+        train_rows, test_rows, valid_rows = parts
+        split = "split as given"
+    description = f"{name}: {split}, {_phrase(conversion, None)}."
+    dataset = Dataset(
+        name,
+        train_rows,
+        valid_rows,
+        test_rows,
+        image_shape,
+        description=description,
+        conversion=conversion,
+    )
+    _check_columns(dataset)
+    return dataset
+
+
+def _prepare(
+    parts: Mapping[str, Array],
+    feature_names: Sequence[str] | None,
+    columns: Sequence[Column] | None,
+    conversion: Conversion,
+) -> tuple[list[torch.Tensor], tuple[int, ...] | None, Conversion]:
+    """Turn arrays into float32 rows, their image shape, and how that was done."""
+    arrays = {what: require_numeric(x, what) for what, x in parts.items()}
+    _check_shapes({what: x.shape for what, x in arrays.items()})
+    flat = {what: x.reshape(len(x), -1) for what, x in arrays.items()}
+    first, *others = flat.values()
+    values, what = np.concatenate([first, *others]) if others else first, next(iter(flat))
+    grey = all(x.dtype == np.uint8 for x in arrays.values()) and int(values.max()) > 1
+    may_shift = None if columns is None else [column.kind == "real" for column in columns]
+    conversion = replace(
+        conversion,
+        divisor=255 if grey else 1,
+        offsets=find_offsets(values, what, feature_names, may_shift),
+    )
+    rows = [conversion.apply(x, what, feature_names) for what, x in flat.items()]
+    if conversion.allow_missing and all(bool(x.isnan().all()) for x in rows):
+        raise ValueError(f"{what}: nothing to learn from: every cell is missing.")
+    if conversion.offsets is not None:
+        _LOG.warning("%s: %s", what, _phrase(conversion, feature_names))
+    if feature_names is None and not grey:
+        conversion = replace(conversion, unit_interval=_are_fractions(rows))
+    shape = next(iter(arrays.values())).shape[1:]
+    return rows, shape if len(shape) in (2, 3) else None, conversion
+
+
+def _check_columns(dataset: Dataset) -> None:
+    """Check that every column says something among the training rows.
+
+    A density of a constant means nothing: columns of numbers in a table of mixed kinds are refused,
+    others are named in a warning, since under a probability they do no harm. Images have pixels
+    that never vary.
+
+    Raises:
+        ValueError: If a column has no value, or is refused.
+    """
+    names = dataset.feature_names
+    named = [str(i + 1) if names is None else repr(names[i]) for i in range(dataset.features)]
+    empty = dataset.train.isnan().all(0)
+    constant = ~column_varies(dataset.train) & ~empty
+    if empty.any():
+        raise ValueError(
+            f"{dataset.name}: column {named[int(empty.int().argmax())]} has no value among the "
+            f"training rows: leave it out{_drop(dataset, empty)}."
+        )
+    if dataset.image_shape is not None or not constant.any():
+        return
+    numbers = torch.tensor([c.kind in ("real", "positive") for c in dataset.columns or ()])
+    if dataset.columns is None:
+        listed = [name for name, is_constant in zip(named, constant, strict=True) if is_constant]
+        more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+        _LOG.warning(
+            "%s: %d of %d columns never vary among the training rows (%s%s): they say nothing, and "
+            "a density of them means nothing: leave them out%s",
+            dataset.name, len(listed), len(named), ", ".join(listed[:_NAMED]), more,
+            _drop(dataset, constant),
+        )  # fmt: skip
+    elif (constant & numbers).any():
+        raise ValueError(
+            f"{dataset.name}: column {named[int((constant & numbers).int().argmax())]} does not "
+            f"vary among the training rows, only elsewhere: leave it out"
+            f"{_drop(dataset, constant & numbers)}, or name its kind count or categorical."
+        )
+
+
+def _drop(dataset: Dataset, which: torch.Tensor) -> str:
+    """How the columns of a table are left out; arrays have no such setting."""
+    if dataset.feature_names is None:
+        return ""
+    names = [name for name, is_one in zip(dataset.feature_names, which, strict=True) if is_one]
+    return f" ({drop_hint(*names[:_NAMED])})"
+
+
+def _are_fractions(rows: Sequence[torch.Tensor]) -> bool:
+    """Whether all values are in [0, 1], and some between."""
+    inside = all(bool(((x >= 0) & (x <= 1) | x.isnan()).all()) for x in rows)
+    return inside and any(bool(((x > 0) & (x < 1)).any()) for x in rows)
+
+
+def _phrase(conversion: Conversion, names: Sequence[str] | None) -> str:
+    """How values were scaled and shifted, in words."""
+    if conversion.offsets is None:
+        grey = conversion.divisor != 1
+        return f"values divided by {conversion.divisor}" if grey else "values as given"
+    shifted = [
+        f"{offset:.15g} subtracted from column {i + 1 if names is None else repr(names[i])}"
+        for i, offset in enumerate(conversion.offsets)
+        if offset
+    ]
+    more = f" and {len(shifted) - _NAMED} more" if len(shifted) > _NAMED else ""
+    return f"{', '.join(shifted[:_NAMED])}{more}, so that single precision holds the values"
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    listed = ", ".join(f"{what} {shape}" for what, shape in shapes.items())
+    if not all(shapes.values()) or any(0 in shape for shape in shapes.values()):
+        raise ValueError(
+            f"nothing to learn from in shape {listed}: expected at least {MIN_ROWS} rows and 1 "
+            "column, rows first: check what was saved"
+        )
+    if len({shape[1:] for shape in shapes.values()}) > 1:
+        raise ValueError(f"splits differ in shape: {listed}: only the first dimension may differ")
+    n = sum(shape[0] for shape in shapes.values())
+    if n < MIN_ROWS:
+        raise ValueError(
+            f"too few rows: got {n} in {listed}, expected at least {MIN_ROWS}: give more data"
+        )

@@ -1,0 +1,214 @@
+"""The one shape that every data set takes: three splits of flat float rows, the same for all."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import final
+
+import numpy as np
+import torch
+
+from ppl_vae.data._columns import Column
+from ppl_vae.data._schema import (
+    BINARIZATION_MODES,
+    TEST_STREAM,
+    Conversion,
+    Schema,
+    binarize_static,
+    check_probabilities,
+)
+
+SPLIT_SEED = 20110411
+"""Splits are the same for everyone, whatever seed a run has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Train, validation and test rows, and what they are.
+
+    Attributes:
+        name: Short name, such as "mnist".
+        train: Training rows, float32, shape (n, features).
+        valid: Validation rows, float32, shape (n, features).
+        test: Test rows, float32, shape (n, features).
+        image_shape: Shape of one row as an image, such as (28, 28), or None for a table.
+        feature_names: Column names of a table, or None.
+        description: What the data are and how they were split, scaled and binarised.
+        columns: What the columns of a table of mixed kinds hold, or None. Missing cells are NaN.
+        conversion: How the rows were made of a file's cells or an array's values.
+    """
+
+    name: str
+    train: torch.Tensor = field(repr=False)
+    valid: torch.Tensor = field(repr=False)
+    test: torch.Tensor = field(repr=False)
+    image_shape: tuple[int, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    description: str = ""
+    columns: tuple[Column, ...] | None = None
+    conversion: Conversion = field(default_factory=Conversion, repr=False)
+
+    def __post_init__(self) -> None:
+        for split, x in self._splits().items():
+            rows = x.ndim == 2 and x.dtype == torch.float32 and x.numel() > 0
+            if not rows or x.shape[1] != self.train.shape[1]:
+                raise ValueError(
+                    f"data set {self.name!r}: {split} is {x.dtype} of shape {tuple(x.shape)}, "
+                    "expected torch.float32 of shape (n, features), none empty and features equal: "
+                    "use dataset_from_array or dataset_from_splits"
+                )
+
+    @property
+    def features(self) -> int:
+        """Number of values in a row."""
+        return self.train.shape[1]
+
+    @property
+    def schema(self) -> Schema:
+        """What a row is, without the rows: for reading new ones from a file."""
+        return Schema(
+            features=self.features,
+            feature_names=self.feature_names,
+            columns=self.columns,
+            image_shape=self.image_shape,
+            conversion=self.conversion,
+        )
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every value of every split is 0 or 1, missing cells apart."""
+        return all(bool(((x == 0) | (x == 1) | x.isnan()).all()) for x in self._splits().values())
+
+    @property
+    def missing_share(self) -> float:
+        """Share of all cells that are missing."""
+        splits = self._splits().values()
+        return sum(int(x.isnan().sum()) for x in splits) / sum(x.numel() for x in splits)
+
+    def fingerprint(self) -> str:
+        """Hash the three splits: SHA-256, in hex, of their shapes and values in order.
+
+        Equal fingerprints mean equal data, whatever the name or description.
+        """
+        digest = hashlib.sha256()
+        for x in self._splits().values():
+            digest.update(repr(tuple(x.shape)).encode())
+            digest.update(x.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def binarized(self, mode: str, seed: int = 0) -> "Dataset":
+        """Replace grey values by Bernoulli draws.
+
+        Validation and test are fixed draws in both modes, and the same ones for the same seed,
+        so that log p(x) on them is well defined and comparable between modes.
+
+        Args:
+            mode: "none" (as it is), "static" (every split drawn once) or "dynamic" (train stays
+                grey: training passes each batch through `binarize_batch`).
+            seed: Seed of the fixed draws; the splits have independent streams.
+
+        Returns:
+            A new data set of the same shapes, or this one for "none".
+
+        Raises:
+            ValueError: If the mode is unknown, the seed negative, or a value outside [0, 1].
+        """
+        if mode not in BINARIZATION_MODES:
+            raise ValueError(
+                f"unknown binarisation {mode!r}: choose one of {', '.join(BINARIZATION_MODES)}"
+            )
+        if mode == "none":
+            return self
+        for split, x in self._splits().items():
+            check_probabilities(x, f"{split} of {self.name!r}")
+        # Streams by split, so that valid and test are drawn alike in both modes.
+        return replace(
+            self,
+            train=binarize_static(self.train, seed, 0) if mode == "static" else self.train,
+            valid=binarize_static(self.valid, seed, 1),
+            test=binarize_static(self.test, seed, TEST_STREAM),
+            description=f"{self.description} {_sentence(mode, seed)}",
+            conversion=replace(self.conversion, binarize=mode, binarize_seed=seed),
+        )
+
+    def _splits(self) -> dict[str, torch.Tensor]:
+        return {"train": self.train, "valid": self.valid, "test": self.test}
+
+
+def _sentence(mode: str, seed: int) -> str:
+    if mode == "static":
+        return f"Binarised by one fixed Bernoulli draw per value (seed {seed})."
+    return (
+        "Binarised dynamically: train is drawn afresh at every visit, "
+        f"valid and test are one fixed Bernoulli draw per value (seed {seed})."
+    )
+
+
+@final
+@dataclass(frozen=True)
+class Splitting:
+    """How rows are dealt out to training, validation and test.
+
+    Attributes:
+        valid_fraction: Share of the rows for validation.
+        test_fraction: Share of the rows for test.
+        seed: Of the permutation.
+
+    Raises:
+        ValueError: If a share is not in (0, 1), they leave nothing to train on, or the seed is
+            negative.
+    """
+
+    valid_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = SPLIT_SEED
+
+    def __post_init__(self) -> None:
+        for name in ("valid_fraction", "test_fraction"):
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                raise ValueError(f"{name} is a share of the rows between 0 and 1, got {value}.")
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"valid_fraction {self.valid_fraction} and test_fraction {self.test_fraction} "
+                "leave nothing to train on: give less than 1 together."
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"the split's seed is from 0 to 2^32 - 1, got {self.seed}.")
+
+    def sizes(self, rows: int) -> tuple[int, int]:
+        """Validation and test rows of so many, at least one each."""
+        shares = self.valid_fraction, self.test_fraction
+        # Fractions of the decimal text, since 0.1 as a binary number is a little more.
+        valid, test = (max(1, round(rows * Fraction(str(share)))) for share in shares)
+        return valid, test
+
+    def __str__(self) -> str:
+        valid, test = 100 * self.valid_fraction, 100 * self.test_fraction
+        constant = "constant " if self.seed == SPLIT_SEED else ""
+        return (
+            f"{100 - valid - test:.4g}/{valid:.4g}/{test:.4g} by a permutation with the "
+            f"{constant}seed {self.seed}"
+        )
+
+
+def split_rows(
+    x: torch.Tensor, n_valid: int, n_test: int, seed: int = SPLIT_SEED
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Deal rows out by a permutation with a constant seed.
+
+    Args:
+        x: Rows, shape (n, features), n > n_valid + n_test.
+        n_valid: Validation rows.
+        n_test: Test rows.
+        seed: Of the permutation.
+
+    Returns:
+        Train, valid and test, shape (rows, features): disjoint, and together all rows.
+    """
+    # RandomState, because NumPy promises never to change its streams.
+    order = np.random.RandomState(seed).permutation(len(x))
+    rows = torch.from_numpy(order)
+    n_train = len(x) - n_valid - n_test
+    train, valid, test = rows.split([n_train, n_valid, n_test])
+    return x[train], x[valid], x[test]

@@ -1,0 +1,207 @@
+"""Importance sampling that spends its draws where they are needed."""
+
+import math
+import time
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ppl_vae.data import RowData
+from ppl_vae.evidence._chunks import Call, Chunk, Chunking, require_counts, require_guide
+from ppl_vae.evidence._importance_sampling import ADVICE
+from ppl_vae.evidence._pareto import LEAST_PARTICLES, measured, pareto_tail
+from ppl_vae.evidence._result import TOLERATED_TAIL, Evidence, concatenate
+from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
+from ppl_vae.progress import no_bar
+from ppl_vae.randomness import Stream, derive_seed
+from ppl_vae.weights import RunningWeights
+
+_MARGIN = 1.2
+"""More draws than the pilot asks for, which is itself uncertain."""
+_FAR = 1.5
+"""Factor on the target: stopping exactly at it would again stop by the draws that count."""
+_NO_VARIANCE = 0.5
+"""Pareto shape from which on weights have no variance."""
+_ENOUGH = 1000
+"""Draws from which on a tail's shape is known well enough to stop by."""
+
+
+@final
+@dataclass(frozen=True)
+class AdaptiveSampling:
+    """Importance sampling with as many draws of each datum as its standard error asks for.
+
+    A pilot of ``first`` draws says how many each datum needs: the relative variance of its weights
+    over the target squared. The pilot is then thrown away, because an estimate that stops by its
+    own draws stops early where they happen to look settled, and is low there. The draws that count
+    grow by halves until a datum has what it needs, and a fifth more for the pilot's own noise; only
+    one that then misses the target by far, or whose effective sample size is too small for its
+    error to be believed, goes on, up to ``most``. What is left of the dependence makes the estimate
+    consistent rather than a strict bound in expectation. Costs as many decoder evaluations as are
+    drawn, the pilot's included.
+
+    A datum whose weights have a heavy tail would stop where the tail was not seen, with an error
+    that is too small. So the error is by the draws that count or by these and the pilot's,
+    whichever is larger, and tails are fitted. Where the pilot's has a Pareto k above 0.5, with
+    which weights have no variance and no number of draws gives the error that is wanted, at least
+    1,000 draws are made, which tell k to about 0.15; the draws that count do not decide on this, as
+    going on where they look heavy would be biased. The k of all draws is in the result, which is
+    not to be trusted where many data have one above 0.5.
+
+    Args:
+        target: Standard error wanted of each log p(x_i), in nats.
+        first: Draws of every datum in the pilot, and the least that count.
+        most: Draws of a datum at which it is given up.
+        least_effective: Effective samples below which a standard error is not believed.
+        rows: Particles times data decoded at once; by default what suits the device.
+
+    Raises:
+        ValueError: If the target is not positive, or a count less than 1, or most below first.
+
+    References:
+        Burda, Grosse and Salakhutdinov, 2016, Importance weighted autoencoders.
+        Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
+    """
+
+    target: float = 0.05
+    first: int = 100
+    most: int = 100_000
+    least_effective: float = 20.0
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        require_counts("AdaptiveSampling", first=self.first, most=self.most, rows=self.rows)
+        if not self.target > 0:
+            raise ValueError(f"AdaptiveSampling needs a target > 0 nats, got {self.target}.")
+        if self.most < self.first:
+            raise ValueError(
+                f"AdaptiveSampling needs most >= first, got {self.most} and {self.first}."
+            )
+
+    def __call__(
+        self,
+        model: Program,
+        guide: Program,
+        x: RowData,
+        *,
+        device: torch.device | str | None = None,
+        seed: int | None = 0,
+        progress: bool = False,
+    ) -> Evidence:
+        """Estimate log p(x_i) for every datum; arguments as for ``ImportanceSampling``."""
+        require_guide(guide)
+        start = time.perf_counter()
+        programs = Programs(model, guide)
+        with evaluation(programs, x, ChunkSize(1, self.rows), device=device) as look:
+            identity, x = look.identity(repr(self), seed), look.x
+        pilot, first = self._draw(programs, x, self.first, "pilot", device, seed)
+        wanted, stages = self._wanted(pilot), [first.identity]
+        active, drawn = torch.arange(len(x)), 0
+        sums: RunningWeights | None = None
+        final: list[tuple[Tensor, Evidence]] = []
+        bar = tqdm(total=len(x), desc="log p(x)", disable=no_bar(progress))
+        with bar:
+            while len(active):
+                size = min(max(self.first, drawn // 2), self.most - drawn)
+                own = programs.rows(active)
+                fresh, stage = self._draw(own, x[active], size, drawn, device, seed)
+                stages.append(stage.identity)
+                sums = fresh if sums is None else sums.merged(fresh)
+                drawn += size
+                every = sums.merged(pilot)
+                done = self._done(sums, every) & (wanted <= drawn)
+                done |= drawn >= self.most
+                final.append((active[done], self._evidence(sums.rows(done), every.rows(done))))
+                active, sums, pilot = active[~done], sums.rows(~done), pilot.rows(~done)
+                wanted = wanted[~done]
+                bar.update(int(done.sum()))
+        order = torch.cat([rows for rows, _ in final]).argsort()
+        together = concatenate([part for _, part in final])
+        found = replace(
+            _reordered(together, order),
+            seconds=time.perf_counter() - start,
+            identity=identity.of_parts(stages),
+        )
+        if first.support_gap is None:
+            return found
+        return replace(
+            found,
+            support_gap=first.support_gap,
+            direction=first.direction,
+            advice=first.advice,
+        )
+
+    def _wanted(self, pilot: RunningWeights) -> Tensor:
+        """Draws that each datum needs, by the relative variance of its weights in the pilot.
+
+        Where the pilot's tail is heavy, enough to tell; in any case enough for a tail to be seen.
+        """
+        needed = _MARGIN * self.first * (pilot.standard_error / self.target).square()
+        needed = needed.clamp(min=LEAST_PARTICLES - self.first)
+        tail = pareto_tail(pilot)
+        heavy = (tail.pareto_k > _NO_VARIANCE) & (tail.tail_share > TOLERATED_TAIL)
+        needed = torch.where(heavy, needed.clamp(min=_ENOUGH), needed)
+        return needed.nan_to_num(nan=float(self.most)).clamp(max=self.most)
+
+    def _draw(
+        self,
+        programs: Programs,
+        x: Tensor,
+        size: int,
+        stage: int | Literal["pilot"],
+        device: torch.device | str | None,
+        seed: int | None,
+    ) -> tuple[RunningWeights, Evidence]:
+        """The sums of ``size`` fresh draws of each of the data, and what they say by themselves."""
+        found: list[RunningWeights] = []
+
+        def estimate(chunk: Chunk) -> Evidence:
+            weights = RunningWeights(self.most)
+            for part in chunk.log_weights(size):
+                weights.add(part.cpu())
+            found.append(weights)
+            return self._evidence(weights, weights)
+
+        path = () if stage == "pilot" else (stage,)
+        own = None if seed is None else derive_seed(seed, Stream.EVALUATION, *path)
+        work = Chunking(size, None, self.rows)
+        alone = work.run(estimate, programs, x, Call(device, own), f"{stage} of {self!r}")
+        return RunningWeights.side_by_side(found), alone
+
+    def _done(self, sums: RunningWeights, every: RunningWeights) -> Tensor:
+        least = min(self.least_effective, 0.5 * sums.num_particles)
+        known = sums.effective_sample_size >= least
+        return (_error(sums, every) <= _FAR * self.target) & known
+
+    def _evidence(self, sums: RunningWeights, every: RunningWeights) -> Evidence:
+        found, drawn = measured(sums, tails=False), sums.num_particles
+        found["standard_error"] = torch.hypot(_error(sums, every), found["rounding"])
+        tail = pareto_tail(every)
+        return Evidence(
+            **found,
+            pareto_k=tail.pareto_k,
+            tail_share=tail.tail_share,
+            highest_pareto_k=_NO_VARIANCE,
+            num_particles=drawn,
+            direction="consistent",
+            method=f"importance sampling to a standard error of {self.target:g}",
+            seconds=0.0,
+            evaluations=torch.full_like(found["log_prob"], float(drawn + self.first)),
+            advice=ADVICE,
+        )
+
+
+def _error(sums: RunningWeights, every: RunningWeights) -> Float[Tensor, " batch"]:
+    """The larger of the errors that the draws that count, and these with the pilot's, give."""
+    by_every = every.standard_error * math.sqrt(every.num_particles / sums.num_particles)
+    return torch.maximum(sums.standard_error, by_every)
+
+
+def _reordered(evidence: Evidence, order: Tensor) -> Evidence:
+    values = {f.name: getattr(evidence, f.name) for f in fields(evidence)}
+    per_datum: dict[str, Any] = {n: v[order] for n, v in values.items() if isinstance(v, Tensor)}
+    return replace(evidence, **per_datum)

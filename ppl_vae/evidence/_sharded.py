@@ -1,0 +1,147 @@
+"""An estimate cut into parts that may run anywhere."""
+
+import inspect
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from ppl_vae.data import RowData, Rows
+from ppl_vae.evidence._chunks import require_counts
+from ppl_vae.evidence._estimator import Estimator
+from ppl_vae.evidence._result import Evidence, concatenate
+from ppl_vae.identity import Identity, identity_of, state
+from ppl_vae.particles import Program
+from ppl_vae.randomness import Stream, derive_seed
+
+
+@final
+@dataclass(frozen=True)
+class Shard:
+    """Some of the data, and the seed of their draws.
+
+    Attributes:
+        number: From 0.
+        start: The first row.
+        stop: The row after the last.
+        seed: None where draws come from the caller's random state.
+    """
+
+    number: int
+    start: int
+    stop: int
+    seed: int | None
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@final
+@dataclass(frozen=True)
+class Sharded:
+    """``log p(x_i)`` by ``estimator``, the data cut into ``shards`` parts of near-equal size.
+
+    Each part has draws of its own, from a seed that follows from the seed of the whole and the
+    part's number. So the parts may run one after the other, as here, or apart on many machines, by
+    :meth:`parts` and :meth:`join`, and the numbers are the same. What an estimator claims of each
+    datum (a bound, unbiased, its error) stands, as it says nothing of other data; the draws of data
+    in different parts are independent.
+
+    Args:
+        estimator: Of log p(x).
+        shards: Number of parts.
+
+    Raises:
+        ValueError: If shards is less than 1.
+    """
+
+    estimator: Estimator
+    shards: int
+
+    def __post_init__(self) -> None:
+        require_counts("Sharded", shards=self.shards)
+
+    def parts(self, num_data: int, seed: int | None = 0) -> list[Shard]:
+        """Which rows are in which part, and the part's seed.
+
+        Raises:
+            ValueError: If there are fewer data than parts.
+        """
+        if num_data < self.shards:
+            raise ValueError(
+                f"{num_data} data cannot be cut into {self.shards} shards: use at most {num_data}."
+            )
+        ends = [num_data * part // self.shards for part in range(self.shards + 1)]
+        return [
+            Shard(part, ends[part], ends[part + 1], self._seed(seed, part))
+            for part in range(self.shards)
+        ]
+
+    def _seed(self, seed: int | None, part: int) -> int | None:
+        return None if seed is None else derive_seed(seed, Stream.EVALUATION, part, self.shards)
+
+    def estimate(
+        self, model: Program, guide: Program, x: RowData, shard: Shard, **call: Any
+    ) -> Evidence:
+        """The result for one part.
+
+        Args:
+            model: Pyro model.
+            guide: Pyro guide.
+            x: All the data, rows first.
+            shard: The part, from :meth:`parts`.
+            call: Further arguments of the estimator; a checkpoint only if it takes one.
+        """
+        if "checkpoint" not in inspect.signature(self.estimator.__call__).parameters:
+            call.pop("checkpoint", None)
+        rows = Rows.of(x)[shard.start : shard.stop]
+        return self.estimator(model, guide, rows, seed=shard.seed, **call)
+
+    def join(self, parts: list[Evidence], identity: Identity) -> Evidence:
+        """The result for all data, from those of the parts in their order.
+
+        Its ``seconds`` are the sum of theirs: time computed, not time waited.
+
+        Args:
+            parts: Their results.
+            identity: What the whole is computed from, as
+                ``identity_of(lambda: sharded(model, guide, x))`` says.
+
+        Raises:
+            ValueError: If there are not as many as parts.
+        """
+        if len(parts) != self.shards:
+            raise ValueError(f"Sharded joins its {self.shards} parts, got {len(parts)}.")
+        told = identity.of_parts(part.identity for part in parts)
+        return replace(concatenate(parts), identity=told)
+
+    def __call__(
+        self,
+        model: Program,
+        guide: Program,
+        x: RowData,
+        *,
+        device: torch.device | str | None = None,
+        seed: int | None = 0,
+        progress: bool = False,
+        checkpoint: Path | None = None,
+    ) -> Evidence:
+        """Estimate log p(x_i) for every datum; arguments as for the estimator.
+
+        With a checkpoint, each part keeps one of its own beside it, if the estimator takes one.
+        """
+        rows, found, files = Rows.of(x), [], []
+        shards = self.parts(len(rows), seed)
+        whole = identity_of(lambda: self.estimator(model, guide, rows, device=device, seed=seed))
+        whole = state(replace(whole, settings=repr(self)))
+        for shard in shards:
+            call: dict[str, Any] = {"device": device, "progress": progress}
+            if checkpoint is not None:
+                path = Path(checkpoint)
+                files.append(path.with_name(f"{path.stem}-{shard.number}{path.suffix}"))
+                call["checkpoint"] = files[-1]
+            found.append(self.estimate(model, guide, rows, shard, **call))
+        for file in files:
+            file.unlink(missing_ok=True)
+        return self.join(found, whole)

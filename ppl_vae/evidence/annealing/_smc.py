@@ -1,0 +1,128 @@
+"""Sequential Monte Carlo along the annealing path."""
+
+import time
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_vae.data import RowData
+from ppl_vae.evidence._chunks import Call, Purpose, Streams
+from ppl_vae.evidence._result import Evidence
+from ppl_vae.evidence._unfinished import Part
+from ppl_vae.evidence.annealing._ais import AnnealedImportanceSampling
+from ppl_vae.evidence.annealing._annealer import Annealer
+from ppl_vae.evidence.annealing._columns import evidence_of, part_of, weight_columns
+from ppl_vae.evidence.annealing._resampling import resampled
+from ppl_vae.evidence.annealing._settings import require_annealing, require_count
+from ppl_vae.particles import Evaluation, Program, Programs
+from ppl_vae.weights import group_log_mean_exp
+
+
+@final
+@dataclass(frozen=True)
+class SequentialMonteCarlo:
+    """``log (1/G) sum_g Z_g``, with ``Z_g`` a product of mean incremental weights.
+
+    As :class:`AnnealedImportanceSampling`, except that the chains of a group are resampled, for
+    each datum by itself, whenever the effective sample size of their weights falls below a fraction
+    of their number: hopeless chains are given up for copies of good ones. Before each resampling
+    the mean weight since the last one becomes a factor of Z_g. E[Z_g] = p(x), so that the estimate
+    is a lower bound of log p(x) in expectation, as long as the settings are frozen beforehand, as
+    they are by the pilot run.
+
+    Chains of one group share ancestors, and say nothing about the error of their Z_g. It comes from
+    G groups that never meet: the standard error is by the delta method over groups, and the
+    effective sample size is that of the Z_g, between 1 and G.
+
+    Costs what the annealing costs.
+
+    Args:
+        annealing: The path, its transitions and the number of chains, all groups together.
+        num_groups: G; divides the number of chains into groups of 2 or more.
+        threshold: Fraction of a group's size below which its effective sample size makes it
+            resample; 0 never does (annealed importance sampling), 1 practically always.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Del Moral, Doucet and Jasra, 2006, Sequential Monte Carlo samplers.
+    """
+
+    annealing: AnnealedImportanceSampling = field(
+        default_factory=lambda: AnnealedImportanceSampling(num_chains=64)
+    )
+    num_groups: int = 8
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_annealing("SequentialMonteCarlo", self.annealing)
+        require_count("SequentialMonteCarlo", "num_groups", self.num_groups)
+        chains = self.annealing.num_chains
+        if chains % self.num_groups or chains < 2 * self.num_groups:
+            raise ValueError(
+                f"SequentialMonteCarlo needs num_chains a multiple of num_groups, twice or more: "
+                f"got {chains} chains in {self.num_groups} groups."
+            )
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(
+                f"SequentialMonteCarlo needs threshold between 0 and 1, got {self.threshold}."
+            )
+
+    def __call__(
+        self,
+        model: Program,
+        guide: Program | None,
+        x: RowData,
+        *,
+        device: torch.device | str | None = None,
+        seed: int | None = 0,
+        progress: bool = False,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Evidence:
+        """Estimate log p(x_i) for every datum; arguments as for the annealing."""
+        begun = time.perf_counter()
+
+        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+            annealer = self.annealing.prepare(look.programs, x, streams)
+            with streams.stream(Purpose.FORWARD):
+                log_evidence = self.log_evidence(annealer)
+            spent = self.annealing.evaluations(annealer)
+            return part_of(weight_columns(log_evidence, spent, annealer.computed_in))
+
+        call = Call(device, seed, progress, checkpoint)
+        found = self.annealing.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
+        return evidence_of(
+            found.columns,
+            num_particles=self.annealing.num_chains,
+            direction="lower",
+            method=f"sequential Monte Carlo {self.annealing.described} in {self.num_groups} groups",
+            seconds=time.perf_counter() - begun,
+            identity=found.identity,
+        )
+
+    def log_evidence(self, annealer: Annealer) -> Float[Tensor, "groups batch"]:
+        """``log Z_g`` of every group."""
+        chains = annealer.path.draw()
+        since = torch.zeros_like(chains.base, dtype=torch.float64)
+        total = torch.zeros(self.num_groups, since.shape[1]).to(since)
+        for point in range(1, annealer.last + 1):
+            since = since + annealer.increment(chains, point - 1, point)
+            if point == annealer.last:
+                break
+            grouped = since.unflatten(0, (self.num_groups, -1))
+            poor = self._is_poor(grouped)
+            chains = resampled(chains, since, self.num_groups, poor)
+            mean = group_log_mean_exp(since, self.num_groups)
+            total = torch.where(poor, total + mean, total)
+            since = torch.where(poor.unsqueeze(1), 0.0, grouped).flatten(0, 1)
+            chains, _ = annealer.move(chains, point)
+        return total + group_log_mean_exp(since, self.num_groups)
+
+    def _is_poor(self, log_weight: Float[Tensor, "groups chains batch"]) -> Tensor:
+        log_size = 2 * log_weight.logsumexp(1) - (2 * log_weight).logsumexp(1)
+        return log_size.exp() < self.threshold * log_weight.shape[1]

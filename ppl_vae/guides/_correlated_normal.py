@@ -1,0 +1,120 @@
+"""Amortised normal guides whose dimensions are correlated."""
+
+import math
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ppl_vae.distributions import FullNormal, LowRankNormal
+from ppl_vae.guides._normal import positive
+
+
+@final
+class FullCovarianceEncoder(nn.Module):
+    """q(z|x) = Normal(loc(x), L(x) L(x)'), L = diag(scale) (I + C / sqrt(latent)).
+
+    C is strictly lower triangular. Divided by sqrt(latent) it starts as a small change in any
+    number of dimensions; undivided, training was slower and ended lower. With C = 0 it is the
+    :class:`~ppl_vae.guides.DiagonalNormalEncoder`, and it is exact where the posterior is normal,
+    as in linear-Gaussian models. Costs latent^2 / 2 outputs of the network and latent^2 operations
+    a draw: for some tens of latent dimensions.
+
+    Args:
+        network: Maps (batch, features) to (batch, latent (latent + 3) / 2): loc, the unconstrained
+            scale, then the rows of C below its diagonal.
+
+    References:
+        Opper and Archambeau, 2009, The variational Gaussian approximation revisited.
+        Kingma and Welling, 2019, An introduction to variational autoencoders.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @classmethod
+    def num_outputs(cls, latent: int) -> int:
+        """Outputs of the network: a location, a scale, and C."""
+        return latent * (latent + 3) // 2
+
+    def forward(self, x: Float[Tensor, "batch features"]) -> FullNormal:
+        """The guide's distribution, event shape (latent,).
+
+        Raises:
+            ValueError: If the network has another number of outputs than some latent size needs.
+        """
+        output = self.network(x)
+        latent = self._latent(output.shape[-1])
+        loc, unconstrained, below = output.split(
+            [latent, latent, output.shape[-1] - 2 * latent], -1
+        )
+        rows, columns = torch.tril_indices(latent, latent, -1, device=output.device)
+        correlation = torch.eye(latent, dtype=output.dtype, device=output.device)
+        correlation = correlation.repeat(*output.shape[:-1], 1, 1)
+        correlation[..., rows, columns] = below / math.sqrt(latent)
+        scale_tril = positive(unconstrained).unsqueeze(-1) * correlation
+        return FullNormal(loc, scale_tril=scale_tril, validate_args=False)
+
+    def _latent(self, outputs: int) -> int:
+        latent = (math.isqrt(9 + 8 * outputs) - 3) // 2
+        if latent < 1 or self.num_outputs(latent) != outputs:
+            raise ValueError(
+                f"a full covariance of L latent dimensions needs L (L + 3) / 2 outputs of the "
+                f"network, got {outputs}: size it by FullCovarianceEncoder.num_outputs(latent)."
+            )
+        return latent
+
+
+@final
+class LowRankEncoder(nn.Module):
+    """q(z|x) = Normal(loc(x), S (I + F F') S), S = diag(scale(x)), F(x) of shape (latent, rank).
+
+    Between the :class:`~ppl_vae.guides.DiagonalNormalEncoder` and the
+    :class:`~ppl_vae.guides.FullCovarianceEncoder`, at a cost that grows with latent times rank. F
+    widens as many directions as its rank: right for a posterior that is long in a few directions,
+    while one that is narrow in a few needs a rank near the latent size, or the full covariance.
+
+    Args:
+        network: Maps (batch, features) to (batch, (2 + rank) * latent): loc, the unconstrained
+            scale, then the columns of F.
+        rank: Number of columns of F.
+
+    Raises:
+        ValueError: If rank is less than 1.
+
+    References:
+        Rezende, Mohamed and Wierstra, 2014, Stochastic backpropagation.
+        Ong, Nott and Smith, 2018, Gaussian variational approximation with a factor covariance
+        structure.
+    """
+
+    def __init__(self, network: nn.Module, rank: int = 4) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be 1 or more, got {rank}: for 0 take the diagonal guide.")
+        self.network, self.rank = network, rank
+
+    @classmethod
+    def num_outputs(cls, latent: int, rank: int = 4) -> int:
+        """Outputs of the network: a location, a scale, and F."""
+        return (2 + rank) * latent
+
+    def forward(self, x: Float[Tensor, "batch features"]) -> LowRankNormal:
+        """The guide's distribution, event shape (latent,).
+
+        Raises:
+            ValueError: If the network's outputs are no multiple of 2 + rank.
+        """
+        output = self.network(x)
+        if output.shape[-1] % (2 + self.rank):
+            raise ValueError(
+                f"rank {self.rank} needs {2 + self.rank} outputs of the network for each latent "
+                f"dimension, got {output.shape[-1]}: size it by LowRankEncoder.num_outputs(latent, "
+                f"{self.rank})."
+            )
+        loc, unconstrained, *columns = output.unflatten(-1, (2 + self.rank, -1)).unbind(-2)
+        scale = positive(unconstrained)
+        factor = scale.unsqueeze(-1) * torch.stack(columns, -1)
+        return LowRankNormal(loc, factor, scale.square(), validate_args=False)

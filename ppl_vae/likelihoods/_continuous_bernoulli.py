@@ -1,0 +1,170 @@
+"""Data in [0, 1]: independent continuous Bernoulli features."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+
+from ppl_vae.likelihoods._features import FeatureVector
+from ppl_vae.likelihoods._outputs import start_blocks
+from ppl_vae.likelihoods._values import Values
+
+_SMALL = 0.1
+"""Half-logits below which series replace differences that cancel."""
+
+_MEAN_MARGIN = 1e-2
+"""Means are kept this far from 0 and 1, so that no output bias starts saturated."""
+
+_MOST_LOGIT, _BISECTIONS = 200.0, 60
+
+_VALUES = Values(
+    "a continuous Bernoulli",
+    "data in [0, 1]",
+    'divide by the largest value, or take another likelihood (likelihood="normal")',
+    lambda x: (x >= 0) & (x <= 1),
+)
+
+
+def _where_small(
+    y: Tensor, series: Callable[[Tensor], Tensor], formula: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """``series(y)`` for y of at most 0.1, else ``formula(y)``; y is not negative."""
+    small = y <= _SMALL
+    # Each gets values it can take: a NaN would pass through the gradient of torch.where.
+    return torch.where(
+        small, series(torch.where(small, y, 0.0)), formula(torch.where(small, 1.0, y))
+    )
+
+
+def _log_sinhc_less_y(y: Tensor) -> Tensor:
+    """``log(sinh(y) / y) - y``, y not negative."""
+    return _where_small(
+        y,
+        lambda y: y**2 * (1 / 6 + y**2 * (-1 / 180 + y**2 * (1 / 2835 - y**2 / 37800))) - y,
+        lambda y: torch.log1p(-torch.exp(-2 * y)) - torch.log(2 * y),
+    )
+
+
+def _langevin(y: Tensor) -> Tensor:
+    """``coth(y) - 1/y``, y not negative: the derivative of ``log(sinh(y) / y)``."""
+    return _where_small(
+        y,
+        lambda y: y * (1 / 3 + y**2 * (-1 / 45 + y**2 * (2 / 945 - y**2 / 4725))),
+        lambda y: 1 / torch.tanh(y) - 1 / y,
+    )
+
+
+def _langevin_slope(y: Tensor) -> Tensor:
+    """``1/y^2 - 1/sinh(y)^2``, y not negative: the derivative of :func:`_langevin`."""
+    return _where_small(
+        y,
+        lambda y: 1 / 3 + y**2 * (-1 / 15 + y**2 * (2 / 189 - y**2 / 675)),
+        lambda y: 1 / y**2 - 4 * torch.exp(-2 * y) / torch.expm1(-2 * y) ** 2,
+    )
+
+
+@final
+class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc, unused-ignore]
+    """``p(x) = l exp(l x) / (exp(l) - 1)`` for x in [0, 1], l the logit; uniform at l = 0.
+
+    ``log p(x) = l (x - 1/2) - log(sinh(l/2) / (l/2))``: right to rounding for every logit. The
+    distribution of the same name in torch takes its normalising constant from probabilities that
+    are clamped, and is no density for logits beyond about 15 in single precision: at 30 its mass
+    is 0.53.
+
+    Args:
+        logits: l, any shape.
+        validate_args: As Pyro has it.
+
+    References:
+        Loaiza-Ganem and Cunningham, 2019, The continuous Bernoulli: fixing a pervasive error in
+        variational autoencoders.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.unit_interval
+
+    def __init__(self, logits: Float[Tensor, "*shape"], validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "ContinuousBernoulli":
+        """The same distribution with its batch shape broadcast."""
+        logits = self.logits.expand(torch.Size(batch_shape))
+        return ContinuousBernoulli(logits, validate_args=self._validate_args)
+
+    @property
+    def mean(self) -> Float[Tensor, "*shape"]:
+        """``1/2 + (coth(l/2) - 2/l) / 2``; not sigmoid(l)."""
+        return (1 + self.logits.sign() * _langevin(self.logits.abs() / 2)) / 2
+
+    @property
+    def variance(self) -> Float[Tensor, "*shape"]:
+        """``1/l^2 - 1 / (4 sinh(l/2)^2)``."""
+        return _langevin_slope(self.logits.abs() / 2) / 4
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Draws by the inverse of the distribution function."""
+        with torch.no_grad():
+            size = self.logits.abs().clamp(min=torch.finfo(self.logits.dtype).eps)
+            u = torch.rand(
+                self._extended_shape(torch.Size(sample_shape)), dtype=size.dtype, device=size.device
+            )
+            # An exponential cut off at 1, from the end where the density is highest.
+            distance = (-torch.log1p(u * torch.expm1(-size)) / size).clamp(0, 1)
+            return torch.where(self.logits > 0, 1 - distance, distance)
+
+    def log_prob(self, value: Float[Tensor, "*batch"]) -> Float[Tensor, "*shape"]:
+        """Log-density in nats."""
+        size = self.logits.abs()
+        # l (x - 1/2) - |l| / 2, which is a difference of large numbers where |l| is large.
+        distance = torch.where(self.logits > 0, 1 - value, value)
+        near = self.logits * (value - 0.5) - size / 2
+        exponent = torch.where(size <= 2 * _SMALL, near, -size * distance)
+        return exponent - _log_sinhc_less_y(size / 2)
+
+
+def _logits_of(mean: Float[Tensor, " features"]) -> Float[Tensor, " features"]:
+    """Logits with these means, by bisection."""
+    low = torch.full_like(mean, -_MOST_LOGIT)
+    high = -low
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        below = ContinuousBernoulli(middle).mean < mean
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+@final
+class ContinuousBernoulliDecoder(nn.Module):
+    """p(x|z) = prod_d l_d exp(l_d x_d) / (exp(l_d) - 1), l = network(z), for x_d in [0, 1].
+
+    For grey values of pixels near black and white. Its log-density may be positive, and is not
+    comparable with that of binarised data or of 256 levels.
+
+    Args:
+        network: Maps (..., latent) to logits of shape (..., features).
+        data_mean: Mean of the training data, shape (features,); when given, the network's last bias
+            starts where the mean of p(x|z) is that.
+
+    References:
+        Loaiza-Ganem and Cunningham, 2019, The continuous Bernoulli: fixing a pervasive error in
+        variational autoencoders.
+    """
+
+    def __init__(
+        self, network: nn.Module, data_mean: Float[Tensor, " features"] | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        if data_mean is not None:
+            mean = data_mean.nan_to_num(0.5).clamp(_MEAN_MARGIN, 1 - _MEAN_MARGIN)
+            start_blocks(network, [_logits_of(mean)])
+
+    def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
+        """The distribution of x, event shape (features,)."""
+        return FeatureVector(ContinuousBernoulli(self.network(z)), _VALUES)

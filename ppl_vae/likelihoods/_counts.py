@@ -1,0 +1,146 @@
+"""Counts: independent Poisson and negative binomial features."""
+
+from typing import final
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ppl_vae.distributions import InDouble, in_double
+from ppl_vae.likelihoods._features import FeatureVector
+from ppl_vae.likelihoods._outputs import (
+    ParameterSource,
+    Positive,
+    count_blocks,
+    read_blocks,
+    start_blocks,
+)
+from ppl_vae.likelihoods._starts import column_means, column_variances
+from ppl_vae.likelihoods._values import Values
+
+_LEAST_MEAN = 1e-3
+"""Means of the data are kept this far from 0, so that no output bias starts at minus infinity."""
+
+
+def count_values(likelihood: str) -> Values:
+    """Whole numbers from 0 up."""
+    return Values(
+        likelihood,
+        "counts 0, 1, 2, ...",
+        'take a likelihood of measurements (likelihood="normal")',
+        lambda x: (x >= 0) & (x == x.floor()) & x.isfinite(),
+    )
+
+
+_POISSON = count_values("a Poisson")
+_NEGATIVE_BINOMIAL = count_values("a negative binomial")
+
+
+def log_means(data: Float[Tensor, "num_data features"]) -> Float[Tensor, " features"]:
+    """Logarithms of the means of the columns."""
+    return column_means(data).clamp(min=_LEAST_MEAN).log()
+
+
+def dispersions(
+    data: Float[Tensor, "num_data features"] | None,
+) -> Float[Tensor, " features"] | Float[Tensor, ""]:
+    """Inverse dispersions by the method of moments, ``m^2 / (v - m)``, within sane bounds."""
+    if data is None:
+        return torch.tensor(1.0)
+    mean = column_means(data)
+    excess = (column_variances(data) - mean).clamp(min=_LEAST_MEAN)
+    return (mean.square() / excess).clamp(0.1, 100.0)
+
+
+def poisson(log_rate: Float[Tensor, "*shape"]) -> InDouble:
+    """By the logarithm of its rate; evaluated in double precision."""
+    base = dist.Poisson(in_double(log_rate).exp(), validate_args=False)
+    return InDouble(base, log_rate.dtype)
+
+
+def negative_binomial(
+    log_mean: Float[Tensor, "*shape"], inverse_dispersion: Float[Tensor, "..."]
+) -> InDouble:
+    """By its mean m and inverse dispersion t, variance ``m + m^2 / t``; in double precision."""
+    total = in_double(inverse_dispersion)
+    logits = in_double(log_mean) - total.log()
+    base = dist.NegativeBinomial(total, logits=logits, validate_args=False)
+    return InDouble(base, log_mean.dtype)
+
+
+@final
+class PoissonDecoder(nn.Module):
+    """p(x|z) = prod_d Poisson(x_d; exp(network(z)_d)).
+
+    For counts whose variance given z is their mean.
+
+    Args:
+        network: Maps (..., latent) to log-rates of shape (..., features).
+        data: Training data; when given, the rates start at their means.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        data: Float[Tensor, "num_data features"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        if data is not None:
+            start_blocks(network, [log_means(data)])
+
+    def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
+        """The distribution of x, event shape (features,)."""
+        return FeatureVector(poisson(self.network(z)), _POISSON)
+
+
+@final
+class NegativeBinomialDecoder(nn.Module):
+    """p(x|z) = prod_d NegativeBinomial(x_d; mean m_d = exp(network(z)_d), inverse dispersion t_d).
+
+    ``p(x) = Gamma(t + x) / (Gamma(t) x!) (t / (t + m))^t (m / (t + m))^x``, of variance
+    ``m + m^2 / t``. For counts that vary more, given z, than a Poisson, such as expression counts.
+
+    Args:
+        network: Maps (..., latent) to the log-means, shape (..., features); with inverse_dispersion
+            ``network`` to (..., 2 * features), log-means, then unconstrained inverse dispersions.
+        inverse_dispersion: A number, or ``feature`` (one learned for each feature), ``shared`` (one
+            for all), ``network`` (a function of z).
+        data: Training data; when given, means start at theirs, a learned dispersion at that of
+            their variances.
+
+    Raises:
+        ValueError: If the inverse dispersion is not positive, or ``feature`` is asked for without
+            data.
+
+    References:
+        Lopez et al., 2018, Deep generative modeling for single-cell transcriptomics.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inverse_dispersion: float | ParameterSource = "feature",
+        *,
+        data: Float[Tensor, "num_data features"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        start = dispersions(data)
+        self.inverse_dispersion = Positive("inverse_dispersion", inverse_dispersion, start)
+        if data is not None:
+            start_blocks(network, [log_means(data)], self.inverse_dispersion)
+
+    @classmethod
+    def num_outputs(
+        cls, features: int, inverse_dispersion: float | ParameterSource = "feature"
+    ) -> int:
+        """Outputs that the network must have."""
+        return features * count_blocks(1, inverse_dispersion)
+
+    def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
+        """The distribution of x, event shape (features,)."""
+        log_mean, inverse_dispersion = read_blocks(self.network(z), 1, self.inverse_dispersion)
+        return FeatureVector(negative_binomial(log_mean, inverse_dispersion), _NEGATIVE_BINOMIAL)

@@ -1,0 +1,258 @@
+"""A decoder of tables: what each kind of column takes from the network, and where it starts."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ppl_vae.data import Column, column_varies, standard_moments
+from ppl_vae.likelihoods._counts import negative_binomial
+from ppl_vae.likelihoods._table_row import ColumnGroup, TableRow
+from ppl_vae.networks import set_output_bias
+
+_FLOOR = 1e-2
+"""Least scale of a column, in units of its own spread: no density grows without bound."""
+_FARTHEST = 1e-3
+"""Frequencies that logits start at are kept this far from 0 and 1."""
+
+
+@final
+class TableDecoder(nn.Module):
+    """p(x|z) = prod_d p(x_d|z) over columns of different kinds; missing cells are left out.
+
+    A real column is normal, a positive one log-normal, a count negative binomial, a binary one
+    Bernoulli, a category categorical, an order a cumulative logit with learned thresholds. Numbers
+    are standardised by the training data inside: log p(x) is of the data in their own units. NaN in
+    x is a missing cell: the bound of MIWAE, on log p(x_observed), for every objective.
+
+    Args:
+        network: Maps (..., latent) to (..., outputs), as many as :meth:`num_outputs` says.
+        columns: The kinds of the columns, as :func:`~ppl_vae.data.encode_table` finds them.
+        data: Training rows, NaN for missing cells: scales, and where all columns start.
+
+    Raises:
+        ValueError: If there are no columns, or not as many as the data have, or a column of numbers
+            does not vary.
+
+    References:
+        Nazabal, Olmos, Ghahramani and Valera, 2020, Handling incomplete heterogeneous data using
+        VAEs.
+        Mattei and Frellsen, 2019, MIWAE: deep generative modelling and imputation of incomplete
+        data sets.
+        McCullagh, 1980, Regression models for ordinal data.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        columns: Sequence[Column] | None,
+        data: Float[Tensor, "num_data features"],
+    ) -> None:
+        super().__init__()
+        self.columns = _require_columns(columns, data)
+        self.network = network
+        self.groups = nn.ModuleList(
+            build(places, self.columns, data)
+            for kinds, build in _BUILDERS
+            if (places := [i for i, c in enumerate(self.columns) if c.kind in kinds])
+        )
+        start = [value for group in self.groups for value in group.start]  # type: ignore[union-attr]
+        set_output_bias(network, torch.tensor(start, dtype=data.dtype))
+
+    @classmethod
+    def num_outputs(cls, features: int, columns: Sequence[Column] | None = None) -> int:
+        """Outputs that the network must have."""
+        return sum(_outputs_of(column) for column in columns or ())
+
+    def forward(self, z: Float[Tensor, "*shape latent"]) -> TableRow:
+        """The distribution of a row, event shape (features,)."""
+        groups: list[ColumnGroup] = [group() for group in self.groups]
+        parts = self.network(z).split([group.outputs for group in groups], -1)
+        return TableRow(groups, parts, self.columns)
+
+
+@final
+class _Numbers(nn.Module):
+    """Real and positive columns: normal, of the logarithm for positive ones."""
+
+    loc: Tensor
+    scale: Tensor
+    start: list[float]
+
+    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
+        super().__init__()
+        self.places, self.logarithmic = tuple(places), columns[places[0]].kind == "positive"
+        cells = data[:, places]
+        cells = cells.log() if self.logarithmic else cells
+        _require_variation(cells, columns, places)
+        loc, scale = standard_moments(cells)
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", scale)
+        self.start = [0.0] * (2 * len(places))
+
+    def forward(self) -> ColumnGroup:
+        return ColumnGroup(
+            self.places,
+            self._distributions,
+            2 * len(self.places),
+            1.0,
+            (lambda x: x > 0) if self.logarithmic else torch.isfinite,
+            "numbers above 0" if self.logarithmic else "finite numbers",
+        )
+
+    def _distributions(self, outputs: Tensor) -> Any:
+        loc, free = outputs.chunk(2, -1)
+        loc, scale = self.loc + self.scale * loc, self.scale * _positive(free)
+        kind = dist.LogNormal if self.logarithmic else dist.Normal
+        return kind(loc, scale, validate_args=False)
+
+
+@final
+class _Counts(nn.Module):
+    """Negative binomial: the logarithm of the mean, and the inverse dispersion."""
+
+    log_mean: Tensor
+    start: list[float]
+
+    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
+        super().__init__()
+        self.places = tuple(places)
+        mean = data[:, places].nanmean(0).nan_to_num(1.0).clamp(min=1e-2)
+        self.register_buffer("log_mean", mean.log())
+        self.start = [0.0] * (2 * len(places))
+
+    def forward(self) -> ColumnGroup:
+        return ColumnGroup(
+            self.places,
+            self._distributions,
+            2 * len(self.places),
+            0.0,
+            lambda x: (x >= 0) & (x == x.round()),
+            "whole numbers from 0",
+        )
+
+    def _distributions(self, outputs: Tensor) -> Any:
+        log_mean, free = outputs.chunk(2, -1)
+        return negative_binomial(self.log_mean + log_mean, _positive(free))
+
+
+@final
+class _Categories(nn.Module):
+    """Binary and categorical columns: logits of the codes, of columns of different sizes."""
+
+    start: list[float]
+
+    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
+        super().__init__()
+        self.places = tuple(places)
+        self.sizes = [max(len(columns[place].labels), 2) for place in places]
+        starts = [_logits(data[:, p], size) for p, size in zip(places, self.sizes, strict=True)]
+        self.start = torch.cat(starts).tolist()
+
+    def forward(self) -> ColumnGroup:
+        return _coded(self.places, self._distributions, self.sizes, sum(self.sizes))
+
+    def _distributions(self, outputs: Tensor) -> Any:
+        most = max(self.sizes)
+        # Codes that a column does not have get no probability.
+        padded = [
+            functional.pad(part, (0, most - part.shape[-1]), value=-1e9)
+            for part in outputs.split(self.sizes, -1)
+        ]
+        return dist.Categorical(logits=torch.stack(padded, -2), validate_args=False)
+
+
+@final
+class _Orders(nn.Module):
+    """Ordinal columns: ``P(x <= k) = sigmoid(t_k - f(z))`` with learned t_0 < t_1 < ..."""
+
+    start: list[float]
+
+    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
+        super().__init__()
+        self.places = tuple(places)
+        self.sizes = [max(len(columns[place].labels), 2) for place in places]
+        thresholds = [
+            _logits(data[:, p], size).softmax(0).cumsum(0)[:-1].logit()
+            for p, size in zip(places, self.sizes, strict=True)
+        ]
+        self.first = nn.Parameter(torch.stack([t[0] for t in thresholds]))
+        steps = [t.diff().clamp(min=_FARTHEST).expm1().log() for t in thresholds]
+        self.steps = nn.ParameterList(steps)
+        self.start = [0.0] * len(places)
+
+    def forward(self) -> ColumnGroup:
+        return _coded(self.places, self._distributions, self.sizes, len(self.places))
+
+    def _distributions(self, outputs: Tensor) -> Any:
+        most, logits = max(self.sizes), []
+        for first, steps, loc in zip(self.first, self.steps, outputs.unbind(-1), strict=True):
+            rising = torch.cat([first.new_zeros(1), functional.softplus(steps).cumsum(0)])
+            below = functional.logsigmoid(first + rising - loc.unsqueeze(-1))
+            above = functional.logsigmoid(loc.unsqueeze(-1) - first - rising)
+            # P(x = k) = sigmoid(t_k - f) sigmoid(f - t_(k-1)) (1 - exp(t_(k-1) - t_k)).
+            within = torch.log(-torch.expm1(-rising.diff()))
+            inner = below[..., 1:] + above[..., :-1] + within
+            own = torch.cat([below[..., :1], inner, above[..., -1:]], -1)
+            logits.append(functional.pad(own, (0, most - own.shape[-1]), value=-1e9))
+        return dist.Categorical(logits=torch.stack(logits, -2), validate_args=False)
+
+
+_BUILDERS: tuple[tuple[tuple[str, ...], Callable[..., nn.Module]], ...] = (
+    (("real",), _Numbers),
+    (("positive",), _Numbers),
+    (("count",), _Counts),
+    (("binary", "categorical"), _Categories),
+    (("ordinal",), _Orders),
+)
+
+
+def _coded(
+    places: tuple[int, ...], of: Callable[[Tensor], Any], sizes: list[int], outputs: int
+) -> ColumnGroup:
+    def holds(x: Tensor) -> Tensor:
+        return (x >= 0) & (x == x.round()) & (x < torch.tensor(sizes, device=x.device))
+
+    return ColumnGroup(places, of, outputs, 0.0, holds, "codes of its labels")
+
+
+def _outputs_of(column: Column) -> int:
+    if column.kind in ("binary", "categorical"):
+        return max(len(column.labels), 2)
+    return 1 if column.kind == "ordinal" else 2
+
+
+def _positive(free: Tensor) -> Tensor:
+    """1 at 0, never below the floor."""
+    return _FLOOR + (1 - _FLOOR) * functional.softplus(free + 0.5413248546)
+
+
+def _require_variation(cells: Tensor, columns: Sequence[Column], places: list[int]) -> None:
+    """Check that numbers vary: a density of a constant grows without bound and means nothing."""
+    for place, varies in zip(places, column_varies(cells).tolist(), strict=True):
+        if not varies:
+            raise ValueError(
+                f"column {columns[place].name!r} is {columns[place].kind} and does not vary in the "
+                "training data, so that it has no density: leave it out."
+            )
+
+
+def _logits(codes: Tensor, size: int) -> Tensor:
+    present = codes[~codes.isnan()].long()
+    share = torch.bincount(present, minlength=size).to(codes) / max(len(present), 1)
+    return share.clamp(min=_FARTHEST).log()
+
+
+def _require_columns(columns: Sequence[Column] | None, data: Tensor) -> tuple[Column, ...]:
+    if not columns:
+        raise ValueError(
+            "a table's likelihood needs to know its columns: give those of "
+            "load_dataset(FILE, columns={}), FILE being .csv or .parquet."
+        )
+    if len(columns) != data.shape[-1]:
+        raise ValueError(f"{len(columns)} columns are named, but rows have {data.shape[-1]} cells.")
+    return tuple(columns)

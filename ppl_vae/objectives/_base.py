@@ -1,0 +1,221 @@
+"""The template every training objective follows."""
+
+import copy
+import inspect
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, final
+
+import pyro.infer
+import torch
+from jaxtyping import Float
+from pyro.infer.enum import get_importance_trace
+from torch import Tensor, nn
+
+from ppl_vae.names import describe
+from ppl_vae.objectives._claims import Claims
+from ppl_vae.particles import (
+    Graph,
+    Particles,
+    PlateNestingError,
+    Program,
+    Programs,
+    owners_of,
+)
+
+SCORE_FUNCTION = ("reinforce:K", "vimco:K", "rws:K", "tvo:K,num_terms=S")
+"""The objectives that take latents without a pathwise gradient, as on the command line."""
+
+
+@final
+@dataclass(frozen=True)
+class Context:
+    """What an objective may need to know of the training it is part of.
+
+    :func:`~ppl_vae.training.fit` sets it before every update; in your own loop, set
+    ``objective.context`` yourself.
+
+    Attributes:
+        progress: Fraction of training done, 0 at the first update.
+        num_data: Size of the training set; None if unknown.
+    """
+
+    progress: float = 0.0
+    num_data: int | None = None
+
+
+class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
+    """A bound on log p(x), reported, and a surrogate for it, differentiated.
+
+    ``loss = - scale * sum over the batch of bound(particles)``, in nats, where scale comes from
+    plates. A subclass writes ``bound`` and, where the gradient is not that of the bound,
+    ``surrogate``; both get per-datum weights and give per-datum values, so that scales,
+    subsampling and averages over a batch always act after the logarithm.
+
+    Works as ``pyro.infer.SVI(model, guide, optim, loss=objective)`` and as
+    ``objective(model, guide)(x)``.
+
+    Args:
+        num_particles: K, draws of the latents per datum.
+
+    Raises:
+        ValueError: If num_particles is not a positive whole number.
+    """
+
+    claims: Claims = Claims()
+    graph: ClassVar[Graph] = "path"
+    """How gradients are to flow through the draws; see :data:`ppl_vae.particles.Graph`."""
+    least_particles: ClassVar[int] = 1
+    simulates: Literal["nothing", "latents", "data"] = "nothing"
+    """Whether draws from the model itself are needed, of the latents alone or of the data too."""
+    anneals: bool = False
+    """Whether the gradient depends on the progress of training."""
+
+    def __init__(self, num_particles: int) -> None:
+        least = self.least_particles
+        whole = isinstance(num_particles, int) and not isinstance(num_particles, bool)
+        if not whole or num_particles < least:
+            raise ValueError(
+                f"{type(self).__name__} needs num_particles >= {least} (a whole number), "
+                f"got {describe(num_particles)}."
+            )
+        super().__init__(num_particles=num_particles, max_plate_nesting=1)
+        self.context = Context()
+
+    def __repr__(self) -> str:
+        names = inspect.signature(type(self).__init__).parameters
+        shown = {name: getattr(self, name, None) for name in names}
+        arguments = ", ".join(f"{name}={v}" for name, v in shown.items() if v is not None)
+        return f"{type(self).__name__}({arguments})"
+
+    def with_plate_nesting(self, used: int) -> "Objective":
+        """The same for programs that use so many plate dimensions, where it is for fewer."""
+        if used <= self.max_plate_nesting:
+            return self
+        deeper = copy.copy(self)
+        deeper.max_plate_nesting = used
+        return deeper
+
+    def programs(self, model: Program, guide: Program) -> Programs:
+        """A model and guide, with the plate dimensions that were found."""
+        return Programs(model, guide, int(self.max_plate_nesting))
+
+    @abstractmethod
+    def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
+        """The bound on log p(x) per datum, in nats: what is reported."""
+
+    def surrogate(
+        self, particles: Particles, bound: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """What is differentiated, per datum. Unless overridden, the bound itself."""
+        return bound
+
+    def ascended(
+        self, particles: Particles, bound: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """What the gradient climbs, as a value per datum. Unless overridden, the bound.
+
+        The surrogate has its gradient, and may have any value.
+        """
+        return bound
+
+    def ascended_at_end(self, particles: Particles) -> Float[Tensor, " batch"]:
+        """What the gradient climbs when training is done, as a value per datum.
+
+        What is annealed has then arrived, so that values of any two epochs can be compared.
+        """
+        context = self.context
+        self.context = replace(context, progress=1.0)
+        try:
+            return self.ascended(particles, self.bound(particles))
+        finally:
+            self.context = context
+
+    def draw(self, model: Program, guide: Program, x: Float[Tensor, "batch *event"]) -> Particles:
+        """The particles this objective is computed from.
+
+        A non-finite density is an error here on the CPU only: a check would make a GPU wait.
+        """
+        try:
+            return self._draw(self.programs(model, guide), x)
+        except PlateNestingError as error:
+            # As Pyro's own objectives, it finds the plates when it first runs.
+            self.max_plate_nesting = error.used
+        return self._draw(self.programs(model, guide), x)
+
+    def _draw(self, programs: Programs, x: Tensor) -> Particles:
+        finite = x.device.type == "cpu"
+        particles = programs.draw(x, self.num_particles, graph=self.graph, check_finite=finite)
+        if self.simulates == "nothing" or not torch.is_grad_enabled():
+            return particles
+        asked = programs if self.simulates == "data" else programs.with_guide(None)
+        return replace(particles, simulation=asked.simulate(x, self.num_particles))
+
+    def loss_of(self, particles: Particles) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """The differentiable loss, a scalar, and the detached bound per datum.
+
+        The loss has the value ``-scale * bound.sum()`` and the gradient of the surrogate.
+
+        Raises:
+            ValueError: If a gradient is asked for that would silently lack a term.
+        """
+        bound = self.bound(particles)
+        if not torch.is_grad_enabled():
+            return -(particles.scale * bound).sum(), bound
+        self._require_gradient(particles)
+        surrogate = self.surrogate(particles, bound)
+        value = surrogate if surrogate is bound else surrogate + (bound - surrogate).detach()
+        return -(particles.scale * value).sum(), bound.detach()
+
+    def _require_gradient(self, particles: Particles) -> None:
+        if self.graph == "score":
+            return
+        for name in particles.not_reparameterized:
+            raise ValueError(
+                f"guide site {name!r} ({type(particles.guide[name]).__name__}) has no "
+                f"reparameterised sampler, so the guide's gradient of {type(self).__name__} would "
+                f"silently lack a term: use {', '.join(SCORE_FUNCTION)}, or a reparameterised "
+                "guide."
+            )
+
+    def differentiable_loss(self, model: Program, guide: Program, x: Tensor) -> Tensor:
+        """The loss as a scalar tensor whose gradient is that of the surrogate."""
+        return self.loss_of(self.draw(model, guide, x))[0]
+
+    def loss(self, model: Program, guide: Program, x: Tensor) -> float:
+        """The negative bound, summed over the batch and scaled, in nats."""
+        with torch.no_grad():
+            return float(self.differentiable_loss(model, guide, x))
+
+    def loss_and_grads(self, model: Program, guide: Program, x: Tensor) -> float:
+        """The loss as a float, after adding its gradient to the parameters' ``.grad``."""
+        loss = self.differentiable_loss(model, guide, x)
+        if loss.requires_grad:
+            loss.backward()
+        return float(loss.detach())
+
+    def __call__(self, model: Program, guide: Program) -> "ObjectiveModule":
+        """The objective for one model and guide, as a torch module from x to the loss."""
+        return ObjectiveModule(self, model, guide)
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        # Abstract in Pyro's class. Nothing here reads it, but Pyro's own helpers may.
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+
+class ObjectiveModule(nn.Module):
+    """An objective bound to a model and guide: ``module(x)`` is the differentiable loss.
+
+    Its parameters are those of the modules that the model and guide refer to.
+    """
+
+    def __init__(self, objective: Objective, model: Program, guide: Program) -> None:
+        super().__init__()
+        self.objective = objective
+        # Callables in a tuple are not registered; their owners are, once each.
+        self._programs = (model, guide)
+        self.owners = nn.ModuleList(owners_of(model, guide))
+
+    def forward(self, x: Float[Tensor, "batch *event"]) -> Tensor:
+        """The differentiable loss on a batch, a scalar in nats."""
+        return self.objective.differentiable_loss(*self._programs, x)

@@ -1,0 +1,367 @@
+"""A Pyro model and guide, and all that is done by running them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from ppl_vae.names import describe
+from ppl_vae.particles._counting import add_evaluations
+from ppl_vae.particles._modules import (
+    ParameterRecorder,
+    ProgramModules,
+    Search,
+    SeenModules,
+    roots_of,
+)
+from ppl_vae.particles._particles import Particles, Simulation
+from ppl_vae.particles._sites import (
+    PlateNestingError,
+    Program,
+    SiteRun,
+    assemble,
+    guide_of,
+    log_densities,
+    run,
+    used_nesting,
+)
+from ppl_vae.randomness import seeded
+
+Graph = Literal["path", "split", "score"]
+"""How draws and densities hang together in the autograd graph.
+
+``path``: the draws are functions of the guide's parameters, and the densities of the draws.
+``split``: the densities are taken at leaf copies of the draws, so that a parameter's direct effect
+on a density, and its effect through the draws (``Particles.paths``), can be told apart, whichever
+parameters the programs share. ``score``: the draws are constants.
+"""
+
+
+@final
+@dataclass(frozen=True)
+class Programs:
+    """A Pyro model and guide: what training and every estimate run.
+
+    However they are written, the modules behind them are found: a module or a method of one, a
+    function that refers to modules or calls ``pyro.module``, ``functools.partial``, and programs
+    inside Pyro's handlers, as ``poutine.scale(vae.model, scale=0.1)``.
+
+    Attributes:
+        model: Pyro model with its data plate at dim -1.
+        guide: Pyro guide over the same latents; None where it plays no part.
+        max_plate_nesting: Plate dimensions that the programs use, the data plate included; those
+            left of the data plate are summed. :meth:`on` finds it.
+    """
+
+    model: Program
+    guide: Program | None = None
+    max_plate_nesting: int = 1
+
+    def __post_init__(self) -> None:
+        for name, program in (("model", self.model), ("guide", self.guide)):
+            if not callable(program) and not (name == "guide" and program is None):
+                raise ValueError(
+                    f"the {name} is a Pyro program, called with the data, got {describe(program)}."
+                )
+
+    @property
+    def callables(self) -> tuple[Program, ...]:
+        """The programs there are."""
+        return (self.model,) if self.guide is None else (self.model, self.guide)
+
+    def modules(self, x: Tensor | None = None) -> "ProgramModules":
+        """The modules behind the programs, as far as they can be seen.
+
+        Args:
+            x: Some data. The programs run on them once, in evaluation mode, so that modules are
+                seen too that no reference leads to, and parameters that are made on first use.
+        """
+        search = Search()
+        for name, program in zip(("model", "guide"), self.callables, strict=False):
+            search.visit(program, name)
+        found = ProgramModules(tuple(search.modules.values()), constants=search.constants)
+        return found if x is None else self._after_a_run(found, x)
+
+    def _after_a_run(self, found: "ProgramModules", x: Tensor) -> "ProgramModules":
+        recorder, seen = ParameterRecorder(), SeenModules()
+        with seeded(0), torch.no_grad(), found.evaluating(), seen.watching(), recorder:
+            guide = None if self.guide is None else guide_of(self.guide, slice(0, len(x)))
+            nesting = used_nesting(self.model, guide, x)
+        return ProgramModules(
+            roots_of([*found.roots, *seen.modules.values()]),
+            recorder.parameters,
+            found.constants,
+            nesting,
+        )
+
+    def on(self, x: Tensor) -> "Programs":
+        """The programs with the plate dimensions that they use on some data."""
+        used = self.modules(x).max_plate_nesting
+        return replace(self, max_plate_nesting=max(self.max_plate_nesting, used))
+
+    def with_guide(self, guide: Program | None) -> "Programs":
+        """The model with another guide."""
+        return replace(self, guide=guide)
+
+    def rows(self, index: slice | Tensor) -> "Programs":
+        """The programs for the data ``x[index]`` alone."""
+        return self if self.guide is None else self.with_guide(guide_of(self.guide, index))
+
+    @property
+    def required_guide(self) -> Program:
+        """The guide, where there must be one.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.guide is None:
+            raise ValueError("guide=None: this draws from the guide; give one.")
+        return self.guide
+
+    @property
+    def num_dims(self) -> int:
+        """Dimensions of a site's log-density: the particles, all plates."""
+        return self.max_plate_nesting + 1
+
+    def run_model(
+        self,
+        x: Tensor,
+        num_particles: int,
+        latents: Mapping[str, Tensor] | None = None,
+        subsamples: Mapping[str, Tensor] | None = None,
+        *,
+        simulated: bool = False,
+    ) -> SiteRun:
+        """One run of the model; ``simulated`` draws the observed sites too."""
+        plates = num_particles, self.max_plate_nesting
+        return run(self.model, x, *plates, latents, subsamples, simulated=simulated)
+
+    def run_guide(
+        self,
+        x: Tensor,
+        num_particles: int,
+        latents: Mapping[str, Tensor] | None = None,
+        subsamples: Mapping[str, Tensor] | None = None,
+        *,
+        detach: bool = False,
+    ) -> SiteRun:
+        """One run of the guide; ``detach`` cuts each draw off the parameters.
+
+        Raises:
+            ValueError: If there is no guide.
+        """
+        plates = num_particles, self.max_plate_nesting
+        return run(self.required_guide, x, *plates, latents, subsamples, detach=detach)
+
+    def draw(
+        self,
+        x: Shaped[Tensor, "batch *event"],
+        num_particles: int = 1,
+        *,
+        graph: Graph = "path",
+        check_finite: bool = True,
+    ) -> Particles:
+        """Run the guide, then the model on its draws, once, for all particles together.
+
+        Args:
+            x: A batch, handed to both.
+            num_particles: Number of particles K.
+            graph: How gradients flow through the draws; the values are the same.
+            check_finite: Raise on a non-finite log-density. It waits for the device, so a step that
+                is captured or runs ahead on a GPU turns it off.
+
+        Returns:
+            Per-site log-densities of shape (particles, batch), unscaled.
+
+        Raises:
+            ValueError: If a site stands outside the data plate or is to be enumerated, the guide
+                misses a latent or has one too many, scales differ between sites, a log-density is
+                not finite, or a guide to be split gives other densities when run again. Names the
+                site.
+        """
+        if num_particles < 1:
+            raise ValueError(f"num_particles must be 1 or more, got {num_particles}.")
+        drawn = self.run_guide(x, num_particles, detach=graph == "score")
+        latents, paths = drawn.latents, None
+        if graph == "split":
+            paths, latents = latents, {name: _leaf(value) for name, value in latents.items()}
+            # A lone site's distribution depends on no latent: its density needs no second run.
+            alone, first = len(latents) == 1, drawn
+            if alone:
+                drawn = first.at(latents)
+            else:
+                drawn = self.run_guide(x, num_particles, latents, first.subsamples)
+            if check_finite and not alone:
+                _require_same(first, drawn, self.num_dims)
+        modelled = self.run_model(x, num_particles, latents, drawn.subsamples)
+        particles = assemble(modelled, drawn, self.num_dims, paths)
+        add_evaluations(particles.num_particles * particles.batch_size)
+        if check_finite:
+            particles.require_finite()
+        return particles
+
+    def evaluate(
+        self, x: Shaped[Tensor, "batch *event"], latents: Mapping[str, Tensor]
+    ) -> Particles:
+        """The particles that given latents are, wherever they were drawn.
+
+        Outside the guide's support its log-density is -inf.
+
+        Args:
+            x: A batch.
+            latents: Site name to values, shape ``(particles, batch, *event)``.
+
+        Raises:
+            ValueError: As :meth:`draw`.
+        """
+        count = len(next(iter(latents.values())))
+        guided = self.run_guide(x, count, latents)
+        modelled = self.run_model(x, count, latents, guided.subsamples)
+        add_evaluations(count * len(x))
+        return assemble(modelled, guided, self.num_dims, anywhere=True)
+
+    def simulate(self, x: Shaped[Tensor, "batch *event"], num_particles: int = 1) -> Simulation:
+        """Draw (z, x) ~ p from the model, and take log q(z|x) under the guide if there is one.
+
+        Args:
+            x: A batch; the model sees it for its shape only.
+            num_particles: Draws for each row of x.
+
+        Raises:
+            ValueError: If the guide is to see simulated data, and the model does not observe
+                exactly one site of the shape of x, or subsamples.
+        """
+        # Where the latents alone are wanted, they carry the gradient of a learned prior.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.guide is None):
+            drawn = self.run_model(x, num_particles, simulated=True)
+        add_evaluations(num_particles * len(x))
+        if self.guide is None:
+            return Simulation(drawn.latents, untrained=drawn.untrained)
+        nesting, observed = self.max_plate_nesting, drawn.observed
+        shapes = {name: tuple(value.shape[nesting:]) for name, value in observed.items()}
+        size = num_particles * x.numel()
+        alone = list(shapes.values()) == [tuple(x.shape)]
+        if not alone or any(v.numel() != size for v in observed.values()) or drawn.subsamples:
+            raise ValueError(
+                "the guide can see simulated data only if the model observes one site of the shape "
+                f"of x, {tuple(x.shape)}, without subsampling; it observes {shapes}."
+            )
+        (fantasies,) = observed.values()
+        rows = fantasies.reshape(-1, *x.shape[1:])
+        latents = {
+            name: _merge_particles(value, num_particles, len(x), nesting)
+            for name, value in drawn.latents.items()
+        }
+        densities = log_densities(self.run_guide(rows, 1, latents), self.num_dims).values()
+        log_guide = sum(densities, torch.zeros(())).reshape(num_particles, len(x))
+        return Simulation(drawn.latents, log_guide)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        x: Shaped[Tensor, "batch *event"],
+        num_particles: int = 1,
+        latents: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draw (z, x) ~ p, or x ~ p(x|z) at given latents.
+
+        Args:
+            x: A batch; the model sees it for its shape only.
+            num_particles: Draws for each row of x.
+            latents: Site name to draws, as in :class:`~ppl_vae.particles.Particles`; from the prior
+                if None.
+
+        Returns:
+            Latents, and draws of the observed sites, by site name; shape ``(particles, *plates,
+            batch, *event)``.
+        """
+        drawn = self.run_model(x, num_particles, latents, simulated=True)
+        return drawn.latents, drawn.observed
+
+    def simulate_data(
+        self, x: Shaped[Tensor, "batch *event"]
+    ) -> tuple[dict[str, Tensor], Shaped[Tensor, "batch *event"]]:
+        """Draw (z, x) ~ p, one pair for each row of x, which is seen for its shape only.
+
+        Returns:
+            Site name to latents, shape ``(1, *plates, batch, *event)``, and the data.
+
+        Raises:
+            ValueError: If the model does not observe exactly one site of the shape of x.
+        """
+        latents, observed = self.predict(x)
+        shapes = {name: tuple(value.shape) for name, value in observed.items()}
+        nesting = self.max_plate_nesting
+        if len(shapes) != 1 or next(iter(shapes.values()))[nesting:] != tuple(x.shape):
+            raise ValueError(
+                f"data can be simulated only if the model observes one site of the shape of x, "
+                f"{tuple(x.shape)}; it observes {shapes} (after a dimension of one draw)."
+            )
+        (fantasies,) = observed.values()
+        return latents, fantasies.reshape(x.shape)
+
+    @torch.no_grad()
+    def accepts_missing(self, x: Shaped[Tensor, "batch *event"]) -> bool:
+        """Whether NaN in x is a missing cell to every likelihood of the model.
+
+        A distribution says so by an attribute ``accepts_missing``, as
+        :class:`~ppl_vae.likelihoods.Observed` does. The model draws from x once.
+        """
+        drawn = self.run_model(x, 1, simulated=True)
+        observed = [drawn.sites[name]["fn"] for name in drawn.observed]
+        return all(getattr(likelihood, "accepts_missing", False) for likelihood in observed)
+
+
+def draw_particles(
+    model: Program,
+    guide: Program,
+    x: Shaped[Tensor, "batch *event"],
+    num_particles: int = 1,
+    *,
+    graph: Graph = "path",
+    check_finite: bool = True,
+) -> Particles:
+    """The particles of a model and a guide: the short form of :meth:`Programs.draw`.
+
+    Args:
+        model: A Pyro program; its latent and observed sites stand in a data plate at dim -1.
+        guide: A Pyro program over the same latent sites.
+        x: A batch, shape ``(batch, *event)``.
+        num_particles: Number of particles K.
+        graph: How gradients flow through the draws.
+        check_finite: Raise on a non-finite log-density.
+
+    Raises:
+        ValueError: As :meth:`Programs.draw`.
+    """
+    programs = Programs(model, guide)
+    try:
+        return programs.draw(x, num_particles, graph=graph, check_finite=check_finite)
+    except PlateNestingError as error:
+        programs = replace(programs, max_plate_nesting=error.used)
+    return programs.draw(x, num_particles, graph=graph, check_finite=check_finite)
+
+
+def _require_same(first: SiteRun, second: SiteRun, num_dims: int) -> None:
+    """The densities at leaves must be those of the distributions that the draws are from."""
+    again = log_densities(second, num_dims)
+    for name, value in log_densities(first, num_dims).items():
+        if not torch.allclose(value, again[name], rtol=1e-4, atol=1e-4, equal_nan=True):
+            raise ValueError(
+                f"guide site {name!r} has another density when the guide is run again on its own "
+                "draws: randomness besides its sample sites, such as dropout, cannot be split by "
+                "this objective; switch it off in the guide, or use elbo:K or iwae:K."
+            )
+
+
+def _leaf(value: Tensor) -> Tensor:
+    leaf = value.detach()
+    return leaf.requires_grad_() if torch.is_grad_enabled() and leaf.is_floating_point() else leaf
+
+
+def _merge_particles(value: Tensor, num_particles: int, batch: int, nesting: int) -> Tensor:
+    """``(particles, *plates, batch, *event)`` -> ``(1, *plates, particles * batch, *event)``."""
+    return value.movedim(0, nesting - 1).flatten(nesting - 1, nesting).unsqueeze(0)

@@ -1,0 +1,415 @@
+"""Drawings on axes: intervals, curves, bars, images and columns of data."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.markers import CARETDOWN
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from ppl_vae.plots._style import (
+    HEIGHT,
+    INK,
+    MUTED,
+    PAPER,
+    Drawing,
+    Style,
+    draw_line,
+    new_figure,
+    style_of,
+)
+
+_LONGEST = 50
+"""Characters that stand beside each other in a figure."""
+_ROW = 0.46
+"""Inches that a row with its label above takes."""
+_STRETCH = 8.0
+"""Least ratio of largest to smallest at which costs are on a log axis."""
+_IMAGES = 10
+"""Images in a row."""
+_MOST_COLUMNS = 24
+_QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
+_APART = 0.035
+"""Share of a panel's width and height that labels of points keep from each other."""
+_SI = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+@final
+@dataclass(frozen=True)
+class ForestRow:
+    """A row of a forest plot: an estimate, its interval, single values below it."""
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    style: Style | None = None
+    points: tuple[float, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
+class Curve:
+    """y against x with bars or a band from low to high; a label where the panel has a legend."""
+
+    style: Style
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    label: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class ElboTerms:
+    """``ELBO = log-likelihood - sum of KL`` of an arm, and a remark."""
+
+    label: str
+    style: Style
+    log_likelihood: float
+    kl: Sequence[float]
+    remark: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class Cost:
+    """What an arm costs, and what it comes to, with its error."""
+
+    style: Style
+    cost: float
+    value: float
+    error: float
+
+
+def rows_height(count: int) -> float:
+    """Inches of a figure with so many rows, each with its label above."""
+    return 0.65 + _ROW * max(count, 1)
+
+
+def draw_forest(ax: Axes, rows: Sequence[ForestRow], xlabel: str, *, zero: bool = False) -> None:
+    """Estimates with intervals, one below the other; a line at 0 where they are differences.
+
+    An interval that holds 0 has an open marker.
+    """
+    if zero:
+        ax.axvline(0, color=INK, lw=1)
+    for height, row in enumerate(rows):
+        color = row.style.color if row.style else INK
+        marker = row.style.marker if row.style else "o"
+        face = PAPER if zero and row.low <= 0 <= row.high else color
+        ax.plot([row.low, row.high], [height, height], color=color, lw=2, solid_capstyle="butt")
+        ax.plot(row.mean, height, marker, color=color, markerfacecolor=face, markersize=6.5)
+        if len(row.points) > 1:
+            ax.plot(row.points, [height + 0.2] * len(row.points), "|", color=color, markersize=6)
+        _row_label(ax, height, row.label)
+    _rows_axis(ax, len(rows), xlabel)
+
+
+def draw_bands(ax: Axes, curves: Sequence[Curve], ylabel: str, cost: str = "") -> None:
+    """A line and a band for each curve; the first fifth may leave the panel.
+
+    Against the epoch, or against the cost that is named, on a log axis.
+    """
+    for curve in curves:
+        ax.fill_between(curve.x, curve.low, curve.high, color=curve.style.color, alpha=0.2, lw=0)
+        draw_line(ax, curve.x, curve.y, curve.style, marker=False, label=curve.label)
+        # Few markers are enough to tell arms apart without their colours.
+        few = slice(len(curve.x) - 1, None, -max(1, len(curve.x) // 6))
+        ax.plot(
+            curve.x[few], curve.y[few], curve.style.marker, color=curve.style.color, markersize=4.5
+        )
+    later = [
+        value
+        for curve in curves
+        for side in (curve.low, curve.high)
+        for value in side[len(side) // 5 :]
+        if math.isfinite(value)
+    ]
+    if later:
+        margin = 0.05 * (max(later) - min(later)) or 0.5
+        ax.set_ylim(min(later) - margin, max(later) + margin)
+    ax.set(xlabel=cost or "epoch", ylabel=ylabel)
+    if cost:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=8))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _si(value)))
+        ax.xaxis.minorticks_off()
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+
+
+def draw_against(
+    ax: Axes, curves: Sequence[Curve], xlabel: str, ylabel: str, *, log_y: bool = False
+) -> None:
+    """A line with bars for each curve, against a number on a log axis.
+
+    On a log axis for y, a bar that reaches 0 gives way to an arrow at its upper end.
+    """
+    for curve in curves:
+        x, y, low, high = (np.array(v, dtype=float) for v in (curve.x, curve.y, curve.low,
+                                                              curve.high))  # fmt: skip
+        seen = (y > 0) & (low > 0) if log_y else np.isfinite(y)
+        shown = list(np.where(seen, y, np.nan))
+        draw_line(ax, list(x), shown, curve.style, label=curve.label)
+        ax.vlines(x[seen], low[seen], high[seen], color=curve.style.color, lw=1.2)
+        ax.plot(x[~seen], high[~seen], ls="none", marker=CARETDOWN, color=curve.style.color)
+    ticks = sorted({value for curve in curves for value in curve.x})
+    ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
+    if log_y:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.minorticks_off()
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.minorticks_off()
+
+
+def draw_parts(ax: Axes, rows: Sequence[ElboTerms]) -> None:
+    """For each arm the log-likelihood from 0, below it the KL of each site from there to the ELBO.
+
+    Full: log-likelihood. Pale: KL, one piece a site. The mark at the end is the ELBO.
+    """
+    ax.axvline(0, color=INK, lw=1)
+    for height, row in enumerate(rows):
+        color = row.style.color
+        ax.barh(height, row.log_likelihood, 0.22, color=color, lw=0)
+        left = row.log_likelihood
+        for index, term in enumerate(row.kl):
+            ax.barh(height + 0.22, -term, 0.22, left=left, color=color, lw=0,
+                    alpha=(0.5, 0.25)[index % 2])  # fmt: skip
+            left -= term
+        ax.plot(left, height + 0.22, "|", color=INK, markersize=9, markeredgewidth=1.6)
+        _row_label(ax, height, row.label, row.remark)
+    _rows_axis(ax, len(rows), "nats per datum")
+
+
+def draw_costs(ax: Axes, points: Sequence[Cost], front: Sequence[Cost], xlabel: str) -> None:
+    """Mean log p(x) against cost, two standard errors each; the Pareto front is a line of steps."""
+    for point in points:
+        bar = [point.value - 2 * point.error, point.value + 2 * point.error]
+        ax.plot([point.cost] * 2, bar, color=point.style.color, lw=1.2)
+        ax.plot(point.cost, point.value, point.style.marker, color=point.style.color, markersize=6)
+    ax.step(
+        [point.cost for point in front], [point.value for point in front],
+        where="post", color=MUTED, lw=1.2, ls=(0, (3, 2)), zorder=0,
+    )  # fmt: skip
+    for point in front:
+        ax.plot(point.cost, point.value, "o", color=INK, markerfacecolor="none", markersize=12)
+    costs = [point.cost for point in points if point.cost > 0]
+    if costs and max(costs) > _STRETCH * min(costs):
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        ax.xaxis.minorticks_off()
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _si(value)))
+    ax.margins(x=0.12, y=0.12)
+    ax.set(xlabel=xlabel, ylabel="log p(x), nats per datum")
+
+
+def draw_profiles(ax: Axes, rows: Sequence[Sequence[float]], color: str, xlabel: str) -> None:
+    """Data that are no images and whose columns have no names: one line a row."""
+    for row in rows:
+        ax.plot(range(len(row)), row, color=color, lw=0.9, alpha=0.6)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    ax.set(xlabel=xlabel)
+
+
+def draw_columns(
+    ax: Axes,
+    groups: Mapping[str, Float[np.ndarray, "rows columns"]],
+    names: Sequence[str],
+    colors: Sequence[str],
+) -> None:
+    """Columns of a table, one below the other, in each the groups of rows that are compared.
+
+    Thin: from the 5% to the 95% quantile, thick: from 25% to 75%, mark: the median, all in standard
+    deviations from the mean of the first group's column; both stand beside its name. Missing cells
+    are left out.
+    """
+    first = next(iter(groups.values()))
+    center, scale = np.nanmean(first, 0), np.nanstd(first, 0)
+    count = min(len(names), _MOST_COLUMNS)
+    for index, ((label, rows), color) in enumerate(zip(groups.items(), colors, strict=True)):
+        scaled = (rows - center) / np.where(scale > 0, scale, 1)
+        heights = np.arange(count) + 0.3 * (index - (len(groups) - 1) / 2)
+        low, first_quarter, median, last_quarter, high = np.nanquantile(
+            scaled[:, :count], _QUANTILES, axis=0
+        )
+        ax.hlines(heights, low, high, color=color, lw=1.2)
+        ax.hlines(heights, first_quarter, last_quarter, color=color, lw=4, label=label)
+        ax.plot(median, heights, "|", color=INK, markersize=7, markeredgewidth=1.5)
+    left_out = f"; {count} of {len(names)} columns" if count < len(names) else ""
+    scales = [f"({mean:.4g} \N{PLUS-MINUS SIGN} {sd:.2g})" for mean, sd in
+              zip(center, np.nanstd(first, 0), strict=True)]  # fmt: skip
+    labels = [f"{shortened(name, 24)} {scale}" for name, scale in zip(names, scales, strict=True)]
+    ax.set_yticks(range(count), labels[:count])
+    ax.set(ylim=(count - 0.4, -0.6), xlabel=f"standard deviations from the data's mean{left_out}")
+
+
+def columns_height(count: int) -> float:
+    """Inches of a figure with so many columns of data, one below the other."""
+    return 0.9 + 0.32 * min(count, _MOST_COLUMNS)
+
+
+def image_grid(
+    images: Float[np.ndarray, "images features"], shape: Sequence[int], columns: int = _IMAGES
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Images in rows, a pixel of white between; grey ones from white (0) to black (1)."""
+    values = np.nan_to_num(images).clip(0, 1).reshape(len(images), *shape)
+    if len(shape) == 2:
+        values = np.repeat(1 - values[:, None], 3, axis=1)
+    colors = np.moveaxis(values, 1, -1)
+    padded = np.pad(colors, [(0, -len(colors) % columns), (0, 1), (0, 1), (0, 0)],
+                    constant_values=1)  # fmt: skip
+    rows = padded.reshape(-1, columns, *padded.shape[1:]).swapaxes(1, 2)
+    joined = rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)[:-1, :-1]
+    return np.asarray((255 * joined).round(), dtype=np.uint8)
+
+
+def plot_images(
+    rows: Sequence[Float[Any, "columns features"]],
+    image_shape: Sequence[int],
+    *,
+    row_names: Sequence[str] = (),
+    ax: Axes | None = None,
+) -> Any:
+    """A grid of images, one given batch a row, values in [0, 1] from white to black.
+
+    Args:
+        rows: Batches of images, all of one size.
+        image_shape: (height, width), or (channels, height, width).
+        row_names: Beside the rows, the first ones.
+        ax: Where to draw; a new figure if not given.
+
+    Returns:
+        The axes that were given, or the new figure.
+    """
+    columns, height = len(rows[0]), image_shape[-2] + 1
+    pixels = image_grid(np.concatenate([np.asarray(row) for row in rows]), image_shape, columns)
+
+    def draw(ax: Axes) -> None:
+        ax.imshow(pixels, interpolation="nearest")
+        ax.set(xticks=[])
+        ax.grid(visible=False)
+        ax.spines[:].set_visible(False)
+        ax.set_yticks([height * (n + 0.5) for n in range(len(row_names))], row_names)
+        ax.tick_params(length=0)
+
+    return draw_on([(draw, 0.6 + 6.5 * pixels.shape[0] / pixels.shape[1])], ax)
+
+
+def plot_columns(
+    groups: Mapping[str, Float[Any, "rows columns"]],
+    names: Sequence[str] | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Any:
+    """Groups of rows of a table, beside each other in every column; see :func:`draw_columns`.
+
+    Args:
+        groups: Name to rows; the first sets the scale of each column.
+        names: Of the columns. Where they have none, a row is a line over the features.
+        ax: Where to draw; a new figure if not given.
+
+    Returns:
+        The axes that were given, or the new figure.
+    """
+    arrays = {name: np.asarray(rows, dtype=float) for name, rows in groups.items()}
+    colors = [MUTED, *(style_of(index).color for index in range(len(arrays) - 1))]
+
+    def draw(ax: Axes) -> None:
+        if names is not None:
+            draw_columns(ax, arrays, names, colors)
+        for (label, rows), color in zip(arrays.items(), colors, strict=True):
+            if names is None:
+                draw_profiles(ax, rows.tolist(), color, "feature")
+                ax.plot([], [], color=color, label=label)
+        legend(ax)
+
+    return draw_on([(draw, HEIGHT if names is None else columns_height(len(names)))], ax)
+
+
+def draw_on(panels: Sequence[tuple[Drawing, float]], ax: Axes | Sequence[Axes] | None) -> Any:
+    """Draw panels on axes, one each, which are returned; on a new figure if there are none.
+
+    Raises:
+        ValueError: If there are not as many axes as panels.
+    """
+    if ax is None:
+        return new_figure(panels)
+    axes = [ax] if isinstance(ax, Axes) else list(ax)
+    if len(axes) != len(panels):
+        raise ValueError(f"expected {len(panels)} axes, one for each panel, got {len(axes)}.")
+    for each, (drawing, _) in zip(axes, panels, strict=True):
+        drawing(each)
+    return ax
+
+
+def legend(ax: Axes, title: str | None = None) -> None:
+    """What lines and markers stand for, at the right of the panel, where nothing is drawn."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8.5, title=title,
+              title_fontsize=8.5)  # fmt: skip
+
+
+def label_points(ax: Axes, labels: Sequence[str], x: Sequence[float], y: Sequence[float]) -> None:
+    """Labels beside points of a curve, left out where they would stand on one already there.
+
+    The ends come first, then those between, from the middle of the widest space without one.
+    """
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    placed: list[tuple[float, float]] = []
+    for index in _ends_first(len(labels)):
+        place = (x[index] - left) / (right - left), (y[index] - low) / (high - low)
+        if all(abs(place[0] - a) > 2 * _APART or abs(place[1] - b) > _APART for a, b in placed):
+            placed.append(place)
+            ax.annotate(labels[index], (x[index], y[index]), (6, 3), textcoords="offset points",
+                        fontsize=8)  # fmt: skip
+
+
+def _ends_first(count: int) -> list[int]:
+    """0, the last, and then the index that is farthest from those before, again and again."""
+    order = [0, count - 1][:count]
+    while len(order) < count:
+        rest = [index for index in range(count) if index not in order]
+        order.append(max(rest, key=lambda index: min(abs(index - other) for other in order)))
+    return order
+
+
+def shortened(label: str, longest: int = _LONGEST) -> str:
+    """A long label without its middle."""
+    if len(label) <= longest:
+        return label
+    half = (longest - 1) // 2
+    return f"{label[:half]}\N{HORIZONTAL ELLIPSIS}{label[-half:]}"
+
+
+def _row_label(ax: Axes, height: float, label: str, remark: str = "") -> None:
+    # Lines of the panel end at a label: no text is crossed.
+    box = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}
+    place, room = ax.get_yaxis_transform(), _LONGEST - len(remark)
+    for x, text, align, color in (
+        (0, shortened(label, room), "left", INK), (1, remark, "right", MUTED)
+    ):  # fmt: skip
+        if text:
+            ax.text(x, height - 0.16, text, transform=place, va="bottom", ha=align, color=color,
+                    bbox=box)  # fmt: skip
+
+
+def _rows_axis(ax: Axes, count: int, xlabel: str) -> None:
+    ax.set(ylim=(count - 0.4, -0.75), yticks=[], xlabel=xlabel)
+    ax.spines["left"].set_visible(False)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _si(value: float) -> str:
+    for size, letter in _SI:
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"

@@ -1,0 +1,162 @@
+"""What was planned, what became of each cell, and what one needs to do it again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ppl_vae.comparison import Comparison
+from ppl_vae.report import _numbers as numbers
+from ppl_vae.report._blocks import Block, Facts, Section, Table, TableColumn, Value, Verbatim
+from ppl_vae.settings_file import write_yaml_text
+from ppl_vae.studies import CellResult, Study, StudyResults
+
+_BUDGETS = ("updates", "seconds", "decoder_evaluations")
+_TIMES = f" {numbers.TIMES} "
+_HASH = 12
+"""Characters of a hash that tell files apart."""
+
+
+def design(results: StudyResults, comparison: Comparison | None) -> Section:
+    """Data, arms, factors, seeds, budget, evaluation."""
+    study = results.study
+    states = [cell.state for cell in results.cells]
+    finished = f"{states.count('done'):,} of {len(states):,} done"
+    items = [
+        ("Data", _data(results.manifest.get("data", {}), study)),
+        ("Arms", f"{numbers.plural(len(study.arms), 'arm')}: {_product(study)}"),
+        *((f"Levels of {name}", ", ".join(levels)) for name, levels in study.levels.items()),
+        ("Seeds", f"{len(study.seeds)} per arm: {', '.join(map(str, study.seeds))}"),
+        ("Cells", f"one training run for each arm and seed; {finished}"),
+        ("Training", _training(study)),
+        ("Evaluation", _evaluation(study, comparison)),
+        ("Pairing", "all arms of one seed share the order of the data and the evaluation's draws, "
+                    "so that differences are paired by seed and datum"),
+    ]  # fmt: skip
+    if study.measures:
+        items.append(("Also measured", ", ".join(study.measures).replace("_", " ")))
+    return Section("design", "Design", [Facts(items)])
+
+
+def _data(data: Mapping[str, Any], study: Study) -> str:
+    text = str(data.get("name", study.config.data))
+    sizes = [
+        f"{numbers.count(data[f'num_{split}'])} {name}"
+        for split, name in (("train", "training"), ("valid", "validation"), ("test", "test"))
+        if f"num_{split}" in data
+    ]
+    shape = data.get("image_shape")
+    if shape:
+        sizes.append(f"images of {_TIMES.join(map(str, shape))}")
+    elif data.get("features"):
+        sizes.append(numbers.plural(int(data["features"]), "feature"))
+    return f"{text} ({', '.join(sizes)})" if sizes else text
+
+
+def _product(study: Study) -> str:
+    sizes = [numbers.plural(len(levels), "level") for levels in study.levels.values()]
+    crossed = [f"{name} ({size})" for name, size in zip(study.levels, sizes, strict=True)]
+    return _TIMES.join(crossed) or "one configuration"
+
+
+def _training(study: Study) -> str:
+    config = study.config
+    limits = {name: getattr(config, name, None) for name in _BUDGETS}
+    budget = [f"{limit:,} {name.replace('_', ' ')}" for name, limit in limits.items() if limit]
+    length = " or ".join(budget) or numbers.plural(config.budget.epochs or 0, "epoch")
+    varied = f"; {', '.join(study.factors)} as the arm says" if study.factors else ""
+    return (
+        f"{length} per run, batches of {config.batch_size}, learning rate "
+        f"{config.learning_rate:g} ({config.schedule}){varied}"
+    )
+
+
+def _evaluation(study: Study, comparison: Comparison | None) -> str:
+    methods = []
+    for method in study.methods:
+        options = ", ".join(f"{name} {value}" for name, value in method.options.items())
+        methods.append(f"{method.label} ({options})" if options else method.label)
+    text = f"log p(x) of the {study.split} data by {', '.join(methods)}"
+    if comparison is not None:
+        text += f"; N = {comparison.num_data:,}, {'; '.join(comparison.methods)}"
+    return text
+
+
+def cells_table(cells: Sequence[CellResult], values: Mapping[tuple[str, int], float]) -> Section:
+    """Every planned cell: what became of it, what it took, what it came to.
+
+    Args:
+        cells: All of them.
+        values: Arm and seed to the mean log p(x), of those that are done.
+    """
+    rows: list[list[Value]] = [
+        [
+            cell.arm, cell.seed, cell.state, values.get((cell.arm, cell.seed)),
+            *((cell.epochs, cell.kept_epoch, cell.evaluations, cell.seconds, cell.attempts)
+              if cell.attempts else [None] * 5),
+            cell.reason or "",
+        ]
+        for cell in cells
+    ]  # fmt: skip
+    columns = [
+        TableColumn("arm", "arm"),
+        TableColumn("seed", "number", numbers.count),
+        TableColumn("state"),
+        TableColumn("log_prob", "number", heading="log p(x)"),
+        TableColumn("epochs", "number", numbers.count),
+        TableColumn("kept_epoch", "number", numbers.count, heading="epoch kept"),
+        TableColumn("evaluations", "number", numbers.count, heading="decoder evaluations"),
+        TableColumn("seconds", "number", numbers.tenths),
+        TableColumn("attempts", "number", numbers.count),
+    ]
+    if any(cell.reason for cell in cells):
+        columns.append(TableColumn("reason", "prose"))
+    table = Table(
+        name="cells",
+        caption="Cells: one training run each; log p(x) is its mean over the data, nats per datum",
+        columns=columns,
+        rows=[row[: len(columns)] for row in rows],
+    )
+    return Section("cells", "Cells", [table])
+
+
+def reproduction(results: StudyResults) -> Section:
+    """The command, the plan, all settings, versions."""
+    manifest, study = results.manifest, results.study
+    varied = {"seed", *study.factors}
+    shared = {name: value for name, value in asdict(study.config).items() if name not in varied}
+    settings = write_yaml_text(_plain(shared))
+    blocks: list[Block] = [
+        Verbatim("Command", str(manifest.get("command") or "ppl-vae study run FILE")),
+        *([Verbatim("Study file", study.text.strip())] if study.text else []),
+        Verbatim("All settings that the arms share", settings.strip()),
+        Facts(_versions(manifest)),
+    ]
+    return Section("reproduction", "To do it again", blocks)
+
+
+def _versions(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    data, git = manifest.get("data", {}), manifest.get("git")
+    threads = manifest.get("threads")
+    items = [
+        ("Created", manifest.get("created")),
+        ("Engine", manifest.get("engine")),
+        ("Platform", manifest.get("platform")),
+        ("Device", manifest.get("device")),
+        ("Threads", None if threads is None else str(threads)),
+        ("Git revision", None if git is None else _revision(git)),
+        ("Hash of the data", str(data.get("sha256", ""))[:_HASH]),
+        *manifest.get("versions", {}).items(),
+    ]
+    return [(name, str(text)) for name, text in items if text]
+
+
+def _revision(git: Mapping[str, Any]) -> str:
+    changed = ", with changes that are not committed" if git.get("dirty") else ""
+    return f"{str(git.get('revision'))[:_HASH]}{changed}"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which YAML has."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,247 @@
+"""What a study is: arms by seeds, and what is measured of each."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, final
+
+from ppl_vae.engines import ENGINES, Engine, InProcess, RayEngine
+from ppl_vae.files import require_file_name
+from ppl_vae.identity import hash_values
+from ppl_vae.names import require_known
+from ppl_vae.registry import build_estimator
+from ppl_vae.runs import RunConfig, Split
+from ppl_vae.studies._arms import Arm, build_arms, folder_name, level_label
+
+MEASURES = {
+    "decomposition": "log-likelihood, KL of each site, active units",
+    "bound_curve": "the importance-weighted bound against K",
+    "pictures": "samples and reconstructions of the first seed",
+    "gradients": "signal-to-noise ratio of the gradients against K, of the first seed",
+    "sandwich": "annealing from both sides on simulated data, of the first seed",
+}
+"""Measures of a trained run beside log p(x)."""
+
+FIRST_SEED_ONLY = ("pictures", "gradients", "sandwich")
+"""Measured of one run of each arm: they show what an arm is like, and take long."""
+
+MEASURED = ("decomposition", "bound_curve", "pictures")
+"""Measures that are taken unless a study says otherwise."""
+
+
+@final
+@dataclass(frozen=True)
+class Method:
+    """A way to estimate log p(x), with its options.
+
+    Attributes:
+        name: As ``ppl-vae evaluate --method`` has it.
+        options: Its options; those left out have their defaults.
+        label: What tables and files call it.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            # A file of the cell and a group of the results are called by it.
+            object.__setattr__(self, "label", re.sub(r"[^\w.+=-]+", "-", self.name))
+        require_file_name("label of a method", self.label)
+        self.build()
+
+    def build(self) -> Any:
+        """The estimator.
+
+        Raises:
+            ValueError: If the name or an option is wrong.
+        """
+        return build_estimator(self.name, self.options)
+
+
+@final
+@dataclass(frozen=True)
+class Resources:
+    """What one cell is given.
+
+    Attributes:
+        cpus: Threads it computes with, and cores it is granted on a cluster; None: all there are.
+        gpus: Of a GPU, such as 0.25 for four cells on one; none in process, where a cell takes
+            the device it is told.
+    """
+
+    cpus: int | None = None
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cpus is not None and self.cpus < 1:
+            raise ValueError(f"resources: cpus must be 1 or more, got {self.cpus}.")
+        if self.gpus < 0:
+            raise ValueError(f"resources: gpus must be 0 or more, got {self.gpus}.")
+
+    def engine(self, name: str = "in-process", address: str | None = None) -> Engine:
+        """The engine of this name, for pieces of work that take these resources.
+
+        Raises:
+            ValueError: If the name is unknown, or an address is given to what has none.
+            ImportError: If Ray is asked for and not installed.
+        """
+        build = ENGINES.resolve(name)
+        if build is RayEngine:
+            return RayEngine(address, cpus=self.cpus or 1, gpus=self.gpus)
+        if address is not None:
+            raise ValueError('an address belongs to engine="ray".')
+        return InProcess(cpus=self.cpus)
+
+
+@final
+@dataclass(frozen=True)
+class CellPlan:
+    """One training run of a study before it is made.
+
+    Attributes:
+        arm: Label of its combination of levels.
+        levels: Factor to the label of its level.
+        config: All settings of the run, the seed among them.
+        folder: Its name within the study's folder.
+        measures: What is measured of it beside log p(x).
+        evaluation: How log p(x) is estimated, as plain values.
+    """
+
+    arm: str
+    levels: dict[str, str]
+    config: RunConfig
+    folder: str
+    measures: tuple[str, ...] = ()
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Arm and seed."""
+        return f"{self.arm} seed {self.config.seed}"
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Names the settings of its run."""
+        return hash_values(self.config.complete())
+
+    @cached_property
+    def key(self) -> str:
+        """Names all that its results depend on, apart from the data."""
+        return hash_values(
+            {
+                "config": self.config_hash,
+                "evaluation": dict(self.evaluation),
+                "measures": list(self.measures),
+            }
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Study:
+    """Arms by seeds, trained and evaluated alike.
+
+    Attributes:
+        config: Settings that all arms share.
+        factors: Setting to its levels; every combination is an arm.
+        seeds: Of the training runs of each arm.
+        methods: Of estimating log p(x); the first one is compared by.
+        split: The data that log p(x) is estimated on.
+        limit: Only so many of them, a fixed random subset.
+        shards: Parts that the evaluation of a cell is cut in, each with draws of its own.
+        measures: What else is measured, of :data:`MEASURES`.
+        question: What is asked, for the report.
+        reference: The arm that all others are compared with, and with no other; None: all pairs,
+            or, of more than 12 arms, all with the highest.
+        confidence: Of the intervals.
+        resources: Of a cell.
+        text: The study's file; the same plan written anew if empty.
+    """
+
+    config: RunConfig
+    factors: Mapping[str, tuple[Any, ...]]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    methods: tuple[Method, ...] = (Method("iwae"),)
+    split: Split = "test"
+    limit: int | None = None
+    shards: int = 1
+    measures: tuple[str, ...] = MEASURED
+    question: str = ""
+    reference: str | None = None
+    confidence: float = 0.95
+    resources: Resources = Resources()
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise ValueError("a study needs 1 seed or more, got 0.")
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must be different numbers from 0 on, got {list(self.seeds)}.")
+        self._check_evaluation()
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(f"confidence must be in [0.5, 1), got {self.confidence}.")
+        if self.reference is not None:
+            require_known("reference", self.reference, self.arms)
+        folders = [cell.folder for cell in self.cells]
+        if len(set(folders)) < len(folders):
+            raise ValueError("two arms would share a folder: change a label.")
+
+    def _check_evaluation(self) -> None:
+        if not self.methods:
+            raise ValueError("a study needs a method of estimating log p(x), such as iwae.")
+        labels = [method.label for method in self.methods]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"methods need labels of their own, got {labels}: give label: NAME.")
+        for measure in self.measures:
+            require_known("measure", measure, MEASURES)
+        if self.limit is not None and self.limit < 2:
+            raise ValueError(f"limit must be 2 or more data, got {self.limit}.")
+        if self.shards < 1:
+            raise ValueError(f"shards must be 1 or more, got {self.shards}.")
+
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """Label to arm."""
+        return build_arms(self.config, self.factors)
+
+    @cached_property
+    def cells(self) -> list[CellPlan]:
+        """Every arm with every seed.
+
+        All arms of a seed come before the next seed, so that any beginning can be compared.
+        """
+        evaluation = {
+            "methods": [asdict(method) for method in self.methods],
+            "split": self.split,
+            "limit": self.limit,
+            "shards": self.shards,
+        }
+        return [
+            CellPlan(
+                arm=label,
+                levels=arm.levels,
+                config=replace(arm.config, seed=seed),
+                folder=folder_name(label, seed),
+                measures=tuple(
+                    name
+                    for name in self.measures
+                    if seed == self.seeds[0] or name not in FIRST_SEED_ONLY
+                ),
+                evaluation=evaluation,
+            )
+            for seed in self.seeds
+            for label, arm in self.arms.items()
+        ]
+
+    @property
+    def levels(self) -> dict[str, list[str]]:
+        """Factor to the labels of its levels."""
+        return {name: [level_label(value) for value in v] for name, v in self.factors.items()}
+
+    @property
+    def title(self) -> str:
+        """What the numbers are of."""
+        return f"{self.split} log p(x) on {self.config.data}"

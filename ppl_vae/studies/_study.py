@@ -1,0 +1,248 @@
+"""A study carried out: every cell that is not done yet, on an engine, into one folder."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from ppl_vae.comparison import Comparison
+from ppl_vae.data import Dataset
+from ppl_vae.engines import Engine, InProcess, Outcome, Task, exclusive, watching
+from ppl_vae.files import write_atomically
+from ppl_vae.registry import needs_guide_density
+from ppl_vae.runs import CONFIG, is_point_guide, read_config, require_same_settings
+from ppl_vae.store import read_sealed, write_sealed
+from ppl_vae.studies._cell import CellTask, is_done, log, run_cell, tasks_of
+from ppl_vae.studies._file import study_to_mapping
+from ppl_vae.studies._manifest import describe_study
+from ppl_vae.studies._plan import Study
+from ppl_vae.studies._results import (
+    CELLS,
+    COMPARISON,
+    MANIFEST,
+    PLAN,
+    CellResult,
+    StudyResults,
+    open_study,
+    write_plan,
+)
+from ppl_vae.studies._status import Progress
+from ppl_vae.studies._store import write_tables
+
+LOCK = "study.lock"
+_LOG = logging.getLogger(__name__)
+_SHOWN = ("config", "factors", "seeds", "evaluation", "measures")
+"""Entries of a plan on which it depends what the tables hold."""
+_DATA_SETTINGS = ("data", "columns", "allow_missing", "binarize", "likelihood")
+
+
+@final
+@dataclass(frozen=True)
+class Place:
+    """Where a study's cells are computed.
+
+    Attributes:
+        data_root: Folder of the data sets.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        tensorboard: Write learning curves for TensorBoard too.
+    """
+
+    data_root: Path | None = None
+    device: str = "auto"
+    tensorboard: bool = False
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    *,
+    engine: Engine | None = None,
+    place: Place | None = None,
+    work: Callable[[CellTask], CellResult] = run_cell,
+    command: str | None = None,
+    progress: bool = True,
+) -> StudyResults:
+    """Carry out every cell of a study, going on from what its folder holds already.
+
+    All arms of one seed share the streams of random numbers: the data order, the evaluation's
+    draws, and the initial parameters where they have the same, so that differences are paired. A
+    cell that fails is recorded with its reason and does not stop the others; it is tried again when
+    the study is run again. The process may be killed at any moment: what it had finished is not
+    done again, and the results are those of a study that was never stopped.
+
+    Args:
+        study: The plan.
+        folder: Of the study; made if it is not there.
+        engine: What runs the cells; by default this process, with the study's number of threads.
+        place: Where the data are, and on which device to compute.
+        work: Carries out a cell.
+        command: What the report names as the command to do it again.
+        progress: Show how far all cells are.
+
+    Returns:
+        The results, which are in the folder too: ``results.parquet``, ``cells.parquet``,
+        ``histories.parquet``, ``results.nc`` and ``comparison.json``.
+
+    Raises:
+        ValueError: If the folder holds another study, or arms have other data to be evaluated on.
+        FileNotFoundError: If the data are missing.
+        BlockingIOError: If another process runs a study in the folder.
+    """
+    place = place or Place()
+    engine = engine or InProcess(cpus=study.resources.cpus)
+    with exclusive(folder / LOCK, f"study {folder}"):
+        _require_same_plan(study, folder)
+        dataset = _load(study, place.data_root)
+        _require_guide_densities(study, place.data_root)
+        described = describe_study(study, dataset, place.device, command, type(engine).__name__)
+        write_plan(study, folder)
+        write_sealed(folder / MANIFEST, described)
+        options = vars(place)
+        tasks = {task.plan.name: task for task in tasks_of(study, folder, **options)}
+        watched = Progress(study, folder)
+        view = watching(watched.rows, what="cells") if progress else nullcontext()
+        # Closed here, whatever happens: an engine then stops what is under way.
+        with view, closing(engine.run(_pending(tasks.values(), work))) as outcomes:
+            for outcome in outcomes:
+                _record(tasks[outcome.name], outcome)
+        # The plan is the caller's own, written just now.
+        results = open_study(folder, trust=True)
+        write_results(results)
+    return results
+
+
+def write_results(results: StudyResults) -> list[Path]:
+    """Write the tables and ``comparison.json`` of what is done so far; return their paths."""
+    paths = write_tables(results)
+    summary = comparison_summary(results)
+    if summary is not None:
+        paths.append(results.folder / COMPARISON)
+        write_atomically(results.folder / COMPARISON, json.dumps(summary, indent=2) + "\n")
+    return paths
+
+
+def comparison_summary(results: StudyResults) -> dict[str, Any] | None:
+    """The comparison by the first method, with notes, and by the other methods under their labels.
+
+    None before a cell is done.
+    """
+    first, *others = [method.label for method in results.study.methods]
+    comparison = results.comparison(first)
+    if comparison is None:
+        return None
+    found = {label: results.comparison(label) for label in others}
+    more = {label: other.summary() for label, other in found.items() if other is not None}
+    summary = {**comparison.summary(), "method": first, "notes": study_notes(comparison, results)}
+    return {**summary, **({"methods": more} if more else {})}
+
+
+def study_notes(comparison: Comparison, results: StudyResults) -> list[str]:
+    """What a reader should know before believing the numbers, one sentence each."""
+    return [f"{arm}: {text}." for arm, text in comparison.warnings.items()] + results.warnings
+
+
+def _pending(tasks: Iterable[CellTask], work: Callable[[CellTask], CellResult]) -> Iterator[Task]:
+    for task in tasks:
+        if not is_done(task):
+            yield Task(task.plan.name, work, (task,))
+
+
+def _record(task: CellTask, outcome: Outcome) -> None:
+    """Keep what became of a cell whose worker could not do so itself."""
+    if outcome.error is None:
+        return
+    if outcome.error.startswith(BlockingIOError.__name__):
+        # Another worker, thought dead, is still at it, and will say itself what became of it.
+        log(task.folder, outcome.error)
+        return
+    log(task.folder, outcome.traceback or outcome.error)
+    cell = CellResult.read(task.plan, task.folder)
+    replace(cell, state="failed", reason=outcome.error, attempts=outcome.attempts).write()
+
+
+def _require_same_plan(study: Study, folder: Path) -> None:
+    """Refuse a folder of something else, and cells whose settings are not those planned."""
+    if not any((folder / name).is_file() for name in (PLAN, MANIFEST)):
+        foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".", LOCK))]
+        if foreign:
+            raise ValueError(
+                f"{folder} is not empty and holds no study (there is {foreign[0]}): choose another "
+                "folder."
+            )
+        return
+    _tell_what_is_replaced(study, folder)
+    for plan in study.cells:
+        path = folder / CELLS / plan.folder / CONFIG
+        if path.is_file():
+            require_same_settings(path.parent, read_config(path.parent)["config"], plan.config)
+
+
+def _tell_what_is_replaced(study: Study, folder: Path) -> None:
+    """Say which results of an earlier plan the tables and the page will not show any more."""
+    try:
+        earlier = read_sealed(folder / PLAN, "")["plan"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    planned = study_to_mapping(study)
+    changed = [name for name in _SHOWN if _shrinks(earlier.get(name), planned.get(name))]
+    if changed:
+        _LOG.warning(
+            "%s held results of another plan (other %s): its cells and evaluations stay, tables "
+            "and page are of this one alone.",
+            folder,
+            ", ".join(changed),
+        )
+
+
+def _shrinks(before: Any, after: Any) -> bool:
+    """Whether something of a plan's entry is gone; what is added takes nothing away."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return any(_shrinks(value, after.get(key)) for key, value in before.items())
+    if isinstance(before, list) and isinstance(after, list):
+        return any(value not in after for value in before)
+    return bool(before != after)
+
+
+def _require_guide_densities(study: Study, data_root: Path | None) -> None:
+    """Refuse arms whose guide is a point, where a method weighs draws by the guide's density.
+
+    Arms that cannot be built are left to their cells, which say why.
+    """
+    needing = [m.name for m in study.methods if needs_guide_density(m.build())]
+    guides = {repr(arm.config.guide): (label, arm.config) for label, arm in study.arms.items()}
+    for label, config in guides.values() if needing else ():
+        dataset = config.load(data_root)
+        try:
+            point = is_point_guide(config.build_vae(dataset), dataset.train[:1])
+        except (ValueError, TypeError, ImportError):
+            continue
+        if point:
+            raise ValueError(
+                f"arm {label}: its guide is a point without a density, and method {needing[0]} "
+                "weighs draws by it: take a method that does not (ais from the prior, or "
+                "refine=LaplaceApproximation())."
+            )
+
+
+def _load(study: Study, data_root: Path | None) -> Dataset:
+    """The data; checks that all arms are evaluated on the same ones."""
+    loaded: dict[str, tuple[str, Dataset]] = {}
+    for label, arm in study.arms.items():
+        key = repr([getattr(arm.config, name) for name in _DATA_SETTINGS])
+        if key not in loaded:
+            loaded[key] = label, arm.config.load(data_root)
+    (first, dataset), *others = loaded.values()
+    rows = getattr(dataset, study.split)
+    for label, other in others:
+        there = getattr(other, study.split)
+        if there.shape != rows.shape or not torch.equal(there.nan_to_num(), rows.nan_to_num()):
+            raise ValueError(
+                f"arms {first} and {label} have other {study.split} data, so that their log p(x) "
+                "cannot be compared: plan a study for each."
+            )
+    return dataset

@@ -1,0 +1,161 @@
+"""The rungs of an estimator that hold over replicates: is it what it says, and how far off?"""
+
+import math
+
+import torch
+from scipy.stats import norm
+
+from ppl_vae.testing._comparison import ROUNDING, Answer, Discrepancy, mean_is, same, share_is
+from ppl_vae.testing._known import off_posterior
+from ppl_vae.testing._trial import Relation, Replicates, Trial, rms, with_field
+
+_LEAST_COVERAGE, _MOST_COVERAGE = 0.93, 0.97
+"""Coverage of intervals of 1.96 standard errors, called 95%."""
+_Z = float(norm.isf(0.025))
+# What they come to where estimates are normal: bounds of a stated error over the right one, and the
+# largest bias in standard errors, the root of Phi(1.96 - d) - Phi(-1.96 - d) = 0.93.
+_LEAST_RATIO = float(norm.isf((1 - _LEAST_COVERAGE) / 2)) / _Z
+_MOST_RATIO = float(norm.isf((1 - _MOST_COVERAGE) / 2)) / _Z
+_MOST_BIAS = 0.4155
+_MANY_EFFECTIVE = 50
+"""Effective samples from which 1.96 standard errors are a 95% interval: with Student's t, 94.4%."""
+_LINEAR = 0.2
+"""Nats of error up to which the logarithm of an estimate is as good as linear."""
+_MOST_SKEWNESS = 0.25
+"""Largest skewness of a mean up to which its z-score can be made normal."""
+_SIZES = ("num_particles", "num_temperatures", "num_chains")
+
+
+def truth(trial: Trial, seed: int) -> Answer:
+    """The mean estimate is on its side of log p(x), equal to it, or nearly so."""
+    if not trial.random:
+        return _within_the_stated_error(trial)
+    found, truth = trial.replicates.log_prob, trial.replicates.truth
+    if trial.direction == "unbiased":
+        return [mean_is("mean estimate against log p(x)", found, truth)]
+    if trial.direction in ("lower", "upper"):
+        side: Relation = "<=" if trial.direction == "lower" else ">="
+        what = f"mean {trial.direction} bound{{}} against log p(x)"
+        return [
+            mean_is(what.format(where), sample.log_prob, sample.truth, side)
+            for where, sample in _samples(trial)
+        ]
+    bias = _MOST_BIAS * trial.replicates.standard_error
+    what = f"mean estimate against log p(x) {{}} {_MOST_BIAS:.2f} standard errors"
+    return [
+        mean_is(what.format("and"), found, truth + bias, "<="),
+        mean_is(what.format("less"), found, truth - bias, ">="),
+    ]
+
+
+def _within_the_stated_error(trial: Trial) -> Answer:
+    found, expected = trial.first, trial.few.log_evidence
+    error = torch.hypot(found.standard_error, ROUNDING * (1 + expected.abs()))
+    worst = ((found.log_prob - expected).abs() / error).max().item()
+    return [
+        Discrepancy("largest deviation from log p(x), in errors stated", worst, 1.0, None, "<=")
+    ]
+
+
+def exponential(trial: Trial, seed: int) -> Answer:
+    """``E exp(estimate) = p(x)``; for an upper bound ``E exp(-estimate) = 1 / p(x)``."""
+    if trial.direction not in ("lower", "upper") or not trial.unbiased_exp:
+        return "not claimed"
+    lower = trial.direction == "lower"
+    what = "mean of exp(estimate) / p(x)" if lower else "mean of p(x) / exp(estimate)"
+    comparisons = []
+    for where, sample in _samples(trial):
+        deviation = sample.log_prob - sample.truth
+        ratio = deviation.exp() if lower else (-deviation).exp()
+        comparisons.append(mean_is(f"{what}{where}", ratio, torch.ones_like(ratio)))
+    # Of few draws the mean may be too skewed for its z-score to be one.
+    skewed = [abs(c.skewness) > _MOST_SKEWNESS for c in comparisons[1:]]
+    return comparisons[:1] if any(skewed) else comparisons
+
+
+def _samples(trial: Trial) -> list[tuple[str, Replicates]]:
+    """Replicates of the estimator as it is, and with the fewest draws."""
+    found = [("", trial.replicates)]
+    return found if trial.fewest is None else [*found, (" of the fewest draws", trial.fewest)]
+
+
+def growth(trial: Trial, seed: int) -> Answer:
+    """A lower bound does not fall, and an upper does not rise, with more draws.
+
+    With twice the particles, temperatures or chains, and from the fewest draws to what there are.
+    """
+    if trial.direction not in ("lower", "upper"):
+        return "not claimed"
+    lower = trial.direction == "lower"
+    side: Relation = ">=" if lower else "<="
+    few, comparisons = trial.replicates.calls[0], []
+    if trial.fewest is not None:
+        what = f"mean {trial.direction} bound against that of the fewest draws"
+        fewest = trial.fewest.log_prob
+        comparisons.append(mean_is(what, trial.replicates.log_prob, fewest, side))
+    for number, name in enumerate(_SIZES):
+        larger = with_field(trial.estimator, name, lambda size: 2 * size)
+        if larger is not None:
+            known = off_posterior(1).replicated(len(few))
+            many = trial.estimate(known, seed + number, estimator=larger)
+            what = f"mean {trial.direction} bound with twice the {name}"
+            comparisons.append(mean_is(what, many.log_prob, few.log_prob, side))
+    return comparisons or "not looked"
+
+
+def standard_error(trial: Trial, seed: int) -> Answer:
+    """The stated variance is that of replicates, as far as 95% intervals need it."""
+    if not trial.random:
+        return "not applicable"
+    found = trial.replicates
+    stated, count = found.standard_error, len(found.truth)
+    deviation = (found.log_prob - found.log_prob.mean()) * math.sqrt(count / (count - 1))
+    if min(rms(stated), rms(deviation)) > _LINEAR:
+        return "not looked"
+    squares, what = deviation.square(), "mean squared standard error against {:.2f} of the variance"
+    low, high = _LEAST_RATIO**2, _MOST_RATIO**2
+    return [
+        mean_is(what.format(low), stated.square(), low * squares, ">="),
+        mean_is(what.format(high), stated.square(), high * squares, "<="),
+    ]
+
+
+def coverage(trial: Trial, seed: int) -> Answer:
+    """Intervals of 1.96 standard errors hold log p(x) in 93 to 97% of replicates.
+
+    Of a bound that is no estimate of log p(x), they are to hold its own mean.
+    """
+    if not trial.random:
+        return "not applicable"
+    if _few_effective(trial):
+        return "not looked"
+    found = trial.replicates
+    centre = found.truth if trial.centred else found.log_prob.mean()
+    hits = (found.log_prob - centre).abs() <= _Z * found.standard_error
+    of = "log p(x)" if trial.centred else "the mean estimate"
+    what = f"share of 95% intervals that hold {of}"
+    return [
+        share_is(what, hits, _LEAST_COVERAGE, ">="),
+        share_is(what, hits, _MOST_COVERAGE, "<="),
+    ]
+
+
+def _few_effective(trial: Trial) -> bool:
+    effective = torch.cat([call.effective_sample_size for call in trial.replicates.calls])
+    return effective.median().item() < _MANY_EFFECTIVE
+
+
+def independent_data(trial: Trial, seed: int) -> Answer:
+    """The errors of different data have nothing in common.
+
+    No two replicates are the same number, and the means of two calls differ no more than those of
+    independent replicates: what the data of a call shared would part them.
+    """
+    if not trial.random:
+        return "not applicable"
+    first, second = (call.log_prob for call in trial.replicates.calls)
+    every = trial.replicates.log_prob
+    return [
+        same("different numbers among replicates", len(every.unique()), len(every)),
+        mean_is("mean estimate of a call against another's", first, second),
+    ]

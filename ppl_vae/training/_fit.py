@@ -1,0 +1,192 @@
+"""The fitting loop."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from tqdm.auto import tqdm
+
+from ppl_vae.data import RowData, as_rows
+from ppl_vae.devices import resolve_device
+from ppl_vae.objectives import Objective
+from ppl_vae.particles import Program
+from ppl_vae.progress import no_bar
+from ppl_vae.schedules import Schedule
+from ppl_vae.training._budget import Budget
+from ppl_vae.training._checkpoint import Checkpoint
+from ppl_vae.training._history import EpochRecord, History
+from ppl_vae.training._non_finite import NonFiniteError
+from ppl_vae.training._run import TrainingRun
+from ppl_vae.training._settings import FitSettings, StepFactory, Transform
+
+
+@final
+@dataclass(frozen=True)
+class FitResult:
+    """What :func:`fit` returns; the model itself holds the parameters that were kept.
+
+    Attributes:
+        history: One record an epoch.
+        stopped_early: Whether the validation bound ended training before the budget did.
+    """
+
+    history: History
+    stopped_early: bool
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose parameters the model holds: the best validated one, else the last."""
+        return self.history.best_epoch or len(self.history)
+
+
+def fit(
+    model: Program,
+    guide: Program,
+    objective: Objective,
+    train: RowData,
+    *,
+    valid: RowData | None = None,
+    epochs: int = 100,
+    budget: Budget | None = None,
+    batch_size: int = 128,
+    learning_rate: float | Schedule = 1e-3,
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    validate_every: int = 1,
+    validation_particles: int = 50,
+    validation_size: int = 1000,
+    transform: Transform | None = None,
+    step: str | StepFactory = "torch",
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    checkpoint: str | PathLike[str] | None = None,
+    checkpoint_seconds: float = 10.0,
+    progress: bool = True,
+    on_start: Callable[[History], None] | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    origin: Mapping[str, str] | None = None,
+) -> FitResult:
+    """Maximise the objective over all parameters of the model and guide, by Adam.
+
+    With validation data, the parameters kept are those of the epoch with the highest importance-
+    weighted bound on them, the same for every objective. A guide that is a point has no such bound;
+    with it they are those of the highest value of what is maximised, the joint log-density there
+    or what the objective makes of it. The draws are the same in every epoch, so that epochs differ
+    by their parameters alone.
+
+    Args:
+        model: Pyro model with its data plate at dim -1.
+        guide: Pyro guide over the same latents.
+        objective: The bound to maximise.
+        train: Training data, shape ``(num_data, *event)``: a tensor, a NumPy array, a data frame
+            or a ``TensorDataset``, of any type that the model's holds without loss.
+        valid: Validation data; without them the last epoch's parameters are kept.
+        epochs: Passes over the training data, where no budget is given.
+        budget: How long to train, by updates, seconds or decoder evaluations, so that arms can be
+            compared at equal cost. It may end inside an epoch, which is recorded and validated as
+            far as it went. A run stopped and gone on is the undisturbed one, bit for bit on a CPU,
+            except by seconds, which no two runs have alike.
+        batch_size: At most this many data a batch; batches of an epoch differ by at most one.
+        learning_rate: A rate, or a schedule over the fraction of training done.
+        clip_norm: Largest global gradient norm, of the loss in nats per datum; None: no clipping.
+        patience: Stop after this many epochs without a better validation bound; None: never.
+        validate_every: Epochs between validations.
+        validation_particles: K of the validation bound.
+        validation_size: At most this many validation data, a fixed random subset.
+        transform: Applied to each training batch on its device.
+        step: ``torch`` (one fused optimiser), ``svi`` (Pyro's own), ``alternating:N``,
+            ``aggressive``, ``semi-amortised:N``, or a class of the form of
+            :class:`~ppl_vae.training.Step`.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        seed: Of data order, draws and validation.
+        checkpoint: File to go on from, if it exists, and to save to.
+        checkpoint_seconds: Least time between saves; the last epoch is always saved.
+        progress: Show a progress bar when on a terminal.
+        on_start: Is called once, when everything is checked and nothing is written yet, with the
+            history that training goes on from.
+        on_epoch: Is handed each record as soon as it is made; not those of a resumed run's past.
+        origin: What a checkpoint is of besides settings and data, such as the hash of a
+            configuration; a checkpoint that says otherwise is refused.
+
+    Raises:
+        NonFiniteError: If a density, a gradient or a parameter is NaN or infinite: a ValueError
+            that names the update, the site and the datum. The model then has the parameters before
+            that update, so that a debugger, or prints in the model, show what comes of the datum;
+            a checkpoint has the epochs before, so that going on with it comes to the update again.
+        ValueError: On impossible settings or data, or a checkpoint of another run; also where the
+            guide is a point and the prior is trained or depends on another latent, as the joint
+            density then has no maximum.
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(_not_an_objective(objective))
+    train = as_rows(train, "train")
+    valid = None if valid is None else as_rows(valid, "valid")
+    checkpoint = None if checkpoint is None else Path(checkpoint)
+    if guide is None:
+        raise ValueError("fit trains a model with its guide q(z|x), got guide=None.")
+    settings = FitSettings(
+        budget=Budget(epochs=epochs) if budget is None else budget,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        clip_norm=clip_norm,
+        patience=patience,
+        validate_every=validate_every,
+        validation_particles=validation_particles,
+        validation_size=validation_size,
+        transform=transform,
+        step=step,
+        seed=seed,
+    )
+    run = TrainingRun(
+        model, guide, objective, train, valid, settings, resolve_device(device), origin
+    )
+    if checkpoint is not None and checkpoint.exists():
+        run.restore(Checkpoint.load(checkpoint), f"the checkpoint {checkpoint}")
+    if on_start is not None:
+        on_start(run.history)
+    saved = time.monotonic()
+    with _bar(run, progress) as bar:
+        while not run.finished:
+            record = _advance(run, checkpoint)
+            if record is not None:
+                bar.update(run.done - bar.n)
+                bar.set_postfix_str(f"bound {record.bound:.2f} nats")
+            due = time.monotonic() - saved >= checkpoint_seconds
+            if checkpoint is not None and (due or run.finished):
+                run.snapshot().save(checkpoint)
+                saved = time.monotonic()
+            if record is not None and on_epoch is not None:
+                on_epoch(record)
+    run.keep_best()
+    return FitResult(run.history, stopped_early=not run.exhausted)
+
+
+def _advance(run: TrainingRun, checkpoint: Path | None) -> EpochRecord | None:
+    """The next epoch; where it fails, the epochs before it are kept."""
+    try:
+        return run.advance()
+    except NonFiniteError:
+        if checkpoint is not None and run.history.records:
+            run.before_epoch.save(checkpoint)
+        raise
+
+
+def _not_an_objective(given: object) -> str:
+    if isinstance(given, type) and issubclass(given, Objective):
+        return f"objective is the class {given.__name__}: give an instance, {given.__name__}()."
+    return (
+        f"objective is {given!r}: give an instance, such as ELBO() or IWAE(50); names such as "
+        "'elbo' are of the command line."
+    )
+
+
+def _bar(run: TrainingRun, progress: bool) -> Any:
+    budget = run.settings.budget
+    return tqdm(
+        total=budget.limit, initial=run.done, desc=repr(run.objective),
+        unit=budget.kind.removesuffix("s").replace("_", " "), disable=no_bar(progress),
+    )  # fmt: skip
