@@ -8,7 +8,7 @@ from ppl_vae.training._fit import FitResult, fit
 from ppl_vae.training._history import EpochRecord, History, csv_line, curve_of, plot_histories
 from ppl_vae.training._non_finite import NonFiniteError
 from ppl_vae.training._semi_amortised import SemiAmortisedStep
-from ppl_vae.training._settings import STEPS
+from ppl_vae.training._settings import STEPS, FitSettings
 from ppl_vae.training._step import Step, SVIStep, TorchStep
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Checkpoint",
     "EpochRecord",
     "FitResult",
+    "FitSettings",
     "History",
     "NonFiniteError",
     "SVIStep",

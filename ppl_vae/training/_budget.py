@@ -24,15 +24,7 @@ class Spent:
 @final
 @dataclass(frozen=True)
 class Budget:
-    """Exactly one limit on what training may cost.
-
-    Args:
-        epochs: Passes over the training data.
-        updates: Batches that the model is updated on; a step's further updates of the guide on the
-            same batch are not counted.
-        seconds: Training time, without validation; training ends with the first update after them.
-        decoder_evaluations: Rows that the model is run on, particles times batch; training ends
-            with the last update that does not exceed them.
+    """Exactly one limit on what training may cost; :class:`FitSettings` says what each means.
 
     Raises:
         ValueError: If not exactly one is given, or it is not positive.

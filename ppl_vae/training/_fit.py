@@ -15,13 +15,13 @@ from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Program
 from ppl_vae.progress import no_bar
-from ppl_vae.schedules import Schedule
+from ppl_vae.training._batches import Transform
 from ppl_vae.training._budget import Budget
 from ppl_vae.training._checkpoint import Checkpoint
 from ppl_vae.training._history import EpochRecord, History
 from ppl_vae.training._non_finite import NonFiniteError
 from ppl_vae.training._run import TrainingRun
-from ppl_vae.training._settings import FitSettings, StepFactory, Transform
+from ppl_vae.training._settings import read_settings, with_settings
 
 
 @final
@@ -43,6 +43,7 @@ class FitResult:
         return self.history.best_epoch or len(self.history)
 
 
+@with_settings
 def fit(
     model: Program,
     guide: Program,
@@ -50,17 +51,8 @@ def fit(
     train: RowData,
     *,
     valid: RowData | None = None,
-    epochs: int = 100,
-    budget: Budget | None = None,
-    batch_size: int = 128,
-    learning_rate: float | Schedule = 1e-3,
-    clip_norm: float | None = None,
-    patience: int | None = None,
-    validate_every: int = 1,
-    validation_particles: int = 50,
-    validation_size: int = 1000,
     transform: Transform | None = None,
-    step: str | StepFactory = "torch",
+    budget: Budget | None = None,
     device: str | torch.device = "auto",
     seed: int = 0,
     checkpoint: str | PathLike[str] | None = None,
@@ -69,6 +61,7 @@ def fit(
     on_start: Callable[[History], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     origin: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> FitResult:
     """Maximise the objective over all parameters of the model and guide, by Adam.
 
@@ -78,6 +71,11 @@ def fit(
     or what the objective makes of it. The draws are the same in every epoch, so that epochs differ
     by their parameters alone.
 
+    Arms can be compared at equal cost by updates, seconds or decoder evaluations in place of
+    epochs. Such a limit may end training inside an epoch, which is recorded and validated as far
+    as it went. A run stopped and gone on is the undisturbed one, bit for bit on a CPU, except by
+    seconds, which no two runs have alike.
+
     Args:
         model: Pyro model with its data plate at dim -1.
         guide: Pyro guide over the same latents.
@@ -85,24 +83,10 @@ def fit(
         train: Training data, shape ``(num_data, *event)``: a tensor, a NumPy array, a data frame
             or a ``TensorDataset``, of any type that the model's holds without loss.
         valid: Validation data; without them the last epoch's parameters are kept.
-        epochs: Passes over the training data, where no budget is given.
-        budget: How long to train, by updates, seconds or decoder evaluations, so that arms can be
-            compared at equal cost. It may end inside an epoch, which is recorded and validated as
-            far as it went. A run stopped and gone on is the undisturbed one, bit for bit on a CPU,
-            except by seconds, which no two runs have alike.
-        batch_size: At most this many data a batch; batches of an epoch differ by at most one.
-        learning_rate: A rate, or a schedule over the fraction of training done.
-        clip_norm: Largest global gradient norm, of the loss in nats per datum; None: no clipping.
-        patience: Stop after this many epochs without a better validation bound; None: never.
-        validate_every: Epochs between validations.
-        validation_particles: K of the validation bound.
-        validation_size: At most this many validation data, a fixed random subset.
         transform: Applied to each training batch on its device.
-        step: ``torch`` (one fused optimiser), ``svi`` (Pyro's own), ``alternating:N``,
-            ``aggressive``, ``semi-amortised:N``, or a class of the form of
-            :class:`~ppl_vae.training.Step`.
+        budget: The limit as one object, which replaces ``epochs``.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
-        seed: Of data order, draws and validation.
+        seed: Seed of data order, draws and validation.
         checkpoint: File to go on from, if it exists, and to save to.
         checkpoint_seconds: Least time between saves; the last epoch is always saved.
         progress: Show a progress bar when on a terminal.
@@ -111,38 +95,40 @@ def fit(
         on_epoch: Is handed each record as soon as it is made; not those of a resumed run's past.
         origin: What a checkpoint is of besides settings and data, such as the hash of a
             configuration; a checkpoint that says otherwise is refused.
+        **settings: Fields of :class:`FitSettings`.
 
     Raises:
         NonFiniteError: If a density, a gradient or a parameter is NaN or infinite: a ValueError
             that names the update, the site and the datum. The model then has the parameters before
             that update, so that a debugger, or prints in the model, show what comes of the datum;
             a checkpoint has the epochs before, so that going on with it comes to the update again.
+        TypeError: On an unknown setting, or something else in place of the objective.
         ValueError: On impossible settings or data, or a checkpoint of another run; also where the
             guide is a point and the prior is trained or depends on another latent, as the joint
             density then has no maximum.
     """
     if not isinstance(objective, Objective):
         raise TypeError(_not_an_objective(objective))
+    if budget is not None:
+        limit = {budget.kind: budget.limit}
+        settings = {name: value for name, value in settings.items() if name != "epochs"} | limit
+    chosen = read_settings(settings)
     train = as_rows(train, "train")
     valid = None if valid is None else as_rows(valid, "valid")
     checkpoint = None if checkpoint is None else Path(checkpoint)
     if guide is None:
         raise ValueError("fit trains a model with its guide q(z|x), got guide=None.")
-    settings = FitSettings(
-        budget=Budget(epochs=epochs) if budget is None else budget,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        clip_norm=clip_norm,
-        patience=patience,
-        validate_every=validate_every,
-        validation_particles=validation_particles,
-        validation_size=validation_size,
-        transform=transform,
-        step=step,
-        seed=seed,
-    )
     run = TrainingRun(
-        model, guide, objective, train, valid, settings, resolve_device(device), origin
+        model,
+        guide,
+        objective,
+        train,
+        valid,
+        chosen,
+        transform,
+        resolve_device(device),
+        seed,
+        origin,
     )
     if checkpoint is not None and checkpoint.exists():
         run.restore(Checkpoint.load(checkpoint), f"the checkpoint {checkpoint}")

@@ -20,7 +20,7 @@ from ppl_vae.particles import (
     point_site,
 )
 from ppl_vae.randomness import Stream, derive_seed, seeded
-from ppl_vae.training._batches import Batches
+from ppl_vae.training._batches import Batches, Transform
 from ppl_vae.training._budget import Spent
 from ppl_vae.training._checkpoint import Checkpoint, load_parameters
 from ppl_vae.training._checks import (
@@ -61,13 +61,15 @@ class TrainingRun:
         train: Tensor,
         valid: Tensor | None,
         settings: FitSettings,
+        transform: Transform | None,
         device: torch.device,
+        seed: int,
         origin: Mapping[str, str] | None = None,
     ) -> None:
         if settings.patience is not None and valid is None:
             raise ValueError("patience needs validation data: give valid, or leave patience out.")
         self.model, self.guide = model, guide
-        self.settings, self.device = settings, device
+        self.settings, self.device, self._seed = settings, device, seed
         self.history, self.spent = History(), Spent()
         self._origin = dict(origin or {})
         self._data_checked = False
@@ -82,19 +84,21 @@ class TrainingRun:
         programs.modules().to(device)
         programs.modules().train(False)
         parts = {"train": train} if valid is None else {"train": train, "valid": valid}
-        require_data(parts, programs, device, settings.seed)
-        with seeded(settings.seed, Stream.TRAINING):
-            ran, valid = fitting_rows(
-                programs, train, valid, lambda x: Batches(x[:2], settings, device).first(2)
-            )
+        require_data(parts, programs, device, seed)
+
+        def batches(x: Tensor) -> Batches:
+            return Batches(x, settings.batch_size, transform, seed, device)
+
+        with seeded(seed, Stream.TRAINING):
+            ran, valid = fitting_rows(programs, train, valid, lambda x: batches(x[:2]).first(2))
         parts = {"train": ran.rows} if valid is None else {"train": ran.rows, "valid": valid}
         self._hashes = {f"{name}_sha256": hash_rows(x) for name, x in parts.items()}
-        self.batches, self.modules = Batches(ran.rows, settings, device), ran.modules
+        self.batches, self.modules = batches(ran.rows), ran.modules
         self.objective = objective = objective.with_plate_nesting(ran.modules.max_plate_nesting)
         self.modules.to(device)
         # Looking for sites must not move the statistics of a batch norm.
         self.modules.train(False)
-        with seeded(settings.seed, Stream.TRAINING), torch.no_grad():
+        with seeded(seed, Stream.TRAINING), torch.no_grad():
             particles = objective.draw(model, guide, ran.batch)
         self.sites = list(particles.log_prior)
         self.point = point_site(particles.guide) is not None
@@ -103,14 +107,14 @@ class TrainingRun:
             self._validation = Validation(
                 x=fixed_subset(valid, settings.validation_size).to(device),
                 num_particles=settings.validation_particles,
-                seed=derive_seed(settings.seed, Stream.VALIDATION),
+                seed=derive_seed(seed, Stream.VALIDATION),
                 point=objective if self.point else None,
             )
         parameters = find_parameters(self.modules)
         if self.point:
-            with seeded(settings.seed, Stream.TRAINING):
+            with seeded(seed, Stream.TRAINING):
                 require_maximum(objective, model, guide, ran.batch, parameters)
-        self.step = settings.step_class(objective, model, guide, parameters, settings.clip_norm)
+        self.step = settings.make_step(objective, model, guide, parameters, settings.clip_norm)
         self.buffers = self.modules.buffers
         self._best, self._best_buffers = copied(self.step.parameters), copied(self.buffers)
 
@@ -119,6 +123,7 @@ class TrainingRun:
         budget = self.settings.budget
         return {
             **self.settings.to_json(),
+            "seed": self._seed,
             "objective": repr(self.objective),
             **({budget.kind: budget.limit} if self.objective.anneals else {}),
             "train_shape": list(self.batches.train.shape),
@@ -246,12 +251,12 @@ class TrainingRun:
         seen, before, begun = _Pass(torch.zeros(())), self.spent, time.perf_counter()
         budget, epoch = self.settings.budget, len(self.history)
         self.modules.train()
-        with seeded(self.settings.seed, Stream.TRAINING, epoch), count_evaluations() as count:
+        with seeded(self._seed, Stream.TRAINING, epoch), count_evaluations() as count:
             for rows, batch in self.batches.epoch(epoch):
                 progress = min(self.fraction, 1.0)
                 if (progress == 1 and not watched) or seen.updates == most:
                     break
-                seen.rate = self.settings.schedule(progress)
+                seen.rate = self.settings.rate_at(progress)
                 self.objective.context = Context(progress, self.batches.num_data)
                 if watched:
                     self._last = State.copy_of(self.step, self.buffers), rows

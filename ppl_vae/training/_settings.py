@@ -1,15 +1,15 @@
 """How to train, as values: checked once, compared when a run is resumed."""
 
+import inspect
 import numbers
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, final
-
-from torch import Tensor
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from typing import Any, TypeVar, final
 
 from ppl_vae.components import Component, Kind
-from ppl_vae.schedules import Constant, Schedule
+from ppl_vae.names import unknown_name
+from ppl_vae.schedules import SCHEDULES, Constant, Schedule
 from ppl_vae.training._aggressive import AggressiveStep
 from ppl_vae.training._alternating import AlternatingStep
 from ppl_vae.training._budget import Budget
@@ -32,30 +32,56 @@ STEPS = Kind(
 StepFactory = Callable[..., Step]
 """Makes a step of ``objective, model, guide, parameters, clip_norm``, in this order."""
 
-Transform = Callable[[Tensor], Tensor]
-"""Applied to each batch on its device, as dynamic binarisation is."""
+EPOCHS = 100
+"""Passes over the training data where no limit is given."""
+
+LIMITS = tuple(field.name for field in fields(Budget))
+"""Settings that say how long to train; at most one of them is given."""
 
 
 @final
 @dataclass(frozen=True)
 class FitSettings:
-    """The settings of :func:`~ppl_vae.training.fit`, which documents them.
+    """How to train: the settings of :func:`~ppl_vae.training.fit`, of runs, of the command line.
+
+    Attributes:
+        epochs: Passes over the training data; 100 where this and the next three are None.
+        updates: Batches to update the model on, in place of epochs; a step's further updates of
+            the guide on the same batch are not counted.
+        seconds: Training time without validation, in place of epochs; training ends with the
+            first update after it.
+        decoder_evaluations: Rows to run the model on (particles times batch, summed over all draws
+            in training), in place of epochs; training ends with the last update within them.
+        batch_size: At most this many data a batch; batches of an epoch differ by at most one.
+        learning_rate: Adam's rate at the start, or a schedule over the fraction of training done.
+        schedule: Name of the schedule that a learning rate follows: ``constant``, ``exponential``
+            (to a tenth), ``cosine`` or ``burda``.
+        clip_norm: Largest global gradient norm, of the loss in nats per datum; None: no clipping.
+        patience: Epochs without a better validation bound before training stops; None: never.
+        validate_every: Epochs between validations.
+        validation_particles: Number of particles K of the validation bound.
+        validation_size: At most this many validation data, a fixed random subset.
+        step: ``torch`` (one fused optimiser), ``svi`` (Pyro's own), ``alternating:N``,
+            ``aggressive``, ``semi-amortised:N``, or a class of the form of
+            :class:`~ppl_vae.training.Step`.
 
     Raises:
-        ValueError: If a number is out of range or the step is unknown.
+        ValueError: If a number is out of range, a name is unknown, or two limits are given.
     """
 
-    budget: Budget
-    batch_size: int
-    learning_rate: float | Schedule
-    clip_norm: float | None
-    patience: int | None
-    validate_every: int
-    validation_particles: int
-    validation_size: int
-    transform: Transform | None
-    step: str | StepFactory
-    seed: int
+    epochs: int | None = None
+    updates: int | None = None
+    seconds: float | None = None
+    decoder_evaluations: int | None = None
+    batch_size: int = 128
+    learning_rate: float | Schedule = 1e-3
+    schedule: str = "constant"
+    clip_norm: float | None = None
+    patience: int | None = None
+    validate_every: int = 1
+    validation_particles: int = 50
+    validation_size: int = 1000
+    step: str | StepFactory = "torch"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "validate_every", "validation_particles", "validation_size"):
@@ -73,33 +99,48 @@ class FitSettings:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, got {self.clip_norm}.")
         # A bad name or learning rate is an error here, not in the first update.
-        _ = self.step_class, self.schedule
+        _ = self.make_step, self.rate_at
 
     @property
-    def schedule(self) -> Schedule:
-        """The learning rate over the fraction of training done."""
+    def budget(self) -> Budget:
+        """The limit that is given, or that of 100 epochs."""
+        limits = {name: getattr(self, name) for name in LIMITS}
+        given = any(value is not None for value in limits.values())
+        return Budget(**limits) if given else Budget(epochs=EPOCHS)
+
+    @cached_property
+    def rate_at(self) -> Schedule:
+        """The learning rate at a fraction of training done."""
         rate = self.learning_rate
-        return rate if callable(rate) else Constant(rate)
+        if not callable(rate):
+            component = SCHEDULES.parse(self.schedule)
+            return Constant(rate) if component.build is Constant else component(rate=rate)
+        if self.schedule != "constant":
+            raise ValueError(
+                f"learning_rate {rate!r} is a schedule, and schedule {self.schedule!r} names "
+                "another: give a number as the rate, or leave the name out."
+            )
+        return rate
 
-    @property
-    def step_class(self) -> StepFactory:
+    @cached_property
+    def make_step(self) -> StepFactory:
         """The step's class, or what makes one."""
         return STEPS.parse(self.step) if isinstance(self.step, str) else self.step
 
     def to_json(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the one it goes on from."""
+        """Values that a resumed run must have in common with the one it goes on from."""
+        budget = self.budget
         return {
             "batch_size": self.batch_size,
-            "learning_rate": repr(self.schedule),
-            "budget": self.budget.kind,
+            "learning_rate": repr(self.rate_at),
+            "budget": budget.kind,
             # A schedule spreads over the budget; at a constant rate a run may be made longer.
-            self.budget.kind: None if isinstance(self.schedule, Constant) else self.budget.limit,
+            budget.kind: None if isinstance(self.rate_at, Constant) else budget.limit,
             "clip_norm": self.clip_norm,
             "validate_every": self.validate_every,
             "validation_particles": self.validation_particles,
             "validation_size": self.validation_size,
-            "step": _describe(self.step_class),
-            "seed": self.seed,
+            "step": _describe(self.make_step),
         }
 
 
@@ -110,3 +151,41 @@ def _describe(step: StepFactory) -> str:
     if isinstance(step, partial):
         return ":".join([_describe(step.func), *map(str, step.keywords.values())])
     return str(getattr(step, "__name__", repr(step)))
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def with_settings(function: Function) -> Function:
+    """Show the fields of :class:`FitSettings` as the keywords ``**settings`` of a function.
+
+    They are written once, in the class: its signature and its documentation stand in the place of
+    ``settings`` in those of the function.
+    """
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    settings = inspect.signature(FitSettings).parameters.values()
+    keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in settings]
+    shown = signature.replace(parameters=[*own, *keywords])
+    function.__signature__ = shown  # type: ignore[attr-defined]
+    text = inspect.getdoc(FitSettings) or ""
+    entries = text.partition("Attributes:\n")[2].partition("\n\n")[0]
+    lines = (inspect.getdoc(function) or "").splitlines()
+    function.__doc__ = "\n".join(
+        entries if line.strip().startswith("**settings:") else line for line in lines
+    )
+    return function
+
+
+def read_settings(values: Mapping[str, Any]) -> FitSettings:
+    """The settings that keywords of a call give.
+
+    Raises:
+        TypeError: If one is unknown; names the nearest.
+        ValueError: As :class:`FitSettings`.
+    """
+    known = [field.name for field in fields(FitSettings)]
+    for name in values:
+        if name not in known:
+            raise TypeError(unknown_name("setting", name, known))
+    return FitSettings(**values)

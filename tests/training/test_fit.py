@@ -1,3 +1,5 @@
+import dataclasses
+import inspect
 import math
 import re
 
@@ -15,7 +17,7 @@ from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, AnalyticELBO
 from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.schedules import Burda, Cosine, Exponential
-from ppl_vae.training import History, TorchStep, fit
+from ppl_vae.training import Budget, FitSettings, History, TorchStep, fit
 from ppl_vae.vae import VAE
 
 from .helpers import GREY, STEPS, VALID, InterruptAt, X, same_state, state_of, train
@@ -421,3 +423,33 @@ def test_validation_that_would_never_come_is_refused():
     vae = binary_vae()
     with pytest.raises(ValueError, match="validate_every"):
         fit(vae.model, vae.guide, ELBO(), X, valid=VALID, epochs=3, validate_every=4)
+
+
+class TestSettings:
+    def test_are_shown_by_fit(self):
+        """The signature and the documentation of fit have each, with its default and its text."""
+        shown = inspect.signature(fit).parameters
+        text = inspect.getdoc(fit)
+        for field in dataclasses.fields(FitSettings):
+            assert shown[field.name].default == field.default
+            assert f"\n    {field.name}: " in text
+        assert "settings" not in shown
+        assert "**settings" not in text
+
+    def test_an_unknown_one_is_named(self):
+        with pytest.raises(TypeError, match=r"^unknown setting 'epoch': did you mean 'epochs'\?"):
+            train(epoch=3)
+
+    def test_a_schedule_by_name_is_the_schedule(self):
+        by_name, _ = train(schedule="cosine", learning_rate=0.01)
+        assert same_state(by_name, train(learning_rate=Cosine(0.01))[0])
+        with pytest.raises(ValueError, match=r"^learning_rate Cosine\(.* is a schedule[^\n]*$"):
+            train(schedule="burda", learning_rate=Cosine(0.01))
+        with pytest.raises(ValueError, match="unknown schedule 'cosin': did you mean 'cosine'"):
+            train(schedule="cosin")
+
+    def test_limits_exclude_each_other(self):
+        assert FitSettings().budget == Budget(epochs=100)
+        assert same_state(train(epochs=None, updates=5)[0], train(budget=Budget(updates=5))[0])
+        with pytest.raises(ValueError, match=r"^a budget has exactly one limit of [^\n]*\.$"):
+            train(updates=5)
