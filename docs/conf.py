@@ -11,9 +11,18 @@ html_title = "ppl_vae"
 html_static_path = []
 exclude_patterns = ["_build", "pypi.md"]  # the page of the package index
 myst_enable_extensions = ["dollarmath"]
-autodoc_typehints = "none"  # signatures stay short; shapes are in the docstrings
-autodoc_member_order = "bysource"
-napoleon_google_docstring = True
-napoleon_numpy_docstring = False
-napoleon_use_ivar = True
-napoleon_attr_annotations = False  # as autodoc_typehints
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+# What a base class documents once.
+autodoc_default_options = {
+    "exclude-members": "forward, bound, surrogate, elbo_terms, claims, graph, least_particles, "
+    "simulates, support, arg_constraints, expand, factors, anneals, state, load_state"
+}
+# Other projects' names, types too long for one link, and classes that no folder exports.
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|numpy|pandas|xarray|matplotlib|jaxtyping|pyro|collections|pathlib)\..*"),
+    ("py:.*", r"(os|io|inspect|contextlib|typing)\..*|ndarray|Tensor|ELPDData|pd\..*|.*\[.*"),
+    ("py:class", r"ppl_vae\.([a-z_]+\.)*_.*"),
+]

@@ -1,8 +1,7 @@
-"""Extensions pass the checks that they show, pages say what the code says, and the docs build."""
+"""Extensions pass the checks that they show, and pages say what the code says."""
 
 import importlib.util
 import re
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -59,11 +58,3 @@ def test_the_page_of_objectives_is_what_the_classes_say():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.PAGE.read_text() == module.page(), "run python docs/generate_objectives.py"
-
-
-def test_docs_build_without_warnings(tmp_path):
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(ROOT / "docs"),
-               str(tmp_path / "html")]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "html" / "index.html").stat().st_size > 1000

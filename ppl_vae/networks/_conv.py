@@ -27,7 +27,7 @@ class ConvEncoder(nn.Module):
         out_features: Size of the last dimension of the output.
         image_shape: ``(height, width)`` or ``(channels, height, width)``; the sides multiples of
             2 to the number of ``channels``.
-        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        activation: A name in ``ACTIVATIONS``.
         channels: Of the halved images, finest first.
         blocks: Residual blocks after each halving.
 
@@ -76,7 +76,7 @@ class ConvDecoder(nn.Module):
         hidden: Sizes of the MLP's hidden layers.
         out_features: Length of a row: the features of an image, or several blocks of as many.
         image_shape: As for :class:`ConvEncoder`.
-        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        activation: A name in ``ACTIVATIONS``.
         channels: Of the images before they are doubled, finest first: the same as the encoder's.
         blocks: Residual blocks before each doubling.
 

@@ -16,7 +16,7 @@ class MLP(nn.Module):
         in_features: Size of the last dimension of the input.
         hidden: Sizes of the hidden layers; empty gives a linear map.
         out_features: Size of the last dimension of the output.
-        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        activation: A name in ``ACTIVATIONS``.
 
     Attributes:
         output: The last linear layer, whose bias decoders set from the data mean.

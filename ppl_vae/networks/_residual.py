@@ -21,7 +21,7 @@ class ResidualEncoder(nn.Sequential):
         hidden: Sizes of the last MLP's hidden layers.
         out_features: Size of the last dimension of the output.
         image_shape: ``(height, width)`` or ``(channels, height, width)``.
-        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        activation: A name in ``ACTIVATIONS``.
         channels: Of the halved images, finest first.
         blocks: Residual blocks for each of ``channels``.
 
@@ -55,7 +55,7 @@ class ResidualDecoder(nn.Sequential):
         hidden: Sizes of the first MLP's hidden layers.
         out_features: Length of a row: the features of an image, or several blocks of as many.
         image_shape: ``(height, width)`` or ``(channels, height, width)``.
-        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        activation: A name in ``ACTIVATIONS``.
         channels: Of the images before they are doubled, finest first.
         blocks: Residual blocks for each of ``channels``.
 

@@ -136,7 +136,7 @@ class SiteStates:
     """The values of one discrete site.
 
     Attributes:
-        values: Of one element, shape (number, *element).
+        values: Of one element, shape ``(number, *element)``.
         plates: Shape of the plates left of the data's.
         elements: Shape of the elements within an event.
         event: Shape of the event.
