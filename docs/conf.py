@@ -1,3 +1,7 @@
+from collections import namedtuple
+
+from sphinx.application import Sphinx
+
 project = "ppl_vae"
 author = "the ppl_vae authors"
 extensions = [
@@ -23,6 +27,16 @@ autodoc_default_options = {
 # Other projects' names, types too long for one link, and classes that no folder exports.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|pandas|xarray|matplotlib|jaxtyping|pyro|collections|pathlib)\..*"),
-    ("py:.*", r"(os|io|inspect|contextlib|typing)\..*|ndarray|Tensor|ELPDData|pd\..*|.*\[.*"),
+    ("py:.*", r"(os|io|inspect|contextlib|typing)\..*|ndarray|Tensor|ELPDData|pd\..*|.*\[.*|'.*"),
     ("py:class", r"ppl_vae\.([a-z_]+\.)*_.*"),
 ]
+
+
+def setup(app: Sphinx) -> None:
+    """Leave out the fields of named tuples, which their Attributes sections describe."""
+    app.connect(
+        "autodoc-skip-member",
+        lambda _app, _what, _name, member, _skip, _options: (
+            True if isinstance(member, type(namedtuple("T", "field").field)) else None
+        ),
+    )
