@@ -3,14 +3,12 @@
 import warnings
 from typing import Any
 
-import lazy_loader
-
 from ppl_vae._renamed import RENAMED
-from ppl_vae.names import did_you_mean
+from ppl_vae.names import did_you_mean, names_of_stub
 
 __version__ = "0.2.0"
 
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = names_of_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,46 @@
-"""Words of messages: the nearest name to a wrong one, a wrong value in short."""
+"""Names: imported on their first use, and in messages the nearest to a wrong one."""
 
+import ast
 import difflib
-from collections.abc import Iterable
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
+
+
+def names_of_stub(
+    package: str, file: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package, from the imports in its stub.
+
+    A name is imported when it is first asked for. A stub, which type checkers read, has lines
+    ``from ._module import Name as Name``, or ``from . import module as module``.
+
+    Args:
+        package: ``__name__`` of the package.
+        file: Its ``__file__``, beside which the stub lies.
+    """
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    modules = {
+        alias.name: node.module
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    known = sorted(modules)
+
+    def load(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"no name {name!r} in {package}")
+        module = modules[name]
+        found = importlib.import_module(f"{package}.{module or name}")
+        value = getattr(found, name) if module else found
+        # Python asks __getattr__ only for what is not there: the next use is an ordinary one.
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return load, known.copy, known
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

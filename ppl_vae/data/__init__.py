@@ -3,6 +3,6 @@
 Names are imported on first use, so that listing `DATASET_NAMES` does not import torch.
 """
 
-import lazy_loader as lazy
+from ppl_vae.names import names_of_stub
 
-__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = names_of_stub(__name__, __file__)

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_dir
-
 from ppl_vae.files import temporary_folder
 
 DATASET_NAMES = (
@@ -44,8 +42,18 @@ def find_data_root(data_root: os.PathLike[str] | str | None = None) -> Path:
     Returns:
         It; else the environment variable PPL_VAE_DATA; else the user's cache folder.
     """
-    chosen = data_root or os.environ.get("PPL_VAE_DATA") or user_cache_dir("ppl_vae")
+    chosen = data_root or os.environ.get("PPL_VAE_DATA") or _cache_folder()
     return Path(chosen).expanduser()
+
+
+def _cache_folder() -> Path:
+    """Where the operating system keeps what can be downloaded again."""
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local, "ppl_vae", "ppl_vae", "Cache")
+    if sys.platform == "darwin":
+        return Path("~/Library/Caches/ppl_vae")
+    # The XDG specification takes a variable that is empty for one that is not set.
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ppl_vae")
 
 
 def fetch(

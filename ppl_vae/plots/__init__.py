@@ -1,6 +1,6 @@
 """Figures: drawings on axes, how they look, and those of images and tables."""
 
-import lazy_loader as lazy
+from ppl_vae.names import names_of_stub
 
 # matplotlib is imported with the first figure.
-__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = names_of_stub(__name__, __file__)

@@ -1,16 +1,22 @@
 """More seeds or levels in a study's file, its comments and layout kept."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tomlkit
 from ruamel.yaml import YAML
 
 from ppl_vae.files import write_atomically
+from ppl_vae.settings_file import parse_settings
 from ppl_vae.studies._file import parse_study, read_study
 from ppl_vae.studies._plan import Study
+
+_Change = tuple[tuple[str, ...], Any]
+"""Keys of a list that gets one more value, or of what is set to the value."""
 
 
 def add_to_study(
@@ -43,49 +49,72 @@ def add_to_study(
     if seeds < 0 or (seeds == 0 and not any(levels.values())):
         raise ValueError("nothing to add: give seeds=N or levels={FACTOR: [LEVEL]}.")
 
-    def change(values: Any) -> None:
-        if seeds:
-            values["seeds"] = _with_more_seeds(values.get("seeds"), before.seeds, seeds)
-        for factor, added in levels.items():
-            if factor not in values.get("factors", {}):
-                raise ValueError(
-                    f"{path} has no factor {factor} (it has {', '.join(before.factors)}): another "
-                    "factor makes other arms, so plan a study of its own."
-                )
-            for level in added:
-                values["factors"][factor].append(level)
-
-    text = _changed(path, change)
+    text = path.read_text()
+    values = parse_settings(text, path.suffix)
+    changes: list[_Change] = []
+    if isinstance(values.get("seeds"), list):
+        changes += [(("seeds",), max(before.seeds) + number) for number in range(1, seeds + 1)]
+    elif seeds:
+        changes += [(("seeds",), len(before.seeds) + seeds)]
+    for factor, added in levels.items():
+        if factor not in values.get("factors", {}):
+            raise ValueError(
+                f"{path} has no factor {factor} (it has {', '.join(before.factors)}): another "
+                "factor makes other arms, so plan a study of its own."
+            )
+        changes += [(("factors", factor), level) for level in added]
+    text = _edit_toml(text, changes) if path.suffix == ".toml" else _edit_yaml(text, changes)
     planned = parse_study(text, path, trust=trust)
     write_atomically(path, text)
     return planned
 
 
-def _with_more_seeds(there: Any, seeds: tuple[int, ...], more: int) -> Any:
-    """A number stays a number; a list gets the next ones."""
-    first = max(seeds) + 1
-    if isinstance(there, list):
-        there.extend(range(first, first + more))
-        return there
-    return len(seeds) + more
+def _apply(values: Any, change: _Change) -> None:
+    (*tables, name), value = change
+    for table in tables:
+        values = values[table]
+    if isinstance(values.get(name), list):
+        values[name].append(value)
+    else:
+        values[name] = value
 
 
-def _changed(path: Path, change: Callable[[Any], None]) -> str:
-    text = path.read_text()
-    if path.suffix == ".toml":
-        document = tomlkit.parse(text)
-        change(document)
-        return tomlkit.dumps(document)
-    yaml = _yaml()
+def _edit_yaml(text: str, changes: Sequence[_Change]) -> str:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 100
     values = yaml.load(text)
-    change(values)
+    for change in changes:
+        _apply(values, change)
     out = io.StringIO()
     yaml.dump(values, out)
     return out.getvalue()
 
 
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 100
-    return yaml
+def _edit_toml(text: str, changes: Sequence[_Change]) -> str:
+    """Try each place where a value may stand; take the first at which the text says the change."""
+    for change in changes:
+        expected = tomllib.loads(text)
+        _apply(expected, change)
+        for candidate in _candidates(text, change):
+            try:
+                if tomllib.loads(candidate) == expected:
+                    break
+            except tomllib.TOMLDecodeError:
+                continue
+        else:
+            raise ValueError(f"found no place for {change[1]!r} in the text: write it there.")
+        text = candidate
+    return text
+
+
+def _candidates(text: str, change: _Change) -> Iterator[str]:
+    """The text with a value in place of each number, before each bracket, or on a first line."""
+    (*_, name), value = change
+    literal = json.dumps(value, ensure_ascii=False)
+    for number in re.finditer(r"\d+", text):
+        yield text[: number.start()] + literal + text[number.end() :]
+    for bracket in re.finditer(r"\]", text):
+        for comma in (", ", " "):
+            yield text[: bracket.start()] + comma + literal + text[bracket.start() :]
+    yield f"{name} = {literal}\n{text}"

@@ -213,7 +213,32 @@ def test_adding_to_a_list_of_seeds_and_to_toml(tmp_path):
     toml = write(tmp_path, "seeds = 1 # mine\n[factors]\nobjective = ['elbo']\n", "a.toml")
     study = add_to_study(toml, seeds=1, levels={"objective": ["stl"]})
     assert (study.seeds, list(study.arms)) == ((0, 1), ["elbo", "stl"])
-    assert "# mine" in toml.read_text()
+    assert toml.read_text() == "seeds = 2 # mine\n[factors]\nobjective = ['elbo', \"stl\"]\n"
+
+
+def test_comments_and_layout_of_toml_stay(tmp_path):
+    text = """# seeds = 1 of old, [2, 3]
+seeds = [
+  3, # one ]
+  7, # two
+]
+[factors]
+hidden = [[4], [8]]
+objective = ['elbo'] # ["stl"]
+"""
+    path = write(tmp_path, text, "a.toml")
+    study = add_to_study(path, seeds=2, levels={"objective": ["iwae:3", "stl"]})
+    assert study.seeds == (3, 7, 8, 9)
+    assert study.factors["objective"] == ("elbo", "iwae:3", "stl")
+    changed = path.read_text()
+    for line in text.splitlines():
+        assert line.removesuffix('] # ["stl"]') in changed
+
+
+def test_toml_without_seeds_gets_them(tmp_path):
+    path = write(tmp_path, "[factors]\nobjective = ['elbo']\n", "a.toml")
+    before = len(read_study(path).seeds)
+    assert len(add_to_study(path, seeds=1).seeds) == before + 1
 
 
 @pytest.mark.parametrize(
