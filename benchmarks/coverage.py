@@ -23,14 +23,11 @@ import torch
 from common import machine, write
 from scipy import stats
 
-from ppl_vae.comparison._bootstrap import data_factor, hierarchical_bootstrap
+from ppl_vae.comparison._bootstrap import data_factor, hierarchical_bootstrap, rank_arms
 from ppl_vae.comparison._cells import Cells
-from ppl_vae.comparison._confidence import ConfidenceDistribution
-from ppl_vae.comparison._crossed import CrossedMean, Squares, crossed_mean
-from ppl_vae.comparison._mean_squares import MeanSquares, mean_squares
-from ppl_vae.comparison._power import power_of
-from ppl_vae.comparison._random_effects import random_effects
-from ppl_vae.comparison._ranking import rank_arms
+from ppl_vae.comparison._confidence import ConfidenceDistribution, MeanSquares, mean_squares
+from ppl_vae.comparison._crossed import CrossedMean, crossed_mean
+from ppl_vae.comparison._seeds import power_of, random_effects
 
 # Standard deviations of seeds, data and the rest; that of the seeds for N = 200, and scaled by
 # sqrt(200 / N), so that each source has the same share of the error at every N.
@@ -264,7 +261,8 @@ def planned_power(quick: bool) -> Iterator[dict[str, Any]]:
 def _known(components: str, effect: float) -> CrossedMean:
     """A difference over 2 seeds and 200 data whose mean squares are what they are on average."""
     seed, datum, rest = (sd**2 for sd in COMPONENTS[components])
-    squares = Squares(effect, 200 * seed + rest, 2 * datum + rest, rest, 0.0, 2.0, 200.0)
+    known = effect, 200 * seed + rest, 2 * datum + rest, rest, 0.0, 2.0, 200.0
+    squares = MeanSquares(*map(np.asarray, known))
     found = crossed_mean(torch.zeros(2, 200), torch.zeros(2, 200))
     return replace(found, mean=effect, squares=squares)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
+import numpy as np
 import xarray as xr
 from torch import Tensor
 
@@ -172,7 +173,7 @@ def plain(value: Any) -> Any:
     """Anything that results are made of, as JSON has it: NaN and infinity are None."""
     if isinstance(value, Identity):
         return value.to_dict()
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | np.ndarray):
         return plain(value.tolist())
     if is_dataclass(value):
         return plain(fields_of(value))

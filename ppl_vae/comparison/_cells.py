@@ -1,16 +1,26 @@
-"""Evidence of arms and seeds as arrays, and what of it is missing."""
+"""Evidence of arms and seeds as arrays, what of it is missing, and means over factors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.comparison._crossed import CrossedMean, crossed_mean, require_two_data
+from ppl_vae.comparison._crossed import (
+    CrossedMean,
+    PairedTest,
+    crossed_mean,
+    paired_tests,
+    require_two_data,
+)
 from ppl_vae.evidence import Evidence
 from ppl_vae.identity import require_same_rows
+
+Levels = Mapping[str, Mapping[str, str]]
+Pair = tuple[str, str]
 
 
 @final
@@ -40,7 +50,7 @@ class Cells:
 
     def minus(self, other: "Cells") -> "Cells | None":
         """Differences by seed and datum, of the seeds that both have; None if there are none."""
-        seeds = shared_seeds([self, other])
+        seeds = _shared_seeds([self, other])
         if not seeds:
             return None
         a, b = self.only(seeds), other.only(seeds)
@@ -48,22 +58,8 @@ class Cells:
         return Cells(seeds, a.values - b.values, variance)
 
 
-def shared_seeds(cells: Sequence[Cells]) -> tuple[int, ...]:
-    """The seeds that all have."""
+def _shared_seeds(cells: Sequence[Cells]) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*(set(each.seeds) for each in cells))))
-
-
-def average(cells: Sequence[Cells]) -> Cells | None:
-    """Means over arms by seed and datum, of the seeds that all have; None if there are none."""
-    seeds = shared_seeds(cells)
-    if not seeds:
-        return None
-    parts = [each.only(seeds) for each in cells]
-    return Cells(
-        seeds,
-        torch.stack([part.values for part in parts]).mean(0),
-        torch.stack([part.monte_carlo_variance for part in parts]).mean(0) / len(parts),
-    )
 
 
 def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Cells], list[str]]:
@@ -75,15 +71,15 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
     require_same_rows(
         {
             f"{arm} seed {seed}": result.identity
-            for arm, cells in evidence.items()
-            for seed, result in cells.items()
+            for arm, by_seed in evidence.items()
+            for seed, result in by_seed.items()
         }
     )
-    sizes = sorted({len(result) for cells in evidence.values() for result in cells.values()})
+    sizes = sorted({len(result) for by_seed in evidence.values() for result in by_seed.values()})
     if len(sizes) != 1:
         raise ValueError(f"arms need results on the same data, got numbers of data {sizes}.")
     require_two_data(sizes[0])
-    found, notes = {}, []
+    cells, notes = {}, []
     for arm, results in evidence.items():
         impossible = [s for s, result in results.items() if bool(result.log_prob.isneginf().any())]
         if impossible:
@@ -104,20 +100,97 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
             for seed in sorted(results.keys() - finite.keys())
         ]
         if finite:
-            found[arm] = _cells(finite)
+            errors = [result.standard_error.double() for result in finite.values()]
+            cells[arm] = Cells(
+                tuple(finite),
+                torch.stack([result.log_prob.double() for result in finite.values()]),
+                # One particle has no standard error (NaN); its spread over data still counts.
+                torch.stack([error.square().nan_to_num() for error in errors]),
+            )
         else:
             notes.append(f"{arm} is left out: none of its runs has a result.")
-    if not found:
+    if not cells:
         raise ValueError("a comparison needs an arm with a finite result, got none.")
-    return found, notes
+    return cells, notes
 
 
-def _cells(results: Mapping[int, Evidence]) -> Cells:
-    return Cells(
-        tuple(results),
-        torch.stack([result.log_prob.double() for result in results.values()]),
-        # One particle has no standard error (NaN); its spread over data still counts.
-        torch.stack(
-            [result.standard_error.double().square().nan_to_num() for result in results.values()]
-        ),
+@final
+@dataclass(frozen=True)
+class FactorTable:
+    """Means of a factor's levels over the levels of the other factors.
+
+    Attributes:
+        factor: Its name.
+        levels: Level to its mean log p(x), in nats per datum.
+        differences: ``(a, b)`` to the mean of level a minus level b, paired by seed and datum.
+        tests: Of each difference, all of this factor together.
+        cells: Combinations of the other factors' levels that each mean is over.
+        left_out: Arms of combinations that are not there for every level.
+    """
+
+    factor: str
+    levels: dict[str, CrossedMean]
+    differences: dict[Pair, CrossedMean]
+    tests: dict[Pair, PairedTest]
+    cells: int
+    left_out: tuple[str, ...]
+
+
+def factor_tables(
+    cells: Mapping[str, Cells], levels: Levels, confidence: float
+) -> dict[str, FactorTable]:
+    """The table of each factor that has two levels or more and a balanced part.
+
+    Balanced: only combinations of the other factors' levels in which every level of the factor was
+    run, over the seeds that all of these arms have.
+
+    Args:
+        cells: log p(x) of each arm.
+        levels: Arm to factor to its level.
+        confidence: Of the intervals.
+
+    Raises:
+        ValueError: If an arm has no levels.
+    """
+    missing = sorted(cells.keys() - levels.keys())
+    if missing:
+        raise ValueError(f"levels must name those of every arm, got none of {missing}.")
+    factors = list(dict.fromkeys(factor for arm in cells for factor in levels[arm]))
+    tables = {factor: _table(factor, cells, levels, confidence) for factor in factors}
+    return {factor: table for factor, table in tables.items() if table is not None}
+
+
+def _table(
+    factor: str, cells: Mapping[str, Cells], levels: Levels, confidence: float
+) -> FactorTable | None:
+    # For each combination of the other factors' levels: level to arm.
+    blocks: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+    for arm in cells:
+        if factor in levels[arm]:
+            others = tuple(sorted(item for item in levels[arm].items() if item[0] != factor))
+            blocks.setdefault(others, {})[levels[arm][factor]] = arm
+    names = list(dict.fromkeys(levels[arm][factor] for arm in cells if factor in levels[arm]))
+    balanced = [block for block in blocks.values() if len(block) == len(names)]
+    inside = {arm for block in balanced for arm in block.values()}
+    seeds = _shared_seeds([cells[arm] for arm in inside]) if inside else ()
+    if len(names) < 2 or not seeds:
+        return None
+    means = {name: _average([cells[block[name]].only(seeds) for block in balanced])
+             for name in names}  # fmt: skip
+    paired = {(b, a): means[b].minus(means[a]) for a, b in combinations(names, 2)}
+    differences = {pair: each.mean for pair, each in paired.items() if each is not None}
+    tests = paired_tests(list(differences.values()), confidence)
+    return FactorTable(
+        factor=factor,
+        levels={name: each.mean for name, each in means.items()},
+        differences=differences,
+        tests=dict(zip(differences, tests, strict=True)),
+        cells=len(balanced),
+        left_out=tuple(arm for arm in cells if arm not in inside),
     )
+
+
+def _average(cells: Sequence[Cells]) -> Cells:
+    """Means over arms of the same seeds, by seed and datum."""
+    variance = torch.stack([each.monte_carlo_variance for each in cells]).mean(0) / len(cells)
+    return Cells(cells[0].seeds, torch.stack([each.values for each in cells]).mean(0), variance)

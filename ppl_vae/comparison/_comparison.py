@@ -1,21 +1,15 @@
 """Statistics of a comparison: several arms, each over seeds and the same data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, ClassVar, TypeVar, final
 
 from ppl_vae import plots
-from ppl_vae.comparison._bootstrap import bootstrap_intervals
-from ppl_vae.comparison._cells import Cells, gather
-from ppl_vae.comparison._crossed import CrossedMean
-from ppl_vae.comparison._factors import FactorTable, Levels, Pair, factor_tables
-from ppl_vae.comparison._multiplicity import PairedTest, paired_tests
-from ppl_vae.comparison._notes import notes_of
-from ppl_vae.comparison._power import Power, power_of
-from ppl_vae.comparison._random_effects import RandomEffects, random_effects
-from ppl_vae.comparison._ranking import Rank, rank_arms
-from ppl_vae.comparison._summary import summary_of
+from ppl_vae.comparison._bootstrap import Rank, bootstrap_intervals, rank_arms
+from ppl_vae.comparison._cells import Cells, FactorTable, Levels, Pair, factor_tables, gather
+from ppl_vae.comparison._crossed import CrossedMean, PairedTest, paired_tests
+from ppl_vae.comparison._seeds import Power, RandomEffects, power_of, random_effects
 from ppl_vae.display import Axes, Panel, Result, Row
 from ppl_vae.evidence import Evidence
 
@@ -24,6 +18,12 @@ V = TypeVar("V")
 
 MOST_ARMS_IN_ALL_PAIRS = 12
 """More arms than this are compared with one of them, not each with each."""
+FEW_DATA = 50
+"""Least number of data for which the coverage of the intervals was measured."""
+VERY_SKEWED = 5.0
+"""Skewness beyond which it was not measured either."""
+_NAMED = 3
+"""Number of differences that a note names; more are counted."""
 
 
 @final
@@ -77,7 +77,7 @@ class Comparison(Result):
 
     def verdict(self, pair: Pair) -> str:
         """Which arm is higher, if the interval excludes 0, in words."""
-        return verdict(pair, self.tests[pair])
+        return self.tests[pair].verdict(pair)
 
     def __str__(self) -> str:
         arms = [
@@ -90,7 +90,50 @@ class Comparison(Result):
         return "\n".join(["log p(x), nats per datum", *arms, *pairs])
 
     def _values(self) -> dict[str, Any]:
-        return summary_of(self)
+        single = ("num_data", "num_seeds", "methods", "num_particles", "confidence", "reference",
+                  "notes")  # fmt: skip
+        return {
+            "unit": "nats per datum",
+            **{name: getattr(self, name) for name in single},
+            "arms": {arm: self._arm_values(arm) for arm in self.arms},
+            "differences": [
+                {
+                    **_difference_values(pair, mean, self.tests[pair]),
+                    "verdict": self.verdict(pair),
+                    "bootstrap_interval": self.bootstrap[pair],
+                    "power": self.power[pair],
+                }
+                for pair, mean in self.differences.items()
+            ],
+            "factors": {factor: self._factor_values(t) for factor, t in self.factors.items()},
+        }
+
+    def _arm_values(self, arm: str) -> dict[str, Any]:
+        rank = self.ranking[arm]
+        return {
+            **_mean_values(self.arms[arm]),
+            "interval": self.arms[arm].interval(self.confidence),
+            "seeds": self.seeds[arm],
+            "rank": rank.rank,
+            "rank_interval": rank.interval,
+            "best_probability": rank.best,
+            "random_effects": self.random_effects.get(arm),
+            "warning": self.warnings.get(arm),
+        }
+
+    def _factor_values(self, table: FactorTable) -> dict[str, Any]:
+        return {
+            "cells": table.cells,
+            "left_out": table.left_out,
+            "levels": {
+                level: {**_mean_values(mean), "interval": mean.interval(self.confidence)}
+                for level, mean in table.levels.items()
+            },
+            "differences": [
+                _difference_values(pair, mean, table.tests[pair])
+                for pair, mean in table.differences.items()
+            ],
+        }
 
     def _rows(self) -> list[Row]:
         """An arm each, and after them a difference each: ``a - b``."""
@@ -129,11 +172,21 @@ class Comparison(Result):
         return [(means, height), *([(paired, height)] if differences else [])]
 
 
-def verdict(pair: Pair, test: PairedTest) -> str:
-    """Which of two is higher, if the difference is real, in words."""
-    if not test.shown:
-        return "no difference shown"
-    return f"{pair[0] if test.simultaneous[0] > 0 else pair[1]} higher"
+def _difference_values(pair: Pair, mean: CrossedMean, test: PairedTest) -> dict[str, Any]:
+    return {
+        "a": pair[0],
+        "b": pair[1],
+        **_mean_values(mean),
+        "interval": test.simultaneous,
+        "single_interval": test.interval,
+        "p_value": test.p_value,
+        "adjusted_p": test.adjusted_p,
+        "num_seeds": test.num_seeds,
+    }
+
+
+def _mean_values(mean: CrossedMean) -> dict[str, Any]:
+    return {name: value for name, value in vars(mean).items() if name != "squares"}
 
 
 def compare(
@@ -163,19 +216,40 @@ def compare(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}.")
     cells, left_out = gather(evidence)
+    if reference is not None and reference not in cells:
+        raise ValueError(f"reference must be one of the arms {list(cells)}, got {reference!r}.")
     ranking = rank_arms(cells, confidence, replicates, seed)
-    chosen = _reference(reference, cells, ranking)
-    paired, unpaired = _paired(cells, chosen)
+    chosen = reference
+    if reference is None and len(cells) > MOST_ARMS_IN_ALL_PAIRS:
+        chosen = next(iter(ranking))
+    pairs = (
+        [(b, a) for a, b in combinations(cells, 2)]
+        if chosen is None
+        else [(arm, chosen) for arm in cells if arm != chosen]
+    )
+    paired = _known({(a, b): cells[a].minus(cells[b]) for a, b in pairs})
     differences = {pair: each.mean for pair, each in paired.items()}
-    tests = _keyed(paired, paired_tests(list(differences.values()), confidence))
+    tests = dict(zip(paired, paired_tests(list(differences.values()), confidence), strict=True))
     bootstrap = bootstrap_intervals(list(paired.values()), confidence, replicates, seed)
     level = (1 - confidence) / max(1, len(paired))
     results = [result for by_seed in evidence.values() for result in by_seed.values()]
+    doubts = {
+        arm: next((each.warning for each in evidence[arm].values() if each.warning), None)
+        for arm in cells
+    }
+    notes = [*left_out, *_notes(cells, differences)]
+    if chosen is not None and reference is None:
+        notes.append(
+            f"all arms are compared with {chosen}, which was chosen as the highest of them: "
+            "that is optimistic for it; name a reference to avoid it."
+        )
+    if unpaired := ", ".join(f"{a} and {b}" for a, b in pairs if (a, b) not in paired):
+        notes.append(f"no seed in common, so that they are not compared: {unpaired}.")
     return Comparison(
         arms={arm: each.mean for arm, each in cells.items()},
         differences=differences,
         tests=tests,
-        bootstrap=_keyed(paired, bootstrap),
+        bootstrap=dict(zip(paired, bootstrap, strict=True)),
         power={
             pair: power_of(mean, level, shown=tests[pair].shown)
             for pair, mean in differences.items()
@@ -186,9 +260,8 @@ def compare(
         reference=chosen,
         confidence=confidence,
         seeds={arm: each.seeds for arm, each in cells.items()},
-        warnings=_known({arm: _warning(evidence[arm]) for arm in cells}),
-        notes=left_out
-        + notes_of(cells, differences, unpaired, chosen, chosen_by_rank=reference is None),
+        warnings=_known(doubts),
+        notes=notes,
         methods=tuple(dict.fromkeys(result.procedure for result in results)),
         num_data=len(results[0]),
         num_seeds=max(len(each.seeds) for each in cells.values()),
@@ -196,36 +269,47 @@ def compare(
     )
 
 
-def _reference(
-    reference: str | None, cells: Mapping[str, Cells], ranking: Mapping[str, Rank]
-) -> str | None:
-    if reference is not None and reference not in cells:
-        raise ValueError(f"reference must be one of the arms {list(cells)}, got {reference!r}.")
-    if reference is None and len(cells) > MOST_ARMS_IN_ALL_PAIRS:
-        return next(iter(ranking))
-    return reference
+def _known(values: Mapping[K, V | None]) -> dict[K, V]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def _paired(
-    cells: Mapping[str, Cells], reference: str | None
-) -> tuple[dict[Pair, Cells], list[Pair]]:
-    """The differences to look at, and the pairs that share no seed."""
-    if reference is None:
-        pairs = [(b, a) for a, b in combinations(cells, 2)]
-    else:
-        pairs = [(arm, reference) for arm in cells if arm != reference]
-    known = _known({(a, b): cells[a].minus(cells[b]) for a, b in pairs})
-    return known, [pair for pair in pairs if pair not in known]
+def _notes(cells: Mapping[str, Cells], differences: Mapping[Pair, CrossedMean]) -> list[str]:
+    """One sentence for each lack of seeds or data that limits what the statistics say."""
+    counts = {arm: len(each.seeds) for arm, each in cells.items()}
+    num_data = next(iter(cells.values())).values.shape[1]
+    notes = []
+    fewest = min([len(mean.per_seed) for mean in differences.values()] or counts.values())
+    if fewest == 1:
+        notes.append(
+            "one seed: intervals and p-values are for these training runs alone, over new data; no "
+            "method can say from one seed how another training run would turn out."
+        )
+    if fewest == 2:
+        notes.append(
+            "two seeds tell little of how training runs differ: intervals are wide, and those of "
+            "several differences together wider than they need be; run 3 or more."
+        )
+    usual = max(counts.values())
+    if fewer := ", ".join(f"{arm} ({n})" for arm, n in counts.items() if n < usual):
+        notes.append(f"fewer than {usual} seeds: {fewer}; differences use those both arms have.")
+    skewed = [f"{a} - {b}" for (a, b), mean in differences.items() if _skewness(mean) > VERY_SKEWED]
+    if skewed:
+        more = f" and {len(skewed) - _NAMED} more" if len(skewed) > _NAMED else ""
+        notes.append(
+            f"a few data outweigh the rest in {', '.join(skewed[:_NAMED])}{more} (skewness above "
+            f"{VERY_SKEWED:g}): the intervals may cover less than they state; look at those data."
+        )
+    if num_data < FEW_DATA:
+        notes.append(
+            f"{num_data} data are few: the coverage of the intervals was measured from "
+            f"{FEW_DATA} on."
+        )
+    return notes
 
 
-def _warning(results: Mapping[int, Evidence]) -> str | None:
-    """The first of an arm's warnings."""
-    return next((result.warning for result in results.values() if result.warning), None)
-
-
-def _known(found: Mapping[K, V | None]) -> dict[K, V]:
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _keyed(keys: Iterable[K], values: Iterable[V]) -> dict[K, V]:
-    return dict(zip(keys, values, strict=True))
+def _skewness(mean: CrossedMean) -> float:
+    squares = mean.squares
+    if squares.datum == 0:
+        return 0.0
+    variance = squares.datum / squares.num_seeds
+    return float(abs(squares.third_cumulant) * squares.num_data**2 / variance**1.5)

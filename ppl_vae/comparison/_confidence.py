@@ -1,8 +1,8 @@
-"""Where the mean lies, given few seeds and many data: intervals and p-values that hold their level.
+"""Analysis of variance, and the confidence distribution of a mean over few seeds and many data.
 
-The bootstrap over seeds and data, in closed form and with its small-sample errors mended. Few seeds
-tell little of how much seeds matter, so that the variance from seeds is itself uncertain, as in
-Student's t; the many data tell theirs well, but are skewed:
+The bootstrap over seeds and data in closed form, its small-sample errors corrected. Few seeds say
+little of how much seeds matter, so that the variance from seeds is itself uncertain, as in
+Student's t; the many data determine theirs well, but are skewed:
 
     mu = mean - T sqrt(V_seed + V_data),  V_data = (MS_datum - MS_rest)+ / (S N),
     V_seed = MS_seed / (S N w),  w ~ chi2(S - 1) / (S - 1) times 1 + 0.15 V_data / V_seed,
@@ -23,24 +23,84 @@ References:
     Hannig, Iyer, Lai and Lee, 2016, Generalized fiducial inference: a review and new results.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Float
 from scipy import special, stats
 from scipy.optimize import elementwise
 
-from ppl_vae.comparison._mean_squares import Array, MeanSquares
+Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _NODES = np.linspace(0.0, 1.0, 128)
 _BEYOND = 1e-13
 """Probability of each tail of w that is left out."""
-
 _TINY = 1e-200
-
 _CALIBRATED = 0.15
 """Constant c of the factor 1 + c V_data / V_seed whose coverage of 95% is nearest for S = 2."""
+
+
+@final
+@dataclass(frozen=True)
+class MeanSquares:
+    """Mean squares of ``y_si = mu + seed_s + datum_i + rest_si``, for any number of cases at once.
+
+    ``E MS_seed = N v_seed + v_rest``, ``E MS_datum = S v_datum + v_rest``, ``E MS_rest = v_rest``.
+    With one seed, MS_seed and MS_rest are 0: nothing is known of them.
+
+    Attributes:
+        mean: Over all seeds and data.
+        seed, datum, rest: The mean squares.
+        third_cumulant: Of the mean over data, the seeds held fixed: the source of its skewness.
+        num_seeds, num_data: S and N of each case.
+    """
+
+    mean: Float[Array, "*cases"]
+    seed: Float[Array, "*cases"]
+    datum: Float[Array, "*cases"]
+    rest: Float[Array, "*cases"]
+    third_cumulant: Float[Array, "*cases"]
+    num_seeds: Float[Array, "*cases"]
+    num_data: Float[Array, "*cases"]
+
+    @property
+    def seed_variance(self) -> Float[Array, "*cases"]:
+        """``MS_seed / (S N)``: variance of the mean from seeds and the rest."""
+        return np.asarray(self.seed / (self.num_seeds * self.num_data))
+
+    @property
+    def data_variance(self) -> Float[Array, "*cases"]:
+        """``(MS_datum - MS_rest)+ / (S N)``: variance of the mean from data alone."""
+        share = np.maximum(self.datum - self.rest, 0.0)
+        return np.asarray(share / (self.num_seeds * self.num_data))
+
+
+def mean_squares(values: Float[Array, "*cases seeds data"]) -> MeanSquares:
+    """Split the spread of values into seeds, data and the rest.
+
+    Args:
+        values: One value a seed and datum; at least 2 data.
+
+    References:
+        Searle, Casella and McCulloch, 1992, Variance components, chapter 4.
+    """
+    num_seeds, num_data = values.shape[-2:]
+    mean = values.mean((-2, -1))
+    seed_means, datum_means = values.mean(-1), values.mean(-2)
+    deviation = datum_means - mean[..., None]
+    datum = num_seeds * (deviation**2).sum(-1) / (num_data - 1)
+    if num_seeds == 1:
+        seed, rest = np.zeros_like(mean), np.zeros_like(mean)
+    else:
+        seed = num_data * seed_means.var(-1, ddof=1)
+        left = values - seed_means[..., None] - deviation[..., None, :]
+        rest = np.einsum("...sn,...sn->...", left, left) / ((num_seeds - 1) * (num_data - 1))
+    # Unbiased third cumulant of one datum's mean, over N^2 for the mean of N.
+    third = (deviation**3).sum(-1) / (num_data * max(num_data - 1, 1) * max(num_data - 2, 1))
+    counts = np.full_like(mean, num_seeds), np.full_like(mean, num_data)
+    return MeanSquares(*(np.asarray(each) for each in (mean, seed, datum, rest, third, *counts)))
 
 
 @final
@@ -49,7 +109,7 @@ class ConfidenceDistribution:
     """The confidence distribution of means, elementwise; see the module.
 
     Attributes:
-        squares: What is known of each mean.
+        squares: Mean squares of the values of each mean.
         cautious: Never covers too little, at any level; else calibrated at 95%.
     """
 
@@ -59,63 +119,61 @@ class ConfidenceDistribution:
     def interval(self, confidence: float) -> tuple[Float[Array, "*cases"], Float[Array, "*cases"]]:
         """Lower and upper end of equal-tailed intervals."""
         tail = (1 - confidence) / 2
-        return self._end(tail, upper=False), self._end(tail, upper=True)
+        return self._end(tail, sign=-1.0), self._end(tail, sign=1.0)
 
     def p_value(self, value: float = 0.0) -> Float[Array, "*cases"]:
         """Two-sided p-value: the interval of confidence 1 - p just reaches the value."""
-        distance = value - self.squares.mean
-        below = _tail(distance, *self._arguments(upper=False))
-        above = _tail(distance, *self._arguments(upper=True))
-        return np.asarray(np.minimum(2 * np.minimum(below, above), 1.0))
+        distance = np.ravel(value - self.squares.mean)
+        cases = np.arange(distance.size)
+        below, above = (self._tail(sign)(distance, cases) for sign in (-1.0, 1.0))
+        p = np.minimum(2 * np.minimum(below, above), 1.0)
+        return np.asarray(p.reshape(self.squares.mean.shape))
 
-    def _end(self, tail: float, *, upper: bool) -> Float[Array, "*cases"]:
+    def _end(self, tail: float, sign: float) -> Float[Array, "*cases"]:
         scale = np.sqrt(self.squares.seed_variance + self.squares.data_variance + _TINY)
+        flat, beyond = scale.ravel(), self._tail(sign)
 
-        def excess(position: Array, scale: Array, *arguments: Array) -> Array:
-            return _tail(scale * np.sinh(position), *arguments) - tail
+        def excess(position: Array, cases: Any) -> Array:
+            return beyond(flat[cases] * np.sinh(position), cases) - tail
 
-        # Tails are heavy with few seeds: the root is sought on a logarithmic scale.
-        found = elementwise.find_root(
-            excess, (-60.0, 60.0), args=(scale, *self._arguments(upper=upper)),
-            tolerances={"xatol": 1e-9},
-        )  # fmt: skip
-        return np.asarray(self.squares.mean + scale * np.sinh(found.x))
+        # Tails are heavy with few seeds: the root is sought on a logarithmic scale. Cases that have
+        # converged are dropped from the calls: the others are known by their index.
+        root = elementwise.find_root(
+            excess, (-60.0, 60.0), args=(np.arange(flat.size),), tolerances={"xatol": 1e-9}
+        )
+        return np.asarray(self.squares.mean + scale * np.sinh(root.x.reshape(scale.shape)))
 
-    def _arguments(self, *, upper: bool) -> tuple[Array, ...]:
+    def _tail(self, sign: float) -> Callable[[Array, Any], Array]:
+        """Confidence that mu is beyond mean + distance, above it for sign 1.
+
+        Returns:
+            A function of distances and of the indices of their cases: an integral over log w.
+        """
         squares = self.squares
-        freedom = np.maximum(squares.num_seeds - 1, 1)
-        return tuple(
-            np.broadcast_arrays(
+        seed, data, third, num_seeds, num_data = (
+            array.reshape(-1, 1)
+            for array in (
                 squares.seed_variance, squares.data_variance, squares.third_cumulant,
-                freedom, squares.num_data,
-                np.log(stats.chi2.ppf(_BEYOND, freedom) / freedom),
-                np.log(stats.chi2.isf(_BEYOND, freedom) / freedom),
-                0.0 if self.cautious else _CALIBRATED, 1.0 if upper else -1.0,
+                squares.num_seeds, squares.num_data,
             )
         )  # fmt: skip
+        freedom = np.maximum(num_seeds - 1, 1)
+        low = np.log(stats.chi2.ppf(_BEYOND, freedom) / freedom)
+        high = np.log(stats.chi2.isf(_BEYOND, freedom) / freedom)
+        log_w = low + (high - low) * _NODES
+        from_seeds = seed * np.exp(-log_w)
+        variance = np.maximum(from_seeds + data, _TINY)
+        weight = np.exp(freedom / 2 * (1 + log_w - np.exp(log_w)))
+        if not self.cautious:
+            weight = weight * (1 + _CALIBRATED * data / np.maximum(from_seeds, _TINY))
+        skewness = np.clip(third / variance**1.5, -1.0, 1.0)
+        degrees = (num_data - 1) * (variance / np.maximum(data, 1e-6 * variance)) ** 2
 
+        def tail(distance: Array, cases: Any) -> Array:
+            t, g = -distance[..., None] / np.sqrt(variance[cases]), skewness[cases]
+            # Hall's monotone cubic: nearer to normal than t, whose numerator has this skewness.
+            t = np.asarray(t + g * t**2 / 3 + g**2 * t**3 / 27 + g / 6)
+            below = special.stdtr(degrees[cases], sign * t)
+            return np.asarray((weight[cases] * below).sum(-1) / weight[cases].sum(-1))
 
-def _tail(
-    distance: Array, seed: Array, data: Array, third: Array, freedom: Array, num_data: Array,
-    low: Array, high: Array, factor: Array, sign: Array,
-) -> Array:  # fmt: skip
-    """Confidence that mu is beyond mean + distance, above it for sign 1: an integral over log w."""
-    distance, seed, data, third, freedom, num_data, low, high, factor, sign = (
-        array[..., None]
-        for array in (distance, seed, data, third, freedom, num_data, low, high, factor, sign)
-    )
-    log_w = low + (high - low) * _NODES
-    from_seeds = seed * np.exp(-log_w)
-    variance = np.maximum(from_seeds + data, _TINY)
-    density = np.exp(freedom / 2 * (1 + log_w - np.exp(log_w)))
-    weight = density * (1 + factor * data / np.maximum(from_seeds, _TINY))
-    t = _without_skewness(-distance / np.sqrt(variance), third / variance**1.5)
-    degrees = (num_data - 1) * (variance / np.maximum(data, 1e-6 * variance)) ** 2
-    below = special.stdtr(degrees, sign * t)
-    return np.asarray((weight * below).sum(-1) / weight.sum(-1))
-
-
-def _without_skewness(t: Array, skewness: Array) -> Array:
-    """Hall's monotone cubic: closer to normal than t, whose numerator has this skewness."""
-    skewness = np.clip(skewness, -1.0, 1.0)
-    return np.asarray(t + skewness * t**2 / 3 + skewness**2 * t**3 / 27 + skewness / 6)
+        return tail

@@ -1,8 +1,8 @@
-"""The mean over seeds and data, both random, with its errors apart."""
+"""The mean over seeds and data, both random, with its errors apart; several of them tested."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import final
 
 import numpy as np
@@ -10,22 +10,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from ppl_vae.comparison._confidence import ConfidenceDistribution
-from ppl_vae.comparison._mean_squares import MeanSquares, mean_squares
-
-
-@final
-@dataclass(frozen=True)
-class Squares:
-    """The numbers of :class:`~ppl_vae.comparison._mean_squares.MeanSquares` for one mean."""
-
-    mean: float
-    seed: float
-    datum: float
-    rest: float
-    third_cumulant: float
-    num_seeds: float
-    num_data: float
+from ppl_vae.comparison._confidence import ConfidenceDistribution, MeanSquares, mean_squares
 
 
 @final
@@ -62,7 +47,7 @@ class CrossedMean:
     monte_carlo_error: float
     seed_spread: float
     per_seed: tuple[float, ...]
-    squares: Squares
+    squares: MeanSquares
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """The interval that holds its level; see :mod:`ppl_vae.comparison._confidence`."""
@@ -76,9 +61,9 @@ class CrossedMean:
 
 
 def stack(means: Sequence[CrossedMean]) -> MeanSquares:
-    """The mean squares of many means, for what takes them all at once."""
-    rows = np.array([astuple(mean.squares) for mean in means]).reshape(-1, len(fields(Squares)))
-    return MeanSquares(*rows.T)
+    """Stack the mean squares of many means, for what takes them all at once."""
+    names = [field.name for field in fields(MeanSquares)]
+    return MeanSquares(*(np.array([getattr(m.squares, name) for m in means]) for name in names))
 
 
 def crossed_mean(
@@ -96,19 +81,27 @@ def crossed_mean(
     num_seeds, num_data = values.shape
     require_two_data(num_data)
     cells = num_seeds * num_data
-    found = mean_squares(values.double().numpy())
-    squares = Squares(*(float(value) for value in vars(found).values()))
+    squares = mean_squares(values.double().numpy())
+    seed, datum, rest = (float(each) for each in (squares.seed, squares.datum, squares.rest))
     # By chance the difference can fall below one of its parts, which no variance here can.
-    mean_square = max(squares.seed + squares.datum - squares.rest, squares.seed, squares.datum)
-    monte_carlo_ms = monte_carlo_variance.double().mean().item()
+    total = max(seed + datum - rest, seed, datum)
+    freedom = float(num_data - 1)
+    if total > 0:
+        # Shares, not squares: values that agree to rounding would underflow.
+        inverse = (datum / total) ** 2 / (num_data - 1)
+        if num_seeds > 1:
+            inverse += (seed / total) ** 2 / (num_seeds - 1)
+            inverse += (rest / total) ** 2 / ((num_seeds - 1) * (num_data - 1))
+        freedom = 1 / inverse
+    monte_carlo = monte_carlo_variance.double().mean().item()
     seed_means = values.double().mean(1)
     return CrossedMean(
-        mean=squares.mean,
-        error=math.sqrt(mean_square / cells),
-        degrees_of_freedom=_satterthwaite(squares, mean_square),
-        seed_error=_root((squares.seed - squares.rest) / cells) if num_seeds > 1 else math.nan,
-        data_error=_root((squares.datum - max(squares.rest, monte_carlo_ms)) / cells),
-        monte_carlo_error=math.sqrt(monte_carlo_ms / cells),
+        mean=float(squares.mean),
+        error=math.sqrt(total / cells),
+        degrees_of_freedom=freedom,
+        seed_error=math.sqrt(max(0.0, (seed - rest) / cells)) if num_seeds > 1 else math.nan,
+        data_error=math.sqrt(max(0.0, (datum - max(rest, monte_carlo)) / cells)),
+        monte_carlo_error=math.sqrt(monte_carlo / cells),
         seed_spread=seed_means.std().item() if num_seeds > 1 else math.nan,
         per_seed=tuple(seed_means.tolist()),
         squares=squares,
@@ -121,17 +114,71 @@ def require_two_data(num_data: int) -> None:
         raise ValueError(f"a comparison needs at least 2 data, got {num_data}.")
 
 
-def _satterthwaite(squares: Squares, total: float) -> float:
-    num_seeds, num_data = squares.num_seeds, squares.num_data
-    if total == 0:
-        return num_data - 1
-    # Shares, not squares: values that agree to rounding would underflow.
-    inverse = (squares.datum / total) ** 2 / (num_data - 1)
-    if num_seeds > 1:
-        inverse += (squares.seed / total) ** 2 / (num_seeds - 1)
-        inverse += (squares.rest / total) ** 2 / ((num_seeds - 1) * (num_data - 1))
-    return 1 / inverse
+@final
+@dataclass(frozen=True)
+class PairedTest:
+    """Test of one paired difference among several.
+
+    Attributes:
+        interval: Of this difference alone, at the comparison's confidence.
+        simultaneous: All of them together hold at the confidence (Bonferroni).
+        p_value: Of no difference, two-sided, of this one alone.
+        adjusted_p: Bonferroni's, ``min(1, m p)``: the simultaneous interval of confidence
+            1 - adjusted_p just reaches 0.
+        num_seeds: That both arms have.
+    """
+
+    interval: tuple[float, float]
+    simultaneous: tuple[float, float]
+    p_value: float
+    adjusted_p: float
+    num_seeds: int
+
+    @property
+    def shown(self) -> bool:
+        """Whether the difference is called real: its simultaneous interval excludes 0."""
+        low, high = self.simultaneous
+        return low > 0 or high < 0
+
+    def verdict(self, pair: tuple[str, str]) -> str:
+        """Which of the two compared is higher, if the difference is real, in words."""
+        if not self.shown:
+            return "no difference shown"
+        return f"{pair[0] if self.simultaneous[0] > 0 else pair[1]} higher"
 
 
-def _root(value: float) -> float:
-    return math.sqrt(max(0.0, value))
+def paired_tests(differences: Sequence[CrossedMean], confidence: float) -> list[PairedTest]:
+    """Test each difference, and all of them together.
+
+    One difference alone is tested as :mod:`ppl_vae.comparison._confidence` calibrates it; several,
+    at far smaller levels, by its cautious form. Intervals and verdicts are one procedure: Holm's
+    steps would call more differences real, but with no interval that both shows it and holds
+    together with the others.
+
+    Args:
+        differences: One or more.
+        confidence: Of each interval, and of all simultaneous ones together.
+
+    References:
+        Guilbaud, 2008, Simultaneous confidence regions corresponding to Holm's step-down procedure
+        and other closed-testing procedures.
+    """
+    if not differences:
+        return []
+    squares, count = stack(differences), len(differences)
+    alone = ConfidenceDistribution(squares)
+    together = ConfidenceDistribution(squares, cautious=count > 1)
+    adjusted = np.minimum(count * together.p_value(), 1.0)
+    lows, highs = (ends.tolist() for ends in alone.interval(confidence))
+    lowest, highest = (ends.tolist() for ends in together.interval(1 - (1 - confidence) / count))
+    return [
+        PairedTest(ends, all_ends, p, adjusted_p, len(mean.per_seed))
+        for ends, all_ends, p, adjusted_p, mean in zip(
+            zip(lows, highs, strict=True),
+            zip(lowest, highest, strict=True),
+            alone.p_value().tolist(),
+            adjusted.tolist(),
+            differences,
+            strict=True,
+        )
+    ]

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from ppl_vae.comparison._comparison import Comparison, verdict
-from ppl_vae.comparison._crossed import CrossedMean
-from ppl_vae.comparison._factors import FactorTable, Pair
-from ppl_vae.comparison._multiplicity import PairedTest
+from ppl_vae.comparison._cells import FactorTable, Pair
+from ppl_vae.comparison._comparison import Comparison
+from ppl_vae.comparison._crossed import CrossedMean, PairedTest
 
 _COLUMNS = f"{'log p(x)':>10} {'error':>8}   {'data':>7} {'seeds':>7} {'MC':>7}   {'seed sd':>7}"
 
@@ -16,44 +15,54 @@ _FEW = 3
 
 def format_comparison(comparison: Comparison, title: str, notes: Sequence[str] = ()) -> str:
     """The table that ``ppl-vae compare`` prints: arms, then paired differences with a verdict."""
+    arms, differences = comparison.arms, comparison.differences
+    width = max(len(name) for name in [*arms, *(_pair(pair) for pair in differences)])
+    first, *others = comparison.methods
+    method = f"{first} (other results by other settings)" if others else first
+    # With two arms, the one difference says which is the better one.
+    many = len(arms) > 2
     lines = [
         title,
-        f"N = {comparison.num_data} data, {comparison.num_seeds} seed(s), {_method(comparison)}; "
+        f"N = {comparison.num_data} data, {comparison.num_seeds} seed(s), {method}; "
         "nats per datum, higher is better",
         "",
-        *_arms(comparison),
+        f"{'':{width}} {_COLUMNS}" + (f"   {'P(best)':>7}" if many else ""),
     ]
-    if comparison.differences:
-        against = "" if comparison.reference is None else f" from {comparison.reference}"
-        lines += ["", f"Differences{against}, paired by datum and seed:"]
-        lines += _differences(comparison.differences, comparison.tests, _width(comparison))
-        if comparison.num_seeds > 1 and len(comparison.differences) <= _FEW:
-            shown = "; ".join(_per_seed(p, m) for p, m in comparison.differences.items())
-            lines += ["", f"Per seed: {shown}"]
-    lines += _needed(comparison)
-    for table in comparison.factors.values():
-        lines += ["", *_factor(table)]
-    return "\n".join([*lines, "", *_footnotes(comparison), *comparison.notes, *notes])
-
-
-def _method(comparison: Comparison) -> str:
-    first, *others = comparison.methods
-    return f"{first} (other results by other settings)" if others else first
-
-
-def _width(comparison: Comparison) -> int:
-    names = [*comparison.arms, *(_pair(pair) for pair in comparison.differences)]
-    return max(len(name) for name in names)
-
-
-def _arms(comparison: Comparison) -> list[str]:
-    """Where there are more than two arms, the probability of each to be the best."""
-    width, many = _width(comparison), len(comparison.arms) > 2
-    lines = [f"{'':{width}} {_COLUMNS}" + (f"   {'P(best)':>7}" if many else "")]
-    for arm, mean in comparison.arms.items():
+    for arm, mean in arms.items():
         best = f"   {comparison.ranking[arm].best:>7.3f}" if many else ""
         lines.append(f"{arm:{width}} {_numbers(mean)}{best}")
-    return lines
+    if differences:
+        against = "" if comparison.reference is None else f" from {comparison.reference}"
+        lines += ["", f"Differences{against}, paired by datum and seed:"]
+        lines += _differences(differences, comparison.tests, width)
+        if comparison.num_seeds > 1 and len(differences) <= _FEW:
+            shown = (
+                f"{_pair(pair)} " + ", ".join(f"{value:+.3f}" for value in mean.per_seed)
+                for pair, mean in differences.items()
+            )
+            lines += ["", f"Per seed: {'; '.join(shown)}"]
+    needed: dict[str, list[str]] = {}
+    for pair, power in comparison.power.items():
+        if power.text:
+            needed.setdefault(power.text, []).append(_pair(pair))
+    if needed:
+        lines += ["", "To show a difference as large as the estimate (power 80%):"]
+        lines += [f"{', '.join(pairs)}: {text}." for text, pairs in needed.items()]
+    for table in comparison.factors.values():
+        lines += ["", *_factor(table)]
+    together = ", all of them together (Bonferroni, as p)" if len(differences) > 1 else ""
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "error: standard error of the mean for new data and new seeds; "
+            "data, seeds, MC (Monte Carlo): its parts.",
+            f"interval: {100 * comparison.confidence:g}%{together}; a difference is called real "
+            "only if it excludes 0.",
+            *comparison.notes,
+            *notes,
+        ]
+    )
 
 
 def _numbers(mean: CrossedMean) -> str:
@@ -75,23 +84,12 @@ def _differences(
     for pair, mean in differences.items():
         test = tests[pair]
         p = f"{test.adjusted_p:>7.2g}   " if several else ""
+        interval = f"[{_end(test.simultaneous[0])}, {_end(test.simultaneous[1])}]"
         lines.append(
             f"{_pair(pair):{width}} {mean.mean:>+10.3f} {mean.error:>8.3f}   "
-            f"{_interval(test.simultaneous):>22}   {p}{verdict(pair, test)}"
+            f"{interval:>22}   {p}{test.verdict(pair)}"
         )
     return lines
-
-
-def _needed(comparison: Comparison) -> list[str]:
-    """What it would take to show differences as large as those not shown."""
-    texts: dict[str, list[str]] = {}
-    for pair, power in comparison.power.items():
-        if power.text:
-            texts.setdefault(power.text, []).append(_pair(pair))
-    if not texts:
-        return []
-    lines = [f"{', '.join(pairs)}: {text}." for text, pairs in texts.items()]
-    return ["", "To show a difference as large as the estimate (power 80%):", *lines]
 
 
 def _factor(table: FactorTable) -> list[str]:
@@ -108,10 +106,6 @@ def _factor(table: FactorTable) -> list[str]:
     return lines
 
 
-def _interval(interval: tuple[float, float]) -> str:
-    return f"[{_end(interval[0])}, {_end(interval[1])}]"
-
-
 def _end(value: float) -> str:
     """Three decimals, or as many as tell it from 0: on which side an end lies is the verdict."""
     return f"{value:+.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:+.0e}"
@@ -121,20 +115,5 @@ def _pair(pair: Pair) -> str:
     return f"{pair[0]} - {pair[1]}"
 
 
-def _per_seed(pair: Pair, mean: CrossedMean) -> str:
-    return f"{_pair(pair)} " + ", ".join(f"{value:+.3f}" for value in mean.per_seed)
-
-
 def _or_dash(value: float) -> str:
     return f"{'-':>7}" if math.isnan(value) else f"{value:>7.3f}"
-
-
-def _footnotes(comparison: Comparison) -> list[str]:
-    percent = f"{100 * comparison.confidence:g}%"
-    several = len(comparison.differences) > 1
-    together = ", all of them together (Bonferroni, as p)" if several else ""
-    return [
-        "error: standard error of the mean for new data and new seeds; "
-        "data, seeds, MC (Monte Carlo): its parts.",
-        f"interval: {percent}{together}; a difference is called real only if it excludes 0.",
-    ]

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binom
 
 from ppl_vae.comparison._cells import Cells
-from ppl_vae.comparison._mean_squares import MeanSquares, mean_squares
+from ppl_vae.comparison._confidence import MeanSquares, mean_squares
 from ppl_vae.evidence import Evidence
 
 # Standard deviations of seeds, data and the rest. Errors of the mean from the data alone, half

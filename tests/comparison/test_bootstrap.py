@@ -6,7 +6,7 @@ from scipy import stats
 
 from comparison.simulated import COMPONENTS, cells_of, require_coverage, simulate
 from ppl_vae.comparison._bootstrap import data_factor, hierarchical_bootstrap
-from ppl_vae.comparison._mean_squares import mean_squares
+from ppl_vae.comparison._confidence import mean_squares
 
 
 def replicates(values, count=4000, seed=0):

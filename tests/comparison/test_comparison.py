@@ -10,9 +10,9 @@ import torch
 
 from comparison.simulated import evidence, seeds_of, simulate
 from ppl_vae.comparison import compare, crossed_mean, format_comparison
+from ppl_vae.comparison._bootstrap import rank_arms
 from ppl_vae.comparison._cells import gather
-from ppl_vae.comparison._random_effects import random_effects
-from ppl_vae.comparison._ranking import rank_arms
+from ppl_vae.comparison._seeds import random_effects
 
 
 def study(arms=3, seeds=3, data=40, step=0.1, **options):

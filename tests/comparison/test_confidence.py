@@ -5,8 +5,7 @@ import pytest
 from scipy import integrate, stats
 
 from comparison.simulated import COMPONENTS, all_pairs, require_coverage, simulate
-from ppl_vae.comparison._confidence import ConfidenceDistribution
-from ppl_vae.comparison._mean_squares import MeanSquares, mean_squares
+from ppl_vae.comparison._confidence import ConfidenceDistribution, MeanSquares, mean_squares
 
 CASES = 2000
 

@@ -11,7 +11,7 @@ from statsmodels.stats.anova import anova_lm
 
 from comparison.simulated import simulate
 from ppl_vae.comparison import crossed_mean
-from ppl_vae.comparison._mean_squares import mean_squares
+from ppl_vae.comparison._confidence import mean_squares
 
 
 def mean_of_values(values, variance=0.0):

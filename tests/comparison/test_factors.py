@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from comparison.simulated import cells_of
-from ppl_vae.comparison._factors import factor_tables
+from ppl_vae.comparison._cells import factor_tables
 
 NAMES = [f"{a} {b}" for a in ("elbo", "iwae") for b in ("normal", "vamp", "flow")]
 LEVELS = {name: dict(zip(("objective", "prior"), name.split(), strict=True)) for name in NAMES}

@@ -3,10 +3,8 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from comparison.simulated import COMPONENTS, cells_of, simulate
-from ppl_vae.comparison._comparison import verdict
 from ppl_vae.comparison._confidence import ConfidenceDistribution
-from ppl_vae.comparison._crossed import stack
-from ppl_vae.comparison._multiplicity import paired_tests
+from ppl_vae.comparison._crossed import paired_tests, stack
 
 
 def differences(count, num_seeds=3):
@@ -52,7 +50,7 @@ def test_in_every_study_verdict_and_interval_agree():
         found = paired_tests([arms[b].minus(arms[a]).mean for a, b in pairs], 0.95)
         for (a, b), test in zip(pairs, found, strict=True):
             low, high = test.simultaneous
-            said = verdict((str(b), str(a)), test)
+            said = test.verdict((str(b), str(a)))
             assert (said == f"{b} higher") == (low > 0)
             assert (said == f"{a} higher") == (high < 0)
             assert test.shown == (test.adjusted_p < 0.05)

@@ -9,18 +9,15 @@ from significance import Estimate
 
 from comparison.simulated import simulate
 from ppl_vae.comparison import crossed_mean
-from ppl_vae.comparison._confidence import ConfidenceDistribution
-from ppl_vae.comparison._crossed import Squares
-from ppl_vae.comparison._mean_squares import mean_squares
-from ppl_vae.comparison._power import POWER, power, power_of
+from ppl_vae.comparison._confidence import ConfidenceDistribution, MeanSquares, mean_squares
+from ppl_vae.comparison._seeds import POWER, power, power_of
 
 
 def difference(effect, seed_sd, datum_sd, rest_sd, seeds=3, data=200):
     """One whose mean squares are what they are on average."""
     seed, datum, rest = seed_sd**2, datum_sd**2, rest_sd**2
-    squares = Squares(
-        effect, data * seed + rest, seeds * datum + rest, rest, 0.0, float(seeds), float(data)
-    )
+    values = effect, data * seed + rest, seeds * datum + rest, rest, 0.0, seeds, data
+    squares = MeanSquares(*(np.asarray(float(value)) for value in values))
     blank = crossed_mean(torch.zeros(max(seeds, 2), data), torch.zeros(max(seeds, 2), data))
     return replace(blank, mean=effect, squares=squares)
 

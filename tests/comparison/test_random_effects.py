@@ -6,7 +6,7 @@ from significance import mean_of
 from statsmodels.stats.meta_analysis import combine_effects
 
 from comparison.simulated import cells_of, require_coverage, simulate
-from ppl_vae.comparison._random_effects import _noise, random_effects
+from ppl_vae.comparison._seeds import _noise, random_effects
 
 
 def fit(values, standard_error=0.0):

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from comparison.simulated import COMPONENTS, cells_of, require_coverage, simulate
-from ppl_vae.comparison._ranking import rank_arms
+from ppl_vae.comparison._bootstrap import rank_arms
 
 
 def rank(values, replicates=400, seed=0):
