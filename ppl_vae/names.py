@@ -4,7 +4,7 @@ import ast
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,12 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name not in names:
         raise ValueError(unknown_name(kind, name, names))
+
+
+def first_few(words: Sequence[str], most: int = 3) -> str:
+    """The first words of a list and how many more there are: ``a, b, c and 2 more``."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
 
 
 LONGEST_SHOWN = 60

@@ -1,23 +1,30 @@
-"""Data sets from arrays and tensors: checked, scaled, flattened, split."""
+"""Data sets from arrays, tensors and NumPy's files: checked, scaled, flattened, split."""
 
 import logging
+import struct
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from ppl_vae.data._columns import Column
+from ppl_vae.data._columns import Column, drop_hint
 from ppl_vae.data._dataset import SPLIT_SEED, Dataset, Splitting, split_rows
 from ppl_vae.data._precision import column_varies, find_offsets
 from ppl_vae.data._schema import Conversion, Schema, require_numeric
-from ppl_vae.data._text_columns import drop_hint
+from ppl_vae.files import require_content
+from ppl_vae.names import first_few
 
 _LOG = logging.getLogger(__name__)
 
 Array = np.ndarray | torch.Tensor
+TestRows = Callable[[Schema], torch.Tensor]
+"""Makes test rows that come from elsewhere, given what a row is."""
 MIN_ROWS = 10
 _NAMED = 3
+"""Columns that a message names."""
 
 
 def dataset_from_array(
@@ -29,12 +36,12 @@ def dataset_from_array(
     splitting: Splitting | None = None,
     columns: tuple[Column, ...] | None = None,
     conversion: Conversion | None = None,
-    test_rows: Callable[[Schema], torch.Tensor] | None = None,
+    test_rows: TestRows | None = None,
 ) -> Dataset:
     """Make a data set of an array, split 80/10/10 by a permutation with a constant seed.
 
     A column whose values single precision cannot hold is centred first; see
-    :class:`~ppl_vae.data._schema.Conversion`.
+    :class:`~ppl_vae.data.Conversion`.
 
     Args:
         x: Rows first: (n,), (n, features), (n, h, w) or (n, channels, h, w). uint8 that exceeds
@@ -54,20 +61,16 @@ def dataset_from_array(
         ValueError: If x has under 10 rows or no columns, is not numeric or not finite, or a column
             would lose its values in single precision.
     """
-    ((rows,), image_shape, conversion) = _prepare(
-        {name: x}, feature_names, columns, replace(conversion or Conversion(),
-                                                   allow_missing=allow_missing)
-    )  # fmt: skip
+    conversion = replace(conversion or Conversion(), allow_missing=allow_missing)
+    (rows,), image_shape, conversion = _prepare({name: x}, feature_names, columns, conversion)
     splitting = splitting or Splitting()
     n_valid, n_test = splitting.sizes(len(rows))
     names = None if feature_names is None else tuple(feature_names)
-    told = f"{name}: {len(rows)} rows split {splitting}"
+    split = f"{name}: {len(rows)} rows split {splitting}"
     if test_rows is not None:
         schema = Schema(rows.shape[1], names, columns, image_shape, conversion)
-        n_test, told = (
-            0,
-            f"{name}: {len(rows)} rows, {n_valid} for validation, test rows from another file",
-        )
+        n_test = 0
+        split = f"{name}: {len(rows)} rows, {n_valid} for validation, test rows from another file"
     train, valid, test = split_rows(rows, n_valid, n_test, splitting.seed)
     dataset = Dataset(
         name,
@@ -76,7 +79,7 @@ def dataset_from_array(
         test if test_rows is None else test_rows(schema),
         image_shape,
         names,
-        f"{told}, {_phrase(conversion, names)}.",
+        f"{split}, {_phrase(conversion, names)}.",
         columns,
         conversion,
     )
@@ -110,44 +113,112 @@ def dataset_from_splits(
             values are not numeric or not finite.
     """
     given = {"train": train, "test": test} | ({} if valid is None else {"valid": valid})
-    named = {f"{name} {k}": x for k, x in given.items()}
-    parts, image_shape, conversion = _prepare(
-        named, None, None, Conversion(allow_missing=allow_missing)
+    splits, image_shape, conversion = _prepare(
+        {f"{name} {split}": x for split, x in given.items()},
+        None,
+        None,
+        Conversion(allow_missing=allow_missing),
     )
-    if valid is None:
-        rows, test_rows = parts
-        train_rows, valid_rows, _ = split_rows(rows, max(1, round(len(rows) / 10)), 0)
-        split = f"valid a tenth of train by a permutation with the constant seed {SPLIT_SEED}"
+    train_rows, test_rows, *rest = splits
+    if rest:
+        (valid_rows,) = rest
+        origin = "split as given"
     else:
-        train_rows, test_rows, valid_rows = parts
-        split = "split as given"
-    description = f"{name}: {split}, {_phrase(conversion, None)}."
+        n_valid = max(1, round(len(train_rows) / 10))
+        train_rows, valid_rows, _ = split_rows(train_rows, n_valid, 0)
+        origin = f"valid a tenth of train by a permutation with the constant seed {SPLIT_SEED}"
     dataset = Dataset(
         name,
         train_rows,
         valid_rows,
         test_rows,
         image_shape,
-        description=description,
+        description=f"{name}: {origin}, {_phrase(conversion, None)}.",
         conversion=conversion,
     )
     _check_columns(dataset)
     return dataset
 
 
+def dataset_from_file(
+    path: Path,
+    *,
+    allow_missing: bool = False,
+    splitting: Splitting | None = None,
+    test_rows: TestRows | None = None,
+) -> Dataset:
+    """Load a .npy file, or a .npz file of one array or of train, test and perhaps valid.
+
+    Args:
+        path: The file; its stem becomes the name.
+        allow_missing: Keep NaN, a missing cell.
+        splitting: Shares and seed of the split of one array; None: 80/10/10.
+        test_rows: Makes test rows that are in another file.
+
+    Raises:
+        ValueError: If the file is broken, holds Python objects or other arrays, or its values
+            are no data set (see `dataset_from_array`).
+    """
+    arrays = read_arrays(path)
+    if set(arrays) in ({"train", "test"}, {"train", "valid", "test"}):
+        if splitting is not None or test_rows is not None:
+            raise ValueError(f"{path}: holds splits already: leave out fractions and test data.")
+        return dataset_from_splits(**arrays, name=path.stem, allow_missing=allow_missing)
+    if len(arrays) != 1:
+        raise ValueError(
+            f"{path}: holds the arrays {', '.join(arrays) or '(none)'}, expected exactly one, or "
+            "train, test and optionally valid: save it again with only these"
+        )
+    (array,) = arrays.values()
+    return dataset_from_array(
+        array, path.stem, allow_missing=allow_missing, splitting=splitting, test_rows=test_rows
+    )
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npy or .npz file by name.
+
+    Raises:
+        ValueError: If the file is broken or holds Python objects.
+    """
+    unpacked = 0
+    try:
+        with zipfile.ZipFile(path) as packed:
+            unpacked = sum(entry.file_size for entry in packed.infolist())
+    except (ValueError, OSError, NotImplementedError, struct.error, zipfile.BadZipFile):
+        # A .npy file, or a damaged one, which NumPy reports below.
+        pass
+    require_content(path, unpacked)
+    try:
+        with path.open("rb") as file:
+            # Unpickling would run whatever code the file holds.
+            loaded = np.load(file, allow_pickle=False)
+            return {path.stem: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    # NumPy raises whatever it comes upon in a damaged header.
+    except Exception as error:
+        if "Object arrays" in str(error):
+            raise ValueError(
+                f"{path}: holds Python objects, expected an array of numbers: convert it with "
+                "x.astype('float32') and save it again"
+            ) from error
+        raise ValueError(
+            f"{path}: not a readable NumPy file (corrupt or cut short): save or copy it again"
+        ) from error
+
+
 def _prepare(
-    parts: Mapping[str, Array],
+    arrays: Mapping[str, Array],
     feature_names: Sequence[str] | None,
     columns: Sequence[Column] | None,
     conversion: Conversion,
 ) -> tuple[list[torch.Tensor], tuple[int, ...] | None, Conversion]:
     """Turn arrays into float32 rows, their image shape, and how that was done."""
-    arrays = {what: require_numeric(x, what) for what, x in parts.items()}
-    _check_shapes({what: x.shape for what, x in arrays.items()})
-    flat = {what: x.reshape(len(x), -1) for what, x in arrays.items()}
+    numeric = {what: require_numeric(x, what) for what, x in arrays.items()}
+    _check_shapes({what: x.shape for what, x in numeric.items()})
+    flat = {what: x.reshape(len(x), -1) for what, x in numeric.items()}
     first, *others = flat.values()
     values, what = np.concatenate([first, *others]) if others else first, next(iter(flat))
-    grey = all(x.dtype == np.uint8 for x in arrays.values()) and int(values.max()) > 1
+    grey = all(x.dtype == np.uint8 for x in numeric.values()) and int(values.max()) > 1
     may_shift = None if columns is None else [column.kind == "real" for column in columns]
     conversion = replace(
         conversion,
@@ -160,8 +231,10 @@ def _prepare(
     if conversion.offsets is not None:
         _LOG.warning("%s: %s", what, _phrase(conversion, feature_names))
     if feature_names is None and not grey:
-        conversion = replace(conversion, unit_interval=_are_fractions(rows))
-    shape = next(iter(arrays.values())).shape[1:]
+        inside = all(bool(((x >= 0) & (x <= 1) | x.isnan()).all()) for x in rows)
+        fractions = inside and any(bool(((x > 0) & (x < 1)).any()) for x in rows)
+        conversion = replace(conversion, unit_interval=fractions)
+    shape = next(iter(numeric.values())).shape[1:]
     return rows, shape if len(shape) in (2, 3) else None, conversion
 
 
@@ -189,11 +262,10 @@ def _check_columns(dataset: Dataset) -> None:
     numbers = torch.tensor([c.kind in ("real", "positive") for c in dataset.columns or ()])
     if dataset.columns is None:
         listed = [name for name, is_constant in zip(named, constant, strict=True) if is_constant]
-        more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
         _LOG.warning(
-            "%s: %d of %d columns never vary among the training rows (%s%s): they say nothing, and "
-            "a density of them means nothing: leave them out%s",
-            dataset.name, len(listed), len(named), ", ".join(listed[:_NAMED]), more,
+            "%s: %d of %d columns never vary among the training rows (%s): they say nothing, and a "
+            "density of them means nothing: leave them out%s",
+            dataset.name, len(listed), len(named), first_few(listed, _NAMED),
             _drop(dataset, constant),
         )  # fmt: skip
     elif (constant & numbers).any():
@@ -212,12 +284,6 @@ def _drop(dataset: Dataset, which: torch.Tensor) -> str:
     return f" ({drop_hint(*names[:_NAMED])})"
 
 
-def _are_fractions(rows: Sequence[torch.Tensor]) -> bool:
-    """Whether all values are in [0, 1], and some between."""
-    inside = all(bool(((x >= 0) & (x <= 1) | x.isnan()).all()) for x in rows)
-    return inside and any(bool(((x > 0) & (x < 1)).any()) for x in rows)
-
-
 def _phrase(conversion: Conversion, names: Sequence[str] | None) -> str:
     """How values were scaled and shifted, in words."""
     if conversion.offsets is None:
@@ -228,8 +294,7 @@ def _phrase(conversion: Conversion, names: Sequence[str] | None) -> str:
         for i, offset in enumerate(conversion.offsets)
         if offset
     ]
-    more = f" and {len(shifted) - _NAMED} more" if len(shifted) > _NAMED else ""
-    return f"{', '.join(shifted[:_NAMED])}{more}, so that single precision holds the values"
+    return f"{first_few(shifted, _NAMED)}, so that single precision holds the values"
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:

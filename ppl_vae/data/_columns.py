@@ -1,5 +1,8 @@
-"""What the columns of a table hold: kinds, and the labels that codes stand for."""
+"""Columns of a table: their kinds, the labels that codes stand for, and cells that do not fit."""
 
+import datetime
+import decimal
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final, get_args
@@ -7,14 +10,22 @@ from typing import Literal, final, get_args
 import numpy as np
 import pandas as pd
 
-from ppl_vae.data._text_columns import holds_dates, require_labels, shown, unreadable
-
 ColumnKind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
 """Real numbers, positive ones, whole ones from 0, one of two, one of several, one of an order."""
 
 KINDS: tuple[ColumnKind, ...] = get_args(ColumnKind)
 CODED: tuple[ColumnKind, ...] = ("binary", "categorical", "ordinal")
 _MOST_LABELS = 1000
+_MANY_LABELS = 10
+"""A column of text with more labels, most of them once, is not taken for a category."""
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?|[+-]?\d+")
+GROUPS_OF_DIGITS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
+_DATE = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([ T].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}([ T].*)?"
+)
+_PERCENT = re.compile(r"[+-]?\d+([.,]\d+)?\s*%")
+_SHOWN = 60
+"""Characters of a cell in a message."""
 
 
 @final
@@ -31,6 +42,19 @@ class Column:
     name: str
     kind: ColumnKind
     labels: tuple[str, ...] = ()
+
+
+@final
+class UnreadableError(ValueError):
+    """Cells that cannot be read.
+
+    Attributes:
+        problem: What is wrong, and where.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}: {remedy}.")
+        self.problem = problem
 
 
 def encode_table(
@@ -68,19 +92,46 @@ def encode_table(
 def code_with(table: pd.DataFrame, columns: Sequence[Column], where: str = "table") -> np.ndarray:
     """The cells of another table with the same columns, coded as these columns say.
 
+    Args:
+        table: The cells.
+        columns: Columns wanted, in this order; further ones of the table are left out.
+        where: The file, for messages.
+
     Raises:
-        ValueError: If a column is missing, or a label is unknown.
+        ValueError: If a column is missing, a label unknown, or a cell that must be is no number.
     """
-    missing = [column.name for column in columns if column.name not in table.columns]
+    _require_columns(table, [column.name for column in columns], where)
+    values = np.empty((len(table), len(columns)))
+    for i, column in enumerate(columns):
+        cells = table[column.name]
+        values[:, i] = _codes(cells, column, where) if column.labels else _numbers(cells, where)
+    return values
+
+
+def read_numbers(table: pd.DataFrame, where: str, names: Sequence[str] | None = None) -> np.ndarray:
+    """The cells as numbers, float64 of shape (rows, columns), missing ones as NaN.
+
+    Args:
+        table: The cells.
+        where: The file, for messages.
+        names: Columns wanted, in this order; None: all.
+
+    Raises:
+        ValueError: If a column is missing or holds anything but numbers.
+    """
+    if names is not None:
+        _require_columns(table, names, where)
+        table = table[list(names)]
+    values = np.empty(table.shape, dtype=np.float64)
+    for i in range(table.shape[1]):
+        values[:, i] = _numbers(table.iloc[:, i], where)
+    return values
+
+
+def _require_columns(table: pd.DataFrame, names: Sequence[str], where: str) -> None:
+    missing = [name for name in names if name not in table.columns]
     if missing:
         raise ValueError(f"{where}: no column {missing[0]!r}, which the model was trained with.")
-    coded = [
-        _codes(table[column.name], column, where)
-        if column.labels
-        else numeric_cells(table[column.name], column.name, where)
-        for column in columns
-    ]
-    return np.stack(coded, 1)
 
 
 def decode_table(values: np.ndarray, columns: Sequence[Column]) -> pd.DataFrame:
@@ -96,34 +147,17 @@ def decode_table(values: np.ndarray, columns: Sequence[Column]) -> pd.DataFrame:
     return pd.DataFrame(decoded)
 
 
-def numeric_cells(cells: pd.Series, name: str, where: str) -> np.ndarray:
-    """The cells of one column as numbers, float64, missing ones as NaN.
-
-    Raises:
-        ValueError: If one is no number.
-    """
-    if pd.api.types.is_numeric_dtype(cells):
-        return cells.to_numpy(dtype=np.float64, na_value=np.nan)
-    text = cells.astype(object)
-    # Dates would convert to nanoseconds.
-    dates = holds_dates(cells)
-    numbers = text.where(text.isna(), np.nan) if dates else pd.to_numeric(text, errors="coerce")
-    if (cells.notna() & numbers.isna()).any():
-        raise unreadable(cells, where)
-    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-
-
 def _encode(
-    cells: pd.Series, name: str, asked: str | None, where: str
+    cells: pd.Series, name: str, chosen: str | None, where: str
 ) -> tuple[np.ndarray, Column]:
-    kind, _, order = (asked or _looks_like(cells, where)).partition(":")
+    kind, _, order = (chosen or _looks_like(cells, where)).partition(":")
     if kind not in KINDS:
         raise ValueError(
             f"{where}: column {name!r} cannot be {kind!r}: kinds are {', '.join(KINDS)}."
         )
     if kind not in CODED:
-        values = numeric_cells(cells, name, where)
-        _require(values, name, kind, where)
+        values = _numbers(cells, where)
+        _require_kind(values[~np.isnan(values)], name, kind, where)
         return values, Column(name, kind)
     labels = tuple(order.split("<")) if order else _labels(cells)
     if kind == "binary" and len(labels) > 2:
@@ -144,20 +178,34 @@ def _looks_like(cells: pd.Series, where: str) -> ColumnKind:
     """What a column holds, as far as its cells say so plausibly.
 
     Raises:
-        ValueError: If it is text that is no plausible category.
+        ValueError: If it is text that is no plausible category: if most cells are numbers or dates,
+            or most labels occur once.
     """
-    present = cells.dropna()
-    if holds_dates(cells):
-        raise unreadable(cells, where)
+    present, name = cells.dropna(), cells.name
+    if _holds_dates(cells):
+        raise _unreadable(cells, where)
     if present.map(str).nunique() == 2:
         return "binary"
-    numeric = (
+    if (
         pd.api.types.is_numeric_dtype(present)
         or pd.to_numeric(present.astype(object), errors="coerce").notna().all()
-    )
-    if not numeric:
-        require_labels(cells, where)
-    return "real" if numeric else "categorical"
+    ):
+        return "real"
+    text = present.astype(str)
+    numeric = pd.to_numeric(text, errors="coerce").notna()
+    for pattern in (_PERCENT, GROUPS_OF_DIGITS, DECIMAL_COMMA):
+        numeric |= text.str.fullmatch(pattern)
+    if _other_type(present) is not None or numeric.mean() > 0.5:
+        raise _unreadable(cells, where)
+    counts = present.value_counts()
+    if len(counts) > _MANY_LABELS and (counts == 1).sum() > len(counts) / 2:
+        raise UnreadableError(
+            f"{where}: column {name!r} has {len(counts)} labels in {len(present)} rows, most of "
+            "them once",
+            f"leave it out ({drop_hint(name)}), or name its kind "
+            f"(columns={{{str(name)!r}: 'categorical'}})",
+        )
+    return "categorical"
 
 
 def _labels(cells: pd.Series) -> tuple[str, ...]:
@@ -177,7 +225,7 @@ def _text(value: object) -> str:
 
 def _codes(cells: pd.Series, column: Column, where: str) -> np.ndarray:
     codes = {label: float(code) for code, label in enumerate(column.labels)}
-    found = np.full(len(cells), np.nan)
+    values = np.full(len(cells), np.nan)
     for row, (value, missing) in enumerate(zip(cells, cells.isna(), strict=True)):
         if missing:
             continue
@@ -186,12 +234,24 @@ def _codes(cells: pd.Series, column: Column, where: str) -> np.ndarray:
                 f"{where}: column {column.name!r} holds {shown(_text(value))} in row "
                 f"{row + 1}, expected one of {', '.join(map(shown, column.labels[:10]))}."
             )
-        found[row] = codes[_text(value)]
-    return found
+        values[row] = codes[_text(value)]
+    return values
 
 
-def _require(values: np.ndarray, name: str, kind: str, where: str) -> None:
-    present = values[~np.isnan(values)]
+def _numbers(cells: pd.Series, where: str) -> np.ndarray:
+    """The cells of one column as numbers, float64, missing ones as NaN."""
+    if not pd.api.types.is_numeric_dtype(cells):
+        text = cells.astype(object)
+        # pandas would make nanoseconds of dates.
+        dates = _holds_dates(cells)
+        numbers = text.where(text.isna(), np.nan) if dates else pd.to_numeric(text, errors="coerce")
+        if (cells.notna() & numbers.isna()).any():
+            raise _unreadable(cells, where)
+        cells = numbers
+    return cells.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _require_kind(present: np.ndarray, name: str, kind: str, where: str) -> None:
     wrong = ~np.isfinite(present)
     if kind == "positive":
         wrong |= present <= 0
@@ -203,3 +263,71 @@ def _require(values: np.ndarray, name: str, kind: str, where: str) -> None:
             f"{where}: column {name!r} holds {present[wrong][0]:g}, expected "
             f"{expected.get(kind, 'finite numbers')}: name its kind real."
         )
+
+
+def _unreadable(cells: pd.Series, where: str) -> UnreadableError:
+    """Why a column of text is not read as numbers, and what to do about it."""
+    present = cells.dropna()
+    text = present.astype(str)
+    first, name = str(present.iloc[0])[:_SHOWN], cells.name
+    column, out = f"{where}: column {name!r}", f"leave it out ({drop_hint(name)})"
+    if (other := _other_type(present)) is not None:
+        return UnreadableError(f"{column} holds {other}", f"give numbers or text, or {out}")
+    if _holds_dates(cells):
+        return UnreadableError(
+            f"{column} holds dates such as {first!r}",
+            f"give numbers, such as days since a date, or {out}",
+        )
+    if text.str.fullmatch(_PERCENT).all():
+        return UnreadableError(
+            f"{column} holds percentages such as {first!r}", "write them without the sign"
+        )
+    if text.str.fullmatch(GROUPS_OF_DIGITS).mean() > 0.5:
+        return UnreadableError(
+            f"{column} holds numbers such as {first!r}",
+            'say what is between thousands or before decimals (thousands="," or decimal=",")',
+        )
+    if (text.str.fullmatch(DECIMAL_COMMA) & text.str.contains(",", regex=False)).mean() > 0.5:
+        return UnreadableError(
+            f"{column} holds decimal commas such as {first!r}", 'say so (decimal=",")'
+        )
+    numbers = pd.to_numeric(present, errors="coerce")
+    bad = int(numbers.isna().to_numpy().argmax())
+    row = int(np.flatnonzero(cells.notna())[bad]) + 1
+    word = str(present.iloc[bad])[:_SHOWN]
+    return UnreadableError(
+        f"{column} is not numeric: {word!r} in row {row} (counted from 1), while "
+        f"{int(numbers.notna().sum())} of {len(present)} cells are numbers",
+        f"name a word for missing cells (missing={[word]}), {out}, or take it for labels "
+        f"(columns={{{str(name)!r}: 'categorical'}}), which the likelihood of tables has",
+    )
+
+
+def _holds_dates(cells: pd.Series) -> bool:
+    """Whether the cells are dates or times, or text that is written so."""
+    if isinstance(cells.dtype, pd.PeriodDtype) or cells.dtype.kind in "mM":
+        return True
+    present = cells.dropna()
+    times = (datetime.date, datetime.time, datetime.timedelta)
+    if present.map(lambda value: isinstance(value, times)).any():
+        return True
+    return bool(present.astype(str).str.fullmatch(_DATE).mean() > 0.5)
+
+
+def _other_type(present: pd.Series) -> str | None:
+    """A type that is neither number nor text nor time, such as a list."""
+    known = (str, int, float, bool, np.generic, decimal.Decimal, datetime.date, datetime.time,
+             datetime.timedelta)  # fmt: skip
+    wrong = [type(v).__name__ for v in present.head(1000) if not isinstance(v, known)]
+    return f"values of type {wrong[0]}" if wrong else None
+
+
+def shown(cell: object) -> str:
+    """A cell in quotes, as much of it as a message has room for."""
+    text = str(cell)
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def drop_hint(*names: object) -> str:
+    """How columns of a table are left out."""
+    return f"drop={[str(name) for name in names]}"

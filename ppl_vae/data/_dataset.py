@@ -1,12 +1,15 @@
-"""The one shape that every data set takes: three splits of flat float rows, the same for all."""
+"""Rows in memory: data sets with splits, and whatever holds rows as one tensor."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import Dataset as TorchDataset
 
 from ppl_vae.data._columns import Column
 from ppl_vae.data._schema import (
@@ -17,9 +20,14 @@ from ppl_vae.data._schema import (
     binarize_static,
     check_probabilities,
 )
+from ppl_vae.identity import Source
+from ppl_vae.names import first_few
 
 SPLIT_SEED = 20110411
 """Splits are the same for everyone, whatever seed a run has."""
+
+RowData: TypeAlias = Any
+"""Data as they are handed over: whatever :func:`as_rows` takes, or names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +47,9 @@ class Dataset:
     """
 
     name: str
-    train: torch.Tensor = field(repr=False)
-    valid: torch.Tensor = field(repr=False)
-    test: torch.Tensor = field(repr=False)
+    train: Tensor = field(repr=False)
+    valid: Tensor = field(repr=False)
+    test: Tensor = field(repr=False)
     image_shape: tuple[int, ...] | None = None
     feature_names: tuple[str, ...] | None = None
     description: str = ""
@@ -121,27 +129,24 @@ class Dataset:
             return self
         for split, x in self._splits().items():
             check_probabilities(x, f"{split} of {self.name!r}")
+        sentence = f"Binarised by one fixed Bernoulli draw per value (seed {seed})."
+        if mode == "dynamic":
+            sentence = (
+                "Binarised dynamically: train is drawn afresh at every visit, "
+                f"valid and test are one fixed Bernoulli draw per value (seed {seed})."
+            )
         # Streams by split, so that valid and test are drawn alike in both modes.
         return replace(
             self,
             train=binarize_static(self.train, seed, 0) if mode == "static" else self.train,
             valid=binarize_static(self.valid, seed, 1),
             test=binarize_static(self.test, seed, TEST_STREAM),
-            description=f"{self.description} {_sentence(mode, seed)}",
+            description=f"{self.description} {sentence}",
             conversion=replace(self.conversion, binarize=mode, binarize_seed=seed),
         )
 
-    def _splits(self) -> dict[str, torch.Tensor]:
+    def _splits(self) -> dict[str, Tensor]:
         return {"train": self.train, "valid": self.valid, "test": self.test}
-
-
-def _sentence(mode: str, seed: int) -> str:
-    if mode == "static":
-        return f"Binarised by one fixed Bernoulli draw per value (seed {seed})."
-    return (
-        "Binarised dynamically: train is drawn afresh at every visit, "
-        f"valid and test are one fixed Bernoulli draw per value (seed {seed})."
-    )
 
 
 @final
@@ -193,8 +198,8 @@ class Splitting:
 
 
 def split_rows(
-    x: torch.Tensor, n_valid: int, n_test: int, seed: int = SPLIT_SEED
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x: Tensor, n_valid: int, n_test: int, seed: int = SPLIT_SEED
+) -> tuple[Tensor, Tensor, Tensor]:
     """Deal rows out by a permutation with a constant seed.
 
     Args:
@@ -212,3 +217,120 @@ def split_rows(
     n_train = len(x) - n_valid - n_test
     train, valid, test = rows.split([n_train, n_valid, n_test])
     return x[train], x[valid], x[test]
+
+
+@final
+@dataclass(frozen=True)
+class Rows:
+    """Data, and where they came from; taken wherever data are.
+
+    Attributes:
+        x: Shape ``(num_data, *event)``.
+        source: In words.
+    """
+
+    x: Tensor
+    source: Source = field(default_factory=Source)
+
+    @classmethod
+    def of(cls, x: RowData, what: str = "x") -> "Rows":
+        """The rows that ``x`` holds, as :func:`as_rows`, with their source where it tells one."""
+        source = x.source if isinstance(x, Rows) else Source()
+        return cls(as_rows(x, what), source)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, which: slice) -> "Rows":
+        """Some of the rows; their source is that of all."""
+        return Rows(self.x[which], self.source)
+
+
+def as_rows(x: RowData, what: str = "x") -> Tensor:
+    """The rows that ``x`` holds, without loss.
+
+    Tensors are taken as they are; NumPy arrays, data frames of numbers and a ``TensorDataset`` of
+    one tensor become one. Whatever else holds data is named, with what to give in its place.
+
+    Args:
+        x: The data.
+        what: What they are called where they are handed over, for messages.
+
+    Returns:
+        Shape ``(num_data, *event)``, in the type of the data.
+
+    Raises:
+        TypeError: If it is nothing of the above; one line.
+        ValueError: If it has no dimension or no rows, or columns that are no numbers.
+    """
+    rows = _tensor_of(x.x if isinstance(x, Rows) else x, what)
+    if rows.dim() == 0:
+        raise ValueError(f"{what} is one number: give a tensor, rows first.")
+    if len(rows) == 0:
+        raise ValueError(f"{what} holds no data: give at least one row.")
+    return rows
+
+
+def require_lossless(x: Tensor, dtype: torch.dtype, what: str = "x") -> Tensor:
+    """The rows in another type, if that loses nothing.
+
+    Raises:
+        ValueError: If values would be rounded; says in which type to give them.
+    """
+    cast = x.to(dtype)
+    back = cast.to(x.dtype)
+    same = (back == x) | (back.isnan() & x.isnan()) if x.is_floating_point() else back == x
+    if bool(same.all()):
+        return cast
+    method = {torch.float32: "float()", torch.float64: "double()"}.get(dtype, f"to({dtype})")
+    ours, theirs = (str(each).removeprefix("torch.") for each in (x.dtype, dtype))
+    raise ValueError(
+        f"{what} is {ours} and the model {theirs}, which would round it: give {what}.{method}, or "
+        f"a model of that precision (module.to({x.dtype}))."
+    )
+
+
+def _tensor_of(x: Any, what: str) -> Tensor:
+    if isinstance(x, Tensor):
+        return x.detach()
+    if isinstance(x, Dataset):
+        raise TypeError(f"{what} is a whole data set with its splits: give data.train, or another.")
+    if isinstance(x, TensorDataset) and len(x.tensors) == 1:
+        return x.tensors[0].detach()
+    if isinstance(x, np.ndarray) or hasattr(x, "to_numpy"):
+        array = x if isinstance(x, np.ndarray) else _numbers_of(x, what)
+        try:
+            # A copy: torch warns of arrays that cannot be written to, and rows of a data frame lie
+            # apart in memory, which makes other rounding.
+            return torch.from_numpy(np.array(array, order="C"))
+        except TypeError as error:
+            raise TypeError(
+                f"{what} is an array of {array.dtype}: give one of numbers, such as float32, rows "
+                "first."
+            ) from error
+    if isinstance(x, DataLoader):
+        remedy = f"torch.cat([x for x, *_ in {what}])"
+    elif isinstance(x, TensorDataset):
+        remedy = "the tensor of the data, such as dataset.tensors[0]"
+    elif isinstance(x, TorchDataset):
+        remedy = f"torch.stack([x for x, *_ in {what}])"
+    else:
+        remedy = "torch.as_tensor of the numbers"
+    raise TypeError(f"{what} is a {type(x).__name__}: give a tensor, rows first; {remedy}.")
+
+
+def _numbers_of(x: Any, what: str) -> Any:
+    """The values of a data frame or a series, all numbers."""
+    dtypes = getattr(x, "dtypes", None)
+    if hasattr(x, "columns") and dtypes is not None:
+        # The kinds of pandas's types: text ("O") and dates have no numbers.
+        words = [
+            str(n) for n, t in zip(x.columns, dtypes, strict=True)
+            if getattr(t, "kind", "O") not in "biuf"
+        ]  # fmt: skip
+        if words:
+            raise ValueError(
+                f"{what} has {len(words)} columns that are no numbers ({first_few(words, 5)}): "
+                "encode them with encode_table, or leave them out."
+            )
+    return np.asarray(x.to_numpy())

@@ -1,26 +1,29 @@
-"""One door to all data sets: names, files and arrays."""
+"""One door to all data sets and to new rows: names, files and arrays."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from ppl_vae.data._arrays import dataset_from_array
-from ppl_vae.data._binarized_mnist import load_binarized_mnist
+from ppl_vae.data._arrays import dataset_from_array, dataset_from_file, read_arrays
+from ppl_vae.data._columns import UnreadableError
+from ppl_vae.data._csv import Reading
 from ppl_vae.data._dataset import Dataset, Splitting
-from ppl_vae.data._files import load_array_file, read_rows
-from ppl_vae.data._grey_images import load_digits, load_mnist, load_omniglot
-from ppl_vae.data._reading import FILE_SUFFIXES, TABLE_SUFFIXES, Reading
+from ppl_vae.data._named import load_binarized_mnist, load_digits, load_mnist, load_omniglot
 from ppl_vae.data._schema import Schema
 from ppl_vae.data._storage import find_data_root
-from ppl_vae.data._tables import load_mixed_table_file, load_table_file
+from ppl_vae.data._tables import load_table_file, read_table, rows_of_table
 from ppl_vae.names import unknown_name
 
+TABLE_SUFFIXES = (".csv", ".parquet")
+FILE_SUFFIXES = (".npy", ".npz", *TABLE_SUFFIXES)
 # Each takes the folder of data sets.
 DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "digits": lambda _root: load_digits(),
@@ -32,6 +35,20 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
 }
 
 
+class FileOptions(TypedDict, total=False):
+    """How a file is read and its rows are split, as :func:`load_dataset` takes it by name."""
+
+    separator: str
+    header: str
+    decimal: str
+    thousands: str | None
+    missing: Sequence[str] | None
+    drop: Sequence[str]
+    valid_fraction: float | None
+    test_fraction: float | None
+    split_seed: int | None
+
+
 def load_dataset(
     source: str | os.PathLike[str] | np.ndarray | torch.Tensor,
     data_root: os.PathLike[str] | str | None = None,
@@ -40,20 +57,12 @@ def load_dataset(
     seed: int = 0,
     allow_missing: bool = False,
     columns: Mapping[str, str] | None = None,
-    separator: str = "auto",
-    header: str = "auto",
-    decimal: str = "auto",
-    thousands: str | None = None,
-    missing: Sequence[str] | None = None,
-    drop: Sequence[str] = (),
     test_data: str | os.PathLike[str] | None = None,
-    valid_fraction: float | None = None,
-    test_fraction: float | None = None,
-    split_seed: int | None = None,
+    **options: Unpack[FileOptions],
 ) -> Dataset:
     """Load a data set by name, from a file, or from an array.
 
-    What is guessed of a table's file is checked, and told in one line by the logger ``ppl_vae``.
+    What is guessed of a table's file is checked, and logged in one line by the logger ``ppl_vae``.
 
     Args:
         source: One of `DATASET_NAMES`; a .npy, .npz, .csv or .parquet file; or an array or
@@ -67,17 +76,13 @@ def load_dataset(
         columns: Of a .csv or .parquet file, column to kind, such as ``{"age": "count"}``, for a
             likelihood of mixed columns (:class:`~ppl_vae.likelihoods.TableDecoder`); columns that
             are not named are taken for what they look like. None: all columns are numbers.
-        separator: Of a .csv file: "auto", "tab", "space" or a character.
-        header: Whether a .csv file's first row names the columns: "auto", "yes" or "no".
-        decimal: "auto", "." or ",".
-        thousands: Character between groups of three digits; None: none.
-        missing: Words for missing cells of a table; None: the usual ones and "?".
-        drop: Columns of a table to leave out.
         test_data: File of the test rows, with the same columns; all other rows are divided into
             training and validation.
-        valid_fraction: Share of a file's or array's rows for validation; None: 0.1.
-        test_fraction: Share for test; None: 0.1.
-        split_seed: Seed of the permutation that splits; None: a constant.
+        **options: Of a .csv or .parquet file what :class:`~ppl_vae.data.Reading` takes:
+            ``separator``, ``header``, ``decimal``, ``thousands``, ``missing`` (words for missing
+            cells) and ``drop`` (columns to leave out). Of any file or array ``valid_fraction`` and
+            ``test_fraction``, shares of the rows (None: 0.1), and ``split_seed``, the seed of the
+            permutation that splits them (None: a constant).
 
     Returns:
         The data set.
@@ -86,77 +91,109 @@ def load_dataset(
         ValueError: If the name is unknown, the data are broken or unfit, a guess is not plausible,
             or a setting has no meaning for this source.
         FileNotFoundError: If the file, or the named set, is not there and cannot be had.
-        TypeError: If source is none of these.
+        TypeError: If source is none of these, or an option is unknown.
     """
-    words = None if missing is None else tuple(missing)
-    reading = Reading(separator, header, decimal, thousands, words, tuple(drop))
-    fractions = {"valid_fraction": valid_fraction, "test_fraction": test_fraction,
-                 "seed": split_seed}  # fmt: skip
-    chosen = {name: value for name, value in fractions.items() if value is not None}
-    if test_data is not None and test_fraction is not None:
+    if test_data is not None and options.get("test_fraction") is not None:
         raise ValueError("test rows come from test_data or are a test_fraction: give one of them.")
-    work = _Load(
-        reading,
-        allow_missing,
-        columns,
-        Splitting(**chosen) if chosen else None,  # type: ignore[arg-type]
-        None if test_data is None else lambda schema: read_rows(test_data, schema),
-    )
-    return work.load(source, data_root).binarized(binarize, seed)
+    reading, splitting = _parse_options(options)
+    test_rows = None if test_data is None else partial(read_rows, test_data)
+    mixed = columns is not None
+    split: dict[str, Any] = {"splitting": splitting, "test_rows": test_rows}
+    if isinstance(source, np.ndarray | torch.Tensor):
+        _require_no_table_settings(reading, mixed, "an array")
+        dataset = dataset_from_array(source, allow_missing=allow_missing, **split)
+        return dataset.binarized(binarize, seed)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"cannot load a data set from {type(source).__name__}: give a name, a path, a "
+            "NumPy array or a torch tensor"
+        )
+    name, path = str(source), Path(source).expanduser()
+    if name in DATASETS:
+        _require_no_table_settings(reading, mixed, repr(name))
+        if splitting is not None or test_rows is not None:
+            raise ValueError(f"{name} has splits of its own: leave out fractions and test data.")
+        return DATASETS[name](find_data_root(data_root)).binarized(binarize, seed)
+    if path.suffix.lower() not in FILE_SUFFIXES:
+        raise ValueError(
+            f"{unknown_name('data set', name, DATASETS)} A file is .npy, .npz, .csv or .parquet."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: check the path, or give a data set's name")
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        dataset = load_table_file(path, reading, columns, allow_missing=allow_missing, **split)
+    else:
+        _require_no_table_settings(reading, mixed, repr(path.name))
+        dataset = dataset_from_file(path, allow_missing=allow_missing, **split)
+    return dataset.binarized(binarize, seed)
 
 
-@final
-@dataclass(frozen=True)
-class _Load:
-    reading: Reading
-    allow_missing: bool
-    columns: Mapping[str, str] | None
-    splitting: Splitting | None
-    test_rows: Callable[[Schema], torch.Tensor] | None
+def read_rows(path: str | os.PathLike[str], like: Schema) -> Float[Tensor, "rows features"]:
+    """Rows of a .npy, .npz, .csv or .parquet file, as the model was trained with them.
 
-    def load(self, source: Any, data_root: os.PathLike[str] | str | None) -> Dataset:
-        split: dict[str, Any] = {"splitting": self.splitting, "test_rows": self.test_rows}
-        if isinstance(source, np.ndarray | torch.Tensor):
-            self._require_table("an array")
-            return dataset_from_array(source, allow_missing=self.allow_missing, **split)
-        if not isinstance(source, str | os.PathLike):
-            raise TypeError(
-                f"cannot load a data set from {type(source).__name__}: give a name, a path, a "
-                "NumPy array or a torch tensor"
-            )
-        if str(source) in DATASETS:
-            self._require_table(repr(str(source)))
-            if any(value is not None for value in split.values()):
-                raise ValueError(
-                    f"{source} has splits of its own: leave out fractions and test data."
-                )
-            return DATASETS[str(source)](find_data_root(data_root))
-        path = Path(source).expanduser()
-        if path.suffix.lower() not in FILE_SUFFIXES:
-            raise ValueError(_unknown(str(source)))
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: no such file: check the path, or give a data set's name"
-            )
-        if path.suffix.lower() not in TABLE_SUFFIXES:
-            self._require_table(repr(path.name))
-            return load_array_file(path, allow_missing=self.allow_missing, **split)
-        if self.columns is not None:
-            return load_mixed_table_file(path, self.columns, self.reading, **split)
-        return load_table_file(path, self.reading, allow_missing=self.allow_missing, **split)
+    Columns of a table are matched by name, whatever their order; further ones are left out. Values
+    are in the units that the training data were given in, and are scaled, shifted and binarised as
+    those of the test rows were.
 
-    def _require_table(self, source: str) -> None:
-        """Check that nothing was said that only a table's file has."""
-        if self.columns is not None:
+    Args:
+        path: The file.
+        like: What a row of the training data was, such as ``dataset.schema``.
+
+    Returns:
+        The rows, float32, NaN for missing cells; codes for labels.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is broken, a column is missing, a cell is not of its column's kind, or
+            rows are of another size or in another unit.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in FILE_SUFFIXES:
+        raise ValueError(f"{path}: expected a file of type {', '.join(FILE_SUFFIXES)}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: check the path.")
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        try:
+            return rows_of_table(read_table(path, like.conversion.reading), like, path)
+        except UnreadableError as error:
+            # How files are read was settled when the model was trained.
             raise ValueError(
-                f"columns have kinds in a .csv or .parquet file, not in {source[:60]}: leave out "
-                "columns, or take another likelihood than table."
-            )
-        usual = Reading()
-        for f in fields(Reading):
-            if getattr(self.reading, f.name) != getattr(usual, f.name):
-                raise ValueError(f"{f.name} is of a .csv or .parquet file, not of {source[:60]}.")
+                f"{error.problem}: give such cells as the training data had them, or leave the "
+                "rows out."
+            ) from error
+    arrays = read_arrays(path)
+    if len(arrays) != 1:
+        raise ValueError(
+            f"{path}: holds the arrays {', '.join(arrays) or '(none)'}, expected one, of rows."
+        )
+    (values,) = arrays.values()
+    return like.rows(values, str(path))
 
 
-def _unknown(name: str) -> str:
-    return f"{unknown_name('data set', name, DATASETS)} A file is .npy, .npz, .csv or .parquet."
+def _parse_options(options: Mapping[str, Any]) -> tuple[Reading, Splitting | None]:
+    known = FileOptions.__annotations__
+    for name in options:
+        if name not in known:
+            others = ("binarize", "seed", "allow_missing", "columns", "test_data")
+            raise TypeError(unknown_name("option of load_dataset", name, [*others, *known]))
+    given = {name: value for name, value in options.items() if value is not None}
+    names = ("valid_fraction", "test_fraction")
+    shares: dict[str, Any] = {name: given.pop(name) for name in names if name in given}
+    if "split_seed" in given:
+        shares["seed"] = given.pop("split_seed")
+    for name in given.keys() & {"missing", "drop"}:
+        given[name] = tuple(given[name])
+    return Reading(**given), Splitting(**shares) if shares else None
+
+
+def _require_no_table_settings(reading: Reading, mixed: bool, source: str) -> None:
+    """Check that nothing is given that only a table's file has."""
+    if mixed:
+        raise ValueError(
+            f"columns have kinds in a .csv or .parquet file, not in {source[:60]}: leave out "
+            "columns, or take another likelihood than table."
+        )
+    default = Reading()
+    for field in fields(Reading):
+        if getattr(reading, field.name) != getattr(default, field.name):
+            raise ValueError(f"{field.name} is of a .csv or .parquet file, not of {source[:60]}.")

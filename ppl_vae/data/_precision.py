@@ -47,7 +47,7 @@ def find_offsets(
     offsets = np.zeros(values.shape[1])
     for start in range(0, values.shape[1], _BLOCK):
         block = values[:, start : start + _BLOCK]
-        for place in np.flatnonzero(_suspicious(block)):
+        for place in np.flatnonzero(_may_lose(block)):
             column = start + int(place)
             name = f"column {column + 1}" if names is None else f"column {names[column]!r}"
             shift = may_shift is None or may_shift[column]
@@ -92,41 +92,43 @@ def standard_moments(
     return column_means(exact).to(data.dtype), scale.to(data.dtype)
 
 
-def _suspicious(block: np.ndarray) -> np.ndarray:
-    """Columns whose values are not what they were after rounding, and not nearly so."""
+def _may_lose(block: np.ndarray) -> np.ndarray:
+    """Whether a column's rounding errors are large: a fast look at many columns at once.
+
+    Of integers any error counts. :func:`_offset` then decides.
+    """
     exact = block.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        error = np.abs(exact - exact.astype(np.float32).astype(np.float64))
-    error[~np.isfinite(error)] = 0.0
-    worst = error.max(0, initial=0.0)
+    error = _rounding_error(exact).max(0, initial=0.0)
     finite = np.where(np.isfinite(exact), exact, np.nan)
-    whole = (np.isnan(finite) | (finite == np.round(finite))).all(0)
-    suspicious: np.ndarray = worst > 0
+    integer = (np.isnan(finite) | (finite == np.round(finite))).all(0)
     with np.errstate(over="ignore", invalid="ignore"):
         mean = np.nansum(finite, 0) / np.maximum((~np.isnan(finite)).sum(0), 1)
         spread = np.sqrt(np.nansum((finite - mean) ** 2, 0) / len(finite))
-    suspicious &= whole | (worst > _CENTRED * spread)
-    return suspicious
+    may_lose: np.ndarray = (error > 0) & (integer | (error > _CENTRED * spread))
+    return may_lose
 
 
 def _offset(column: np.ndarray, what: str, *, shift: bool) -> float:
+    """The constant that a column is shifted by: 0, or its median where it would lose values."""
     present = column[np.isfinite(column)] if column.dtype.kind == "f" else column
     before, exact = len(np.unique(present)), present.astype(np.float64)
     spread = float(exact.std()) if len(exact) else 0.0
     if before < 2 or spread == 0:
         return 0.0
-    whole = bool((exact == np.round(exact)).all())
+    integer = bool((exact == np.round(exact)).all())
 
     def kept(offset: float) -> int:
         return len(np.unique((exact - offset).astype(np.float32)))
 
     def is_lost(offset: float, accepted: float) -> bool:
-        return _loss(exact - offset, spread) > accepted or (whole and kept(offset) < _KEPT * before)
+        error = float(_rounding_error(exact - offset).max(initial=0.0)) / spread
+        return error > accepted or (integer and kept(offset) < _KEPT * before)
 
     offset = 0.0
     if shift and is_lost(offset, _CENTRED):
+        # An integer offset keeps integers integers.
         offset = float(np.median(exact))
-        offset = float(round(offset)) if whole else offset
+        offset = float(round(offset)) if integer else offset
     if is_lost(offset, _LOST):
         raise ValueError(
             f"{what}: {before} different values become {kept(offset)} in single precision: "
@@ -135,8 +137,8 @@ def _offset(column: np.ndarray, what: str, *, shift: bool) -> float:
     return offset
 
 
-def _loss(exact: np.ndarray, spread: float) -> float:
-    """Largest rounding error in units of the spread."""
-    with np.errstate(over="ignore"):
+def _rounding_error(exact: np.ndarray) -> np.ndarray:
+    """Error of single precision; 0 where a value is not finite there."""
+    with np.errstate(over="ignore", invalid="ignore"):
         error = np.abs(exact - exact.astype(np.float32).astype(np.float64))
-    return float(error[np.isfinite(error)].max(initial=0.0)) / spread
+    return np.where(np.isfinite(error), error, 0.0)

@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data._columns import Column
+from ppl_vae.data._columns import Column, UnreadableError
+from ppl_vae.data._csv import Reading
 from ppl_vae.data._precision import to_single
-from ppl_vae.data._reading import Reading
-from ppl_vae.data._text_columns import UnreadableError
 
 BINARIZATION_MODES = ("none", "static", "dynamic")
 TEST_STREAM = 2
@@ -27,7 +26,7 @@ class Conversion:
     Attributes:
         reading: How a table's file is read.
         allow_missing: Whether NaN is a missing cell.
-        divisor: What values were divided by: 255 for grey levels of one byte, 1 for none.
+        divisor: Number that values were divided by: 255 for grey levels of one byte, 1 for none.
         unit_interval: Whether undivided values are intensities in [0, 1].
         offsets: Constants subtracted from the columns, before rounding to single precision, or
             None. A density of the rows is one of the values as they were given.
@@ -151,9 +150,10 @@ class Schema:
         if not values.ndim or not len(values):
             raise ValueError(f"{what}: holds no rows.")
         shape = values.shape[1:]
+        # Sides of 1 are channels or lines that a reader may have added or left out.
         image = [side for side in self.image_shape or () if side > 1]
-        turned = len(shape) > 1 and image and [side for side in shape if side > 1] != image
-        if int(np.prod(shape)) != self.features or turned:
+        differs = len(shape) > 1 and image and [side for side in shape if side > 1] != image
+        if int(np.prod(shape)) != self.features or differs:
             expected = f"{self.features} values"
             if self.image_shape is not None:
                 expected += f", images of shape {self.image_shape}"
@@ -180,11 +180,11 @@ class Schema:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Schema":
         """The schema with these values, also where JSON made lists of tuples."""
-        plain = {name: _tuples(value) for name, value in values.items()}
+        plain = _tuples(values)
         if plain.get("columns") is not None:
-            plain["columns"] = tuple(Column(**_plain(column)) for column in plain["columns"])
-        conversion = _plain(plain.get("conversion", {}))
-        conversion["reading"] = Reading(**_plain(conversion.get("reading", {})))
+            plain["columns"] = tuple(Column(**column) for column in plain["columns"])
+        conversion = plain.get("conversion", {})
+        conversion["reading"] = Reading(**conversion.get("reading", {}))
         return cls(**{**plain, "conversion": Conversion(**conversion)})
 
 
@@ -270,11 +270,7 @@ def binarize_static(x: Tensor, seed: int, stream: int = 0) -> Tensor:
 
 
 def check_probabilities(x: Tensor, what: str) -> None:
-    """Check that values can be probabilities.
-
-    Args:
-        x: Values, any shape.
-        what: What they are, for the message.
+    """Check that values, of any shape, can be probabilities.
 
     Raises:
         ValueError: If a value is outside [0, 1] or not a number.
@@ -287,9 +283,8 @@ def check_probabilities(x: Tensor, what: str) -> None:
         )
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _tuples(value) for name, value in values.items()}
-
-
 def _tuples(value: Any) -> Any:
+    """A copy with tuples for all lists in it."""
+    if isinstance(value, Mapping):
+        return {name: _tuples(inner) for name, inner in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

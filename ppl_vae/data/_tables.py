@@ -1,160 +1,141 @@
-"""Data sets from tables: CSV and Parquet files."""
+"""Tables: CSV and Parquet files as data sets, and as new rows."""
 
-import csv
 import logging
-import warnings
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from ppl_vae.data._arrays import dataset_from_array
-from ppl_vae.data._columns import encode_table, numeric_cells
+from ppl_vae.data._arrays import TestRows, dataset_from_array
+from ppl_vae.data._columns import (
+    DECIMAL_COMMA,
+    GROUPS_OF_DIGITS,
+    code_with,
+    drop_hint,
+    encode_table,
+    read_numbers,
+    shown,
+)
+from ppl_vae.data._csv import CsvForm, Reading, find_form, parsing, read_csv
 from ppl_vae.data._dataset import Dataset, Splitting
 from ppl_vae.data._precision import column_varies
-from ppl_vae.data._reading import SEPARATORS, CsvForm, Reading, find_form
 from ppl_vae.data._schema import Conversion, Schema, check_finite
-from ppl_vae.data._text_columns import drop_hint, read_text_columns
 from ppl_vae.files import require_content
+from ppl_vae.names import first_few
 
 _LOG = logging.getLogger(__name__)
 _DESCRIBED = 8
-_SHOWN = 300
+"""Columns that a description names."""
 _CELL = 8
 """Bytes of a number."""
-_NAMED = 3
 _COUNTED = 3
-"""So many rows, and the numbers 0, 1, 2, ... in a column may count them."""
-
-TestRows = Callable[[Schema], torch.Tensor]
+"""With so many rows, the numbers 0, 1, 2, ... in a column may count them."""
 
 
 def load_table_file(
     path: Path,
-    reading: Reading | None = None,
+    reading: Reading,
+    kinds: Mapping[str, str] | None = None,
     *,
     allow_missing: bool = False,
     splitting: Splitting | None = None,
     test_rows: TestRows | None = None,
 ) -> Dataset:
-    """Load a .csv or .parquet file of numbers, split by a permutation with a constant seed.
+    """Load a .csv or .parquet file, of numbers or of columns of any kind.
 
-    Without a header the columns of a CSV file are called x1, x2, ...
+    A column that never varies has no density, and is left out where columns have kinds.
 
     Args:
         path: The file; its stem becomes the name.
-        reading: How it is read; None: guessed.
-        allow_missing: Keep missing cells, as NaN.
+        reading: How it is read.
+        kinds: Column to kind, as for :func:`~ppl_vae.data.encode_table`: then missing cells are
+            kept. None: all columns are numbers.
+        allow_missing: Keep missing cells of a table of numbers, as NaN.
         splitting: Shares and seed; None: 80/10/10.
         test_rows: Makes test rows that are in another file; None: they are split off.
 
     Returns:
-        The data set, with feature_names.
+        The data set, with feature_names; codes for labels.
 
     Raises:
-        ValueError: If the file is broken, or a cell is no finite number (nor missing, where that is
-            allowed).
+        ValueError: If the file is broken, a cell is not of its column's kind, or no column varies.
     """
-    reading = reading or Reading()
-    table, guesses = read_cells(path, reading)
-    names = [str(column) for column in table.columns]
-    values = read_numbers(table, None, path)
-    _tell(path, values, f"{_plural(len(names), 'column')} of numbers", guesses)
-    check_finite(values, str(path), names, allow_missing=allow_missing)
-    return dataset_from_array(
-        values,
-        path.stem,
-        feature_names=names,
-        allow_missing=allow_missing,
-        splitting=splitting,
-        conversion=Conversion(reading),
-        test_rows=test_rows,
-    )
-
-
-def load_mixed_table_file(
-    path: Path,
-    kinds: Mapping[str, str] | None = None,
-    reading: Reading | None = None,
-    *,
-    splitting: Splitting | None = None,
-    test_rows: TestRows | None = None,
-) -> Dataset:
-    """Load a .csv or .parquet file with columns of any kind and missing cells.
-
-    A column that never varies says nothing, and has no density: it is left out.
-
-    Args:
-        path: The file; its stem becomes the name.
-        kinds: Column to kind, as for :func:`~ppl_vae.data.encode_table`.
-        reading: How it is read; None: guessed.
-        splitting: Shares and seed; None: 80/10/10.
-        test_rows: Makes test rows that are in another file; None: they are split off.
-
-    Returns:
-        The data set, with columns; codes for labels, NaN for missing cells.
-
-    Raises:
-        ValueError: If the file is broken, a cell is not of its column's kind, no column varies, or
-            one of numbers does not among the training rows.
-    """
-    reading = reading or Reading()
     table, guesses = read_cells(path, reading, keep=kinds or {})
-    constants = _constant_columns(table)
-    if constants and len(constants) == table.shape[1] and len(table):
-        raise ValueError(f"{path}: nothing to learn from: no column holds different values.")
-    if constants:
-        named = [f"{name!r} ({value or 'empty'})" for name, value in constants]
-        guesses = [*guesses, f"left out, never varying: {_some(named)}"]
-    gone = {name for name, _ in constants}
-    table = table.loc[:, [str(name) not in gone for name in table.columns]]
-    asked = {name: kind for name, kind in (kinds or {}).items() if name not in gone}
-    values, columns = encode_table(table, asked, str(path))
-    count = Counter(column.kind for column in columns)
-    listed = ", ".join(f"{number} {kind}" for kind, number in count.items())
-    _tell(path, values, f"{listed} column{'s' if len(columns) > 1 else ''}", guesses)
+    constants: list[tuple[str, str]] = []
+    if kinds is None:
+        values, columns = read_numbers(table, str(path)), None
+        what = f"{_plural(table.shape[1], 'column')} of numbers"
+    else:
+        constants = _constant_columns(table)
+        if constants and len(constants) == table.shape[1] and len(table):
+            raise ValueError(f"{path}: nothing to learn from: no column holds different values.")
+        if constants:
+            named = [f"{name!r} ({value or 'empty'})" for name, value in constants]
+            guesses = [*guesses, f"left out, never varying: {first_few(named)}"]
+        names = [name for name, _ in constants]
+        table = table.drop(columns=names)
+        varying = {name: kind for name, kind in kinds.items() if name not in names}
+        values, columns = encode_table(table, varying, str(path))
+        count = Counter(column.kind for column in columns)
+        listed = ", ".join(f"{number} {kind}" for kind, number in count.items())
+        what = f"{listed} column{'s' if len(columns) > 1 else ''}"
+    missing = int(np.isnan(values).sum())
+    notes = [*guesses, *([f"{_plural(missing, 'missing cell')} in all"] if missing else [])]
+    line = "; ".join([f"{path.name}: {_plural(len(values), 'row')}, {what}", *notes])
+    # What was guessed may be wrong, and is to be read.
+    _LOG.log(logging.WARNING if guesses else logging.INFO, line)
+    if columns is None:
+        check_finite(values, str(path), list(table.columns), allow_missing=allow_missing)
     dataset = dataset_from_array(
         values,
         path.stem,
-        feature_names=[column.name for column in columns],
-        allow_missing=True,
+        feature_names=list(table.columns),
+        allow_missing=allow_missing or columns is not None,
         splitting=splitting,
-        conversion=Conversion(reading, constants=constants),
         columns=columns,
+        conversion=Conversion(reading, constants=tuple(constants)),
         test_rows=test_rows,
     )
-    described = ", ".join(f"{column.name} {column.kind}" for column in columns[:_DESCRIBED])
-    more = f" and {len(columns) - _DESCRIBED} more" if len(columns) > _DESCRIBED else ""
-    text = f"{dataset.description}; {dataset.missing_share:.1%} of the cells missing; columns: "
-    return replace(dataset, description=f"{text}{described}{more}")
+    if columns is None:
+        return dataset
+    described = first_few([f"{column.name} {column.kind}" for column in columns], _DESCRIBED)
+    share = f"{dataset.missing_share:.1%} of the cells missing"
+    return replace(dataset, description=f"{dataset.description}; {share}; columns: {described}")
 
 
-def read_numbers(table: pd.DataFrame, names: Sequence[str] | None, path: Path) -> np.ndarray:
-    """The cells as numbers, float64 of shape (rows, columns), missing ones as NaN.
+def rows_of_table(table: pd.DataFrame, like: Schema, path: Path) -> Float[Tensor, "rows features"]:
+    """Rows of the cells of a table, as :func:`~ppl_vae.data.read_rows` makes them.
 
     Args:
-        table: The cells.
-        names: Columns wanted, in this order; None: all.
+        table: The cells, as :func:`read_table` reads them.
+        like: What a row of the training data was.
         path: The file, for messages.
 
     Raises:
-        ValueError: If a column is missing or holds anything but numbers.
+        ValueError: If a column is missing, a cell is not of its column's kind, or a column that
+            was constant among the training rows is not here.
     """
-    if names is not None:
-        absent = [name for name in names if name not in table.columns]
-        if absent:
-            raise ValueError(f"{path}: no column {absent[0]!r}, which the model was trained with.")
-        table = table[list(names)]
-    values = np.empty(table.shape, dtype=np.float64)
-    for i, name in enumerate(table.columns):
-        values[:, i] = numeric_cells(table.iloc[:, i], str(name), str(path))
-    return values
+    constants = dict(like.conversion.constants)
+    for name in constants.keys() & set(table.columns):
+        _require_constant(table[name], constants[name], path)
+    known = {*constants, *(like.feature_names or table.columns)}
+    if others := [repr(name) for name in table.columns if name not in known]:
+        _LOG.warning("%s: left out, unknown to the model: %s", path.name, first_few(others))
+    if like.columns is not None:
+        values = code_with(table, like.columns, str(path))
+    else:
+        values = read_numbers(table, str(path), like.feature_names)
+    if missing := int(np.isnan(values).sum()):
+        _LOG.info("%s: %s of %s cells missing", path.name, f"{missing:,}", f"{values.size:,}")
+    return like.rows(values, str(path))
 
 
 def read_table(path: Path, reading: Reading | None = None) -> pd.DataFrame:
@@ -188,100 +169,122 @@ def read_cells(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: check the path.")
-    is_csv = path.suffix.lower() == ".csv"
-    try:
-        with warnings.catch_warnings():
-            # Rows longer than the header: pandas would drop their last cells with a warning.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            form = find_form(path, reading) if is_csv else None
-            table = _read_parquet(path) if form is None else _read_csv(path, form, reading)
-    except UnicodeDecodeError as error:
-        if b"\0" in error.object:
-            raise ValueError(
-                f"{path}: not a readable table of text: it is a file of another kind."
-            ) from error
-        raise ValueError(
-            f"{path}: not a readable table: byte 0x{error.object[error.start]:02x} is not UTF-8 "
-            "text: save it as UTF-8, such as with iconv -f latin1 -t utf-8"
-        ) from error
-    # The parsers of CSV and Parquet have exceptions of every kind for a broken file.
-    except Exception as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise ValueError(_broken(path, error, is_csv=is_csv)) from error
+    form = find_form(path, reading) if path.suffix.lower() == ".csv" else None
+    table = _read_parquet(path) if form is None else read_csv(path, form, reading)
     table, index = _without_index(table, keep)
     table.columns = pd.Index([str(name) for name in table.columns])
     for name in reading.drop:
         if drop_all and name not in table.columns:
-            raise ValueError(f"{path}: no column {name!r}: it has {_some(list(table.columns))}.")
+            listed = first_few(list(table.columns))
+            raise ValueError(f"{path}: no column {name!r}: it has {listed}.")
     table = table.drop(columns=list(reading.drop), errors="ignore")
     commas = form is not None and form.separator != ","
-    table, read = read_text_columns(table, reading, str(path), commas=commas)
+    table, read = _read_text_columns(table, reading, str(path), commas=commas)
     return table, [*_guesses(form, reading, list(table.columns)), *index, *read]
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
-    content = pq.read_metadata(path)
-    groups = (content.row_group(i).total_byte_size for i in range(content.num_row_groups))
-    require_content(path, max(content.num_rows * content.num_columns * _CELL, sum(groups)))
-    columns = [content.schema.column(i) for i in range(content.num_columns)]
+    with parsing(path):
+        content = pq.read_metadata(path)
+        groups = sum(content.row_group(i).total_byte_size for i in range(content.num_row_groups))
+        columns = [content.schema.column(i) for i in range(content.num_columns)]
+    require_content(path, max(content.num_rows * content.num_columns * _CELL, groups))
     text = [c.name for c in columns if c.physical_type == "BYTE_ARRAY" and c.path == c.name
             and c.logical_type.type in ("STRING", "NONE")]  # fmt: skip
-    # A long text that comes again and again is in the file once: its size shows before it is not.
-    table = pd.read_parquet(path, engine="pyarrow", read_dictionary=text)
+    # A long text that comes again and again is in the file once: as codes and categories its size
+    # is known before it is unfolded.
+    with parsing(path):
+        table = pd.read_parquet(path, engine="pyarrow", read_dictionary=text)
     coded = [i for i, kind in enumerate(table.dtypes) if isinstance(kind, pd.CategoricalDtype)]
-    require_content(path, sum(_text_size(table.iloc[:, i].array) for i in coded))
+    size = 0
+    for i in coded:
+        cells = table.iloc[:, i].array
+        lengths = np.array([*(len(str(value)) for value in cells.categories), 0])
+        size += int(lengths[cells.codes].sum())
+    require_content(path, size)
     for i in coded:
         table.isetitem(i, table.iloc[:, i].to_numpy(dtype=object))
     return table
 
 
-def _text_size(cells: Any) -> int:
-    """Characters of all cells of a pandas Categorical."""
-    lengths = np.array([*(len(str(value)) for value in cells.categories), 0])
-    return int(lengths[cells.codes].sum())
+def _read_text_columns(
+    table: pd.DataFrame, reading: Reading, where: str, *, commas: bool
+) -> tuple[pd.DataFrame, list[str]]:
+    """The table with missing words and written numbers read, and what was guessed in words.
 
-
-def _read_csv(path: Path, form: CsvForm, reading: Reading) -> pd.DataFrame:
-    as_text = reading.thousands is not None or reading.decimal == ","
-    table: pd.DataFrame = pd.read_csv(
-        path,
-        sep=form.separator,
-        header=0 if form.header else None,
-        index_col=False,
-        skipinitialspace=True,
-        encoding="utf-8-sig",
-        # In a table of one column a blank line is a missing value.
-        skip_blank_lines=form.width > 1,
-        keep_default_na=False,
-        na_values=["", *(reading.missing or ())],
-        engine="c",
-        low_memory=False,
-        dtype=str if as_text else None,
-    )
-    if not form.header:
-        table.columns = pd.Index([f"x{i + 1}" for i in range(table.shape[1])])
-    _require_whole_rows(path, form, [str(name) for name in table.columns])
-    return table
-
-
-def _require_whole_rows(path: Path, form: CsvForm, names: list[str]) -> None:
-    """Refuse rows that end early, which pandas fills up: the last cell of a cut file is cut too.
+    Args:
+        table: The cells, missing words as text.
+        reading: How they are to be read.
+        where: The file, for messages.
+        commas: Whether a decimal comma in one column makes one of every comma: not where commas
+            also separate cells.
 
     Raises:
-        ValueError: If there is one; says where.
+        ValueError: If numbers are written with decimal commas here and decimal points there.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        spaced = form.separator == SEPARATORS["space"]
-        split = csv.reader(file, delimiter="," if spaced else form.separator)
-        rows = (row for row in (map(str.split, file) if spaced else split) if "".join(row).strip())
-        for number, row in enumerate(rows, start=0 if form.header else 1):
-            if number and len(row) < len(names):
+    words: Counter[str] = Counter()
+    text, numbers = {}, {}
+    for name, cells in table.items():
+        if pd.api.types.is_object_dtype(cells) or pd.api.types.is_string_dtype(cells):
+            text[name] = _without_missing(cells, reading.missing_words, words)
+            numbers[name] = _as_numbers(text[name], reading.decimal, reading.thousands)
+    comma = [name for name, column in numbers.items() if column is None
+             and reading.decimal == "auto" and _has_decimal_commas(text[name])]  # fmt: skip
+    if comma and commas:
+        for name, cells in table.items():
+            if cells.dtype.kind == "f" and (cells.dropna() % 1 != 0).any():
                 raise ValueError(
-                    f"{path}: row {number}, column {names[len(row)]!r} is not there: the row has "
-                    f"{len(row)} cells of {len(names)}; a missing cell is empty, between its "
-                    "separators, and a file that was cut off is to be copied again."
+                    f"{where}: column {str(comma[0])!r} has decimal commas and column {name!r} "
+                    'points: say what they are (decimal=",", thousands=".").'
                 )
+        comma = [name for name, column in numbers.items() if column is None]
+    for name in comma:
+        numbers[name] = _as_numbers(text[name], ",", reading.thousands)
+    read = table.copy()
+    for name, column in numbers.items():
+        read[name] = text[name] if column is None else column
+    guesses = [f"{count} {word!r} read as missing" for word, count in words.most_common(3)]
+    with_commas = [str(name) for name in comma if numbers[name] is not None]
+    if with_commas:
+        guesses.append(f"decimal commas in {', '.join(with_commas[:3])}")
+    return read, guesses
+
+
+def _without_missing(cells: pd.Series, missing: frozenset[str], words: Counter[str]) -> pd.Series:
+    stripped = cells.astype(object).map(lambda v: v.strip() if isinstance(v, str) else v)
+    is_missing = stripped.map(lambda v: isinstance(v, str) and v in missing).astype(bool)
+    words.update(word for word in stripped[is_missing] if word)
+    return stripped.mask(is_missing, None)
+
+
+def _as_numbers(cells: pd.Series, point: str, thousands: str | None) -> pd.Series | None:
+    """The cells as numbers if all of them are, else None."""
+    present = cells.dropna()
+    if not present.map(lambda v: isinstance(v, str)).all() or not len(present):
+        return None
+    text = cells
+    if thousands is not None:
+        between = re.escape(thousands)
+        grouped = re.compile(rf"[+-]?(\d{{1,3}}({between}\d{{3}})+|\d+)([.,]\d+)?")
+        if present.str.fullmatch(grouped).all():
+            text = text.str.replace(thousands, "", regex=False)
+    if point == ",":
+        if text.dropna().str.contains(".", regex=False).any():
+            return None
+        text = text.str.replace(",", ".", regex=False)
+    numbers = pd.to_numeric(text, errors="coerce")
+    all_read = bool((numbers.notna() | cells.isna()).all())
+    return numbers.astype(np.float64) if all_read else None
+
+
+def _has_decimal_commas(cells: pd.Series) -> bool:
+    """Whether all cells are numbers with decimal commas, and not all could be thousands."""
+    present = cells.dropna()
+    if not len(present) or not present.map(lambda v: isinstance(v, str)).all():
+        return False
+    with_comma = present[present.str.contains(",", regex=False)]
+    written = present.str.fullmatch(DECIMAL_COMMA).all() and len(with_comma)
+    return bool(written) and not with_comma.str.fullmatch(GROUPS_OF_DIGITS).all()
 
 
 def _guesses(form: CsvForm | None, reading: Reading, names: list[str]) -> list[str]:
@@ -294,21 +297,8 @@ def _guesses(form: CsvForm | None, reading: Reading, names: list[str]) -> list[s
     if reading.header == "auto" and not form.header:
         guesses.append("no header")
     elif reading.header == "auto" and names and all(name.isdigit() for name in names):
-        guesses.append(f"first row taken for names ({_some(names)})")
+        guesses.append(f"first row taken for names ({first_few(names)})")
     return guesses
-
-
-def _broken(path: Path, error: Exception, *, is_csv: bool) -> str:
-    reason = " ".join(str(error).split())[:_SHOWN]
-    if not is_csv:
-        return (
-            f"{path}: not a readable table: no Parquet file, or damaged ({reason}): save or "
-            "copy it again"
-        )
-    return (
-        f"{path}: not a readable table ({reason}): expected a .csv file with as many cells in "
-        'every row: where the separator was guessed wrongly, say it (such as separator=";")'
-    )
 
 
 def _without_index(
@@ -335,9 +325,9 @@ def _counts_rows(cells: pd.Series) -> bool:
     return bool(values[0] in (0, 1) and (np.diff(values) == 1).all())
 
 
-def _constant_columns(table: pd.DataFrame) -> tuple[tuple[str, str], ...]:
+def _constant_columns(table: pd.DataFrame) -> list[tuple[str, str]]:
     """Columns without two different values, and the one they have, as text."""
-    found = []
+    constants = []
     for i, name in enumerate(table.columns):
         cells = table.iloc[:, i].dropna()
         if len(cells) and pd.api.types.is_float_dtype(cells):
@@ -347,23 +337,25 @@ def _constant_columns(table: pd.DataFrame) -> tuple[tuple[str, str], ...]:
             text = cells.map(str) if pd.api.types.is_object_dtype(cells) else cells
             varies = text.nunique() > 1
         if not varies:
-            found.append((str(name), str(cells.iloc[0]) if len(cells) else ""))
-    return tuple(found)
+            constants.append((str(name), str(cells.iloc[0]) if len(cells) else ""))
+    return constants
 
 
-def _tell(path: Path, values: np.ndarray, what: str, guesses: list[str]) -> None:
-    """Log one line on what was read; as a warning if something was guessed."""
-    missing = int(np.isnan(values).sum())
-    told = [*guesses, *([f"{_plural(missing, 'missing cell')} in all"] if missing else [])]
-    line = "; ".join([f"{path.name}: {_plural(len(values), 'row')}, {what}", *told])
-    _LOG.log(logging.WARNING if guesses else logging.INFO, line)
+def _require_constant(cells: pd.Series, value: str, path: Path) -> None:
+    """Check that a column the model was trained without, since it never varied, does not here."""
+    number = pd.to_numeric(value, errors="coerce")
+    if pd.notna(number) and pd.to_numeric(cells, errors="coerce").notna().all():
+        differs = cells.notna() & (cells != number)
+    else:
+        differs = cells.notna() & (cells.map(str) != value)
+    if differs.any():
+        row = int(differs.to_numpy().argmax())
+        raise ValueError(
+            f"{path}: column {str(cells.name)!r} holds {shown(cells.iloc[row])} in row {row + 1}, "
+            f"and was {value or 'empty'} in all rows that the model was trained with: leave these "
+            "rows out."
+        )
 
 
 def _plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (
-        f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    )

@@ -1,31 +1,32 @@
 """Training objectives: bounds on log p(x), each usable in ``pyro.infer.SVI`` and as a module."""
 
 from ppl_vae.components import Kind
-from ppl_vae.objectives._base import Context, Objective, ObjectiveModule
-from ppl_vae.objectives._beta_tc import BetaTC
-from ppl_vae.objectives._claims import Claims
-from ppl_vae.objectives._cubo import CUBO
-from ppl_vae.objectives._dreg import DReG, GeneralizedDReG
-from ppl_vae.objectives._elbo import ELBO, AnalyticELBO, KLObjective
-from ppl_vae.objectives._iwae import CIWAE, IWAE, MIWAE
-from ppl_vae.objectives._kl import dimension_kl, dimension_log_densities, site_kl
-from ppl_vae.objectives._mmd import MMD, InfoVAE
-from ppl_vae.objectives._piwae import PIWAE
-from ppl_vae.objectives._renyi import Renyi, VRMax
-from ppl_vae.objectives._rws import RWS
-from ppl_vae.objectives._score import VIMCO, Reinforce
-from ppl_vae.objectives._shaping import (
+from ppl_vae.objectives._aggregate import MMD, BetaTC, InfoVAE
+from ppl_vae.objectives._base import Claims, Context, Objective, ObjectiveModule
+from ppl_vae.objectives._divergences import CUBO, TVO, Renyi, TailAdaptive, VRMax
+from ppl_vae.objectives._elbo import ELBO, STL, AnalyticELBO, KLObjective
+from ppl_vae.objectives._iwae import (
+    CIWAE,
+    IWAE,
+    IWAESTL,
+    MIWAE,
+    PIWAE,
+    DReG,
+    GeneralizedDReG,
+)
+from ppl_vae.objectives._kl import (
     Beta,
     Capacity,
     CyclicalAnnealing,
     FreeBits,
     KLShaping,
     LinearAnnealing,
+    dimension_kl,
+    dimension_log_densities,
+    site_kl,
 )
-from ppl_vae.objectives._splitting import split_parameters
-from ppl_vae.objectives._stl import IWAESTL, STL
-from ppl_vae.objectives._tail_adaptive import TailAdaptive
-from ppl_vae.objectives._tvo import TVO
+from ppl_vae.objectives._paths import split_parameters
+from ppl_vae.objectives._score import RWS, VIMCO, Reinforce
 
 OBJECTIVES = Kind(
     "objective",

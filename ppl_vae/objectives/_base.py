@@ -1,10 +1,10 @@
-"""The template every training objective follows."""
+"""The template every training objective follows, and what an objective claims."""
 
 import copy
 import inspect
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import pyro.infer
 import torch
@@ -13,18 +13,60 @@ from pyro.infer.enum import get_importance_trace
 from torch import Tensor, nn
 
 from ppl_vae.names import describe
-from ppl_vae.objectives._claims import Claims
-from ppl_vae.particles import (
-    Graph,
-    Particles,
-    PlateNestingError,
-    Program,
-    Programs,
-    owners_of,
-)
+from ppl_vae.particles import Graph, Particles, PlateNestingError, Program, Programs, owners_of
+
+PerDatum: TypeAlias = Float[Tensor, " batch"]
+PerDraw: TypeAlias = Float[Tensor, "particles batch"]
 
 SCORE_FUNCTION = ("reinforce:K", "vimco:K", "rws:K", "tvo:K,num_terms=S")
 """The objectives that take latents without a pathwise gradient, as on the command line."""
+
+
+@final
+@dataclass(frozen=True)
+class Claims:
+    """The claims that :func:`ppl_vae.testing.check_objective` tests and the documentation prints.
+
+    The defaults are those of a plain lower bound that is differentiated through the draws.
+
+    Attributes:
+        name: As on the command line, with its arguments.
+        formula: What is reported.
+        direction: Of the reported value's expectation, against log p(x).
+        gradient: What the gradients of theta (the model) and phi (the guide) estimate.
+        bias: Of value and gradients.
+        cost: Decoder evaluations per datum and update.
+        use: When to use it.
+        reference: Author, year, title.
+        unbiased: Which of ``theta`` and ``phi`` have an unbiased gradient of the expectation of
+            the reported value.
+        unbiased_at_one: The same with one particle, where that differs.
+        exact_at_posterior: With the posterior as the guide, every draw reports log p(x) itself.
+        zero_at_posterior: With the posterior as the guide, every draw gives phi a gradient of 0.
+        grows: The expectation grows (or stays) with the number of particles.
+        per_datum: A datum's value does not depend on the other data of its batch.
+    """
+
+    name: str = ""
+    formula: str = ""
+    direction: Literal["lower", "upper", "neither"] = "lower"
+    gradient: str = ""
+    bias: str = ""
+    cost: str = "K"
+    use: str = ""
+    reference: str = ""
+    unbiased: frozenset[Literal["theta", "phi"]] = frozenset({"theta", "phi"})
+    unbiased_at_one: frozenset[Literal["theta", "phi"]] | None = None
+    exact_at_posterior: bool = True
+    zero_at_posterior: bool = False
+    grows: bool = True
+    per_datum: bool = True
+
+    def unbiased_with(self, num_particles: int) -> frozenset[Literal["theta", "phi"]]:
+        """Which gradients are unbiased with so many particles."""
+        if num_particles == 1 and self.unbiased_at_one is not None:
+            return self.unbiased_at_one
+        return self.unbiased
 
 
 @final
@@ -101,25 +143,21 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         return Programs(model, guide, int(self.max_plate_nesting))
 
     @abstractmethod
-    def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
+    def bound(self, particles: Particles) -> PerDatum:
         """The bound on log p(x) per datum, in nats: what is reported."""
 
-    def surrogate(
-        self, particles: Particles, bound: Float[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
+    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
         """What is differentiated, per datum. Unless overridden, the bound itself."""
         return bound
 
-    def ascended(
-        self, particles: Particles, bound: Float[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
+    def ascended(self, particles: Particles, bound: PerDatum) -> PerDatum:
         """What the gradient climbs, as a value per datum. Unless overridden, the bound.
 
         The surrogate has its gradient, and may have any value.
         """
         return bound
 
-    def ascended_at_end(self, particles: Particles) -> Float[Tensor, " batch"]:
+    def ascended_at_end(self, particles: Particles) -> PerDatum:
         """What the gradient climbs when training is done, as a value per datum.
 
         What is annealed has then arrived, so that values of any two epochs can be compared.
@@ -139,7 +177,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         try:
             return self._draw(self.programs(model, guide), x)
         except PlateNestingError as error:
-            # As Pyro's own objectives, it finds the plates when it first runs.
+            # As Pyro's own objectives do, this one finds the plates when it first runs.
             self.max_plate_nesting = error.used
         return self._draw(self.programs(model, guide), x)
 
@@ -148,10 +186,11 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         particles = programs.draw(x, self.num_particles, graph=self.graph, check_finite=finite)
         if self.simulates == "nothing" or not torch.is_grad_enabled():
             return particles
-        asked = programs if self.simulates == "data" else programs.with_guide(None)
-        return replace(particles, simulation=asked.simulate(x, self.num_particles))
+        # Without a guide nothing evaluates log q at the simulated data, which only "data" needs.
+        simulated = programs if self.simulates == "data" else programs.with_guide(None)
+        return replace(particles, simulation=simulated.simulate(x, self.num_particles))
 
-    def loss_of(self, particles: Particles) -> tuple[Tensor, Float[Tensor, " batch"]]:
+    def loss_of(self, particles: Particles) -> tuple[Tensor, PerDatum]:
         """The differentiable loss, a scalar, and the detached bound per datum.
 
         The loss has the value ``-scale * bound.sum()`` and the gradient of the surrogate.
@@ -164,6 +203,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
             return -(particles.scale * bound).sum(), bound
         self._require_gradient(particles)
         surrogate = self.surrogate(particles, bound)
+        # The value is the bound, which SVI logs; the gradient is that of the surrogate.
         value = surrogate if surrogate is bound else surrogate + (bound - surrogate).detach()
         return -(particles.scale * value).sum(), bound.detach()
 

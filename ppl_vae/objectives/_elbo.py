@@ -1,17 +1,15 @@
-"""The evidence lower bound, by Monte Carlo and with analytic KL terms."""
+"""The evidence lower bound: by Monte Carlo, with analytic KL terms, without the guide's score."""
 
 from abc import abstractmethod
 from dataclasses import replace
 from typing import final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.objectives._base import Objective
-from ppl_vae.objectives._claims import Claims
-from ppl_vae.objectives._kl import dimension_kl, dimension_log_densities, site_kl
-from ppl_vae.objectives._shaping import KLShaping
+from ppl_vae.objectives._base import Claims, Objective, PerDatum, PerDraw
+from ppl_vae.objectives._kl import KLShaping, dimension_kl, dimension_log_densities, site_kl
+from ppl_vae.objectives._paths import path_term
 from ppl_vae.particles import Particles
 
 
@@ -23,12 +21,7 @@ class KLObjective(Objective):
         kl: Shapes the KL terms of the gradient; the reported bound stays the ELBO.
     """
 
-    def __init__(
-        self,
-        num_particles: int = 1,
-        *,
-        kl: KLShaping | None = None,
-    ) -> None:
+    def __init__(self, num_particles: int = 1, *, kl: KLShaping | None = None) -> None:
         super().__init__(num_particles)
         self.kl = kl
         self.anneals = kl is not None and kl.anneals
@@ -40,13 +33,11 @@ class KLObjective(Objective):
                 zero_at_posterior=False,
             )
 
-    def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
+    def bound(self, particles: Particles) -> PerDatum:
         """Mean log-likelihood minus KL, in nats: the ELBO, however its gradient is shaped."""
         return self.elbo_terms(particles).mean(0)
 
-    def ascended(
-        self, particles: Particles, bound: Float[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
+    def ascended(self, particles: Particles, bound: PerDatum) -> PerDatum:
         """The ELBO with its KL terms shaped."""
         if self.kl is None:
             return bound
@@ -54,29 +45,28 @@ class KLObjective(Objective):
         return (particles.log_likelihood + log_prior - log_guide).mean(0)
 
     @abstractmethod
-    def elbo_terms(self, particles: Particles) -> Float[Tensor, "particles batch"]:
+    def elbo_terms(self, particles: Particles) -> PerDraw:
         """Terms whose mean over particles estimates the ELBO."""
 
     def shaped_densities(self, particles: Particles) -> tuple[Tensor, Tensor]:
         """Log q and log p of the latents, each group times its factor, both (particles, batch)."""
-        names = list(particles.log_prior)
         if self.kl is None:
             return particles.log_proposal, particles.log_latent_prior
-        parts = {name: self._log_densities(particles, name) for name in names}
-        means = {name: (q - p).detach().mean((0, 1)) for name, (q, p) in parts.items()}
+        densities = {
+            name: dimension_log_densities(particles, name)
+            if self.kl.per_dimension
+            else (particles.log_guide[name], particles.log_prior[name])
+            for name in particles.log_prior
+        }
+        means = {name: (q - p).detach().mean((0, 1)) for name, (q, p) in densities.items()}
         factors = self.kl.factors(means, self.context.progress)
-        log_guide = [over_dimensions(factors[name] * parts[name][0]) for name in names]
-        log_prior = [over_dimensions(factors[name] * parts[name][1]) for name in names]
+        log_guide = [_over_dimensions(factors[n] * q) for n, (q, _) in densities.items()]
+        log_prior = [_over_dimensions(factors[n] * p) for n, (_, p) in densities.items()]
         return torch.stack(log_guide).sum(0), torch.stack(log_prior).sum(0)
 
-    def _log_densities(self, particles: Particles, name: str) -> tuple[Tensor, Tensor]:
-        if self.kl is not None and self.kl.per_dimension:
-            return dimension_log_densities(particles, name)
-        return particles.log_guide[name], particles.log_prior[name]
 
-
-def over_dimensions(terms: Tensor) -> Float[Tensor, "particles batch"]:
-    """Terms summed over a third dimension, if they have one."""
+def _over_dimensions(terms: Tensor) -> PerDraw:
+    """Sum terms over their third dimension, if they have one."""
     return terms.sum(-1) if terms.dim() > 2 else terms
 
 
@@ -101,18 +91,13 @@ class ELBO(KLObjective):
         reference="Kingma and Welling, 2014, Auto-encoding variational Bayes",
     )
 
-    def elbo_terms(self, particles: Particles) -> Float[Tensor, "particles batch"]:
+    def elbo_terms(self, particles: Particles) -> PerDraw:
         """Log-weights log w_k."""
         return particles.log_weight
 
-    def surrogate(
-        self, particles: Particles, bound: Float[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
+    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
         """The ELBO with its KL terms shaped."""
-        if self.kl is None:
-            return bound
-        log_guide, log_prior = self.shaped_densities(particles)
-        return (particles.log_likelihood + log_prior - log_guide).mean(0)
+        return self.ascended(particles, bound)
 
 
 @final
@@ -136,16 +121,14 @@ class AnalyticELBO(KLObjective):
         exact_at_posterior=False,
     )
 
-    def elbo_terms(self, particles: Particles) -> Float[Tensor, "particles batch"]:
+    def elbo_terms(self, particles: Particles) -> PerDraw:
         """The log-likelihood of each draw minus the KL of each site."""
         total = particles.log_likelihood
         for name in particles.log_prior:
             total = total - site_kl(particles, name)
         return total
 
-    def surrogate(
-        self, particles: Particles, bound: Float[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
+    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
         """The ELBO with its KL terms shaped, in closed form where it is exact."""
         if self.kl is None:
             return bound
@@ -154,7 +137,7 @@ class AnalyticELBO(KLObjective):
         factors = self.kl.factors(means, self.context.progress)
         total = particles.log_likelihood
         for name, value in terms.items():
-            total = total - over_dimensions(factors[name] * value)
+            total = total - _over_dimensions(factors[name] * value)
         return total.mean(0)
 
     def _terms(self, particles: Particles, name: str) -> Tensor:
@@ -165,3 +148,39 @@ class AnalyticELBO(KLObjective):
             return closed
         log_guide, log_prior = dimension_log_densities(particles, name)
         return log_guide - log_prior
+
+
+@final
+class STL(KLObjective):
+    """``mean_k log w_k``, phi's gradient through the draws only: the score of q is left out.
+
+    The score has expectation 0, so the gradients are unbiased for the ELBO; without it phi's
+    vanishes, draw by draw, where q is the posterior. Costs K decoder evaluations per datum, and one
+    more backward pass through them than :class:`ELBO`.
+
+    References:
+        Roeder, Wu and Duvenaud, 2017, Sticking the landing: simple, lower-variance gradient
+        estimators for variational inference.
+    """
+
+    graph = "split"
+    claims = Claims(
+        name="stl:K",
+        formula="mean_k log w_k",
+        gradient="unbiased for theta and phi; phi through the draws alone",
+        bias="none; the bound is low by KL(q, posterior)",
+        use="the ELBO with a guide that can come close to the posterior",
+        reference="Roeder, Wu and Duvenaud, 2017, Sticking the landing",
+        zero_at_posterior=True,
+    )
+
+    def elbo_terms(self, particles: Particles) -> PerDraw:
+        """Log-weights log w_k."""
+        return particles.log_weight
+
+    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
+        """Direct part of log p(x, z), path of log w."""
+        log_guide, log_prior = self.shaped_densities(particles)
+        log_joint = particles.log_likelihood + log_prior
+        weight = log_joint.new_full(log_joint.shape, 1 / particles.num_particles)
+        return log_joint.mean(0) + path_term(particles, log_joint - log_guide, weight)

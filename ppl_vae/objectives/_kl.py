@@ -1,36 +1,45 @@
-"""The terms of an ELBO's Kullback-Leibler divergence, per latent site and per dimension."""
+"""KL terms of an ELBO, per latent site or dimension, and their shaping.
 
-from typing import Any
+A shaping maps the KL of every group (a latent site, or a dimension of one), averaged over batch and
+particles, and the progress of training to a factor for the gradient of each group's KL. Constants
+that a paper adds to the objective have no gradient and do not appear.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from ppl_vae.objectives._base import PerDraw
 from ppl_vae.particles import Particles, side_by_side
 
 
-def site_kl(particles: Particles, name: str) -> Float[Tensor, "particles batch"]:
+def site_kl(particles: Particles, name: str) -> PerDraw:
     """A term whose mean over particles estimates the site's KL: exact where it can be, in nats.
 
-    The closed form, where torch registers one and where :func:`closed_form_is_exact`; otherwise
-    ``log q - log p``.
+    The closed form, where torch registers one and where it is exact; otherwise ``log q - log p``.
     """
     monte_carlo = particles.log_guide[name] - particles.log_prior[name]
-    if not closed_form_is_exact(particles, name):
+    if not _closed_form_is_exact(particles, name):
         return monte_carlo
     try:
         kl: Tensor = kl_divergence(particles.guide[name], particles.prior[name])
     except NotImplementedError:
         return monte_carlo
-    between = tuple(range(1, kl.dim() - 1))
-    return kl.sum(between) if between else kl
+    # Between the particles and the batch stand the site's inner plates.
+    inner = tuple(range(1, kl.dim() - 1))
+    return kl.sum(inner) if inner else kl
 
 
 def dimension_kl(particles: Particles, name: str) -> Float[Tensor, "particles batch latent"] | None:
     """The KL of each dimension in closed form, or None if it has none that is exact."""
     guide, prior = particles.guide[name], particles.prior[name]
-    if not (closed_form_is_exact(particles, name) and factorises(guide) and factorises(prior)):
+    if not (_closed_form_is_exact(particles, name) and factorises(guide) and factorises(prior)):
         return None
     try:
         kl: Tensor = kl_divergence(guide.base_dist, prior.base_dist)
@@ -59,7 +68,7 @@ def dimension_log_densities(
     return side_by_side(log_guide, 1), side_by_side(log_prior, 1)
 
 
-def closed_form_is_exact(particles: Particles, name: str) -> bool:
+def _closed_form_is_exact(particles: Particles, name: str) -> bool:
     """Whether ``KL(q(z_i|.) || p(z_i|.))`` of two distributions is the mean of ``log q - log p``.
 
     Given the latents drawn before it, the KL of the site is that of its two distributions. That
@@ -67,8 +76,9 @@ def closed_form_is_exact(particles: Particles, name: str) -> bool:
     later, so every latent that precedes the site in the model must precede it in the guide too.
     A mask must be absent as well: a closed form would ignore it.
     """
-    before_in_model = _before(name, list(particles.log_prior))
-    before_in_guide = _before(name, list(particles.log_guide))
+    model_order, guide_order = list(particles.log_prior), list(particles.log_guide)
+    before_in_model = set(model_order[: model_order.index(name)])
+    before_in_guide = set(guide_order[: guide_order.index(name)])
     return name not in particles.masked and before_in_model <= before_in_guide
 
 
@@ -81,5 +91,169 @@ def factorises(distribution: Any) -> bool:
     )
 
 
-def _before(name: str, order: list[str]) -> set[str]:
-    return set(order[: order.index(name)])
+GroupKL = dict[str, Float[Tensor, "..."]]
+"""Latent site to its mean KL in nats: a scalar, or one value for each dimension."""
+
+
+class KLShaping(ABC):
+    """Factors for the gradient of the KL terms."""
+
+    per_dimension: bool = False
+    """Whether a group is one dimension of a site rather than the site."""
+    anneals: ClassVar[bool] = False
+    """Whether the factors depend on the progress of training."""
+    measures_kl: ClassVar[bool] = False
+    """Whether the factors depend on the KL: then it is not for a guide that is a point."""
+
+    @abstractmethod
+    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+        """A factor for each group.
+
+        Args:
+            kl: Mean KL of each group over batch and particles, in nats, detached.
+            progress: Fraction of training done.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class Beta(KLShaping):
+    """``E log p(x|z) - beta KL``.
+
+    References:
+        Higgins et al., 2017, beta-VAE: learning basic visual concepts with a constrained
+        variational framework.
+    """
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        _require_not_negative("beta", self.beta)
+
+    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+        """Beta for every group."""
+        return _same(kl, self.beta)
+
+
+@final
+@dataclass(frozen=True)
+class LinearAnnealing(KLShaping):
+    """beta rises linearly from ``start`` to ``end`` over the first ``ramp`` of training.
+
+    References:
+        Bowman et al., 2016, Generating sentences from a continuous space.
+        Sonderby et al., 2016, Ladder variational autoencoders.
+    """
+
+    anneals = True
+
+    ramp: float = 0.5
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_fraction("ramp", self.ramp)
+        _require_not_negative("start", self.start)
+        _require_not_negative("end", self.end)
+
+    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+        """Beta at ``progress`` for every group."""
+        done = min(progress / self.ramp, 1.0)
+        return _same(kl, self.start + (self.end - self.start) * done)
+
+
+@final
+@dataclass(frozen=True)
+class CyclicalAnnealing(KLShaping):
+    """``cycles`` times over, beta rises from 0 to ``end`` in the first ``ramp`` of the cycle.
+
+    References:
+        Fu et al., 2019, Cyclical annealing schedule: a simple approach to mitigating KL vanishing.
+    """
+
+    anneals = True
+
+    cycles: int = 4
+    ramp: float = 0.5
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.cycles < 1 or self.cycles != int(self.cycles):
+            raise ValueError(f"cycles must be a whole number of 1 or more, got {self.cycles}.")
+        _require_fraction("ramp", self.ramp)
+        _require_not_negative("end", self.end)
+
+    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+        """Beta at ``progress`` for every group."""
+        within = math.fmod(progress * self.cycles, 1.0) if progress < 1 else 1.0
+        return _same(kl, self.end * min(within / self.ramp, 1.0))
+
+
+@final
+@dataclass(frozen=True)
+class FreeBits(KLShaping):
+    """``sum over groups of max(nats, KL of the group)``, the KL averaged over the batch.
+
+    A group below its free nats has no KL gradient.
+
+    Args:
+        nats: Free nats of each group.
+        per_dimension: Groups are the dimensions of each site; otherwise the sites.
+
+    References:
+        Kingma et al., 2016, Improved variational inference with inverse autoregressive flow.
+    """
+
+    measures_kl = True
+
+    nats: float
+    per_dimension: bool = True
+
+    def __post_init__(self) -> None:
+        _require_not_negative("free nats", self.nats)
+
+    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+        """1 where the group's KL exceeds its free nats, else 0."""
+        return {name: (value > self.nats).to(value.dtype) for name, value in kl.items()}
+
+
+@final
+@dataclass(frozen=True)
+class Capacity(KLShaping):
+    """``gamma |KL - C|`` of the whole KL; C rises linearly from 0 to ``nats`` over ``ramp``.
+
+    References:
+        Burgess et al., 2018, Understanding disentangling in beta-VAE.
+    """
+
+    anneals = True
+    measures_kl = True
+
+    nats: float
+    gamma: float = 100.0
+    ramp: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require_not_negative("capacity", self.nats)
+        _require_not_negative("gamma", self.gamma)
+        _require_fraction("ramp", self.ramp)
+
+    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+        """Gamma above the capacity, -gamma below it."""
+        capacity = self.nats * min(progress / self.ramp, 1.0)
+        excess = sum(kl.values(), torch.zeros(())) - capacity
+        return {name: self.gamma * torch.sign(excess) for name in kl}
+
+
+def _same(kl: GroupKL, factor: float) -> GroupKL:
+    return {name: torch.full_like(value, factor) for name, value in kl.items()}
+
+
+def _require_not_negative(name: str, value: float) -> None:
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be 0 or more and finite, got {value}.")
+
+
+def _require_fraction(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} is a fraction of training: above 0, at most 1, got {value}.")

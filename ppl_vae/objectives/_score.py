@@ -1,15 +1,12 @@
-"""Score-function objectives: latents of any kind, discrete ones too."""
+"""Score-function objectives, for latents of any kind: REINFORCE, VIMCO, wake-sleep."""
 
-from typing import ClassVar, final
+from typing import Literal, final
 
-from jaxtyping import Float
-from torch import Tensor
-
-from ppl_vae.objectives._base import Objective
-from ppl_vae.objectives._claims import Claims
+from ppl_vae.objectives._base import Claims, PerDatum, PerDraw
 from ppl_vae.objectives._elbo import KLObjective
-from ppl_vae.particles import Graph, Particles
-from ppl_vae.weights import leave_one_out_log_mean_exp, log_mean_exp, normalized_weights
+from ppl_vae.objectives._iwae import ImportanceWeighted
+from ppl_vae.particles import Particles
+from ppl_vae.weights import leave_one_out_log_mean_exp, normalized_weights
 
 
 @final
@@ -27,8 +24,8 @@ class Reinforce(KLObjective):
         reinforcement learning.
     """
 
-    graph: ClassVar[Graph] = "score"
-    least_particles: ClassVar[int] = 2
+    graph = "score"
+    least_particles = 2
     claims = Claims(
         name="reinforce:K",
         formula="mean_k log w_k",
@@ -39,13 +36,11 @@ class Reinforce(KLObjective):
         zero_at_posterior=True,
     )
 
-    def elbo_terms(self, particles: Particles) -> Float[Tensor, "particles batch"]:
+    def elbo_terms(self, particles: Particles) -> PerDraw:
         """Log-weights log w_k."""
         return particles.log_weight
 
-    def surrogate(
-        self, particles: Particles, bound: Float[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
+    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
         """Direct part of log p(x, z), and the score of q times what the draw gained."""
         log_guide, log_prior = self.shaped_densities(particles)
         log_joint = particles.log_likelihood + log_prior
@@ -56,7 +51,7 @@ class Reinforce(KLObjective):
 
 
 @final
-class VIMCO(Objective):
+class VIMCO(ImportanceWeighted):
     """``L_K``; phi: ``sum_k (L_K - L_K^(-k)) grad log q(z_k) + sum_k v_k grad log w_k``.
 
     L_K^(-k) has the geometric mean of the other weights in place of w_k; it does not depend on z_k,
@@ -67,8 +62,8 @@ class VIMCO(Objective):
         Mnih and Rezende, 2016, Variational inference for Monte Carlo objectives.
     """
 
-    graph: ClassVar[Graph] = "score"
-    least_particles: ClassVar[int] = 2
+    graph = "score"
+    least_particles = 2
     claims = Claims(
         name="vimco:K",
         formula="log mean_k w_k",
@@ -78,15 +73,64 @@ class VIMCO(Objective):
         reference="Mnih and Rezende, 2016, Variational inference for Monte Carlo objectives",
     )
 
-    def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
-        """Log mean weight, in nats."""
-        return log_mean_exp(particles.log_weight)
-
-    def surrogate(
-        self, particles: Particles, bound: Float[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
+    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
         """The score times each draw's own contribution, and the bound at fixed draws."""
         log_weight = particles.log_weight.detach()
         gain = bound.detach() - leave_one_out_log_mean_exp(log_weight)
         direct = normalized_weights(log_weight) * particles.log_weight
         return (gain * particles.log_proposal + direct).sum(0)
+
+
+@final
+class RWS(ImportanceWeighted):
+    """``L_K`` reported; theta follows it, phi the inclusive divergence KL(posterior, q).
+
+    wake-theta: ``sum_k v_k grad log p(x, z_k)``, unbiased for L_K. wake-phi: ascend
+    ``sum_k v_k grad log q(z_k|x)``, draws and weights held fixed: biased by O(1/K) for
+    -grad KL(p(z|x), q). sleep-phi: ascend ``grad log q(z|x)`` on (z, x) drawn from the model:
+    unbiased for its own objective, blind to the data. Weights are per datum. Any latents. Costs K
+    decoder evaluations per datum, none differentiated to z; sleep K more and K encoder evaluations.
+
+    Args:
+        num_particles: K.
+        phi: ``wake``, ``sleep``, or ``both``: the mean of the two.
+
+    References:
+        Bornschein and Bengio, 2015, Reweighted wake-sleep.
+        Le et al., 2020, Revisiting reweighted wake-sleep for models with stochastic control flow.
+    """
+
+    graph = "score"
+    claims = Claims(
+        name="rws:K,phi=PHI",
+        formula="log mean_k w_k",
+        gradient="theta unbiased; phi for KL(posterior, q): wake, sleep or both",
+        bias="wake-phi O(1/K); sleep-phi none, on simulated data",
+        cost="K; with sleep 2 K",
+        use="discrete latents; a guide that covers the posterior",
+        reference="Bornschein and Bengio, 2015, Reweighted wake-sleep",
+        unbiased=frozenset({"theta"}),
+    )
+
+    def __init__(
+        self, num_particles: int, *, phi: Literal["wake", "sleep", "both"] = "wake"
+    ) -> None:
+        super().__init__(num_particles)
+        if phi not in ("wake", "sleep", "both"):
+            raise ValueError(f"RWS trains phi by 'wake', 'sleep' or 'both', got {phi!r}.")
+        self.phi = phi
+        self.simulates = "nothing" if phi == "wake" else "data"
+
+    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
+        """wake-theta plus the chosen phi updates."""
+        weight = normalized_weights(particles.log_weight.detach())
+        total = (weight * particles.log_joint).sum(0)
+        share = 0.5 if self.phi == "both" else 1.0
+        if self.phi != "sleep":
+            total = total + share * (weight * particles.log_proposal).sum(0)
+        if self.phi != "wake":
+            simulation = particles.simulation
+            if simulation is None or simulation.log_guide is None:
+                raise ValueError("sleep-phi needs simulated data: take particles from RWS.draw.")
+            total = total + share * simulation.log_guide.mean(0)
+        return total

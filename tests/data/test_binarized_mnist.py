@@ -4,9 +4,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from ppl_vae.data import _binarized_mnist as binarized_mnist
+from ppl_vae.data import _named as named
 from ppl_vae.data import load_dataset
-from ppl_vae.data._binarized_mnist import FILES
+from ppl_vae.data._named import BINARIZED_FILES as FILES
 
 
 @pytest.fixture
@@ -78,18 +78,18 @@ def test_broken_gzip(tmp_path, images, change):
 
 
 def test_downloads_only_what_is_missing(web, tmp_path, images, monkeypatch):
-    monkeypatch.setattr(binarized_mnist, "BASE_URL", web.url)
+    monkeypatch.setattr(named, "BASE_URL", web.url)
     write(tmp_path, {FILES[0]: images[FILES[0]]})
     write(web.folder, {file: images[file] for file in FILES[1:]})
     hashes = {f: hashlib.sha256((web.folder / f).read_bytes()).hexdigest() for f in FILES[1:]}
-    monkeypatch.setattr(binarized_mnist, "_SHA256", hashes)
+    monkeypatch.setattr(named, "_SHA256", hashes)
     data = load_dataset("binarized-mnist", tmp_path)
     assert np.array_equal(data.test, images[FILES[2]])
     assert {p.name for p in (tmp_path / "binarized_mnist").iterdir()} == set(FILES[1:])
 
 
 def test_download_that_breaks_off_leaves_nothing(web, tmp_path, images, monkeypatch):
-    monkeypatch.setattr(binarized_mnist, "BASE_URL", web.url)
+    monkeypatch.setattr(named, "BASE_URL", web.url)
     write(web.folder, images)
     web.lie = True
     with pytest.raises(FileNotFoundError, match="broke off with 100 bytes to go"):
@@ -98,7 +98,7 @@ def test_download_that_breaks_off_leaves_nothing(web, tmp_path, images, monkeypa
 
 
 def test_a_download_that_is_not_the_published_file_is_refused(web, tmp_path, images, monkeypatch):
-    monkeypatch.setattr(binarized_mnist, "BASE_URL", web.url)
+    monkeypatch.setattr(named, "BASE_URL", web.url)
     write(web.folder, images)
     with pytest.raises(FileNotFoundError, match="not the published file: SHA-256 differs"):
         load_dataset("binarized-mnist", tmp_path)
@@ -106,7 +106,7 @@ def test_a_download_that_is_not_the_published_file_is_refused(web, tmp_path, ima
 
 
 def test_missing_and_not_to_be_had(web, tmp_path, monkeypatch):
-    monkeypatch.setattr(binarized_mnist, "BASE_URL", web.url)
+    monkeypatch.setattr(named, "BASE_URL", web.url)
     with pytest.raises(FileNotFoundError, match="data set 'binarized-mnist' not found") as error:
         load_dataset("binarized-mnist", tmp_path)
     message = str(error.value)

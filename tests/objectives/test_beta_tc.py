@@ -11,8 +11,8 @@ import torch
 from significance import Estimate, mean_of
 
 from ppl_vae.objectives import BetaTC, Context
-from ppl_vae.objectives import _beta_tc as beta_tc
-from ppl_vae.objectives._beta_tc import aggregate_log_densities
+from ppl_vae.objectives import _aggregate as aggregate
+from ppl_vae.objectives._aggregate import aggregate_log_densities
 
 from .linear import X as ROWS
 from .linear import draw_once, parameters, programs
@@ -76,13 +76,13 @@ def remainder_on_the_diagonal(batch, num_data):
     return weights.fill_diagonal_(remainder).log()
 
 
-stratified = beta_tc._stratified_log_weights
+stratified = aggregate._stratified_log_weights
 MISPLACED = [off_by_one, uniform_weights, remainder_on_the_diagonal]
 
 
 @pytest.mark.parametrize("wrong", MISPLACED)
 def test_of_the_test(wrong, monkeypatch):
-    monkeypatch.setattr(beta_tc, "_stratified_log_weights", wrong)
+    monkeypatch.setattr(aggregate, "_stratified_log_weights", wrong)
     with pytest.raises(AssertionError):
         check_aggregate()
 

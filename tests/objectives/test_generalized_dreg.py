@@ -9,8 +9,8 @@ from pyro.distributions import transforms
 from significance import mean_of
 
 from ppl_vae.objectives import IWAE, DReG, GeneralizedDReG, Objective
-from ppl_vae.objectives._dreg import reparameterized
-from ppl_vae.objectives._splitting import leaf_gradients
+from ppl_vae.objectives._iwae import reparameterized
+from ppl_vae.objectives._paths import leaf_gradients
 from ppl_vae.weights import log_mean_exp, normalized_weights
 
 K, COUNT = 3, 30_000

@@ -12,7 +12,7 @@ from significance import mean_of
 from torch import nn
 
 from ppl_vae.objectives import MMD, InfoVAE
-from ppl_vae.objectives._mmd import discrepancy
+from ppl_vae.objectives._aggregate import discrepancy
 from ppl_vae.particles import Simulation
 
 from .linear import draw_once

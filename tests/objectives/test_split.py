@@ -23,7 +23,7 @@ from ppl_vae.objectives import (
     Reinforce,
     TailAdaptive,
 )
-from ppl_vae.objectives._tail_adaptive import rank_weights
+from ppl_vae.objectives._divergences import rank_weights
 
 from .linear import PHI, draw_once
 from .replicated import (

@@ -4,7 +4,7 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from ppl_vae.objectives import Claims, Objective
-from ppl_vae.objectives._splitting import path_term
+from ppl_vae.objectives._paths import path_term
 from ppl_vae.weights import (
     group_log_mean_exp,
     group_normalized_weights,

@@ -14,7 +14,7 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, GeneralizedDReG
-from ppl_vae.objectives._dreg import reparameterized
+from ppl_vae.objectives._iwae import reparameterized
 from ppl_vae.particles import LatentDensity, Programs
 from ppl_vae.priors import FlowPrior
 from ppl_vae.vae import VAE

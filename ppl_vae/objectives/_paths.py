@@ -12,51 +12,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.objectives._base import PerDatum, PerDraw
 from ppl_vae.particles import Particles, Programs
 from ppl_vae.randomness import seeded
 
 
-def leaf_gradients(
-    particles: Particles, log_density: Float[Tensor, "particles batch"]
-) -> dict[str, Tensor]:
+def leaf_gradients(particles: Particles, log_density: PerDraw) -> dict[str, Tensor]:
     """``d log_density_k / dz'_k`` by site, detached, of the shape of the latents."""
     leaves = {name: z for name, z in particles.latents.items() if z.requires_grad}
     if not log_density.requires_grad or not leaves:
         return {name: torch.zeros_like(z) for name, z in particles.latents.items()}
     # A density of particle k and datum i depends on no other draw: the sum keeps them apart.
-    found = torch.autograd.grad(
+    per_leaf = torch.autograd.grad(
         log_density.sum(), list(leaves.values()), retain_graph=True, allow_unused=True
     )
     gradients = {name: torch.zeros_like(z) for name, z in particles.latents.items()}
-    gradients.update({n: g for n, g in zip(leaves, found, strict=True) if g is not None})
+    gradients.update({n: g for n, g in zip(leaves, per_leaf, strict=True) if g is not None})
     return gradients
 
 
-def path_term(
-    particles: Particles,
-    log_density: Float[Tensor, "particles batch"],
-    weight: Float[Tensor, "particles batch"],
-) -> Float[Tensor, " batch"]:
+def path_term(particles: Particles, log_density: PerDraw, weight: PerDraw) -> PerDatum:
     """A term whose gradient is ``sum_k weight_k (d log_density_k / dz_k) (dz_k / dphi)``."""
     if particles.paths is None:
         raise ValueError("a path term needs particles drawn with graph='split'.")
     gradients = leaf_gradients(particles, log_density)
     total = torch.zeros_like(particles.log_likelihood[0])
     for name, z in particles.paths.items():
-        total = total + _dot(particles, name, weight, gradients[name], z)
+        # Shape of z: particles, inner plates, batch, event.
+        event = particles.guide[name].event_dim
+        inner = z.dim() - event - 2
+        shape = weight.shape[:1] + (1,) * inner + weight.shape[1:] + (1,) * event
+        product = weight.detach().reshape(shape) * gradients[name] * z
+        total = total + product.sum([d for d in range(product.dim()) if d != 1 + inner])
     return total
-
-
-def _dot(
-    particles: Particles, name: str, weight: Tensor, gradient: Tensor, z: Tensor
-) -> Float[Tensor, " batch"]:
-    """``sum_k weight_k <gradient_k, z_k>`` for every datum."""
-    event = particles.guide[name].event_dim
-    between = z.dim() - event - 2
-    shape = weight.shape[:1] + (1,) * between + weight.shape[1:] + (1,) * event
-    product = weight.detach().reshape(shape) * gradient * z
-    batch = 1 + between
-    return product.sum([d for d in range(product.dim()) if d != batch])
 
 
 def split_parameters(
@@ -65,8 +53,8 @@ def split_parameters(
     """Which parameters are theta (of the model) and which phi (of the guide).
 
     theta: those that log p(x, z) depends on at fixed z. phi: those that the draws, or log q(z|x) at
-    fixed z, depend on. The autograd graph tells, so that a parameter that both programs use is in
-    both, and one that neither uses in none. Two draws are made, in a random state of their own.
+    fixed z, depend on. The autograd graph decides, so that a parameter that both programs use is
+    in both, and one that neither uses in none. Two draws are made, in a random state of their own.
 
     Args:
         programs: Model and guide.

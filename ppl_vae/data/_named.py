@@ -1,7 +1,13 @@
-"""Named sets of grey images: scikit-learn's digits, MNIST and its kind, Omniglot."""
+"""Named sets: scikit-learn's digits, MNIST and its kind, Omniglot, binarised MNIST."""
 
 import functools
+import gzip
+import hashlib
 import importlib
+import shutil
+import urllib.request
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +17,7 @@ from PIL import Image
 from ppl_vae.data._dataset import SPLIT_SEED, Dataset, split_rows
 from ppl_vae.data._schema import Conversion
 from ppl_vae.data._storage import fetch, torchvision_dataset
+from ppl_vae.files import largest_content, require_content
 
 N_VALID, N_TEST = 180, 360
 MNIST_KINDS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -20,8 +27,22 @@ LABEL_FILES = ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte")
 IDX_HEADER_BYTES = 16
 IDX_UINT8_3D = 0x0803
 SIDE = 28
+PIXELS = SIDE * SIDE
 OMNIGLOT_FOLDER = "omniglot-py"
 """Where torchvision puts it."""
+BASE_URL = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
+BINARIZED_FOLDER = "binarized_mnist"
+_SHA256 = {
+    "binarized_mnist_train.amat":
+        "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+    "binarized_mnist_valid.amat":
+        "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+    "binarized_mnist_test.amat":
+        "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+}  # fmt: skip
+"""SHA-256 of the published files; the address has no https."""
+BINARIZED_FILES = tuple(_SHA256)
+TIMEOUT_SECONDS = 30
 
 
 def load_digits() -> Dataset:
@@ -188,3 +209,100 @@ def _area_weights(side: int) -> np.ndarray:
     pixels = np.arange(side)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     return (overlap.clip(0) * SIDE / side).astype(np.float32)
+
+
+def load_binarized_mnist(root: Path) -> Dataset:
+    """Load MNIST in the fixed binarisation on which papers compare; downloaded if missing.
+
+    Args:
+        root: Folder of data sets; the files, .amat or .amat.gz, are in it or in
+            root/binarized_mnist.
+
+    Returns:
+        The data set, rows in file order: 50,000, 10,000 and 10,000 in the published files.
+
+    Raises:
+        FileNotFoundError: If the files are missing and cannot be downloaded.
+        ValueError: If a file is broken.
+    """
+    folder = root / BINARIZED_FOLDER
+    missing = [file for file in BINARIZED_FILES if _find(root, file) is None]
+    if missing:
+        fetch("binarized-mnist", folder, missing, lambda to: _download(missing, to))
+    train, valid, test = (_read_bits(_find(root, f) or folder / f) for f in BINARIZED_FILES)
+    return Dataset(
+        "binarized-mnist",
+        train,
+        valid,
+        test,
+        (28, 28),
+        description=(
+            f"MNIST in the fixed binarisation of Larochelle and Murray (2011), {len(train)} train, "
+            f"{len(valid)} valid and {len(test)} test rows as published, in file order."
+        ),
+        conversion=Conversion(unit_interval=True),
+    )
+
+
+def _find(root: Path, file: str) -> Path | None:
+    folders, names = (root, root / BINARIZED_FOLDER), (file, f"{file}.gz")
+    places = (folder / name for folder in folders for name in names)
+    return next((path for path in places if path.is_file()), None)
+
+
+def _download(files: Sequence[str], folder: Path) -> None:
+    for file in files:
+        with (
+            urllib.request.urlopen(BASE_URL + file, timeout=TIMEOUT_SECONDS) as response,
+            (folder / file).open("wb") as out,
+        ):
+            shutil.copyfileobj(response, out)
+            # Reading in pieces does not complain of a connection that closed too early.
+            if response.length:
+                raise OSError(f"{file} broke off with {response.length} bytes to go")
+        with (folder / file).open("rb") as written:
+            if hashlib.file_digest(written, "sha256").hexdigest() != _SHA256[file]:
+                raise OSError(f"{file} is not the published file: SHA-256 differs")
+
+
+def _read_bits(path: Path) -> torch.Tensor:
+    """Read one text file: float32 zeros and ones, shape (n, 784).
+
+    Raises:
+        ValueError: If it is anything but lines of 784 single digits 0 or 1, blank lines aside.
+    """
+
+    def broken(what: str) -> ValueError:
+        return ValueError(
+            f"{path}: {what}, expected {PIXELS} zeros or ones a line with spaces between: delete "
+            "it and run again to download it"
+        )
+
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:
+                # One byte more than is allowed tells that the file holds more.
+                raw = file.read(largest_content(path) + 1)
+            require_content(path, len(raw))
+        else:
+            raw = path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path}: not a whole gzip file ({error}): delete it and run again to download it"
+        ) from error
+    text = np.frombuffer(raw, np.uint8)
+    is_digit = (text | 1) == ord("1")
+    bad = ~(is_digit | np.isin(text, np.frombuffer(b" \t\r\n", np.uint8)))
+    # Digits side by side are a number of several digits.
+    bad[1:] |= is_digit[1:] & is_digit[:-1]
+    if bad.any():
+        line = 1 + np.count_nonzero(text[: bad.argmax()] == ord("\n"))
+        raise broken(f"line {line} holds something else")
+    starts = np.append(0, np.flatnonzero(text[:-1] == ord("\n")) + 1)
+    counts = np.add.reduceat(is_digit, starts, dtype=np.int64) if len(text) else np.zeros(1, int)
+    wrong = np.flatnonzero((counts != PIXELS) & (counts != 0))
+    if len(wrong):
+        raise broken(f"line {wrong[0] + 1} has {counts[wrong[0]]} values")
+    if not counts.any():
+        raise broken("the file is empty")
+    return torch.from_numpy((text[is_digit] == ord("1")).astype(np.float32).reshape(-1, PIXELS))

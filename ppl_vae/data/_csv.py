@@ -1,0 +1,347 @@
+"""CSV files: how they are read, what is guessed with a check, and rows that end early."""
+
+import csv
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TextIO, cast, final
+
+import pandas as pd
+
+MISSING_WORDS = frozenset(
+    ["", "?", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL", "null", "None", "NaN",
+     "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"]
+)  # fmt: skip
+"""Cells that are missing, where nothing else is said: pandas's words and ``?``."""
+SEPARATORS = {",": ",", ";": ";", "tab": "\t", "|": "|", "space": r"\s+"}
+"""Separators that are tried, by the names of the setting, in order of preference."""
+_NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
+_SAMPLE = 200
+"""Lines that the form of a file is guessed from."""
+_CHUNK = 1 << 20
+"""Characters that are handed to pandas at once."""
+_SHOWN = 300
+"""Characters of a parser's message in ours."""
+
+
+@final
+@dataclass(frozen=True)
+class Reading:
+    """How a table's file is read. What is ``auto`` or None is guessed, and the guess is checked.
+
+    Attributes:
+        separator: Of a CSV file: ``auto``, ``tab``, ``space`` (any number of them), or a character.
+        header: Whether the first row of a CSV file names the columns: ``auto``, ``yes`` or ``no``.
+        decimal: ``auto``, ``.`` or ``,``.
+        thousands: Character between groups of three digits, or None.
+        missing: Words for missing cells beside the empty cell; None: the usual ones and ``?``.
+        drop: Columns to leave out.
+
+    Raises:
+        ValueError: If a value is none of these.
+    """
+
+    separator: str = "auto"
+    header: str = "auto"
+    decimal: str = "auto"
+    thousands: str | None = None
+    missing: tuple[str, ...] | None = None
+    drop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        named = self.separator in ("auto", *SEPARATORS)
+        if not named and (len(self.separator) != 1 or self.separator in "\n\r\"'"):
+            raise ValueError(
+                f"separator is auto, tab, space or a character, got {self.separator!r}."
+            )
+        if self.header not in ("auto", "yes", "no"):
+            raise ValueError(f"header is auto, yes or no, got {self.header!r}.")
+        if self.decimal not in ("auto", ".", ","):
+            raise ValueError(f"decimal is auto, a point or a comma, got {self.decimal!r}.")
+        if self.thousands is not None and self.thousands not in (".", ",", " ", "'", "_"):
+            raise ValueError(
+                f"thousands is one of . , ' _ and a blank, or left out, got {self.thousands!r}."
+            )
+        if self.thousands is not None and self.thousands == self.decimal:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}: they must differ.")
+        if self.separator == self.decimal == ",":
+            raise ValueError("separator and decimal are both a comma: they must differ.")
+
+    @property
+    def missing_words(self) -> frozenset[str]:
+        """Words for missing cells, the empty one among them."""
+        return MISSING_WORDS if self.missing is None else frozenset(("", *self.missing))
+
+
+@final
+@dataclass(frozen=True)
+class CsvForm:
+    """What a CSV file's rows are like.
+
+    Attributes:
+        separator: As pandas takes it.
+        header: Whether the first row names the columns.
+        width: Cells in most rows.
+    """
+
+    separator: str
+    header: bool
+    width: int
+
+
+@contextmanager
+def parsing(path: Path) -> Iterator[None]:
+    """Report whatever a parser raises inside as one line on the file.
+
+    Raises:
+        ValueError: If the parser fails: those of CSV and Parquet have exceptions of every kind.
+    """
+    is_csv = path.suffix.lower() == ".csv"
+    try:
+        with warnings.catch_warnings():
+            # Rows longer than the header: pandas would drop their last cells with a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            yield
+    except UnicodeDecodeError as error:
+        if b"\0" in error.object:
+            raise ValueError(
+                f"{path}: not a readable table of text: it is a file of another kind."
+            ) from error
+        raise ValueError(
+            f"{path}: not a readable table: byte 0x{error.object[error.start]:02x} is not UTF-8 "
+            "text: save it as UTF-8, such as with iconv -f latin1 -t utf-8"
+        ) from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:_SHOWN]
+        if is_csv:
+            raise ValueError(
+                f"{path}: not a readable table ({reason}): expected a .csv file with as many cells "
+                "in every row: where the separator was guessed wrongly, say it (such as "
+                'separator=";")'
+            ) from error
+        raise ValueError(
+            f"{path}: not a readable table: no Parquet file, or damaged ({reason}): save or "
+            "copy it again"
+        ) from error
+
+
+def read_csv(path: Path, form: CsvForm, reading: Reading) -> pd.DataFrame:
+    """The cells of a CSV file; those of text and missing words as they are written.
+
+    Raises:
+        ValueError: If a row ends early. pandas would fill it up, but the last row of a file that
+            was cut off ends early, and its last number is cut too.
+    """
+    with parsing(path), path.open(newline="", encoding="utf-8-sig") as file:
+        source = _CheckedRows(file, form.separator)
+        table: pd.DataFrame = pd.read_csv(
+            cast("TextIO", source),
+            sep=form.separator,
+            header=0 if form.header else None,
+            index_col=False,
+            skipinitialspace=True,
+            # In a table of one column a blank line is a missing value.
+            skip_blank_lines=form.width > 1,
+            keep_default_na=False,
+            na_values=["", *(reading.missing or ())],
+            engine="c",
+            low_memory=False,
+            dtype=str if reading.thousands is not None or reading.decimal == "," else None,
+        )
+    if not form.header:
+        table.columns = pd.Index([f"x{i + 1}" for i in range(table.shape[1])])
+    if source.short_row is not None:
+        row, cells = source.short_row
+        raise ValueError(
+            f"{path}: row {row + (not form.header)}, column {str(table.columns[cells])!r} is not "
+            f"there: the row has {cells} cells of {table.shape[1]}; a missing cell is empty, "
+            "between its separators, and a file that was cut off is to be copied again."
+        )
+    return table
+
+
+@final
+class _CheckedRows:
+    """A CSV file for pandas, which counts the cells of the rows that pass through it.
+
+    Attributes:
+        short_row: Number, from 0, and cells of the first row with fewer than row 0; None: none. An
+            exception while pandas reads would hide what pandas itself finds wrong later.
+    """
+
+    def __init__(self, file: TextIO, separator: str) -> None:
+        self.short_row: tuple[int, int] | None = None
+        self._file, self._separator = file, separator
+        self._width, self._rows = 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self._file
+
+    def read(self, size: int) -> str:
+        """The next whole rows; how many is as this class finds it fast."""
+        lines = self._file.readlines(_CHUNK)
+        if self._separator == SEPARATORS["space"]:
+            self._check([len(line.split()) for line in lines if not line.isspace()])
+        elif not any('"' in line for line in lines):
+            # Counting is ten times as fast as splitting, and right where no cell is quoted.
+            counted = (line.count(self._separator) + 1 for line in lines if not line.isspace())
+            self._check(list(counted))
+        else:
+            self._check_quoted(lines)
+        return "".join(lines)
+
+    def _check_quoted(self, lines: list[str]) -> None:
+        """Check rows with quoted cells; a cell with line breaks may need further lines."""
+        taken = lines.copy()
+
+        def further() -> Iterator[str]:
+            for line in self._file:
+                lines.append(line)
+                yield line
+
+        rows = csv.reader(chain(taken, further()), delimiter=self._separator, skipinitialspace=True)
+        cells = []
+        while rows.line_num < len(taken):
+            row = next(rows)
+            if "".join(row).strip():
+                cells.append(len(row))
+        self._check(cells)
+
+    def _check(self, cells: Sequence[int]) -> None:
+        self._width = self._width or (cells[0] if cells else 0)
+        if self.short_row is None and cells and min(cells) < self._width:
+            row = next(i for i, count in enumerate(cells) if count < self._width)
+            self.short_row = self._rows + row, cells[row]
+        self._rows += len(cells)
+
+
+def find_form(path: Path, reading: Reading) -> CsvForm:
+    """The form of a CSV file, from its first rows where it is not said.
+
+    Raises:
+        ValueError: If the first row may be a header or data, or names two columns alike.
+    """
+    with parsing(path):
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(islice(file, _SAMPLE))
+        separator = _find_separator(lines, reading)
+        rows = _split(lines, separator)
+    width = _width(rows)
+    if not rows:
+        return CsvForm(separator, False, width)
+    header = reading.header == "yes"
+    if reading.header == "auto":
+        header = _guess_header(rows, reading.missing_words, path)
+    if header:
+        twice = [name for name, count in Counter(rows[0]).items() if name and count > 1]
+        if twice:
+            raise ValueError(f"{path}: two columns have the name {twice[0]!r}: rename one.")
+    return CsvForm(separator, header, width)
+
+
+def _find_separator(lines: list[str], reading: Reading) -> str:
+    """The separator that makes rows of equal length, of numbers if several do."""
+    if reading.separator != "auto":
+        return SEPARATORS.get(reading.separator, reading.separator)
+    best, most = ",", (False, 0.0)
+    for candidate in SEPARATORS.values():
+        rows = _split(lines, candidate)
+        body = rows[1:] or rows
+        width = _width(body)
+        cells = [cell for row in body for cell in row]
+        if width < 2:
+            continue
+        numbers = sum(_is_number(c) or c in reading.missing_words for c in cells) / len(cells)
+        regular = {len(row) for row in body} == {width} and len(rows[0]) in (width, width - 1)
+        # Text has blanks everywhere: they separate cells only if most of these are numbers.
+        if candidate == SEPARATORS["space"] and not (regular and numbers > 0.5):
+            continue
+        if (regular, numbers) > most or (candidate == "," and regular):
+            best, most = candidate, (regular, numbers)
+    return best
+
+
+def _split(lines: Sequence[str], separator: str) -> list[list[str]]:
+    if separator == SEPARATORS["space"]:
+        return [line.split() for line in lines if line.strip()]
+    split = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    return [[cell.strip() for cell in row] for row in split if row]
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    """Cells in most rows."""
+    return Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+
+
+def _is_number(cell: str) -> bool:
+    return _NUMBER.fullmatch(cell) is not None or cell.lower().lstrip("+-") in ("inf", "infinity")
+
+
+def _guess_header(rows: Sequence[Sequence[str]], missing: frozenset[str], path: Path) -> bool:
+    """Whether the first row names the columns.
+
+    Raises:
+        ValueError: If that cannot be told.
+    """
+    first, body = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
+    columns = list(zip(*body, strict=True)) if body else [()] * len(first)
+    # A table written with its index has no name for the first column.
+    names = first[1:] if first[0] == "" and len(first) > 1 else first
+    columns_of_names = columns[len(first) - len(names) :]
+    words = [i for i, c in enumerate(names) if not (_is_number(c) or c in missing)]
+    integers = [int(c) for c in names if c.isascii() and c.isdigit()]
+    is_header: bool | None
+    if words:
+        if all(names[i] in columns_of_names[i] for i in words):
+            # Labels that come again are cells.
+            return False
+        others = [c for c in names if _is_number(c)]
+        is_header = True if not others or _consecutive(integers, len(others)) else None
+    elif len(integers) < len(names) or len(set(integers)) < len(integers):
+        return False
+    else:
+        pairs = zip(integers, columns_of_names, strict=True)
+        places = [_place(value, cells) for value, cells in pairs]
+        is_header = _integers_are_names(integers, places, nameless=first[0] == "")
+    if is_header is None:
+        shown = ", ".join(first[:6]) + (", ..." if len(first) > 6 else "")
+        raise ValueError(
+            f"{path}: the first row ({shown}) may be names or data: say which "
+            '(header="yes" or header="no").'
+        )
+    return is_header
+
+
+def _integers_are_names(names: list[int], places: list[str], *, nameless: bool) -> bool | None:
+    """Whether a first row of different whole numbers names the columns; None: cannot be told."""
+    all_outside = all(place == "outside" for place in places)
+    numbered = _consecutive(names, len(names)) or nameless
+    if len(names) == 1 and not nameless:
+        suspicious = all_outside or (names == [0] and places == ["odd"])
+        return None if suspicious else False
+    if all_outside or (numbered and all(place != "usual" for place in places)):
+        return True
+    if numbered and "outside" in places:
+        return True
+    return None if numbered else False
+
+
+def _consecutive(values: list[int], expected: int) -> bool:
+    return len(values) == expected > 0 and values == list(range(values[0], values[0] + len(values)))
+
+
+def _place(value: float, column: Sequence[str]) -> str:
+    """Where a whole number stands in a column: outside its range, odd among fractions, usual."""
+    numbers = [float(cell.replace(",", ".")) for cell in column if _is_number(cell)]
+    if not numbers:
+        return "odd"
+    low, high = min(numbers), max(numbers)
+    if not low - (high - low) <= value <= high + (high - low):
+        return "outside"
+    fractions = sum(v != round(v) for v in numbers)
+    return "odd" if fractions > len(numbers) / 2 else "usual"
