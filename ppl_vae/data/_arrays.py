@@ -149,12 +149,6 @@ def dataset_from_file(
 ) -> Dataset:
     """Load a .npy file, or a .npz file of one array or of train, test and perhaps valid.
 
-    Args:
-        path: The file; its stem becomes the name.
-        allow_missing: Keep NaN, a missing cell.
-        splitting: Shares and seed of the split of one array; None: 80/10/10.
-        test_rows: Makes test rows that are in another file.
-
     Raises:
         ValueError: If the file is broken, holds Python objects or other arrays, or its values
             are no data set (see `dataset_from_array`).

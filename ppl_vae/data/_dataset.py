@@ -200,17 +200,7 @@ class Splitting:
 def split_rows(
     x: Tensor, n_valid: int, n_test: int, seed: int = SPLIT_SEED
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Deal rows out by a permutation with a constant seed.
-
-    Args:
-        x: Rows, shape (n, features), n > n_valid + n_test.
-        n_valid: Validation rows.
-        n_test: Test rows.
-        seed: Of the permutation.
-
-    Returns:
-        Train, valid and test, shape (rows, features): disjoint, and together all rows.
-    """
+    """Deal rows out by a permutation: train, valid and test, disjoint, and together all rows."""
     # RandomState, because NumPy promises never to change its streams.
     order = np.random.RandomState(seed).permutation(len(x))
     rows = torch.from_numpy(order)

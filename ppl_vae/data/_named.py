@@ -66,16 +66,10 @@ def load_digits() -> Dataset:
 
 
 def load_mnist(name: str, root: Path) -> Dataset:
-    """Load a set of MNIST's kind from its raw files, which are downloaded if missing.
+    """Load a set of MNIST's kind from its raw files in root/MNIST/raw, or FashionMNIST, KMNIST.
 
-    The last sixth of the training file is valid: 50,000, 10,000 and 10,000 rows for all three.
-
-    Args:
-        name: "mnist", "fashion-mnist" or "kmnist".
-        root: Folder of data sets; the files are in root/MNIST/raw, or FashionMNIST, KMNIST.
-
-    Returns:
-        The data set, grey values in [0, 1].
+    They are downloaded if missing. The last sixth of the training file is valid: 50,000, 10,000 and
+    10,000 rows of grey values in [0, 1] for all three.
 
     Raises:
         FileNotFoundError: If the files are missing and cannot be downloaded.
@@ -134,14 +128,9 @@ def load_omniglot(root: Path) -> Dataset:
     """Load Omniglot from root/omniglot-py, which is downloaded if missing.
 
     These are the published drawings, averaged over areas to 28 x 28 with ink 1 and paper 0. They
-    are not the `chardata.mat` of Burda et al. (2016), so log p(x) does not compare with theirs.
-
-    Args:
-        root: Folder of data sets.
-
-    Returns:
-        The data set, grey values in [0, 1]: the background set is train and, a random tenth of
-        it, valid; the evaluation set, of other alphabets, is test.
+    are not the `chardata.mat` of Burda et al. (2016), so log p(x) does not compare with theirs. The
+    background set is train and, a random tenth of it, valid; the evaluation set, of other
+    alphabets, is test.
 
     Raises:
         FileNotFoundError: If the folders are missing and cannot be downloaded.
@@ -214,12 +203,8 @@ def _area_weights(side: int) -> np.ndarray:
 def load_binarized_mnist(root: Path) -> Dataset:
     """Load MNIST in the fixed binarisation on which papers compare; downloaded if missing.
 
-    Args:
-        root: Folder of data sets; the files, .amat or .amat.gz, are in it or in
-            root/binarized_mnist.
-
-    Returns:
-        The data set, rows in file order: 50,000, 10,000 and 10,000 in the published files.
+    The files, .amat or .amat.gz, are in root or in root/binarized_mnist; their 50,000, 10,000 and
+    10,000 rows stay in order.
 
     Raises:
         FileNotFoundError: If the files are missing and cannot be downloaded.

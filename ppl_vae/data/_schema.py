@@ -47,11 +47,6 @@ class Conversion:
     def apply(self, values: np.ndarray, what: str, names: Sequence[str] | None = None) -> Tensor:
         """Rows of the values of training, before binarisation: float32, shape (n, features).
 
-        Args:
-            values: As they were given, rows first.
-            what: What they are, for messages.
-            names: Names of the columns, or None to count them from 1.
-
         Raises:
             ValueError: If a value is infinite, or NaN where that is no missing cell.
         """
@@ -164,11 +159,7 @@ class Schema:
         return self.conversion.apply_to_new(values, what, self.feature_names)
 
     def restore(self, rows: np.ndarray) -> np.ndarray:
-        """Rows in the units that the data were given in, float64, shape (..., features).
-
-        Args:
-            rows: Values as the model has them.
-        """
+        """Rows of the model in the units that the data were given in, float64, (..., features)."""
         values = np.asarray(rows, dtype=np.float64) * self.conversion.divisor
         offsets = self.conversion.offsets
         return values if offsets is None else values + np.asarray(offsets)
@@ -212,16 +203,10 @@ def check_finite(
     *,
     allow_missing: bool = False,
 ) -> None:
-    """Check that there are no gaps in the data.
-
-    Args:
-        x: Values, shape (n, features).
-        what: What they are, for the message.
-        feature_names: Names of the columns, or None to count them from 1.
-        allow_missing: Let NaN pass.
+    """Check that no value of shape (n, features) is infinite, or NaN where that is no missing cell.
 
     Raises:
-        UnreadableError: If any value is infinite, or NaN where that is no missing cell.
+        UnreadableError: If one is; names the first.
     """
     bad = np.isinf(x) if allow_missing else ~np.isfinite(x)
     if not bad.any():

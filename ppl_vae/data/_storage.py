@@ -14,34 +14,15 @@ from typing import Any
 
 from ppl_vae.files import temporary_folder
 
-DATASET_NAMES = (
-    "digits",
-    "mnist",
-    "fashion-mnist",
-    "kmnist",
-    "omniglot",
-    "binarized-mnist",
-)
+DATASET_NAMES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "binarized-mnist")
 """Names that ``load_dataset`` knows, in a module that is cheap to import."""
 DOWNLOAD_ERRORS = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    http.client.HTTPException,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+    OSError, RuntimeError, EOFError, http.client.HTTPException, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def find_data_root(data_root: os.PathLike[str] | str | None = None) -> Path:
-    """Find the folder of data sets.
-
-    Args:
-        data_root: The folder, if the user named one.
-
-    Returns:
-        It; else the environment variable PPL_VAE_DATA; else the user's cache folder.
-    """
+    """The folder of data sets: the one named, else PPL_VAE_DATA, else the user's cache folder."""
     chosen = data_root or os.environ.get("PPL_VAE_DATA") or _cache_folder()
     return Path(chosen).expanduser()
 
@@ -61,8 +42,8 @@ def fetch(
 ) -> None:
     """Download files or folders into a folder, all of them or none.
 
-    The download goes to a temporary folder nearby and is moved when whole, so that one broken off
-    leaves nothing. What is there already stays.
+    The download goes to a temporary folder nearby and is moved when complete, so that one that
+    breaks off leaves nothing. What is there already stays.
 
     Args:
         name: Name of the data set, for the message.
@@ -81,10 +62,10 @@ def fetch(
             contextlib.redirect_stdout(sys.stderr),
         ):
             download(staging)
-            found = {path.name: path for path in staging.rglob("*")}
+            downloaded = {path.name: path for path in staging.rglob("*")}
             for file in wanted:
                 if not (folder / file).exists():
-                    os.replace(found[file], folder / file)
+                    os.replace(downloaded[file], folder / file)
     except DOWNLOAD_ERRORS as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection

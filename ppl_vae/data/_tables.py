@@ -162,10 +162,6 @@ def read_cells(
         reading: What is not to be guessed.
         keep: Columns that are kept even if they have no name and count the rows.
         drop_all: Whether columns to be left out must be there.
-
-    Raises:
-        ValueError: As :func:`read_table`.
-        FileNotFoundError: If it is not there.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: check the path.")
@@ -212,12 +208,8 @@ def _read_text_columns(
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table with missing words and written numbers read, and what was guessed in words.
 
-    Args:
-        table: The cells, missing words as text.
-        reading: How they are to be read.
-        where: The file, for messages.
-        commas: Whether a decimal comma in one column makes one of every comma: not where commas
-            also separate cells.
+    ``commas`` says that a decimal comma in one column makes one of every comma: not where commas
+    also separate cells.
 
     Raises:
         ValueError: If numbers are written with decimal commas here and decimal points there.
