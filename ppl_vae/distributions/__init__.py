@@ -1,12 +1,9 @@
 """Distributions that Pyro lacks, for priors and guides."""
 
-from ppl_vae.distributions._autoregressive import Autoregressive
-from ppl_vae.distributions._boltzmann import Couplings, RestrictedBoltzmann
-from ppl_vae.distributions._correlated_normal import FullNormal, LowRankNormal, multiply
-from ppl_vae.distributions._mixture import Mixture
-from ppl_vae.distributions._one_hot import OneHotBlocks, OneHotVector
-from ppl_vae.distributions._partition import (
+from ppl_vae.distributions._boltzmann import (
+    Couplings,
     LogPartition,
+    RestrictedBoltzmann,
     annealed,
     annealed_from_both_sides,
     draw_exactly,
@@ -14,6 +11,9 @@ from ppl_vae.distributions._partition import (
     smaller_layer,
     state_log_weights,
 )
+from ppl_vae.distributions._coordinates import Autoregressive, OneHotBlocks, OneHotVector
+from ppl_vae.distributions._normal import FullNormal, LowRankNormal, multiply
+from ppl_vae.distributions._mixture import Mixture
 from ppl_vae.distributions._precision import InDouble, in_double, sum_features
 from ppl_vae.distributions._sphere_cumulants import sphere_cumulants
 from ppl_vae.distributions._von_mises_fisher import VonMisesFisher

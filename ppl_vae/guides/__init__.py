@@ -3,14 +3,19 @@
 from torch import nn
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
-from ppl_vae.guides._bernoulli import BernoulliEncoder
-from ppl_vae.guides._categorical import CategoricalEncoder
-from ppl_vae.guides._correlated_normal import FullCovarianceEncoder, LowRankEncoder
-from ppl_vae.guides._delta import DeltaEncoder
-from ppl_vae.guides._flow import FlowGuide
-from ppl_vae.guides._normal import DiagonalNormalEncoder
+from ppl_vae.guides._nonnormal import (
+    BernoulliEncoder,
+    CategoricalEncoder,
+    DeltaEncoder,
+    VonMisesFisherEncoder,
+)
+from ppl_vae.guides._normal import (
+    DiagonalNormalEncoder,
+    FlowGuide,
+    FullCovarianceEncoder,
+    LowRankEncoder,
+)
 from ppl_vae.guides._table_input import TableInput
-from ppl_vae.guides._von_mises_fisher import VonMisesFisherEncoder
 
 GUIDES = Kind(
     "guide",

@@ -6,33 +6,44 @@ Each is called a decoder: (..., latent) to a distribution with event shape (feat
 from torch import nn
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
-from ppl_vae.likelihoods._bernoulli import BernoulliDecoder, BernoulliVector, bernoulli_log_prob
-from ppl_vae.likelihoods._beta import BetaDecoder
-from ppl_vae.likelihoods._categorical import CategoricalDecoder
-from ppl_vae.likelihoods._continuous_bernoulli import (
-    ContinuousBernoulli,
-    ContinuousBernoulliDecoder,
+from ppl_vae.likelihoods._counts import (
+    NegativeBinomialDecoder,
+    PoissonDecoder,
+    ZeroInflatedNegativeBinomialDecoder,
+    ZeroInflatedPoissonDecoder,
 )
-from ppl_vae.likelihoods._counts import NegativeBinomialDecoder, PoissonDecoder
+from ppl_vae.likelihoods._discrete import (
+    BernoulliDecoder,
+    BernoulliVector,
+    CategoricalDecoder,
+    bernoulli_log_prob,
+)
 from ppl_vae.likelihoods._discretized_logistic import (
     DiscretizedLogistic,
     DiscretizedLogisticDecoder,
     DiscretizedLogisticMixtureDecoder,
 )
-from ppl_vae.likelihoods._features import FeatureVector, feature_log_prob
-from ppl_vae.likelihoods._laplace import LaplaceDecoder
-from ppl_vae.likelihoods._normal import NormalDecoder
-from ppl_vae.likelihoods._observed import Observed, ObservedDecoder
-from ppl_vae.likelihoods._optimal_sigma import OptimalSigmaDecoder
+from ppl_vae.likelihoods._features import (
+    FeatureVector,
+    Observed,
+    ObservedDecoder,
+    Values,
+    feature_log_prob,
+)
 from ppl_vae.likelihoods._outputs import ParameterSource, Positive
 from ppl_vae.likelihoods._pixel_cnn import PixelCNNDecoder
-from ppl_vae.likelihoods._student_t import StudentTDecoder
+from ppl_vae.likelihoods._real import (
+    LaplaceDecoder,
+    NormalDecoder,
+    OptimalSigmaDecoder,
+    StudentTDecoder,
+)
 from ppl_vae.likelihoods._table import TableDecoder
 from ppl_vae.likelihoods._table_row import TableRow
-from ppl_vae.likelihoods._values import Values
-from ppl_vae.likelihoods._zero_inflated import (
-    ZeroInflatedNegativeBinomialDecoder,
-    ZeroInflatedPoissonDecoder,
+from ppl_vae.likelihoods._unit_interval import (
+    BetaDecoder,
+    ContinuousBernoulli,
+    ContinuousBernoulliDecoder,
 )
 
 LIKELIHOODS = Kind(

@@ -1,4 +1,4 @@
-"""Counts: independent Poisson and negative binomial features."""
+"""Counts: independent Poisson and negative binomial features, and with extra zeros."""
 
 from typing import final
 
@@ -8,16 +8,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ppl_vae.distributions import InDouble, in_double
-from ppl_vae.likelihoods._features import FeatureVector
+from ppl_vae.likelihoods._features import FeatureVector, Values
 from ppl_vae.likelihoods._outputs import (
     ParameterSource,
     Positive,
+    column_means,
+    column_variances,
     count_blocks,
     read_blocks,
     start_blocks,
 )
-from ppl_vae.likelihoods._starts import column_means, column_variances
-from ppl_vae.likelihoods._values import Values
 
 _LEAST_MEAN = 1e-3
 """Means of the data are kept this far from 0, so that no output bias starts at minus infinity."""
@@ -144,3 +144,113 @@ class NegativeBinomialDecoder(nn.Module):
         """The distribution of x, event shape (features,)."""
         log_mean, inverse_dispersion = read_blocks(self.network(z), 1, self.inverse_dispersion)
         return FeatureVector(negative_binomial(log_mean, inverse_dispersion), _NEGATIVE_BINOMIAL)
+
+
+_ZERO_INFLATED = count_values("a zero-inflated")
+
+_GATE_MARGIN = 1e-2
+"""Gates start at least this far from 0, so that they are not saturated."""
+
+
+def _starts(data: Tensor) -> list[Tensor]:
+    """Log-means and gate logits: half of the zeros are extra ones, the mean is that of the data."""
+    zeros = column_means(torch.where(data.isnan(), data, (data == 0).to(data.dtype)))
+    gate = (zeros / 2).clamp(min=_GATE_MARGIN)
+    return [log_means(data) - torch.log1p(-gate), gate.logit()]
+
+
+def _with_zeros(counts: InDouble, gate: Tensor) -> InDouble:
+    """Counts with extra zeros, by the logits of their probabilities."""
+    base = dist.ZeroInflatedDistribution(
+        counts.base, gate_logits=in_double(gate), validate_args=False
+    )
+    return InDouble(base, counts.dtype)
+
+
+@final
+class ZeroInflatedPoissonDecoder(nn.Module):
+    """p(x|z) = prod_d g_d [x_d = 0] + (1 - g_d) Poisson(x_d; m_d), the gate g = sigmoid(.).
+
+    For counts with more zeros, given z, than a Poisson has.
+
+    Args:
+        network: Maps (..., latent) to (..., 2 * features): log-means, then logits of the gates.
+        data: Training data; when given, the mean of p(x|z) starts at theirs, with half of the zeros
+            extra ones.
+
+    References:
+        Lambert, 1992, Zero-inflated Poisson regression.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        data: Float[Tensor, "num_data features"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        if data is not None:
+            start_blocks(network, _starts(data))
+
+    @classmethod
+    def num_outputs(cls, features: int) -> int:
+        """Outputs that the network must have."""
+        return features * count_blocks(2)
+
+    def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
+        """The distribution of x, event shape (features,)."""
+        log_mean, gate = read_blocks(self.network(z), 2)
+        return FeatureVector(_with_zeros(poisson(log_mean), gate), _ZERO_INFLATED)
+
+
+@final
+class ZeroInflatedNegativeBinomialDecoder(nn.Module):
+    """p(x|z) = prod_d g_d [x_d = 0] + (1 - g_d) NegativeBinomial(x_d; mean m_d, dispersion 1/t_d).
+
+    For counts with more zeros, given z, than a negative binomial has, as scVI has it, without
+    library sizes.
+
+    Args:
+        network: Maps (..., latent) to (..., 2 * features), log-means, then logits of the gates;
+            with inverse_dispersion ``network`` to (..., 3 * features), those of t last.
+        inverse_dispersion: A number t, or ``feature`` (one learned for each feature), ``shared``
+            (one for all), ``network`` (a function of z).
+        data: Training data; when given, the mean of p(x|z) starts at theirs, with half of the zeros
+            extra ones, and a learned dispersion at that of their variances.
+
+    Raises:
+        ValueError: If the inverse dispersion is not positive, or ``feature`` is asked for without
+            data.
+
+    References:
+        Lopez et al., 2018, Deep generative modeling for single-cell transcriptomics.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inverse_dispersion: float | ParameterSource = "feature",
+        *,
+        data: Float[Tensor, "num_data features"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        start = dispersions(data)
+        self.inverse_dispersion = Positive("inverse_dispersion", inverse_dispersion, start)
+        if data is not None:
+            start_blocks(network, _starts(data), self.inverse_dispersion)
+
+    @classmethod
+    def num_outputs(
+        cls, features: int, inverse_dispersion: float | ParameterSource = "feature"
+    ) -> int:
+        """Outputs that the network must have."""
+        return features * count_blocks(2, inverse_dispersion)
+
+    def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
+        """The distribution of x, event shape (features,)."""
+        log_mean, gate, dispersion = read_blocks(self.network(z), 2, self.inverse_dispersion)
+        return FeatureVector(
+            _with_zeros(negative_binomial(log_mean, dispersion), gate), _ZERO_INFLATED
+        )

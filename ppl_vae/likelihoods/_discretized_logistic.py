@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 from torch.nn.functional import logsigmoid
 
-from ppl_vae.likelihoods._features import FeatureVector
+from ppl_vae.likelihoods._features import FeatureVector, Values
 from ppl_vae.likelihoods._outputs import (
     ParameterSource,
     Positive,
+    column_means,
+    column_spreads,
     count_blocks,
     read_blocks,
     start_blocks,
 )
-from ppl_vae.likelihoods._starts import column_means, column_spreads
-from ppl_vae.likelihoods._values import Values
 
 _ROUNDING = 1e-2
 """How far, in steps, a value may lie off its level: k / (levels - 1) in single precision does."""

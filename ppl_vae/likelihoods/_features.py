@@ -1,17 +1,59 @@
-"""Independent features as one event, each with a log-density of its own."""
+"""Independent features as one event, what values they take, and cells that are missing."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Independent
 
 from ppl_vae.distributions import sum_features
-from ppl_vae.likelihoods._values import Values
+
+_MISSING = "NaN is a missing cell; wrap the decoder in ObservedDecoder, which leaves them out"
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+@final
+@dataclass(frozen=True)
+class Values:
+    """The values that a likelihood takes.
+
+    Attributes:
+        likelihood: Its name with an article, such as ``a Poisson``.
+        expected: The values in words.
+        remedy: What to do about others.
+        holds: Whether each value of a tensor is one; false for NaN.
+        rounded: Maps a draw that has been rounded to its type to the nearest such value.
+    """
+
+    likelihood: str
+    expected: str
+    remedy: str
+    holds: Callable[[Tensor], Tensor]
+    rounded: Callable[[Tensor], Tensor] = _as_it_is
+
+    def require(self, x: Tensor) -> None:
+        """Check every value.
+
+        Raises:
+            ValueError: If one is not among them.
+        """
+        held = self.holds(x)
+        if held.all():
+            return
+        example = x[~held][0]
+        remedy = _MISSING if example.isnan() else self.remedy
+        raise ValueError(
+            f"{self.likelihood} likelihood takes {self.expected}, got {example.item():.6g}: "
+            f"{remedy}."
+        )
 
 
 @final
@@ -133,3 +175,131 @@ def feature_log_prob(
         f"{type(distribution).__name__} has no log-density for each feature: end a univariate "
         "distribution with .to_event(1), or give it a method feature_log_prob(x)."
     )
+
+
+_CANDIDATES = 0.5, 0.0, 1.0
+"""Values for a missing cell while its density is taken: the first one inside the support."""
+
+
+@final
+class Observed(TorchDistribution):  # type: ignore[misc, unused-ignore]
+    """``log p(x_observed) = sum over d with x_d not NaN of log p(x_d)``.
+
+    With features independent given z, this is exactly the density with the missing cells integrated
+    out: bounds and estimators of log p(x) become those of log p(x_observed), which is what can be
+    known where cells are missing at random. Draws, mean and variance are of all features.
+
+    Args:
+        base: A distribution of event shape (features,) that has a log-density for each feature:
+            ``univariate.to_event(1)``, or one with a method ``feature_log_prob``.
+        validate_args: Whether observed values are checked is the base's affair.
+
+    Raises:
+        ValueError: If the base's event is no row of features.
+
+    References:
+        Mattei and Frellsen, 2019, MIWAE: deep generative modelling and imputation of incomplete
+        data sets.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    accepts_missing: ClassVar[bool] = True
+    """Says that NaN in x is a missing cell here."""
+
+    def __init__(self, base: Any, validate_args: bool | None = None) -> None:
+        if len(base.event_shape) != 1:
+            raise ValueError(
+                f"missing cells are features of a row, got event shape {tuple(base.event_shape)}: "
+                "end the distribution with .to_event(1)."
+            )
+        self.base = base
+        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Observed":
+        """The same distribution with its batch shape broadcast."""
+        return Observed(self.base.expand(torch.Size(batch_shape)))
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of the base."""
+        return self.base.support
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether draws have a pathwise gradient."""
+        return bool(self.base.has_rsample)
+
+    @property
+    def mean(self) -> Float[Tensor, "*shape features"]:
+        """Means of all features."""
+        mean: Tensor = self.base.mean
+        return mean
+
+    @property
+    def variance(self) -> Float[Tensor, "*shape features"]:
+        """Variances of all features."""
+        variance: Tensor = self.base.variance
+        return variance
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Complete rows, shape ``(*sample_shape, *batch_shape, features)``."""
+        draws: Tensor = self.base.sample(torch.Size(sample_shape))
+        return draws
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Complete rows with a pathwise gradient, where the base has one."""
+        draws: Tensor = self.base.rsample(torch.Size(sample_shape))
+        return draws
+
+    def log_prob(self, value: Float[Tensor, "*batch features"]) -> Float[Tensor, "*shape"]:
+        """Log-density of the observed cells, in nats; 0 for a row without any.
+
+        Raises:
+            ValueError: If an observed value is outside the base's support, by the base's own check.
+        """
+        return sum_features(self.feature_log_prob(value))
+
+    def feature_log_prob(
+        self, value: Float[Tensor, "*batch features"]
+    ) -> Float[Tensor, "*shape features"]:
+        """The terms of :meth:`log_prob`, 0 for missing cells."""
+        if isinstance(self.base, FeatureVector):
+            self.base.watch(value)
+        observed = ~value.isnan()
+        # A possible value in place of NaN: a NaN would pass through the gradient of torch.where.
+        possible = torch.where(observed, value, self._possible_value())
+        return torch.where(observed, feature_log_prob(self.base, possible), 0.0)
+
+    def _possible_value(self) -> float:
+        # Looked at on the CPU, so that no device waits.
+        for value in _CANDIDATES:
+            if bool(self.base.support.check(torch.full(self.event_shape, value)).all()):
+                return value
+        raise ValueError(
+            f"no value in {_CANDIDATES} lies in the support of {type(self.base).__name__}: rescale "
+            "the data so that one does."
+        )
+
+
+@final
+class ObservedDecoder(nn.Module):
+    """p(x_observed|z): a decoder whose missing cells, NaN in x, are left out.
+
+    The missing-at-random bound of MIWAE for every objective and estimator. The encoder needs
+    :class:`~ppl_vae.networks.ObservedInput` around its network.
+
+    Args:
+        decoder: Maps (..., latent) to a distribution of independent features.
+
+    References:
+        Mattei and Frellsen, 2019, MIWAE: deep generative modelling and imputation of incomplete
+        data sets.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, z: Float[Tensor, "*shape latent"]) -> Observed:
+        """The distribution of x, event shape (features,)."""
+        return Observed(self.decoder(z))

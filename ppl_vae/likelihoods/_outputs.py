@@ -8,7 +8,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ppl_vae.data import column_means, column_variances, column_varies
 from ppl_vae.networks import set_output_bias
+
+__all__ = ["column_means", "column_spreads", "column_variances"]
+
+
+def column_spreads(
+    data: Float[Tensor, "num_data features"] | None,
+) -> Float[Tensor, " features"] | Float[Tensor, ""]:
+    """Standard deviations of the columns; of a constant one, that of the others.
+
+    Without data, or where nothing varies, it is 1.
+    """
+    if data is None:
+        return torch.tensor(1.0)
+    variance, varies = column_variances(data), column_varies(data)
+    pooled = variance[varies].mean() if varies.any() else variance.new_tensor(1.0)
+    return torch.where(varies, variance, pooled).sqrt()
+
 
 ParameterSource = Literal["shared", "feature", "network"]
 """Where a learned positive parameter comes from: one value for all features, one for each, or a

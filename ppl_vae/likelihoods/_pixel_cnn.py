@@ -10,7 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.likelihoods._bernoulli import BernoulliDecoder
+from ppl_vae.likelihoods._discrete import BernoulliDecoder
 from ppl_vae.likelihoods._discretized_logistic import DiscretizedLogisticMixtureDecoder
 from ppl_vae.networks import FeatureBias
 

@@ -3,13 +3,15 @@
 from torch import nn
 
 from ppl_vae.components import Kind
-from ppl_vae.networks._activations import ACTIVATIONS
-from ppl_vae.networks._conv import ConvDecoder, ConvEncoder
-from ppl_vae.networks._gated import GatedMLP
-from ppl_vae.networks._mlp import MLP
-from ppl_vae.networks._observed import ObservedInput
-from ppl_vae.networks._output import FeatureBias, set_output_bias
-from ppl_vae.networks._residual import ResidualDecoder, ResidualEncoder
+from ppl_vae.networks._conv import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
+from ppl_vae.networks._mlp import (
+    ACTIVATIONS,
+    MLP,
+    FeatureBias,
+    GatedMLP,
+    ObservedInput,
+    set_output_bias,
+)
 
 _CONTEXT = frozenset({"in_features", "out_features", "hidden", "activation", "image_shape"})
 ENCODER_NETWORKS = Kind(

@@ -1,17 +1,158 @@
-"""Convolutional networks for images in flat rows."""
+"""Convolutional and residual networks for images in flat rows."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_vae.networks._convolutions import channels_last, doubling, halving, residual_stage
-from ppl_vae.networks._images import ImageShape
-from ppl_vae.networks._mlp import MLP
-from ppl_vae.networks._output import FeatureBias
+from ppl_vae.networks._mlp import MLP, FeatureBias, named_activation
+
+STRIDE = 2
+"""Settings of the convolutions that halve an image, and of those that double it."""
+
+
+@final
+@dataclass(frozen=True)
+class ImageShape:
+    """Of images whose pixels stand in a row: channels outermost, then lines.
+
+    A row may hold several blocks of that size, such as the locations and the scales of all pixels:
+    blocks outermost.
+    """
+
+    channels: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, image_shape: Sequence[int] | None, halvings: int) -> "ImageShape":
+        """The shape of images whose sides are to be halved so many times.
+
+        Args:
+            image_shape: ``(height, width)`` or ``(channels, height, width)``.
+            halvings: 1 or more.
+
+        Raises:
+            ValueError: If it is no such shape, or a side cannot be halved so often.
+        """
+        known = "(height, width) or (channels, height, width)"
+        if image_shape is None:
+            raise ValueError(
+                f"convolutions need images, and these data have no image shape {known}: take "
+                "another network (mlp, gated)."
+            )
+        if len(image_shape) not in (2, 3) or min(image_shape) < 1:
+            raise ValueError(f"image_shape must be {known}, got {tuple(image_shape)}.")
+        shape = cls(*((1, *image_shape) if len(image_shape) == 2 else image_shape))
+        divisor = STRIDE**halvings
+        if shape.height % divisor or shape.width % divisor:
+            raise ValueError(
+                f"images of {shape.height} x {shape.width} pixels cannot be halved {halvings} "
+                f"times: {halvings} channel sizes need sides that are multiples of {divisor}; "
+                "give fewer channel sizes, pad the images, or take another network (mlp, gated)."
+            )
+        return shape
+
+    @property
+    def features(self) -> int:
+        """Numbers in an image."""
+        return self.channels * self.height * self.width
+
+    def coarse(self, channels: Sequence[int]) -> tuple[int, int, int]:
+        """Channels and sides after a halving for each of ``channels``."""
+        divisor = STRIDE ** len(channels)
+        return channels[-1], self.height // divisor, self.width // divisor
+
+    def planes(self, features: int) -> int:
+        """How many grey images there are in a row of so many features.
+
+        Raises:
+            ValueError: If the row is no whole number of images.
+        """
+        if features < 1 or features % self.features:
+            raise ValueError(
+                f"images of {self.channels} x {self.height} x {self.width} have {self.features} "
+                f"features, and a row must be one or more of them, got {features} features: give "
+                "the image_shape of these rows, or take another network (mlp, gated)."
+            )
+        return features // self.features * self.channels
+
+    def images(
+        self, rows: Float[Tensor, "*shape features"]
+    ) -> Float[Tensor, "rows planes height width"]:
+        """All rows as images in one batch."""
+        planes = self.planes(rows.shape[-1])
+        return rows.reshape(-1, planes, self.height, self.width)
+
+
+_KERNEL = 4
+"""Twice the stride: every pixel is seen equally often."""
+
+
+@final
+class ResidualBlock(nn.Module):
+    """``x -> x + C_2 a(C_1 a(x))`` with convolutions C of 3 x 3 pixels.
+
+    Without batch normalisation, under which the density of a datum would depend on the others in
+    its batch.
+    """
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__()
+        activate = named_activation(activation)
+        self.branch = nn.Sequential(
+            activate(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            activate(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Apply the block."""
+        change: Tensor = self.branch(x)
+        return x + change
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """The same in the layout in which convolutions are faster, and which they hand on."""
+    if images.shape[1] == 1:  # both layouts are one, and torch takes it for the slower
+        return images.reshape(len(images), *images.shape[2:], 1).permute(0, 3, 1, 2)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def residual_stage(channels: int, blocks: int, activation: str) -> list[nn.Module]:
+    """Residual blocks, and the activation of what they give."""
+    residual = [ResidualBlock(channels, activation) for _ in range(blocks)]
+    return [*residual, named_activation(activation)()]
+
+
+def halving(before: int, after: int) -> nn.Conv2d:
+    """Of both sides, by a convolution."""
+    layer = nn.Conv2d(before, after, _KERNEL, STRIDE, padding=1)
+    _start(layer, before * _KERNEL**2, variance=2.0)
+    return layer
+
+
+def doubling(before: int, after: int, *, last: bool = False) -> nn.ConvTranspose2d:
+    """Of both sides, by a transposed convolution; of a network's last, the bias is elsewhere."""
+    layer = nn.ConvTranspose2d(before, after, _KERNEL, STRIDE, padding=1, bias=not last)
+    _start(layer, before * (_KERNEL // STRIDE) ** 2, variance=1 / 3 if last else 2.0)
+    return layer
+
+
+def _start(layer: nn.Conv2d | nn.ConvTranspose2d, inputs: int, variance: float) -> None:
+    """Weights uniform, of this variance over the inputs of a pixel.
+
+    2 keeps the size of what passes through layers with activations (He et al., 2015, Delving deep
+    into rectifiers); torch's own start, of 1/3, makes each smaller, and learning slow to begin.
+    """
+    bound = math.sqrt(3 * variance / inputs)
+    nn.init.uniform_(layer.weight, -bound, bound)
 
 
 @final
@@ -121,3 +262,75 @@ def _require_sizes(channels: Sequence[int], blocks: int) -> None:
             "a convolutional network needs 1 or more channel sizes of 1 or more, and 0 or more "
             f"residual blocks, got channels {tuple(channels)} and {blocks} blocks."
         )
+
+
+@final
+class ResidualEncoder(nn.Sequential):
+    """A :class:`~ppl_vae.networks.ConvEncoder` with residual blocks after each halving.
+
+    A block is ``x -> x + C_2 a(C_1 a(x))`` with convolutions C of 3 x 3 pixels, and no batch
+    normalisation, under which a datum's density would depend on the others in its batch. Several
+    times the cost of the convolutions alone.
+
+    Args:
+        in_features: As for :class:`~ppl_vae.networks.ConvEncoder`, as the others are.
+        hidden: Sizes of the last MLP's hidden layers.
+        out_features: Size of the last dimension of the output.
+        image_shape: ``(height, width)`` or ``(channels, height, width)``.
+        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        channels: Of the halved images, finest first.
+        blocks: Residual blocks for each of ``channels``.
+
+    Raises:
+        ValueError: As for :class:`~ppl_vae.networks.ConvEncoder`.
+
+    References:
+        He, Zhang, Ren and Sun, 2016, Identity mappings in deep residual networks.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        image_shape: Sequence[int] | None,
+        activation: str = "tanh",
+        channels: tuple[int, ...] = (32, 64),
+        blocks: int = 1,
+    ) -> None:
+        body = in_features, hidden, out_features, image_shape, activation, channels, blocks
+        super().__init__(ConvEncoder(*body))
+
+
+@final
+class ResidualDecoder(nn.Sequential):
+    """A :class:`~ppl_vae.networks.ConvDecoder` with residual blocks before each doubling.
+
+    Args:
+        in_features: As for :class:`~ppl_vae.networks.ConvDecoder`, as the others are.
+        hidden: Sizes of the first MLP's hidden layers.
+        out_features: Length of a row: the features of an image, or several blocks of as many.
+        image_shape: ``(height, width)`` or ``(channels, height, width)``.
+        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        channels: Of the images before they are doubled, finest first.
+        blocks: Residual blocks for each of ``channels``.
+
+    Raises:
+        ValueError: As for :class:`~ppl_vae.networks.ConvDecoder`.
+
+    References:
+        He, Zhang, Ren and Sun, 2016, Identity mappings in deep residual networks.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        image_shape: Sequence[int] | None,
+        activation: str = "tanh",
+        channels: tuple[int, ...] = (32, 64),
+        blocks: int = 1,
+    ) -> None:
+        body = in_features, hidden, out_features, image_shape, activation, channels, blocks
+        super().__init__(ConvDecoder(*body))

@@ -3,24 +3,27 @@
 from torch import nn
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
-from ppl_vae.priors._autoregressive import AutoregressiveBernoulliPrior, AutoregressivePrior
-from ppl_vae.priors._bernoulli import BernoulliPrior
-from ppl_vae.priors._categorical import CategoricalPrior
-from ppl_vae.priors._energy import EnergyPrior
-from ppl_vae.priors._exemplar import ExemplarPrior
-from ppl_vae.priors._flow import FlowPrior
-from ppl_vae.priors._gaussian_mixture import GaussianMixturePrior
-from ppl_vae.priors._heavy_tailed import LaplacePrior, StudentTPrior
-from ppl_vae.priors._lars import LearnedAcceptRejectPrior
+from ppl_vae.priors._autoregressive import (
+    AutoregressiveBernoulliPrior,
+    AutoregressivePrior,
+    FlowPrior,
+)
+from ppl_vae.priors._discrete import BernoulliPrior, CategoricalPrior, RBMPrior
+from ppl_vae.priors._encoded import ExemplarPrior, VampPrior
+from ppl_vae.priors._mixture import GaussianMixturePrior
 from ppl_vae.priors._normal import (
     FullCovarianceNormalPrior,
+    LaplacePrior,
     LearnedNormalPrior,
     StandardNormalPrior,
+    StudentTPrior,
+    UniformSpherePrior,
 )
-from ppl_vae.priors._rbm import RBMPrior
-from ppl_vae.priors._snis import SelfNormalizedImportancePrior
-from ppl_vae.priors._sphere import UniformSpherePrior
-from ppl_vae.priors._vamp import VampPrior
+from ppl_vae.priors._resampled import (
+    EnergyPrior,
+    LearnedAcceptRejectPrior,
+    SelfNormalizedImportancePrior,
+)
 
 PRIORS = Kind(
     "prior",

@@ -1,4 +1,4 @@
-"""What priors of the form ``Normal(z; 0, I) * f(z) / Z`` with a network f share."""
+"""Distributions ``Normal(z; 0, I) f(z) / Z`` with a network f, and the draws that Z takes."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,18 +12,18 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Size, Tensor, nn
 
 from ppl_vae.networks import MLP
+from ppl_vae.priors._values import KeptValue
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights
 
 _SEED = 0
-
 _LEAST_EFFECTIVE = 100
 """Draws below which the spread of their weights is an accident; of fewer than 200, half of them."""
 
 
 @final
 class Tilt(nn.Module):
-    """A function U(z) of latents, one number each: a network with tanh layers, 0 at the start.
+    """The function U(z) of latents, one number each: a network with tanh layers, 0 at the start.
 
     Args:
         latent: Number of latent dimensions.
@@ -47,8 +47,8 @@ class Tilt(nn.Module):
 class NormalDraws(nn.Module):
     """U at draws of Normal(0, I): fresh ones at each update, in evaluation fixed ones.
 
-    Fixed draws make a prior's density a function in evaluation, which annealing needs. What they
-    give is kept until the parameters change.
+    Fixed draws make a prior's density a function in evaluation, which annealing needs. Their values
+    are kept until the parameters change.
 
     Args:
         latent: Number of latent dimensions.
@@ -61,40 +61,29 @@ class NormalDraws(nn.Module):
     def __init__(self, latent: int, in_training: int, in_evaluation: int) -> None:
         super().__init__()
         self.latent, self.in_training, self.in_evaluation = latent, in_training, in_evaluation
-        # Where draws are to be, and of which type.
+        # Holds the device and the type of draws.
         self.register_buffer("like", torch.zeros(()), persistent=False)
-        self._kept: tuple[list[Tensor], Tensor] | None = None
+        self._kept: KeptValue[Tensor] = KeptValue()
 
     def forward(self, tilt: Tilt) -> Float[Tensor, " draws"]:
         """U at the draws; differentiable where gradients are on."""
         value: Tensor
-        learns = torch.is_grad_enabled() and any(p.requires_grad for p in tilt.parameters())
-        if self.training or learns:
-            value = tilt(self._draw(self.in_training) if self.training else self._fixed())
+        if self.training:
+            # On the device: nothing waits for it in training.
+            like = self.like
+            shape = self.in_training, self.latent
+            value = tilt(torch.randn(shape, dtype=like.dtype, device=like.device))
             return value
-        state = [*tilt.parameters(), self.like]
-        if self._kept is None or not _equal(state, self._kept[0]):
-            with torch.no_grad():
-                self._kept = [value.detach().clone() for value in state], tilt(self._fixed())
-        return self._kept[1]
+        if torch.is_grad_enabled() and any(p.requires_grad for p in tilt.parameters()):
+            value = tilt(self._fixed())
+            return value
+        return self._kept([*tilt.parameters(), self.like], lambda: tilt(self._fixed()))
 
     def _fixed(self) -> Tensor:
+        # Drawn on the CPU: the same numbers on every device.
         with seeded(_SEED, Stream.EVALUATION):
-            return self._draw(self.in_evaluation)
-
-    def _draw(self, count: int) -> Tensor:
-        # On the CPU first: the same numbers on every device.
-        device = self.like.device
-        made_on = device if self.training else torch.device("cpu")
-        return torch.randn(count, self.latent, dtype=self.like.dtype, device=made_on).to(device)
-
-
-def _equal(now: list[Tensor], then: list[Tensor]) -> bool:
-    """Value by value: version counters miss what is written through ``.data``, as runs load it."""
-    return all(
-        a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
-        for a, b in zip(now, then, strict=True)
-    )
+            draws = torch.randn(self.in_evaluation, self.latent, dtype=self.like.dtype)
+        return draws.to(self.like.device)
 
 
 def log_mean_exp_with_error(values: Float[Tensor, " draws"]) -> tuple[float, float]:
@@ -107,21 +96,16 @@ def log_mean_exp_with_error(values: Float[Tensor, " draws"]) -> tuple[float, flo
     return weights.log_mean.item(), math.inf if few else weights.standard_error.item()
 
 
-def base_log_prob(z: Float[Tensor, "*shape latent"]) -> Float[Tensor, "*shape"]:
-    """``log Normal(z; 0, I)``."""
-    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
-
-
 class TiltedDistribution(TorchDistribution, ABC):  # type: ignore[misc, unused-ignore]
     """``Normal(z; 0, I) f(z)`` with a factor f made of U and one number that U's draws gave.
 
     Args:
         tilt: U.
-        constant: What of the factor does not depend on z, in nats.
-        count: Draws that the distribution is made of; the subclass says of which.
+        constant: The part of the factor that does not depend on z, in nats.
+        count: Number of draws that the distribution is made of; the subclass says of which.
         latent: Number of latent dimensions.
-        batch_shape: As Pyro has it.
-        validate_args: As Pyro has it.
+        batch_shape: Shape of independent copies.
+        validate_args: Whether values are checked.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -158,7 +142,8 @@ class TiltedDistribution(TorchDistribution, ABC):  # type: ignore[misc, unused-i
         """Log-density in nats."""
         if self._validate_args:
             self._validate_sample(value)
-        log_prob = base_log_prob(value) + self._log_factor(self._tilt(value))
+        log_normal = -0.5 * (value.square().sum(-1) + value.shape[-1] * math.log(2 * math.pi))
+        log_prob = log_normal + self._log_factor(self._tilt(value))
         shape = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
         result: Tensor = log_prob.expand(shape)
         return result

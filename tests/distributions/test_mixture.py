@@ -11,7 +11,6 @@ from significance import Estimate, mean_of
 from torch.distributions import biject_to
 
 from ppl_vae.distributions import Mixture
-from ppl_vae.distributions import _components as components
 from ppl_vae.distributions import _mixture as mixture
 from ppl_vae.evidence import AnnealedImportanceSampling, ImportanceSampling
 from ppl_vae.linear_gaussian import LinearGaussian
@@ -178,7 +177,7 @@ class TestPrecision:
 
     @pytest.mark.parametrize(("scale", "off"), [(0.1, 1e-3), (0.01, 0.1)])
     def test_of_the_test_in_single_precision_it_would_be_off(self, scale, off, monkeypatch):
-        monkeypatch.setattr(components, "in_double", lambda value: value)
+        monkeypatch.setattr(mixture, "in_double", lambda value: value)
         assert self.errors(scale)[0] > off
 
 

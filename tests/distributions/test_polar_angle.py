@@ -9,9 +9,9 @@ from scipy.integrate import quad
 from scipy.stats import kstest
 from significance import TEST_FALSE_ALARM, mean_of, variance_of
 
-from ppl_vae.distributions import _polar_angle as polar_angle
+from ppl_vae.distributions import _von_mises_fisher as von_mises_fisher
 from ppl_vae.distributions import sphere_cumulants
-from ppl_vae.distributions._polar_angle import angle_slope, sample_angle
+from ppl_vae.distributions._von_mises_fisher import angle_slope, sample_angle
 
 CASES = [(2, 0.0), (2, 0.5), (2, 30.0), (3, 0.0), (3, 4.0), (4, 1.0), (6, 200.0), (40, 10.0)]
 
@@ -83,7 +83,7 @@ def test_draws_of_a_large_concentration(dimension, dtype, significance):
 
 def test_a_gpu_is_not_kept_waiting(monkeypatch, significance):
     """Without the early exit of a CPU, the first accepted proposal is taken all the same."""
-    monkeypatch.setattr(polar_angle, "_ROUNDS", 1)
+    monkeypatch.setattr(von_mises_fisher, "_ROUNDS", 1)
     draws = sample_angle(torch.full((20_000,), 3.0, dtype=torch.float64), 5)
     ratio = sphere_cumulants(torch.tensor(3.0, dtype=torch.float64), 5)[1].item()
     significance.require_equal(mean_of(torch.cos(draws)), ratio)

@@ -72,7 +72,7 @@ def test_extreme_logits(dtype, features):
 @pytest.mark.parametrize("shape", [(4,), (5, 4), (7, 5, 4), (2, 7, 5, 4)])
 def test_does_not_depend_on_the_blocks(monkeypatch, block, shape):
     """Large inputs are worked through in parts: values, gradients, and over a wider x."""
-    monkeypatch.setattr("ppl_vae.likelihoods._bernoulli._BLOCK", block)
+    monkeypatch.setattr("ppl_vae.likelihoods._discrete._BLOCK", block)
     logits = torch.randn(shape, dtype=torch.float64)
     for data_shape in (shape[-2:], (4,), (2, *shape)):
         x = torch.bernoulli(torch.full(data_shape, 0.4, dtype=torch.float64))

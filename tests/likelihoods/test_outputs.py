@@ -12,7 +12,7 @@ from ppl_vae.likelihoods import (
     Positive,
     StudentTDecoder,
 )
-from ppl_vae.likelihoods._starts import column_spreads
+from ppl_vae.likelihoods._outputs import column_spreads
 
 START = torch.tensor([1.0, 2.0, 4.0])
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ppl_vae.networks._images import ImageShape
+from ppl_vae.networks._conv import ImageShape
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, DReG
 from ppl_vae.particles import Programs
 from ppl_vae.priors import PRIORS, ExemplarPrior
-from ppl_vae.priors._encoded import EncodedMeans
-from ppl_vae.priors._rows import RowIndex
+from ppl_vae.priors._encoded import EncodedMeans, RowIndex
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE
 
 from .latent_mixtures import (

@@ -1,6 +1,6 @@
-"""Independent categorical variables, each one-hot, side by side in one vector."""
+"""Vectors whose coordinates are drawn one after another, or are one-hot in blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, final
 
 import torch
@@ -9,6 +9,100 @@ from pyro.distributions import OneHotCategorical, constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
+
+
+@final
+class Autoregressive(TorchDistribution):  # type: ignore[misc, unused-ignore]
+    """``prod_d p(z_d | z_1, ..., z_(d-1))``, all conditionals from one masked network.
+
+    The density costs one pass through the network, a draw one for each latent.
+
+    Args:
+        network: Maps z of shape ``(..., latent)`` to outputs of shape ``(..., blocks, latent)``,
+            the d-th of which depend on the coordinates before d alone.
+        read: Outputs of shape ``(..., blocks, number)`` to the conditionals of so many coordinates,
+            a distribution of batch shape ``(..., number)``.
+        start: Zeros of shape (latent,), of the type and on the device of the draws.
+        support: Of a coordinate.
+        has_rsample: Whether the conditionals' draws are reparameterised.
+        batch_shape: Of independent copies.
+        validate_args: Whether values are checked.
+
+    References:
+        Larochelle and Murray, 2011, The neural autoregressive distribution estimator.
+        Germain, Gregor, Murray and Larochelle, 2015, MADE: masked autoencoder for distribution
+        estimation.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        read: Callable[[Tensor], Any],
+        start: Float[Tensor, " latent"],
+        *,
+        support: Any,
+        has_rsample: bool,
+        batch_shape: Sequence[int] = (),
+        validate_args: bool | None = None,
+    ) -> None:
+        self.network, self.read, self.start = network, read, start
+        self.has_rsample = has_rsample
+        self._coordinate = support
+        super().__init__(torch.Size(batch_shape), start.shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        """The same for every coordinate."""
+        return constraints.independent(self._coordinate, 1)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Autoregressive":
+        """So many independent copies."""
+        return Autoregressive(
+            self.network,
+            self.read,
+            self.start,
+            support=self._coordinate,
+            has_rsample=self.has_rsample,
+            batch_shape=batch_shape,
+            validate_args=self._validate_args,
+        )
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws, shape ``(*sample_shape, *batch_shape, latent)``, without a gradient."""
+        with torch.no_grad():
+            return self._draw(sample_shape, lambda conditional: conditional.sample())
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws as functions of the network's parameters.
+
+        Raises:
+            NotImplementedError: If the conditionals' draws are not reparameterised.
+        """
+        return self._draw(sample_shape, lambda conditional: conditional.rsample())
+
+    def _draw(self, sample_shape: Sequence[int], draw: Callable[[Any], Tensor]) -> Tensor:
+        z = self.start.expand(self._extended_shape(torch.Size(sample_shape)))
+        for d in range(len(self.start)):
+            one = slice(d, d + 1)
+            drawn = draw(self.read(self.network(z)[..., one]))
+            z = torch.cat([z[..., :d], drawn, z[..., d + 1 :]], -1)
+        return z
+
+    def log_prob(self, value: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*shape"]:
+        """Log-density in nats.
+
+        Raises:
+            ValueError: If validation is on (the default) and a value is outside the support.
+        """
+        if self._validate_args and not bool(self.support.check(value).all()):
+            raise ValueError(
+                f"an autoregressive distribution has values in {self._coordinate}, got others: "
+                "pair it with a guide or prior of the same support."
+            )
+        log_prob: Tensor = self.read(self.network(value)).log_prob(value).sum(-1)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
 
 @final

@@ -1,9 +1,9 @@
-"""A restricted Boltzmann machine as the prior of binary latents."""
+"""Priors of binary and categorical latents."""
 
 import functools
-from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
+import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ppl_vae.distributions import (
     Couplings,
     LogPartition,
+    OneHotVector,
     RestrictedBoltzmann,
     annealed,
     annealed_from_both_sides,
@@ -19,17 +20,83 @@ from ppl_vae.distributions import (
     smaller_layer,
     state_log_weights,
 )
-from ppl_vae.priors._values import require_sizes
+from ppl_vae.priors._values import KeptValue, register, require_sizes
 from ppl_vae.randomness import Stream, seeded
 
+
+@final
+class BernoulliPrior(nn.Module):
+    """``p(z) = prod_d Bernoulli(z_d; sigmoid(l_d))`` over {0, 1}; starts uniform.
+
+    For latents that are to be read as switches. The draws have no pathwise gradient: train by
+    VIMCO, RWS, Reinforce or TVO; up to some 20 latents, Enumeration gives log p(x) exactly.
+
+    Args:
+        latent: Number of latents.
+        learned: Whether the logits l are parameters; else they stay 0.
+
+    Raises:
+        ValueError: If latent is less than 1.
+
+    References:
+        Mnih and Gregor, 2014, Neural variational inference and learning in belief networks.
+    """
+
+    logits: Tensor
+
+    def __init__(self, latent: int, learned: bool = True) -> None:
+        super().__init__()
+        require_sizes(latent=latent)
+        register(self, learned, logits=torch.zeros(latent))
+
+    def forward(self) -> dist.Distribution:
+        """The prior, event shape (latent,)."""
+        return dist.Bernoulli(logits=self.logits).to_event(1)
+
+
+@final
+class CategoricalPrior(nn.Module):
+    """``p(z) = prod_v Categorical(z_v; softmax(l_v))``, each variable one-hot; starts uniform.
+
+    The event is what a decoder's network takes: the one-hot vectors of all variables side by side,
+    latent = variables * classes numbers. With one variable, a mixture model with one decoder for
+    all components. The draws have no pathwise gradient: train by VIMCO, RWS, Reinforce or TVO; up
+    to a million configurations, Enumeration gives log p(x) exactly.
+
+    Args:
+        latent: Length of the event, a multiple of classes.
+        classes: Values of each variable.
+        learned: Whether the logits l are parameters; else they stay 0.
+
+    Raises:
+        ValueError: If classes is less than 2 or latent no multiple of it.
+    """
+
+    logits: Tensor
+
+    def __init__(self, latent: int, classes: int, learned: bool = True) -> None:
+        super().__init__()
+        if classes < 2 or latent < 1 or latent % classes:
+            raise ValueError(
+                "latent must be a multiple of classes, which must be 2 or more, got latent "
+                f"{latent} and classes {classes}: V variables of C classes are V * C latents."
+            )
+        self.classes = classes
+        register(self, learned, logits=torch.zeros(latent))
+
+    def forward(self) -> OneHotVector:
+        """The prior, event shape (latent,)."""
+        return OneHotVector(self.logits, self.classes)
+
+
 _EXACT_IN_TRAINING = 12
-"""Units of the smaller layer whose states are summed at every update: some milliseconds."""
+"""Largest smaller layer whose states are summed at every update: some milliseconds."""
 
 _EXACT_AT_ALL = 20
-"""And once for each state of the parameters in evaluation: some seconds."""
+"""Largest smaller layer whose states are summed once for each evaluation: some seconds."""
 
 _SHARE_IN_TRAINING = 50
-"""An update takes so many times fewer temperatures than an evaluation."""
+"""Factor by which an update takes fewer temperatures than an evaluation."""
 
 _SWEEPS_OF_A_DRAW = 50
 
@@ -59,8 +126,8 @@ class RBMPrior(nn.Module):
         latent: Number of latents, the visible units z.
         hidden: Number of hidden units h.
         chains: Persistent chains, and chains of annealed importance sampling.
-        sweeps: Of block Gibbs sampling of the persistent chains at each update.
-        temperatures: Of annealed importance sampling in evaluation.
+        sweeps: Sweeps of block Gibbs sampling of the persistent chains at each update.
+        temperatures: Number of temperatures of annealed importance sampling in evaluation.
 
     Raises:
         ValueError: If one of them is less than 1.
@@ -92,7 +159,7 @@ class RBMPrior(nn.Module):
         self.weight = nn.Parameter(0.01 * torch.randn(latent, hidden))
         # Part of the state of training, as a batch norm's statistics are.
         self.register_buffer("chains", torch.bernoulli(torch.full((chains, latent), 0.5)))
-        self._known: _Known | None = None
+        self._kept: KeptValue[_Evaluated] = KeptValue()
 
     @property
     def couplings(self) -> Couplings:
@@ -111,8 +178,8 @@ class RBMPrior(nn.Module):
 
     def log_normalizer(self) -> tuple[float, float]:
         """``log Z`` as in evaluation, and its standard error, both in nats; 0 where it is exact."""
-        found = self.log_partition()
-        return found.value.item(), found.standard_error.item()
+        partition = self.log_partition()
+        return partition.value.item(), partition.standard_error.item()
 
     @property
     def _units(self) -> int:
@@ -124,15 +191,15 @@ class RBMPrior(nn.Module):
             return log_total(state_log_weights(smaller_layer(self.couplings)))
         if not torch.is_grad_enabled():
             return self.log_partition().value
+        # Contrastive divergence moves the chains before the weights are taken at them.
         negative = self.couplings.log_unnormalised(self._negative_phase()).mean()
-        return self._value() + (negative - negative.detach())
-
-    def _value(self) -> Tensor:
-        if not self.training:
-            return self.log_partition().value
-        temperatures = max(1, self.temperatures // _SHARE_IN_TRAINING)
-        with torch.no_grad():
-            return annealed(self.couplings, self.chains, temperatures).value
+        if self.training:
+            temperatures = max(1, self.temperatures // _SHARE_IN_TRAINING)
+            with torch.no_grad():
+                value = annealed(self.couplings, self.chains, temperatures).value
+        else:
+            value = self.log_partition().value
+        return value + (negative - negative.detach())
 
     def _negative_phase(self) -> Float[Tensor, "chains latent"]:
         """The persistent chains, in training moved on by some sweeps."""
@@ -145,47 +212,40 @@ class RBMPrior(nn.Module):
         return z
 
     def _draw(self, number: int) -> Float[Tensor, "number latent"]:
+        log_weights = None
         if self._units <= _EXACT_IN_TRAINING:
-            small = smaller_layer(self.couplings)
-            return draw_exactly(self.couplings, state_log_weights(small), number)
-        if not self.training:
+            log_weights = state_log_weights(smaller_layer(self.couplings))
+        elif not self.training:
             log_weights = self._evaluated().log_weights
-            if log_weights is not None:
-                return draw_exactly(self.couplings, log_weights, number)
+        if log_weights is not None:
+            return draw_exactly(self.couplings, log_weights, number)
         start = torch.randint(len(self.chains), (number,), device=self.chains.device)
-        return self._swept(self.couplings, self.chains[start])
+        return self._swept(self.chains[start])
 
-    def _evaluated(self) -> "_Known":
-        """What is known at these parameters; found out once for each state of them."""
-        if self._known is None or not self._known.couplings.same(self.couplings):
-            with torch.no_grad():
-                self._known = self._find_out(self.couplings.held())
-        return self._known
+    def _evaluated(self) -> "_Evaluated":
+        return self._kept(self.couplings, self._evaluate)
 
-    def _find_out(self, couplings: Couplings) -> "_Known":
+    def _evaluate(self) -> "_Evaluated":
         if self._units <= _EXACT_AT_ALL:
-            log_weights = state_log_weights(smaller_layer(couplings))
+            log_weights = state_log_weights(smaller_layer(self.couplings))
             value = log_total(log_weights)
             exact = LogPartition(value, torch.zeros_like(value), exact=True)
-            return _Known(couplings, exact, log_weights)
+            return _Evaluated(exact, log_weights)
         # A fixed stream: the same number whatever is estimated with it, and nobody's draws move.
         with seeded(0, Stream.EVALUATION, *self.weight.shape, self.temperatures):
-            z = self._swept(couplings, self.chains)
-            return _Known(couplings, annealed_from_both_sides(couplings, z, self.temperatures))
+            z = self._swept(self.chains)
+            return _Evaluated(annealed_from_both_sides(self.couplings, z, self.temperatures))
 
-    def _swept(
-        self, couplings: Couplings, z: Float[Tensor, "number latent"]
-    ) -> Float[Tensor, "number latent"]:
+    def _swept(self, z: Float[Tensor, "number latent"]) -> Float[Tensor, "number latent"]:
         """The chains after the sweeps that make draws of them."""
         for _ in range(_SWEEPS_OF_A_DRAW):
-            z = couplings.sweep(z)
+            z = self.couplings.sweep(z)
         return z
 
 
-@dataclass(frozen=True, eq=False)
-class _Known:
-    """What evaluation found at given parameters; the states' log-weights, if they were summed."""
+@final
+class _Evaluated(NamedTuple):
+    """Results of evaluation at given parameters; the states' log-weights, if they were summed."""
 
-    couplings: Couplings
     partition: LogPartition
     log_weights: Tensor | None = None

@@ -1,0 +1,149 @@
+"""Guides of binary and categorical latents, on a sphere, and at a point."""
+
+from typing import final
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ppl_vae.distributions import OneHotVector, VonMisesFisher
+
+
+@final
+class BernoulliEncoder(nn.Module):
+    """``q(z|x) = prod_d Bernoulli(z_d; sigmoid(network(x)_d))`` over {0, 1}.
+
+    Its draws have no pathwise gradient: train it by VIMCO, RWS, Reinforce or TVO.
+
+    Args:
+        network: Maps ``(batch, *event)`` to logits of shape (batch, latent).
+
+    References:
+        Mnih and Gregor, 2014, Neural variational inference and learning in belief networks.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @classmethod
+    def num_outputs(cls, latent: int) -> int:
+        """Outputs of the network: a logit for each latent."""
+        return latent
+
+    def forward(self, x: Float[Tensor, "batch *event"]) -> dist.Distribution:
+        """The guide's distribution, event shape (latent,)."""
+        return dist.Bernoulli(logits=self.network(x)).to_event(1)
+
+
+@final
+class CategoricalEncoder(nn.Module):
+    """``q(z|x) = prod_v Categorical(z_v; softmax(network(x)_v))``, each variable one-hot.
+
+    The event is the one-hot vectors of all variables side by side, as
+    :class:`~ppl_vae.priors.CategoricalPrior` has it. Its draws have no pathwise gradient: train it
+    by VIMCO, RWS, Reinforce or TVO.
+
+    Args:
+        network: Maps ``(batch, *event)`` to logits of shape (batch, variables * classes): those of
+            the first variable's classes, then those of the second's.
+        classes: Values of each variable.
+
+    Raises:
+        ValueError: If classes is less than 2.
+    """
+
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"classes must be 2 or more, got {classes}.")
+        self.network, self.classes = network, classes
+
+    @classmethod
+    def num_outputs(cls, latent: int) -> int:
+        """Outputs of the network: a logit for each class of each variable."""
+        return latent
+
+    def forward(self, x: Float[Tensor, "batch *event"]) -> OneHotVector:
+        """The guide's distribution, event shape (latent,)."""
+        return OneHotVector(self.network(x), self.classes)
+
+
+_SHORTEST = 1e-10
+"""Outputs that are shorter, such as those of a network that starts at 0, have no direction."""
+
+
+@final
+class VonMisesFisherEncoder(nn.Module):
+    """``q(z|x) = vMF(z; mu(x), kappa(x))`` on the unit sphere of R^m, m = latent.
+
+    mu is the direction of the network's first m outputs, kappa = m softplus(last output): on the
+    scale of m the distribution goes from uniform to concentrated. Draws are reparameterised, and
+    the KL to :class:`~ppl_vae.priors.UniformSpherePrior` is closed form.
+
+    Args:
+        network: Maps ``(batch, *event)`` to (batch, m + 1).
+
+    References:
+        Davidson, Falorsi, De Cao, Kipf and Tomczak, 2018, Hyperspherical variational auto-encoders.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @classmethod
+    def num_outputs(cls, latent: int) -> int:
+        """Outputs of the network: a direction, and one number for the concentration."""
+        return latent + 1
+
+    def forward(self, x: Float[Tensor, "batch *event"]) -> VonMisesFisher:
+        """The guide's distribution, event shape (latent,)."""
+        output = self.network(x)
+        direction, unconstrained = output[..., :-1], output[..., -1]
+        concentration = direction.shape[-1] * functional.softplus(unconstrained)
+        return VonMisesFisher(_unit(direction), concentration)
+
+
+def _unit(direction: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
+    """The direction at length 1; of none, the first axis, with a gradient that leads away."""
+    none = torch.linalg.vector_norm(direction, dim=-1, keepdim=True) < _SHORTEST
+    shifted = torch.cat([direction[..., :1] + none, direction[..., 1:]], -1)
+    return functional.normalize(shifted, dim=-1)
+
+
+@final
+class DeltaEncoder(nn.Module):
+    """q(z|x) = Delta(z; network(x)): all mass at one point, for autoencoders.
+
+    log q is 0 at the point, by convention: a point has no density. What an objective reports is
+    then the joint log-density ``log p(x, z)`` at z = network(x). It is no bound of log p(x),
+    neither below it nor above, and has other units, so that it compares with itself alone. Training
+    by it looks for the most likely z of each x; take ELBO(1), as more particles are the same point.
+    Estimators of log p(x) that draw from the guide refuse it; with
+    ``refine=LaplaceApproximation()`` they start at its point, and annealing from the prior does
+    without it.
+
+    Args:
+        network: Maps (batch, features) to (batch, latent).
+
+    References:
+        Hinton and Salakhutdinov, 2006, Reducing the dimensionality of data with neural networks.
+        Ghosh, Sajjadi, Vergari, Black and Schoelkopf, 2020, From variational to deterministic
+        autoencoders.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @classmethod
+    def num_outputs(cls, latent: int) -> int:
+        """Outputs of the network: the point."""
+        return latent
+
+    def forward(self, x: Float[Tensor, "batch features"]) -> dist.Distribution:
+        """The point as a distribution, event shape (latent,)."""
+        return dist.Delta(self.network(x), event_dim=1)
