@@ -73,8 +73,8 @@ class Flow(nn.Module):
         kind: ``iaf``, ``maf``, ``realnvp`` or ``spline``.
         context: Size of the vector that T is conditioned on; 0 for none.
         layers: Transforms that T is composed of.
-        hidden_sizes: Of the hidden layers of each transform's network.
-        bins: Of a spline, over 5 scales on both sides of loc; beyond, T is the identity.
+        hidden_sizes: Sizes of the hidden layers of each transform's network.
+        bins: Bins of a spline, over 5 scales on both sides of loc; beyond, T is the identity.
 
     Raises:
         ImportError: If zuko is not installed.
@@ -142,7 +142,7 @@ class RowFlows(nn.Module):
         latent: Number of latent dimensions.
         layers: Splines that T is composed of; the first has the axes of u, the others start from
             axes drawn from torch's random state, the same for all rows.
-        bins: Of a spline, over 5 standard deviations of the noise on both sides of 0.
+        bins: Bins of a spline, over 5 standard deviations of the noise on both sides of 0.
 
     Raises:
         ImportError: If zuko is not installed.

@@ -12,8 +12,8 @@ from ppl_vae.distributions._boltzmann import (
     state_log_weights,
 )
 from ppl_vae.distributions._coordinates import Autoregressive, OneHotBlocks, OneHotVector
-from ppl_vae.distributions._normal import FullNormal, LowRankNormal, multiply
 from ppl_vae.distributions._mixture import Mixture
+from ppl_vae.distributions._normal import FullNormal, LowRankNormal, multiply
 from ppl_vae.distributions._precision import InDouble, in_double, sum_features
 from ppl_vae.distributions._sphere_cumulants import sphere_cumulants
 from ppl_vae.distributions._von_mises_fisher import VonMisesFisher

@@ -23,9 +23,9 @@ class Autoregressive(TorchDistribution):  # type: ignore[misc, unused-ignore]
         read: Outputs of shape ``(..., blocks, number)`` to the conditionals of so many coordinates,
             a distribution of batch shape ``(..., number)``.
         start: Zeros of shape (latent,), of the type and on the device of the draws.
-        support: Of a coordinate.
+        support: Support of a coordinate.
         has_rsample: Whether the conditionals' draws are reparameterised.
-        batch_shape: Of independent copies.
+        batch_shape: Shape of independent copies.
         validate_args: Whether values are checked.
 
     References:
@@ -54,11 +54,11 @@ class Autoregressive(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     @property
     def support(self) -> Any:
-        """The same for every coordinate."""
+        """Support of a coordinate, for each."""
         return constraints.independent(self._coordinate, 1)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Autoregressive":
-        """So many independent copies."""
+        """Independent copies of the given batch shape."""
         return Autoregressive(
             self.network,
             self.read,
@@ -83,10 +83,11 @@ class Autoregressive(TorchDistribution):  # type: ignore[misc, unused-ignore]
         return self._draw(sample_shape, lambda conditional: conditional.rsample())
 
     def _draw(self, sample_shape: Sequence[int], draw: Callable[[Any], Tensor]) -> Tensor:
+        # Coordinates not drawn yet stay 0: the network's outputs for d do not see them.
         z = self.start.expand(self._extended_shape(torch.Size(sample_shape)))
         for d in range(len(self.start)):
-            one = slice(d, d + 1)
-            drawn = draw(self.read(self.network(z)[..., one]))
+            drawn = draw(self.read(self.network(z)[..., d : d + 1]))
+            # Joined, not assigned: autograd needs the z that the network has seen.
             z = torch.cat([z[..., :d], drawn, z[..., d + 1 :]], -1)
         return z
 
@@ -107,11 +108,7 @@ class Autoregressive(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
 @final
 class OneHotBlocks(constraints.Constraint):  # type: ignore[misc, unused-ignore]
-    """Vectors that are one-hot within each block of so many classes.
-
-    Args:
-        classes: Length of a block.
-    """
+    """Vectors that are one-hot within each block of ``classes`` numbers."""
 
     is_discrete = True
     event_dim = 1
@@ -120,10 +117,10 @@ class OneHotBlocks(constraints.Constraint):  # type: ignore[misc, unused-ignore]
         self.classes = classes
 
     def check(self, value: Tensor) -> Tensor:
-        """Whether each vector is, of the shape of the batch."""
+        """Whether each vector is one-hot in all blocks, of the shape of the batch."""
         blocks = value.unflatten(-1, (-1, self.classes))
-        fine: Tensor = constraints.one_hot.check(blocks).all(-1)
-        return fine
+        is_one_hot: Tensor = constraints.one_hot.check(blocks).all(-1)
+        return is_one_hot
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, OneHotBlocks) and other.classes == self.classes

@@ -15,20 +15,30 @@ from torch.utils.checkpoint import checkpoint
 
 from ppl_vae.distributions._precision import in_double
 
+_ELEMENTS = 2**22
+"""Largest number of densities, one for each point and component, that are held at once."""
+
 Density = Callable[[Float[Tensor, "points *event"]], Float[Tensor, "points components"]]
 
 
-def log_joint(components: Any, log_weights: Float[Tensor, "*components"]) -> Density:
-    """The function ``z -> log pi_c + log p_c(z)``, of all points under all components."""
+def _log_joint(components: Any, log_weights: Float[Tensor, "*components"]) -> Density:
+    """Function ``z -> log pi_c + log p_c(z)`` of all points under all components."""
     normal = _diagonal_normal(components)
     if normal is None:
         return lambda points: components.log_prob(points.unsqueeze(1)) + log_weights
-    return _quadratic(normal.loc, normal.scale, log_weights)
+    # - 0.5 sum_d (z_d - m_cd)^2 / s_cd^2 as a product of matrices, (z^2, z) by (1/s^2, m/s^2). The
+    # squares cancel where s is small against z: hence doubles, about the mean of all m.
+    centre = in_double(normal.loc.detach()).mean(0)
+    mean, precision = in_double(normal.loc) - centre, in_double(normal.scale).square().reciprocal()
+    coefficients = torch.cat([-0.5 * precision, mean * precision], -1).mT
+    log_norm = 0.5 * (math.log(2 * math.pi) - precision.log() + mean.square() * precision)
+    constant = log_weights - log_norm.sum(-1)
 
+    def density(points: Tensor) -> Tensor:
+        centred = in_double(points) - centre
+        return torch.addmm(constant, torch.cat([centred.square(), centred], -1), coefficients)
 
-def densities_at_once(components: Any) -> int:
-    """Numbers that a density of one point under one component makes on the way."""
-    return 1 if _diagonal_normal(components) is not None else components.event_shape.numel()
+    return density
 
 
 def _diagonal_normal(components: Any) -> Normal | None:
@@ -42,29 +52,7 @@ def _diagonal_normal(components: Any) -> Normal | None:
     return None if normal.loc.device.type == "mps" else normal
 
 
-def _quadratic(
-    loc: Float[Tensor, "components latent"],
-    scale: Float[Tensor, "components latent"],
-    log_weights: Float[Tensor, "*components"],
-) -> Density:
-    """``- 0.5 sum_d (z_d - m_cd)^2 / s_cd^2`` as a product of matrices, (z^2, z) by (1/s^2, m/s^2).
-
-    The squares cancel where s is small against z: hence doubles, about the mean of all m.
-    """
-    centre = in_double(loc.detach()).mean(0)
-    mean, precision = in_double(loc) - centre, in_double(scale).square().reciprocal()
-    coefficients = torch.cat([-0.5 * precision, mean * precision], -1).mT
-    log_norm = 0.5 * (math.log(2 * math.pi) - precision.log() + mean.square() * precision)
-    constant = log_weights - log_norm.sum(-1)
-
-    def density(points: Tensor) -> Tensor:
-        centred = in_double(points) - centre
-        return torch.addmm(constant, torch.cat([centred.square(), centred], -1), coefficients)
-
-    return density
-
-
-def draw_each(components: Any, index: Int[Tensor, " draws"]) -> Float[Tensor, "draws *event"]:
+def _draw_each(components: Any, index: Int[Tensor, " draws"]) -> Float[Tensor, "draws *event"]:
     """One draw of each named component, differentiable where the components' draws are."""
     if isinstance(components, MultivariateNormal):
         noise = torch.randn_like(loc := components.loc[index])
@@ -72,11 +60,7 @@ def draw_each(components: Any, index: Int[Tensor, " draws"]) -> Float[Tensor, "d
     if isinstance(components, Independent) and isinstance(components.base_dist, Normal):
         loc, scale = components.base_dist.loc[index], components.base_dist.scale[index]
         return loc + scale * torch.randn_like(loc)
-    return _pick(components, index)
-
-
-def _pick(components: Any, index: Int[Tensor, " draws"]) -> Float[Tensor, "draws *event"]:
-    """From as many draws of every component as the most frequent one needs."""
+    # Of any other kind, as many draws of every component as the most frequent one needs.
     order = index.argsort()
     counts = index.bincount(minlength=components.batch_shape[0])
     firsts = counts.cumsum(0) - counts
@@ -86,10 +70,6 @@ def _pick(components: Any, index: Int[Tensor, " draws"]) -> Float[Tensor, "draws
     draws = components.rsample(shape) if components.has_rsample else components.sample(shape)
     picked: Tensor = draws[number, index]
     return picked
-
-
-_ELEMENTS = 2**22
-"""Densities, one for each point and component, that are held at once."""
 
 
 @final
@@ -104,8 +84,8 @@ class Mixture(TorchDistribution):  # type: ignore[misc, unused-ignore]
       multiplied out. The terms cancel, which in single precision would cost 0.01 nats at s = 0.1
       and 1 nat at s = 0.01 (40 latents of spread 2), so that this product is in double precision:
       nearer than the sum of squares in single precision, and faster by a factor of 15 or so.
-    - Many points under many components are worked through in parts, whose densities are computed
-      once more for a gradient rather than kept.
+    - Many points under many components are taken in chunks, whose densities are computed once
+      more for a gradient rather than kept.
 
     A draw takes a component by its weight, and is a differentiable function of that component's
     parameters. While the weights are fixed there is no more to differentiate: ``E f(z) = sum_c pi_c
@@ -151,7 +131,7 @@ class Mixture(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     @property
     def support(self) -> Any:
-        """That of the components."""
+        """Support of the components."""
         return self.components.support
 
     @property
@@ -188,33 +168,33 @@ class Mixture(TorchDistribution):  # type: ignore[misc, unused-ignore]
         shape = value.shape[: value.dim() - self.event_dim]
         points = value.reshape(-1, *self.event_shape)
         if self.log_weights.dim() == 1:
-            log_prob = self._in_parts(log_joint(self.components, self.log_weights), points)
-            log_prob = log_prob.reshape(shape)
+            density = _log_joint(self.components, self.log_weights)
+            log_prob = self._in_chunks(density, points).reshape(shape)
         else:
-            by_component = log_joint(self.components, torch.zeros_like(self.log_weights[0]))(points)
+            by_component = _log_joint(self.components, torch.zeros_like(self.log_weights[0]))(
+                points
+            )
             by_component = by_component.reshape(*shape, -1) + self.log_weights
             log_prob = torch.logsumexp(by_component, -1)
         shape = torch.broadcast_shapes(self.batch_shape, log_prob.shape)
         return log_prob.to(value.dtype).expand(shape)
 
-    def _in_parts(self, density: Density, points: Tensor) -> Float[Tensor, " points"]:
+    def _in_chunks(self, density: Density, points: Tensor) -> Float[Tensor, " points"]:
         """``logsumexp_c density(z)_c``, for as many points at once as memory should hold."""
 
-        def log_prob(part: Tensor) -> Tensor:
-            return torch.logsumexp(density(part), -1)
+        def log_prob(chunk: Tensor) -> Tensor:
+            return torch.logsumexp(density(chunk), -1)
 
-        each = len(self.log_weights) * densities_at_once(self.components)
-        size = max(1, _ELEMENTS // each)
+        at_once = 1 if _diagonal_normal(self.components) else self.event_shape.numel()
+        size = max(1, _ELEMENTS // (len(self.log_weights) * at_once))
         if len(points) <= size:
             return log_prob(points)
+        chunks = points.split(size)
         if not torch.is_grad_enabled():
-            return torch.cat([log_prob(part) for part in points.split(size)])
-        return torch.cat(
-            [
-                checkpoint(log_prob, part, use_reentrant=False, preserve_rng_state=False)
-                for part in points.split(size)
-            ]
-        )
+            return torch.cat([log_prob(chunk) for chunk in chunks])
+        # All densities would be kept for the gradient; computed again, they are not.
+        options = {"use_reentrant": False, "preserve_rng_state": False}
+        return torch.cat([checkpoint(log_prob, chunk, **options) for chunk in chunks])
 
     def _require_value(self, value: Tensor) -> None:
         if value.shape[value.dim() - self.event_dim :] != self.event_shape:
@@ -249,7 +229,7 @@ class Mixture(TorchDistribution):  # type: ignore[misc, unused-ignore]
     def _draw(self, sample_shape: Sequence[int]) -> Tensor:
         shape = self._extended_shape(sample_shape)
         index = self._choose(shape[: len(shape) - self.event_dim], len(sample_shape))
-        draws: Tensor = draw_each(self.components, index.flatten()).reshape(shape)
+        draws: Tensor = _draw_each(self.components, index.flatten()).reshape(shape)
         return draws
 
     def _choose(self, shape: Sequence[int], sample_dims: int) -> Int[Tensor, "..."]:

@@ -1,4 +1,4 @@
-"""Formulas that need double precision, whatever the precision of the model is."""
+"""Double precision for formulas that need it, whatever the precision of the model is."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, final
@@ -32,7 +32,7 @@ class InDouble(TorchDistribution):  # type: ignore[misc, unused-ignore]
     Args:
         base: The distribution, with parameters in double precision.
         dtype: Type of draws, moments and log-densities.
-        validate_args: Is the base's affair.
+        validate_args: Not used: the base checks, or the event that it is a part of.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -47,7 +47,7 @@ class InDouble(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the base."""
+        """Support of the base."""
         return self.base.support
 
     @property
@@ -57,12 +57,12 @@ class InDouble(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     @property
     def mean(self) -> Float[Tensor, "*shape"]:
-        """That of the base."""
+        """Mean of the base."""
         return self._typed(self.base.mean)
 
     @property
     def variance(self) -> Float[Tensor, "*shape"]:
-        """That of the base; infinite where it does not exist."""
+        """Variance of the base; infinite where it does not exist."""
         return self._typed(self.base.variance)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:

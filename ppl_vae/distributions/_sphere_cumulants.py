@@ -1,7 +1,6 @@
 """The cumulant generating function of a coordinate of a uniform point on the sphere."""
 
 import functools
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, final
 
@@ -12,10 +11,10 @@ from torch import Tensor
 from ppl_vae.distributions._precision import in_double
 
 _SHIFT = 16
-"""Orders from the one asked for up to the one that the expansion is taken at."""
+"""Number of orders between the one asked for and the one that the expansion is taken at."""
 
 _TERMS = 10
-"""Terms of the expansion. With the shift, its error is below 2e-14 of 1 and of the value."""
+"""Number of terms of the expansion. With the shift, its error is below 2e-14 of 1 and the value."""
 
 
 def sphere_cumulants(
@@ -46,7 +45,7 @@ def sphere_cumulants(
 
 @final
 class _Cumulants(torch.autograd.Function):
-    """Value and first derivative, with the next derivatives from a differential equation."""
+    """Value and first derivative A; the next ones from ``A' = 1 - A^2 - (m - 1) A / kappa``."""
 
     @staticmethod
     def forward(concentration: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
@@ -60,6 +59,7 @@ class _Cumulants(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (concentration, ratio), m = ctx.saved_tensors, ctx.dimension
+        # A / kappa has the limit 1 / m at 0; the inner where keeps 0 / 0 out of the gradient.
         positive = concentration > 0
         slope = torch.where(positive, ratio / torch.where(positive, concentration, 1.0), 1 / m)
         variance = 1 - ratio.square() - (m - 1) * slope
@@ -69,6 +69,8 @@ class _Cumulants(torch.autograd.Function):
 def _evaluate(concentration: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
     quarter_square = (concentration / 2).square()
     first = Fraction(dimension, 2) - 1
+    # Debye's expansion is good at large orders alone; the recurrence F_(n-1) = F_n + q F_(n+1) /
+    # (n (n + 1)), q = kappa^2 / 4, has positive terms, so that going down loses no digits.
     log_mean, quotient = _debye(quarter_square, first + _SHIFT)
     steps = []
     for shift in range(_SHIFT, 0, -1):
@@ -84,8 +86,12 @@ def _debye(quarter_square: Tensor, order: Fraction) -> tuple[Tensor, Tensor]:
     n, coefficients = float(order), _debye_coefficients(order)
     square = 4 * quarter_square / n**2
     root = torch.sqrt(1 + square)
+    # root - 1, which has no digits left where kappa is small against n.
     p, excess = 1 / root, square / (1 + root)
-    series, derivative = _polynomial(coefficients, p)
+    series, derivative = torch.zeros_like(p), torch.zeros_like(p)
+    for coefficient in reversed(coefficients):
+        derivative = derivative * p + series
+        series = series * p + coefficient
     leading = n * (excess - torch.log1p(excess / 2)) - torch.log1p(square) / 4
     # Divided by its value at kappa = 0, where the logarithm is 0.
     log_value = leading + torch.log(series / sum(coefficients))
@@ -93,31 +99,21 @@ def _debye(quarter_square: Tensor, order: Fraction) -> tuple[Tensor, Tensor]:
     return log_value, 2 * (n + 1) / n * slope
 
 
-def _polynomial(coefficients: Sequence[float], p: Tensor) -> tuple[Tensor, Tensor]:
-    """A polynomial and its derivative, lowest power first."""
-    value, derivative = torch.zeros_like(p), torch.zeros_like(p)
-    for coefficient in reversed(coefficients):
-        derivative = derivative * p + value
-        value = value * p + coefficient
-    return value, derivative
-
-
 @functools.cache
 def _debye_coefficients(order: Fraction) -> tuple[float, ...]:
-    """Of the powers of p in ``sum_k u_k(p) / n^k``."""
+    """Coefficients of the powers of p in ``sum_k u_k(p) / n^k``, lowest first.
+
+    ``u_(k+1) = p^2 (1 - p^2) u_k' / 2 + int_0^p (1 - 5 t^2) u_k dt / 8``, in exact fractions: the
+    terms are large, and of either sign.
+    """
     total = [Fraction(0)] * (3 * _TERMS + 1)
     u = [Fraction(1)]
     for k in range(_TERMS + 1):
+        following = [Fraction(0)] * (len(u) + 3)
         for power, coefficient in enumerate(u):
             total[power] += coefficient / order**k
-        u = _next_debye(u)
+            half = Fraction(power, 2)
+            following[power + 1] += coefficient * (half + Fraction(1, 8 * (power + 1)))
+            following[power + 3] -= coefficient * (half + Fraction(5, 8 * (power + 3)))
+        u = following
     return tuple(map(float, total))
-
-
-def _next_debye(u: Sequence[Fraction]) -> list[Fraction]:
-    """``u_(k+1) = p^2 (1 - p^2) u_k' / 2 + int_0^p (1 - 5 t^2) u_k dt / 8``."""
-    following = [Fraction(0)] * (len(u) + 3)
-    for power, coefficient in enumerate(u):
-        following[power + 1] += coefficient * (Fraction(power, 2) + Fraction(1, 8 * (power + 1)))
-        following[power + 3] -= coefficient * (Fraction(power, 2) + Fraction(5, 8 * (power + 3)))
-    return following

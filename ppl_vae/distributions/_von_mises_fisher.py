@@ -1,4 +1,4 @@
-"""The von Mises-Fisher distribution on the sphere, reparameterised."""
+"""The von Mises-Fisher distribution on the sphere, and the angle of its draws to the mean."""
 
 import functools
 import math
@@ -18,14 +18,14 @@ from ppl_vae.distributions._precision import in_double
 from ppl_vae.distributions._sphere_cumulants import sphere_cumulants
 
 _ROUNDS, _PROPOSALS = 4, 8
-"""Rounds of as many proposals each. One is accepted with probability 0.65 or more: none, below
-1e-14."""
+"""Rounds, and proposals in each. One is accepted with probability 0.65 or more: none of them with
+probability below 1e-14."""
 
 _REACH = 10.0
 """Number of widths of the density beyond which its tail is below 1e-12 of it."""
 
 _NODES = 24
-"""Points of the quadrature, for relative errors below 1e-9."""
+"""Number of nodes of the quadrature, for relative errors below 1e-9."""
 
 
 def sample_angle(concentration: Float[Tensor, "*shape"], dimension: int) -> Float[Tensor, "*shape"]:
@@ -42,20 +42,20 @@ def sample_angle(concentration: Float[Tensor, "*shape"], dimension: int) -> Floa
         Wood, 1994, Simulation of the von Mises Fisher distribution.
         Ulrich, 1984, Computer generation of distributions on the m-sphere.
     """
-    draw = _invert if dimension == 3 else _reject
     # 1 - cos a, which keeps its digits where the angle is small.
-    versine = draw(concentration, dimension)
+    if dimension == 3:
+        positive = concentration.clamp(min=torch.finfo(concentration.dtype).eps ** 2)
+        versine = -torch.log1p(torch.rand_like(positive) * torch.expm1(-2 * positive)) / positive
+    else:
+        versine = _reject(concentration, dimension)
+    # Not acos(1 - versine), which rounds small angles to 0.
     return 2 * torch.asin(torch.sqrt(versine / 2).clamp(max=1))
 
 
-def _invert(concentration: Tensor, dimension: int) -> Tensor:
-    positive = concentration.clamp(min=torch.finfo(concentration.dtype).eps ** 2)
-    return -torch.log1p(torch.rand_like(positive) * torch.expm1(-2 * positive)) / positive
-
-
 def _reject(concentration: Tensor, dimension: int) -> Tensor:
-    """Wood's envelope is the density of (1 - (1 + b) B) / (1 - (1 - b) B), B ~ Beta."""
+    """Draws of 1 - cos a, cos a proposed as (1 - (1 + b) B) / (1 - (1 - b) B) with B ~ Beta."""
     last = dimension - 1
+    # Wood's (sqrt(4 kappa^2 + (m-1)^2) - 2 kappa) / (m - 1), without the difference.
     b = last / (2 * concentration + torch.sqrt(4 * concentration.square() + last**2))
     best, at_best = 2 * b / (1 + b), (1 - b) / (1 + b)
     versine, accepted = torch.zeros_like(b), torch.zeros_like(b, dtype=torch.bool)
@@ -65,6 +65,7 @@ def _reject(concentration: Tensor, dimension: int) -> Tensor:
         log_volume = torch.log1p(at_best * (proposal / best - 1) / (1 + at_best))
         log_ratio = concentration * (best - proposal) + last * log_volume
         good = torch.rand_like(share).log() <= log_ratio
+        # The first that is accepted; where none is, any, which the next round replaces.
         first = good.byte().argmax(0, keepdim=True)
         versine = torch.where(accepted, versine, proposal.gather(0, first).squeeze(0))
         accepted = accepted | good.any(0)
@@ -106,13 +107,14 @@ def angle_slope(
     a, kappa = in_double(angle), in_double(concentration)
     a = a.clamp(1e-30, math.pi - 4 * torch.finfo(a.dtype).eps)
     ratio = sphere_cumulants(kappa, dimension)[1]
-    below = torch.cos(a) > ratio
-    end = _far_end(a, kappa, dimension, below)
-    half = (end - a).abs().unsqueeze(-1) / 2
-    middle = ((end + a) / 2).unsqueeze(-1)
-    points, weights = _gauss_legendre(a.device, a.dtype)
-    s = middle + half * points
-    a, kappa, ratio = a.unsqueeze(-1), kappa.unsqueeze(-1), ratio.unsqueeze(-1)
+    # The integral of cos s - A over all of [0, pi] is 0, so that either side gives it: on the side
+    # away from acos A the integrand keeps its sign, and no digits cancel.
+    end = _far_end(a, kappa, dimension, below=torch.cos(a) > ratio)
+    a, kappa, ratio, end = (v.unsqueeze(-1) for v in (a, kappa, ratio, end))
+    half, middle = (end - a).abs() / 2, (end + a) / 2
+    nodes, weights = _gauss_legendre(a.device, a.dtype)
+    s = middle + half * nodes
+    # h(s) / h(a): the constant of the density cancels.
     log_density = kappa * (torch.cos(s) - torch.cos(a))
     log_density = log_density + (dimension - 2) * torch.log(torch.sin(s) / torch.sin(a))
     integrand = (torch.cos(s) - ratio).abs() * torch.exp(log_density)
@@ -120,7 +122,10 @@ def angle_slope(
 
 
 def _far_end(a: Tensor, kappa: Tensor, dimension: int, below: Tensor) -> Tensor:
-    """Where the integral from a ends: at 0 or pi, or where the density has vanished before."""
+    """End of the integral from a: 0 or pi, or where the density has vanished before.
+
+    Else a narrow density would fall between the nodes.
+    """
     half = (dimension - 2) / 2
     curvature = half + torch.sqrt(half**2 + kappa.square())
     mode = torch.acos((kappa / curvature).nan_to_num(nan=0.0).clamp(max=1))
@@ -132,8 +137,8 @@ def _far_end(a: Tensor, kappa: Tensor, dimension: int, below: Tensor) -> Tensor:
 
 @functools.cache
 def _gauss_legendre(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    points, weights = np.polynomial.legendre.leggauss(_NODES)
-    return torch.from_numpy(points).to(device, dtype), torch.from_numpy(weights).to(device, dtype)
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    return torch.from_numpy(nodes).to(device, dtype), torch.from_numpy(weights).to(device, dtype)
 
 
 @final
@@ -172,7 +177,7 @@ class VonMisesFisher(TorchDistribution):  # type: ignore[misc, unused-ignore]
     ) -> None:
         batch = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
         self.loc = loc.expand(*batch, loc.shape[-1])
-        # As it is given: the normaliser of copies is computed once.
+        # Not expanded: the normaliser of copies is computed once.
         self.concentration = concentration
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
 
@@ -194,7 +199,7 @@ class VonMisesFisher(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     @property
     def variance(self) -> Float[Tensor, "*shape m"]:
-        """Of each coordinate: ``Var(t) mu_i^2 + E (1 - t^2) (1 - mu_i^2) / (m - 1)``, t = mu'z."""
+        """Variances ``Var(t) mu_i^2 + E (1 - t^2) (1 - mu_i^2) / (m - 1)``, t = mu'z."""
         concentration, m = in_double(self.concentration), self.dimension
         ratio = sphere_cumulants(concentration, m)[1]
         positive = concentration > 0
@@ -211,7 +216,7 @@ class VonMisesFisher(TorchDistribution):  # type: ignore[misc, unused-ignore]
         with torch.no_grad():
             angle = sample_angle(concentration, self.dimension)
             across = torch.randn_like(loc)
-            # Once more, since a short remainder is no longer across after rounding.
+            # Twice: of noise nearly along mu a short remainder is left, which rounding turns.
             for _ in range(2):
                 across = across - (across * loc).sum(-1, keepdim=True) * loc
                 across = functional.normalize(across, dim=-1)
@@ -224,8 +229,15 @@ class VonMisesFisher(TorchDistribution):  # type: ignore[misc, unused-ignore]
         Raises:
             ValueError: If validation is on (the default) and a value has another norm than 1.
         """
-        if self._validate_args:
-            _require_unit(value)
+        if self._validate_args and not bool(constraints.sphere.check(value).all()):
+            norm = torch.linalg.vector_norm(value, dim=-1).flatten()
+            # A NaN's is the largest of all.
+            worst = norm[(norm - 1).abs().nan_to_num(nan=math.inf).argmax()].item()
+            raise ValueError(
+                f"a latent on the sphere has norm 1, got {worst:.6g}: pair this distribution with "
+                "one on the sphere (UniformSpherePrior, VonMisesFisherEncoder), or normalise the "
+                "values."
+            )
         log_mean = sphere_cumulants(self.concentration, self.dimension)[0]
         inner = (self.loc * value).sum(-1)
         return self.concentration * inner - log_mean - log_area(self.dimension)
@@ -279,14 +291,3 @@ class _Draw(torch.autograd.Function):
             by_angle = cos * (gradient * across).sum(-1) - sin * along
             by_concentration = by_angle * angle_slope(angle, concentration, loc.shape[-1])
         return by_loc, by_concentration, None, None
-
-
-def _require_unit(value: Tensor) -> None:
-    if not bool(constraints.sphere.check(value).all()):
-        norm = torch.linalg.vector_norm(value, dim=-1).flatten()
-        # A NaN's is the largest of all.
-        worst = norm[(norm - 1).abs().nan_to_num(nan=math.inf).argmax()].item()
-        raise ValueError(
-            f"a latent on the sphere has norm 1, got {worst:.6g}: pair this distribution with one "
-            "on the sphere (UniformSpherePrior, VonMisesFisherEncoder), or normalise the values."
-        )

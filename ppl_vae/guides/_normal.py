@@ -183,8 +183,8 @@ class FlowGuide(nn.Module):
         kind: ``iaf``, ``spline``, ``realnvp`` or ``maf``.
         context: Number of features h; with 0, T is the same for all x.
         layers: Transforms that T is composed of.
-        hidden_sizes: Of the hidden layers of each transform's network.
-        bins: Of a spline, over 5 scales on both sides of loc.
+        hidden_sizes: Sizes of the hidden layers of each transform's network.
+        bins: Bins of a spline, over 5 scales on both sides of loc.
 
     Raises:
         ImportError: If zuko is not installed.

@@ -59,7 +59,7 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc, unused-ignor
         loc: Locations on the scale of the data, [0, 1].
         scale: Scales of the logistic distribution, on the same scale.
         levels: Number of values, 2 or more.
-        validate_args: As Pyro has it.
+        validate_args: Whether values are checked; None: as Pyro has it.
 
     References:
         Salimans, Karpathy, Chen and Kingma, 2017, PixelCNN++: improving the PixelCNN with

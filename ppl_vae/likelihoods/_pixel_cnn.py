@@ -30,7 +30,7 @@ class AutoregressiveImage(TorchDistribution):  # type: ignore[misc, unused-ignor
         channels: Values at each pixel, independent given the pixels before.
         features: Length of a row.
         support: Of a row.
-        validate_args: As Pyro has it.
+        validate_args: Whether values are checked; None: as Pyro has it.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -149,7 +149,7 @@ class PixelCNNDecoder(nn.Module):
         layers: Residual layers.
         kernel: Odd side of the windows.
         context: Channels of what z says of each pixel.
-        components: Of a mixture, for ``logistic``.
+        components: Number of components of the mixture, for ``logistic``.
         data: Training data; when given, the first outputs have their distribution.
         data_mean: Their mean, for ``bernoulli``.
 

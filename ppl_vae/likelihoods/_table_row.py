@@ -65,7 +65,7 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
         groups: The columns, by kind.
         outputs: Of the network, one part for each group.
         columns: All columns, for messages.
-        validate_args: As Pyro has it.
+        validate_args: Whether values are checked; None: as Pyro has it.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}

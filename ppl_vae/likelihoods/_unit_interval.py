@@ -168,7 +168,7 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc, unused-ignor
 
     Args:
         logits: l, any shape.
-        validate_args: As Pyro has it.
+        validate_args: Whether values are checked; None: as Pyro has it.
 
     References:
         Loaiza-Ganem and Cunningham, 2019, The continuous Bernoulli: fixing a pervasive error in

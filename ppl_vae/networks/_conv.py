@@ -168,8 +168,8 @@ class ConvEncoder(nn.Module):
         out_features: Size of the last dimension of the output.
         image_shape: ``(height, width)`` or ``(channels, height, width)``; the sides multiples of
             2 to the number of ``channels``.
-        activation: A name in ``ACTIVATIONS``.
-        channels: Of the halved images, finest first.
+        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        channels: Channels of the halved images, finest first.
         blocks: Residual blocks after each halving.
 
     Raises:
@@ -216,9 +216,10 @@ class ConvDecoder(nn.Module):
         in_features: Size of the last dimension of the input.
         hidden: Sizes of the MLP's hidden layers.
         out_features: Length of a row: the features of an image, or several blocks of as many.
-        image_shape: As for :class:`ConvEncoder`.
-        activation: A name in ``ACTIVATIONS``.
-        channels: Of the images before they are doubled, finest first: the same as the encoder's.
+        image_shape: Shape of an image, as for :class:`ConvEncoder`.
+        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        channels: Channels of the images before they are doubled, finest first, as the
+            encoder's.
         blocks: Residual blocks before each doubling.
 
     Raises:
@@ -273,12 +274,12 @@ class ResidualEncoder(nn.Sequential):
     times the cost of the convolutions alone.
 
     Args:
-        in_features: As for :class:`~ppl_vae.networks.ConvEncoder`, as the others are.
+        in_features: Length of a row, as for :class:`~ppl_vae.networks.ConvEncoder`.
         hidden: Sizes of the last MLP's hidden layers.
         out_features: Size of the last dimension of the output.
         image_shape: ``(height, width)`` or ``(channels, height, width)``.
         activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
-        channels: Of the halved images, finest first.
+        channels: Channels of the halved images, finest first.
         blocks: Residual blocks for each of ``channels``.
 
     Raises:
@@ -307,12 +308,12 @@ class ResidualDecoder(nn.Sequential):
     """A :class:`~ppl_vae.networks.ConvDecoder` with residual blocks before each doubling.
 
     Args:
-        in_features: As for :class:`~ppl_vae.networks.ConvDecoder`, as the others are.
+        in_features: Size of the last dimension of the input.
         hidden: Sizes of the first MLP's hidden layers.
         out_features: Length of a row: the features of an image, or several blocks of as many.
         image_shape: ``(height, width)`` or ``(channels, height, width)``.
         activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
-        channels: Of the images before they are doubled, finest first.
+        channels: Channels of the images before they are doubled, finest first.
         blocks: Residual blocks for each of ``channels``.
 
     Raises:

@@ -34,8 +34,8 @@ class AutoregressivePrior(nn.Module):
     Args:
         latent: Number of latent dimensions.
         hidden: Units of each hidden layer, at least latent.
-        components: Of each conditional.
-        layers: Hidden layers.
+        components: Number of normals of each conditional.
+        layers: Number of hidden layers.
 
     Raises:
         ValueError: If latent is less than 2, hidden less than latent, or another less than 1.
@@ -78,7 +78,7 @@ class AutoregressiveBernoulliPrior(nn.Module):
     Args:
         latent: Number of latents.
         hidden: Units of each hidden layer, at least latent.
-        layers: Hidden layers.
+        layers: Number of hidden layers.
 
     Raises:
         ValueError: If latent is less than 2, hidden less than latent, or layers less than 1.
@@ -195,8 +195,8 @@ class FlowPrior(nn.Module):
         latent: Number of latent dimensions.
         kind: ``realnvp``, ``maf``, ``spline`` or ``iaf``.
         layers: Transforms that T is composed of.
-        hidden_sizes: Of the hidden layers of each transform's network.
-        bins: Of a spline, over 5 scales on both sides of loc.
+        hidden_sizes: Sizes of the hidden layers of each transform's network.
+        bins: Bins of a spline, over 5 scales on both sides of loc.
 
     Raises:
         ImportError: If zuko is not installed.

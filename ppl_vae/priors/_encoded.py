@@ -232,8 +232,8 @@ class ExemplarPrior(nn.Module):
     Args:
         encoder: The guide, ``x (batch, features) -> q(z|x)``, a distribution with a mean.
         data: Training rows, shape (num_data, features).
-        exemplars: M, of each call in training mode.
-        evaluation_exemplars: How many a mixture has in evaluation mode; None: all.
+        exemplars: Number of exemplars M of each call in training mode.
+        evaluation_exemplars: Exemplars of the mixture in evaluation mode; None: all.
 
     Raises:
         ValueError: If there are fewer than 2 exemplars or fewer training rows than exemplars.

@@ -101,7 +101,7 @@ class LaplacePrior(nn.Module):
 
     Args:
         latent: Number of latent dimensions.
-        scale: In units of z; where it is learned, the start.
+        scale: Scale in units of z; where it is learned, the start.
         learned: Whether the location and scale of each dimension are parameters.
 
     Raises:
@@ -135,7 +135,7 @@ class StudentTPrior(nn.Module):
     Args:
         latent: Number of latent dimensions.
         df: Degrees of freedom; where they are learned, the start.
-        scale: In units of z; where it is learned, the start.
+        scale: Scale in units of z; where it is learned, the start.
         learned: Whether degrees of freedom, location and scale of each dimension are parameters.
 
     Raises:
@@ -172,7 +172,7 @@ class UniformSpherePrior(nn.Module):
     or quadrature.
 
     Args:
-        latent: m, dimensions of the space around the sphere.
+        latent: Dimension m of the space around the sphere.
 
     Raises:
         ValueError: If latent is less than 2.

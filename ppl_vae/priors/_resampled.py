@@ -30,7 +30,7 @@ class LearnedAcceptRejectPrior(nn.Module):
     Args:
         latent: Number of latent dimensions.
         hidden: Hidden layer sizes of a's network.
-        truncation: T, at least 2.
+        truncation: Number of proposals T, at least 2.
         draws: Draws for Z at each update.
         evaluation_draws: Fixed draws for Z in evaluation.
 
@@ -116,7 +116,7 @@ class SelfNormalizedImportancePrior(nn.Module):
 
     Args:
         latent: Number of latent dimensions.
-        proposals: K, at least 2.
+        proposals: Number of normal draws K, at least 2.
         hidden: Hidden layer sizes of U's network.
 
     Raises:
@@ -254,10 +254,10 @@ class EnergyPrior(nn.Module):
 
         Args:
             z: Latents to model.
-            steps: Updates of Adam.
-            batch_size: Latents at each.
-            learning_rate: Adam's.
-            seed: Of the batches and the normal draws.
+            steps: Number of updates of Adam.
+            batch_size: Number of latents at each.
+            learning_rate: Learning rate of Adam.
+            seed: Seed of the batches and the normal draws.
 
         Raises:
             ValueError: If z has another number of dimensions, or no rows, or steps or sizes are
