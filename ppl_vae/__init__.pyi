@@ -66,7 +66,7 @@ from .guides import BernoulliEncoder as BernoulliEncoder
 from .guides import CategoricalEncoder as CategoricalEncoder
 from .guides import DeltaEncoder as DeltaEncoder
 from .guides import DiagonalNormalEncoder as DiagonalNormalEncoder
-from .guides import FlowGuide as FlowGuide
+from .guides import FlowEncoder as FlowEncoder
 from .guides import FullCovarianceEncoder as FullCovarianceEncoder
 from .guides import LowRankEncoder as LowRankEncoder
 from .guides import VonMisesFisherEncoder as VonMisesFisherEncoder

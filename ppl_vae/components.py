@@ -19,6 +19,7 @@ from typing import Any, final
 
 from jsonargparse import ArgumentParser
 
+from ppl_vae._renamed import RENAMED
 from ppl_vae.names import did_you_mean, unknown_name
 
 ComponentSpec = str | Mapping[str, Any]
@@ -238,6 +239,9 @@ class Kind(Mapping[str, Class]):
         if self.base is None or not is_class_path(name):
             raise ValueError(unknown_name(self.name, name, self))
         imported = self._import(name, module)
+        if is_ours(module) and not hasattr(imported, attribute):
+            # Files of the last version name classes as they were called then.
+            attribute = RENAMED.get(attribute, attribute)
         if not hasattr(imported, attribute):
             hint = did_you_mean(attribute, vars(imported))
             raise ValueError(

@@ -141,3 +141,9 @@ def test_every_name_is_in_the_documentation(kind):
     text = (Path(__file__).parents[1] / "docs" / "parts.md").read_text()
     missing = [name for name in MODEL_KINDS[kind] if not re.search(rf"`{name}[:`]", text)]
     assert missing == []
+
+
+def test_files_of_the_last_version_name_classes_as_they_were_called():
+    for old, new in (("priors.StandardNormal", "normal"), ("guides.FlowGuide", "flow")):
+        kind = MODEL_KINDS["prior" if "priors" in old else "guide"]
+        assert kind.parse({"class_path": f"ppl_vae.{old}"}).build is kind[new]

@@ -303,7 +303,7 @@ print(
     gap(vae.model, vae.guide, x, evidence, num_particles=2).shape,
     refusal(lambda: gap(vae.model, vae.guide, x, evidence, flow=True)),
     refusal(lambda: pv.priors.FlowPrior(2)),
-    refusal(lambda: pv.guides.FlowGuide(torch.nn.Linear(4, 36), 2)),
+    refusal(lambda: pv.guides.FlowEncoder(torch.nn.Linear(4, 36), 2)),
     refusal(lambda: flows.RowFlows(2, 2)),
 )
 """

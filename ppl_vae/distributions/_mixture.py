@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, final
 
 import pyro.distributions as dist
@@ -171,10 +172,8 @@ class Mixture(TorchDistribution):  # type: ignore[misc, unused-ignore]
             density = _log_joint(self.components, self.log_weights)
             log_prob = self._in_chunks(density, points).reshape(shape)
         else:
-            by_component = _log_joint(self.components, torch.zeros_like(self.log_weights[0]))(
-                points
-            )
-            by_component = by_component.reshape(*shape, -1) + self.log_weights
+            density = _log_joint(self.components, torch.zeros_like(self.log_weights[0]))
+            by_component = density(points).reshape(*shape, -1) + self.log_weights
             log_prob = torch.logsumexp(by_component, -1)
         shape = torch.broadcast_shapes(self.batch_shape, log_prob.shape)
         return log_prob.to(value.dtype).expand(shape)
@@ -193,8 +192,8 @@ class Mixture(TorchDistribution):  # type: ignore[misc, unused-ignore]
         if not torch.is_grad_enabled():
             return torch.cat([log_prob(chunk) for chunk in chunks])
         # All densities would be kept for the gradient; computed again, they are not.
-        options = {"use_reentrant": False, "preserve_rng_state": False}
-        return torch.cat([checkpoint(log_prob, chunk, **options) for chunk in chunks])
+        again = partial(checkpoint, log_prob, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([again(chunk) for chunk in chunks])
 
     def _require_value(self, value: Tensor) -> None:
         if value.shape[value.dim() - self.event_dim :] != self.event_shape:

@@ -11,7 +11,7 @@ from ppl_vae.guides._nonnormal import (
 )
 from ppl_vae.guides._normal import (
     DiagonalNormalEncoder,
-    FlowGuide,
+    FlowEncoder,
     FullCovarianceEncoder,
     LowRankEncoder,
 )
@@ -23,7 +23,7 @@ GUIDES = Kind(
         "normal": DiagonalNormalEncoder,
         "full-normal": FullCovarianceEncoder,
         "low-rank": LowRankEncoder,
-        "flow": FlowGuide,
+        "flow": FlowEncoder,
         "delta": DeltaEncoder,
         "bernoulli": BernoulliEncoder,
         "categorical": CategoricalEncoder,
@@ -40,7 +40,7 @@ __all__ = [
     "CategoricalEncoder",
     "DeltaEncoder",
     "DiagonalNormalEncoder",
-    "FlowGuide",
+    "FlowEncoder",
     "FullCovarianceEncoder",
     "LowRankEncoder",
     "TableInput",

@@ -167,7 +167,7 @@ _CONTEXT = 32
 
 
 @final
-class FlowGuide(nn.Module):
+class FlowEncoder(nn.Module):
     """q(z|x): ``z = loc(x) + scale(x) * T(noise; h(x))``, noise ~ Normal(0, I), T a flow.
 
     Starts where T is the identity, at the :class:`~ppl_vae.guides.DiagonalNormalEncoder` of the

@@ -16,8 +16,156 @@ from ppl_vae.networks import set_output_bias
 
 _FLOOR = 1e-2
 """Least scale of a column, in units of its own spread: no density grows without bound."""
-_FARTHEST = 1e-3
-"""Frequencies that logits start at are kept this far from 0 and 1."""
+_LEAST_FREQUENCY = 1e-3
+"""Distance from 0 and 1 of the frequencies that logits start at."""
+
+
+@final
+class _Numbers(ColumnGroup):
+    """Real and positive columns: normal, of the logarithm for positive ones."""
+
+    loc: Tensor
+    scale: Tensor
+    stand_in = 1.0
+
+    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
+        super().__init__()
+        self.places, self.logarithmic = places, columns[places[0]].kind == "positive"
+        self.expected = "numbers above 0" if self.logarithmic else "finite numbers"
+        self.start = [0.0] * (2 * len(places))
+        cells = data[:, places]
+        cells = cells.log() if self.logarithmic else cells
+        for place, varies in zip(places, column_varies(cells).tolist(), strict=True):
+            if not varies:
+                # Its density would grow without bound and mean nothing.
+                raise ValueError(
+                    f"column {columns[place].name!r} is {columns[place].kind} and does not vary in "
+                    "the training data, so that it has no density: leave it out."
+                )
+        loc, scale = standard_moments(cells)
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", scale)
+
+    def distributions(self, outputs: Float[Tensor, "*shape outputs"]) -> Any:
+        loc, free = outputs.chunk(2, -1)
+        loc, scale = self.loc + self.scale * loc, self.scale * _positive(free)
+        kind = dist.LogNormal if self.logarithmic else dist.Normal
+        return kind(loc, scale, validate_args=False)
+
+    def possible(self, x: Float[Tensor, "*shape columns"]) -> Tensor:
+        return x > 0 if self.logarithmic else x.isfinite()
+
+
+@final
+class _Counts(ColumnGroup):
+    """Negative binomial: the logarithm of the mean, and the inverse dispersion."""
+
+    log_mean: Tensor
+    expected = "whole numbers from 0"
+
+    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
+        super().__init__()
+        self.places, self.start = places, [0.0] * (2 * len(places))
+        mean = data[:, places].nanmean(0).nan_to_num(1.0).clamp(min=1e-2)
+        self.register_buffer("log_mean", mean.log())
+
+    def distributions(self, outputs: Float[Tensor, "*shape outputs"]) -> Any:
+        log_mean, free = outputs.chunk(2, -1)
+        return negative_binomial(self.log_mean + log_mean, _positive(free))
+
+    def possible(self, x: Float[Tensor, "*shape columns"]) -> Tensor:
+        return (x >= 0) & (x == x.round())
+
+
+@final
+class _Categories(ColumnGroup):
+    """Binary and categorical columns: logits of the codes, of columns of different sizes."""
+
+    expected = "codes of its labels"
+
+    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
+        super().__init__()
+        self.places = places
+        self.sizes = [_num_codes(columns[place]) for place in places]
+        starts = [_logits(data[:, p], size) for p, size in zip(places, self.sizes, strict=True)]
+        self.start = torch.cat(starts).tolist()
+
+    def distributions(self, outputs: Float[Tensor, "*shape outputs"]) -> Any:
+        return _categorical(outputs.split(self.sizes, -1))
+
+    def possible(self, x: Float[Tensor, "*shape columns"]) -> Tensor:
+        return _is_code(x, self.sizes)
+
+
+@final
+class _Orders(ColumnGroup):
+    """Ordinal columns: ``P(x <= k) = sigmoid(t_k - f(z))`` with learned t_0 < t_1 < ..."""
+
+    expected = "codes of its labels"
+
+    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
+        super().__init__()
+        self.places, self.start = places, [0.0] * len(places)
+        self.sizes = [_num_codes(columns[place]) for place in places]
+        thresholds = [
+            _logits(data[:, p], size).softmax(0).cumsum(0)[:-1].logit()
+            for p, size in zip(places, self.sizes, strict=True)
+        ]
+        self.first = nn.Parameter(torch.stack([t[0] for t in thresholds]))
+        # Steps by softplus keep the thresholds in order, whatever is learned.
+        steps = [t.diff().clamp(min=_LEAST_FREQUENCY).expm1().log() for t in thresholds]
+        self.steps = nn.ParameterList(steps)
+
+    def distributions(self, outputs: Float[Tensor, "*shape outputs"]) -> Any:
+        logits = []
+        for first, steps, loc in zip(self.first, self.steps, outputs.unbind(-1), strict=True):
+            rising = torch.cat([first.new_zeros(1), functional.softplus(steps).cumsum(0)])
+            below = functional.logsigmoid(first + rising - loc.unsqueeze(-1))
+            above = functional.logsigmoid(loc.unsqueeze(-1) - first - rising)
+            # P(x = k) = sigmoid(t_k - f) sigmoid(f - t_(k-1)) (1 - exp(t_(k-1) - t_k)).
+            within = torch.log(-torch.expm1(-rising.diff()))
+            inner = below[..., 1:] + above[..., :-1] + within
+            logits.append(torch.cat([below[..., :1], inner, above[..., -1:]], -1))
+        return _categorical(logits)
+
+    def possible(self, x: Float[Tensor, "*shape columns"]) -> Tensor:
+        return _is_code(x, self.sizes)
+
+
+_GROUPS: tuple[tuple[tuple[str, ...], Callable[..., ColumnGroup]], ...] = (
+    (("real",), _Numbers),
+    (("positive",), _Numbers),
+    (("count",), _Counts),
+    (("binary", "categorical"), _Categories),
+    (("ordinal",), _Orders),
+)
+"""Kinds of columns that are taken together."""
+
+
+def _categorical(logits: Sequence[Tensor]) -> dist.Categorical:
+    """One distribution for columns of different sizes: codes that one does not have get no mass."""
+    most = max(own.shape[-1] for own in logits)
+    padded = [functional.pad(own, (0, most - own.shape[-1]), value=-1e9) for own in logits]
+    return dist.Categorical(logits=torch.stack(padded, -2), validate_args=False)
+
+
+def _is_code(x: Tensor, sizes: list[int]) -> Tensor:
+    return (x >= 0) & (x == x.round()) & (x < torch.tensor(sizes, device=x.device))
+
+
+def _num_codes(column: Column) -> int:
+    return max(len(column.labels), 2)
+
+
+def _positive(free: Tensor) -> Tensor:
+    # softplus(0.5413...) is 1.
+    return _FLOOR + (1 - _FLOOR) * functional.softplus(free + 0.5413248546)
+
+
+def _logits(codes: Tensor, size: int) -> Tensor:
+    present = codes[~codes.isnan()].long()
+    share = torch.bincount(present, minlength=size).to(codes) / max(len(present), 1)
+    return share.clamp(min=_LEAST_FREQUENCY).log()
 
 
 @final
@@ -53,11 +201,20 @@ class TableDecoder(nn.Module):
         data: Float[Tensor, "num_data features"],
     ) -> None:
         super().__init__()
-        self.columns = _require_columns(columns, data)
+        if not columns:
+            raise ValueError(
+                "a table's likelihood needs to know its columns: give those of "
+                "load_dataset(FILE, columns={}), FILE being .csv or .parquet."
+            )
+        if len(columns) != data.shape[-1]:
+            raise ValueError(
+                f"{len(columns)} columns are named, but rows have {data.shape[-1]} cells."
+            )
+        self.columns = tuple(columns)
         self.network = network
         self.groups = nn.ModuleList(
             build(places, self.columns, data)
-            for kinds, build in _BUILDERS
+            for kinds, build in _GROUPS
             if (places := [i for i, c in enumerate(self.columns) if c.kind in kinds])
         )
         start = [value for group in self.groups for value in group.start]  # type: ignore[union-attr]
@@ -66,193 +223,11 @@ class TableDecoder(nn.Module):
     @classmethod
     def num_outputs(cls, features: int, columns: Sequence[Column] | None = None) -> int:
         """Outputs that the network must have."""
-        return sum(_outputs_of(column) for column in columns or ())
+        sizes = {"binary": 0, "categorical": 0, "ordinal": 1}
+        return sum(sizes.get(column.kind, 2) or _num_codes(column) for column in columns or ())
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> TableRow:
         """The distribution of a row, event shape (features,)."""
-        groups: list[ColumnGroup] = [group() for group in self.groups]
-        parts = self.network(z).split([group.outputs for group in groups], -1)
-        return TableRow(groups, parts, self.columns)
-
-
-@final
-class _Numbers(nn.Module):
-    """Real and positive columns: normal, of the logarithm for positive ones."""
-
-    loc: Tensor
-    scale: Tensor
-    start: list[float]
-
-    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
-        super().__init__()
-        self.places, self.logarithmic = tuple(places), columns[places[0]].kind == "positive"
-        cells = data[:, places]
-        cells = cells.log() if self.logarithmic else cells
-        _require_variation(cells, columns, places)
-        loc, scale = standard_moments(cells)
-        self.register_buffer("loc", loc)
-        self.register_buffer("scale", scale)
-        self.start = [0.0] * (2 * len(places))
-
-    def forward(self) -> ColumnGroup:
-        return ColumnGroup(
-            self.places,
-            self._distributions,
-            2 * len(self.places),
-            1.0,
-            (lambda x: x > 0) if self.logarithmic else torch.isfinite,
-            "numbers above 0" if self.logarithmic else "finite numbers",
-        )
-
-    def _distributions(self, outputs: Tensor) -> Any:
-        loc, free = outputs.chunk(2, -1)
-        loc, scale = self.loc + self.scale * loc, self.scale * _positive(free)
-        kind = dist.LogNormal if self.logarithmic else dist.Normal
-        return kind(loc, scale, validate_args=False)
-
-
-@final
-class _Counts(nn.Module):
-    """Negative binomial: the logarithm of the mean, and the inverse dispersion."""
-
-    log_mean: Tensor
-    start: list[float]
-
-    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
-        super().__init__()
-        self.places = tuple(places)
-        mean = data[:, places].nanmean(0).nan_to_num(1.0).clamp(min=1e-2)
-        self.register_buffer("log_mean", mean.log())
-        self.start = [0.0] * (2 * len(places))
-
-    def forward(self) -> ColumnGroup:
-        return ColumnGroup(
-            self.places,
-            self._distributions,
-            2 * len(self.places),
-            0.0,
-            lambda x: (x >= 0) & (x == x.round()),
-            "whole numbers from 0",
-        )
-
-    def _distributions(self, outputs: Tensor) -> Any:
-        log_mean, free = outputs.chunk(2, -1)
-        return negative_binomial(self.log_mean + log_mean, _positive(free))
-
-
-@final
-class _Categories(nn.Module):
-    """Binary and categorical columns: logits of the codes, of columns of different sizes."""
-
-    start: list[float]
-
-    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
-        super().__init__()
-        self.places = tuple(places)
-        self.sizes = [max(len(columns[place].labels), 2) for place in places]
-        starts = [_logits(data[:, p], size) for p, size in zip(places, self.sizes, strict=True)]
-        self.start = torch.cat(starts).tolist()
-
-    def forward(self) -> ColumnGroup:
-        return _coded(self.places, self._distributions, self.sizes, sum(self.sizes))
-
-    def _distributions(self, outputs: Tensor) -> Any:
-        most = max(self.sizes)
-        # Codes that a column does not have get no probability.
-        padded = [
-            functional.pad(part, (0, most - part.shape[-1]), value=-1e9)
-            for part in outputs.split(self.sizes, -1)
-        ]
-        return dist.Categorical(logits=torch.stack(padded, -2), validate_args=False)
-
-
-@final
-class _Orders(nn.Module):
-    """Ordinal columns: ``P(x <= k) = sigmoid(t_k - f(z))`` with learned t_0 < t_1 < ..."""
-
-    start: list[float]
-
-    def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
-        super().__init__()
-        self.places = tuple(places)
-        self.sizes = [max(len(columns[place].labels), 2) for place in places]
-        thresholds = [
-            _logits(data[:, p], size).softmax(0).cumsum(0)[:-1].logit()
-            for p, size in zip(places, self.sizes, strict=True)
-        ]
-        self.first = nn.Parameter(torch.stack([t[0] for t in thresholds]))
-        steps = [t.diff().clamp(min=_FARTHEST).expm1().log() for t in thresholds]
-        self.steps = nn.ParameterList(steps)
-        self.start = [0.0] * len(places)
-
-    def forward(self) -> ColumnGroup:
-        return _coded(self.places, self._distributions, self.sizes, len(self.places))
-
-    def _distributions(self, outputs: Tensor) -> Any:
-        most, logits = max(self.sizes), []
-        for first, steps, loc in zip(self.first, self.steps, outputs.unbind(-1), strict=True):
-            rising = torch.cat([first.new_zeros(1), functional.softplus(steps).cumsum(0)])
-            below = functional.logsigmoid(first + rising - loc.unsqueeze(-1))
-            above = functional.logsigmoid(loc.unsqueeze(-1) - first - rising)
-            # P(x = k) = sigmoid(t_k - f) sigmoid(f - t_(k-1)) (1 - exp(t_(k-1) - t_k)).
-            within = torch.log(-torch.expm1(-rising.diff()))
-            inner = below[..., 1:] + above[..., :-1] + within
-            own = torch.cat([below[..., :1], inner, above[..., -1:]], -1)
-            logits.append(functional.pad(own, (0, most - own.shape[-1]), value=-1e9))
-        return dist.Categorical(logits=torch.stack(logits, -2), validate_args=False)
-
-
-_BUILDERS: tuple[tuple[tuple[str, ...], Callable[..., nn.Module]], ...] = (
-    (("real",), _Numbers),
-    (("positive",), _Numbers),
-    (("count",), _Counts),
-    (("binary", "categorical"), _Categories),
-    (("ordinal",), _Orders),
-)
-
-
-def _coded(
-    places: tuple[int, ...], of: Callable[[Tensor], Any], sizes: list[int], outputs: int
-) -> ColumnGroup:
-    def holds(x: Tensor) -> Tensor:
-        return (x >= 0) & (x == x.round()) & (x < torch.tensor(sizes, device=x.device))
-
-    return ColumnGroup(places, of, outputs, 0.0, holds, "codes of its labels")
-
-
-def _outputs_of(column: Column) -> int:
-    if column.kind in ("binary", "categorical"):
-        return max(len(column.labels), 2)
-    return 1 if column.kind == "ordinal" else 2
-
-
-def _positive(free: Tensor) -> Tensor:
-    """1 at 0, never below the floor."""
-    return _FLOOR + (1 - _FLOOR) * functional.softplus(free + 0.5413248546)
-
-
-def _require_variation(cells: Tensor, columns: Sequence[Column], places: list[int]) -> None:
-    """Check that numbers vary: a density of a constant grows without bound and means nothing."""
-    for place, varies in zip(places, column_varies(cells).tolist(), strict=True):
-        if not varies:
-            raise ValueError(
-                f"column {columns[place].name!r} is {columns[place].kind} and does not vary in the "
-                "training data, so that it has no density: leave it out."
-            )
-
-
-def _logits(codes: Tensor, size: int) -> Tensor:
-    present = codes[~codes.isnan()].long()
-    share = torch.bincount(present, minlength=size).to(codes) / max(len(present), 1)
-    return share.clamp(min=_FARTHEST).log()
-
-
-def _require_columns(columns: Sequence[Column] | None, data: Tensor) -> tuple[Column, ...]:
-    if not columns:
-        raise ValueError(
-            "a table's likelihood needs to know its columns: give those of "
-            "load_dataset(FILE, columns={}), FILE being .csv or .parquet."
-        )
-    if len(columns) != data.shape[-1]:
-        raise ValueError(f"{len(columns)} columns are named, but rows have {data.shape[-1]} cells.")
-    return tuple(columns)
+        groups: list[ColumnGroup] = list(self.groups)  # type: ignore[arg-type]
+        outputs = self.network(z).split([len(group.start) for group in groups], -1)
+        return TableRow(groups, outputs, self.columns)

@@ -1,7 +1,7 @@
 """A row of a table as a distribution: columns of different kinds, cells that may be missing."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import pyro.distributions as dist
@@ -9,34 +9,35 @@ import torch
 from jaxtyping import Float
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
-from torch import Size, Tensor
+from torch import Size, Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from ppl_vae.data import Column
 from ppl_vae.distributions import sum_features
 
 
-@final
-@dataclass(frozen=True)
-class ColumnGroup:
+class ColumnGroup(nn.Module, ABC):
     """Columns of one kind, side by side.
 
     Attributes:
-        at: Their places in a row.
-        of: Outputs of the network, shape (..., outputs of the group), to their distributions, batch
-            shape (..., columns of the group).
-        outputs: How many outputs they take.
+        places: Their places in a row.
+        start: Where the network's outputs for them start, in the order that it gives them.
+        expected: Their possible values in words.
         stand_in: A possible value, for cells that are missing.
-        holds: Whether values are possible.
-        expected: The possible values in words.
     """
 
-    at: tuple[int, ...]
-    of: Callable[[Tensor], Any]
-    outputs: int
-    stand_in: float
-    holds: Callable[[Tensor], Tensor]
+    places: list[int]
+    start: list[float]
     expected: str
+    stand_in: ClassVar[float] = 0.0
+
+    @abstractmethod
+    def distributions(self, outputs: Float[Tensor, "*shape outputs"]) -> Any:
+        """Distributions of the columns, batch shape (*shape, columns of the group)."""
+
+    @abstractmethod
+    def possible(self, x: Float[Tensor, "*shape columns"]) -> Tensor:
+        """Whether each value is possible."""
 
 
 class _RowSupport(Constraint):
@@ -49,12 +50,12 @@ class _RowSupport(Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        held = [
-            (group.holds(cells) | cells.isnan()).all(-1)
+        possible = [
+            (group.possible(cells) | cells.isnan()).all(-1)
             for group in self._groups
-            for cells in [value[..., list(group.at)]]
+            for cells in [value[..., group.places]]
         ]
-        return torch.stack(held).all(0)
+        return torch.stack(possible).all(0)
 
 
 @final
@@ -63,7 +64,7 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     Args:
         groups: The columns, by kind.
-        outputs: Of the network, one part for each group.
+        outputs: Outputs of the network for each group.
         columns: All columns, for messages.
         validate_args: Whether values are checked; None: as Pyro has it.
     """
@@ -80,7 +81,7 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
         validate_args: bool | None = None,
     ) -> None:
         self._groups, self._outputs, self._columns = groups, outputs, columns
-        order = [place for group in groups for place in group.at]
+        order = [place for group in groups for place in group.places]
         self._back = torch.tensor(order).argsort().to(outputs[0].device)
         shape = outputs[0].shape[:-1]
         super().__init__(shape, Size((len(columns),)), validate_args=validate_args)
@@ -93,13 +94,18 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TableRow":
         """The same distribution with its batch shape broadcast."""
-        outputs = [part.expand(*batch_shape, part.shape[-1]) for part in self._outputs]
+        outputs = [o.expand(*batch_shape, o.shape[-1]) for o in self._outputs]
         return TableRow(self._groups, outputs, self._columns, validate_args=self._validate_args)
 
     @property
     def mean(self) -> Float[Tensor, "*shape features"]:
         """Means of numbers, the most probable code of a category or an order."""
-        return self._together([_centre(base) for base in self._bases()])
+        return self._together(
+            [
+                base.logits.argmax(-1) if isinstance(base, dist.Categorical) else base.mean
+                for base in self._bases()
+            ]
+        )
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Complete rows, shape ``(*sample_shape, *batch_shape, features)``."""
@@ -119,38 +125,30 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
         self, value: Float[Tensor, "*batch features"]
     ) -> Float[Tensor, "*shape features"]:
         """The terms of :meth:`log_prob`, 0 for missing cells."""
-        parts = []
+        terms = []
         for group, base in zip(self._groups, self._bases(), strict=True):
-            cells = value[..., list(group.at)]
-            if self._validate_args:
-                self._require(group, cells)
+            cells = value[..., group.places]
+
+            if self._validate_args and bool(
+                (wrong := ~(group.possible(cells) | cells.isnan())).any()
+            ):
+                place = wrong.nonzero()[0]
+                column = self._columns[group.places[int(place[-1])]]
+                raise ValueError(
+                    f"column {column.name!r} is {column.kind} and takes {group.expected}, got "
+                    f"{cells[tuple(place)].item():.6g}: name another kind "
+                    f'(columns={{"{column.name}": "real"}}).'
+                )
             observed = ~cells.isnan()
             # A possible value in place of NaN: a NaN would pass through the gradient of where.
             possible = torch.where(observed, cells, group.stand_in)
-            parts.append(torch.where(observed, base.log_prob(possible), 0.0))
-        return self._together(parts)
+            terms.append(torch.where(observed, base.log_prob(possible), 0.0))
+        return self._together(terms)
 
     def _bases(self) -> list[Any]:
-        return [group.of(part) for group, part in zip(self._groups, self._outputs, strict=True)]
+        return [g.distributions(o) for g, o in zip(self._groups, self._outputs, strict=True)]
 
-    def _together(self, parts: list[Tensor]) -> Tensor:
+    def _together(self, by_group: list[Tensor]) -> Tensor:
+        """Values of all groups in the order of the columns."""
         like = self._outputs[0].dtype
-        return torch.cat([part.to(like) for part in parts], -1)[..., self._back]
-
-    def _require(self, group: ColumnGroup, cells: Tensor) -> None:
-        wrong = ~(group.holds(cells) | cells.isnan())
-        if not bool(wrong.any()):
-            return
-        place = wrong.nonzero()[0]
-        column = self._columns[group.at[int(place[-1])]]
-        raise ValueError(
-            f"column {column.name!r} is {column.kind} and takes {group.expected}, got "
-            f"{cells[tuple(place)].item():.6g}: name another kind "
-            f'(columns={{"{column.name}": "real"}}).'
-        )
-
-
-def _centre(base: Any) -> Tensor:
-    is_code = isinstance(base, dist.Categorical)
-    found: Tensor = base.logits.argmax(-1) if is_code else base.mean
-    return found
+        return torch.cat([values.to(like) for values in by_group], -1)[..., self._back]

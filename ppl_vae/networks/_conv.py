@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from ppl_vae.networks._mlp import MLP, FeatureBias, named_activation
 
 STRIDE = 2
-"""Settings of the convolutions that halve an image, and of those that double it."""
+"""Stride of the convolutions that halve an image, and of those that double it."""
 
 
 @final
 @dataclass(frozen=True)
 class ImageShape:
-    """Of images whose pixels stand in a row: channels outermost, then lines.
+    """Shape of images whose pixels stand in a row: channels outermost, then lines.
 
     A row may hold several blocks of that size, such as the locations and the scales of all pixels:
     blocks outermost.
@@ -31,15 +31,7 @@ class ImageShape:
 
     @classmethod
     def of(cls, image_shape: Sequence[int] | None, halvings: int) -> "ImageShape":
-        """The shape of images whose sides are to be halved so many times.
-
-        Args:
-            image_shape: ``(height, width)`` or ``(channels, height, width)``.
-            halvings: 1 or more.
-
-        Raises:
-            ValueError: If it is no such shape, or a side cannot be halved so often.
-        """
+        """The shape of images whose sides are to be halved so many times."""
         known = "(height, width) or (channels, height, width)"
         if image_shape is None:
             raise ValueError(
@@ -69,11 +61,7 @@ class ImageShape:
         return channels[-1], self.height // divisor, self.width // divisor
 
     def planes(self, features: int) -> int:
-        """How many grey images there are in a row of so many features.
-
-        Raises:
-            ValueError: If the row is no whole number of images.
-        """
+        """Number of grey images in a row of so many features."""
         if features < 1 or features % self.features:
             raise ValueError(
                 f"images of {self.channels} x {self.height} x {self.width} have {self.features} "
@@ -120,26 +108,27 @@ class ResidualBlock(nn.Module):
 
 def channels_last(images: Tensor) -> Tensor:
     """The same in the layout in which convolutions are faster, and which they hand on."""
-    if images.shape[1] == 1:  # both layouts are one, and torch takes it for the slower
+    if images.shape[1] == 1:
+        # With one channel both layouts are the same, and torch takes it for the slower one.
         return images.reshape(len(images), *images.shape[2:], 1).permute(0, 3, 1, 2)
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def residual_stage(channels: int, blocks: int, activation: str) -> list[nn.Module]:
-    """Residual blocks, and the activation of what they give."""
+    """Residual blocks, and an activation behind them."""
     residual = [ResidualBlock(channels, activation) for _ in range(blocks)]
     return [*residual, named_activation(activation)()]
 
 
 def halving(before: int, after: int) -> nn.Conv2d:
-    """Of both sides, by a convolution."""
+    """Convolution that halves both sides."""
     layer = nn.Conv2d(before, after, _KERNEL, STRIDE, padding=1)
     _start(layer, before * _KERNEL**2, variance=2.0)
     return layer
 
 
 def doubling(before: int, after: int, *, last: bool = False) -> nn.ConvTranspose2d:
-    """Of both sides, by a transposed convolution; of a network's last, the bias is elsewhere."""
+    """Transposed convolution that doubles both sides; a network's last has its bias elsewhere."""
     layer = nn.ConvTranspose2d(before, after, _KERNEL, STRIDE, padding=1, bias=not last)
     _start(layer, before * (_KERNEL // STRIDE) ** 2, variance=1 / 3 if last else 2.0)
     return layer

@@ -54,7 +54,7 @@ class MLP(nn.Module):
         activation: str = "tanh",
     ) -> None:
         super().__init__()
-        sizes = layer_sizes(in_features, hidden, out_features)
+        sizes = _layer_sizes(in_features, hidden, out_features)
         activate = named_activation(activation)
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes[:-1]):
@@ -68,12 +68,7 @@ class MLP(nn.Module):
         return output
 
 
-def layer_sizes(in_features: int, hidden: Sequence[int], out_features: int) -> tuple[int, ...]:
-    """Of the input, the hidden layers and the output.
-
-    Raises:
-        ValueError: If one is less than 1, or hidden is no list.
-    """
+def _layer_sizes(in_features: int, hidden: Sequence[int], out_features: int) -> tuple[int, ...]:
     if isinstance(hidden, int):
         raise ValueError(f"hidden is a list of layer sizes, such as [{hidden}], got {hidden}.")
     sizes = (in_features, *hidden, out_features)
@@ -107,7 +102,7 @@ class GatedMLP(nn.Module):
 
     def __init__(self, in_features: int, hidden: Sequence[int], out_features: int) -> None:
         super().__init__()
-        sizes = layer_sizes(in_features, hidden, out_features)
+        sizes = _layer_sizes(in_features, hidden, out_features)
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes[:-1]):
             layers += [nn.Linear(before, 2 * after), nn.GLU()]

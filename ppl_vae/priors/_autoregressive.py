@@ -18,7 +18,7 @@ from ppl_vae.priors._values import register, require_sizes
 
 _MIN_SCALE = 1e-6
 _UNIT = math.log(math.expm1(1.0))
-"""softplus of it is 1."""
+"""Point where softplus is 1."""
 
 
 @final
@@ -52,10 +52,7 @@ class AutoregressivePrior(nn.Module):
         super().__init__()
         require_sizes(components=components)
         self.components = components
-        self.network = MaskedNetwork(
-            latent, hidden, layers, 2 if components == 1 else 3 * components
-        )
-        self.network.set_bias(_spread(components))
+        self.network = _MaskedNetwork(latent, hidden, layers, _spread(components))
         register(self, learned=False, start=torch.zeros(latent))
 
     def forward(self) -> Autoregressive:
@@ -93,7 +90,7 @@ class AutoregressiveBernoulliPrior(nn.Module):
 
     def __init__(self, latent: int, hidden: int = 64, layers: int = 1) -> None:
         super().__init__()
-        self.network = MaskedNetwork(latent, hidden, layers, 1)
+        self.network = _MaskedNetwork(latent, hidden, layers, torch.zeros(1))
         register(self, learned=False, start=torch.zeros(latent))
 
     def forward(self) -> Autoregressive:
@@ -104,14 +101,16 @@ class AutoregressiveBernoulliPrior(nn.Module):
 
 
 @final
-class MaskedNetwork(nn.Module):
+class _MaskedNetwork(nn.Module):
     """``(..., latent)`` to ``(..., blocks, latent)``, the d-th outputs from inputs before d.
 
-    Pyro's masked network with skip connections, so that linear dependence needs no hidden units;
-    starts at 0.
+    Pyro's masked network with skip connections, so that linear dependence needs no hidden units.
+    Its outputs start the same for every latent.
     """
 
-    def __init__(self, latent: int, hidden: int, layers: int, blocks: int) -> None:
+    def __init__(
+        self, latent: int, hidden: int, layers: int, start: Float[Tensor, " blocks"]
+    ) -> None:
         super().__init__()
         if latent < 2:
             raise ValueError(
@@ -123,29 +122,24 @@ class MaskedNetwork(nn.Module):
                 f"hidden must be latent = {latent} or more and layers 1 or more, got hidden "
                 f"{hidden} and layers {layers}: the masks share the units out among the latents."
             )
-        self.blocks = blocks
+        self.blocks = len(start)
         self.masked = AutoRegressiveNN(
             latent,
             [hidden] * layers,
-            param_dims=[blocks],
+            param_dims=[self.blocks],
             permutation=torch.arange(latent),
             skip_connections=True,
             nonlinearity=nn.Tanh(),
         )
-        # Kept by the layers, which take theirs along to a device.
+        # The layers hold masks too, which follow a module to its device; these would stay behind.
         del self.masked.masks, self.masked.mask_skip
         with torch.no_grad():
             for layer in (self.masked.layers[-1], self.masked.skip_layer):
                 for parameter in layer.parameters():
                     parameter.zero_()
-
-    def set_bias(self, bias: Float[Tensor, " blocks"]) -> None:
-        """Start with the same outputs for every latent."""
-        with torch.no_grad():
-            self.masked.layers[-1].bias.view(self.blocks, -1).copy_(bias.unsqueeze(-1))
+            self.masked.layers[-1].bias.view(self.blocks, -1).copy_(start.unsqueeze(-1))
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> Float[Tensor, "*shape blocks latent"]:
-        """The outputs."""
         output: Tensor = self.masked(z)
         return output.unsqueeze(-2) if self.blocks == 1 else output
 
@@ -169,7 +163,6 @@ def _bernoulli(outputs: Float[Tensor, "*shape 1 number"]) -> dist.Distribution:
 
 
 def _scale(unconstrained: Tensor) -> Tensor:
-    """1 at 0."""
     return functional.softplus(unconstrained + _UNIT) + _MIN_SCALE
 
 

@@ -14,6 +14,9 @@ from torch.autograd.function import once_differentiable
 from ppl_vae.distributions import Mixture
 from ppl_vae.priors._values import KeptValue, register, require_sizes
 
+_ENCODED_AT_ONCE = 5_000
+_KEYED_AT_ONCE = 2_000
+
 
 @final
 class VampPrior(nn.Module):
@@ -69,12 +72,13 @@ class VampPrior(nn.Module):
                 f"a VampPrior starts from distinct training rows: {components} components need as "
                 f"many, got {len(data)}; take fewer components."
             )
-        # In a tuple a module is not registered.
+        # In a tuple a module is not registered: it stays the guide's, under the guide's names.
         self._encoder = (encoder,)
         known = data[~data.isnan()]
         self._in_unit_interval = bool(((known >= 0) & (known <= 1)).all())
-        rows = _filled(data[torch.randperm(len(data))[:components]], data)
-        self.pseudo_inputs = nn.Parameter(rows)
+        rows = data[torch.randperm(len(data))[:components]]
+        means = data.nanmean(0).nan_to_num(nan=0.0)
+        self.pseudo_inputs = nn.Parameter(torch.where(rows.isnan(), means, rows))
         register(self, weighted, logits=rows.new_zeros(components))
 
     def forward(self) -> Mixture:
@@ -83,18 +87,6 @@ class VampPrior(nn.Module):
             # The data, not the parameter: autograd need not know, as a second time changes nothing.
             self.pseudo_inputs.data.clamp_(0, 1)
         return Mixture(self._encoder[0](self.pseudo_inputs), self.logits)
-
-
-def _filled(
-    rows: Float[Tensor, "rows features"], data: Float[Tensor, "num_data features"]
-) -> Float[Tensor, "rows features"]:
-    """The rows, with column means of the data in place of NaN; 0 for a column without values."""
-    means = data.nanmean(0).nan_to_num(nan=0.0)
-    return torch.where(rows.isnan(), means, rows)
-
-
-_ENCODED_AT_ONCE = 5_000
-_KEYED_AT_ONCE = 2_000
 
 
 @final
@@ -163,7 +155,7 @@ class _Recall(torch.autograd.Function):
 
 @final
 class RowIndex(nn.Module):
-    """Finds rows of a table by their values, in time that does not grow with the table's length.
+    """Index of a table's rows by their values, in time that does not grow with the table's length.
 
     A row's key is a sum of its values' bits, multiplied and mixed, in 64-bit integers: the same on
     every device, in whatever order it is summed. Two rows that differ share one by accident with
@@ -184,12 +176,12 @@ class RowIndex(nn.Module):
         drawn = torch.randint(-(2**62), 2**62, (table.shape[1],), generator=generator)
         register(self, learned=False, multipliers=(2 * drawn + 1).to(table.device))
         keys = torch.cat([self._key(rows) for rows in table.split(_KEYED_AT_ONCE)])
-        # Of equal rows the first is found.
+        # Stable: of equal rows the first is found.
         keys, order = keys.sort(stable=True)
         register(self, learned=False, keys=keys, order=order)
 
     def forward(self, x: Float[Tensor, "batch features"]) -> Int[Tensor, " batch"]:
-        """The number of each row in the table, -1 for a row that is not there."""
+        """The place of each row in the table, -1 for a row that is not there."""
         keys = self._key(x)
         place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
         return torch.where(self.keys[place] == keys, self.order[place], -1)
@@ -199,6 +191,7 @@ class RowIndex(nn.Module):
         values = rows.to(self._dtype).contiguous() + 0.0
         bits = values.view(torch.int64 if values.dtype == torch.float64 else torch.int32)
         product = bits.long() * self.multipliers
+        # High bits into the low ones: a product's low bits know the value's low bits alone.
         return (product ^ (product >> 32)).sum(-1)
 
 
@@ -278,7 +271,7 @@ class ExemplarPrior(nn.Module):
         return self._mixture(self._means(self.data[self._subset()]))
 
     def without(self, x: Float[Tensor, "batch features"]) -> Mixture:
-        """In training mode, the prior of each datum x_i without x_i; batch shape (batch,).
+        """The prior of each datum x_i without x_i, in training mode; batch shape (batch,).
 
         A datum is left out where it is a training row, and one copy of it where there are several.
         In evaluation mode the prior as it is.
@@ -287,7 +280,15 @@ class ExemplarPrior(nn.Module):
             return self.forward()
         subset = self._subset()
         own = self.index(x)
-        self._warn_of_strangers(own)
+        # Looked at once, as looking makes a GPU wait.
+        if not self._looked and not bool((own >= 0).any()):
+            warnings.warn(
+                "no row of this batch is an exemplar, so that none is left out of its own prior: "
+                "data that are binarised anew for each batch never are; binarise them once, by "
+                'binarize="static".',
+                stacklevel=2,
+            )
+        self._looked = True
         means = self._means(self.data[subset])
         logits = means.new_zeros(len(x), len(subset))
         return self._mixture(means, logits.masked_fill(own.unsqueeze(-1) == subset, -math.inf))
@@ -301,14 +302,3 @@ class ExemplarPrior(nn.Module):
 
     def _subset(self) -> Int[Tensor, " exemplars"]:
         return torch.randperm(len(self.data), device=self.data.device)[: self._exemplars]
-
-    def _warn_of_strangers(self, own: Int[Tensor, " batch"]) -> None:
-        """Once, as looking makes a GPU wait."""
-        if not self._looked and not bool((own >= 0).any()):
-            warnings.warn(
-                "no row of this batch is an exemplar, so that none is left out of its own prior: "
-                "data that are binarised anew for each batch never are; binarise them once, by "
-                'binarize="static".',
-                stacklevel=2,
-            )
-        self._looked = True

@@ -17,28 +17,19 @@ from ppl_vae.priors._values import register, require_sizes
 _LEAST_VARIANCE = 1e-6
 
 
-class Clusters(NamedTuple):
-    """Moments of clusters.
-
-    Attributes:
-        shares: Of the points in each, one added to each; shape (clusters,).
-        means: Shape (clusters, latent).
-        covariances: Shape (clusters, latent, latent).
-    """
+class _Clusters(NamedTuple):
+    """Moments of clusters; ``shares`` are those of the points in each, one added to each."""
 
     shares: Float[Tensor, " clusters"]
     means: Float[Tensor, "clusters latent"]
     covariances: Float[Tensor, "clusters latent latent"]
 
 
-def find_clusters(points: Float[Tensor, "points latent"], count: int) -> Clusters:
+def _find_clusters(points: Float[Tensor, "points latent"], count: int) -> _Clusters:
     """``count`` clusters by k-means, their covariances shrunk towards the mean variances of all.
 
     A cluster of n points keeps ``n / (n + latent + 1)`` of its own covariance, so that one with few
     points has a covariance of full rank.
-
-    Raises:
-        ValueError: If there are fewer points than clusters, or a point is not finite.
     """
     if len(points) < count:
         raise ValueError(
@@ -56,7 +47,7 @@ def find_clusters(points: Float[Tensor, "points latent"], count: int) -> Cluster
     pooled = (centred.square().mean(0) + _LEAST_VARIANCE).diag()
     prior = points.shape[1] + 1
     covariances = (scatter + prior * pooled) / (sizes + prior).reshape(-1, 1, 1)
-    return Clusters((sizes + 1) / (sizes + 1).sum(), means, covariances)
+    return _Clusters((sizes + 1) / (sizes + 1).sum(), means, covariances)
 
 
 def _k_means(points: Float[Tensor, "points latent"], count: int) -> Int[Tensor, " points"]:
@@ -68,8 +59,8 @@ def _k_means(points: Float[Tensor, "points latent"], count: int) -> Int[Tensor, 
     with warnings.catch_warnings():
         # Points that coincide leave clusters empty; those start with the pooled variances.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = KMeans(count, n_init=1, random_state=seed).fit(points.cpu().numpy())
-    return torch.from_numpy(found.labels_).long()
+        k_means = KMeans(count, n_init=1, random_state=seed).fit(points.cpu().numpy())
+    return torch.from_numpy(k_means.labels_).long()
 
 
 _MOST_SPREAD, _SEPARATION = 0.5, 2.0
@@ -154,12 +145,12 @@ class GaussianMixturePrior(nn.Module):
             ValueError: If there are fewer points than components, or one is not finite.
         """
         points = z[torch.randperm(len(z))[:_MOST_POINTS]]
-        found = find_clusters(points, len(self.loc))
-        self.loc.copy_(found.means)
+        clusters = _find_clusters(points, len(self.loc))
+        self.loc.copy_(clusters.means)
         if self._diagonal:
-            self.root.copy_(found.covariances.diagonal(dim1=-2, dim2=-1).log() / 2)
+            self.root.copy_(clusters.covariances.diagonal(dim1=-2, dim2=-1).log() / 2)
         else:
-            scale_tril = torch.linalg.cholesky(found.covariances)
+            scale_tril = torch.linalg.cholesky(clusters.covariances)
             self.root.copy_(transform_to(constraints.lower_cholesky).inv(scale_tril))
         if self.logits.requires_grad:
-            self.logits.copy_(found.shares.log())
+            self.logits.copy_(clusters.shares.log())

@@ -13,14 +13,17 @@ from ppl_vae.priors._tilted import NormalDraws, Tilt, TiltedDistribution, log_me
 from ppl_vae.priors._values import require_sizes
 from ppl_vae.randomness import Stream, seeded
 
+_NUMBERS_AT_ONCE = 2_000_000
+"""Largest number of coordinates of proposals that are held at once."""
+
 
 @final
 class LearnedAcceptRejectPrior(nn.Module):
     """``p(z) = Normal(z; 0, I) ((1 - r) a(z) / Z + r)``, with a(z) learned in (0, 1).
 
-    What is left of normal draws, each accepted with probability a(z), when the T-th is taken
-    whatever it is; ``Z = E[a(z)]`` and ``r = (1 - Z)^(T - 1)``. Any density below a multiple of the
-    normal's can be had, and exact draws at a cost of 1/Z.
+    Normal draws, each accepted with probability a(z), the T-th whatever it is; ``Z = E[a(z)]`` and
+    ``r = (1 - Z)^(T - 1)``. Any density below a multiple of the normal's can be had, and exact
+    draws at a cost of 1/Z.
 
     Z is estimated by its mean over draws: fresh ones in training, fixed ones in evaluation. As
     ``E log Z^ <= log Z``, log p(z) is too large on average, by about half the squared standard
@@ -77,7 +80,7 @@ class AcceptReject(TiltedDistribution):
     """
 
     def _log_factor(self, tilt: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        # Z = 1 only in rounding, when a is 1 nearly everywhere: nothing is ever rejected then.
+        # Z rounds to 1 where a is 1 nearly everywhere, and then nothing is ever rejected.
         log_rejected = torch.log(-torch.expm1(self._constant.clamp(max=-1e-6)))
         log_rest = (self._count - 1) * log_rejected
         accepted = functional.logsigmoid(tilt) - self._constant
@@ -90,17 +93,15 @@ class AcceptReject(TiltedDistribution):
         with torch.no_grad():
             z = torch.randn(shape, dtype=self._constant.dtype, device=self._constant.device)
             rows = z.view(-1, shape[-1])
-            open_ = torch.arange(len(rows), device=rows.device)
+            pending = torch.arange(len(rows), device=rows.device)
             for _ in range(self._count - 1):
-                accepted = torch.rand(len(open_)).to(rows) < torch.sigmoid(self._tilt(rows[open_]))
-                open_ = open_[~accepted]
-                if not len(open_):
+                proposals = rows[pending]
+                accepted = torch.rand(len(pending)).to(rows) < torch.sigmoid(self._tilt(proposals))
+                pending = pending[~accepted]
+                if not len(pending):
                     break
-                rows[open_] = torch.randn_like(rows[open_])
+                rows[pending] = torch.randn_like(rows[pending])
         return rows.view(shape)
-
-
-_NUMBERS_AT_ONCE = 2_000_000
 
 
 @final

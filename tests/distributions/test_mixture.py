@@ -88,7 +88,7 @@ class FirstComponents(dist.TorchDistribution):
     def sample(self, sample_shape=()):
         (count,) = sample_shape
         index = torch.arange(count) % len(self.right.log_weights)
-        return components.draw_each(self.right.components, index)
+        return mixture._draw_each(self.right.components, index)
 
 
 class TestDensity:
@@ -284,7 +284,7 @@ class TestDraws:
         loc = 100 * torch.arange(5, dtype=torch.float64).unsqueeze(-1).expand(-1, 2)
         parts = kind(loc, torch.full((5, 2), 0.1).double())
         index = torch.tensor([3, 0, 3, 3, 1, 0, 3])
-        draws = components.draw_each(parts, index)
+        draws = mixture._draw_each(parts, index)
         assert torch.equal((draws[:, 0] / 100).round().long(), index)
         assert len(draws[:, 0].unique()) == len(index)
 

@@ -37,7 +37,7 @@ def amortised(guide, latent, *arguments, **settings):
 def flow(kind):
     layers = 1 if kind == "spline" else 2
     settings = {"kind": kind, "context": 2, "layers": layers, "hidden_sizes": (8,), "bins": 4}
-    return Case(f"FlowGuide {kind}", amortised(guides.FlowGuide, 2, 2, **settings))
+    return Case(f"FlowEncoder {kind}", amortised(guides.FlowEncoder, 2, 2, **settings))
 
 
 CASES = [

@@ -11,7 +11,7 @@ from torch import nn
 
 from ppl_vae.evidence import AnnealedImportanceSampling, DefensiveSampling
 from ppl_vae.flows import FlowKind
-from ppl_vae.guides import DiagonalNormalEncoder, FlowGuide
+from ppl_vae.guides import DiagonalNormalEncoder, FlowEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, RWS, STL, TVO, VIMCO, DReG, Reinforce
@@ -35,8 +35,8 @@ def moved(module, by=0.3):
 
 
 def encoder(kind, latent=2, context=3, **settings):
-    network = MLP(FEATURES, [8], FlowGuide.num_outputs(latent, context))
-    return FlowGuide(network, latent, kind, context, **{**SMALL, **settings})
+    network = MLP(FEATURES, [8], FlowEncoder.num_outputs(latent, context))
+    return FlowEncoder(network, latent, kind, context, **{**SMALL, **settings})
 
 
 def flow_vae(kind, latent=2, context=3, by=0.3):
@@ -170,7 +170,7 @@ class TestAtThePosterior:
         prior = moved(FlowPrior(latent, kind, **SMALL))
         nn.init.zeros_(prior.loc)
         nn.init.constant_(prior.log_scale, torch.tensor(1 + 1e-6, dtype=torch.float64).log())
-        guide = FlowGuide(Constant(latent), latent, kind, 0, **SMALL).double()
+        guide = FlowEncoder(Constant(latent), latent, kind, 0, **SMALL).double()
         with torch.no_grad():  # in double precision
             guide.network.values[latent:] = torch.tensor(1.0, dtype=torch.float64).expm1().log()
         guide.flow.load_state_dict(prior.flow.state_dict())
@@ -242,8 +242,8 @@ class Length(nn.Module):
 @pytest.mark.parametrize("kind", ["iaf", "spline"])
 def test_it_learns_more_than_a_diagonal_normal(kind, significance):
     x = torch.randn(300, 2).square().sum(-1, keepdim=True)
-    network = MLP(1, [16], FlowGuide.num_outputs(2, 4))
-    guides = [DiagonalNormalEncoder(MLP(1, [16], 4)), FlowGuide(network, 2, kind, 4, **SMALL)]
+    network = MLP(1, [16], FlowEncoder.num_outputs(2, 4))
+    guides = [DiagonalNormalEncoder(MLP(1, [16], 4)), FlowEncoder(network, 2, kind, 4, **SMALL)]
     bounds = []
     for guide in guides:
         vae = VAE(StandardNormalPrior(2), Length(), guide)
@@ -268,7 +268,7 @@ def test_annealing_finds_the_evidence(start, significance):
 def test_refusals(unchecked_types):
     with pytest.raises(ValueError, match="unknown kind of flow 'planar'"):
         encoder("planar")
-    wrong = FlowGuide(nn.Linear(FEATURES, 4), 2, "iaf", 3)
+    wrong = FlowEncoder(nn.Linear(FEATURES, 4), 2, "iaf", 3)
     with pytest.raises(ValueError, match=r"gives 4 numbers .* context = 7: size it by num_outputs"):
         wrong(torch.zeros(1, FEATURES))
-    assert FlowGuide.num_outputs(2) == 36
+    assert FlowEncoder.num_outputs(2) == 36

@@ -11,7 +11,7 @@ from significance import mean_of
 from torch import nn
 from torch.nn import functional
 
-from ppl_vae.guides import FlowGuide
+from ppl_vae.guides import FlowEncoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, DReG
 from ppl_vae.particles import Programs
@@ -231,8 +231,8 @@ class TestParameters:
             ExemplarPrior(LinearEncoder(), ROWS, *arguments)
 
     def test_an_encoder_without_a_mean(self):
-        outputs = FlowGuide.num_outputs(2, 3)
-        flow = FlowGuide(MLP(4, [5], outputs), 2, "spline", 3, layers=1, hidden_sizes=(8,))
+        outputs = FlowEncoder.num_outputs(2, 3)
+        flow = FlowEncoder(MLP(4, [5], outputs), 2, "spline", 3, layers=1, hidden_sizes=(8,))
         with pytest.raises(ValueError, match="whose distribution has a mean"):
             ExemplarPrior(flow.double(), ROWS, 3)()
 

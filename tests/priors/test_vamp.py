@@ -12,7 +12,7 @@ from scipy.stats import chi2
 from significance import mean_of
 from torch import nn
 
-from ppl_vae.guides import DiagonalNormalEncoder, FlowGuide, FullCovarianceEncoder
+from ppl_vae.guides import DiagonalNormalEncoder, FlowEncoder, FullCovarianceEncoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, STL, DReG, GeneralizedDReG
 from ppl_vae.particles import Programs
@@ -110,8 +110,8 @@ class Encoders:
 
     @staticmethod
     def flow():
-        outputs = FlowGuide.num_outputs(2, 3)
-        return FlowGuide(MLP(4, [5], outputs), 2, "spline", 3, layers=2, hidden_sizes=(8,))
+        outputs = FlowEncoder.num_outputs(2, 3)
+        return FlowEncoder(MLP(4, [5], outputs), 2, "spline", 3, layers=2, hidden_sizes=(8,))
 
 
 @pytest.fixture(params=["diagonal", "full", "flow"])
