@@ -23,7 +23,7 @@ _LEAST_MEAN = 1e-3
 """Means of the data are kept this far from 0, so that no output bias starts at minus infinity."""
 
 
-def count_values(likelihood: str) -> Values:
+def _count_values(likelihood: str) -> Values:
     """Whole numbers from 0 up."""
     return Values(
         likelihood,
@@ -33,16 +33,16 @@ def count_values(likelihood: str) -> Values:
     )
 
 
-_POISSON = count_values("a Poisson")
-_NEGATIVE_BINOMIAL = count_values("a negative binomial")
+_POISSON = _count_values("a Poisson")
+_NEGATIVE_BINOMIAL = _count_values("a negative binomial")
 
 
-def log_means(data: Float[Tensor, "num_data features"]) -> Float[Tensor, " features"]:
+def _log_means(data: Float[Tensor, "num_data features"]) -> Float[Tensor, " features"]:
     """Logarithms of the means of the columns."""
     return column_means(data).clamp(min=_LEAST_MEAN).log()
 
 
-def dispersions(
+def _dispersions(
     data: Float[Tensor, "num_data features"] | None,
 ) -> Float[Tensor, " features"] | Float[Tensor, ""]:
     """Inverse dispersions by the method of moments, ``m^2 / (v - m)``, within sane bounds."""
@@ -53,8 +53,8 @@ def dispersions(
     return (mean.square() / excess).clamp(0.1, 100.0)
 
 
-def poisson(log_rate: Float[Tensor, "*shape"]) -> InDouble:
-    """By the logarithm of its rate; evaluated in double precision."""
+def _poisson(log_rate: Float[Tensor, "*shape"]) -> InDouble:
+    """Poisson distribution by the logarithm of its rate, evaluated in double precision."""
     base = dist.Poisson(in_double(log_rate).exp(), validate_args=False)
     return InDouble(base, log_rate.dtype)
 
@@ -62,7 +62,7 @@ def poisson(log_rate: Float[Tensor, "*shape"]) -> InDouble:
 def negative_binomial(
     log_mean: Float[Tensor, "*shape"], inverse_dispersion: Float[Tensor, "..."]
 ) -> InDouble:
-    """By its mean m and inverse dispersion t, variance ``m + m^2 / t``; in double precision."""
+    """Negative binomial of mean m and variance ``m + m^2 / t``, evaluated in double precision."""
     total = in_double(inverse_dispersion)
     logits = in_double(log_mean) - total.log()
     base = dist.NegativeBinomial(total, logits=logits, validate_args=False)
@@ -89,11 +89,11 @@ class PoissonDecoder(nn.Module):
         super().__init__()
         self.network = network
         if data is not None:
-            start_blocks(network, [log_means(data)])
+            start_blocks(network, [_log_means(data)])
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
-        return FeatureVector(poisson(self.network(z)), _POISSON)
+        return FeatureVector(_poisson(self.network(z)), _POISSON)
 
 
 @final
@@ -128,10 +128,10 @@ class NegativeBinomialDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        start = dispersions(data)
+        start = _dispersions(data)
         self.inverse_dispersion = Positive("inverse_dispersion", inverse_dispersion, start)
         if data is not None:
-            start_blocks(network, [log_means(data)], self.inverse_dispersion)
+            start_blocks(network, [_log_means(data)], self.inverse_dispersion)
 
     @classmethod
     def num_outputs(
@@ -146,7 +146,7 @@ class NegativeBinomialDecoder(nn.Module):
         return FeatureVector(negative_binomial(log_mean, inverse_dispersion), _NEGATIVE_BINOMIAL)
 
 
-_ZERO_INFLATED = count_values("a zero-inflated")
+_ZERO_INFLATED = _count_values("a zero-inflated")
 
 _GATE_MARGIN = 1e-2
 """Gates start at least this far from 0, so that they are not saturated."""
@@ -156,7 +156,7 @@ def _starts(data: Tensor) -> list[Tensor]:
     """Log-means and gate logits: half of the zeros are extra ones, the mean is that of the data."""
     zeros = column_means(torch.where(data.isnan(), data, (data == 0).to(data.dtype)))
     gate = (zeros / 2).clamp(min=_GATE_MARGIN)
-    return [log_means(data) - torch.log1p(-gate), gate.logit()]
+    return [_log_means(data) - torch.log1p(-gate), gate.logit()]
 
 
 def _with_zeros(counts: InDouble, gate: Tensor) -> InDouble:
@@ -201,7 +201,7 @@ class ZeroInflatedPoissonDecoder(nn.Module):
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
         log_mean, gate = read_blocks(self.network(z), 2)
-        return FeatureVector(_with_zeros(poisson(log_mean), gate), _ZERO_INFLATED)
+        return FeatureVector(_with_zeros(_poisson(log_mean), gate), _ZERO_INFLATED)
 
 
 @final
@@ -236,7 +236,7 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        start = dispersions(data)
+        start = _dispersions(data)
         self.inverse_dispersion = Positive("inverse_dispersion", inverse_dispersion, start)
         if data is not None:
             start_blocks(network, _starts(data), self.inverse_dispersion)

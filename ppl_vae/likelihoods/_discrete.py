@@ -16,11 +16,11 @@ from ppl_vae.likelihoods._outputs import read_blocks, start_blocks
 from ppl_vae.networks import set_output_bias
 
 _MEAN_MARGIN = 1e-2
-"""Pixel means are kept this far from 0 and 1, so that no output bias starts saturated."""
+"""Distance of means from 0 and 1 at the start, so that no output bias starts saturated."""
 
 _BLOCK = 2**19
-"""Elements whose log-probability is computed at once: the temporaries of larger blocks leave the
-cache and go back to the operating system after each use, which costs more than the arithmetic."""
+"""Number of elements whose log-probability is computed at once: temporaries of larger blocks leave
+the cache and go back to the operating system after each use, which costs more than arithmetic."""
 
 
 class _BernoulliLogProb(torch.autograd.Function):
@@ -40,7 +40,7 @@ class _BernoulliLogProb(torch.autograd.Function):
             return _sum_log_sigmoid(signs * logits)
         size = max(1, _BLOCK // logits[0].numel())
         blocks = zip(signs.split(size), logits.split(size), strict=True)
-        return torch.cat([_sum_log_sigmoid(sign * part) for sign, part in blocks])
+        return torch.cat([_sum_log_sigmoid(sign * block) for sign, block in blocks])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -57,7 +57,7 @@ def _sum_log_sigmoid(signed: Tensor) -> Tensor:
     below_zero = signed.clamp(max=0).sum(-1)
     factors = signed.abs_().sigmoid_()
     features = factors.shape[-1]
-    # Groups that leave no remainder, where there are such.
+    # At most 64 factors of 1/2 stay in range. Groups that leave no remainder, where there are such.
     size = next((size for size in range(64, 15, -1) if features % size == 0), 64)
     grouped = features - features % size
     total = below_zero

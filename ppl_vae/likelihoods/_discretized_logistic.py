@@ -25,7 +25,7 @@ from ppl_vae.likelihoods._outputs import (
 )
 
 _ROUNDING = 1e-2
-"""How far, in steps, a value may lie off its level: k / (levels - 1) in single precision does."""
+"""Largest distance of a value from its level, in steps: k / (levels - 1) is rounded."""
 
 _PER_SPREAD = math.sqrt(3) / math.pi
 """Scale of a logistic distribution with standard deviation 1."""
@@ -113,6 +113,8 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc, unused-ignor
         """Log-probability in nats, of the level nearest to each value."""
         last = self.levels - 1
         k = (value * last).round()
+        # Not sigmoid(a) - sigmoid(b): far from the location both
+        # are near 0 or 1, and their difference has no digits.
         below_end = logsigmoid(((k + 0.5) / last - self.loc) / self.scale)
         above_start = logsigmoid((self.loc - (k - 0.5) / last) / self.scale)
         within = torch.log(-torch.expm1(-1 / (last * self.scale)))
@@ -145,7 +147,7 @@ def _values(levels: int) -> Values:
 
 
 def _scales(data: Tensor | None, levels: int) -> Tensor:
-    """Where scales start, shape (features,), or () without data; not below a bin's width."""
+    """Scales at the start, shape (features,), or () without data; not below a bin's width."""
     spreads = torch.tensor(0.25) if data is None else column_spreads(data)
     return _PER_SPREAD * spreads.clamp(min=1 / levels)
 
@@ -236,7 +238,7 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
         if components < 1:
             raise ValueError(f"components must be 1 or more, got {components}.")
         self.network, self.components, self.levels = network, components, levels
-        # Narrower than the data, since each covers a part of them.
+        # Narrower than the data, since each component covers a part of them.
         scale = _scales(data, levels) / components
         scale = scale.repeat(components) if scale.dim() else scale
         self.scale = Positive("scale", "network", scale)

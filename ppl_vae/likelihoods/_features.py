@@ -16,7 +16,7 @@ from ppl_vae.distributions import sum_features
 _MISSING = "NaN is a missing cell; wrap the decoder in ObservedDecoder, which leaves them out"
 
 
-def _as_it_is(x: Tensor) -> Tensor:
+def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
@@ -28,16 +28,16 @@ class Values:
     Attributes:
         likelihood: Its name with an article, such as ``a Poisson``.
         expected: The values in words.
-        remedy: What to do about others.
-        holds: Whether each value of a tensor is one; false for NaN.
+        remedy: Advice about others.
+        possible: Whether each value of a tensor is one; false for NaN.
         rounded: Maps a draw that has been rounded to its type to the nearest such value.
     """
 
     likelihood: str
     expected: str
     remedy: str
-    holds: Callable[[Tensor], Tensor]
-    rounded: Callable[[Tensor], Tensor] = _as_it_is
+    possible: Callable[[Tensor], Tensor]
+    rounded: Callable[[Tensor], Tensor] = _unchanged
 
     def require(self, x: Tensor) -> None:
         """Check every value.
@@ -45,10 +45,10 @@ class Values:
         Raises:
             ValueError: If one is not among them.
         """
-        held = self.holds(x)
-        if held.all():
+        possible = self.possible(x)
+        if possible.all():
             return
-        example = x[~held][0]
+        example = x[~possible][0]
         remedy = _MISSING if example.isnan() else self.remedy
         raise ValueError(
             f"{self.likelihood} likelihood takes {self.expected}, got {example.item():.6g}: "
@@ -65,7 +65,7 @@ class FeatureVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
     Args:
         base: Univariate distributions, batch shape ``(*shape, features)``.
         values: Which values they take; None: unchecked.
-        watch: Called with the values whose density is asked for.
+        observe: Called with the values whose density is asked for.
         validate_args: Whether values are checked; None: as Pyro has it.
     """
 
@@ -76,10 +76,10 @@ class FeatureVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         base: Any,
         values: Values | None = None,
         *,
-        watch: Callable[[Tensor], None] | None = None,
+        observe: Callable[[Tensor], None] | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.base, self._values, self._watch = base, values, watch
+        self.base, self._values, self._observe = base, values, observe
         shape = base.batch_shape
         super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
 
@@ -88,13 +88,13 @@ class FeatureVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         return FeatureVector(
             self.base.expand((*batch_shape, *self.event_shape)),
             self._values,
-            watch=self._watch,
+            observe=self._observe,
             validate_args=self._validate_args,
         )
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the base, feature by feature."""
+        """Support of the base, feature by feature."""
         return constraints.independent(self.base.support, 1)
 
     @property
@@ -129,25 +129,22 @@ class FeatureVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         Raises:
             ValueError: If validation is on (the default) and a value is impossible.
         """
-        self.watch(value)
-        return sum_features(self._log_prob(value))
+        self.observe(value)
+        return sum_features(self.feature_log_prob(value))
 
     def feature_log_prob(
         self, value: Float[Tensor, "*batch features"]
     ) -> Float[Tensor, "*shape features"]:
         """The terms of :meth:`log_prob`."""
-        return self._log_prob(value)
-
-    def watch(self, value: Tensor) -> None:
-        """Show values to whoever watches them."""
-        if self._watch is not None:
-            self._watch(value)
-
-    def _log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args and self._values is not None:
             self._values.require(value)
         log_prob: Tensor = self.base.log_prob(value)
         return log_prob
+
+    def observe(self, value: Tensor) -> None:
+        """Hand values to the decoder that learns from what it has seen, if there is one."""
+        if self._observe is not None:
+            self._observe(value)
 
     def _draws(self, x: Tensor) -> Tensor:
         return x if self._values is None else self._values.rounded(x)
@@ -178,7 +175,7 @@ def feature_log_prob(
 
 
 _CANDIDATES = 0.5, 0.0, 1.0
-"""Values for a missing cell while its density is taken: the first one inside the support."""
+"""Values in place of a missing cell, whose density is left out: the first one in the support."""
 
 
 @final
@@ -192,7 +189,7 @@ class Observed(TorchDistribution):  # type: ignore[misc, unused-ignore]
     Args:
         base: A distribution of event shape (features,) that has a log-density for each feature:
             ``univariate.to_event(1)``, or one with a method ``feature_log_prob``.
-        validate_args: Whether observed values are checked is the base's affair.
+        validate_args: Not used: the base checks observed values.
 
     Raises:
         ValueError: If the base's event is no row of features.
@@ -204,7 +201,7 @@ class Observed(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     accepts_missing: ClassVar[bool] = True
-    """Says that NaN in x is a missing cell here."""
+    """Whether NaN in x is a missing cell, as the checks of a model's data ask."""
 
     def __init__(self, base: Any, validate_args: bool | None = None) -> None:
         if len(base.event_shape) != 1:
@@ -221,7 +218,7 @@ class Observed(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the base."""
+        """Support of the base."""
         return self.base.support
 
     @property
@@ -264,17 +261,14 @@ class Observed(TorchDistribution):  # type: ignore[misc, unused-ignore]
     ) -> Float[Tensor, "*shape features"]:
         """The terms of :meth:`log_prob`, 0 for missing cells."""
         if isinstance(self.base, FeatureVector):
-            self.base.watch(value)
-        observed = ~value.isnan()
+            self.base.observe(value)
         # A possible value in place of NaN: a NaN would pass through the gradient of torch.where.
-        possible = torch.where(observed, value, self._possible_value())
-        return torch.where(observed, feature_log_prob(self.base, possible), 0.0)
-
-    def _possible_value(self) -> float:
-        # Looked at on the CPU, so that no device waits.
-        for value in _CANDIDATES:
-            if bool(self.base.support.check(torch.full(self.event_shape, value)).all()):
-                return value
+        # The support is asked on the CPU, so that no device waits.
+        for number in _CANDIDATES:
+            if bool(self.base.support.check(torch.full(self.event_shape, number)).all()):
+                observed = ~value.isnan()
+                possible = torch.where(observed, value, number)
+                return torch.where(observed, feature_log_prob(self.base, possible), 0.0)
         raise ValueError(
             f"no value in {_CANDIDATES} lies in the support of {type(self.base).__name__}: rescale "
             "the data so that one does."

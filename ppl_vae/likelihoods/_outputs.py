@@ -29,14 +29,14 @@ def column_spreads(
 
 
 ParameterSource = Literal["shared", "feature", "network"]
-"""Where a learned positive parameter comes from: one value for all features, one for each, or a
-block of the network's output, so that it depends on z."""
+"""Source of a learned positive parameter: one value for all features, one for each, or a block of
+the network's output, so that it depends on z."""
 
 _FLOOR = 1e-3
 """Least value of a learned parameter, in units of its start: no density grows without bound."""
 
 _UNIT = math.log(math.e - 1)
-"""Where softplus is 1."""
+"""Point where softplus is 1."""
 
 
 @final
@@ -48,7 +48,7 @@ class Positive(nn.Module):
     Args:
         name: Its name, for messages.
         source: A number, which it then is, or where a learned one comes from.
-        start: Where a learned one starts, shape (features,), or () where data are not known.
+        start: Value at the start of a learned one, shape (features,), or () without data.
 
     Raises:
         ValueError: If the number is not positive, or ``feature`` is asked for without data.
@@ -75,7 +75,7 @@ class Positive(nn.Module):
             start = start.square().mean().sqrt()
         elif source == "feature" and start.dim() == 0:
             raise ValueError(f"{name} 'feature' has one value a feature: give data to count them.")
-        # Not a frozen parameter: at each of those, every step, pyro.module warns.
+        # A buffer, not a frozen parameter: pyro.module warns of each of those at every step.
         self.register_buffer("start", start)
         if source in ("shared", "feature"):
             self.free = nn.Parameter(torch.zeros_like(start))

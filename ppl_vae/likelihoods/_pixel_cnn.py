@@ -26,10 +26,10 @@ class AutoregressiveImage(TorchDistribution):  # type: ignore[misc, unused-ignor
 
     Args:
         conditionals: The distribution of every pixel given those before it.
-        context: What all pixels are given, shape ``(*shape, numbers)``.
+        context: Numbers that all pixels are given, shape ``(*shape, numbers)``.
         channels: Values at each pixel, independent given the pixels before.
         features: Length of a row.
-        support: Of a row.
+        support: Support of a row.
         validate_args: Whether values are checked; None: as Pyro has it.
     """
 
@@ -50,7 +50,7 @@ class AutoregressiveImage(TorchDistribution):  # type: ignore[misc, unused-ignor
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the pixels."""
+        """Support of the pixels."""
         return self._support
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "AutoregressiveImage":
@@ -80,7 +80,7 @@ class AutoregressiveImage(TorchDistribution):  # type: ignore[misc, unused-ignor
 
     @property
     def mean(self) -> Float[Tensor, "*shape features"]:
-        """Of each pixel, its mean given the pixels before it in one draw: for pictures.
+        """Mean of each pixel given the pixels before it in one draw: for pictures.
 
         The mean of the distribution itself has no closed form; this has it as its expectation.
         """
@@ -148,7 +148,7 @@ class PixelCNNDecoder(nn.Module):
         width: Channels of the layers.
         layers: Residual layers.
         kernel: Odd side of the windows.
-        context: Channels of what z says of each pixel.
+        context: Channels of the network's output, which say what z means for each pixel.
         components: Number of components of the mixture, for ``logistic``.
         data: Training data; when given, the first outputs have their distribution.
         data_mean: Their mean, for ``bernoulli``.
@@ -185,9 +185,15 @@ class PixelCNNDecoder(nn.Module):
         self.network, self._context = network, context
         channels, height, columns = self._size
         self._features = channels * height * columns
-        self.pixels = self._pixels(pixels, components, data, data_mean)
-        mixture = DiscretizedLogisticMixtureDecoder.num_outputs(1, components)
-        blocks = mixture if pixels == "logistic" else 1
+        # The pixels' own decoder has a bias as its network, which the masked layers add to.
+        self.pixels: BernoulliDecoder | DiscretizedLogisticMixtureDecoder
+        if pixels == "bernoulli":
+            blocks = 1
+            self.pixels = BernoulliDecoder(FeatureBias(self._features), data_mean)
+        else:
+            blocks = DiscretizedLogisticMixtureDecoder.num_outputs(1, components)
+            bias = FeatureBias(blocks * self._features)
+            self.pixels = DiscretizedLogisticMixtureDecoder(bias, components, data=data)
         self.first = MaskedConv2d(channels, width, kernel, sees_itself=False)
         self.seen = nn.Conv2d(context * channels, width, 1)
         self.layers = nn.ModuleList(
@@ -219,7 +225,7 @@ class PixelCNNDecoder(nn.Module):
         channels, height, columns = self._size
         shape = torch.broadcast_shapes(context.shape[:-1], x.shape[:-1])
         maps = context.reshape(-1, self._context * channels, height, columns)
-        # x has no particles: what it alone says is worked out once, and spread over them.
+        # x has no particles: its own convolution is computed once, and spread over them.
         before = self.first(rows.to(maps.dtype)).reshape(*x.shape[:-1], -1)
         known = self.seen(maps).reshape(*context.shape[:-1], -1)
         h = (before + known).expand(*shape, -1).reshape(-1, self.seen.out_channels, height, columns)
@@ -227,18 +233,6 @@ class PixelCNNDecoder(nn.Module):
             h = h + layer(functional.silu(h))
         outputs = self.last(functional.silu(h)).flatten(1)
         return self.pixels(outputs.reshape(*shape, -1))
-
-    def _pixels(
-        self,
-        pixels: str,
-        components: int,
-        data: Tensor | None,
-        data_mean: Tensor | None,
-    ) -> BernoulliDecoder | DiscretizedLogisticMixtureDecoder:
-        if pixels == "bernoulli":
-            return BernoulliDecoder(FeatureBias(self._features), data_mean)
-        outputs = DiscretizedLogisticMixtureDecoder.num_outputs(self._features, components)
-        return DiscretizedLogisticMixtureDecoder(FeatureBias(outputs), components, data=data)
 
 
 def _image_size(image_shape: tuple[int, ...] | None) -> tuple[int, int, int]:

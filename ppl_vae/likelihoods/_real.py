@@ -179,12 +179,9 @@ class StudentTDecoder(nn.Module):
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
         loc, scale, more = read_blocks(self.network(z), 1, self.scale, self.more_than_one)
-        return FeatureVector(_student_t(1 + in_double(more), loc, scale))
-
-
-def _student_t(df: Tensor, loc: Tensor, scale: Tensor) -> InDouble:
-    base = dist.StudentT(in_double(df), in_double(loc), in_double(scale), validate_args=False)
-    return InDouble(base, loc.dtype)
+        df = 1 + in_double(more)
+        base = dist.StudentT(df, in_double(loc), in_double(scale), validate_args=False)
+        return FeatureVector(InDouble(base, loc.dtype))
 
 
 _FLOOR = 1e-3
@@ -248,12 +245,12 @@ class OptimalSigmaDecoder(nn.Module):
         """The distribution of x, event shape (features,)."""
         loc = self.network(z)
         follows = self.training and torch.is_grad_enabled()
-        watch = partial(self._follow, loc.detach()) if follows else None
-        return FeatureVector(dist.Normal(loc, self.scale, validate_args=False), watch=watch)
+        observe = partial(self._follow, loc.detach()) if follows else None
+        return FeatureVector(dist.Normal(loc, self.scale, validate_args=False), observe=observe)
 
     @torch.no_grad()
     def _follow(self, loc: Tensor, x: Tensor) -> None:
-        found = (x - loc).square().nanmean()
-        # A batch of missing cells alone says nothing.
-        moved = torch.where(found.isnan(), self.variance, found)
-        self.variance.lerp_(moved, self.momentum)
+        residual = (x - loc).square().nanmean()
+        # A batch of missing cells alone says nothing. Without a branch, no device waits.
+        residual = torch.where(residual.isnan(), self.variance, residual)
+        self.variance.lerp_(residual, self.momentum)

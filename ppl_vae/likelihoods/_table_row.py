@@ -71,7 +71,7 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     accepts_missing: ClassVar[bool] = True
-    """Says that NaN in x is a missing cell here."""
+    """Whether NaN in x is a missing cell, as the checks of a model's data ask."""
 
     def __init__(
         self,

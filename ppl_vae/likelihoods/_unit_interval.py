@@ -23,7 +23,7 @@ from ppl_vae.likelihoods._outputs import (
 )
 
 _MEAN_MARGIN = 1e-2
-"""Means are kept this far from 0 and 1, so that no output bias starts saturated."""
+"""Distance of means from 0 and 1 at the start, so that no output bias starts saturated."""
 
 
 def _into_the_open_interval(x: Tensor) -> Tensor:
@@ -84,19 +84,16 @@ class BetaDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> FeatureVector:
         """The distribution of x, event shape (features,)."""
-        return FeatureVector(_beta(*read_blocks(self.network(z), 1, self.precision)), _BETA_VALUES)
-
-
-def _beta(logits: Tensor, precision: Tensor) -> InDouble:
-    """By the logit of its mean and its precision; evaluated in double precision."""
-    mean, total = in_double(logits), in_double(precision)
-    # Not 1 - mean, which is 0 long before the other shape is.
-    shapes = torch.sigmoid(mean) * total, torch.sigmoid(-mean) * total
-    return InDouble(dist.Beta(*shapes, validate_args=False), logits.dtype)
+        logits, precision = read_blocks(self.network(z), 1, self.precision)
+        mean, total = in_double(logits), in_double(precision)
+        # Not 1 - mean, which is 0 long before the other shape is.
+        shapes = torch.sigmoid(mean) * total, torch.sigmoid(-mean) * total
+        base = InDouble(dist.Beta(*shapes, validate_args=False), logits.dtype)
+        return FeatureVector(base, _BETA_VALUES)
 
 
 def _precisions(data: Tensor | None) -> Tensor:
-    """By the method of moments, ``m (1 - m) / v - 1``, within sane bounds."""
+    """Precisions by the method of moments, ``m (1 - m) / v - 1``, within sane bounds."""
     if data is None:
         return torch.tensor(2.0)
     mean = column_means(data).clamp(_MEAN_MARGIN, 1 - _MEAN_MARGIN)
@@ -106,10 +103,8 @@ def _precisions(data: Tensor | None) -> Tensor:
 _SMALL = 0.1
 """Half-logits below which series replace differences that cancel."""
 
-_MEAN_MARGIN = 1e-2
-"""Means are kept this far from 0 and 1, so that no output bias starts saturated."""
-
 _MOST_LOGIT, _BISECTIONS = 200.0, 60
+"""Bracket of the logit of a mean, and how often it is halved."""
 
 _CONTINUOUS_BERNOULLI_VALUES = Values(
     "a continuous Bernoulli",
@@ -124,7 +119,7 @@ def _where_small(
 ) -> Tensor:
     """``series(y)`` for y of at most 0.1, else ``formula(y)``; y is not negative."""
     small = y <= _SMALL
-    # Each gets values it can take: a NaN would pass through the gradient of torch.where.
+    # Each branch gets values it can take: a NaN would pass through the gradient of torch.where.
     return torch.where(
         small, series(torch.where(small, y, 0.0)), formula(torch.where(small, 1.0, y))
     )
@@ -204,14 +199,16 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc, unused-ignor
             u = torch.rand(
                 self._extended_shape(torch.Size(sample_shape)), dtype=size.dtype, device=size.device
             )
-            # An exponential cut off at 1, from the end where the density is highest.
+            # The distance from the end where the density is highest is an exponential cut off at 1,
+            # whose inverse has no difference of large numbers.
             distance = (-torch.log1p(u * torch.expm1(-size)) / size).clamp(0, 1)
             return torch.where(self.logits > 0, 1 - distance, distance)
 
     def log_prob(self, value: Float[Tensor, "*batch"]) -> Float[Tensor, "*shape"]:
         """Log-density in nats."""
         size = self.logits.abs()
-        # l (x - 1/2) - |l| / 2, which is a difference of large numbers where |l| is large.
+        # l (x - 1/2) - |l| / 2, a difference of large numbers where |l| is large: there it is minus
+        # |l| times the distance from the end where the density is highest.
         distance = torch.where(self.logits > 0, 1 - value, value)
         near = self.logits * (value - 0.5) - size / 2
         exponent = torch.where(size <= 2 * _SMALL, near, -size * distance)
