@@ -23,7 +23,7 @@ _PATCHED = (
 """Names in torch that importing zuko overwrites, for the whole process."""
 
 _SPLINE_STEP = 0.4
-"""Steps of an optimiser in a spline's and a rotation's parameters, per step in the latents."""
+"""Factor of an optimiser's steps in the parameters of splines and rotations."""
 
 
 def zuko_installed() -> bool:
@@ -98,9 +98,13 @@ class Flow(nn.Module):
         bins: int = 8,
     ) -> None:
         super().__init__()
-        _require(
-            kind, latent=latent, layers=layers, bins=bins, hidden_sizes=min(hidden_sizes, default=1)
-        )
+        if kind not in get_args(FlowKind):
+            raise ValueError(f"unknown kind of flow {kind!r}: use {', '.join(get_args(FlowKind))}.")
+        smallest = min(hidden_sizes, default=1)
+        sizes = {"latent": latent, "layers": layers, "bins": bins, "hidden_sizes": smallest}
+        for name, size in sizes.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"a flow needs {name} of 1 or more (whole numbers), got {size}.")
         flows = require_zuko().flows
         family = {"realnvp": flows.RealNVP, "spline": flows.NSF}.get(kind, flows.MAF)
         coupled = {"bins": bins, "passes": 2} if kind == "spline" else {}
@@ -169,13 +173,13 @@ class RowFlows(nn.Module):
     ) -> dist.Distribution:
         """The distributions of all rows, event shape (latent,); C lower triangular."""
         transforms = require_zuko().transforms
-        parts: list[Any] = []
+        steps: list[Any] = []
         for turn, spline in zip(self.turns, self.splines, strict=True):
             rotation = transforms.RotationTransform(_SPLINE_STEP * turn)
             bent = transforms.MonotonicRQSTransform(*(_SPLINE_STEP * spline).split(self._sizes, -1))
-            parts += [rotation, transforms.DependentTransform(bent, 1), rotation.inv]
-        parts += [transforms.LULinearTransform(scale_tril), AffineTransform(loc, 1.0, 1)]
-        return flow_distribution(loc, *parts)
+            steps += [rotation, transforms.DependentTransform(bent, 1), rotation.inv]
+        steps += [transforms.LULinearTransform(scale_tril), AffineTransform(loc, 1.0, 1)]
+        return flow_distribution(loc, *steps)
 
 
 def flow_distribution(like: Float[Tensor, "*batch latent"], *transforms: Any) -> dist.Distribution:
@@ -196,27 +200,23 @@ def flow_distribution(like: Float[Tensor, "*batch latent"], *transforms: Any) ->
 
 
 class _Pass(NamedTuple):
-    """One pass through a transform, in either direction."""
+    """A pass through a transform, in either direction."""
 
     noise: Tensor
     z: Tensor
     log_volume: Tensor
     has_graph: bool
     version: int
-
-    @classmethod
-    def of(cls, noise: Tensor, z: Tensor, log_volume: Tensor) -> "_Pass":
-        return cls(noise, z, log_volume, torch.is_grad_enabled(), _version(z))
+    """How often z had been changed in place."""
 
     def serves(self, z: Tensor) -> bool:
         """Whether z is the draw, unchanged, with the graph that is wanted of it."""
         same = self.z is z and self.version == _version(z)
-        # Of a draw made without a graph, the gradient of the parameters would be missing.
+        # A draw made without a graph would hand on no gradient of the parameters.
         return same and (self.has_graph or not torch.is_grad_enabled())
 
 
 def _version(z: Tensor) -> int:
-    """How often a tensor was changed in place."""
     return 0 if z.is_inference() else z._version
 
 
@@ -235,14 +235,15 @@ class _Remembering(Transform):
         self._inverted: _Pass | None = None
 
     def _call(self, noise: Tensor) -> Tensor:
-        self._drawn = _Pass.of(noise, *self._to_latents.call_and_ladj(noise))
+        z, log_volume = self._to_latents.call_and_ladj(noise)
+        self._drawn = _Pass(noise, z, log_volume, torch.is_grad_enabled(), _version(z))
         return self._drawn.z
 
     def _inverse(self, z: Tensor) -> Tensor:
         if self._drawn is not None and self._drawn.serves(z):
             return self._drawn.noise
         noise, log_volume = self._to_noise.call_and_ladj(z)
-        self._inverted = _Pass.of(noise, z, -log_volume)
+        self._inverted = _Pass(noise, z, -log_volume, torch.is_grad_enabled(), _version(z))
         return self._inverted.noise
 
     def log_abs_det_jacobian(self, noise: Tensor, z: Tensor) -> Tensor:
@@ -258,21 +259,9 @@ class _Remembering(Transform):
 def _start_at_identity(transform: nn.Module) -> None:
     """Set to 0 what each layer's univariate transforms are made of; zuko's are then identities."""
     for layer in transform.modules():
-        if isinstance(network := getattr(layer, "hyper", None), nn.Sequential):
-            _zero(network[-1])
-        # Of one latent without context, zuko holds the parameters themselves.
-        elif isinstance(held := getattr(layer, "phi", None), nn.ParameterList):
-            _zero(held)
-
-
-def _zero(module: nn.Module) -> None:
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-
-
-def _require(kind: str, **sizes: int) -> None:
-    if kind not in get_args(FlowKind):
-        raise ValueError(f"unknown kind of flow {kind!r}: use {', '.join(get_args(FlowKind))}.")
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"a flow needs {name} of 1 or more (whole numbers), got {size}.")
+        network, phi = getattr(layer, "hyper", None), getattr(layer, "phi", None)
+        # Of one latent without context, zuko has no network but the parameters themselves.
+        last = network[-1] if isinstance(network, nn.Sequential) else phi
+        if isinstance(last, nn.Module):
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)

@@ -72,7 +72,7 @@ class CategoricalEncoder(nn.Module):
 
 
 _SHORTEST = 1e-10
-"""Outputs that are shorter, such as those of a network that starts at 0, have no direction."""
+"""Least norm of outputs that have a direction; those of a network that starts at 0 have none."""
 
 
 @final
@@ -104,14 +104,10 @@ class VonMisesFisherEncoder(nn.Module):
         output = self.network(x)
         direction, unconstrained = output[..., :-1], output[..., -1]
         concentration = direction.shape[-1] * functional.softplus(unconstrained)
-        return VonMisesFisher(_unit(direction), concentration)
-
-
-def _unit(direction: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
-    """The direction at length 1; of none, the first axis, with a gradient that leads away."""
-    none = torch.linalg.vector_norm(direction, dim=-1, keepdim=True) < _SHORTEST
-    shifted = torch.cat([direction[..., :1] + none, direction[..., 1:]], -1)
-    return functional.normalize(shifted, dim=-1)
+        # Where there is no direction, the first axis, with a gradient that leads away.
+        none = torch.linalg.vector_norm(direction, dim=-1, keepdim=True) < _SHORTEST
+        shifted = torch.cat([direction[..., :1] + none, direction[..., 1:]], -1)
+        return VonMisesFisher(functional.normalize(shifted, dim=-1), concentration)
 
 
 @final

@@ -14,7 +14,7 @@ from ppl_vae.distributions import FullNormal, LowRankNormal
 from ppl_vae.flows import Flow, FlowKind
 
 _MIN_SCALE = 1e-6
-"""Keeps log q finite where softplus underflows."""
+"""Least scale: log q stays finite where softplus underflows."""
 
 
 @final
@@ -46,11 +46,10 @@ class DiagonalNormalEncoder(nn.Module):
                 f"dimension, got {output.shape[-1]}."
             )
         loc, unconstrained = output.chunk(2, dim=-1)
-        return dist.Normal(loc, positive(unconstrained), validate_args=False).to_event(1)
+        return dist.Normal(loc, _positive(unconstrained), validate_args=False).to_event(1)
 
 
-def positive(unconstrained: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """``log(1 + exp(u))``, and a little more."""
+def _positive(unconstrained: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return functional.softplus(unconstrained) + _MIN_SCALE
 
 
@@ -89,7 +88,14 @@ class FullCovarianceEncoder(nn.Module):
             ValueError: If the network has another number of outputs than some latent size needs.
         """
         output = self.network(x)
-        latent = self._latent(output.shape[-1])
+        outputs = output.shape[-1]
+        # L (L + 3) / 2 outputs, solved for L.
+        latent = (math.isqrt(9 + 8 * outputs) - 3) // 2
+        if latent < 1 or self.num_outputs(latent) != outputs:
+            raise ValueError(
+                f"a full covariance of L latent dimensions needs L (L + 3) / 2 outputs of the "
+                f"network, got {outputs}: size it by FullCovarianceEncoder.num_outputs(latent)."
+            )
         loc, unconstrained, below = output.split(
             [latent, latent, output.shape[-1] - 2 * latent], -1
         )
@@ -97,17 +103,8 @@ class FullCovarianceEncoder(nn.Module):
         correlation = torch.eye(latent, dtype=output.dtype, device=output.device)
         correlation = correlation.repeat(*output.shape[:-1], 1, 1)
         correlation[..., rows, columns] = below / math.sqrt(latent)
-        scale_tril = positive(unconstrained).unsqueeze(-1) * correlation
+        scale_tril = _positive(unconstrained).unsqueeze(-1) * correlation
         return FullNormal(loc, scale_tril=scale_tril, validate_args=False)
-
-    def _latent(self, outputs: int) -> int:
-        latent = (math.isqrt(9 + 8 * outputs) - 3) // 2
-        if latent < 1 or self.num_outputs(latent) != outputs:
-            raise ValueError(
-                f"a full covariance of L latent dimensions needs L (L + 3) / 2 outputs of the "
-                f"network, got {outputs}: size it by FullCovarianceEncoder.num_outputs(latent)."
-            )
-        return latent
 
 
 @final
@@ -158,7 +155,7 @@ class LowRankEncoder(nn.Module):
                 f"{self.rank})."
             )
         loc, unconstrained, *columns = output.unflatten(-1, (2 + self.rank, -1)).unbind(-2)
-        scale = positive(unconstrained)
+        scale = _positive(unconstrained)
         factor = scale.unsqueeze(-1) * torch.stack(columns, -1)
         return LowRankNormal(loc, factor, scale.square(), validate_args=False)
 
@@ -232,4 +229,4 @@ class FlowEncoder(nn.Module):
                 f"2 * latent + context = {sum(self._sizes)}: size it by num_outputs."
             )
         loc, unconstrained, features = output.split(self._sizes, -1)
-        return self.flow(loc, positive(unconstrained), features if self._sizes[-1] else None)
+        return self.flow(loc, _positive(unconstrained), features if self._sizes[-1] else None)

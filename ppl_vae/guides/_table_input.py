@@ -13,7 +13,7 @@ from ppl_vae.data import Column, standard_moments
 
 @final
 class TableInput(nn.Module):
-    """Numbers standardised, categories one-hot, missing cells 0, and which cells are there.
+    """Network on numbers standardised, categories one-hot, missing cells 0, and which are there.
 
     Positive columns and counts by their logarithm (of 1 + x for counts); means and standard
     deviations are those of the training data.
@@ -52,29 +52,21 @@ class TableInput(nn.Module):
     def forward(self, x: Float[Tensor, "*shape features"]) -> Float[Tensor, "*shape outputs"]:
         """The network's output."""
         numbers = ((self._numbers(x) - self.loc) / self.scale).nan_to_num(0.0)
-        parts = [numbers, (~x.isnan()).to(x.dtype)]
+        inputs = [numbers, (~x.isnan()).to(x.dtype)]
         for place, column in enumerate(self.columns):
             if column.kind == "categorical":
-                parts.append(_one_hot(x[..., place], len(column.labels)))
-        output: Tensor = self.network(torch.cat(parts, -1))
+                codes = x[..., place]
+                hot = functional.one_hot(codes.nan_to_num(0.0).long(), len(column.labels)).to(codes)
+                inputs.append(torch.where(codes.isnan().unsqueeze(-1), 0.0, hot))
+        output: Tensor = self.network(torch.cat(inputs, -1))
         return output
 
     def _numbers(self, x: Tensor) -> Tensor:
-        """All columns but the categorical ones, on a scale on which they are added up."""
-        parts = [
-            _transformed(x[..., place], column.kind)
+        """All columns but the categorical ones, on the scale on which they are added up."""
+        transforms = {"positive": torch.log, "count": torch.log1p}
+        numbers = [
+            transforms.get(column.kind, torch.positive)(x[..., place])
             for place, column in enumerate(self.columns)
             if column.kind != "categorical"
         ]
-        return torch.stack(parts, -1) if parts else x[..., :0]
-
-
-def _transformed(cells: Tensor, kind: str) -> Tensor:
-    if kind == "positive":
-        return cells.log()
-    return cells.log1p() if kind == "count" else cells
-
-
-def _one_hot(codes: Tensor, size: int) -> Tensor:
-    hot = functional.one_hot(codes.nan_to_num(0.0).long(), size).to(codes)
-    return torch.where(codes.isnan().unsqueeze(-1), 0.0, hot)
+        return torch.stack(numbers, -1) if numbers else x[..., :0]

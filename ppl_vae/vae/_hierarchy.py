@@ -102,11 +102,11 @@ class Ladder(nn.Module):
         return self._upwards(x)[-1]
 
     def _upwards(self, x: Tensor) -> list[Any]:
-        found = []
+        normals = []
         for body, encoder in zip(self.bodies, self.encoders, strict=True):
             x = body(x)
-            found.append(encoder(x))
-        return found
+            normals.append(encoder(x))
+        return normals
 
 
 def _product(a: Any, b: Any) -> dist.Distribution:
@@ -184,7 +184,7 @@ class HierarchicalVAE(nn.Module):
 
     @property
     def num_layers(self) -> int:
-        """L."""
+        """Number of layers L."""
         return len(self.conditionals) + 1
 
     @property

@@ -12,20 +12,20 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 
-def announce(**parts: Callable[..., Any]) -> None:
+def announce(**components: Callable[..., Any]) -> None:
     """Show the parameters to a handler that collects them, as ``pyro.infer.SVI`` does.
 
     Parameters live in the module; Pyro's store is touched only when somebody listens to it.
     """
     if not any(isinstance(handler, TraceMessenger) for handler in _PYRO_STACK):
         return
-    for part, module in parts.items():
+    for component, module in components.items():
         if isinstance(module, nn.Module) and any(p.requires_grad for p in module.parameters()):
             for parameter in module.parameters():
                 # The store keeps, and SVI would train, a copy of any other layout.
                 if not parameter.is_contiguous():
                     parameter.data = parameter.data.contiguous()
-            pyro.module(_free_name(f"vae.{part}", module), module)
+            pyro.module(_free_name(f"vae.{component}", module), module)
 
 
 def _free_name(name: str, module: nn.Module) -> str:
@@ -36,36 +36,37 @@ def _free_name(name: str, module: nn.Module) -> str:
     """
     store = pyro.get_param_store()
     path, parameter = next((n, p) for n, p in module.named_parameters() if p.requires_grad)
-    held = dict(store.named_parameters())
+    stored = dict(store.named_parameters())
     for number in count(1):
         candidate = name if number == 1 else f"{name}.{number}"
-        if held.get(f"{candidate}$$${path}", parameter) is parameter:
+        if stored.get(f"{candidate}$$${path}", parameter) is parameter:
             return candidate
     raise AssertionError("unreachable: count() does not end")
 
 
 def prior_of(prior: Callable[[], Any], x: Tensor) -> Any:
-    """p(z); of a prior made of training data, as it is for these: ``prior.without(x)``."""
+    """The prior p(z); one made of training data as it is for these: ``prior.without(x)``."""
     without = getattr(prior, "without", None)
     return prior() if without is None else without(x)
 
 
-def as_event(part: str, distribution: Any) -> Any:
-    """The distribution, checked: of Pyro, over an event.
+def as_event(component: str, distribution: Any) -> Any:
+    """The distribution of a component, checked: of Pyro, over an event.
 
     Raises:
-        TypeError: If it is no Pyro distribution; names the part.
+        TypeError: If it is no Pyro distribution; names the component.
         ValueError: If its event shape is ().
     """
     if not isinstance(distribution, TorchDistributionMixin):
+        kind = type(distribution)
         raise TypeError(
-            f"the {part} returned {type(distribution).__module__}.{type(distribution).__name__}: "
-            "return a distribution from pyro.distributions."
+            f"the {component} returned {kind.__module__}.{kind.__name__}: return a distribution "
+            "from pyro.distributions."
         )
     if distribution.event_dim == 0:
         raise ValueError(
-            f"the {part} returned a distribution with event shape (): a datum's dimensions are one "
-            "event, so end it with .to_event(1)."
+            f"the {component} returned a distribution with event shape (): a datum's dimensions "
+            "are one event, so end it with .to_event(1)."
         )
     return distribution
 
