@@ -110,8 +110,8 @@ class TestOffsets:
         for name, offset in offsets.items():
             q = plain.nodes[name]["fn"]
             by_hand = dist.MultivariateNormal(
-                q.mean + offset.shift,
-                scale_tril=offset.log_stretch.exp().unsqueeze(-1) * q.scale_tril,
+                q.mean + offset.loc_offset,
+                scale_tril=offset.log_scale_offset.exp().unsqueeze(-1) * q.scale_tril,
             ).log_prob(moved.latents[name])
             torch.testing.assert_close(moved.log_guide[name], by_hand)
 
@@ -127,8 +127,8 @@ class TestOffsets:
 
         x = torch.zeros(5, 2)
         zero = zero_offsets(guide, x)
-        assert zero.offsets["z"].shift.shape == (4, 5, 3)
-        assert zero.rows(slice(1, 3)).offsets["z"].shift.shape == (4, 2, 3)
+        assert zero.offsets["z"].loc_offset.shape == (4, 5, 3)
+        assert zero.rows(slice(1, 3)).offsets["z"].loc_offset.shape == (4, 2, 3)
         particles = draw_particles(model, zero, x, 6)
         assert particles.latents["z"].shape == (6, 4, 5, 3)
 

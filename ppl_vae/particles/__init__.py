@@ -4,18 +4,15 @@ This folder is the only place in the package that reads a Pyro program's sample 
 objective, estimator and diagnostic is a function of the :class:`Particles` it returns.
 """
 
-from ppl_vae.particles._aggregate import aggregate_log_density
-from ppl_vae.particles._counting import EvaluationCount, count_evaluations
-from ppl_vae.particles._cross import cross_log_guide
+from ppl_vae.particles._checks import FirstRun, first_run, is_out_of_memory, require_rows
 from ppl_vae.particles._density import LatentDensity, LogDensities, bijection_onto
-from ppl_vae.particles._evaluation import (
-    ChunkSize,
-    Evaluation,
-    FirstRun,
-    evaluation,
-    first_run,
-    is_out_of_memory,
-    require_rows,
+from ppl_vae.particles._evaluation import ChunkSize, Evaluation, evaluation
+from ppl_vae.particles._guides import (
+    Offset,
+    OffsetGuide,
+    aggregate_log_density,
+    cross_log_guide,
+    zero_offsets,
 )
 from ppl_vae.particles._modules import (
     ParameterRecorder,
@@ -23,27 +20,27 @@ from ppl_vae.particles._modules import (
     evaluating,
     owners_of,
 )
-from ppl_vae.particles._offsets import Offset, OffsetGuide, zero_offsets
 from ppl_vae.particles._particles import (
+    EvaluationCount,
     NonFiniteDensityError,
     Particles,
     Simulation,
+    count_evaluations,
     is_point,
     point_site,
     require_density,
     side_by_side,
 )
 from ppl_vae.particles._programs import Graph, Programs, draw_particles
-from ppl_vae.particles._sites import (
+from ppl_vae.particles._run import (
     BatchGuide,
     PlateNestingError,
     Program,
     SiteRun,
     guide_of,
-    log_densities,
     require_all_rows,
 )
-from ppl_vae.particles._supports import in_words
+from ppl_vae.particles._sites import in_words, log_densities
 
 __all__ = [
     "BatchGuide",

@@ -13,11 +13,12 @@ from torch.distributions.transforms import ComposeTransform
 
 from ppl_vae.particles._particles import require_density
 from ppl_vae.particles._programs import Programs
-from ppl_vae.particles._sites import SiteRun, log_densities, require_all_rows
+from ppl_vae.particles._run import SiteRun, require_all_rows
+from ppl_vae.particles._sites import core_of, log_densities
 
 
 class LogDensities(NamedTuple):
-    """What :class:`LatentDensity` says of positions u, each of shape (chains, batch), in nats.
+    """Log-densities at positions u, each of shape (chains, batch), in nats.
 
     Attributes:
         prior: ``log p(z(u)) + log |dz/du|``.
@@ -59,20 +60,25 @@ class LatentDensity:
             if programs.guide is None:
                 modelled = self._run_model()
                 log_densities(modelled, programs.num_dims)
-                latents, guides = modelled.latents, {}
+                latents, self._guides = modelled.latents, dict[str, Any]()
             else:
                 particles = programs.draw(x, num_chains, check_finite=False)
                 particles.require_weights()
-                latents, guides = particles.latents, particles.guide
+                latents, self._guides = particles.latents, dict(particles.guide)
                 modelled = self._run_model(latents)
             data_dim = programs.max_plate_nesting
             self._sites = {
                 name: _LatentSite.of(name, modelled.sites[name]["fn"], latents[name], data_dim)
                 for name in modelled.latents
             }
-            self._guides = guides
-            self._check_guide(guides)
+            for name, guide in self._guides.items():
+                if not _alike(_bijection(name, guide.support), self._sites[name].transform):
+                    raise ValueError(
+                        f"guide site {name!r} has support {guide.support}, the prior has another"
+                        " one: annealing needs a guide on the prior's support; transform its draws."
+                    )
             with pyro.validation_enabled(False):
+                # Drawn again: a support that depends on other latents is then another one.
                 self._drawn = self._run_model() if programs.guide is None else self._run_guide()
                 self._check_model(self._run_model(self._drawn.latents))
         self.dim = sum(site.size for site in self._sites.values())
@@ -87,7 +93,7 @@ class LatentDensity:
         latents, log_volume = self._unpack(u)
         with pyro.validation_enabled(False):
             log_guide = log_densities(self._guided(latents), self._programs.num_dims)
-        guide = _total([*log_guide.values(), *log_volume])
+        guide = _sum([*log_guide.values(), *log_volume])
         return LogDensities(*self._of_model(latents, log_volume), guide)
 
     def of_model(
@@ -104,7 +110,7 @@ class LatentDensity:
             log_density = log_densities(modelled, self._programs.num_dims)
         prior = [log_density[name] for name in modelled.latents]
         likelihood = [log_density[name] for name in modelled.observed]
-        return _total(prior + log_volume), _total(likelihood)
+        return _sum(prior + log_volume), _sum(likelihood)
 
     def unpack(self, u: Float[Tensor, "chains batch dim"]) -> dict[str, Tensor]:
         """Site name to latents as the programs have them, from positions."""
@@ -150,21 +156,13 @@ class LatentDensity:
 
     def _unpack(self, u: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Latents, and log-volumes of the sites whose support is not the whole space."""
-        parts = u.split([site.size for site in self._sites.values()], -1)
+        positions = u.split([site.size for site in self._sites.values()], -1)
         latents, log_volumes = {}, []
-        for (name, site), part in zip(self._sites.items(), parts, strict=True):
-            latents[name], log_volume = site.constrained(part)
+        for (name, site), position in zip(self._sites.items(), positions, strict=True):
+            latents[name], log_volume = site.constrained(position)
             if log_volume is not None:
                 log_volumes.append(log_volume)
         return latents, log_volumes
-
-    def _check_guide(self, guides: Mapping[str, Any]) -> None:
-        for name, guide in guides.items():
-            if not _alike(_bijection(name, guide.support), self._sites[name].transform):
-                raise ValueError(
-                    f"guide site {name!r} has support {guide.support}, the prior has another"
-                    " one: annealing needs a guide on the prior's support; transform its draws."
-                )
 
     def _check_model(self, modelled: SiteRun) -> None:
         require_all_rows(self._drawn, modelled)
@@ -180,12 +178,12 @@ class LatentDensity:
 @final
 @dataclass(frozen=True)
 class _LatentSite:
-    """How one latent site's values stand in u.
+    """Coordinates of one latent site's values in u.
 
     Attributes:
-        transform: From the whole space onto the support; None where that is the same.
-        shape: Of the unconstrained values, the batch in front: ``(chains, batch, ...)``.
-        data_dim: Where the programs have the batch.
+        transform: Map from the whole space onto the support; None where that is the same.
+        shape: Shape of the unconstrained values, the batch in front: ``(chains, batch, ...)``.
+        data_dim: Dimension of the batch in the programs.
     """
 
     transform: Any
@@ -239,14 +237,8 @@ def bijection_onto(name: str, support: Any) -> Any:
 
 
 def _bijection(name: str, support: Any) -> Any:
-    """From the whole space onto the support, or None where that is the same."""
-    return None if _core(support) is constraints.real else bijection_onto(name, support)
-
-
-def _core(support: Any) -> Any:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
+    """Map from the whole space onto the support, or None where that is the same."""
+    return None if core_of(support) is constraints.real else bijection_onto(name, support)
 
 
 def _alike(a: Any, b: Any) -> bool:
@@ -257,13 +249,10 @@ def _alike(a: Any, b: Any) -> bool:
         pairs = zip(a.parts, b.parts, strict=False)
         return len(a.parts) == len(b.parts) and all(_alike(*pair) for pair in pairs)
     # A kind without a comparison of its own has no parameters to differ in.
-    return type(a) is type(b) and ("__eq__" not in _methods(type(a)) or bool(a == b))
+    compared = any("__eq__" in vars(base) for base in type(a).__mro__[:-1])
+    return type(a) is type(b) and (not compared or bool(a == b))
 
 
-def _methods(kind: type) -> set[str]:
-    return {name for base in kind.__mro__[:-1] for name in vars(base)}
-
-
-def _total(parts: list[Tensor]) -> Tensor:
-    first, *others = parts
+def _sum(terms: list[Tensor]) -> Tensor:
+    first, *others = terms
     return sum(others, first)

@@ -1,4 +1,4 @@
-"""The modules behind programs, and what every look at them must keep."""
+"""The modules behind programs, and their evaluation mode."""
 
 import functools
 import threading
@@ -15,13 +15,13 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 from ppl_vae.identity import hash_tensors
-from ppl_vae.particles._sites import Program
+from ppl_vae.particles._run import Program
 
 _PLAIN = bool | int | float
 _REGISTERED = frozenset(vars(nn.Module()))
 """Attributes of every module: its parameters, buffers, parts, hooks and mode."""
 _DEEPEST = 12
-"""References from a program to a module."""
+"""Largest number of references between a program and a module."""
 
 
 class ParameterRecorder(Messenger):  # type: ignore[misc, unused-ignore]
@@ -76,38 +76,38 @@ class ProgramModules:
     @property
     def buffers(self) -> dict[str, Tensor]:
         """Name to tensor of the persistent buffers, as batch norm has them."""
-        found: dict[str, Tensor] = {}
+        buffers: dict[str, Tensor] = {}
         for index, root in enumerate(self.roots):
             parameters = dict(root.named_parameters(remove_duplicate=False))
             for name, value in root.state_dict(keep_vars=True).items():
                 if name not in parameters and isinstance(value, Tensor):
-                    found[f"{index}.{name}"] = value
-        return found
+                    buffers[f"{index}.{name}"] = value
+        return buffers
 
     @property
     def all_tensors(self) -> dict[str, Tensor]:
         """Name to everything that a log-density may depend on besides the data."""
-        passing = {
+        buffers = {
             f"buffer {index}.{name}": value
             for index, root in enumerate(self.roots)
             for name, value in root.named_buffers()
         }
         named = {f"parameter {name}": value for name, value in self.parameters.items()}
-        # By value: the way that leads to them says nothing about the density.
+        # Named by value: the path that leads to them says nothing about the density.
         last = {name: name.rsplit(".", 1)[-1] for name in self.constants}
         constants = {hash_tensors({last[n]: v}): v for n, v in self.constants.items()}
-        return {**named, **passing, **constants}
+        return {**named, **buffers, **constants}
 
     @property
     def device(self) -> torch.device | None:
-        """Where the parameters and buffers are; None if there are none."""
+        """Device of the parameters and buffers; None if there are none."""
         for value in (*self.parameters.values(), *self.buffers.values()):
             return value.device
         return None
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Of the first real parameter or buffer; None if there are none."""
+        """Type of the first real parameter or buffer; None if there are none."""
         for value in (*self.parameters.values(), *self.buffers.values()):
             if value.is_floating_point():
                 return value.dtype
@@ -125,7 +125,7 @@ class ProgramModules:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside; afterwards mode and buffers are as they were found."""
+        """Evaluation mode inside; afterwards mode and buffers are put back."""
         states = [_ModuleState(module) for module in self.modules]
         for state in states:
             state.module.training = False
@@ -175,8 +175,8 @@ class SeenModules:
         self._states: dict[int, _ModuleState] = {}
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch; what was not known before is afterwards as it was found."""
+    def recording(self) -> Iterator[None]:
+        """Record inside; afterwards mode and buffers of all recorded modules are put back."""
         thread = threading.get_ident()
 
         def see(module: nn.Module, args: Any) -> None:
@@ -277,26 +277,26 @@ def _is_setting(thing: Any, value: bool | int | float) -> bool:
 
 
 def _referred(function: types.FunctionType) -> list[tuple[str, Any]]:
-    """What a function refers to: its cells, defaults, what it wraps, and globals of its own file.
+    """References of a function: its cells, defaults, what it wraps, and globals of its own file.
 
     Functions of other files are left alone: those of libraries lead everywhere.
     """
     code = function.__code__
-    found: list[tuple[str, Any]] = []
+    referred: list[tuple[str, Any]] = []
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         try:
-            found.append((name, cell.cell_contents))
+            referred.append((name, cell.cell_contents))
         except ValueError:  # not assigned yet
             continue
-    found += [(f"default {i}", value) for i, value in enumerate(function.__defaults__ or ())]
-    found += list((function.__kwdefaults__ or {}).items())
-    found += [("wrapped", function.__wrapped__)] if hasattr(function, "__wrapped__") else []
+    referred += [(f"default {i}", value) for i, value in enumerate(function.__defaults__ or ())]
+    referred += list((function.__kwdefaults__ or {}).items())
+    referred += [("wrapped", function.__wrapped__)] if hasattr(function, "__wrapped__") else []
     for name in sorted(_global_names(code)):
         value = function.__globals__.get(name)
         own = isinstance(value, types.FunctionType) and value.__module__ == function.__module__
         if own or isinstance(value, nn.Module | Tensor | _PLAIN):
-            found.append((name, value))
-    return found
+            referred.append((name, value))
+    return referred
 
 
 def _global_names(code: types.CodeType) -> set[str]:

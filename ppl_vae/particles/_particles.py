@@ -1,14 +1,55 @@
-"""The particles themselves: draws and log-densities, no Pyro programs."""
+"""Particles: draws and their log-densities; and the count of decoder evaluations."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
 import pyro.distributions as dist
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+
+@final
+@dataclass
+class EvaluationCount:
+    """Decoder evaluations so far.
+
+    Attributes:
+        rows: Particles times batch, summed over the draws that ran the model.
+    """
+
+    rows: int = 0
+
+
+_COUNT: ContextVar[EvaluationCount | None] = ContextVar("evaluations", default=None)
+
+
+@contextmanager
+def count_evaluations() -> Iterator[EvaluationCount]:
+    """Count the decoder evaluations of every draw made inside.
+
+    An inner context keeps its own count and the outer one does not see it, so that a look at the
+    programs can be left out of what training costs. Nothing waits for the device.
+    """
+    count = EvaluationCount()
+    token = _COUNT.set(count)
+    try:
+        yield count
+    finally:
+        _COUNT.reset(token)
+
+
+def add_evaluations(rows: int) -> None:
+    """Add the rows of one run of the model to the count that is open, if one is."""
+    count = _COUNT.get()
+    if count is not None:
+        count.rows += rows
+
 
 _NO_WEIGHT = 1e30
 """Nats below which a log-weight counts as no weight at all in sums that look for NaN."""
@@ -21,11 +62,7 @@ def side_by_side(value: Tensor, event_dim: int) -> Float[Tensor, "particles batc
 
 
 def point_site(guide: Mapping[str, Any]) -> str | None:
-    """The first site of a guide that is a point, without a density; None if there is none.
-
-    Args:
-        guide: Site name to distribution.
-    """
+    """Name of the first site of a guide that is a point, without a density; None if none is."""
     return next((name for name, site in guide.items() if is_point(site)), None)
 
 
@@ -43,11 +80,7 @@ def require_density(
         "annealed importance sampling from the prior"
     ),
 ) -> None:
-    """Check that a guide has a density.
-
-    Args:
-        guide: Site name to distribution.
-        why: What it is needed for, for the message.
+    """Check that a guide, site name to distribution, has a density; ``why`` is for the message.
 
     Raises:
         ValueError: If a site is a point; names it.
@@ -63,7 +96,7 @@ class NonFiniteDensityError(ValueError):
 
     Args:
         value: The log-density.
-        site: Where: the site, and whether it is the model's or the guide's.
+        site: The site, and whether it is the model's or the guide's.
         datum: The first such row of the batch.
     """
 
@@ -113,7 +146,7 @@ class Particles:
         guide: Site name to the distribution the guide gave it.
         likelihood: Observed site name to the distribution the model gave it.
         masked: Latent sites under a mask, whose closed-form KL would ignore it.
-        scale: What plates and ``poutine.scale`` multiply every log-density by.
+        scale: Factor of every log-density, from plates and ``poutine.scale``.
         paths: Where the latents are leaves of their own (``graph="split"``), the same draws as
             functions of the guide's parameters.
         simulation: Draws from the model, for an objective that asks for them.
@@ -160,12 +193,12 @@ class Particles:
 
     @property
     def num_particles(self) -> int:
-        """K."""
+        """Number of particles K."""
         return self.log_likelihood.shape[0]
 
     @property
     def batch_size(self) -> int:
-        """B."""
+        """Number of data B."""
         return self.log_likelihood.shape[1]
 
     @property
@@ -184,14 +217,9 @@ class Particles:
             NonFiniteDensityError: If one is NaN or infinite; names the site, the density and the
                 datum.
         """
-        # One sum looks at all densities at once; the sites are searched only after a failure.
-        if math.isfinite(self.log_weight.detach().sum().item()):
-            return
-        for where, value in self.densities.items():
-            bad = ~value.detach().isfinite()
-            if bad.any():
-                particle, datum = (int(index) for index in bad.nonzero()[0])
-                raise NonFiniteDensityError(value[particle, datum].item(), where, datum)
+        # One sum looks at all densities at once, and a device waits once.
+        if not math.isfinite(self.log_weight.detach().sum().item()):
+            self._raise_non_finite(torch.ones_like(self.log_weight, dtype=torch.bool))
 
     def require_weights(self) -> None:
         """Check that every log-weight is one: a weight of 0 is, as where p(x|z) is 0.
@@ -200,13 +228,14 @@ class Particles:
             NonFiniteDensityError: If one is NaN or infinitely large; names the site, the density
                 and the datum.
         """
-        # NaN and infinity are all that is left of a sum with them in it.
+        # A sum with NaN or infinity in it is NaN or infinite; -inf is clamped, being a weight of 0.
         log_weight = self.log_weight.detach().clamp(min=-_NO_WEIGHT)
-        if math.isfinite(log_weight.sum().item()):
-            return
-        wrong = ~log_weight.isfinite()
+        if not math.isfinite(log_weight.sum().item()):
+            self._raise_non_finite(~log_weight.isfinite())
+
+    def _raise_non_finite(self, among: Bool[Tensor, "particles batch"]) -> None:
         for where, value in self.densities.items():
-            bad = wrong & ~value.detach().isfinite()
+            bad = among & ~value.detach().isfinite()
             if bad.any():
                 particle, datum = (int(index) for index in bad.nonzero()[0])
                 raise NonFiniteDensityError(value[particle, datum].item(), where, datum)

@@ -9,7 +9,6 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from ppl_vae.names import describe
-from ppl_vae.particles._counting import add_evaluations
 from ppl_vae.particles._modules import (
     ParameterRecorder,
     ProgramModules,
@@ -17,17 +16,9 @@ from ppl_vae.particles._modules import (
     SeenModules,
     roots_of,
 )
-from ppl_vae.particles._particles import Particles, Simulation
-from ppl_vae.particles._sites import (
-    PlateNestingError,
-    Program,
-    SiteRun,
-    assemble,
-    guide_of,
-    log_densities,
-    run,
-    used_nesting,
-)
+from ppl_vae.particles._particles import Particles, Simulation, add_evaluations
+from ppl_vae.particles._run import PlateNestingError, Program, SiteRun, guide_of, run, used_nesting
+from ppl_vae.particles._sites import assemble, log_densities
 from ppl_vae.randomness import seeded
 
 Graph = Literal["path", "split", "score"]
@@ -69,7 +60,7 @@ class Programs:
 
     @property
     def callables(self) -> tuple[Program, ...]:
-        """The programs there are."""
+        """Model and guide, or the model alone."""
         return (self.model,) if self.guide is None else (self.model, self.guide)
 
     def modules(self, x: Tensor | None = None) -> "ProgramModules":
@@ -82,20 +73,15 @@ class Programs:
         search = Search()
         for name, program in zip(("model", "guide"), self.callables, strict=False):
             search.visit(program, name)
-        found = ProgramModules(tuple(search.modules.values()), constants=search.constants)
-        return found if x is None else self._after_a_run(found, x)
-
-    def _after_a_run(self, found: "ProgramModules", x: Tensor) -> "ProgramModules":
+        referred = ProgramModules(tuple(search.modules.values()), constants=search.constants)
+        if x is None:
+            return referred
         recorder, seen = ParameterRecorder(), SeenModules()
-        with seeded(0), torch.no_grad(), found.evaluating(), seen.watching(), recorder:
+        with seeded(0), torch.no_grad(), referred.evaluating(), seen.recording(), recorder:
             guide = None if self.guide is None else guide_of(self.guide, slice(0, len(x)))
             nesting = used_nesting(self.model, guide, x)
-        return ProgramModules(
-            roots_of([*found.roots, *seen.modules.values()]),
-            recorder.parameters,
-            found.constants,
-            nesting,
-        )
+        roots = roots_of([*referred.roots, *seen.modules.values()])
+        return ProgramModules(roots, recorder.parameters, referred.constants, nesting)
 
     def on(self, x: Tensor) -> "Programs":
         """The programs with the plate dimensions that they use on some data."""
@@ -188,14 +174,21 @@ class Programs:
         latents, paths = drawn.latents, None
         if graph == "split":
             paths, latents = latents, {name: _leaf(value) for name, value in latents.items()}
-            # A lone site's distribution depends on no latent: its density needs no second run.
-            alone, first = len(latents) == 1, drawn
-            if alone:
-                drawn = first.at(latents)
+            if len(latents) == 1:
+                # A lone site's distribution depends on no latent: its density needs no second run.
+                drawn = drawn.at(latents)
             else:
+                first = drawn
                 drawn = self.run_guide(x, num_particles, latents, first.subsamples)
-            if check_finite and not alone:
-                _require_same(first, drawn, self.num_dims)
+                # The densities at leaves must be those of the distributions of the draws.
+                changed = changed_density(first, drawn, self.num_dims) if check_finite else None
+                if changed is not None:
+                    raise ValueError(
+                        f"guide site {changed[0]!r} has another density when the guide is run again"
+                        " on its own draws: randomness besides its sample sites, such as dropout, "
+                        "cannot be split by this objective; switch it off in the guide, or use "
+                        "elbo:K or iwae:K."
+                    )
         modelled = self.run_model(x, num_particles, latents, drawn.subsamples)
         particles = assemble(modelled, drawn, self.num_dims, paths)
         add_evaluations(particles.num_particles * particles.batch_size)
@@ -251,9 +244,10 @@ class Programs:
             )
         (fantasies,) = observed.values()
         rows = fantasies.reshape(-1, *x.shape[1:])
+        # (particles, *plates, batch, *event) as (1, *plates, particles * batch, *event).
         latents = {
-            name: _merge_particles(value, num_particles, len(x), nesting)
-            for name, value in drawn.latents.items()
+            name: z.movedim(0, nesting - 1).flatten(nesting - 1, nesting).unsqueeze(0)
+            for name, z in drawn.latents.items()
         }
         densities = log_densities(self.run_guide(rows, 1, latents), self.num_dims).values()
         log_guide = sum(densities, torch.zeros(())).reshape(num_particles, len(x))
@@ -333,9 +327,6 @@ def draw_particles(
         num_particles: Number of particles K.
         graph: How gradients flow through the draws.
         check_finite: Raise on a non-finite log-density.
-
-    Raises:
-        ValueError: As :meth:`Programs.draw`.
     """
     programs = Programs(model, guide)
     try:
@@ -345,23 +336,15 @@ def draw_particles(
     return programs.draw(x, num_particles, graph=graph, check_finite=check_finite)
 
 
-def _require_same(first: SiteRun, second: SiteRun, num_dims: int) -> None:
-    """The densities at leaves must be those of the distributions that the draws are from."""
+def changed_density(first: SiteRun, second: SiteRun, num_dims: int) -> tuple[str, float] | None:
+    """First site whose log-densities differ between two runs, and by how many nats; None: none."""
     again = log_densities(second, num_dims)
     for name, value in log_densities(first, num_dims).items():
         if not torch.allclose(value, again[name], rtol=1e-4, atol=1e-4, equal_nan=True):
-            raise ValueError(
-                f"guide site {name!r} has another density when the guide is run again on its own "
-                "draws: randomness besides its sample sites, such as dropout, cannot be split by "
-                "this objective; switch it off in the guide, or use elbo:K or iwae:K."
-            )
+            return name, (value - again[name]).abs().max().item()
+    return None
 
 
 def _leaf(value: Tensor) -> Tensor:
     leaf = value.detach()
     return leaf.requires_grad_() if torch.is_grad_enabled() and leaf.is_floating_point() else leaf
-
-
-def _merge_particles(value: Tensor, num_particles: int, batch: int, nesting: int) -> Tensor:
-    """``(particles, *plates, batch, *event)`` -> ``(1, *plates, particles * batch, *event)``."""
-    return value.movedim(0, nesting - 1).flatten(nesting - 1, nesting).unsqueeze(0)

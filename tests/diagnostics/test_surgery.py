@@ -154,7 +154,7 @@ class TestAggregate:
         guide = MODEL.mean_field_vae().guide
         latents = {"z": torch.randn(11, 3, dtype=torch.float64)}
         whole = aggregate_log_density(Programs(guide, guide), X, latents)
-        monkeypatch.setattr("ppl_vae.particles._aggregate._ELEMENTS", 30)
+        monkeypatch.setattr("ppl_vae.particles._guides._ELEMENTS", 30)
         parts = aggregate_log_density(Programs(guide, guide), X, latents, batch_size=7)
         torch.testing.assert_close(parts.joint, whole.joint)
         torch.testing.assert_close(parts.marginals, whole.marginals)

@@ -23,7 +23,8 @@ from ppl_vae.evidence import (
 from ppl_vae.evidence._result import concatenate
 from ppl_vae.evidence.annealing import AnnealedImportanceSampling
 from ppl_vae.netcdf import save_netcdf
-from ppl_vae.particles._supports import in_words, support_gap
+from ppl_vae.particles import in_words
+from ppl_vae.particles._checks import support_gap
 
 NEVER = torch.tensor([0.0, math.inf])
 COUNT = torch.tensor([9.0], dtype=torch.float64)

@@ -1,0 +1,284 @@
+"""The first run of programs on data, and what every estimate takes for granted."""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Independent, constraints
+
+from ppl_vae.data import require_lossless
+from ppl_vae.particles._modules import ProgramModules, SeenModules
+from ppl_vae.particles._particles import Particles
+from ppl_vae.particles._programs import Programs, changed_density
+from ppl_vae.particles._run import SiteRun, require_all_rows, require_few_rows
+from ppl_vae.particles._sites import (
+    UnknownDensityError,
+    assemble,
+    bounds_of,
+    core_of,
+    data_plate_size,
+    in_words,
+    interval,
+    log_densities,
+    require_observed,
+    support_of,
+)
+
+_SLACK = 1e-6
+"""Largest relative difference of bounds that is rounding."""
+
+
+@final
+@dataclass(frozen=True)
+class FirstRun:
+    """Programs that have run on some data.
+
+    Attributes:
+        modules: The modules behind them.
+        rows: All data, in the type that the programs take.
+        batch: The data that they ran on.
+    """
+
+    modules: ProgramModules
+    rows: Tensor
+    batch: Tensor
+
+
+def first_run(
+    programs: Programs, x: Tensor, prepare: Callable[[Tensor], Tensor], what: str = "x"
+) -> FirstRun:
+    """Run programs once, in evaluation mode, on data of any type that loses nothing in theirs.
+
+    Args:
+        programs: Model and guide.
+        x: All rows.
+        prepare: Makes of all rows the few to run on, where to compute.
+        what: Name of the data in messages.
+
+    Raises:
+        ValueError: If the data have another shape than the programs take, or would be rounded, or
+            a plate subsamples from more rows than a chunk or batch has.
+    """
+    try:
+        batch = prepare(x)
+        return FirstRun(programs.modules(batch), x, batch)
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        with suppress(RuntimeError, TypeError, IndexError):
+            require_few_rows(programs.model, programs.guide, prepare(x))
+        # Pyro's, where rows are not of the shape that the networks take.
+        if str(error).startswith("Shape mismatch inside plate") and x.dim() > 1:
+            raise _not_run(x, what, error) from error
+        dtype = programs.modules().dtype
+        if is_out_of_memory(error) or dtype is None:
+            raise
+        _require_no_single_datum(programs, x.to(dtype), prepare, what)
+        if isinstance(error, ValueError):
+            raise
+        if x.dtype == dtype:
+            raise _not_run(x, what, error) from error
+    cast = require_lossless(x, dtype, what)
+    try:
+        batch = prepare(cast)
+        return FirstRun(programs.modules(batch), cast, batch)
+    except (RuntimeError, IndexError) as error:
+        raise _not_run(x, what, error) from error
+
+
+def _require_no_single_datum(
+    programs: Programs, x: Tensor, prepare: Callable[[Tensor], Tensor], what: str
+) -> None:
+    """Check whether flat data that programs do not run on are one row of what they take."""
+    if x.dim() != 1:
+        return
+    try:
+        programs.modules(prepare(x[None]))
+    except (RuntimeError, TypeError, IndexError, ValueError):
+        return
+    raise ValueError(_batch_missing(what, 1))
+
+
+def _not_run(x: Tensor, what: str, error: Exception) -> ValueError:
+    reason = str(error).split("\n")[0].rstrip(".")
+    return ValueError(
+        f"the programs do not run on {what}, rows of shape {tuple(x.shape[1:])} in {x.dtype} "
+        f"({reason}): check the shape of the data, rows first, against the model's layers."
+    )
+
+
+def checked(programs: Programs, x: Tensor, count: int, what: str) -> Particles | None:
+    """Particles of each datum, after checking all that estimates take for granted."""
+    programs = programs.rows(slice(0, len(x)))
+    drawn = None if programs.guide is None else programs.run_guide(x, count)
+    latents, subsamples = ({}, {}) if drawn is None else (drawn.latents, drawn.subsamples)
+    modelled = programs.run_model(x, count, latents, subsamples)
+    require_all_rows(*([modelled] if drawn is None else [drawn, modelled]))
+    require_observed(modelled.sites)
+    _require_rows(modelled, x, what)
+    dims = programs.num_dims
+    particles = None if drawn is None else assemble(modelled, drawn, dims)
+    _require_same(modelled, programs.run_model(x, count, modelled.latents), dims, "model")
+    _require_own(programs, x, modelled)
+    if drawn is not None:
+        again = programs.run_guide(x, count, drawn.latents)
+        # A flow without an inverse has no density but that of its own draws.
+        with suppress(UnknownDensityError):
+            _require_same(drawn, again, dims, "guide")
+    return particles
+
+
+def require_rows(programs: Programs, x: Tensor, what: str = "x") -> None:
+    """Check, by a run of the model, that a datum of it is a row of x.
+
+    Raises:
+        ValueError: If x is one datum, or the data plate has another size and does not subsample.
+    """
+    with torch.no_grad(), SeenModules().recording():
+        ran = programs.run_model(x, 1)
+    _require_rows(ran, x, what)
+
+
+def _require_rows(modelled: SiteRun, x: Tensor, what: str) -> None:
+    """Check for as many data in the data plate as rows in x, each of the likelihood's shape."""
+    for name, site in modelled.sites.items():
+        event = len(site["fn"].event_shape)
+        if site["is_observed"] and site["value"] is x and x.dim() == event:
+            raise ValueError(_batch_missing(what, event))
+        size = data_plate_size(site)
+        if size != len(x) and not modelled.subsamples:
+            raise ValueError(
+                f"site {name!r} stands in a data plate of {size} for {len(x)} rows: make it of "
+                "len(x), as the data come in batches."
+            )
+
+
+def _batch_missing(what: str, dimensions: int) -> str:
+    return (
+        f"{what} has {dimensions} dimension(s), the model's data have {dimensions + 1}, rows "
+        f"first: give {what}[None] for one datum."
+    )
+
+
+def _require_same(first: SiteRun, second: SiteRun, num_dims: int, whose: str) -> None:
+    changed = changed_density(first, second, num_dims)
+    if changed is not None:
+        raise ValueError(
+            f"site {changed[0]!r} of the {whose} has another log-density when run again on the "
+            f"same draws (by {changed[1]:.3g} nats): something besides its sample sites is random, "
+            "such as dropout of a module that the programs do not show; make it part of a module "
+            "that they call, or call .eval() on it."
+        )
+
+
+def _require_own(programs: Programs, x: Tensor, together: SiteRun) -> None:
+    """Check that a datum's log-densities at a draw do not depend on what stands beside it."""
+    count = len(next(iter(together.latents.values()))) if together.latents else 1
+    if count * len(x) < 2:
+        return  # Nothing stood beside it, and no more rows are to be computed at once.
+    # Half of the data, or of few the first twice: batch norm takes no single one.
+    rows = torch.arange(max(2, len(x) // 2), device=x.device) * (len(x) > 3)
+    dim, dims = programs.max_plate_nesting, programs.num_dims
+    latents = {name: z[:1].index_select(dim, rows) for name, z in together.latents.items()}
+    try:
+        alone = log_densities(programs.run_model(x[rows], 1, latents), dims)
+    except (RuntimeError, IndexError, ValueError):
+        return  # What runs on so many rows only says so by itself, at the last rows.
+    for name, value in log_densities(together, dims).items():
+        own, beside = alone[name], value[:1, rows]
+        # Other sizes round otherwise.
+        close = max(1e-2 if x.is_cuda else 1e-3, 32 * torch.finfo(value.dtype).eps)
+        if not torch.allclose(own, beside, rtol=close, atol=close, equal_nan=True):
+            gap = (own - beside).abs().max().item()
+            raise ValueError(
+                f"site {name!r} of the model has another log-density when other data and particles "
+                f"stand beside it (by {gap:.3g} nats): give layers and functions the dimension "
+                "from the back (softmax(h, dim=-1), normalize(h, dim=-1)), as particles and data "
+                "are in front, and batch norm running statistics."
+            )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was not enough, on a GPU or a CPU."""
+    # The allocator of the CPU has no type of its own.
+    words = "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and words
+    )
+
+
+def support_gap(prior: Mapping[str, Any], guide: Mapping[str, Any]) -> str | None:
+    """Name the latent site that a guide draws in a part of the prior's support only; None: no site.
+
+    What lies outside is never drawn, so that weights estimate the integral of p(x, z) over the
+    guide's support: a lower bound of p(x), however many they are.
+
+    Args:
+        prior: Site name to distribution in the model.
+        guide: Site name to distribution in the guide.
+    """
+    for name, proposal in guide.items():
+        if _leaves_out_a_value(prior[name], proposal):
+            return (
+                f"at latent site {name!r} the guide gives probability 0 to a value that the prior "
+                "can take"
+            )
+        wanted, given = support_of(prior[name]), support_of(proposal)
+        if wanted is None or given is None:
+            continue
+        parts = _where_less(wanted, given)
+        if parts is not None:
+            return (
+                f"at latent site {name!r} the guide's support, {parts[1]}, is a part of the "
+                f"prior's, {parts[0]}"
+            )
+    return None
+
+
+def _leaves_out_a_value(prior: Any, guide: Any) -> bool:
+    """Whether probabilities of 0, as they are given, keep a guide of few values off one of them."""
+    ours, theirs = _impossible(prior), _impossible(guide)
+    if ours is None or theirs is None or ours.shape[-1] != theirs.shape[-1]:
+        return False
+    return bool((theirs & ~ours).any())
+
+
+def _impossible(distribution: Any) -> Tensor | None:
+    """Which values have probability 0, in the last dimension; None of another distribution."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    core = getattr(distribution, "_categorical", distribution)
+    if not isinstance(core, Bernoulli | Categorical):
+        return None
+    # As given: those that torch computes from logits round to 0 and 1.
+    given, by_logits = core._param, "logits" in core.__dict__ and core._param is core.logits
+    low = given == (-math.inf if by_logits else 0.0)
+    if isinstance(core, Categorical):
+        return low
+    return torch.stack([low, given == (math.inf if by_logits else 1.0)], -1)
+
+
+def _where_less(wanted: Any, given: Any) -> tuple[str, str] | None:
+    """Both supports in words, where the second is less than the first."""
+    ours, theirs = core_of(wanted), core_of(given)
+    bounds = bounds_of(ours), bounds_of(theirs)
+    if bounds[0] is None or bounds[1] is None:
+        # Only the kind is known, as of simplices; on all of space there is more than on any other.
+        less = ours is constraints.real and theirs is not constraints.real
+        return (in_words(wanted), in_words(given)) if less else None
+    if ours.is_discrete != theirs.is_discrete:
+        return None
+    values = [torch.as_tensor(b, dtype=torch.float64) for pair in bounds for b in pair or ()]
+    low, high, guide_low, guide_high = torch.broadcast_tensors(*(v.cpu() for v in values))
+    less = (guide_low - low > _slack(low)) | (high - guide_high > _slack(high))
+    if not bool(less.any()):
+        return None
+    where = tuple(less.nonzero()[0])
+    ends = [value[where].item() for value in (low, high, guide_low, guide_high)]
+    return interval(ours, *ends[:2]), interval(theirs, *ends[2:])
+
+
+def _slack(bound: Tensor) -> Tensor:
+    return _SLACK * (1 + torch.where(bound.isfinite(), bound.abs(), 0.0))
