@@ -157,7 +157,7 @@ class ConvEncoder(nn.Module):
         out_features: Size of the last dimension of the output.
         image_shape: ``(height, width)`` or ``(channels, height, width)``; the sides multiples of
             2 to the number of ``channels``.
-        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        activation: A name in ``ACTIVATIONS``.
         channels: Channels of the halved images, finest first.
         blocks: Residual blocks after each halving.
 
@@ -206,7 +206,7 @@ class ConvDecoder(nn.Module):
         hidden: Sizes of the MLP's hidden layers.
         out_features: Length of a row: the features of an image, or several blocks of as many.
         image_shape: Shape of an image, as for :class:`ConvEncoder`.
-        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        activation: A name in ``ACTIVATIONS``.
         channels: Channels of the images before they are doubled, finest first, as the
             encoder's.
         blocks: Residual blocks before each doubling.
@@ -267,7 +267,7 @@ class ResidualEncoder(nn.Sequential):
         hidden: Sizes of the last MLP's hidden layers.
         out_features: Size of the last dimension of the output.
         image_shape: ``(height, width)`` or ``(channels, height, width)``.
-        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        activation: A name in ``ACTIVATIONS``.
         channels: Channels of the halved images, finest first.
         blocks: Residual blocks for each of ``channels``.
 
@@ -301,7 +301,7 @@ class ResidualDecoder(nn.Sequential):
         hidden: Sizes of the first MLP's hidden layers.
         out_features: Length of a row: the features of an image, or several blocks of as many.
         image_shape: ``(height, width)`` or ``(channels, height, width)``.
-        activation: A name in :data:`~ppl_vae.networks.ACTIVATIONS`.
+        activation: A name in ``ACTIVATIONS``.
         channels: Channels of the images before they are doubled, finest first.
         blocks: Residual blocks for each of ``channels``.
 

@@ -14,6 +14,7 @@ from ppl_vae.likelihoods import NormalDecoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, DReG
 from ppl_vae.priors import EnergyPrior, LearnedAcceptRejectPrior, SelfNormalizedImportancePrior
+from ppl_vae.priors._values import KeptValue
 from ppl_vae.training import fit
 from ppl_vae.vae import VAE
 
@@ -211,8 +212,8 @@ def test_parameters_loaded_in_place_count_at_once(index):
         for parameter in prior.tilt.parameters():
             parameter.data.copy_(2 * parameter)
         expected = copy.deepcopy(prior)
-        for part in expected.modules():
-            if hasattr(part, "_kept"):
-                part._kept = None
+        for module in expected.modules():
+            if hasattr(module, "_kept"):
+                module._kept = KeptValue()
         assert torch.equal(prior().log_prob(z), expected().log_prob(z))
         assert not torch.equal(prior().log_prob(z), before)
