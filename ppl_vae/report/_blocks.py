@@ -1,13 +1,14 @@
-"""What a page is made of: sections of paragraphs, tables, figures and pictures, with their data."""
+"""Blocks of a page: sections of paragraphs, tables, figures and pictures, with their data."""
 
 import base64
 import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal, final
+from typing import ClassVar, Literal, final
 
+from ppl_vae.plots import HEIGHT, Drawing, svg_panel
 from ppl_vae.report import _numbers as numbers
 
 Value = float | int | str | None
@@ -62,7 +63,7 @@ class Table:
     columns: Sequence[TableColumn]
     rows: Sequence[Sequence[Value]]
     beside: bool = False
-    block: Final[str] = field(default="table", init=False)
+    block: ClassVar[str] = "table"
 
     @property
     def size(self) -> Literal["short", "long", "tall"]:
@@ -93,8 +94,30 @@ class Figure:
     caption: str
     svg: str
     data: str
-    block: Final[str] = field(default="figure", init=False)
-    beside: Final[bool] = field(default=True, init=False)
+    block: ClassVar[str] = "figure"
+    beside: ClassVar[bool] = True
+
+    @classmethod
+    def drawn(
+        cls,
+        name: str,
+        caption: str,
+        draw: Drawing,
+        description: str,
+        data: tuple[Sequence[str], Iterable[Sequence[Value]]],
+        height: float = HEIGHT,
+    ) -> "Figure":
+        """Draw a panel.
+
+        Args:
+            name: Of its file of data; ids in the drawing begin with it.
+            caption: What is shown, in which unit.
+            draw: Draws on the axes it is given.
+            description: For people who cannot see it.
+            data: Titles and rows of the numbers shown.
+            height: In inches.
+        """
+        return cls(name, caption, svg_panel(draw, name, description, height), csv_uri(*data))
 
 
 @final
@@ -116,8 +139,8 @@ class Gallery:
     name: str
     caption: str
     pictures: Sequence[Picture]
-    block: Final[str] = field(default="gallery", init=False)
-    beside: Final[bool] = field(default=False, init=False)
+    block: ClassVar[str] = "gallery"
+    beside: ClassVar[bool] = False
 
 
 @final
@@ -127,8 +150,8 @@ class Verbatim:
 
     title: str
     text: str
-    block: Final[str] = field(default="verbatim", init=False)
-    beside: Final[bool] = field(default=False, init=False)
+    block: ClassVar[str] = "verbatim"
+    beside: ClassVar[bool] = False
 
 
 @final
@@ -137,8 +160,8 @@ class Facts:
     """Names and what they stand for."""
 
     items: Sequence[tuple[str, str]]
-    block: Final[str] = field(default="facts", init=False)
-    beside: Final[bool] = field(default=False, init=False)
+    block: ClassVar[str] = "facts"
+    beside: ClassVar[bool] = False
 
 
 Block = Table | Figure | Gallery | Verbatim | Facts

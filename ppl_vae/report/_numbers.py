@@ -1,11 +1,36 @@
-"""Numbers as a page writes them; what is missing is a dash."""
+"""Means over seeds with their errors, and numbers as a page writes them; a dash for none."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 _SMALLEST_P = 0.001
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of one value or more."""
+    return sum(values) / len(values)
+
+
+def joint_error(values: Sequence[float], noise: Sequence[float]) -> float:
+    """Standard error over seeds, which holds the particles' noise; of one seed that noise alone."""
+    if len(values) > 1:
+        return statistics.stdev(values) / math.sqrt(len(values))
+    return known(noise[0])
+
+
+def known(error: float) -> float:
+    """An error, 0 where there is none."""
+    return 0.0 if math.isnan(error) else error
+
+
+def bars(values: Sequence[float], errors: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Lower and upper ends of bars of two standard errors to each side."""
+    pairs = list(zip(values, errors, strict=True))
+    return [value - 2 * error for value, error in pairs], [v + 2 * error for v, error in pairs]
 
 
 def nats(value: float | None) -> str:

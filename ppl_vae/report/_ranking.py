@@ -1,13 +1,16 @@
-"""Who is best and by how much: ranked table, differences, factors."""
+"""Sections of the comparison: ranking, paired differences, factors, methods of evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ppl_vae.comparison import Comparison, CrossedMean, PairedTest
-from ppl_vae.plots import ForestRow, Style, draw_forest, rows_height, svg_panel
+from ppl_vae.plots import ForestRow, Style, draw_forest, rows_height
 from ppl_vae.report import _numbers as numbers
 from ppl_vae.report._answer import oriented, percent_of
-from ppl_vae.report._blocks import Block, Figure, Section, Table, TableColumn, Value, csv_uri
+from ppl_vae.report._blocks import Block, Figure, Section, Table, TableColumn, Value
+from ppl_vae.report._measures import done
+from ppl_vae.report._numbers import mean as mean_of
+from ppl_vae.studies import StudyResults
 
 _Pair = tuple[str, str]
 
@@ -68,8 +71,18 @@ def ranked(comparison: Comparison, styles: Mapping[str, Style]) -> Section:
         f"Mean log p(x) of each arm in nats per datum, with its {percent} interval for new data "
         "and new seeds. Ticks: single seeds.",
     )
-    drawn = [figure, *_difference_figure(comparison, styles)]
-    return Section("ranking", "Ranking", [table, *drawn, *_random_effects(comparison)])
+    blocks: list[Block] = [table, figure]
+    pairs, which = _drawn(comparison, styles)
+    if pairs:
+        caption = (
+            f"{which} with {percent} intervals that hold together; nats per datum. "
+            "Open: the interval holds 0. Ticks: single seeds."
+        )
+        xlabel = "paired difference, nats per datum"
+        blocks.append(_forest("forest-differences", pairs, xlabel, caption, zero=True))
+    if comparison.random_effects:
+        blocks.append(_random_effects(comparison))
+    return Section("ranking", "Ranking", blocks)
 
 
 def _mean(mean: CrossedMean, confidence: float) -> list[Value]:
@@ -77,11 +90,8 @@ def _mean(mean: CrossedMean, confidence: float) -> list[Value]:
             mean.seed_error, mean.data_error]  # fmt: skip
 
 
-def _random_effects(comparison: Comparison) -> list[Block]:
-    found = comparison.random_effects
-    if not found:
-        return []
-    table = Table(
+def _random_effects(comparison: Comparison) -> Table:
+    return Table(
         name="random-effects",
         caption=(
             "Random effects of the seed: tau is the standard deviation of training runs in nats "
@@ -102,25 +112,9 @@ def _random_effects(comparison: Comparison) -> list[Block]:
         rows=[
             [arm, e.mean, *e.interval, e.tau, e.i_squared,
              *(e.prediction_interval or (None, None)), e.num_seeds]
-            for arm, e in found.items()
+            for arm, e in comparison.random_effects.items()
         ],
     )  # fmt: skip
-    return [table]
-
-
-def _difference_figure(comparison: Comparison, styles: Mapping[str, Style]) -> list[Block]:
-    rows, which = _drawn(comparison, styles)
-    if not rows:
-        return []
-    figure = _forest(
-        "forest-differences",
-        rows,
-        "paired difference, nats per datum",
-        f"{which} with {percent_of(comparison)} intervals that hold together; nats per datum. "
-        "Open: the interval holds 0. Ticks: single seeds.",
-        zero=True,
-    )
-    return [figure]
 
 
 def differences(comparison: Comparison) -> Section | None:
@@ -192,23 +186,23 @@ def factors(comparison: Comparison) -> Section | None:
     if len(comparison.factors) < 2:
         return None
     blocks: list[Block] = []
-    for name, found in comparison.factors.items():
-        left_out = f"; left out: {', '.join(found.left_out)}" if found.left_out else ""
+    for name, table in comparison.factors.items():
+        left_out = f"; left out: {', '.join(table.left_out)}" if table.left_out else ""
         blocks.append(
             Table(
                 name=f"factor-{len(blocks)}",
                 caption=(
-                    f"{name}: mean log p(x) of its levels over {found.cells} combinations of the "
+                    f"{name}: mean log p(x) of its levels over {table.cells} combinations of the "
                     f"other factors, nats per datum{left_out}"
                 ),
                 columns=[TableColumn(name), *_MEAN],
                 rows=[
                     [level, *_mean(mean, comparison.confidence)]
-                    for level, mean in found.levels.items()
+                    for level, mean in table.levels.items()
                 ],
             )
         )
-        if found.differences:
+        if table.differences:
             blocks.append(
                 Table(
                     name=f"factor-{len(blocks)}",
@@ -219,8 +213,8 @@ def factors(comparison: Comparison) -> Section | None:
                         *_DIFFERENCE[2:],
                     ],
                     rows=[
-                        _difference(pair, mean, found.tests[pair])
-                        for pair, mean in found.differences.items()
+                        _difference(pair, mean, table.tests[pair])
+                        for pair, mean in table.differences.items()
                     ],
                 )
             )
@@ -234,17 +228,57 @@ def _forest(
         f"{row.label}: {numbers.nats(row.mean)} ({numbers.interval(row.low, row.high)})"
         for row in rows
     )
-    return Figure(
-        name=name,
-        caption=caption,
-        svg=svg_panel(
-            lambda ax: draw_forest(ax, rows, xlabel, zero=zero),
-            name,
-            f"Forest plot. {drawn}",
-            rows_height(len(rows)),
-        ),
-        data=csv_uri(
-            ["label", "mean", "low", "high"],
-            [[row.label, row.mean, row.low, row.high] for row in rows],
-        ),
+    return Figure.drawn(
+        name,
+        caption,
+        lambda ax: draw_forest(ax, rows, xlabel, zero=zero),
+        f"Forest plot. {drawn}",
+        (["label", "mean", "low", "high"], [[r.label, r.mean, r.low, r.high] for r in rows]),
+        rows_height(len(rows)),
     )
+
+
+def methods(results: StudyResults, comparison: Comparison) -> Section | None:
+    """Means of each arm by each method; None where there is one method only."""
+    labels = [method.label for method in results.study.methods]
+    if len(labels) < 2:
+        return None
+    rows = [
+        row for arm in comparison.ranking for label in labels for row in _row(results, arm, label)
+    ]
+    table = Table(
+        name="methods",
+        caption=(
+            "Mean log p(x) by each method, over the seeds that it was used on, nats per datum; "
+            f"arms are compared by {labels[0]}"
+        ),
+        columns=[
+            TableColumn("arm", "arm"),
+            TableColumn("method"),
+            TableColumn("log_prob", "number", heading="log p(x)"),
+            TableColumn("monte_carlo_error", "error", numbers.error, heading="± Monte Carlo error"),
+            TableColumn("direction", heading="in expectation"),
+            TableColumn(
+                "evaluations", "number", numbers.count, heading="decoder evaluations a datum"
+            ),
+            TableColumn("seeds", "number", numbers.count),
+        ],
+        rows=rows,
+    )
+    return Section("methods", "Methods of evaluation", [table])
+
+
+def _row(results: StudyResults, arm: str, label: str) -> list[list[Value]]:
+    """One row, or none where no cell has such an estimate. Holds one cell's values at a time."""
+    values, variances, costs, direction = [], [], [], ""
+    for cell in done(results.cells, arm):
+        evidence = cell.evidence(label)
+        if evidence is not None:
+            values.append(evidence.mean)
+            variances.append(evidence.monte_carlo_error**2)
+            costs.append(evidence.evaluations_per_datum)
+            direction = evidence.direction
+    if not values:
+        return []
+    error = mean_of(variances) ** 0.5 / len(values) ** 0.5
+    return [[arm, label, mean_of(values), error, direction, mean_of(costs), len(values)]]

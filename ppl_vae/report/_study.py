@@ -1,31 +1,38 @@
 """A study as one HTML file that needs nothing else: no network, no script, no second file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 
 from ppl_vae.comparison import Comparison
 from ppl_vae.files import printable, write_atomically
-from ppl_vae.plots import Style, svg_symbol
+from ppl_vae.plots import Style, style_of, svg_symbol
+from ppl_vae.report import _measures as measures
 from ppl_vae.report import _numbers as numbers
 from ppl_vae.report import _provenance as provenance
 from ppl_vae.report import _ranking as ranking
+from ppl_vae.report import _runs as runs
 from ppl_vae.report._answer import answer
-from ppl_vae.report._arms import styles_of
 from ppl_vae.report._blocks import Block, Section
-from ppl_vae.report._bounds import bound_curves, sandwich_block
-from ppl_vae.report._cautions import cautions
-from ppl_vae.report._decomposition import decompositions
-from ppl_vae.report._gradients import gradients_block
-from ppl_vae.report._methods import methods
-from ppl_vae.report._pictures import pictures
-from ppl_vae.report._training import costs, learning_curves
 from ppl_vae.studies import StudyResults
 
 PAGE = "report.html"
+_MOST_SHOWN = 12
+"""Arms that a figure shows beside the reference; more would hide each other."""
+_MOST_LINES = 6
+"""Lines of a group of warnings that are open from the start."""
+
+
+class _Warnings(NamedTuple):
+    """Warnings of one kind: the first lines in sight, the rest folded."""
+
+    title: str
+    first: Sequence[str]
+    rest: Sequence[str]
 
 
 def write_report(results: StudyResults, path: Path | None = None) -> Path:
@@ -56,24 +63,49 @@ def render(results: StudyResults, comparison: Comparison | None) -> str:
     """
     study = results.study
     styles: dict[str, Style] = {}
+    few = ""
     if comparison is not None:
-        best = next(iter(comparison.ranking))
-        reference = comparison.reference or study.reference or best
-        styles = styles_of(list(comparison.ranking), list(comparison.arms), reference)
+        ranked = list(comparison.ranking)
+        reference = comparison.reference or study.reference
+        chosen = {*ranked[:_MOST_SHOWN], *([reference] if reference in ranked else [])}
+        # In the order of the plan: neighbours in a key are neighbours in the study.
+        shown = [arm for arm in comparison.arms if arm in chosen]
+        styles = {arm: style_of(index) for index, arm in enumerate(shown)}
+        if len(styles) < len(comparison.arms):
+            few = (
+                f"Figures show {len(styles)} of {len(comparison.arms):,} arms: the best ones and "
+                "the reference. Tables hold all."
+            )
+    size = [numbers.plural(len(study.arms), "arm"), numbers.plural(len(study.seeds), "seed")]
     return _template().render(
         title=study.question or study.title,
-        kicker=_kicker(results),
-        cautions=cautions(results, comparison),
+        kicker=f"Comparison of {f' {numbers.TIMES} '.join(size)} · {study.title}",
+        cautions=_warnings(results, comparison),
         answer=answer(comparison) if comparison else [
             "No cell of this study is done yet: there is nothing to compare."
         ],
         sections=_sections(results, comparison, styles),
-        few=_few(comparison, styles),
+        few=few,
         styles={arm: index for index, arm in enumerate(styles)},
         symbols=[svg_symbol(style, f"key-{n}") for n, style in enumerate(styles.values())],
         style=_resource("style.css"),
         script=_resource("page.js"),
     )  # fmt: skip
+
+
+def _warnings(results: StudyResults, comparison: Comparison | None) -> list[_Warnings]:
+    """Warnings about runs, estimates and statistics; groups without one are left out."""
+    doubtful: Mapping[str, str] = {} if comparison is None else comparison.warnings
+    groups = {
+        "Runs": results.warnings,
+        "Estimates of log p(x)": [f"{arm}: {text}" for arm, text in doubtful.items()],
+        "Statistics": [] if comparison is None else comparison.notes,
+    }
+    return [
+        _Warnings(title, lines[:_MOST_LINES], lines[_MOST_LINES:])
+        for title, lines in groups.items()
+        if lines
+    ]
 
 
 def _sections(
@@ -89,41 +121,23 @@ def _sections(
         for arm, mean in arms.items()
         for seed, value in zip(comparison.seeds[arm], mean.per_seed, strict=True)
     }
-    found = [
+    all_sections = [
         design,
         ranking.ranked(comparison, styles),
         ranking.differences(comparison),
         ranking.factors(comparison),
-        methods(results, comparison),
-        learning_curves(cells, styles),
-        bound_curves(cells, styles),
-        sandwich_block(cells, styles),
-        decompositions(cells, list(arms), styles),
-        gradients_block(cells, styles),
-        pictures(cells, styles, results.manifest.get("data", {})),
-        costs(cells, {arm: (mean.mean, mean.error) for arm, mean in arms.items()}, styles),
+        ranking.methods(results, comparison),
+        runs.learning_curves(cells, styles),
+        measures.bound_curves(cells, styles),
+        measures.sandwich_block(cells, styles),
+        measures.decompositions(cells, list(arms), styles),
+        measures.gradients_block(cells, styles),
+        runs.pictures(cells, styles, results.manifest.get("data", {})),
+        runs.costs(cells, {arm: (mean.mean, mean.error) for arm, mean in arms.items()}, styles),
         provenance.cells_table(cells, values),
         provenance.reproduction(results),
     ]
-    return [section for section in found if section is not None]
-
-
-def _kicker(results: StudyResults) -> str:
-    study = results.study
-    seeds = "seed" if len(study.seeds) == 1 else "seeds"
-    arms = "arm" if len(study.arms) == 1 else "arms"
-    shape = f"{len(study.arms):,} {arms} {numbers.TIMES} {len(study.seeds):,} {seeds}"
-    return f"Comparison of {shape} · {study.title}"
-
-
-def _few(comparison: Comparison | None, styles: dict[str, Style]) -> str:
-    """What figures leave out, in words; empty if nothing."""
-    if comparison is None or len(styles) == len(comparison.arms):
-        return ""
-    return (
-        f"Figures show {len(styles)} of {len(comparison.arms):,} arms: the best ones and the "
-        "reference. Tables hold all."
-    )
+    return [section for section in all_sections if section is not None]
 
 
 def _template() -> jinja2.Template:
@@ -141,8 +155,8 @@ def _template() -> jinja2.Template:
 
 def _rows(blocks: Sequence[Block]) -> list[tuple[bool, list[Block]]]:
     """Figures that follow each other, and narrow tables, stand side by side where there is room."""
-    found = groupby(blocks, key=lambda block: block.beside)
-    return [(beside, list(group)) for beside, group in found]
+    groups = groupby(blocks, key=lambda block: block.beside)
+    return [(beside, list(group)) for beside, group in groups]
 
 
 def _resource(name: str) -> str:
