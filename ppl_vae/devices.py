@@ -1,10 +1,10 @@
-"""Where tensors live."""
+"""Devices by name, and data that stay on one."""
 
 import torch
 from torch import Tensor
 
 RESIDENT_FRACTION = 0.5
-"""A data set moves to the GPU for good when it takes at most this fraction of the free memory."""
+"""Largest fraction of the GPU's free memory that a data set may take to stay there."""
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:

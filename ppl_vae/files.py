@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old one or the new one, never a part of one."""
+"""Atomic writing of files: a reader finds the old one or the new one, never a part of one."""
 
 import errno
 import fcntl
@@ -27,7 +27,7 @@ _CONTENT, _RATIO = 1 << 28, 100
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write ``content`` to a temporary file beside ``path``, then rename it into place.
 
-    Whatever goes wrong (a full disk, an interruption), an earlier file at ``path`` stays whole
+    Whatever goes wrong (a full disk, an interruption), an earlier file at ``path`` stays complete
     and nothing else is left behind. A symbolic link at ``path`` is replaced, never written through.
 
     Raises:
@@ -67,14 +67,14 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be made.
     """
-    for left in _temporary_names(parent):
-        _is_abandoned(left, remove=True)
-    while (held := _locked(folder := Path(tempfile.mkdtemp(_SUFFIX, _PREFIX, parent)))) is None:
+    for earlier in _temporary_names(parent):
+        _is_abandoned(earlier, remove=True)
+    while (lock := _locked(folder := Path(tempfile.mkdtemp(_SUFFIX, _PREFIX, parent)))) is None:
         pass
     try:
         yield folder
     finally:
-        os.close(held)
+        os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
 
 

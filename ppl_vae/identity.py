@@ -84,8 +84,8 @@ class Source:
     limit: int | None = None
 
     def __str__(self) -> str:
-        told = [self.dataset, self.split, None if self.limit is None else f"limit {self.limit}"]
-        return ", ".join(part for part in told if part) or "rows in memory"
+        limit = None if self.limit is None else f"limit {self.limit}"
+        return ", ".join(filter(None, [self.dataset, self.split, limit])) or "rows in memory"
 
 
 @final
@@ -134,19 +134,16 @@ class Identity:
         """
         compared = names or [f.name for f in fields(self) if f.name not in _RECORDED]
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in compared]
-        told = [f"{name} {_short(a)} and {_short(b)}" for name, a, b in pairs if a != b]
-        # Of other tensors or data they differ anyway.
-        return told if told or names else self._other_densities(other)
-
-    def _other_densities(self, other: "Identity") -> list[str]:
+        differing = [f"{name} {_short(a)} and {_short(b)}" for name, a, b in pairs if a != b]
         ours, theirs = self.densities, other.densities
-        if not ours or not theirs:
-            return []
+        # With other tensors or data, densities differ whether or not the programs do.
+        if differing or names or not ours or not theirs:
+            return differing
         sites = sorted(set(ours) | set(theirs))
-        pairs = [(name, ours.get(name, math.nan), theirs.get(name, math.nan)) for name in sites]
+        values = [(name, ours.get(name, math.nan), theirs.get(name, math.nan)) for name in sites]
         return [
             f"log-density of {name} {a:.6g} and {b:.6g} nats, by programs that were changed"
-            for name, a, b in pairs
+            for name, a, b in values
             if not math.isclose(a, b, rel_tol=_SAME, abs_tol=_SAME)
         ]
 
@@ -160,10 +157,10 @@ class Identity:
         Raises:
             ValueError: If it is of something else; names what differs.
         """
-        found = self.differences(other)
-        if found:
+        differing = self.differences(other)
+        if differing:
             raise ValueError(
-                f"{where} is of something else ({'; '.join(found)}, expected first): "
+                f"{where} is of something else ({'; '.join(differing)}, expected first): "
                 "delete it, or name another file."
             )
 
@@ -171,7 +168,7 @@ class Identity:
         """The same with the rows at once of all parts; None where they differ or are not known.
 
         Args:
-            parts: Of the numbers that this one is put together from.
+            parts: Identities of the numbers that this one is put together from.
         """
         counts = {None if part is None else part.chunk_rows for part in parts}
         return replace(self, chunk_rows=counts.pop() if len(counts) == 1 else None)
@@ -191,22 +188,22 @@ class Identity:
         """
         try:
             source = Source(**values["source"])
-            found = cls(**{**values, "source": source, "versions": dict(values["versions"])})
+            identity = cls(**{**values, "source": source, "versions": dict(values["versions"])})
         except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"no whole identity of a number: {error}.") from error
-        words = (found.parameters, found.rows, found.settings, found.device)
-        numbers = (found.seed, found.chunk_rows)
+            raise ValueError(f"no complete identity of a number: {error}.") from error
+        words = (identity.parameters, identity.rows, identity.settings, identity.device)
+        numbers = (identity.seed, identity.chunk_rows)
         if (
             not all(isinstance(word, str) for word in words)
             or not all(number is None or type(number) is int for number in numbers)
-            or not all(isinstance(value, float) for value in dict(found.densities).values())
+            or not all(isinstance(value, float) for value in dict(identity.densities).values())
         ):
-            raise ValueError("no whole identity of a number: an entry has another type.")
-        return found
+            raise ValueError("no complete identity of a number: an entry has another type.")
+        return identity
 
 
 class _Stated(BaseException):
-    """An identity on its way to who asked for it; no Exception, so that nothing catches it."""
+    """An identity on its way to :func:`identity_of`; no Exception, so that nothing catches it."""
 
     def __init__(self, identity: Identity) -> None:
         super().__init__()
@@ -214,13 +211,14 @@ class _Stated(BaseException):
 
 
 _HERE = "where it would run here"
-_ASKED: ContextVar[str | None] = ContextVar("device of the identity asked for", default=None)
+_DEVICE: ContextVar[str | None] = ContextVar("device of the wanted identity", default=None)
+"""Type of device that an identity is wanted for, or `_HERE`; None: none is wanted."""
 
 
 def identity_of(computation: Callable[[], Any], device: str | None = None) -> Identity:
     """What a computation would be computed from, before anything is computed.
 
-    The computation is begun, and ended where it states its identity: every estimator and every
+    The computation starts, and ends where it states its identity: every estimator and every
     diagnosis does, once programs and data are checked. So a stored number is looked for by the
     identity that it was stored under, and there is no second way to make one.
 
@@ -232,13 +230,13 @@ def identity_of(computation: Callable[[], Any], device: str | None = None) -> Id
     Raises:
         ValueError: If the computation ends without stating one, or as the computation does.
     """
-    before = _ASKED.set(device or _ASKED.get() or _HERE)
+    token = _DEVICE.set(device or _DEVICE.get() or _HERE)
     try:
         computation()
     except _Stated as stated:
         return stated.identity
     finally:
-        _ASKED.reset(before)
+        _DEVICE.reset(token)
     raise ValueError(
         "the computation states no identity, so that its result cannot be kept: open the programs "
         "and the data with ppl_vae.particles.evaluation, and call identity of what that gives."
@@ -246,18 +244,18 @@ def identity_of(computation: Callable[[], Any], device: str | None = None) -> Id
 
 
 def asked_device() -> str | None:
-    """Type of device that an identity is asked for, where it is not the one at hand."""
-    asked = _ASKED.get()
-    return None if asked == _HERE else asked
+    """Type of device that an identity is wanted for, where it is not the one at hand."""
+    device = _DEVICE.get()
+    return None if device == _HERE else device
 
 
 def state(identity: Identity) -> Identity:
-    """Give an identity to :func:`identity_of`, which ends the computation; go on where none asks.
+    """Give an identity to :func:`identity_of`, which ends the computation; else go on.
 
     Args:
         identity: What the computation is computed from.
     """
-    if _ASKED.get() is not None:
+    if _DEVICE.get() is not None:
         raise _Stated(identity)
     return identity
 
@@ -284,6 +282,6 @@ def require_same_rows(named: Mapping[str, Identity | None]) -> None:
 
 
 def _short(value: Any) -> str:
-    """A hash by its first digits, the rest whole."""
+    """The first digits of a hash; any other value as it is."""
     text = str(value)
     return text[:12] if len(text) == 64 and " " not in text else text

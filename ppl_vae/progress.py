@@ -1,4 +1,4 @@
-"""Progress bars: where somebody looks at them."""
+"""Progress bars, shown only in a terminal or a notebook."""
 
 import sys
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 _END = 2**31
-"""Larger than any part of a path, so that a path's length is not taken for a part of it."""
+"""Number larger than any part of a path: added to a path's length, it is not taken for a part."""
 
 
 class Stream(IntEnum):
@@ -60,7 +60,8 @@ def seeded(seed: int | None, *path: int) -> Iterator[None]:
 
 
 def seed_devices(seed: int) -> None:
-    """Do as torch.manual_seed, which keeps the whole stack for a GPU that may come (1 ms)."""
+    """Seed as torch.manual_seed does, without its cost of 1 ms where there is no GPU."""
+    # Without a GPU, torch.manual_seed keeps the call's stack for one that may come.
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
     else:

@@ -76,5 +76,5 @@ def test_what_is_written_is_read_back():
     [{"rows": 3}, {"seed": "0"}, {"more": 1}, {"source": {"a": 1}}, {"densities": {"x": "1"}}],
 )
 def test_a_damaged_one_is_refused(damage):
-    with pytest.raises(ValueError, match="no whole identity"):
+    with pytest.raises(ValueError, match="no complete identity"):
         Identity.from_dict({**WHOLE.to_dict(), **damage})

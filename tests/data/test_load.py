@@ -49,6 +49,13 @@ def test_unknown_names():
         load_dataset("x.txt")
 
 
+def test_unknown_options():
+    with pytest.raises(
+        TypeError, match=r"unknown option of load_dataset 'seperator': did you mean"
+    ):
+        load_dataset("t.csv", seperator=";")
+
+
 def test_missing_file_and_other_types(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"x.npy: no such file: check the path"):
         load_dataset(tmp_path / "x.npy")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ppl_vae.data import load_dataset
+from ppl_vae.data import _csv, load_dataset
 
 ROWS = [f"{i},{i / 2},-{i}e-1" for i in range(1, 13)]
 
@@ -84,6 +84,28 @@ def test_ragged_rows(tmp_path):
     assert "not a readable table" in error_of(all_long)
     short = write(tmp_path, ["a,b,c", *ROWS, "1,2"])
     assert "row 13, column 'c' is not there: the row has 2 cells of 3" in error_of(short)
+
+
+CELLS = ['"x"', '"a,b"', '"two\nlines"', '"a ""word"", quoted"', " padded", '5" pipe']
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_a_short_row_among_quoted_cells(tmp_path, cell, header, end, monkeypatch):
+    """Separators and line breaks inside quotes end neither cells nor rows, however it is read."""
+    rows = [f"{i},{i % 2},{cell}" for i in range(12)]
+    path = tmp_path / "t.csv"
+    reading = {"header": "yes" if header else "no", "separator": ",", "columns": {}}
+    for size in (1, 40, 10**6):
+        monkeypatch.setattr(_csv, "_CHUNK", size)
+        path.write_text(end.join([*["a,b,c"] * header, *rows, "12,1,y"]), newline="")
+        assert len(all_rows(load_dataset(path, **reading))) == 13
+        path.write_text(end.join([*["a,b,c"] * header, *rows, "12,1", *rows]), newline="")
+        with pytest.raises(
+            ValueError, match=r"row 13, column '(c|x3)' is not there: .* 2 cells of 3"
+        ):
+            load_dataset(path, **reading)
 
 
 @pytest.mark.parametrize(("separator", "name"), [(",", ","), ("\t", "auto"), (" ", "space")])

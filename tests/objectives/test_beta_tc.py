@@ -96,6 +96,7 @@ def test_with_the_whole_data_set_for_a_batch_both_are_exact():
     torch.testing.assert_close(product[0], density.mean(1).prod(-1).log())
 
 
+@pytest.mark.usefixtures("unchecked_types")
 class TestKnownTotalCorrelation:
     """x ~ Normal(0, C) and z|x ~ Normal(x, SCALE) make q(z) = Normal(0, C + SCALE^2 I)."""
 

@@ -254,6 +254,7 @@ def exact(request):
     return request.param, independent, train(bits, lambda: -bits.log_evidence(DATA))
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("objective", SCORED, ids=repr)
 def test_training_comes_near_the_exact_optimum(objective, exact):
     """Nearer than to the best that a model can do without its latents."""
@@ -292,6 +293,7 @@ class Mixed(nn.Module):
         return torch.logsumexp(weights + parts.log_prob(x.unsqueeze(-1)), -1).mean()
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     "objective", [Reinforce(3), VIMCO(3), RWS(3), TVO(3, num_terms=3)], ids=repr
 )

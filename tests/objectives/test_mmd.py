@@ -17,6 +17,9 @@ from ppl_vae.particles import Simulation
 
 from .linear import draw_once
 
+# Thousands of draws: annotations are checked with each objective in other tests.
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 K, BATCH, COUNT = 3, 6, 1_000
 SPREAD, SHIFT, WITHIN = 0.8, 0.5, 0.6
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

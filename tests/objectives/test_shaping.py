@@ -277,22 +277,29 @@ def state(vae):
 ANNEALED = [LinearAnnealing(0.8), CyclicalAnnealing(2), Capacity(2.0, 5.0)]
 
 
+@pytest.fixture(scope="module")
+def of_a_constant_beta():
+    """State after the fit that every annealed one must differ from."""
+    vae = binary_vae()
+    run(vae, Beta(1.0))
+    return state(vae)
+
+
+@pytest.mark.usefixtures("unchecked_types")
 class TestTraining:
     @pytest.mark.parametrize("shaping", ANNEALED, ids=lambda s: type(s).__name__)
-    def test_a_resumed_fit_is_the_one_never_stopped(self, shaping, tmp_path):
-        whole, resumed = binary_vae(), binary_vae()
-        expected = run(whole, shaping)
+    def test_a_resumed_fit_is_the_one_never_stopped(self, shaping, tmp_path, of_a_constant_beta):
+        uninterrupted, resumed = binary_vae(), binary_vae()
+        expected = run(uninterrupted, shaping)
         with pytest.raises(StoppedError):
             run(resumed, shaping, tmp_path / "run", stop_at=14)
         other = binary_vae(seed=5)
-        found = run(other, shaping, tmp_path / "run")
-        assert all(map(torch.equal, state(whole), state(other)))
-        bounds = [[r.bound for r in result.history.records] for result in (expected, found)]
+        result = run(other, shaping, tmp_path / "run")
+        assert all(map(torch.equal, state(uninterrupted), state(other)))
+        bounds = [[r.bound for r in each.history.records] for each in (expected, result)]
         assert bounds[0] == bounds[1]
         # It matters where in training one is.
-        constant = binary_vae()
-        run(constant, Beta(1.0))
-        assert not all(map(torch.equal, state(whole), state(constant)))
+        assert not all(map(torch.equal, state(uninterrupted), of_a_constant_beta))
 
     @pytest.mark.parametrize("shaping", ANNEALED, ids=lambda s: type(s).__name__)
     def test_a_checkpoint_of_other_epochs_is_refused(self, shaping, tmp_path):
