@@ -31,8 +31,7 @@ from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.objectives import ELBO
 from ppl_vae.particles import Programs
-from ppl_vae.training import TorchStep
-from ppl_vae.training._parameters import find_parameters
+from ppl_vae.training import TorchStep, find_parameters
 
 PYTHAE = importlib.util.find_spec("pythae") is not None
 Estimate = Callable[[], float]

@@ -27,8 +27,7 @@ from torch.nn import functional
 from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import ELBO, IWAE, Objective
 from ppl_vae.particles import Programs
-from ppl_vae.training import Step, SVIStep, TorchStep
-from ppl_vae.training._parameters import find_parameters
+from ppl_vae.training import Step, SVIStep, TorchStep, find_parameters
 
 LEARNING_RATE = 1e-3
 BASELINES = ("pyro-example", "pyro-tuned")

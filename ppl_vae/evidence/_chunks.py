@@ -264,17 +264,25 @@ class Chunking:
         require_guide(programs.guide)
         start = time.perf_counter()
         with call.open(programs, x, ChunkSize(self.num_particles, self.rows)) as look:
-
-            def group(look: Evaluation, x: Tensor, streams: Streams) -> Part:
-                return _part_of(concatenate(self._group(estimate, look, x, streams)))
-
-            found = call.by_chunk(look, settings, group, self._group_size(look))
+            evidence = self.run_open(estimate, look, call, settings)
             # A refined guide is made on the prior's support, or of normals, which lack nothing.
             whole = self.from_prior or self.refine is not None
             gap = None if whole else look.support_gap()
-        evidence = concatenate([_evidence_of(part) for part in found.parts])
         if gap is not None:
             evidence = replace(evidence, support_gap=gap, direction="lower", advice=_WIDEN)
+        return replace(evidence, seconds=time.perf_counter() - start)
+
+    def run_open(
+        self, estimate: Callable[[Chunk], Evidence], look: Evaluation, call: Call, settings: str
+    ) -> Evidence:
+        """Estimate as :meth:`run`, with programs and data that are open and checked already."""
+        start = time.perf_counter()
+
+        def group(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+            return _part_of(concatenate(self._group(estimate, look, x, streams)))
+
+        found = call.by_chunk(look, settings, group, self._group_size(look))
+        evidence = concatenate([_evidence_of(part) for part in found.parts])
         return replace(evidence, seconds=time.perf_counter() - start, identity=found.identity)
 
     def _group(
@@ -347,6 +355,18 @@ class ChunkedEstimator(ABC):
         """
         programs, call = Programs(model, guide), Call(device, seed, progress, checkpoint)
         return self._chunking().run(self._estimate, programs, x, call, repr(self))
+
+    def on(self, look: Evaluation, *, seed: int | None = 0) -> Evidence:
+        """Estimate log p(x_i) of programs and data that are open, and were checked at that time.
+
+        The numbers are those of a call with them. Whether the guide leaves out a part of the
+        prior's support is not looked at.
+
+        Args:
+            look: Programs in evaluation mode, and data.
+            seed: Seed of the draws.
+        """
+        return self._chunking().run_open(self._estimate, look, Call(seed=seed), repr(self))
 
 
 def require_guide(guide: Program | None) -> None:

@@ -34,6 +34,7 @@ from ppl_vae.particles._particles import (
 from ppl_vae.particles._programs import Graph, Programs, draw_particles
 from ppl_vae.particles._run import (
     BatchGuide,
+    OutsideSupportError,
     PlateNestingError,
     Program,
     SiteRun,
@@ -54,6 +55,7 @@ __all__ = [
     "NonFiniteDensityError",
     "Offset",
     "OffsetGuide",
+    "OutsideSupportError",
     "ParameterRecorder",
     "Particles",
     "PlateNestingError",

@@ -149,6 +149,13 @@ class Evaluation:
         """The same with other chunks."""
         return replace(self, rows=rows)
 
+    @contextmanager
+    def reopened(self) -> "Iterator[Evaluation]":
+        """Evaluation mode again, for parameters that have changed; nothing is checked twice."""
+        with self.modules.evaluating():
+            # A new object, as this one keeps the hash of the parameters that were.
+            yield replace(self)
+
     def halved(self) -> "Evaluation | None":
         """The same with half the rows in a chunk; None where that makes it no smaller."""
         least = self.size.per_datum if self.size.whole else 1

@@ -20,6 +20,23 @@ class UnknownDensityError(ValueError):
     """A distribution that cannot say its density at given values."""
 
 
+@final
+class OutsideSupportError(ValueError):
+    """Values at which a distribution has no density.
+
+    Attributes:
+        site: Site of the distribution.
+        is_data: Whether the values are data, rather than draws of the guide.
+    """
+
+    def __init__(self, message: str, site: str, is_data: bool) -> None:
+        super().__init__(message, site, is_data)
+        self.site, self.is_data = site, is_data
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def log_densities(
     sites: SiteRun, num_dims: int, *, anywhere: bool = False
 ) -> dict[str, Float[Tensor, "particles batch"]]:
@@ -187,12 +204,12 @@ def _log_density(
             "inverse has that of its own draws alone; give it an inverse, or, if it is the "
             "guide's, use an objective that keeps the draws as they are, such as elbo:K or iwae:K."
         ) from error
-    except ValueError:
+    except ValueError as error:
         log_prob = _log_prob_or_zero_density(site["fn"], site["value"], num_dims, anywhere=anywhere)
         if log_prob is None and not site["is_observed"]:
             log_prob = _log_prob_or_nan(site["fn"], site["value"])
         if log_prob is None:
-            _require_in_support(site)
+            _require_in_support(site, error)
             raise
     log_density: Tensor = scale_and_mask(log_prob, mask=site["mask"])
     ends = _plate_size(site, dim=-num_dims), data_plate_size(site)
@@ -220,13 +237,9 @@ def _log_density(
     return log_density.sum(tuple(range(1, num_dims - 1)))
 
 
-def _require_in_support(site: Site) -> None:
-    """Name values outside a support; a message of torch holds all values, ours word their own."""
-    value, distribution = site["value"], site["fn"]
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    if type(distribution).__module__.startswith("ppl_vae."):
-        return
+def _require_in_support(site: Site, cause: ValueError) -> None:
+    """Name values outside a support."""
+    value, name, distribution = site["value"], site["name"], site["fn"]
     try:
         support = site["fn"].support
         inside = support.check(value)
@@ -234,14 +247,20 @@ def _require_in_support(site: Site) -> None:
         return
     if bool(inside.all()):
         return
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    # A message of torch holds all values; ours word their own.
+    if type(distribution).__module__.startswith("ppl_vae."):
+        raise OutsideSupportError(str(cause), name, site["is_observed"]) from cause
     # One value stands for all particles where the data are the same for them.
     event = value.shape[value.dim() - len(site["fn"].event_shape) :]
     bad = value.expand(*inside.shape, *event)[~inside].flatten()
     few = ", ".join(f"{number:.4g}" for number in list(dict.fromkeys(bad.tolist()))[:3])
-    raise ValueError(
-        f"site {site['name']!r} has values outside its support, {in_words(support)}: {few}. A "
-        "guide must draw where the prior has support, and data must lie where the likelihood has."
-    ) from None
+    message = (
+        f"site {name!r} has values outside its support, {in_words(support)}: {few}. A guide must "
+        "draw where the prior has support, and data must lie where the likelihood has."
+    )
+    raise OutsideSupportError(message, name, site["is_observed"]) from None
 
 
 def _common_scale(sites: Mapping[str, Site]) -> float | Tensor:

@@ -29,10 +29,10 @@ from ppl_vae.runs._normalizers import find_normalizers
 from ppl_vae.runs._summary import DataSummary
 from ppl_vae.schedules import Constant
 from ppl_vae.training import (
-    Checkpoint,
     EpochRecord,
     FitResult,
     History,
+    Snapshot,
     fit,
     load_parameters,
 )
@@ -252,8 +252,8 @@ def open_run(
     folder = Path(folder)
     saved = read_config(folder)
     config = RunConfig.from_mapping(saved["config"], trust=trust)
-    checkpoint, summary = Checkpoint.load(folder / CHECKPOINT), DataSummary.load(folder / DATA)
-    told = checkpoint.progress["run"]
+    checkpoint, summary = Snapshot.load(folder / CHECKPOINT), DataSummary.load(folder / DATA)
+    told = checkpoint.identity
     for name, expected in (("config", config.identity), ("data", summary.sha256)):
         if told.get(name) != expected:
             raise ValueError(
@@ -276,7 +276,7 @@ def open_run(
     buffers = Programs(vae.model, vae.guide).modules(summary.rows[:1]).buffers
     load_parameters(buffers, checkpoint.best_buffer, f"checkpoint in {folder}")
     vae.to(resolve_device(device)).eval()
-    history = History.from_json(checkpoint.progress["history"])
+    history = checkpoint.history
     return Run(folder, config, summary, vae, history, load)
 
 

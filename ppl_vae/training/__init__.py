@@ -1,22 +1,27 @@
 """Training: steps, the fitting loop, checkpoints."""
 
 from ppl_vae.training._aggressive import AggressiveStep
-from ppl_vae.training._alternating import AlternatingStep
-from ppl_vae.training._budget import Budget
-from ppl_vae.training._checkpoint import Checkpoint, load_parameters
 from ppl_vae.training._fit import FitResult, fit
 from ppl_vae.training._history import EpochRecord, History, csv_line, curve_of, plot_histories
 from ppl_vae.training._non_finite import NonFiniteError
-from ppl_vae.training._semi_amortised import SemiAmortisedStep
-from ppl_vae.training._settings import STEPS, FitSettings
-from ppl_vae.training._step import Step, SVIStep, TorchStep
+from ppl_vae.training._settings import STEPS, Budget, FitSettings
+from ppl_vae.training._snapshot import Snapshot, load_parameters
+from ppl_vae.training._steps import (
+    AdamStep,
+    AlternatingStep,
+    SemiAmortisedStep,
+    Step,
+    SVIStep,
+    TorchStep,
+    find_parameters,
+)
 
 __all__ = [
     "STEPS",
+    "AdamStep",
     "AggressiveStep",
     "AlternatingStep",
     "Budget",
-    "Checkpoint",
     "EpochRecord",
     "FitResult",
     "FitSettings",
@@ -24,10 +29,12 @@ __all__ = [
     "NonFiniteError",
     "SVIStep",
     "SemiAmortisedStep",
+    "Snapshot",
     "Step",
     "TorchStep",
     "csv_line",
     "curve_of",
+    "find_parameters",
     "fit",
     "load_parameters",
     "plot_histories",

@@ -2,23 +2,21 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.objectives import Objective
-from ppl_vae.particles import Program, Programs, cross_log_guide
-from ppl_vae.training._history import parts_of
-from ppl_vae.training._phases import PhasedUpdates
-from ppl_vae.training._step import adam_state, load_adam
+from ppl_vae.particles import Programs, cross_log_guide
+from ppl_vae.training._steps import AdamStep, batch_sums
 from ppl_vae.weights import log_mean_exp
 
 BLOCK = 10
 """Guide updates over which the bound is averaged before it is compared."""
 MOST_GUIDE_UPDATES = 100
-"""For one update of the model."""
+"""Largest number of guide updates for one update of the model."""
 MOST_CROSSED = 100
 """Data of a batch that the mutual information is estimated from."""
 BATCHES_A_PASS = 100
@@ -27,7 +25,8 @@ unknown."""
 
 
 @final
-class AggressiveStep:
+@dataclass(eq=False, repr=False)
+class AggressiveStep(AdamStep):
     """Update phi until the bound stops improving, then theta once; joint updates in the end.
 
     Against posterior collapse: early in training the guide lags behind the model's posterior, and
@@ -49,63 +48,55 @@ class AggressiveStep:
         model: Pyro model.
         guide: Pyro guide.
         parameters: Name to leaf tensor.
-        clip_norm: Largest gradient norm of a phase's parameters.
+        clip_norm: Largest norm of the gradient that one update takes; None: no clipping.
 
     References:
         He, Spokoyny, Neubig and Berg-Kirkpatrick, 2019, Lagging inference networks and posterior
         collapse in variational autoencoders.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        model: Program,
-        guide: Program,
-        parameters: dict[str, Tensor],
-        clip_norm: float | None = None,
-    ) -> None:
-        self.parameters = parameters
-        self._objective, self._programs = objective, (model, guide)
-        self._updates = PhasedUpdates(objective, model, guide, parameters, clip_norm)
-        self._watch = InformationWatch()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._information = InformationTrend()
 
     @property
     def aggressive(self) -> bool:
         """Whether the guide still gets updates of its own."""
-        return self._watch.climbing
+        return self._information.climbing
 
     def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
         """Update phi as often as it helps, theta once; or both together once."""
         if not self.aggressive:
-            return parts_of(*self._updates("joint", x, learning_rate))
+            return batch_sums(*self.update(x, learning_rate))
         self._fit_guide(x, learning_rate)
-        parts = parts_of(*self._updates("model", x, learning_rate))
-        programs = self._objective.programs(*self._programs)
+        sums = batch_sums(*self.update(x, learning_rate, "model"))
+        programs = self.objective.programs(self.model, self.guide)
         information = batch_information(programs, x[:MOST_CROSSED])
-        self._watch.add(information, len(x), self._objective.context.num_data)
-        return parts
+        self._information.add(information, len(x), self.objective.context.num_data)
+        return sums
 
     def _fit_guide(self, x: Tensor, learning_rate: float) -> None:
         best = -math.inf
         for _ in range(MOST_GUIDE_UPDATES // BLOCK):
-            bounds = [self._updates("guide", x, learning_rate)[1].mean() for _ in range(BLOCK)]
+            bounds = [self.update(x, learning_rate, "guide")[1].mean() for _ in range(BLOCK)]
+            # One wait for the device a block, not one an update.
             mean = torch.stack(bounds).mean().item()
             if not mean > best:
                 return
             best = mean
 
     def state(self) -> dict[str, Tensor]:
-        """The state of the optimiser and of the watch over the mutual information."""
-        return {**adam_state(self._updates.optimizer, self.parameters), **self._watch.state()}
+        """State of the optimiser and of the trend of the mutual information."""
+        return {**super().state(), **self._information.state()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Set both."""
-        load_adam(self._updates.optimizer, list(self.parameters), state)
-        self._watch.load_state(state)
+        super().load_state(state)
+        self._information.load_state(state)
 
 
 @final
-class InformationWatch:
+class InformationTrend:
     """Whether the mutual information, averaged over a pass through the data, still climbs."""
 
     _KEY = "information/"
@@ -128,14 +119,14 @@ class InformationWatch:
             self._previous, self._sum, self._batches, self._data = mean, 0.0, 0, 0
 
     def state(self) -> dict[str, Tensor]:
-        """What it remembers, exactly."""
+        """Its numbers, exactly."""
         return {
             f"{self._KEY}{name.lstrip('_')}": torch.tensor(value, dtype=torch.float64)
             for name, value in vars(self).items()
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what was remembered."""
+        """Go on from the numbers of :meth:`state`."""
         for name, value in vars(self).items():
             saved = state[f"{self._KEY}{name.lstrip('_')}"].item()
             setattr(self, name, type(value)(saved))

@@ -13,15 +13,14 @@ from tqdm.auto import tqdm
 from ppl_vae.data import RowData, as_rows
 from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import Objective
-from ppl_vae.particles import Program
+from ppl_vae.particles import Program, Programs
 from ppl_vae.progress import no_bar
-from ppl_vae.training._batches import Transform
-from ppl_vae.training._budget import Budget
-from ppl_vae.training._checkpoint import Checkpoint
+from ppl_vae.training._data import TrainingData, Transform
 from ppl_vae.training._history import EpochRecord, History
 from ppl_vae.training._non_finite import NonFiniteError
-from ppl_vae.training._run import TrainingRun
-from ppl_vae.training._settings import read_settings, with_settings
+from ppl_vae.training._settings import Budget, read_settings, with_settings
+from ppl_vae.training._snapshot import Snapshot
+from ppl_vae.training._trainer import Trainer
 
 
 @final
@@ -113,52 +112,56 @@ def fit(
         limit = {budget.kind: budget.limit}
         settings = {name: value for name, value in settings.items() if name != "epochs"} | limit
     chosen = read_settings(settings)
-    train = as_rows(train, "train")
-    valid = None if valid is None else as_rows(valid, "valid")
-    checkpoint = None if checkpoint is None else Path(checkpoint)
+    data = TrainingData(
+        as_rows(train, "train"), None if valid is None else as_rows(valid, "valid"), transform
+    )
     if guide is None:
         raise ValueError("fit trains a model with its guide q(z|x), got guide=None.")
-    run = TrainingRun(
-        model,
-        guide,
-        objective,
-        train,
-        valid,
-        chosen,
-        transform,
-        resolve_device(device),
-        seed,
-        origin,
-    )
-    if checkpoint is not None and checkpoint.exists():
-        run.restore(Checkpoint.load(checkpoint), f"the checkpoint {checkpoint}")
+    programs, where = Programs(model, guide), resolve_device(device)
+    trainer = Trainer(programs, objective, data, chosen, where, seed, origin)
+    file = None if checkpoint is None else Path(checkpoint)
+    if file is not None and file.exists():
+        trainer.resume(Snapshot.load(file), f"the checkpoint {file}")
     if on_start is not None:
-        on_start(run.history)
-    saved = time.monotonic()
-    with _bar(run, progress) as bar:
-        while not run.finished:
-            record = _advance(run, checkpoint)
+        on_start(trainer.history)
+    _train(trainer, file, checkpoint_seconds, progress, on_epoch)
+    trainer.keep_best()
+    return FitResult(trainer.history, stopped_early=not trainer.exhausted)
+
+
+def _train(
+    trainer: Trainer,
+    file: Path | None,
+    checkpoint_seconds: float,
+    progress: bool,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> None:
+    """Train to the end, with a bar, and save now and then."""
+    saved, budget = time.monotonic(), trainer.settings.budget
+    with tqdm(
+        total=budget.limit,
+        initial=trainer.done,
+        desc=repr(trainer.objective),
+        unit=budget.kind.removesuffix("s").replace("_", " "),
+        disable=no_bar(progress),
+    ) as bar:
+        while not trainer.finished:
+            try:
+                record = trainer.advance()
+            except NonFiniteError:
+                # Going on with the file comes to the same update again.
+                if file is not None and trainer.epoch_start.history.records:
+                    trainer.epoch_start.save(file)
+                raise
             if record is not None:
-                bar.update(run.done - bar.n)
+                bar.update(trainer.done - bar.n)
                 bar.set_postfix_str(f"bound {record.bound:.2f} nats")
             due = time.monotonic() - saved >= checkpoint_seconds
-            if checkpoint is not None and (due or run.finished):
-                run.snapshot().save(checkpoint)
+            if file is not None and (due or trainer.finished):
+                trainer.snapshot().save(file)
                 saved = time.monotonic()
             if record is not None and on_epoch is not None:
                 on_epoch(record)
-    run.keep_best()
-    return FitResult(run.history, stopped_early=not run.exhausted)
-
-
-def _advance(run: TrainingRun, checkpoint: Path | None) -> EpochRecord | None:
-    """The next epoch; where it fails, the epochs before it are kept."""
-    try:
-        return run.advance()
-    except NonFiniteError:
-        if checkpoint is not None and run.history.records:
-            run.before_epoch.save(checkpoint)
-        raise
 
 
 def _not_an_objective(given: object) -> str:
@@ -168,11 +171,3 @@ def _not_an_objective(given: object) -> str:
         f"objective is {given!r}: give an instance, such as ELBO() or IWAE(50); names such as "
         "'elbo' are of the command line."
     )
-
-
-def _bar(run: TrainingRun, progress: bool) -> Any:
-    budget = run.settings.budget
-    return tqdm(
-        total=budget.limit, initial=run.done, desc=repr(run.objective),
-        unit=budget.kind.removesuffix("s").replace("_", " "), disable=no_bar(progress),
-    )  # fmt: skip

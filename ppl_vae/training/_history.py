@@ -1,4 +1,4 @@
-"""What training records, epoch by epoch."""
+"""Records of training, epoch by epoch: as CSV, as curves."""
 
 import csv
 import io
@@ -7,30 +7,13 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, final
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from ppl_vae import plots
-from ppl_vae.particles import Particles
 
 _KL = "kl/"
 _PANELS = {
     "bound": "training: each arm's own bound",
     "validation": "validation: one bound for all",
 }
-
-
-def parts_of(particles: Particles, bound: Float[Tensor, " batch"]) -> Float[Tensor, " parts"]:
-    """Batch sums, detached: the bound, log p(x|z), and log q - log p of each site in order.
-
-    The last two are means over particles, so that their data means add up to the ELBO.
-    """
-    count = particles.num_particles
-    parts = [bound.sum(), particles.log_likelihood.detach().sum() / count]
-    for name, log_prior in particles.log_prior.items():
-        parts.append((particles.log_guide[name] - log_prior).detach().sum() / count)
-    return torch.stack(parts)
 
 
 @final

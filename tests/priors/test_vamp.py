@@ -17,8 +17,7 @@ from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE, STL, DReG, GeneralizedDReG
 from ppl_vae.particles import Programs
 from ppl_vae.priors import PRIORS, StandardNormalPrior, VampPrior
-from ppl_vae.training import Checkpoint
-from ppl_vae.training._parameters import find_parameters
+from ppl_vae.training import Snapshot, find_parameters
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE
 
 from .latent_mixtures import (
@@ -287,7 +286,7 @@ class TestTraining:
         assert [r.bound for r in rest.history.records] == [r.bound for r in whole.history.records]
         for name, value in first.state_dict().items():
             assert torch.equal(second.state_dict()[name], value)
-        names = [name for name in Checkpoint.load(path).parameter if name.startswith("prior.")]
+        names = [name for name in Snapshot.load(path).parameter if name.startswith("prior.")]
         assert sorted(names) == ["prior.logits", "prior.pseudo_inputs"]
 
 

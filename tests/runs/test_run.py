@@ -18,7 +18,7 @@ from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.files import leftovers
 from ppl_vae.runs import RunConfig, evaluate_run, open_run, train_run
 from ppl_vae.runs._live import LiveHistory
-from ppl_vae.training import Checkpoint, History, NonFiniteError
+from ppl_vae.training import History, NonFiniteError, Snapshot
 
 SMALL = {"hidden": (4,), "latent": 2, "batch_size": 400, "validation_particles": 2}
 
@@ -274,7 +274,7 @@ class TestOtherFiles:
     def test_a_flipped_bit_and_another_type_are_refused(self, tmp_path):
         train(tmp_path, epochs=1)
         path = tmp_path / "checkpoint.safetensors"
-        whole, kept = Checkpoint.load(path), path.read_bytes()
+        whole, kept = Snapshot.load(path), path.read_bytes()
         path.write_bytes(kept[:-100] + bytes([kept[-100] ^ 1]) + kept[-99:])
         with pytest.raises(ValueError, match=r"checkpoint\.safetensors is not as it was written"):
             open_run(tmp_path, device="cpu")
@@ -342,18 +342,18 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split("kills: ")[1]) >= 2, done.stdout
-    whole, killed = (Checkpoint.load(tmp_path / n / "checkpoint.safetensors") for n in
+    whole, killed = (Snapshot.load(tmp_path / n / "checkpoint.safetensors") for n in
                      ("whole", "killed"))  # fmt: skip
     for group in ("parameter", "buffer", "best", "best_buffer", "optimizer"):
         left, right = getattr(whole, group), getattr(killed, group)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[name], right[name]) for name in left), group
     timeless = [
-        [{**record, "seconds": 0} for record in checkpoint.progress["history"]]
+        [{**record, "seconds": 0} for record in checkpoint.history.to_json()]
         for checkpoint in (whole, killed)
     ]
     assert timeless[0] == timeless[1]
-    assert csv_of(tmp_path / "killed").to_json() == killed.progress["history"]
+    assert csv_of(tmp_path / "killed") == killed.history
     names = {path.name for path in (tmp_path / "killed").iterdir()}
     assert names == {
         "config.json", "checkpoint.safetensors", "history.csv", "data.safetensors", "run.lock"

@@ -20,7 +20,7 @@ from ppl_vae.runs import (
 from ppl_vae.runs._config import require_ours
 from ppl_vae.store import write_sealed
 from ppl_vae.studies import open_study, read_study
-from ppl_vae.training import Checkpoint
+from ppl_vae.training import Snapshot
 
 CONFIG = RunConfig(hidden=(8,), latent=2, epochs=1, batch_size=500, validation_particles=2)
 CANARY = "from pathlib import Path\nPath('ran').touch()\n"
@@ -67,9 +67,9 @@ def as_trained(folder):
     """Open the run, its checkpoint being of the configuration that the folder tells of."""
     config = RunConfig.from_mapping(json.loads((folder / "config.json").read_text())["config"])
     path = folder / "checkpoint.safetensors"
-    checkpoint = Checkpoint.load(path)
-    told = checkpoint.progress["run"] | {"config": config.identity}
-    replace(checkpoint, progress=checkpoint.progress | {"run": told}, whole=None).save(path)
+    checkpoint = Snapshot.load(path)
+    told = checkpoint.identity | {"config": config.identity}
+    replace(checkpoint, identity=told, before=None).save(path)
     return open_run(folder)
 
 

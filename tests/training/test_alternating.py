@@ -28,10 +28,10 @@ from ppl_vae.training import (
     AlternatingStep,
     SemiAmortisedStep,
     TorchStep,
+    find_parameters,
     fit,
 )
-from ppl_vae.training._aggressive import BLOCK, InformationWatch, batch_information
-from ppl_vae.training._parameters import find_parameters
+from ppl_vae.training._aggressive import BLOCK, InformationTrend, batch_information
 from ppl_vae.vae import VAE
 from ppl_vae.weights import log_mean_exp
 
@@ -183,8 +183,8 @@ class TestAggressive:
         class Scripted:
             calls = 0
 
-            def __call__(self, phase, x, learning_rate):
-                assert (phase, learning_rate) == ("guide", 0.1)
+            def __call__(self, x, learning_rate, whose):
+                assert (whose, learning_rate) == ("guide", 0.1)
                 # The mean over a block decides, not its last value.
                 noise = 30.0 if self.calls % 2 else -30.0
                 bound = float(bounds[self.calls // BLOCK]) + noise
@@ -192,12 +192,12 @@ class TestAggressive:
                 return None, torch.full((3,), bound)
 
         one = make_step("aggressive", binary_vae())
-        one._updates = Scripted()
+        one.update = Scripted()
         one._fit_guide(X, 0.1)
-        assert one._updates.calls == blocks * BLOCK
+        assert one.update.calls == blocks * BLOCK
 
     def test_ends_when_the_information_no_longer_climbs(self):
-        watch = InformationWatch()
+        watch = InformationTrend()
         for information, climbing in ((1.0, True), (2.0, True), (2.5, True), (2.5, False)):
             for _ in range(4):
                 assert watch.climbing
@@ -206,7 +206,7 @@ class TestAggressive:
 
     def test_a_pass_is_so_many_data_or_a_hundred_batches(self):
         """The first pass has none to be compared with, and may find no information at all."""
-        watch = InformationWatch()
+        watch = InformationTrend()
         for _ in range(199):
             watch.add(0.0, 10, num_data=None)
         assert watch.climbing
@@ -219,7 +219,7 @@ class TestAggressive:
         for step, vae in zip((AggressiveStep, TorchStep), vaes, strict=True):
             one = make_step(step, vae, clip_norm=0.5)
             if step is AggressiveStep:
-                one._watch.climbing = False
+                one._information.climbing = False
             torch.manual_seed(3)
             results.append(torch.stack([one(X, 0.01) for _ in range(5)]))
         assert torch.equal(*results)
@@ -240,7 +240,7 @@ class TestAggressive:
 def count_decodings_of_a_calm_step():
     def calm(*args):
         one = AggressiveStep(*args)
-        one._watch.climbing = False
+        one._information.climbing = False
         return one
 
     return count_decodings(calm)

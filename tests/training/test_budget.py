@@ -11,8 +11,8 @@ from programs import LinearChain, binary_vae, param_guide, param_model
 from ppl_vae.objectives import ELBO, IWAE, RWS, DReG
 from ppl_vae.particles import Programs, count_evaluations, draw_particles
 from ppl_vae.schedules import Cosine, Exponential
-from ppl_vae.training import Budget, Checkpoint, TorchStep, fit
-from ppl_vae.training._budget import Spent
+from ppl_vae.training import Budget, Snapshot, TorchStep, fit
+from ppl_vae.training._settings import Spent
 
 from .helpers import STEPS, VALID, InterruptAt, X, same_state, state_of, train, without_seconds
 from .test_resume import make, run
@@ -234,10 +234,6 @@ class TestTheLastEpoch:
         rates, progress = [], []
 
         class Spy(TorchStep):
-            def __init__(self, objective, *args):
-                super().__init__(objective, *args)
-                self.objective = objective
-
             def __call__(self, batch, learning_rate):
                 rates.append(learning_rate)
                 progress.append(self.objective.context.progress)
@@ -281,9 +277,9 @@ class TestGoingOn:
         result = run(resumed, tmp_path / "part", **settings)
         assert same_state(whole, resumed)
         assert without_seconds(result.history) == without_seconds(expected.history)
-        left, right = (Checkpoint.load(tmp_path / name) for name in ("whole", "part"))
+        left, right = (Snapshot.load(tmp_path / name) for name in ("whole", "part"))
         assert same_state(left.optimizer, right.optimizer)
-        assert left.progress["ended"] == right.progress["ended"] == budget.limit
+        assert left.ended == right.ended == budget.limit
 
     @pytest.mark.parametrize("step", STEPS)
     def test_onto_longer_budgets_is_the_run_planned_so(self, step, tmp_path):
@@ -339,24 +335,6 @@ class TestGoingOn:
         run(make(), tmp_path / "run", budget=Budget(updates=5), **settings)
         with pytest.raises(ValueError, match="other settings: updates 5 there, 6 here"):
             run(make(), tmp_path / "run", budget=Budget(updates=6), **settings)
-
-    def test_a_checkpoint_from_before_budgets(self, tmp_path):
-        """Without counts in it: it goes on, by epochs alone."""
-        path = tmp_path / "run"
-        run(make(), path, epochs=2)
-        now = Checkpoint.load(path)
-        progress = {k: v for k, v in now.progress.items() if k not in ("spent", "ended")}
-        progress["run"].pop("budget")
-        for record in progress["history"]:
-            del record["updates"], record["evaluations"]
-        replace(now, progress=progress).save(path)
-        whole, resumed = make(), make(seed=3)
-        run(whole, epochs=5)
-        result = run(resumed, path, epochs=5)
-        assert same_state(whole, resumed)
-        assert result.history.column("updates") == [0, 0, 9, 12, 15]
-        with pytest.raises(ValueError, match="budget epochs there, updates here"):
-            run(make(), path, budget=Budget(updates=20))
 
 
 def test_every_record_is_handed_over_once(tmp_path):

@@ -10,7 +10,8 @@ from programs import binary_vae
 from torch import nn
 
 from ppl_vae.objectives import ELBO, IWAE, STL, DReG
-from ppl_vae.training import Budget, Checkpoint, NonFiniteError, fit
+from ppl_vae.training import Budget, NonFiniteError, Snapshot, fit
+from ppl_vae.training._trainer import Trainer
 
 from .helpers import X, same_state, state_of, train
 
@@ -231,8 +232,8 @@ class TestWhatIsLeft:
             fit(late.model, late.guide, ELBO(), data(19), epochs=4, batch_size=8, progress=False,
                 device="cpu", on_epoch=epochs.append, checkpoint=tmp_path / "run",
                 checkpoint_seconds=1e9)  # fmt: skip
-        saved = Checkpoint.load(tmp_path / "run")
-        assert len(saved.progress["history"]) == 2
+        saved = Snapshot.load(tmp_path / "run")
+        assert len(saved.history) == 2
         assert all(value.isfinite().all() for value in saved.parameter.values())
 
 
@@ -241,7 +242,7 @@ class TestNothingChanges:
         def never(*args):
             raise AssertionError("an update was watched")
 
-        monkeypatch.setattr("ppl_vae.training._run.attempt", never)
+        monkeypatch.setattr(Trainer, "_checked_update", never)
         train()
 
     @pytest.mark.parametrize("step", ["torch", "alternating:2"])
@@ -249,13 +250,11 @@ class TestNothingChanges:
         """Two epochs made again under watch come out as they did."""
         vae, watched = binary_vae(), binary_vae()
         train(vae, step=step)
-        import ppl_vae.training._run as module
-
-        original = module.TrainingRun._train_epoch
+        original = Trainer._train_epoch
         monkeypatch.setattr(
-            module.TrainingRun,
+            Trainer,
             "_train_epoch",
-            lambda self, most, watched=False: original(self, most, watched=True),
+            lambda self, most, check=False: original(self, most, check=True),
         )
         start = state_of(watched)
         train(watched, step=step)

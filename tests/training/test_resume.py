@@ -17,7 +17,7 @@ from ppl_vae.networks import MLP
 from ppl_vae.objectives import ELBO, IWAE
 from ppl_vae.priors import LearnedNormalPrior
 from ppl_vae.schedules import Exponential
-from ppl_vae.training import Checkpoint, fit
+from ppl_vae.training import Snapshot, fit
 from ppl_vae.vae import VAE
 
 from .helpers import (
@@ -59,13 +59,13 @@ def interrupted(path, call, vae=None, **kwargs):
 
 
 def same_files(a, b):
-    a, b = Checkpoint.load(a), Checkpoint.load(b)
+    a, b = Snapshot.load(a), Snapshot.load(b)
     for group in ("parameter", "buffer", "best", "best_buffer", "optimizer"):
         left, right = getattr(a, group), getattr(b, group)
         assert left.keys() == right.keys()
         for name in left:
             assert torch.equal(left[name], right[name]), f"{group} {name}"
-    for left, right in zip(a.progress["history"], b.progress["history"], strict=True):
+    for left, right in zip(a.history.to_json(), b.history.to_json(), strict=True):
         assert left | {"seconds": 0} == right | {"seconds": 0}
 
 
@@ -284,7 +284,7 @@ class TestDamage:
 
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-            Checkpoint.load(tmp_path / "run")
+            Snapshot.load(tmp_path / "run")
 
 
 class TestFullDisk:
@@ -316,13 +316,13 @@ class TestFile:
         assert groups == {"parameter", "buffer", "best", "best_buffer", "optimizer"}
 
     def test_round_trip(self, saved, tmp_path):
-        checkpoint = Checkpoint.load(saved)
+        checkpoint = Snapshot.load(saved)
         checkpoint.save(tmp_path / "again")
         same_files(saved, tmp_path / "again")
 
     def test_is_saved_as_often_as_asked(self, tmp_path, monkeypatch):
         saves = []
-        monkeypatch.setattr(Checkpoint, "save", lambda self, path: saves.append(path))
+        monkeypatch.setattr(Snapshot, "save", lambda self, path: saves.append(path))
         run(make(), tmp_path / "run", checkpoint_seconds=0.0)
         assert len(saves) == 5
         run(make(), tmp_path / "run", checkpoint_seconds=1e6)

@@ -6,8 +6,7 @@ from torch import nn
 
 from ppl_vae.objectives import ELBO, IWAE, AnalyticELBO
 from ppl_vae.particles import Programs
-from ppl_vae.training import SVIStep, TorchStep, fit
-from ppl_vae.training._parameters import find_parameters
+from ppl_vae.training import SVIStep, TorchStep, find_parameters, fit
 
 from .helpers import STEPS, VALID, X, same_state, state_of, train
 

@@ -1,0 +1,147 @@
+"""The data of training: checked before the first update, handed over in batches."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ppl_vae.data import require_lossless
+from ppl_vae.devices import make_resident
+from ppl_vae.identity import hash_rows
+from ppl_vae.particles import ProgramModules, Programs, first_run, require_rows
+from ppl_vae.randomness import Stream, generator, seeded
+
+Transform = Callable[[Tensor], Tensor]
+"""A change of each batch on its device, as dynamic binarisation is."""
+
+
+@final
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows to train and to validate on.
+
+    Attributes:
+        train: Training data.
+        valid: Validation data, if there are any.
+        transform: Change of each training batch on its device.
+    """
+
+    train: Tensor
+    valid: Tensor | None = None
+    transform: Transform | None = None
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """Name to rows, of those there are."""
+        valid = {} if self.valid is None else {"valid": self.valid}
+        return {"train": self.train, **valid}
+
+    def hashes(self) -> dict[str, str]:
+        """Hash of each kind of rows."""
+        return {f"{name}_sha256": hash_rows(x) for name, x in self.named.items()}
+
+    def require_rows(self, programs: Programs, device: torch.device, seed: int) -> None:
+        """Check that there are rows, without NaN unless that is a missing cell to the model.
+
+        Args:
+            programs: Their model is asked whether it takes missing cells, by its likelihoods.
+            device: Device of the model.
+            seed: Seed of the draw that the model is asked with.
+
+        Raises:
+            ValueError: If there are no rows or some hold what cannot be trained on; names the
+                first.
+        """
+        missing = any(bool(x.isnan().any()) for x in self.named.values())
+        if missing:
+            with seeded(seed, Stream.TRAINING):
+                few = self.train[:2].to(device, programs.modules().dtype)
+                missing = programs.accepts_missing(few)
+        for name, x in self.named.items():
+            if len(x) == 0:
+                raise ValueError(f"{name} holds no data.")
+            bad = (x.isinf() if missing else ~x.isfinite()).reshape(len(x), -1).any(1)
+            if bool(bad.any()):
+                raise ValueError(
+                    f"{name} has {int(bad.sum())} rows with NaN or infinite values, the first at "
+                    f"row {int(bad.nonzero()[0])}: remove or fill them in, or leave missing cells "
+                    "out of the likelihood with ObservedDecoder."
+                )
+
+    def fitted(
+        self, programs: Programs, device: torch.device
+    ) -> "tuple[TrainingData, ProgramModules, Tensor]":
+        """The rows in the type that the programs take, by a run on a few of them.
+
+        Returns:
+            The data, the modules behind the programs, and the small batch that they ran on.
+
+        Raises:
+            ValueError: If rows would be rounded, or are no data of the model.
+        """
+
+        def small_batch(x: Tensor) -> Tensor:
+            # On the way of every batch of training, to be what the programs will see.
+            return self.prepared(make_resident(x[:2], device), device)
+
+        ran = first_run(programs, self.train, small_batch, "train")
+        nesting = max(programs.max_plate_nesting, ran.modules.max_plate_nesting)
+        require_rows(replace(programs, max_plate_nesting=nesting), ran.batch, "train")
+        data = replace(self, train=ran.rows)
+        if self.valid is not None:
+            if self.valid.shape[1:] != self.train.shape[1:]:
+                raise ValueError(
+                    f"valid has rows of shape {tuple(self.valid.shape[1:])}, train of "
+                    f"{tuple(self.train.shape[1:])}: give both alike, rows first."
+                )
+            data = replace(data, valid=require_lossless(self.valid, ran.rows.dtype, "valid"))
+        return data, ran.modules, ran.batch
+
+    def prepared(self, batch: Tensor, device: torch.device) -> Tensor:
+        """A batch of training data as the programs get it."""
+        batch = batch.to(device, non_blocking=True)
+        return batch if self.transform is None else self.transform(batch)
+
+    def validation_subset(self, size: int) -> Tensor | None:
+        """At most ``size`` rows of the validation data, the same ones for every run."""
+        if self.valid is None:
+            return None
+        # At random: neighbouring rows are often alike, so the first ones would not do.
+        shuffle = generator(0, Stream.VALIDATION)
+        return self.valid[torch.randperm(len(self.valid), generator=shuffle)[:size]]
+
+
+@final
+class Batches:
+    """The training data, batch by batch: every datum once an epoch.
+
+    Args:
+        data: The data; they stay on the device if they fit.
+        batch_size: Largest number of data in a batch.
+        seed: Seed of the order.
+        device: Device of the batches.
+    """
+
+    def __init__(
+        self, data: TrainingData, batch_size: int, seed: int, device: torch.device
+    ) -> None:
+        self.train = make_resident(data.train, device)
+        self._data, self._batch_size = data, batch_size
+        self._seed, self._device = seed, device
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.train) / self._batch_size)
+
+    def epoch(
+        self, number: int
+    ) -> Iterator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch *event"]]]:
+        """Rows of the training data, and the batch made of them, in an order of the epoch's own."""
+        shuffle = generator(self._seed, Stream.DATA_ORDER, number)
+        order = torch.randperm(len(self.train), generator=shuffle)
+        # Near-equal batches weigh every datum alike; a short last batch would not.
+        for rows in order.to(self.train.device).tensor_split(len(self)):
+            yield rows, self._data.prepared(self.train[rows], self._device)

@@ -1,0 +1,148 @@
+"""The state of a training run between two epochs: taken, restored, kept in a file."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor
+
+from ppl_vae.store import Stored
+from ppl_vae.training._history import History
+from ppl_vae.training._settings import Spent
+
+FORMAT = "ppl_vae checkpoint 3"
+_GROUPS = ("parameter", "buffer", "best", "best_buffer", "optimizer")
+_BEFORE = "whole_"
+"""Prefix of the groups of the state before an epoch that was cut short."""
+
+Tensors = Mapping[str, Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything a run needs to go on as if it had never stopped, in a file or in memory.
+
+    Random numbers and data order are derived from the seed and the epoch, so that the number of
+    finished epochs is all there is to keep of them. A file is safetensors: loading it never runs
+    code from it.
+
+    Attributes:
+        identity: Settings and data of the run, which another must share to go on from here.
+        history: Records of the finished epochs.
+        spent: Cost of training so far.
+        ended: Limit of the budget that training ended at; None while it goes on.
+        parameter: Name to value after the last finished epoch.
+        buffer: Likewise of what modules keep outside of parameters.
+        optimizer: The step's state.
+        best: Name to value of the parameters at the best validation so far.
+        best_buffer: Likewise of the buffers.
+        before: Where the budget ended inside an epoch, the state before that epoch: what a run
+            with a longer budget goes on from.
+    """
+
+    identity: Mapping[str, Any]
+    history: History
+    spent: Spent
+    ended: float | None
+    parameter: Tensors
+    buffer: Tensors
+    optimizer: Tensors
+    best: Tensors
+    best_buffer: Tensors
+    before: "Snapshot | None" = None
+
+    def start(self, limit: float) -> "Snapshot":
+        """The state that a run with this limit goes on from.
+
+        Itself, unless its budget ended inside an epoch and the new one is longer.
+        """
+        if self.before is None or self.ended is None or limit <= self.ended:
+            return self
+        return self.before
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically.
+
+        Raises:
+            OSError: If it cannot be written; an earlier file stays whole.
+        """
+        groups, record = self._groups(), self._record()
+        if self.before is not None:
+            groups |= {_BEFORE + name: group for name, group in self.before._groups().items()}
+            record["whole"] = self.before._record()
+        Stored(groups, record).write(path, FORMAT)
+
+    @classmethod
+    def load(cls, path: Path) -> "Snapshot":
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is cut short or is not a checkpoint of this package.
+        """
+        remedy = "delete it to train anew, or bring back a copy"
+        stored = Stored.read(path, FORMAT, "checkpoint", remedy)
+        earlier = stored.record.get("whole")
+        before = None if earlier is None else cls._of(earlier, stored.tensors, _BEFORE)
+        return cls._of(stored.record, stored.tensors, "", before)
+
+    def _groups(self) -> dict[str, Tensors]:
+        return {group: getattr(self, group) for group in _GROUPS}
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "run": self.identity,
+            "history": self.history.to_json(),
+            "spent": asdict(self.spent),
+            "ended": self.ended,
+        }
+
+    @classmethod
+    def _of(
+        cls,
+        record: dict[str, Any],
+        groups: Mapping[str, Tensors],
+        prefix: str,
+        before: "Snapshot | None" = None,
+    ) -> "Snapshot":
+        return cls(
+            identity=record["run"],
+            history=History.from_json(record["history"]),
+            spent=Spent(**record["spent"]),
+            ended=record["ended"],
+            before=before,
+            **{name: groups.get(prefix + name, {}) for name in _GROUPS},
+        )
+
+
+def copied(tensors: Tensors) -> dict[str, Tensor]:
+    """The same values in tensors of their own."""
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def load_parameters(target: Tensors, source: Tensors, what: str = "checkpoint") -> None:
+    """Copy values into existing tensors, in place.
+
+    Raises:
+        ValueError: If names, shapes or types differ; nothing is copied then.
+    """
+    missing, extra = target.keys() - source.keys(), source.keys() - target.keys()
+    if missing or extra:
+        raise ValueError(
+            f"the {what} is of another model: it lacks {sorted(missing)}, has {sorted(extra)} more."
+        )
+    for name, value in target.items():
+        if value.shape != source[name].shape:
+            raise ValueError(
+                f"the {what} is of another model: {name} has shape {tuple(source[name].shape)}, "
+                f"expected {tuple(value.shape)}."
+            )
+        if value.dtype != source[name].dtype:
+            raise ValueError(
+                f"the {what} is of another model: {name} is {source[name].dtype}, expected "
+                f"{value.dtype}."
+            )
+    for name, value in target.items():
+        value.data.copy_(source[name])

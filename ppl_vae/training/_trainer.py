@@ -1,0 +1,352 @@
+"""Training epoch by epoch: within a budget, back to a snapshot where an epoch must be undone."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, final
+
+import pyro
+import torch
+from torch import Tensor
+
+from ppl_vae.objectives import Context, Objective
+from ppl_vae.particles import (
+    NonFiniteDensityError,
+    OutsideSupportError,
+    Programs,
+    count_evaluations,
+    point_site,
+)
+from ppl_vae.randomness import Stream, derive_seed, seeded
+from ppl_vae.training._data import Batches, TrainingData
+from ppl_vae.training._history import EpochRecord, History
+from ppl_vae.training._non_finite import (
+    NonFiniteError,
+    NonFiniteUpdateError,
+    all_finite,
+    finite_checks,
+    require_finite_result,
+)
+from ppl_vae.training._settings import FitSettings, Spent
+from ppl_vae.training._snapshot import Snapshot, copied, load_parameters
+from ppl_vae.training._steps import find_parameters
+from ppl_vae.training._validation import Validation, require_maximum
+
+
+@final
+@dataclass
+class _Epoch:
+    """Sums over the updates of an epoch, or of a part of one."""
+
+    sums: Tensor
+    num_data: int = 0
+    updates: int = 0
+    rate: float = 0.0
+
+
+@final
+class Trainer:
+    """A model and guide in training: :meth:`advance` by an epoch, take a :meth:`snapshot`, go on.
+
+    Args:
+        programs: Model and guide.
+        objective: The bound to maximise.
+        data: Training and validation data.
+        settings: How to train.
+        device: Where to compute.
+        seed: Seed of data order, draws and validation.
+        origin: What a snapshot is of besides settings and data.
+
+    Raises:
+        ValueError: If programs, data and settings do not fit each other.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        objective: Objective,
+        data: TrainingData,
+        settings: FitSettings,
+        device: torch.device,
+        seed: int,
+        origin: Mapping[str, str] | None = None,
+    ) -> None:
+        if settings.patience is not None and data.valid is None:
+            raise ValueError("patience needs validation data: give valid, or leave patience out.")
+        self.settings, self._seed = settings, seed
+        model, guide = programs.model, programs.required_guide
+        programs = objective.programs(model, guide)
+        programs.modules().to(device)
+        programs.modules().train(False)
+        data.require_rows(programs, device, seed)
+        with seeded(seed, Stream.TRAINING):
+            data, self.modules, batch = data.fitted(programs, device)
+        self.batches = Batches(data, settings.batch_size, seed, device)
+        self.objective = objective.with_plate_nesting(self.modules.max_plate_nesting)
+        self._programs = self.objective.programs(model, guide)
+        # Again, as the run may have shown more modules; and looking for sites must not move the
+        # statistics of a batch norm.
+        self.modules.to(device)
+        self.modules.train(False)
+        with seeded(seed, Stream.TRAINING), torch.no_grad():
+            particles = self.objective.draw(model, guide, batch)
+        self.sites = list(particles.log_prior)
+        parameters = find_parameters(self.modules)
+        has_density = point_site(particles.guide) is None
+        if not has_density:
+            with seeded(seed, Stream.TRAINING):
+                require_maximum(self.objective, self._programs, batch, parameters)
+        valid = data.validation_subset(settings.validation_size)
+        self._validation = None
+        if valid is not None:
+            draws = settings.validation_particles, derive_seed(seed, Stream.VALIDATION)
+            point = None if has_density else self.objective
+            self._validation = Validation(valid.to(device), *draws, point)
+        clip_norm = settings.clip_norm
+        self.step = settings.make_step(self.objective, model, guide, parameters, clip_norm)
+        self.buffers = self.modules.buffers
+        self._identity = self._identify(data, dict(origin or {}))
+        self.history, self.spent = History(), Spent()
+        self._ended: float | None = None
+        self._best, self._best_buffers = copied(self.step.parameters), copied(self.buffers)
+        self._cut: Snapshot | None = None
+        self._support_checked = False
+        self.epoch_start = self.snapshot()
+
+    def _identify(self, data: TrainingData, origin: dict[str, str]) -> dict[str, Any]:
+        """What a snapshot must share with this run."""
+        budget, valid = self.settings.budget, self._validation
+        return {
+            **self.settings.to_json(),
+            "seed": self._seed,
+            "objective": repr(self.objective),
+            **({budget.kind: budget.limit} if self.objective.anneals else {}),
+            "train_shape": list(data.train.shape),
+            "valid_shape": None if valid is None else list(valid.x.shape),
+            **data.hashes(),
+            **origin,
+        }
+
+    @property
+    def fraction(self) -> float:
+        """The part of the budget that is spent."""
+        return self.settings.budget.fraction(self.spent, len(self.batches))
+
+    @property
+    def done(self) -> float:
+        """Cost so far, in the unit of the budget."""
+        kind = self.settings.budget.kind
+        return len(self.history) if kind == "epochs" else float(getattr(self.spent, kind))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget has no room for another update."""
+        ended = self._ended is not None and self.settings.budget.limit <= self._ended
+        return ended or self.fraction >= 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent or the validation bound has stopped improving."""
+        best, patience = self.history.best_epoch, self.settings.patience
+        stale = 0 if best is None else len(self.history) - best
+        return self.exhausted or (patience is not None and best is not None and stale >= patience)
+
+    def advance(self) -> EpochRecord | None:
+        """Train one epoch or what the budget has left of it, validate if it is time, record both.
+
+        Returns:
+            The record; None if the budget has no room for another update after all.
+
+        Raises:
+            NonFiniteError: If an update is not finite; :attr:`epoch_start` is then the state before
+                its epoch.
+            ValueError: If the budget is too small for one update.
+        """
+        start = time.perf_counter()
+        self._ended = self._cut = None
+        self.epoch_start = self.snapshot()
+        epoch = self._train_within_budget()
+        cut = epoch.updates < len(self.batches)
+        if cut or self.exhausted:
+            self._ended = self.settings.budget.limit
+        if not epoch.updates:
+            return None
+        # A longer run must equal one planned so: it goes on from before what was cut short.
+        self._cut = self.epoch_start if cut else None
+        number = len(self.history) + 1
+        # Never merely because it is the last: a run made longer must equal one planned so.
+        due = cut or number % self.settings.validate_every == 0
+        validate = self._validation if due else None
+        score = None if validate is None else validate(self._programs)
+        bound, log_likelihood, *kl = (epoch.sums / epoch.num_data).tolist()
+        record = EpochRecord(
+            epoch=number,
+            bound=bound,
+            log_likelihood=log_likelihood,
+            kl=dict(zip(self.sites, kl, strict=True)),
+            learning_rate=epoch.rate,
+            seconds=time.perf_counter() - start,
+            validation=None if score is None else score.mean,
+            validation_error=None if score is None else score.error,
+            updates=self.spent.updates,
+            evaluations=self.spent.decoder_evaluations,
+        )
+        self.history.records.append(record)
+        if self.history.best_epoch == number:
+            self._best, self._best_buffers = copied(self.step.parameters), copied(self.buffers)
+        return record
+
+    def _train_within_budget(self) -> _Epoch:
+        """Train one epoch; drop the update that exceeds the budget."""
+        epoch = self._train_finite()
+        limit = self.settings.budget.decoder_evaluations
+        if limit is None or self.spent.decoder_evaluations <= limit:
+            return epoch
+        if self.spent.updates == 1:
+            raise ValueError(
+                f"a budget of {limit} decoder evaluations is too small: one update takes "
+                f"{self.spent.decoder_evaluations}; give more, or take smaller batches."
+            )
+        # What an update costs is known when it is made, and undoing it is making the others again.
+        self.restore(self.epoch_start)
+        return self._train_finite(most=epoch.updates - 1)
+
+    def _train_finite(self, most: int | None = None) -> _Epoch:
+        """Train one epoch; if it is not finite, find the update and the datum that began it."""
+        failure: ValueError | None = None
+        # Every datum passes the support checks of its distribution in the first epoch; after it,
+        # Pyro's validation would only cost time and make a GPU wait.
+        with pyro.validation_enabled(not self._support_checked):
+            try:
+                epoch = self._train_epoch(most)
+                if bool(epoch.sums.isfinite().all()) and all_finite(self.step.parameters):
+                    self._support_checked = True
+                    return epoch
+            except ValueError as error:
+                # Torch refuses parameters and values of a distribution that are not finite.
+                failure = error
+        # Checks take time, and a budget of seconds would end the search too soon.
+        most = self.spent.updates - self.epoch_start.spent.updates + (failure is not None)
+        self.restore(self.epoch_start)
+        if isinstance(failure, OutsideSupportError) and failure.is_data:
+            raise failure
+        with pyro.validation_enabled(False):
+            self._train_epoch(most, check=True)
+        raise failure or NonFiniteError(
+            f"epoch {len(self.history) + 1} was not finite, but it was when made again: this "
+            "device does not repeat its own numbers; lower the learning rate or clip gradients."
+        )
+
+    def _train_epoch(self, most: int | None, check: bool = False) -> _Epoch:
+        """Update on the epoch's batches while the budget lasts, at most so many times."""
+        start, before = time.perf_counter(), self.spent
+        epoch, number = _Epoch(torch.zeros(())), len(self.history)
+        budget = self.settings.budget
+        self.modules.train()
+        with seeded(self._seed, Stream.TRAINING, number), count_evaluations() as count:
+            for rows, batch in self.batches.epoch(number):
+                progress = min(self.fraction, 1.0)
+                if (progress == 1 and not check) or epoch.updates == most:
+                    break
+                epoch.rate = self.settings.rate_at(progress)
+                self.objective.context = Context(progress, len(self.batches.train))
+                if check:
+                    sums = self._checked_update(rows, batch, epoch.rate)
+                else:
+                    sums = self.step(batch, epoch.rate)
+                epoch.sums = epoch.sums + sums if epoch.updates else sums
+                epoch.updates, epoch.num_data = epoch.updates + 1, epoch.num_data + len(batch)
+                if budget.seconds is not None:
+                    # The time that the device takes, not the time to tell it.
+                    sums[0].item()
+                self.spent = Spent(
+                    before.updates + epoch.updates,
+                    before.seconds + time.perf_counter() - start,
+                    before.decoder_evaluations + count.rows,
+                )
+                if self.spent.decoder_evaluations > (budget.decoder_evaluations or math.inf):
+                    break
+            epoch.sums = epoch.sums.double().cpu()
+        self.spent = replace(self.spent, seconds=before.seconds + time.perf_counter() - start)
+        return epoch
+
+    def _checked_update(self, rows: Tensor, batch: Tensor, rate: float) -> Tensor:
+        """Update, and undo it where a density, a gradient or a result of it is not finite."""
+        before = self.snapshot()
+        try:
+            with finite_checks():
+                sums = self.step(batch, rate)
+            require_finite_result(sums, self.step.parameters)
+        except (NonFiniteDensityError, NonFiniteUpdateError) as cause:
+            self.restore(before)
+            update, epoch = self.spent.updates + 1, len(self.history) + 1
+            raise NonFiniteError.of(cause, update, epoch, rows) from cause
+        return sums
+
+    def snapshot(self) -> Snapshot:
+        """The state now, in tensors of its own, which further updates leave as they are."""
+        return Snapshot(
+            identity=self._identity,
+            history=History(list(self.history.records)),
+            spent=self.spent,
+            ended=self._ended,
+            parameter=copied(self.step.parameters),
+            buffer=copied(self.buffers),
+            optimizer=copied(self.step.state()),
+            best=self._best,
+            best_buffer=self._best_buffers,
+            before=self._cut,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back, or on, to a state of this run.
+
+        Raises:
+            ValueError: If it is the state of another model.
+        """
+        load_parameters(self.step.parameters, snapshot.parameter)
+        load_parameters(self.buffers, snapshot.buffer)
+        # An optimiser keeps the tensors that it is given, and changes them.
+        self.step.load_state(copied(snapshot.optimizer))
+        self.history = History(list(snapshot.history.records))
+        self.spent, self._ended, self._cut = snapshot.spent, snapshot.ended, snapshot.before
+        self._best, self._best_buffers = dict(snapshot.best), dict(snapshot.best_buffer)
+
+    def resume(self, snapshot: Snapshot, where: str = "the checkpoint") -> None:
+        """Go on from the state of an earlier run.
+
+        Args:
+            snapshot: The state.
+            where: Name of it in messages.
+
+        Raises:
+            ValueError: If it was made with other settings or by another model, or with a larger
+                budget.
+        """
+        other = [
+            f"{key} {snapshot.identity.get(key)} there, {value} here"
+            for key, value in self._identity.items()
+            if snapshot.identity.get(key) != value
+        ]
+        if other:
+            raise ValueError(f"{where} is of a run with other settings: {'; '.join(other)}.")
+        budget = self.settings.budget
+        snapshot = snapshot.start(budget.limit)
+        # A run may be made longer, never shorter: its parameters are of all that was spent. Of
+        # seconds the last update may take more than there were.
+        fraction = budget.fraction(snapshot.spent, len(self.batches))
+        if budget.kind != "seconds" and fraction > 1:
+            spent = {"epochs": len(snapshot.history), **asdict(snapshot.spent)}
+            raise ValueError(
+                f"{where} is of a run that went further: {budget.kind} {spent[budget.kind]} there, "
+                f"{budget.limit:g} here: give as many or more, or take another folder."
+            )
+        self.restore(snapshot)
+
+    def keep_best(self) -> None:
+        """Leave the model with the parameters to keep, in evaluation mode."""
+        if self.history.best_epoch is not None:
+            load_parameters(self.step.parameters, self._best)
+            load_parameters(self.buffers, self._best_buffers)
+        self.modules.train(False)
