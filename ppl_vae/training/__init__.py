@@ -13,6 +13,7 @@ from ppl_vae.training._steps import (
     Step,
     SVIStep,
     TorchStep,
+    batch_sums,
     find_parameters,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "Snapshot",
     "Step",
     "TorchStep",
+    "batch_sums",
     "csv_line",
     "curve_of",
     "find_parameters",

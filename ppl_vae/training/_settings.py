@@ -5,8 +5,8 @@ import math
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
-from typing import Any, TypeVar, final
+from functools import cached_property, partial, wraps
+from typing import Any, TypeVar, cast, final
 
 from ppl_vae.components import Component, Kind
 from ppl_vae.names import unknown_name
@@ -236,19 +236,25 @@ def with_settings(function: Function) -> Function:
     They are written once, in the class: its signature and its documentation stand in the place of
     ``settings`` in those of the function.
     """
+
+    @wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        return function(*arguments, **keywords)
+
+    # Sphinx would look for each shown default in the source of the wrapped function.
+    del call.__wrapped__
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     settings = inspect.signature(FitSettings).parameters.values()
     keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in settings]
-    shown = signature.replace(parameters=[*own, *keywords])
-    function.__signature__ = shown  # type: ignore[attr-defined]
+    call.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
     text = inspect.getdoc(FitSettings) or ""
     entries = text.partition("Attributes:\n")[2].partition("\n\n")[0]
     lines = (inspect.getdoc(function) or "").splitlines()
-    function.__doc__ = "\n".join(
+    call.__doc__ = "\n".join(
         entries if line.strip().startswith("**settings:") else line for line in lines
     )
-    return function
+    return cast(Function, call)
 
 
 def read_settings(values: Mapping[str, Any]) -> FitSettings:

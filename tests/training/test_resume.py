@@ -73,13 +73,23 @@ def same_files(a, b):
 CALLS = {"in epoch 1": 3, "at the start of epoch 3": 8, "in epoch 4": 12, "in the last batch": 16}
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("objective", [ELBO(2), IWAE(3)], ids=repr)
-def test_interrupted_in_the_middle_of_an_epoch(objective, step, call, tmp_path):
-    whole = make()
-    expected = run(whole, tmp_path / "whole", step=step, objective=objective)
+@pytest.fixture(scope="module", params=[ELBO(2), IWAE(3)], ids=repr)
+def objective(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=STEPS)
+def undisturbed(request, objective, tmp_path_factory):
+    """Step, model, result and checkpoint of a run that is never stopped."""
+    whole, path = make(), tmp_path_factory.mktemp("undisturbed") / "whole"
+    result = run(whole, path, step=request.param, objective=objective)
     pyro.clear_param_store()
+    return request.param, whole, result, path
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_interrupted_in_the_middle_of_an_epoch(objective, undisturbed, call, tmp_path):
+    step, whole, expected, file = undisturbed
     path = tmp_path / "part"
     interrupted(path, call, step=step, objective=objective)
     resumed = make() if call == 3 else make(seed=7)  # what it starts from must not matter
@@ -87,7 +97,7 @@ def test_interrupted_in_the_middle_of_an_epoch(objective, step, call, tmp_path):
     assert same_state(whole, resumed)
     assert without_seconds(result.history) == without_seconds(expected.history)
     assert result.kept_epoch == expected.kept_epoch
-    same_files(tmp_path / "whole", path)
+    same_files(file, path)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -225,11 +235,19 @@ class TestOtherRuns:
         assert same_state(vae, start)
 
 
+@pytest.fixture(scope="module")
+def after_two_epochs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "run"
+    run(make(), path, epochs=2)
+    return path.read_bytes()
+
+
 @pytest.fixture
-def saved(tmp_path):
+def saved(tmp_path, after_two_epochs):
     """A checkpoint after two epochs."""
     path = tmp_path / "folder" / "run"
-    run(make(), path, epochs=2)
+    path.parent.mkdir()
+    path.write_bytes(after_two_epochs)
     return path
 
 
