@@ -34,14 +34,13 @@ from ppl_vae.particles._particles import (
 from ppl_vae.particles._programs import Graph, Programs, draw_particles
 from ppl_vae.particles._run import (
     BatchGuide,
-    OutsideSupportError,
     PlateNestingError,
     Program,
     SiteRun,
     guide_of,
     require_all_rows,
 )
-from ppl_vae.particles._sites import in_words, log_densities
+from ppl_vae.particles._sites import OutsideSupportError, in_words, log_densities
 
 __all__ = [
     "BatchGuide",
