@@ -212,6 +212,7 @@ def _prepare(
     flat = {what: x.reshape(len(x), -1) for what, x in numeric.items()}
     first, *others = flat.values()
     values, what = np.concatenate([first, *others]) if others else first, next(iter(flat))
+    # Splits are looked at together: a dark one alone would pass for zeros and ones.
     grey = all(x.dtype == np.uint8 for x in numeric.values()) and int(values.max()) > 1
     may_shift = None if columns is None else [column.kind == "real" for column in columns]
     conversion = replace(
@@ -244,6 +245,7 @@ def _check_columns(dataset: Dataset) -> None:
     """
     names = dataset.feature_names
     named = [str(i + 1) if names is None else repr(names[i]) for i in range(dataset.features)]
+    # A column may hold values in valid or test alone, of which nothing can be learnt.
     empty = dataset.train.isnan().all(0)
     constant = ~column_varies(dataset.train) & ~empty
     if empty.any():

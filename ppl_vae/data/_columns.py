@@ -140,6 +140,7 @@ def decode_table(values: np.ndarray, columns: Sequence[Column]) -> pd.DataFrame:
     for i, column in enumerate(columns):
         cells = values[:, i]
         if column.labels:
+            # A missing cell takes the last entry, by the index -1.
             labels = np.array([*column.labels, None], dtype=object)
             decoded[column.name] = labels[np.where(np.isnan(cells), -1, cells).astype(int)]
         else:
@@ -182,6 +183,7 @@ def _looks_like(cells: pd.Series, where: str) -> ColumnKind:
             or most labels occur once.
     """
     present, name = cells.dropna(), cells.name
+    # Before two different values make a column binary: two dates are no labels.
     if _holds_dates(cells):
         raise _unreadable(cells, where)
     if present.map(str).nunique() == 2:
@@ -195,8 +197,10 @@ def _looks_like(cells: pd.Series, where: str) -> ColumnKind:
     numeric = pd.to_numeric(text, errors="coerce").notna()
     for pattern in (_PERCENT, GROUPS_OF_DIGITS, DECIMAL_COMMA):
         numeric |= text.str.fullmatch(pattern)
+    # A few words among numbers are missing cells or mistakes, not one label for each number.
     if _other_type(present) is not None or numeric.mean() > 0.5:
         raise _unreadable(cells, where)
+    # Names and keys, of which most occur once, tell rows apart and not groups of rows.
     counts = present.value_counts()
     if len(counts) > _MANY_LABELS and (counts == 1).sum() > len(counts) / 2:
         raise UnreadableError(

@@ -181,6 +181,7 @@ def _parse_options(options: Mapping[str, Any]) -> tuple[Reading, Splitting | Non
     shares: dict[str, Any] = {name: given.pop(name) for name in names if name in given}
     if "split_seed" in given:
         shares["seed"] = given.pop("split_seed")
+    # Lists in a settings file, tuples where they are hashed and compared.
     for name in given.keys() & {"missing", "drop"}:
         given[name] = tuple(given[name])
     return Reading(**given), Splitting(**shares) if shares else None

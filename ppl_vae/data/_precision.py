@@ -42,6 +42,7 @@ def find_offsets(
         ValueError: If a column that may not be shifted, or even a shifted one, would lose its
             values; names it and the remedy.
     """
+    # Half and single precision, bytes and booleans lose nothing.
     if np.can_cast(values.dtype, np.float32):
         return None
     offsets = np.zeros(values.shape[1])

@@ -37,7 +37,7 @@ _DESCRIBED = 8
 _CELL = 8
 """Bytes of a number."""
 _COUNTED = 3
-"""With so many rows, the numbers 0, 1, 2, ... in a column may count them."""
+"""Smallest number of rows that a column 0, 1, 2, ... is taken to count."""
 
 
 def load_table_file(
@@ -51,19 +51,9 @@ def load_table_file(
 ) -> Dataset:
     """Load a .csv or .parquet file, of numbers or of columns of any kind.
 
-    A column that never varies has no density, and is left out where columns have kinds.
-
-    Args:
-        path: The file; its stem becomes the name.
-        reading: How it is read.
-        kinds: Column to kind, as for :func:`~ppl_vae.data.encode_table`: then missing cells are
-            kept. None: all columns are numbers.
-        allow_missing: Keep missing cells of a table of numbers, as NaN.
-        splitting: Shares and seed; None: 80/10/10.
-        test_rows: Makes test rows that are in another file; None: they are split off.
-
-    Returns:
-        The data set, with feature_names; codes for labels.
+    Without ``kinds`` (column to kind, as for :func:`~ppl_vae.data.encode_table`) all columns are
+    numbers. With them missing cells are kept, labels become codes, and a column that never varies,
+    which has no density, is left out.
 
     Raises:
         ValueError: If the file is broken, a cell is not of its column's kind, or no column varies.
@@ -123,6 +113,7 @@ def rows_of_table(table: pd.DataFrame, like: Schema, path: Path) -> Float[Tensor
         ValueError: If a column is missing, a cell is not of its column's kind, or a column that
             was constant among the training rows is not here.
     """
+    # The model says nothing of other values than the one that a constant column had.
     constants = dict(like.conversion.constants)
     for name in constants.keys() & set(table.columns):
         _require_constant(table[name], constants[name], path)
@@ -157,11 +148,8 @@ def read_cells(
 ) -> tuple[pd.DataFrame, list[str]]:
     """The cells of a .csv or .parquet file, and what was guessed, in words.
 
-    Args:
-        path: The file.
-        reading: What is not to be guessed.
-        keep: Columns that are kept even if they have no name and count the rows.
-        drop_all: Whether columns to be left out must be there.
+    Columns in ``keep`` stay even if they have no name and count the rows. ``drop_all`` says that
+    columns to be left out must be there.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: check the path.")
@@ -229,6 +217,7 @@ def _read_text_columns(
                     f"{where}: column {str(comma[0])!r} has decimal commas and column {name!r} "
                     'points: say what they are (decimal=",", thousands=".").'
                 )
+        # A whole number has no comma: other columns show theirs only among larger numbers.
         comma = [name for name, column in numbers.items() if column is None]
     for name in comma:
         numbers[name] = _as_numbers(text[name], ",", reading.thousands)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ppl_vae.names import describe
 from ppl_vae.particles import Graph, Particles, PlateNestingError, Program, Programs, owners_of
+from ppl_vae.weights import log_mean_exp
 
 PerDatum: TypeAlias = Float[Tensor, " batch"]
 PerDraw: TypeAlias = Float[Tensor, "particles batch"]
@@ -241,6 +242,18 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         # Abstract in Pyro's class. Nothing here reads it, but Pyro's own helpers may.
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+
+class ImportanceWeighted(Objective):
+    """An objective that reports ``L_K = log mean_k w_k`` and follows it in a way of its own."""
+
+    def bound(self, particles: Particles) -> PerDatum:
+        """Log mean weight, in nats."""
+        return log_mean_exp(particles.log_weight)
+
+    @abstractmethod
+    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
+        """What is differentiated, per datum."""
 
 
 class ObjectiveModule(nn.Module):

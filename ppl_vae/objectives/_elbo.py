@@ -26,6 +26,7 @@ class KLObjective(Objective):
         self.kl = kl
         self.anneals = kl is not None and kl.anneals
         if kl is not None:
+            # The gradient of a shaped KL is that of no bound on log p(x).
             self.claims = replace(
                 self.claims,
                 gradient=f"of the ELBO with its KL terms shaped by {kl}",
@@ -58,6 +59,7 @@ class KLObjective(Objective):
             else (particles.log_guide[name], particles.log_prior[name])
             for name in particles.log_prior
         }
+        # A factor that depends on the KL is a constant of the gradient, as in the papers.
         means = {name: (q - p).detach().mean((0, 1)) for name, (q, p) in densities.items()}
         factors = self.kl.factors(means, self.context.progress)
         log_guide = [_over_dimensions(factors[n] * q) for n, (q, _) in densities.items()]
@@ -146,6 +148,7 @@ class AnalyticELBO(KLObjective):
         closed = dimension_kl(particles, name)
         if closed is not None:
             return closed
+        # A site without closed forms by dimension still has densities by dimension.
         log_guide, log_prior = dimension_log_densities(particles, name)
         return log_guide - log_prior
 
@@ -182,5 +185,6 @@ class STL(KLObjective):
         """Direct part of log p(x, z), path of log w."""
         log_guide, log_prior = self.shaped_densities(particles)
         log_joint = particles.log_likelihood + log_prior
+        # log q enters the path alone: its score, of expectation 0, is the noise that is left out.
         weight = log_joint.new_full(log_joint.shape, 1 / particles.num_particles)
         return log_joint.mean(0) + path_term(particles, log_joint - log_guide, weight)

@@ -1,6 +1,5 @@
 """The importance-weighted bound L_K, its mixtures with the ELBO, and the ways to follow it."""
 
-from abc import abstractmethod
 from typing import Any, final
 
 import torch
@@ -19,7 +18,7 @@ from torch.distributions import (
 )
 
 from ppl_vae.names import describe
-from ppl_vae.objectives._base import Claims, Objective, PerDatum, PerDraw
+from ppl_vae.objectives._base import Claims, ImportanceWeighted, Objective, PerDatum, PerDraw
 from ppl_vae.objectives._paths import leaf_gradients, path_term
 from ppl_vae.particles import Particles
 from ppl_vae.weights import (
@@ -28,18 +27,6 @@ from ppl_vae.weights import (
     log_mean_exp,
     normalized_weights,
 )
-
-
-class ImportanceWeighted(Objective):
-    """An objective that reports ``L_K = log mean_k w_k`` and follows it in a way of its own."""
-
-    def bound(self, particles: Particles) -> PerDatum:
-        """Log mean weight, in nats."""
-        return log_mean_exp(particles.log_weight)
-
-    @abstractmethod
-    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
-        """What is differentiated, per datum."""
 
 
 @final
@@ -191,6 +178,7 @@ class PIWAE(ImportanceWeighted):
         log_weight = particles.log_weight.detach()
         tight = normalized_weights(log_weight)
         grouped = group_normalized_weights(log_weight, self.num_bounds) / self.num_bounds
+        # theta has the weights of all M K particles; path and score of phi those of its group.
         direct = tight * particles.log_joint - grouped * particles.log_proposal
         return direct.sum(0) + path_term(particles, particles.log_weight, grouped)
 
@@ -262,6 +250,7 @@ class DReG(ImportanceWeighted):
         """Direct part of log p(x, z) by v, path of log w by v^2."""
         weight = normalized_weights(particles.log_weight.detach())
         direct = (weight * particles.log_joint).sum(0)
+        # v_k^2 in place of v_k: the score under normalised weights, reparameterised once more.
         return direct + path_term(particles, particles.log_weight, weight.square())
 
 
@@ -310,11 +299,13 @@ def _prior_term(particles: Particles, name: str, weight: PerDraw) -> PerDatum:
     prior, z = particles.prior[name], particles.latents[name]
     log_prior = particles.log_prior[name]
     again = reparameterized(prior, z.detach())
+    # A fixed prior has no gradient; of an unknown T or inside inner plates the term is DReG's.
     if not log_prior.requires_grad or again is None or z.dim() != 2 + prior.event_dim:
         return (weight * log_prior).sum(0)
     score = leaf_gradients(particles, particles.log_proposal - log_prior)[name]
     gain = leaf_gradients(particles, particles.log_weight)[name]
     v = weight.reshape(weight.shape + (1,) * prior.event_dim)
+    # dv_k/dz_k = v_k (1 - v_k) dlog w_k/dz_k.
     product = (v * score + v * (1 - v) * gain) * again
     return product.flatten(2).sum((0, 2)) if product.dim() > 2 else product.sum(0)
 

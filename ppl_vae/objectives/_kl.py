@@ -15,11 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from ppl_vae.objectives._base import PerDraw
 from ppl_vae.particles import Particles, side_by_side
 
 
-def site_kl(particles: Particles, name: str) -> PerDraw:
+def site_kl(particles: Particles, name: str) -> Float[Tensor, "particles batch"]:
     """A term whose mean over particles estimates the site's KL: exact where it can be, in nats.
 
     The closed form, where torch registers one and where it is exact; otherwise ``log q - log p``.

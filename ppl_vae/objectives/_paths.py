@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.objectives._base import PerDatum, PerDraw
 from ppl_vae.particles import Particles, Programs
 from ppl_vae.randomness import seeded
 
 
-def leaf_gradients(particles: Particles, log_density: PerDraw) -> dict[str, Tensor]:
+def leaf_gradients(
+    particles: Particles, log_density: Float[Tensor, "particles batch"]
+) -> dict[str, Tensor]:
     """``d log_density_k / dz'_k`` by site, detached, of the shape of the latents."""
     leaves = {name: z for name, z in particles.latents.items() if z.requires_grad}
     if not log_density.requires_grad or not leaves:
@@ -31,7 +32,11 @@ def leaf_gradients(particles: Particles, log_density: PerDraw) -> dict[str, Tens
     return gradients
 
 
-def path_term(particles: Particles, log_density: PerDraw, weight: PerDraw) -> PerDatum:
+def path_term(
+    particles: Particles,
+    log_density: Float[Tensor, "particles batch"],
+    weight: Float[Tensor, "particles batch"],
+) -> Float[Tensor, " batch"]:
     """A term whose gradient is ``sum_k weight_k (d log_density_k / dz_k) (dz_k / dphi)``."""
     if particles.paths is None:
         raise ValueError("a path term needs particles drawn with graph='split'.")

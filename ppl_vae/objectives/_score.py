@@ -2,9 +2,8 @@
 
 from typing import Literal, final
 
-from ppl_vae.objectives._base import Claims, PerDatum, PerDraw
+from ppl_vae.objectives._base import Claims, ImportanceWeighted, PerDatum, PerDraw
 from ppl_vae.objectives._elbo import KLObjective
-from ppl_vae.objectives._iwae import ImportanceWeighted
 from ppl_vae.particles import Particles
 from ppl_vae.weights import leave_one_out_log_mean_exp, normalized_weights
 
@@ -46,6 +45,7 @@ class Reinforce(KLObjective):
         log_joint = particles.log_likelihood + log_prior
         value = (log_joint - log_guide).detach()
         count = particles.num_particles
+        # A value less the mean of the others is its distance from the mean of all by K / (K - 1).
         gain = (value - value.mean(0)) * count / (count - 1)
         return (log_joint + gain * particles.log_proposal).mean(0)
 
@@ -77,6 +77,7 @@ class VIMCO(ImportanceWeighted):
         """The score times each draw's own contribution, and the bound at fixed draws."""
         log_weight = particles.log_weight.detach()
         gain = bound.detach() - leave_one_out_log_mean_exp(log_weight)
+        # The gradient of L_K at fixed draws has the guide's density in log w as well.
         direct = normalized_weights(log_weight) * particles.log_weight
         return (gain * particles.log_proposal + direct).sum(0)
 
@@ -129,6 +130,7 @@ class RWS(ImportanceWeighted):
         if self.phi != "sleep":
             total = total + share * (weight * particles.log_proposal).sum(0)
         if self.phi != "wake":
+            # log q at latents and data from the model, which carry no gradient.
             simulation = particles.simulation
             if simulation is None or simulation.log_guide is None:
                 raise ValueError("sleep-phi needs simulated data: take particles from RWS.draw.")
