@@ -13,8 +13,6 @@ from selenium.webdriver.common.keys import Keys
 from ppl_vae.comparison import compare
 from ppl_vae.report._study import render
 
-from .simulated import write_study
-
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     BROWSER is None or DRIVER is None,
@@ -42,18 +40,14 @@ def driver(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    results = write_study(
-        folder, seeds=3, num_data=20, epochs=10, failed=[(1, 2)], waiting=[(2, 0)],
-        question="Which is better? " + "averyveryverylongname" * 8,
-    )  # fmt: skip
+def address(results, tmp_path_factory):
     cells = [
         replace(cell, arm=LONG if cell.arm == "stl" else cell.arm, reason=cell.reason and LONG)
         for cell in results.cells
     ]
-    long = replace(results, cells=cells)
-    path = folder / "report.html"
+    question = "Which is better? " + "averyveryverylongname" * 8
+    long = replace(results, cells=cells, study=replace(results.study, question=question))
+    path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render(long, compare(long.evidence())))
     return path.as_uri()
 

@@ -19,19 +19,6 @@ ATTACK = '<script>alert("1")</script>$x$ & co'
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return write_study(
-        tmp_path_factory.mktemp("study"),
-        seeds=3,
-        num_data=40,
-        epochs=20,
-        failed=[(1, 2)],
-        waiting=[(3, 1)],
-        methods=("iwae", {"method": "iwae", "particles": 50, "label": "fewer"}),
-    )
-
-
-@pytest.fixture(scope="module")
 def comparison(results):
     return results.comparison()
 

@@ -1,31 +1,35 @@
-"""Estimates of log p(x) as DataTrees, and back."""
+"""Estimates of log p(x) from trees and files, and estimates and ranks as ArviZ takes them."""
 
+import importlib
+import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from ppl_vae.diagnostics import Calibration
 from ppl_vae.evidence import OPTIONAL, PER_DATUM, Evidence, checksum
 from ppl_vae.identity import Identity
-from ppl_vae.netcdf import (
-    Attribute,
-    Variable,
-    names_of,
-    numpy_of,
-    tree_of,
-)
+from ppl_vae.netcdf import Variable, names_of, numpy_of, tree_of
 
 if TYPE_CHECKING:
     from arviz_stats import ELPDData
 
+_COLUMNS = 4
+_PANEL = 2.4, 2.0
+"""Inches."""
+
 
 def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
-    """The estimate that a tree was made of by its ``to_datatree``.
+    """Read the estimate that a tree was made of by its ``to_datatree``.
 
     Raises:
         ValueError: If the tree holds no group ``evidence`` by datum, or other values than those
@@ -38,19 +42,56 @@ def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
             "make it by to_datatree of an estimate."
         )
     names = [*PER_DATUM, *(name for name in OPTIONAL if name in group)]
-    return evidence_from_values({n: torch.tensor(group[n].to_numpy()) for n in names}, group.attrs)
+    return _from_values({n: torch.tensor(group[n].to_numpy()) for n in names}, group.attrs)
 
 
-def evidence_from_values(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> Evidence:
-    """An estimate from what a file or a tree holds of it.
+def load_evidence(path: str | os.PathLike[str]) -> Evidence:
+    """Read an estimate from its file, a tenth of the time that ``load_netcdf`` and a tree take.
 
-    Args:
-        tensors: Name to values of each datum.
-        attributes: What is beside them.
+    A study reads the files of a thousand runs.
 
     Raises:
-        ValueError: If something is missing, or not what was written.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no netCDF-4 file of an estimate, a part of one, or not as it was
+            written.
     """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}: write one with save_netcdf.")
+    return read_evidence(path.read_bytes(), str(path))
+
+
+def read_evidence(content: bytes, where: str) -> Evidence:
+    """Read the estimate in the content of a file.
+
+    Args:
+        content: Of the file.
+        where: Its name, for messages.
+
+    Raises:
+        ValueError: As :func:`load_evidence`.
+    """
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            group = file["evidence"]
+            names = [*PER_DATUM, *(name for name in OPTIONAL if name in group)]
+            values = {name: torch.from_numpy(group[name][:]) for name in names}
+            # Where xarray wrote a number, the attribute is an array of one entry.
+            attributes = {
+                name: value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+                for name, value in group.attrs.items()
+            }
+        return _from_values(values, attributes)
+    # HDF5 reports a damaged file by an exception of any of these kinds.
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{where} is no whole file of log p(x): {reason}: delete it to compute it anew."
+        ) from error
+
+
+def _from_values(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> Evidence:
+    """Check values by datum and attributes against the hash among these; make the estimate."""
     try:
         identity = attributes.get("identity")
         plain: dict[str, Any] = {
@@ -64,7 +105,7 @@ def evidence_from_values(tensors: Mapping[str, Tensor], attributes: Mapping[str,
             "support_gap": attributes.get("support_gap"),
             "advice": str(attributes["advice"]),
         }
-        found = None if identity is None else Identity.from_dict(json.loads(str(identity)))
+        source = None if identity is None else Identity.from_dict(json.loads(str(identity)))
         written = str(attributes["sha256"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no whole estimate of log p(x): {error}") from error
@@ -74,7 +115,7 @@ def evidence_from_values(tensors: Mapping[str, Tensor], attributes: Mapping[str,
     if checksum(tensors, attrs) != written:
         raise ValueError("the values are not those that were written (SHA-256 differs).")
     values: dict[str, Any] = {**tensors, **plain}
-    return Evidence(**values, identity=found)
+    return Evidence(**values, identity=source)
 
 
 def evidence_to_elpd(
@@ -157,12 +198,68 @@ def comparison_to_datatree(
         "seed": names_of("seeds", seeds, len(first)),
         "datum": names_of("datum_names", datum_names, len(first[0])),
     }
-    return tree_of({"evidence": variables}, _method(first[0]), coords)
+    attrs = {name: getattr(first[0], name) for name in ("method", "direction", "num_particles")}
+    return tree_of({"evidence": variables}, attrs, coords)
 
 
-def _method(evidence: Evidence) -> dict[str, Attribute]:
-    return {
-        "method": evidence.method,
-        "direction": evidence.direction,
-        "num_particles": evidence.num_particles,
-    }
+def arviz_plots_works() -> bool:
+    """Whether the extra ``plots`` is there, and can be imported."""
+    try:
+        _arviz_plots()
+    except ImportError:
+        return False
+    return True
+
+
+def plot_ranks(calibration: Calibration, *, count: int = 12, probability: float = 0.99) -> Any:
+    """``arviz_plots.plot_ecdf_pit`` of the dimensions that look least calibrated.
+
+    Each panel is a latent dimension: the ECDF of its ranks minus that of uniform ones, and the band
+    that holds all of it with the given probability if that dimension is calibrated. A band is of
+    one dimension: where the worst of many are shown, a line that just touches it is no surprise.
+    ``Calibration.findings`` takes account of how many there are.
+
+    Args:
+        calibration: The ranks.
+        count: How many dimensions to show, those with the smallest p-values.
+        probability: Of each band.
+
+    Raises:
+        ImportError: If arviz-plots is not installed; names the extra.
+
+    References:
+        Säilynoja, Bürkner and Vehtari, 2022, Graphical test for discrete uniformity and its
+        applications in goodness-of-fit evaluation and multiple sample comparison.
+    """
+    arviz_plots = _arviz_plots()
+    worst = sorted(calibration.tests, key=lambda test: min(test.p_values.values()))[:count]
+    names = [test.name for test in worst]
+    columns = min(_COLUMNS, len(names))
+    rows = math.ceil(len(names) / columns)
+    drawn = arviz_plots.plot_ecdf_pit(
+        calibration.to_datatree(),
+        var_names=names,
+        ci_prob=probability,
+        backend="matplotlib",
+        col_wrap=columns,
+        figure_kwargs={"figsize": (columns * _PANEL[0], rows * _PANEL[1] + 0.5)},
+    )
+    figure = drawn.viz["figure"].item()
+    figure.set_layout_engine("constrained")
+    # It is one of pyplot's, which would keep it for good.
+    importlib.import_module("matplotlib.pyplot").close(figure)
+    return figure
+
+
+def _arviz_plots() -> Any:
+    """The library arviz-plots; imported when a figure is drawn, since it takes seconds.
+
+    Raises:
+        ImportError: If it is not installed, or not for this matplotlib.
+    """
+    try:
+        return importlib.import_module("arviz_plots")
+    except (ImportError, AttributeError) as error:  # 0.8 needs a name that matplotlib 3.11 dropped
+        raise ImportError(
+            f"ArviZ's figures need arviz-plots ({error}): pip install 'ppl_vae[plots]'."
+        ) from error
