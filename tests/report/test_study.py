@@ -181,14 +181,21 @@ class TestOtherStudies:
         assert "there is nothing to compare" in page.text
         assert len(page.data("cells")) == 4
 
-    def test_one_run(self, tmp_path):
+    def test_one_run_has_no_other_to_compare_and_dashes_for_what_is_missing(self, tmp_path):
         found = write_study(
             tmp_path, factors={"objective": ["elbo"]}, seeds=1, num_data=20, measures=[]
         )
-        page = Page(render(found, found.comparison()))
+        comparison = found.comparison()
+        assert math.isnan(comparison.arms["elbo"].seed_error)
+        page = Page(render(found, comparison))
         assert "there is no other arm to compare it with" in page.text
         assert "differences" not in [a["id"] for a in page.all("section")]
         assert page.data("ranking")[0]["seed_error"] == ""
+        assert "nan" not in page.text.replace("nans", "").lower()
+        assert MISSING in page.texts
+        keys = [a["data-key"] for _, a in page.elements if "data-key" in a]
+        assert "" in keys
+        assert "nan" not in keys
 
     def test_data_that_are_no_images(self, tmp_path):
         found = write_study(
@@ -204,7 +211,7 @@ class TestOtherStudies:
     def test_several_factors_and_more_arms_than_figures_show(self, tmp_path):
         factors = {"objective": ["elbo", "stl"], "latent": [2, 4, 6, 8, 10, 12, 14]}
         found = write_study(
-            tmp_path, factors=factors, seeds=2, num_data=20, epochs=5, measures=[],
+            tmp_path, factors=factors, seeds=1, num_data=20, epochs=2, measures=[],
             reference="elbo latent=2", effect=0.5,
         )  # fmt: skip
         comparison = found.comparison()
@@ -234,16 +241,3 @@ class TestOtherStudies:
         assert [row["bound"] == "" for row in page.data("bound")[:3]] == [False, False, True]
         assert page.data("sandwich-bounds")[0]["lower"] == ""
         assert len(page.data("snr-phi")) == 6
-
-    def test_numbers_that_are_missing_are_dashes(self, tmp_path):
-        found = write_study(
-            tmp_path, factors={"objective": ["elbo", "stl"]}, seeds=1, num_data=20, measures=[]
-        )
-        comparison = found.comparison()
-        assert math.isnan(comparison.arms["elbo"].seed_error)
-        page = Page(render(found, comparison))
-        assert "nan" not in page.text.replace("nans", "").lower()
-        assert MISSING in page.texts
-        keys = [a["data-key"] for _, a in page.elements if "data-key" in a]
-        assert "" in keys
-        assert "nan" not in keys
