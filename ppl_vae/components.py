@@ -11,16 +11,14 @@ import importlib
 import inspect
 import re
 import sys
-from argparse import ArgumentError
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, final
 
-from jsonargparse import ArgumentParser
-
 from ppl_vae._renamed import RENAMED
 from ppl_vae.names import did_you_mean, unknown_name
+from ppl_vae.settings import REQUIRED, Setting, nested, plain_text, settings_of
 
 ComponentSpec = str | Mapping[str, Any]
 """A component as it is written."""
@@ -75,7 +73,7 @@ class Component:
         asked = inspect.signature(self.build).parameters
         given = {name: value for name, value in context.items() if name in asked}
         try:
-            return self.build(*first, **given, **self.kind.grouped(self.build, self.arguments))
+            return self.build(*first, **given, **nested(self.build, self.arguments))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.kind.name} {self.text}: {error}") from error
 
@@ -108,7 +106,6 @@ class Kind(Mapping[str, Class]):
         base: What a class from outside of this package must be a subclass of; None: only the
             names are taken.
         context: Parameters that whoever builds a component fills in; all others are its own.
-        groups: Parameter to the class whose parameters stand in its place.
         converters: Parameter to a function from what is written to its value; all others are
             converted by their annotations.
     """
@@ -117,7 +114,6 @@ class Kind(Mapping[str, Class]):
     classes: Mapping[str, Class]
     base: type | None = None
     context: frozenset[str] = frozenset()
-    groups: Mapping[str, Class] = field(default_factory=dict)
     converters: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Class:
@@ -165,28 +161,9 @@ class Kind(Mapping[str, Class]):
             return None
         return str(path) if is_path and not is_ours(str(path)) else None
 
-    def parameters(self, build: Class) -> dict[str, inspect.Parameter]:
+    def parameters(self, build: Class) -> dict[str, Setting]:
         """Parameters of a class that are a component's own, by name."""
-        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        own: dict[str, inspect.Parameter] = {}
-        for parameter in inspect.signature(build).parameters.values():
-            if parameter.name in self.groups:
-                inner = self.parameters(self.groups[parameter.name])
-                chosen = vars(_default_of(build, parameter))
-                own |= {name: p.replace(default=chosen[name]) for name, p in inner.items()}
-            elif parameter.kind in named and parameter.name not in self.context:
-                own[parameter.name] = parameter
-        return own
-
-    def grouped(self, build: Class, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Own arguments as the class takes them."""
-        asked = inspect.signature(build).parameters
-        taken = {name: value for name, value in arguments.items() if name in asked}
-        for name, inner in self.groups.items():
-            if name in asked:
-                inside = self.parameters(inner)
-                taken[name] = inner(**{n: v for n, v in arguments.items() if n in inside})
-        return taken
+        return {n: own for n, own in settings_of(build).items() if n not in self.context}
 
     def checked(self, text: str, build: Class, given: Mapping[str, Any]) -> dict[str, Any]:
         """All own arguments, converted to their annotated types.
@@ -194,34 +171,31 @@ class Kind(Mapping[str, Class]):
         Raises:
             ValueError: If one is unknown, missing or of a wrong type.
         """
-        require_no_aliases(given)
         own = self.parameters(build)
-        found = {
-            name: convert(given[name]) for name, convert in self.converters.items() if name in given
-        }
-        parser = ArgumentParser(exit_on_error=False)
-        asked = inspect.signature(build).parameters
-        for source in [build, *(inner for name, inner in self.groups.items() if name in asked)]:
-            names = inspect.signature(source).parameters
-            skip: set[str | int] = {
-                name for name in names if name not in own or name in self.converters
-            }
-            _require_annotations(source, f"{self.name} {text}", skip)
-            add = parser.add_class_arguments
-            add = add if inspect.isclass(source) else parser.add_function_arguments
-            add(source, skip=skip)
-        rest = {name: value for name, value in given.items() if name not in self.converters}
-        try:
-            found |= parser.parse_object(rest).as_dict()
-        except ArgumentError as error:
-            reason = _reason(error, given)
-            raise ValueError(f"{self.name} {text}: {reason}. {self._taken(build)}") from error
-        for name, value in rest.items():
-            if isinstance(value, str) and not _is_as_written(value, found[name]):
+        for name in given:
+            if name not in own:
+                raise ValueError(f"{self.name} {text}: {unknown_name('argument', name, own)}")
+        arguments = {}
+        for name, setting in own.items():
+            if setting.hint is REQUIRED:
                 raise ValueError(
-                    f"{self.name} {text}: {name} cannot be {value!r}. {self._taken(build)}"
+                    f"{self.name} {text}: parameter {name!r} of {build.__name__} has no "
+                    f"annotation, by which its value is read: write {name}: int, or whatever it is."
                 )
-        return {name: found[name] if name in given else p.default for name, p in own.items()}
+            if name not in given and setting.default is REQUIRED:
+                raise ValueError(f"{self.name} {text}: {name} must be given. {self._taken(build)}")
+            arguments[name] = setting.default
+            if name in self.converters and name in given:
+                arguments[name] = self.converters[name](given[name])
+            elif name in given:
+                try:
+                    arguments[name] = setting.convert(given[name])
+                except ValueError as error:
+                    reason = str(error).partition(": ")[0]
+                    raise ValueError(
+                        f"{self.name} {text}: {reason}. {self._taken(build)}"
+                    ) from None
+        return arguments
 
     def resolve(self, name: str) -> Class:
         """The class called ``name``, or the one at ``module:Class``.
@@ -264,8 +238,8 @@ class Kind(Mapping[str, Class]):
     def form(self, name: str) -> str:
         """How a component is written, with its arguments: ``vamp[:COMPONENTS,WEIGHTED]``."""
         own = self.parameters(self[name]).values()
-        required = [_form_of(p) for p in own if p.default is p.empty]
-        optional = [_form_of(p) for p in own if p.default is not p.empty]
+        required = [_form_of(p) for p in own if p.default is REQUIRED]
+        optional = [_form_of(p) for p in own if p.default is not REQUIRED]
         text = f"{name}:{','.join(required)}" if required else name
         if not optional:
             return text
@@ -273,8 +247,7 @@ class Kind(Mapping[str, Class]):
 
     def summary(self, name: str) -> str:
         """The first line of the class's documentation, without markup."""
-        line = (inspect.getdoc(self[name]) or "").partition("\n")[0]
-        return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", line).replace("``", "")
+        return plain_text((inspect.getdoc(self[name]) or "").partition("\n")[0])
 
     def _path_of(self, spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         for name in spec:
@@ -293,7 +266,7 @@ class Kind(Mapping[str, Class]):
 
     def _by_name(self, text: str, build: Class, written: list[str]) -> dict[str, str]:
         own = self.parameters(build)
-        unnamed = [n for n, p in own.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        unnamed = [name for name, setting in own.items() if setting.unnamed]
         given: dict[str, str] = {}
         for position, value in enumerate(written):
             name, equals, rest = value.partition("=")
@@ -345,17 +318,6 @@ def class_path(build: Class) -> str:
     return f"{public if exported is build else build.__module__}.{build.__qualname__}"
 
 
-def documented_parameters(build: Class) -> dict[str, str]:
-    """Parameter to what the class's documentation says of it, under Args or Attributes."""
-    section = re.search(
-        r"^(?:Args|Attributes):\n((?: .*\n?|\n)+)", inspect.getdoc(build) or "", re.MULTILINE
-    )
-    entries = re.findall(
-        r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE
-    )
-    return {name: " ".join(text.split()) for name, text in entries}
-
-
 def is_class_path(name: str) -> bool:
     """Whether a name is of the form ``module:Class``, and not a name with a number behind it."""
     module, _, attribute = name.partition(":")
@@ -367,63 +329,6 @@ def is_ours(path: str) -> bool:
     return re.split(r"[.:]", path, maxsplit=1)[0] == "ppl_vae"
 
 
-def require_no_aliases(values: Mapping[str, Any]) -> None:
-    """Refuse text with YAML's aliases, which the parser would unfold without a bound.
-
-    Raises:
-        ValueError: If a value, or an entry of one, is such a text.
-    """
-    for name, value in values.items():
-        if isinstance(value, str) and re.search(r"&\w", value) and re.search(r"\*\w", value):
-            raise ValueError(f"{name} cannot be {value[:100]!r}: aliases are not taken.")
-        if isinstance(value, Mapping):
-            require_no_aliases(value)
-        elif isinstance(value, list | tuple):
-            require_no_aliases({f"{name} {number}": v for number, v in enumerate(value)})
-
-
-def _default_of(build: Class, parameter: inspect.Parameter) -> Any:
-    """Default of a parameter; of a dataclass's field also one that a factory makes."""
-    if is_dataclass(build):
-        (found,) = (each for each in fields(build) if each.name == parameter.name)
-        if found.default_factory is not MISSING:
-            return found.default_factory()
-    return parameter.default
-
-
-def _form_of(parameter: inspect.Parameter) -> str:
-    name = parameter.name
-    return f"{name}={name.upper()}" if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
-
-
-def _is_as_written(text: str, value: Any) -> bool:
-    """Whether a text stands for its value as everybody reads it; 1:30 is 90 to some parsers."""
-    if isinstance(value, bool):
-        return text in ("true", "false")
-    if isinstance(value, int):
-        return bool(re.fullmatch(r"[+-]?[0-9]+", text)) and int(text) == value
-    return isinstance(value, str) or not re.search(r"[0-9][:_][0-9]", text)
-
-
-def _reason(error: ArgumentError, given: Mapping[str, Any]) -> str:
-    """In a few words; the parser's own are of parsers, keys and unions."""
-    text = " ".join(str(error).split())
-    wrong = re.match(r'Parser key "(\w+)"', text)
-    if wrong and wrong[1] in given:
-        return f"{wrong[1]} cannot be {given[wrong[1]]!r}"
-    missing = re.match(r"the following arguments are required: (.*)", text)
-    return f"{missing[1]} must be given" if missing else text.rstrip(".")
-
-
-def _require_annotations(source: Any, what: str, skip: Collection[str | int]) -> None:
-    """Check that a parameter without a default says what its value is, which text is read by."""
-    for name, parameter in inspect.signature(source).parameters.items():
-        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        typed = (
-            parameter.annotation is not parameter.empty or parameter.default is not parameter.empty
-        )
-        if named and name not in skip and not typed:
-            raise ValueError(
-                f"{what}: parameter {name!r} of {source.__name__} has no annotation, by which its "
-                f"value is read: write {name}: int, or whatever it is."
-            )
+def _form_of(setting: Setting) -> str:
+    name = setting.name
+    return name.upper() if setting.unnamed else f"{name}={name.upper()}"

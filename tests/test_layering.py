@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "ppl_vae"
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = {
     "words of messages, files on the disk": ["_renamed", "names", "files"],
+    "settings from signatures": ["settings"],
     "components by name": ["components"],
     "running tasks": ["engines"],
     "what a number was computed from": ["identity"],

@@ -54,6 +54,7 @@ from ppl_vae.registry import (
     parse_objective,
     takes_kl_shaping,
 )
+from ppl_vae.settings import REQUIRED
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_claimed_names_show_real_arguments(name):
     shown = [other.partition("=")[0] for other in others]
     _, *taken = OBJECTIVES.parameters(OBJECTIVES[name]).values()
     assert set(shown) <= {p.name for p in taken}
-    assert {p.name for p in taken if p.default is p.empty} <= set(shown)
+    assert {p.name for p in taken if p.default is REQUIRED} <= set(shown)
 
 
 def test_a_number_of_particles_that_is_none_is_told_its_type(unchecked_types):

@@ -72,7 +72,6 @@ METHODS = Kind(
         "enumeration": Enumeration,
     },
     context=frozenset({"gap", "tails"}),
-    groups={"annealing": AnnealedImportanceSampling},
     converters={"refine": _refiner},
 )
 """Estimators by name."""

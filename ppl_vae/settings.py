@@ -1,0 +1,303 @@
+"""Settings made of signatures: name, type, default and meaning of all that a callable takes.
+
+A setting is a parameter of a function or a field of a dataclass. Its annotation says what it takes,
+and its entry under ``Args:`` or ``Attributes:`` what it means. Options, their help, the entries of
+files and the arguments of components are all made of this; nothing of them is written twice.
+
+A dataclass may hold other dataclasses. Outside, in files and on the command line, the fields of all
+of them stand side by side, each under its own name.
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, final, get_args, get_origin
+
+from ppl_vae.names import describe, require_known
+
+_T = TypeVar("_T")
+REQUIRED = inspect.Parameter.empty
+"""Default of a setting that has none, and annotation of a parameter without one."""
+_COMMA = re.compile(r",(?![^\[]*\])")
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_LARGEST = 1 << 63
+"""Whole numbers beyond are none for torch, nor for a float."""
+
+
+@final
+@dataclass(frozen=True)
+class Setting:
+    """One thing that can be set.
+
+    Attributes:
+        name: Its name, in Python and in files.
+        hint: Annotated type.
+        default: Value where nothing is given.
+        text: Documented meaning.
+        unnamed: Whether its value may stand without its name in a call.
+        path: Fields that lead from the outermost dataclass to the one that has it.
+    """
+
+    name: str
+    hint: Any
+    default: Any = REQUIRED
+    text: str = ""
+    unnamed: bool = True
+    path: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.name}: {inspect.formatannotation(self.hint)}"
+        return text if self.default is REQUIRED else f"{text} = {self.default!r}"
+
+    def convert(self, value: Any) -> Any:
+        """Convert a value, or text, to the annotated type.
+
+        Raises:
+            ValueError: If it is not of that type; names the setting.
+        """
+        try:
+            return convert(value, self.hint)
+        except ValueError as error:
+            shown = describe(value).removeprefix("the str ")
+            raise ValueError(f"{self.name} cannot be {shown}: it is {error}.") from None
+
+
+@cache
+def settings_of(owner: Callable[..., Any]) -> dict[str, Setting]:
+    """Settings of a function or a class by name; those of a dataclass in it stand in its place.
+
+    Raises:
+        ValueError: If a name stands for two settings.
+    """
+    texts = _documented(owner)
+    found: dict[str, Setting] = {}
+    for parameter in _signature(owner).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        name, hint, default = parameter.name, parameter.annotation, _default_of(owner, parameter)
+        if hint is REQUIRED and default is not REQUIRED:
+            hint = Any if default is None else type(default)
+        unnamed = parameter.kind is not parameter.KEYWORD_ONLY
+        added = [Setting(name, hint, default, texts.get(name, ""), unnamed)]
+        if is_dataclass(hint) and is_dataclass(default):
+            values = flat(default)
+            added = [
+                replace(inner, default=values[inner.name], path=(name, *inner.path))
+                for inner in settings_of(hint).values()  # type: ignore[arg-type]
+            ]
+        for setting in added:
+            if setting.name in found:
+                raise ValueError(f"{owner}: {setting.name} stands for two settings.")
+            found[setting.name] = setting
+    return found
+
+
+def flat(values: Any) -> dict[str, Any]:
+    """Settings of a dataclass and of all that it holds, side by side."""
+    found = {}
+    for name, setting in settings_of(type(values)).items():
+        holder = values
+        for step in setting.path:
+            holder = getattr(holder, step)
+        found[name] = getattr(holder, name)
+    return found
+
+
+def nested(owner: Callable[..., Any], values: Mapping[str, Any], base: Any = None) -> dict[str, Any]:
+    """Arguments of a callable from settings side by side; the inverse of :func:`flat`.
+
+    Args:
+        owner: Function or class that takes them.
+        values: Setting to value; what is left out keeps its default.
+        base: Instance whose values are kept in place of the defaults.
+    """
+    arguments: dict[str, Any] = {}
+    inside: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        path = settings_of(owner)[name].path
+        (inside.setdefault(path[0], {}) if path else arguments)[name] = value
+    for name, inner in inside.items():
+        start = getattr(base, name, None)
+        if start is None:
+            start = _default_of(owner, inspect.signature(owner).parameters[name])
+        arguments[name] = changed(start, **inner)
+    return arguments
+
+
+def changed(instance: _T, **values: Any) -> _T:
+    """A copy of a dataclass with some settings replaced, wherever in it they are."""
+    return replace(instance, **nested(type(instance), values, instance))  # type: ignore[type-var]
+
+
+def read(
+    owner: Callable[..., Any], values: Mapping[str, Any], *, kind: str = "setting"
+) -> dict[str, Any]:
+    """Check and convert the entries of a file against the settings of what they are for.
+
+    Args:
+        owner: Function or class that they are for.
+        values: Entries; ``-`` in a name is ``_``.
+        kind: Word for an entry in messages.
+
+    Raises:
+        ValueError: If a name is unknown or a value of a wrong type.
+    """
+    known = settings_of(owner)
+    given = {str(name).replace("-", "_"): value for name, value in values.items()}
+    for name in given:
+        require_known(kind, name, known)
+    return {name: known[name].convert(value) for name, value in given.items()}
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """Convert a plain value, or the text that stands for one, to an annotated type.
+
+    Text is read as everybody reads it: ``1:30`` is no number, ``yes`` no truth value.
+
+    Raises:
+        ValueError: If it is not of the type; says in words what the type is.
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):
+        # Text comes last: it would take every other one.
+        for one in sorted(inner, key=lambda each: each is str):
+            try:
+                return convert(value, one)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        for choice in inner:
+            if value == choice or (isinstance(value, str) and value == str(choice)):
+                return choice
+    elif hint is NoneType:
+        if value is None or value == "null":
+            return None
+    elif hint in (int, float):
+        return _number(value, hint)
+    elif hint is bool:
+        if isinstance(value, bool) or value in ("true", "false"):
+            return value in (True, "true")
+    elif _is_sequence(hint):
+        return _sequence(value, hint, inner)
+    elif _is_mapping(hint):
+        return _mapping(value, hint, inner)
+    elif isinstance(value, str) and isinstance(hint, type) and hint.__module__ == "pathlib":
+        return hint(value)
+    elif isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise ValueError(in_words(hint))
+
+
+def in_words(hint: Any) -> str:
+    """Annotated type for people: ``a list of whole numbers, or null``."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        # A function or a class cannot be written down.
+        plain = [in_words(one) for one in inner if one is not NoneType and origin_of(one) in _PLAIN]
+        return " or ".join([*plain, *(["null"] if NoneType in inner else [])])
+    if origin is Literal:
+        *first, last = map(str, inner)
+        return f"{', '.join(first)} or {last}" if first else last
+    if _is_sequence(hint):
+        return f"a list of {in_words(inner[0]).removeprefix('a ')}s".replace("texts", "words")
+    if _is_mapping(hint):
+        return "a mapping"
+    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def origin_of(hint: Any) -> Any:
+    """``tuple`` of ``tuple[int, ...]``; a plain type itself."""
+    return get_origin(hint) or hint
+
+
+_PLAIN = (bool, int, float, str, tuple, list, Sequence, dict, Mapping, Literal)
+
+
+def _is_sequence(hint: Any) -> bool:
+    return origin_of(hint) in (tuple, list, Sequence)
+
+
+def _is_mapping(hint: Any) -> bool:
+    return origin_of(hint) in (dict, Mapping)
+
+
+def _number(value: Any, hint: Any) -> Any:
+    if isinstance(value, str):
+        whole = r"[+-]?\d+"
+        if re.fullmatch(whole if hint is int else rf"{whole}|[+-]?[\d.]+([eE]{whole})?", value):
+            try:
+                value = hint(value)
+            except ValueError:
+                raise ValueError(in_words(hint)) from None
+    allowed = int if hint is int else (int, float)
+    good = isinstance(value, allowed) and not isinstance(value, bool)
+    if not good or (isinstance(value, int) and abs(value) >= _LARGEST):
+        raise ValueError(in_words(hint))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number")
+    return hint(value)
+
+
+def _sequence(value: Any, hint: Any, inner: tuple[Any, ...]) -> Any:
+    one = inner[0] if inner else str
+    if isinstance(value, str):
+        bare = value[1:-1] if re.fullmatch(r"\[.*\]", value, re.DOTALL) else value
+        value = [entry.strip() for entry in _COMMA.split(bare)]
+        value = [entry for entry in value if entry or one is not str]
+    elif not isinstance(value, list | tuple):
+        value = [value]
+    try:
+        entries = [convert(entry, one) for entry in value]
+    except ValueError:
+        raise ValueError(in_words(hint)) from None
+    return entries if origin_of(hint) is list else tuple(entries)
+
+
+def _mapping(value: Any, hint: Any, inner: tuple[Any, ...]) -> dict[str, Any]:
+    if isinstance(value, str) and inner and inner[1] is str:
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if any(not equals for _, equals, _ in pairs):
+            raise ValueError("NAME=TEXT,NAME=TEXT")
+        return {name.strip(): text.strip() for name, _, text in pairs}
+    if not isinstance(value, Mapping):
+        raise ValueError(in_words(hint))
+    of = inner[1] if inner else Any
+    return {str(name): convert(str(v) if of is str else v, of) for name, v in value.items()}
+
+
+def _signature(owner: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(owner, eval_str=True)
+    except NameError:
+        # An annotation may name what is imported for a type checker alone.
+        return inspect.signature(owner)
+
+
+def _default_of(owner: Any, parameter: inspect.Parameter) -> Any:
+    """Default of a parameter; of a dataclass's field also one that a factory makes."""
+    if is_dataclass(owner):
+        made: dict[str, Field[Any]] = {each.name: each for each in fields(owner)}
+        if parameter.name in made and made[parameter.name].default_factory is not MISSING:
+            return made[parameter.name].default_factory()  # type: ignore[misc]
+    return parameter.default
+
+
+def _documented(owner: Callable[..., Any]) -> dict[str, str]:
+    """Parameter to its entry under Args or Attributes, without markup."""
+    text = inspect.getdoc(owner) or ""
+    section = re.search(r"^(?:Args|Attributes):\n((?: .*\n?|\n)+)", text, re.MULTILINE)
+    entries = re.findall(
+        r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE
+    )
+    return {name: plain_text(" ".join(entry.split())) for name, entry in entries}
+
+
+def plain_text(text: str) -> str:
+    """Documentation without the markup of names."""
+    return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text).replace("``", "").replace("`", "")
