@@ -24,6 +24,7 @@ from ppl_vae.networks import ENCODER_NETWORKS
 from ppl_vae.objectives import OBJECTIVES, SHAPINGS, KLObjective, Objective
 from ppl_vae.priors import PRIORS
 from ppl_vae.schedules import SCHEDULES
+from ppl_vae.settings import Setting
 from ppl_vae.training import STEPS
 from ppl_vae.vae import Ladder
 
@@ -33,7 +34,6 @@ __all__ = [
     "KINDS",
     "LIKELIHOODS",
     "METHODS",
-    "METHOD_OPTIONS",
     "MODEL_KINDS",
     "OBJECTIVES",
     "PRIORS",
@@ -41,10 +41,8 @@ __all__ = [
     "SHAPINGS",
     "STEPS",
     "build_estimator",
-    "method_default",
-    "methods_taking",
+    "method_settings",
     "needs_guide_density",
-    "option_of",
     "outside_objective",
     "over_particles",
     "parse_objective",
@@ -164,9 +162,10 @@ def build_estimator(method: str = "iwae", options: Mapping[str, Any] = MappingPr
     given = {option: value for option, value in options.items() if value is not None}
     for option in given:
         if option not in names:
-            of, taken = methods_taking(option) or ["none"], map(option_of, own)
+            taking = [name for name, settings in _methods().items() if option in settings]
             raise ValueError(
-                f"{option} is an option of method {', '.join(of)}; {name} takes {', '.join(taken)}."
+                f"{option} is an option of method {', '.join(taking or ['none'])}; {name} takes "
+                f"{', '.join(map(option_of, own))}."
             )
     values = [f"{names[option]}={value}" for option, value in given.items()]
     arguments = ",".join([*written, *values])
@@ -178,37 +177,37 @@ def option_of(parameter: str) -> str:
     return parameter.removeprefix("num_")
 
 
-METHOD_OPTIONS = sorted(
-    {option_of(name) for build in METHODS.values() for name in METHODS.parameters(build)}
-)
-"""Options of all methods."""
+def method_settings() -> dict[str, Setting]:
+    """Options of all methods together, none of which is given.
 
-
-def methods_taking(option: str) -> list[str]:
-    """Names of the methods that take an option."""
-    return [
-        name
-        for name, build in METHODS.items()
-        if option in map(option_of, METHODS.parameters(build))
-    ]
-
-
-def method_default(option: str) -> str:
-    """What an option is where it is not given, as help shows it: ``1000; ti 50``.
-
-    The value of most methods stands first, then those that differ, by name.
+    The text of an option says which methods take it, and what it is where it is not given: the
+    default of most methods stands first, then those that differ, by name.
     """
-    values = {
-        name: next(
-            p.default
-            for parameter, p in METHODS.parameters(METHODS[name]).items()
-            if option_of(parameter) == option
-        )
-        for name in methods_taking(option)
+    merged: dict[str, Setting] = {}
+    methods = _methods()
+    for option in dict.fromkeys(option for own in methods.values() for option in own):
+        taking = {name: own[option] for name, own in methods.items() if option in own}
+        texts: dict[str, list[str]] = {}
+        for name, setting in taking.items():
+            texts.setdefault(setting.text.partition("; None: ")[0].rstrip("."), []).append(name)
+        (common, _), *_ = Counter(str(each.default) for each in taking.values()).most_common(1)
+        others = [f"{n} {own.default}" for n, own in taking.items() if str(own.default) != common]
+        first = next(iter(taking.values()))
+        unset = first.text.partition("; None: ")[2].rstrip(".")
+        usual = unset if common == "None" else common
+        default = "; ".join(filter(None, [usual, *others]))
+        about = "; ".join(f"{', '.join(names)}: {text}" for text, names in texts.items())
+        text = f"{about}; None: {default}." if default else f"{about}."
+        merged[option] = Setting(option, first.hint, None, text)
+    return merged
+
+
+def _methods() -> dict[str, dict[str, Setting]]:
+    """Method to its options."""
+    return {
+        name: {option_of(key): own for key, own in METHODS.parameters(build).items()}
+        for name, build in METHODS.items()
     }
-    (common, _), *_ = Counter(values.values()).most_common(1)
-    others = [f"{name} {value}" for name, value in values.items() if value != common]
-    return "; ".join([str(common), *others])
 
 
 def needs_guide_density(estimator: Any) -> bool:

@@ -9,11 +9,13 @@ of them stand side by side, each under its own name.
 """
 
 import inspect
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, final, get_args, get_origin
 
@@ -62,7 +64,7 @@ class Setting:
         try:
             return convert(value, self.hint)
         except ValueError as error:
-            shown = describe(value).removeprefix("the str ")
+            shown = re.sub(r"^the \w+ ", "", describe(value))
             raise ValueError(f"{self.name} cannot be {shown}: it is {error}.") from None
 
 
@@ -99,7 +101,8 @@ def settings_of(owner: Callable[..., Any]) -> dict[str, Setting]:
 def flat(values: Any) -> dict[str, Any]:
     """Settings of a dataclass and of all that it holds, side by side."""
     found = {}
-    for name, setting in settings_of(type(values)).items():
+    owner: Any = type(values)
+    for name, setting in settings_of(owner).items():
         holder = values
         for step in setting.path:
             holder = getattr(holder, step)
@@ -107,7 +110,9 @@ def flat(values: Any) -> dict[str, Any]:
     return found
 
 
-def nested(owner: Callable[..., Any], values: Mapping[str, Any], base: Any = None) -> dict[str, Any]:
+def nested(
+    owner: Callable[..., Any], values: Mapping[str, Any], base: Any = None
+) -> dict[str, Any]:
     """Arguments of a callable from settings side by side; the inverse of :func:`flat`.
 
     Args:
@@ -161,35 +166,10 @@ def convert(value: Any, hint: Any) -> Any:
     Raises:
         ValueError: If it is not of the type; says in words what the type is.
     """
-    origin, inner = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (Union, UnionType):
-        # Text comes last: it would take every other one.
-        for one in sorted(inner, key=lambda each: each is str):
-            try:
-                return convert(value, one)
-            except ValueError:
-                continue
-    elif origin is Literal:
-        for choice in inner:
-            if value == choice or (isinstance(value, str) and value == str(choice)):
-                return choice
-    elif hint is NoneType:
-        if value is None or value == "null":
-            return None
-    elif hint in (int, float):
-        return _number(value, hint)
-    elif hint is bool:
-        if isinstance(value, bool) or value in ("true", "false"):
-            return value in (True, "true")
-    elif _is_sequence(hint):
-        return _sequence(value, hint, inner)
-    elif _is_mapping(hint):
-        return _mapping(value, hint, inner)
-    elif isinstance(value, str) and isinstance(hint, type) and hint.__module__ == "pathlib":
-        return hint(value)
-    elif isinstance(hint, type) and isinstance(value, hint):
+    if (reader := _READERS.get(origin_of(hint))) is not None:
+        return reader(value, hint)
+    plain = isinstance(hint, type) and not getattr(hint, "_is_protocol", False)
+    if hint is Any or (plain and isinstance(value, hint)):
         return value
     raise ValueError(in_words(hint))
 
@@ -199,7 +179,9 @@ def in_words(hint: Any) -> str:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         # A function or a class cannot be written down.
-        plain = [in_words(one) for one in inner if one is not NoneType and origin_of(one) in _PLAIN]
+        plain = [
+            in_words(one) for one in inner if one is not NoneType and origin_of(one) in _READERS
+        ]
         return " or ".join([*plain, *(["null"] if NoneType in inner else [])])
     if origin is Literal:
         *first, last = map(str, inner)
@@ -216,9 +198,6 @@ def origin_of(hint: Any) -> Any:
     return get_origin(hint) or hint
 
 
-_PLAIN = (bool, int, float, str, tuple, list, Sequence, dict, Mapping, Literal)
-
-
 def _is_sequence(hint: Any) -> bool:
     return origin_of(hint) in (tuple, list, Sequence)
 
@@ -227,31 +206,47 @@ def _is_mapping(hint: Any) -> bool:
     return origin_of(hint) in (dict, Mapping)
 
 
+def _union(value: Any, hint: Any) -> Any:
+    # Text comes last: it would take what is meant for every other one.
+    for one in sorted(get_args(hint), key=lambda each: each is str):
+        try:
+            return convert(value, one)
+        except ValueError:
+            continue
+    raise ValueError(in_words(hint))
+
+
+def _choice(value: Any, hint: Any) -> Any:
+    choices = (True, False) if hint is bool else (None,) if hint is NoneType else get_args(hint)
+    for choice in choices:
+        # In a file's words true, false and null; True is no 1.
+        text = json.dumps(choice) if choice is None or choice is True or choice is False else choice
+        if value == str(text) or (value == choice and type(value) is type(choice)):
+            return choice
+    raise ValueError(in_words(hint))
+
+
 def _number(value: Any, hint: Any) -> Any:
-    if isinstance(value, str):
-        whole = r"[+-]?\d+"
-        if re.fullmatch(whole if hint is int else rf"{whole}|[+-]?[\d.]+([eE]{whole})?", value):
-            try:
-                value = hint(value)
-            except ValueError:
-                raise ValueError(in_words(hint)) from None
-    allowed = int if hint is int else (int, float)
-    good = isinstance(value, allowed) and not isinstance(value, bool)
+    whole = r"[+-]?\d+"
+    pattern = whole if hint is int else rf"[+-]?(\d+\.?\d*|\.\d+)([eE]{whole})?"
+    if isinstance(value, str) and re.fullmatch(pattern, value):
+        value = hint(value)
+    good = isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
     if not good or (isinstance(value, int) and abs(value) >= _LARGEST):
         raise ValueError(in_words(hint))
-    if isinstance(value, float) and not math.isfinite(value):
+    if not math.isfinite(value):
         raise ValueError("a finite number")
     return hint(value)
 
 
-def _sequence(value: Any, hint: Any, inner: tuple[Any, ...]) -> Any:
-    one = inner[0] if inner else str
+def _sequence(value: Any, hint: Any) -> Any:
+    one = next(iter(get_args(hint)), str)
     if isinstance(value, str):
         bare = value[1:-1] if re.fullmatch(r"\[.*\]", value, re.DOTALL) else value
         value = [entry.strip() for entry in _COMMA.split(bare)]
         value = [entry for entry in value if entry or one is not str]
-    elif not isinstance(value, list | tuple):
-        value = [value]
+    if not isinstance(value, list | tuple):
+        raise ValueError(in_words(hint))
     try:
         entries = [convert(entry, one) for entry in value]
     except ValueError:
@@ -259,15 +254,15 @@ def _sequence(value: Any, hint: Any, inner: tuple[Any, ...]) -> Any:
     return entries if origin_of(hint) is list else tuple(entries)
 
 
-def _mapping(value: Any, hint: Any, inner: tuple[Any, ...]) -> dict[str, Any]:
-    if isinstance(value, str) and inner and inner[1] is str:
+def _mapping(value: Any, hint: Any) -> dict[str, Any]:
+    _, of = get_args(hint) or (str, Any)
+    if isinstance(value, str) and of is str:
         pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
         if any(not equals for _, equals, _ in pairs):
             raise ValueError("NAME=TEXT,NAME=TEXT")
         return {name.strip(): text.strip() for name, _, text in pairs}
     if not isinstance(value, Mapping):
         raise ValueError(in_words(hint))
-    of = inner[1] if inner else Any
     return {str(name): convert(str(v) if of is str else v, of) for name, v in value.items()}
 
 
@@ -279,12 +274,34 @@ def _signature(owner: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(owner)
 
 
+def _text(value: Any, hint: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(in_words(hint))
+    return value
+
+
+def _path(value: Any, hint: Any) -> Path:
+    if not isinstance(value, str | Path):
+        raise ValueError(in_words(hint))
+    return Path(value)
+
+
+_READERS: dict[Any, Callable[[Any, Any], Any]] = {
+    Union: _union, UnionType: _union,
+    Literal: _choice, bool: _choice, NoneType: _choice,
+    int: _number, float: _number,
+    tuple: _sequence, list: _sequence, Sequence: _sequence,
+    dict: _mapping, Mapping: _mapping,
+    Path: _path, str: _text,
+}  # fmt: skip
+"""Type to what reads a value of it; the annotations that can be written down."""
+
+
 def _default_of(owner: Any, parameter: inspect.Parameter) -> Any:
     """Default of a parameter; of a dataclass's field also one that a factory makes."""
-    if is_dataclass(owner):
-        made: dict[str, Field[Any]] = {each.name: each for each in fields(owner)}
-        if parameter.name in made and made[parameter.name].default_factory is not MISSING:
-            return made[parameter.name].default_factory()  # type: ignore[misc]
+    for each in fields(owner) if is_dataclass(owner) else ():
+        if each.name == parameter.name and each.default_factory is not MISSING:
+            return each.default_factory()
     return parameter.default
 
 

@@ -123,7 +123,7 @@ def test_forms():
 
 def test_a_configuration_written_out_in_full_builds_the_same_model():
     dataset = load_dataset("digits").binarized("static", seed=0)
-    config = RunConfig(prior="learned-normal", likelihood="normal:0.5", latent=3, hidden=(4,))
+    config = RunConfig.of(prior="learned-normal", likelihood="normal:0.5", latent=3, hidden=(4,))
     complete = config.complete()
     assert complete["prior"]["class_path"] == "ppl_vae.priors.LearnedNormalPrior"
     assert complete["likelihood"]["init_args"]["scale"] == 0.5

@@ -49,7 +49,7 @@ from ppl_vae.refinement import Refinement
 from ppl_vae.registry import (
     KINDS,
     build_estimator,
-    method_default,
+    method_settings,
     needs_guide_density,
     parse_objective,
     takes_kl_shaping,
@@ -302,5 +302,6 @@ def test_every_component_says_what_it_is(kind):
 
 
 def test_a_method_with_another_default_is_named():
-    assert method_default("chains") == "16; smc 64"
-    assert method_default("temperatures").startswith("1000; ti ")
+    text = {name: setting.text for name, setting in method_settings().items()}
+    assert text["chains"].endswith("; None: 16; smc 64.")
+    assert "; None: 1000; ti " in text["temperatures"]

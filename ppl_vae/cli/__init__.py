@@ -10,16 +10,10 @@ import traceback
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli._compare import compare_command
-from ppl_vae.cli._diagnose import diagnose
-from ppl_vae.cli._evaluate import evaluate
-from ppl_vae.cli._fit import fit_command
-from ppl_vae.cli._gradients import gradients_command
-from ppl_vae.cli._impute import impute_command
-from ppl_vae.cli._objectives import objectives
+from ppl_vae.cli._fit import compare_command, fit_command
+from ppl_vae.cli._names import objectives, parts
 from ppl_vae.cli._output import TRACEBACK, describe_error, fail, notices, say
-from ppl_vae.cli._parts import parts
-from ppl_vae.cli._sample import sample
+from ppl_vae.cli._run import diagnose, evaluate, gradients_command, impute_command, sample
 from ppl_vae.cli._study import study
 
 

@@ -1,465 +1,337 @@
-"""Options that several commands have."""
+"""Options made of settings: names, types, defaults and help of functions' and classes' signatures.
 
-from collections.abc import Callable
+A command says which functions and classes it sets. Their settings are read when its help or its
+work needs them, so that ``ppl-vae --help`` imports none of them.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Container, Iterable, Mapping
+from operator import attrgetter
+from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args
 
 import click
+from click.core import ParameterSource
 
 import ppl_vae as pv
-from ppl_vae.cli._config import (
-    ColumnKinds,
-    LayerSizes,
-    PartSpec,
-    Steps,
-    Words,
-    import_from_here,
-    take_settings,
-)
-from ppl_vae.cli._setting import setting
+from ppl_vae.cli._output import in_options
+from ppl_vae.names import unknown_name
+from ppl_vae.settings import REQUIRED, Setting, convert, origin_of, settings_of
+from ppl_vae.settings_file import parse_settings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_MANY = 12
+"""Names of a kind that help lists; of more it shows the first half, and where the others are."""
+_NONE = re.compile(r"[;.,] None: (.*?)\.?$")
+"""What a documented text says of None: the default in words."""
+_METAVARS = {
+    int: "N", float: "X", str: "TEXT", Path: "PATH", PathLike: "PATH", Mapping: "NAME=TEXT,...",
+}  # fmt: skip
 
-RUN, EVALUATION = "runs.RunConfig", "runs.evaluate_run"
-"""Functions and classes that most options set; their signatures have the defaults."""
-
-DATA_HELP = (
-    "Data set: digits (embedded), mnist, fashion-mnist, kmnist, omniglot, binarized-mnist, or a "
-    ".npy, .npz, .csv or .parquet file with one datum a row."
+folder = click.argument("folder", type=click.Path(path_type=Path))
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else."
 )
 
 
-def options(*added: Callable[[_F], _F]) -> Callable[[_F], _F]:
-    """Several options as one decorator, in their order on the help page."""
+class Command(click.Command):
+    """Command some of whose options are made of settings, and arrive as one mapping each."""
+
+    @property
+    def params(self) -> list[click.Parameter]:
+        """All parameters, those made of settings too; click adds to this list."""
+        if not self._expanded:
+            self._expanded += [p for one in self._declared for p in getattr(one, "options", [one])]
+        return self._expanded
+
+    @params.setter
+    def params(self, declared: list[click.Parameter]) -> None:
+        self._declared = declared
+        self._expanded: list[click.Parameter] = []
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, with the values of each group of options under the group's name."""
+        if ctx.params.get("trust"):
+            import_from_here()
+        for group in self._declared:
+            if isinstance(group, SettingOptions):
+                names = [str(option.name) for option in group.options]
+                ctx.params[group.into] = {name: ctx.params.pop(name) for name in names}
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Options by section: those of the command first, then groups of settings."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
+            if record is not None:
+                sections.setdefault(getattr(option, "section", "Options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class SettingOptions(click.Option):
+    """Options for the settings of a function or class, declared as one.
+
+    Args:
+        read: Function that returns the settings by name.
+        into: Parameter of the command that takes their values as a mapping.
+        section: Heading in the help; settings of a nested dataclass have its name.
+        chosen: Names of the settings that become options; none: all.
+        without: Names of those that do not.
+        flags: Name to flag, where it is not the name with dashes.
+        several: Names of settings of which several values may be given.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Mapping[str, Setting]],
+        into: str,
+        section: str,
+        *,
+        chosen: Container[str] = (),
+        without: Container[str] = (),
+        flags: Mapping[str, str],
+        several: Container[str],
+    ) -> None:
+        super().__init__([f"--{into}"])
+        self.into = into
+        self._read, self._section, self._flags, self._several = read, section, flags, several
+        self._takes = lambda name: name not in without and (not chosen or name in chosen)
+        self._made: list[click.Option] = []
+
+    @property
+    def options(self) -> list[click.Option]:
+        """One option for each setting."""
+        if not self._made:
+            self._made = [
+                SettingOption(
+                    setting,
+                    self._flags.get(name, f"--{name.removeprefix('num_').replace('_', '-')}"),
+                    setting.path[0].capitalize() if setting.path else self._section,
+                    several=name in self._several,
+                )
+                for name, setting in self._read().items()
+                if self._takes(name)
+            ]
+        return self._made
+
+
+class SettingOption(click.Option):
+    """Option for a setting: its type, default and help are the setting's."""
+
+    def __init__(self, setting: Setting, flag: str, section: str, *, several: bool) -> None:
+        text, default, words = setting.text, setting.default, ""
+        if found := _NONE.search(text):
+            text, words = f"{text[: found.start()]}.", found[1] if default is None else ""
+        self.section, self.setting = section, setting
+        super().__init__(
+            [flag, setting.name],
+            is_flag=setting.hint is bool,
+            multiple=several,
+            default=None if default is REQUIRED else (default,) if several else default,
+            type=None if setting.hint is bool else _Value(setting.hint),
+            metavar=None if setting.hint is bool else _metavar(setting),
+            help=in_options(" ".join(filter(None, [text, _known(setting.name)]))),
+            show_default=True,
+        )
+        self._words = words
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """The default as it is typed, or in words."""
+        extra, value = super().get_help_extra(ctx), self.setting.default
+        if isinstance(value, tuple):
+            extra["default"] = ",".join(map(str, value))
+        if not extra.get("default") or not value:
+            extra.pop("default", None)
+        if self._words:
+            extra["default"] = self._words
+        if value == 0 and value is not False:
+            extra["default"] = str(value)
+        return extra
+
+
+class _Value(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """Value of an annotated type, as text or from a file."""
+
+    name = "value"
+
+    def __init__(self, hint: Any) -> None:
+        self.hint = hint
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text or a file's value to one of the type."""
+        try:
+            return convert(value, self.hint)
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+
+
+def settings(
+    owner: str | Callable[[], Mapping[str, Setting]],
+    into: str,
+    section: str = "Options",
+    *,
+    flags: Mapping[str, str] | None = None,
+    several: Iterable[str] = (),
+    **names: Container[str],
+) -> Callable[[_F], _F]:
+    """Options for the settings of a function or class of ``ppl_vae``, as a decorator.
+
+    Args:
+        owner: Where it is: ``runs.RunConfig``; or a function that returns settings by name.
+        into: As of :class:`SettingOptions`, also all others.
+        section: Heading in the help.
+        flags: Name to flag.
+        several: Names of which several values may be given.
+        names: ``chosen``, or ``without``.
+    """
+
+    def read() -> Mapping[str, Setting]:
+        if callable(owner):
+            return owner()
+        return settings_of(attrgetter(owner)(pv))
 
     def add(command: _F) -> _F:
-        for option in reversed(added):
-            command = option(command)
+        group = SettingOptions(
+            read, into, section, flags=flags or {}, several=tuple(several), **names
+        )
+        declared = command.__dict__.setdefault("__click_params__", [])
+        declared.append(group)
         return command
 
     return add
 
 
-def method_option(flag: str, *, about: str, otherwise: str = "", **attributes: Any) -> Any:
-    """Option of some estimators: its help names them, and what each takes by default."""
-    option = flag.removeprefix("--").replace("-", "_")
-    return setting(
-        flag,
-        help=f"{{names}}: {about}",
-        otherwise=otherwise or (lambda: pv.registry.method_default(option)),
-        names=lambda: pv.registry.methods_taking(option),
-        **attributes,
-    )
-
-
-place = options(
-    click.option(
-        "--data-root",
-        type=click.Path(path_type=Path),
-        metavar="FOLDER",
-        help="Folder of the data sets.  [default: $PPL_VAE_DATA, else the user's cache]",
-    ),
-    setting(
-        "--device",
-        of="runs.open_run",
-        metavar="NAME",
-        help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.",
-    ),
-    click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else."),
+rows = settings("runs.evaluate_run", "on", without=("run", "estimator", "progress", "engine"),
+                flags={"file": "--data"})  # fmt: skip
+opening = settings("runs.open_run", "opening", without=("folder",))
+methods = settings(lambda: pv.registry.method_settings(), "options", "Method")
+engine = settings(
+    "studies.Resources.engine", "engine", without=("self",), flags={"name": "--engine"}
 )
+resources = settings("studies.Resources", "resources")
+place = settings("studies.Place", "place")
 
 
-def _trusted(_ctx: click.Context, _param: click.Parameter, given: bool) -> bool:
-    if given:
-        import_from_here()
-    return given
-
-
-trust = options(
-    click.option(
-        "--trust",
-        is_flag=True,
-        callback=_trusted,
-        help="Import classes from outside of this package that the file or folder names, which "
-        "runs their code: only where you know who wrote it.",
-    ),
-)
-
-model = options(
-    click.option(
+def config_file(command: _F) -> _F:
+    """Option ``--config FILE``, whose settings are defaults of all other options."""
+    return click.option(
         "--config",
         type=click.Path(path_type=Path),
         metavar="FILE",
         is_eager=True,
         expose_value=False,
-        callback=take_settings,
+        callback=_take_settings,
         help="YAML, TOML or JSON with the settings below, or the config.json of a run; options "
         "that are typed go before it.",
-    ),
-    setting("--data", of=RUN, metavar="NAME|FILE", help=DATA_HELP),
-    setting(
-        "--columns",
-        of=RUN,
-        type=ColumnKinds(),
-        metavar="NAME=KIND,...",
-        help="Of a table: real, positive, count, binary, categorical or ordinal[:low<high], where "
-        "a column is not what it looks like (text categorical, two values binary, else real).",
-    ),
-    setting(
-        "--separator",
-        of=RUN,
-        metavar="CHARACTER",
-        help="Of a .csv file: auto, tab, space or a character.",
-    ),
-    setting(
-        "--header",
-        of=RUN,
-        type=click.Choice(["auto", "yes", "no"]),
-        help="Whether a .csv file's first row names the columns.",
-    ),
-    setting(
-        "--decimal",
-        of=RUN,
-        type=click.Choice(["auto", ".", ","]),
-        help="Character before the decimals of a table's numbers.",
-    ),
-    setting(
-        "--thousands",
-        of=RUN,
-        otherwise="none",
-        metavar="CHARACTER",
-        help="Character between groups of three digits of a table's numbers.",
-    ),
-    setting(
-        "--missing",
-        of=RUN,
-        otherwise="?, NA, NaN, null and others that pandas knows",
-        type=Words(),
-        metavar="WORD,...",
-        help="Words for missing cells of a table, besides empty ones.",
-    ),
-    setting(
-        "--drop",
-        of=RUN,
-        type=Words(),
-        metavar="NAME,...",
-        help="Columns of a table to leave out.",
-    ),
-    setting(
-        "--test-data",
-        of=RUN,
-        otherwise="they are split off",
-        metavar="FILE",
-        help="File of the test rows, with the same columns.",
-    ),
-    setting(
-        "--valid-fraction",
-        of=RUN,
-        otherwise=lambda: str(pv.data.Splitting().valid_fraction),
-        type=float,
-        metavar="SHARE",
-        help="Share of a file's rows for validation.",
-    ),
-    setting(
-        "--test-fraction",
-        of=RUN,
-        otherwise=lambda: str(pv.data.Splitting().test_fraction),
-        type=float,
-        metavar="SHARE",
-        help="Share of a file's rows for test.",
-    ),
-    setting(
-        "--split-seed",
-        of=RUN,
-        otherwise=lambda: str(pv.data.Splitting().seed),
-        type=int,
-        metavar="SEED",
-        help="Seed of the permutation that splits a file's rows.",
-    ),
-    click.option(
-        "--allow-missing",
-        is_flag=True,
-        help="Take NaN for a missing cell, to be left out; tables of mixed columns always do.",
-    ),
-    setting(
-        "--binarize",
-        of=RUN,
-        type=click.Choice(["auto", "none", "static", "dynamic"]),
-        help="Draw grey values in [0, 1] as 0 or 1: never, once (static), or afresh each "
-        "time a training image is seen (dynamic). auto: static for the named grey image "
-        "sets under a Bernoulli likelihood, else none.",
-    ),
-    setting(
-        "--likelihood",
-        of=RUN,
-        type=PartSpec(),
-        metavar="NAME",
-        help="p(x|z): auto (table for .csv and .parquet files, else bernoulli), bernoulli, normal "
-        "(learned standard deviation), normal:SD (fixed, in the units of the data), ... (ppl-vae "
-        "parts lists them), or module:Class:ARGUMENTS.",
-    ),
-    setting(
-        "--latent",
-        of=RUN,
-        type=LayerSizes(),
-        metavar="SIZES",
-        help="Latent dimensions; several, from the data upwards, make a hierarchy: 100,50.",
-    ),
-    setting(
-        "--hidden",
-        of=RUN,
-        type=LayerSizes(),
-        metavar="SIZES",
-        help="Hidden layer sizes of the encoder; the decoder mirrors them.",
-    ),
-    setting(
-        "--upper-hidden",
-        of=RUN,
-        otherwise="as --hidden",
-        type=LayerSizes(),
-        metavar="SIZES",
-        help="Hidden layer sizes between layers of latents.",
-    ),
-    setting(
-        "--activation",
-        of=RUN,
-        names=lambda: pv.networks.ACTIVATIONS,
-        help="Activation of the hidden layers: {names}.",
-    ),
-    setting(
-        "--epochs",
-        of=RUN,
-        otherwise=lambda: str(pv.runs.EPOCHS),
-        type=int,
-        metavar="N",
-        help="Passes over the training data.",
-    ),
-    setting(
-        "--updates",
-        of=RUN,
-        type=int,
-        metavar="N",
-        help="In place of --epochs: stop after so many batches.",
-    ),
-    setting(
-        "--seconds",
-        of=RUN,
-        type=float,
-        metavar="S",
-        help="In place of --epochs: stop after so much training time, validation not counted.",
-    ),
-    setting(
-        "--decoder-evaluations",
-        of=RUN,
-        type=int,
-        metavar="N",
-        help="In place of --epochs: stop before particles times batch, summed over all draws, "
-        "exceeds N; makes steps and numbers of particles comparable.",
-    ),
-    setting("--batch-size", of=RUN, type=int, help="Largest number of data in a batch."),
-    setting("--learning-rate", of=RUN, type=float, help="Learning rate of Adam at the start."),
-    setting(
-        "--schedule",
-        of=RUN,
-        names=lambda: pv.registry.SCHEDULES,
-        help="Learning rate over training: {names}; exponential falls to a tenth.",
-    ),
-    setting(
-        "--clip-norm",
-        of=RUN,
-        otherwise="no clipping",
-        type=float,
-        metavar="NORM",
-        help="Largest gradient norm, nats per datum.",
-    ),
-    setting(
-        "--patience",
-        of=RUN,
-        otherwise="never; the best epoch is kept either way",
-        type=int,
-        metavar="EPOCHS",
-        help="Stop after so many epochs without a better validation bound.",
-    ),
-    setting(
-        "--validation-particles",
-        of=RUN,
-        type=int,
-        help="Number of particles K of the importance-weighted bound on the validation data.",
-    ),
-    setting(
-        "--step",
-        of=RUN,
-        metavar="NAME",
-        help="torch (one fused optimiser), svi (pyro.infer.SVI), alternating:N (N updates of the "
-        "guide for one of the model), aggressive (until the bound stops improving), or "
-        "semi-amortised:N (q refined N times for each datum).",
-    ),
-    setting("--seed", of=RUN, type=int, help="Seed of everything random."),
-)
-
-rows_file = click.option(
-    "--data",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Rows of another file, in place of a split of the run's data; columns are matched by "
-    "name.",
-)
-
-live = options(
-    click.option(
-        "--tensorboard",
-        is_flag=True,
-        help="Write the learning curves for TensorBoard too (extra tensorboard); history.csv is "
-        "written in any case.",
-    ),
-)
-
-distributions = options(
-    setting(
-        "--prior",
-        of=RUN,
-        type=PartSpec(),
-        metavar="NAME",
-        help="p(z): normal, ... (ppl-vae parts lists them), or module:Class:ARGUMENTS.",
-    ),
-    setting(
-        "--guide",
-        of=RUN,
-        type=PartSpec(),
-        metavar="NAME",
-        help="q(z|x): normal, ladder (of a hierarchy), ... (ppl-vae parts lists them), or "
-        "module:Class:ARGUMENTS.",
-    ),
-    setting(
-        "--network",
-        of=RUN,
-        type=PartSpec(),
-        metavar="NAME",
-        help="Bodies of encoder and decoder: mlp, ... (ppl-vae parts lists them), or "
-        "module:Class:ARGUMENTS.",
-    ),
-)
-
-evaluation_options = options(
-    setting(
-        "--split",
-        of=EVALUATION,
-        type=click.Choice(["test", "valid", "train"]),
-        help="Data to estimate log p(x) on.",
-    ),
-    setting(
-        "--limit",
-        of=EVALUATION,
-        otherwise="all",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Only N of these data, a fixed random subset.",
-    ),
-)
+    )(command)
 
 
-estimator = options(
-    setting(
-        "--method",
-        of="registry.build_estimator",
-        metavar="NAME[:ARGUMENTS]",
-        names=lambda: pv.registry.METHODS,
-        help="Estimator of log p(x): {names}; docs/evidence.md says which to use when. "
-        "Arguments are those of its class: iwae:5000,rows=2000.",
-    ),
-    method_option("--particles", type=int, metavar="K", about="draws per datum."),
-    method_option(
-        "--refine",
-        otherwise="not at all",
-        type=Steps(),
-        metavar="STEPS|laplace",
-        about="refine the guide for each datum by so many updates beforehand, or put a normal at "
-        "each posterior mode (laplace).",
-    ),
-    method_option(
-        "--bootstrap",
-        otherwise="the delta method",
-        type=int,
-        metavar="B",
-        about="standard errors from so many bootstrap samples of the draws.",
-    ),
-    method_option(
-        "--target",
-        type=float,
-        metavar="NATS",
-        about="standard error wanted of each log p(x).",
-    ),
-    method_option("--order", type=int, metavar="M", about="1, 2 or 3 terms of bias."),
-    method_option(
-        "--prior-share",
-        type=float,
-        metavar="SHARE",
-        about="share of the draws that come from the prior.",
-    ),
-    method_option("--replicates", type=int, metavar="R", about="series averaged."),
-    method_option(
-        "--temperatures",
-        type=int,
-        metavar="T",
-        about="steps from start to posterior.",
-    ),
-    method_option(
-        "--chains",
-        type=int,
-        metavar="C",
-        about="chains of each datum.",
-    ),
-    method_option(
-        "--leapfrog-steps",
-        type=int,
-        metavar="L",
-        about="leapfrog steps of a transition.",
-    ),
-    method_option(
-        "--start",
-        type=click.Choice(["prior", "guide"]),
-        about="where chains start.",
-    ),
-    method_option(
-        "--spacing",
-        type=click.Choice(["linear", "sigmoidal", "adaptive"]),
-        about="spacing of temperatures.",
-    ),
-    method_option(
-        "--simulated",
-        type=int,
-        metavar="N",
-        about="data simulated to find the gap.",
-    ),
-)
+def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values of options, those that were typed, or stand in a file of settings."""
+    source = click.get_current_context().get_parameter_source
+    given = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+    return {name: value for name, value in values.items() if source(name) in given}
 
-engine = options(
-    click.option(
-        "--engine",
-        type=click.Choice(["in-process", "ray"]),
-        default="in-process",
-        show_default=True,
-        help="One piece of work after the other here, or as many at once as a Ray cluster has room "
-        "for.",
-    ),
-    click.option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Of a Ray cluster, or auto for the one of this machine.  [default: start one here]",
-    ),
-    click.option(
-        "--cpus",
-        type=int,
-        metavar="N",
-        help="Threads of a piece of work, and cores it takes on Ray.  [default: all here, 1 on "
-        "Ray; of a study what its file says]",
-    ),
-    click.option(
-        "--gpus",
-        type=float,
-        metavar="SHARE",
-        help="GPUs of a piece of work on Ray; 0.25 puts four on one.  [default: none; of a study "
-        "what its file says]",
-    ),
-)
+
+def config_of(values: Mapping[str, Any]) -> Any:
+    """The settings of a run, checked: a ``RunConfig``."""
+    # Whoever types a class, or has it in a file of settings, wants it imported.
+    import_from_here()
+    source = click.get_current_context().get_parameter_source
+    limits = pv.training.LIMITS
+    here = [name for name in limits if source(name) == ParameterSource.COMMANDLINE]
+    # A limit on training that is typed replaces that of a file.
+    left_out = set(limits) - set(here) if here else set()
+    files = {
+        name: str(Path(value).resolve())
+        for name in ("data", "test_data")
+        if (value := values[name]) and Path(value).suffix and Path(value).exists()
+    }
+    kept = {name: value for name, value in values.items() if name not in left_out}
+    return pv.runs.RunConfig.of(**{**kept, **files})
+
+
+def import_from_here() -> None:
+    """Let classes be found in the folder one works in; last, to shadow nothing."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _known(name: str) -> str:
+    """Names that an option takes, where it names a component."""
+    kinds = pv.registry.KINDS
+    names = list(pv.networks.ACTIVATIONS if name == "activation" else kinds.get(name, ()))
+    if not names:
+        return ""
+    listing = "objectives" if name == "objective" else "parts"
+    if len(names) > _MANY:
+        names = [*names[: _MANY // 2], f"... (ppl-vae {listing} lists them)"]
+    own = name in kinds and kinds[name].base is not None
+    return f"Known: {', '.join(names)}{'; or module:Class:ARGUMENTS' if own else ''}."
+
+
+def _metavar(setting: Setting) -> str:
+    """What stands for a value in the help: ``N``, ``N,...``, ``[test|valid|train]``."""
+    if setting.name in pv.registry.KINDS:
+        return "NAME"
+    hint = setting.hint
+    members = get_args(hint) if origin_of(hint) in (Union, UnionType) else (hint,)
+    return next(filter(None, map(_stand_in, reversed(members))), "TEXT")
+
+
+def _stand_in(hint: Any) -> str:
+    kind, inner = origin_of(hint), get_args(hint)
+    if kind is Literal:
+        return f"[{'|'.join(map(str, inner))}]"
+    return f"{_stand_in(inner[0])},..." if kind is tuple else _METAVARS.get(kind, "")
+
+
+def _take_settings(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Take a file's settings as the defaults of the options; what is typed goes before.
+
+    Raises:
+        click.BadParameter: If the file is not readable as settings, or names no option.
+    """
+    if path is None:
+        return
+    options: dict[str, click.Option] = {}
+    for option in ctx.command.params:
+        if isinstance(option, click.Option) and option is not param and option.name is not None:
+            flags = [flag.removeprefix("--").replace("-", "_") for flag in option.opts]
+            options |= dict.fromkeys([option.name, *flags], option)
+    defaults: dict[str, Any] = {}
+    for name, value in _settings_in(path, options).items():
+        taken = options.get(str(name).replace("-", "_"))
+        if taken is None:
+            raise click.BadParameter(
+                f"{path}: {unknown_name('setting', str(name), sorted(options))}", ctx, param
+            )
+        if value is not None:
+            several = taken.multiple and not isinstance(value, list | tuple)
+            defaults[str(taken.name)] = [value] if several else value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _settings_in(path: Path, options: Container[str]) -> dict[str, Any]:
+    try:
+        values = parse_settings(path.read_text(), path.suffix)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise click.BadParameter(f"{path}: {reason}") from error
+    of_a_study = {"factors", "seeds", "evaluation", "methods"}
+    if isinstance(values, dict) and any(name not in options for name in of_a_study & set(values)):
+        raise click.BadParameter(f"{path} is a study: ppl-vae study run {path} carries it out")
+    # A run's own config.json has its settings one level down.
+    if isinstance(values, dict) and isinstance(values.get("config"), dict):
+        values = values["config"]
+    if not isinstance(values, dict):
+        raise click.BadParameter(f"{path} holds no settings: write lines such as epochs: 50")
+    return json.loads(json.dumps(values, default=str))  # type: ignore[no-any-return]

@@ -6,11 +6,9 @@ import logging
 import re
 import shlex
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -25,10 +23,16 @@ _LONGEST, _END = 1000, 200
 
 
 _OPTIONS = {
+    "such as Refinement() or LaplaceApproximation()": "by so many steps, or laplace",
     "refine=LaplaceApproximation()": "--refine laplace",
     "Enumeration()": "--method enumeration",
     "Quadrature()": "--method quadrature",
     "ImportanceSampling()": "--method iwae",
+    "write study_template() there to start from": "ppl-vae study init writes one to start from",
+    "start from study_template()": "ppl-vae study init writes one to start from",
+    "make one with train_run": "make one with ppl-vae fit",
+    "run_study carries one out": "ppl-vae study run FILE carries one out",
+    "run_study does the cell again": "ppl-vae study run FILE does the cell again",
     "seeds=N or levels={FACTOR: [LEVEL]}": "--seeds N or --level FACTOR=LEVEL",
     "those of load_dataset(FILE, columns={}), FILE being": "--data FILE, FILE being",
 }
@@ -140,10 +144,3 @@ def fail(message: str, code: int) -> NoReturn:
     """Print one line to the terminal and leave."""
     say(f"ppl-vae: error: {in_options(message)}", err=True)
     sys.exit(code)
-
-
-def require_writable(folder: Path) -> None:
-    """Fail before the work, not after it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass

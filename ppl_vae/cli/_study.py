@@ -7,10 +7,13 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli._options import DATA_HELP, engine, place, trust
+from ppl_vae.cli._options import Command, as_json, engine, place, resources, settings, typed
 from ppl_vae.cli._output import fail, say, show
-from ppl_vae.cli._setting import setting
 from ppl_vae.files import write_atomically
+
+_file = click.argument("file", type=click.Path(path_type=Path))
+_folder = click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER|FILE")
+_trust = settings("studies.read_study", "reading", chosen=("trust",))
 
 
 @click.group()
@@ -18,23 +21,37 @@ def study() -> None:
     """Plan a comparison in a file, carry it out, go on with it, and read one page."""
 
 
-@study.command()
+@study.command(cls=Command)
 @click.argument("file", type=click.Path(path_type=Path), default=Path("study.yaml"))
-@setting("--data", of="runs.RunConfig", metavar="NAME|FILE", help=DATA_HELP)
+@settings("studies.study_template", "template")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
-def init(file: Path, data: str, force: bool) -> None:
+def init(file: Path, template: dict[str, Any], force: bool) -> None:
     """Write a study's FILE to start from, with comments."""
     if file.exists() and not force:
         raise ValueError(f"{file} is there already: choose another name, or give --force.")
     if file.suffix not in (".yaml", ".yml"):
         raise ValueError(f"the template is YAML: name it {file.with_suffix('.yaml')}, got {file}.")
-    write_atomically(file, pv.studies.TEMPLATE.format(path=file, data=data))
+    write_atomically(file, HEADER.format(file=file) + pv.studies.study_template(**template))
     planned = pv.studies.read_study(file)
     say(f"{file}: {_size(planned)}; run it with: ppl-vae study run {file}")
 
 
-@study.command("run")
-@click.argument("file", type=click.Path(path_type=Path))
+HEADER = """\
+# A study: every combination of levels (an arm) is trained with every seed, evaluated on the same
+# data with the same random numbers, and compared. Run it, stop it, and go on with
+#
+#   ppl-vae study run {file}
+#
+# Settings are those of ppl-vae fit (--learning-rate is learning_rate here); ppl-vae objectives and
+# ppl-vae parts list the names. A class of your own is module:Class, or {{class_path: module.Class,
+# init_args: {{}}}}. The budget is one of epochs, updates, seconds, decoder_evaluations: objectives
+# that differ in their number of particles do not have equal work in equal epochs.
+
+"""
+
+
+@study.command("run", cls=Command)
+@_file
 @click.option(
     "--out",
     "folder",
@@ -43,66 +60,60 @@ def init(file: Path, data: str, force: bool) -> None:
     help="Folder of the study.  [default: FILE without its ending]",
 )
 @engine
-@click.option("--tensorboard", is_flag=True, help="Write learning curves for TensorBoard too.")
-@trust
+@resources
+@_trust
 @place
+@as_json
 def run_command(
     file: Path,
     folder: Path | None,
-    engine: str,
-    address: str | None,
-    cpus: int | None,
-    gpus: float | None,
-    tensorboard: bool,
-    data_root: Path | None,
-    device: str,
-    trust: bool,
+    engine: dict[str, Any],
+    resources: dict[str, Any],
+    reading: dict[str, Any],
+    place: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Carry out a study's FILE, going on from what its folder holds.
 
     Every cell, a training run and its evaluation, is done once, however often this is stopped or
-    killed. Cells that failed are tried again.
+    killed. Cells that failed are tried again. Threads and GPUs are those of the file, unless typed.
     """
-    planned = pv.studies.read_study(file, trust=trust)
-    resources = pv.studies.Resources(
-        planned.resources.cpus if cpus is None else cpus,
-        planned.resources.gpus if gpus is None else gpus,
-    )
+    planned = pv.studies.read_study(file, **reading)
+    granted = dataclasses.replace(planned.resources, **typed(resources))
     results = pv.studies.run_study(
         # As it is carried out, so that the manifest and the plan say what was used.
-        dataclasses.replace(planned, resources=resources),
+        dataclasses.replace(planned, resources=granted),
         folder or file.with_suffix(""),
-        engine=resources.engine(engine, address),
-        place=pv.studies.Place(data_root, device, tensorboard),
+        engine=granted.engine(**engine),
+        place=pv.studies.Place(**place),
         command=pv.studies.command_line(),
     )
     show_results(results, as_json)
 
 
-@study.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER|FILE")
-@trust
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
-def status(folder: Path, trust: bool, as_json: bool) -> None:
+@study.command(cls=Command)
+@_folder
+@_trust
+@as_json
+def status(folder: Path, reading: dict[str, Any], as_json: bool) -> None:
     """Say how far a study is, running or not."""
-    results = pv.studies.open_study(_folder(folder), trust=trust)
+    results = pv.studies.open_study(_folder_of(folder), **reading)
     show(pv.studies.format_status(results), pv.studies.status_summary(results), as_json)
 
 
-@study.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER|FILE")
-@trust
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
-def report(folder: Path, trust: bool, as_json: bool) -> None:
+@study.command(cls=Command)
+@_folder
+@_trust
+@as_json
+def report(folder: Path, reading: dict[str, Any], as_json: bool) -> None:
     """Make the page and the tables anew, of the cells that are done so far."""
-    results = pv.studies.open_study(_folder(folder), trust=trust)
+    results = pv.studies.open_study(_folder_of(folder), **reading)
     pv.studies.write_results(results)
     show_results(results, as_json)
 
 
-@study.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@study.command(cls=Command)
+@_file
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="More seeds.")
 @click.option(
     "--level",
@@ -111,8 +122,8 @@ def report(folder: Path, trust: bool, as_json: bool) -> None:
     metavar="FACTOR=LEVEL",
     help="Another level of a factor (repeat), such as objective=iwae:5.",
 )
-@trust
-def add(file: Path, seeds: int | None, levels: tuple[str, ...], trust: bool) -> None:
+@_trust
+def add(file: Path, seeds: int | None, levels: tuple[str, ...], reading: dict[str, Any]) -> None:
     """Add seeds or levels to a study's FILE; run it again for the new cells."""
     added: dict[str, list[str]] = {}
     for text in levels:
@@ -120,7 +131,7 @@ def add(file: Path, seeds: int | None, levels: tuple[str, ...], trust: bool) -> 
         if not equals or not level:
             raise click.BadParameter(f"write FACTOR=LEVEL, got {text}", param_hint="--level")
         added.setdefault(factor.strip(), []).append(level.strip())
-    planned = pv.studies.add_to_study(file, seeds=seeds or 0, levels=added, trust=trust)
+    planned = pv.studies.add_to_study(file, seeds=seeds or 0, levels=added, **reading)
     say(f"{file}: {_size(planned)}; carry out the new ones: ppl-vae study run {file}")
 
 
@@ -129,7 +140,7 @@ def _size(planned: Any) -> str:
     return f"{arms} arms x {seeds} seeds = {arms * seeds} cells"
 
 
-def _folder(path: Path) -> Path:
+def _folder_of(path: Path) -> Path:
     """The study's folder, also where its file is given."""
     return path.with_suffix("") if path.is_file() else path
 

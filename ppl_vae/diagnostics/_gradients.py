@@ -95,12 +95,12 @@ def gradient_statistics(
         guide: Pyro guide over the same latents.
         x: One batch, shape ``(batch, *event)``.
         objectives: Objectives, or name to the objectives with different K that go by the name.
-        replicates: R, at least 2.
+        replicates: Number of independent gradients R that each is estimated from, at least 2.
         reference_replicates: Of the reference; R if not given.
         parameters: Name to leaf tensor; if not given, those of the modules that model and guide
             are, or are methods of, and those of Pyro's store.
         most_coordinates: Of a larger group, a fixed random subset of so many coordinates.
-        seed: Of the draws and the bootstrap.
+        seed: Seed of the draws and the bootstrap.
 
     Raises:
         ValueError: If there is no objective, fewer than 2 replicates, or no parameter that the
@@ -155,7 +155,7 @@ class Bench:
         loop: The model, guide, data and groups of parameters.
         replicates: R.
         reference_replicates: Of each reference; R if None.
-        seed: Of the draws and the bootstrap.
+        seed: Seed of the draws and the bootstrap.
         sample: Takes replicates of an objective's gradient; the loop itself if None.
         exact_elbo: Gradient of the exact ELBO summed over the data, by group, if known.
     """

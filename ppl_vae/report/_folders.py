@@ -24,6 +24,11 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
 
     Samples are means of p(x|z) for z from the prior; reconstructions are means of p(x|z) for z from
     q(z|x), below the test data x they belong to. Tables are in their own units.
+
+    Args:
+        run: A trained run.
+        count: Columns of the pictures.
+        seed: Seed of the draws.
     """
     data = run.rows("test", count).x.to(run.device)
     with seeded(seed, Stream.SAMPLING), torch.no_grad():

@@ -1,7 +1,6 @@
 """What was planned, what became of each cell, and what one needs to do it again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ppl_vae.comparison import Comparison
@@ -10,7 +9,6 @@ from ppl_vae.report._blocks import Block, Facts, Section, Table, TableColumn, Va
 from ppl_vae.settings_file import write_yaml_text
 from ppl_vae.studies import CellResult, Study, StudyResults
 
-_BUDGETS = ("updates", "seconds", "decoder_evaluations")
 _TIMES = f" {numbers.TIMES} "
 _HASH = 12
 """Characters of a hash that tell files apart."""
@@ -38,7 +36,7 @@ def design(results: StudyResults, comparison: Comparison | None) -> Section:
 
 
 def _data(data: Mapping[str, Any], study: Study) -> str:
-    text = str(data.get("name", study.config.data))
+    text = str(data.get("name", study.config.dataset.data))
     sizes = [
         f"{numbers.count(data[f'num_{split}'])} {name}"
         for split, name in (("train", "training"), ("valid", "validation"), ("test", "test"))
@@ -59,14 +57,15 @@ def _product(study: Study) -> str:
 
 
 def _training(study: Study) -> str:
-    config = study.config
-    limits = {name: getattr(config, name, None) for name in _BUDGETS}
-    budget = [f"{limit:,} {name.replace('_', ' ')}" for name, limit in limits.items() if limit]
-    length = " or ".join(budget) or numbers.plural(config.budget.epochs or 0, "epoch")
+    training = study.config.training
+    budget = training.budget
+    length = f"{budget.limit:,} {budget.kind.replace('_', ' ')}"
+    if budget.epochs is not None:
+        length = numbers.plural(budget.epochs, "epoch")
     varied = f"; {', '.join(study.factors)} as the arm says" if study.factors else ""
     return (
-        f"{length} per run, batches of {config.batch_size}, learning rate "
-        f"{config.learning_rate:g} ({config.schedule}){varied}"
+        f"{length} per run, batches of {training.batch_size}, learning rate "
+        f"{training.learning_rate:g} ({training.schedule}){varied}"
     )
 
 
@@ -123,7 +122,7 @@ def reproduction(results: StudyResults) -> Section:
     """The command, the plan, all settings, versions."""
     manifest, study = results.manifest, results.study
     varied = {"seed", *study.factors}
-    shared = {name: value for name, value in asdict(study.config).items() if name not in varied}
+    shared = {name: value for name, value in study.config.values().items() if name not in varied}
     settings = write_yaml_text(_plain(shared))
     blocks: list[Block] = [
         Verbatim("Command", str(manifest.get("command") or "ppl-vae study run FILE")),

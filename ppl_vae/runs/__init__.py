@@ -1,7 +1,8 @@
 """Single runs: configurations by names, folders, evaluation, diagnosis."""
 
 from ppl_vae.data import Rows
-from ppl_vae.runs._config import BINARIZATIONS, EPOCHS, LIMITS, RunConfig, type_in_words
+from ppl_vae.runs._build import ModelSettings
+from ppl_vae.runs._config import DataSettings, RunConfig
 from ppl_vae.runs._diagnose import diagnose_run
 from ppl_vae.runs._diagnosis import Diagnosis
 from ppl_vae.runs._evaluations import (
@@ -28,14 +29,13 @@ from ppl_vae.runs._run import (
 from ppl_vae.runs._sharded import evaluate_sharded
 
 __all__ = [
-    "BINARIZATIONS",
     "CHECKPOINT",
     "CONFIG",
-    "EPOCHS",
     "HISTORY",
-    "LIMITS",
+    "DataSettings",
     "Diagnosis",
     "ImputedTable",
+    "ModelSettings",
     "Normalizer",
     "Rows",
     "Run",
@@ -55,5 +55,4 @@ __all__ = [
     "read_config",
     "require_same_settings",
     "train_run",
-    "type_in_words",
 ]

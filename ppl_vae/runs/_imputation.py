@@ -65,7 +65,14 @@ def impute_run(
     num_particles: int = 1000,
     seed: int = 0,
 ) -> ImputedTable:
-    """Fill in the missing cells of a table, by default the one the run was trained on.
+    """Fill in the missing cells of a table.
+
+    Args:
+        run: A trained run.
+        data: File of a table with the run's columns; None: the one that it was trained on.
+        num_draws: Number of completed tables.
+        num_particles: Number of particles K that are weighted for each row.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: If the run's data are no table, or another table does not have its columns.
@@ -78,7 +85,7 @@ def impute_run(
             f"{run.folder} was not trained on a table: impute takes runs of a .csv or .parquet "
             'file under likelihood="table".'
         )
-    path = Path(run.config.data) if data is None else data
+    path = Path(run.config.dataset.data) if data is None else data
     table = read_table(path, schema.conversion.reading)
     found = impute(
         run.vae,

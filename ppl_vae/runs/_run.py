@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, final
@@ -22,13 +22,15 @@ from ppl_vae.files import leftovers, write_atomically
 from ppl_vae.identity import Identity, Source, hash_tensors, identity_of
 from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation, point_site
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.runs._config import LIMITS, RunConfig
+from ppl_vae.runs._config import RunConfig
 from ppl_vae.runs._evaluations import file_of, find_evaluation, save_evaluation
 from ppl_vae.runs._live import live_curves, require_tensorboard
 from ppl_vae.runs._normalizers import find_normalizers
 from ppl_vae.runs._summary import DataSummary
 from ppl_vae.schedules import Constant
+from ppl_vae.settings import flat
 from ppl_vae.training import (
+    LIMITS,
     EpochRecord,
     FitResult,
     History,
@@ -180,13 +182,14 @@ def train_run(
         BlockingIOError: If another process trains there.
     """
     folder = Path(folder)
-    objective, schedule = config.objects()
+    objective = config.build_objective()
     if tensorboard:
         require_tensorboard()
     dataset = config.load(data_root)
     vae = config.build_vae(dataset)
     checked = [dataset.valid, dataset.test]
-    if config.binarize != "dynamic":
+    dynamic = config.dataset.binarize == "dynamic"
+    if not dynamic:
         checked.append(dataset.train)
     require_support(checked, vae)
     summary = DataSummary.of(dataset)
@@ -207,14 +210,7 @@ def train_run(
             objective,
             dataset.train,
             valid=dataset.valid,
-            budget=config.budget,
-            batch_size=config.batch_size,
-            learning_rate=schedule,
-            clip_norm=config.clip_norm,
-            patience=config.patience,
-            validation_particles=config.validation_particles,
-            transform=binarize_batch if config.binarize == "dynamic" else None,
-            step=config.step,
+            transform=binarize_batch if dynamic else None,
             device=device,
             seed=config.seed,
             checkpoint=folder / CHECKPOINT,
@@ -222,6 +218,7 @@ def train_run(
             on_start=start,
             on_epoch=lambda record: shown[0](record),
             origin={"config": config.identity, "data": summary.sha256},
+            **flat(config.training),
         )
         write_atomically(folder / HISTORY, result.history.to_csv())
     return Run(folder, config, summary, vae, result.history, lambda: dataset), result
@@ -394,13 +391,14 @@ def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunCon
     Raises:
         ValueError: If it is another run; names the settings that differ.
     """
-    objective, schedule = config.objects()
+    objective, training = config.build_objective(), config.training
     before = RunConfig.from_mapping(saved, trust=True)
     # A schedule or an annealed objective spreads over the budget; others may be given a longer one.
     may_differ = set()
-    if isinstance(schedule, Constant) and not objective.anneals:
-        may_differ = {"epochs", *(LIMITS if before.budget.kind == config.budget.kind else ())}
-    there, here = json.loads(json.dumps(asdict(before))), config.complete()
+    if isinstance(training.rate_at, Constant) and not objective.anneals:
+        same_kind = before.training.budget.kind == training.budget.kind
+        may_differ = {"epochs", *(LIMITS if same_kind else ())}
+    there, here = json.loads(json.dumps(before.values())), config.complete()
     other = [
         f"{name} {there.get(name)} there, {value} here"
         for name, value in here.items()
@@ -422,7 +420,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no run (no {CONFIG}): make one with ppl-vae fit.")
+        raise FileNotFoundError(f"{folder} holds no run (no {CONFIG}): make one with train_run.")
     try:
         saved = json.loads(path.read_text())
         if not isinstance(saved["config"], dict):

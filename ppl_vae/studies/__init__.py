@@ -3,17 +3,21 @@
 from ppl_vae.studies._arms import Arm, build_arms
 from ppl_vae.studies._cell import CellTask, run_cell
 from ppl_vae.studies._edit import add_to_study
-from ppl_vae.studies._file import read_study, study_from_mapping, study_to_mapping, write_yaml
+from ppl_vae.studies._file import (
+    read_study,
+    study_from_mapping,
+    study_template,
+    study_to_mapping,
+    write_yaml,
+)
 from ppl_vae.studies._manifest import command_line
 from ppl_vae.studies._plan import MEASURES, CellPlan, Method, Resources, Study
 from ppl_vae.studies._results import CellResult, StudyResults, open_study
 from ppl_vae.studies._status import format_status, status_summary
 from ppl_vae.studies._study import Place, comparison_summary, run_study, study_notes, write_results
-from ppl_vae.studies._template import TEMPLATE
 
 __all__ = [
     "MEASURES",
-    "TEMPLATE",
     "Arm",
     "CellPlan",
     "CellResult",
@@ -35,6 +39,7 @@ __all__ = [
     "status_summary",
     "study_from_mapping",
     "study_notes",
+    "study_template",
     "study_to_mapping",
     "write_results",
     "write_yaml",

@@ -3,12 +3,13 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, final
 
 from ppl_vae.names import require_known
 from ppl_vae.runs import RunConfig
+from ppl_vae.settings import settings_of
 
 _SPEAKING = ("objective", "prior", "likelihood", "guide", "network")
 """Factors whose levels say by themselves what they are."""
@@ -55,9 +56,10 @@ def build_arms(config: RunConfig, factors: Mapping[str, Sequence[Any]]) -> dict[
     arms: dict[str, Arm] = {}
     for combination in product(*factors.values()):
         chosen = dict(zip(factors, combination, strict=True))
-        arm = replace(config, **chosen)
-        arm.objects()
-        label = " ".join(_label(factor, getattr(arm, factor)) for factor in varying)
+        arm = config.changed(**chosen)
+        arm.build_objective()
+        given = arm.values()
+        label = " ".join(_label(factor, given[factor]) for factor in varying)
         if label in arms:
             raise ValueError(f"arms must differ, got {label} twice.")
         arms[label] = Arm(arm, {name: level_label(value) for name, value in chosen.items()})
@@ -65,7 +67,7 @@ def build_arms(config: RunConfig, factors: Mapping[str, Sequence[Any]]) -> dict[
 
 
 def _check_factor(factor: str, values: Sequence[Any]) -> None:
-    require_known("factor", factor, [field.name for field in fields(RunConfig)])
+    require_known("factor", factor, settings_of(RunConfig))
     if factor in _SHARED:
         raise ValueError(f"{factor} cannot be a factor: {_SHARED[factor]}.")
     if not values:

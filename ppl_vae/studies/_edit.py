@@ -28,7 +28,7 @@ def add_to_study(
 ) -> Study:
     """Add seeds, the next ones, and levels of factors to a study's file.
 
-    Cells that are done stay as they are; ``ppl-vae study run`` carries out the new ones.
+    Cells that are done stay as they are; running the study again carries out the new ones.
 
     Args:
         path: The file, YAML or TOML.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, final
 
@@ -36,9 +36,9 @@ class Method:
     """A way to estimate log p(x), with its options.
 
     Attributes:
-        name: As ``ppl-vae evaluate --method`` has it.
-        options: Its options; those left out have their defaults.
-        label: What tables and files call it.
+        name: Name of the estimator, with arguments or without: ``iwae``, ``ais:num_chains=4``.
+        options: Arguments by name, ``num_`` left out; all others have their defaults.
+        label: Name of the method in tables and files.
     """
 
     name: str
@@ -64,12 +64,11 @@ class Method:
 @final
 @dataclass(frozen=True)
 class Resources:
-    """What one cell is given.
+    """Processors for one piece of work: a cell of a study, a part of an evaluation.
 
     Attributes:
-        cpus: Threads it computes with, and cores it is granted on a cluster; None: all there are.
-        gpus: Of a GPU, such as 0.25 for four cells on one; none in process, where a cell takes
-            the device it is told.
+        cpus: Threads of a piece of work, and cores that it takes on Ray; None: all here, 1 on Ray.
+        gpus: GPUs that a piece of work takes on Ray; 0.25 puts four on one.
     """
 
     cpus: int | None = None
@@ -83,6 +82,12 @@ class Resources:
 
     def engine(self, name: str = "in-process", address: str | None = None) -> Engine:
         """The engine of this name, for pieces of work that take these resources.
+
+        Args:
+            name: Engine: one piece of work after the other here (in-process), or as many at once as
+                a Ray cluster has room for (ray).
+            address: Address of a Ray cluster as HOST:PORT, or auto for the one of this machine;
+                None: start one here.
 
         Raises:
             ValueError: If the name is unknown, or an address is given to what has none.
@@ -146,18 +151,20 @@ class Study:
 
     Attributes:
         config: Settings that all arms share.
-        factors: Setting to its levels; every combination is an arm.
-        seeds: Of the training runs of each arm.
-        methods: Of estimating log p(x); the first one is compared by.
-        split: The data that log p(x) is estimated on.
-        limit: Only so many of them, a fixed random subset.
-        shards: Parts that the evaluation of a cell is cut in, each with draws of its own.
-        measures: What else is measured, of :data:`MEASURES`.
-        question: What is asked, for the report.
-        reference: The arm that all others are compared with, and with no other; None: all pairs,
-            or, of more than 12 arms, all with the highest.
-        confidence: Of the intervals.
-        resources: Of a cell.
+        factors: Settings that vary, each with a list of levels; every combination is an arm.
+        seeds: Seeds of the training runs of each arm, in a file a list or their number; two are the
+            least that say anything of another training run.
+        methods: Estimators of log p(x) and their options; the first one is compared by.
+        split: Data that log p(x) is estimated on: test, valid or train.
+        limit: Number of these data, a fixed random subset; None: all.
+        shards: Parts that the evaluation of a run is cut in, each with draws of its own.
+        measures: Measures beside log p(x): decomposition, bound_curve, pictures; gradients and
+            sandwich take longer.
+        question: Question that is asked, for the report.
+        reference: Arm that all others are compared with, and with no other; None: all pairs, or, of
+            more than 12 arms, all with the highest.
+        confidence: Level of the intervals.
+        resources: Processors for a cell.
         text: The study's file; the same plan written anew if empty.
     """
 
@@ -223,7 +230,7 @@ class Study:
             CellPlan(
                 arm=label,
                 levels=arm.levels,
-                config=replace(arm.config, seed=seed),
+                config=arm.config.changed(seed=seed),
                 folder=folder_name(label, seed),
                 measures=tuple(
                     name
@@ -244,4 +251,4 @@ class Study:
     @property
     def title(self) -> str:
         """What the numbers are of."""
-        return f"{self.split} log p(x) on {self.config.data}"
+        return f"{self.split} log p(x) on {self.config.dataset.data}"

@@ -156,7 +156,7 @@ class CellResult:
         path = self.folder / name
         content = path.read_bytes()
         if hash_bytes(content) != self.files.get(name):
-            raise ValueError(f"{path} {_CHANGED}: ppl-vae study run does the cell again.")
+            raise ValueError(f"{path} {_CHANGED}: run_study does the cell again.")
         return read_evidence(content, str(path))
 
 
@@ -305,7 +305,7 @@ def open_study(folder: str | os.PathLike[str], *, trust: bool = False) -> StudyR
     folder = Path(folder)
     path = folder / PLAN
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no study (no {PLAN}): ppl-vae study run FILE.")
+        raise FileNotFoundError(f"{folder} holds no study (no {PLAN}): run_study carries one out.")
     remedy = "delete it, and run the study's file again"
     saved = read_sealed(path, remedy)
     try:

@@ -32,7 +32,7 @@ class Progress:
 
     def _row(self, plan: CellPlan) -> ProgressRow:
         cell = CellResult.read(plan, self.folder / CELLS / plan.folder)
-        row = row_of(cell, plan.config.budget.epochs)
+        row = row_of(cell, plan.config.training.budget.epochs)
         if cell.state == "done":
             self._finished[plan.folder] = row
         return row
@@ -93,7 +93,7 @@ def format_status(results: StudyResults) -> str:
             f"{of['waiting']:>8}"
         )
     for cell in results.in_state("running"):
-        row = row_of(cell, study.arms[cell.arm].config.budget.epochs)
+        row = row_of(cell, study.arms[cell.arm].config.training.budget.epochs)
         age = _age(cell.folder)
         of_all = f" of {row.total}" if row.total else ""
         lines.append(f"{cell.name}: epoch {row.done}{of_all}, {row.text}{age}")
@@ -123,7 +123,9 @@ def status_summary(results: StudyResults) -> dict[str, Any]:
                 "state": cell.state,
                 "reason": cell.reason,
                 "attempts": cell.attempts,
-                "epochs": row_of(cell, results.study.arms[cell.arm].config.budget.epochs).done,
+                "epochs": row_of(
+                    cell, results.study.arms[cell.arm].config.training.budget.epochs
+                ).done,
             }
             for cell in results.cells
         ],

@@ -38,7 +38,6 @@ LOCK = "study.lock"
 _LOG = logging.getLogger(__name__)
 _SHOWN = ("config", "factors", "seeds", "evaluation", "measures")
 """Entries of a plan on which it depends what the tables hold."""
-_DATA_SETTINGS = ("data", "columns", "allow_missing", "binarize", "likelihood")
 
 
 @final
@@ -214,7 +213,9 @@ def _require_guide_densities(study: Study, data_root: Path | None) -> None:
     Arms that cannot be built are left to their cells, which say why.
     """
     needing = [m.name for m in study.methods if needs_guide_density(m.build())]
-    guides = {repr(arm.config.guide): (label, arm.config) for label, arm in study.arms.items()}
+    guides = {
+        repr(arm.config.model.guide): (label, arm.config) for label, arm in study.arms.items()
+    }
     for label, config in guides.values() if needing else ():
         dataset = config.load(data_root)
         try:
@@ -233,7 +234,7 @@ def _load(study: Study, data_root: Path | None) -> Dataset:
     """The data; checks that all arms are evaluated on the same ones."""
     loaded: dict[str, tuple[str, Dataset]] = {}
     for label, arm in study.arms.items():
-        key = repr([getattr(arm.config, name) for name in _DATA_SETTINGS])
+        key = repr([arm.config.dataset, arm.config.model.likelihood])
         if key not in loaded:
             loaded[key] = label, arm.config.load(data_root)
     (first, dataset), *others = loaded.values()

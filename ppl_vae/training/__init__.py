@@ -4,7 +4,7 @@ from ppl_vae.training._aggressive import AggressiveStep
 from ppl_vae.training._fit import FitResult, fit
 from ppl_vae.training._history import EpochRecord, History, csv_line, curve_of, plot_histories
 from ppl_vae.training._non_finite import NonFiniteError
-from ppl_vae.training._settings import STEPS, Budget, FitSettings
+from ppl_vae.training._settings import LIMITS, STEPS, Budget, FitSettings
 from ppl_vae.training._snapshot import Snapshot, load_parameters
 from ppl_vae.training._steps import (
     AdamStep,
@@ -18,6 +18,7 @@ from ppl_vae.training._steps import (
 )
 
 __all__ = [
+    "LIMITS",
     "STEPS",
     "AdamStep",
     "AggressiveStep",

@@ -119,7 +119,7 @@ class FitSettings:
     """How to train: the settings of :func:`~ppl_vae.training.fit`, of runs, of the command line.
 
     Attributes:
-        epochs: Passes over the training data; 100 where this and the next three are None.
+        epochs: Passes over the training data; None: 100, unless another limit is given.
         updates: Batches to update the model on, in place of epochs; a step's further updates of
             the guide on the same batch are not counted.
         seconds: Training time without validation, in place of epochs; training ends with the
@@ -128,15 +128,14 @@ class FitSettings:
             in training), in place of epochs; training ends with the last update within them.
         batch_size: At most this many data a batch; batches of an epoch differ by at most one.
         learning_rate: Adam's rate at the start, or a schedule over the fraction of training done.
-        schedule: Name of the schedule that a learning rate follows: ``constant``, ``exponential``
-            (to a tenth), ``cosine`` or ``burda``.
+        schedule: Name of the schedule that a learning rate follows; ``exponential`` falls to a
+            tenth.
         clip_norm: Largest global gradient norm, of the loss in nats per datum; None: no clipping.
         patience: Epochs without a better validation bound before training stops; None: never.
         validate_every: Epochs between validations.
         validation_particles: Number of particles K of the validation bound.
         validation_size: At most this many validation data, a fixed random subset.
-        step: ``torch`` (one fused optimiser), ``svi`` (Pyro's own), ``alternating:N``,
-            ``aggressive``, ``semi-amortised:N``, or a class of the form of
+        step: Step of training by name, such as ``alternating:5``, or a class of the form of
             :class:`~ppl_vae.training.Step`.
 
     Raises:

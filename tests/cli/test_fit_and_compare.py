@@ -196,7 +196,7 @@ def test_wrong_values(arguments, expected, tmp_path, capsys):
         (["fit"], "--out"),
         (["fti"], "fti"),
         (["fit", "--out", "x", "--epochs", "many"], "--epochs"),
-        (["fit", "--out", "x", "--hidden", "a,b"], "200,200"),
+        (["fit", "--out", "x", "--hidden", "a,b"], "is not a list of whole numbers"),
         (["evaluate"], "FOLDER"),
     ],
 )

@@ -1,8 +1,6 @@
-"""Help texts: every printed default and name is that of the object that the option sets."""
+"""Help texts: every option is a setting, its text and default those of the object that it sets."""
 
-import inspect
 import re
-from pathlib import Path
 from typing import get_args
 
 import click
@@ -10,44 +8,8 @@ import pytest
 
 import ppl_vae as pv
 from ppl_vae.cli import cli
-
-# What the options of each command set.
-SETS = {
-    "fit": [pv.runs.RunConfig, pv.runs.train_run],
-    "compare": [pv.runs.RunConfig, pv.runs.train_run, pv.runs.evaluate_run],
-    "evaluate": [pv.runs.evaluate_run, pv.runs.open_run],
-    "diagnose": [pv.runs.diagnose_run, pv.runs.open_run],
-    "impute": [pv.runs.impute_run, pv.runs.open_run],
-    "sample": [pv.report.write_sample_figures, pv.runs.open_run],
-    "gradients": [pv.diagnostics.gradient_statistics, pv.runs.open_run],
-    "study init": [pv.runs.RunConfig],
-    "study run": [pv.runs.open_run],
-}
-# What has another name in Python.
-RENAMED = {("impute", "draws"): "num_draws", ("impute", "particles"): "num_particles"}
-# Defaults of the command itself: what is printed is what is used.
-OWN = {
-    ("compare", "seeds"), ("evaluate", "shards"),
-    ("gradients", "model"), ("gradients", "folder"), ("gradients", "names"),
-}  # fmt: skip
-ENGINE = {"engine"}
-# Words for what None, or a rule, stands for.
-WORDS = {
-    "data_root": "$PPL_VAE_DATA, else the user's cache",
-    "upper_hidden": "as --hidden",
-    "clip_norm": "no clipping",
-    "patience": "never; the best epoch is kept either way",
-    "limit": "all",
-    "epochs": str(pv.runs.EPOCHS),
-    "thousands": "none",
-    "missing": "?, NA, NaN, null and others that pandas knows",
-    "test_data": "they are split off",
-    "valid_fraction": str(pv.data.Splitting().valid_fraction),
-    "test_fraction": str(pv.data.Splitting().test_fraction),
-    "split_seed": str(pv.data.Splitting().seed),
-    "refine": "not at all",
-    "bootstrap": "the delta method",
-}
+from ppl_vae.cli._options import SettingOption, SettingOptions
+from ppl_vae.settings import flat, settings_of
 
 
 def commands(command=cli, path=()):
@@ -59,67 +21,52 @@ def commands(command=cli, path=()):
 
 
 COMMANDS = dict(commands())
+# Arguments that must be given.
+REQUIRED = {"fit": ["--out", "x"]}
 
 
-def printed_defaults(command):
-    """Option to its printed default, as the page shows it."""
-    ctx = click.Context(command, info_name="ppl-vae", terminal_width=10_000)
-    for option in command.params:
-        if not isinstance(option, click.Option):
-            continue
-        _, text = option.get_help_record(ctx)
-        assert "{" not in text, text
-        found = re.search(r"\[default: (.*?)(; x>=\d+|; \d+<=x<=\d+)?\]$", text)
-        if found:
-            yield option, found[1]
+def help_of(command, name):
+    ctx = click.Context(COMMANDS[command], terminal_width=10_000)
+    (option,) = [o for o in COMMANDS[command].params if o.name == name]
+    return option.get_help_record(ctx)[1]
 
 
-def as_typed(value):
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def parsed(command, *arguments):
+    """Values of the options, as the command gets them."""
+    return COMMANDS[command].make_context(command, [*REQUIRED.get(command, []), *arguments]).params
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_printed_default_is_the_one_that_is_used(name):
-    for option, printed in printed_defaults(COMMANDS[name]):
-        where = name, option.name
-        parameter = RENAMED.get(
-            where, option.name.removesuffix("s") if option.multiple else option.name
-        )
-        owners = [
-            owner
-            for owner in SETS.get(name, [])
-            if parameter in inspect.signature(owner).parameters
-        ]
-        if name in ("evaluate", "compare") and option.name in METHOD_OPTIONS:
-            expected = WORDS.get(option.name) or pv.registry.method_default(option.name)
-            assert printed == expected, where
-        elif where in COMPUTED:
-            assert printed, where
-        elif where in OWN or option.name in ENGINE:
-            assert option.default is not None
-        elif owners and (value := default(owners[0], parameter)) is not None:
-            assert printed == as_typed(value), where
-        elif option.name in WORDS:
-            assert printed == WORDS[option.name], where
-            assert all(default(owner, parameter) is None for owner in owners), where
-        else:
-            pytest.fail(f"say in this test what {where} belongs to")
+def test_every_option_of_a_setting_has_its_text_and_default(name):
+    ctx = click.Context(COMMANDS[name], info_name="ppl-vae", terminal_width=10_000)
+    for option in COMMANDS[name].params:
+        if not isinstance(option, click.Option):
+            continue
+        _, text = option.get_help_record(ctx)
+        assert len(text) > 10, option
+        assert "None" not in text, text
+        if isinstance(option, SettingOption):
+            value = option.setting.default
+            printed = re.search(r"\[default: (.*?)\]$", text)
+            if value not in (None, (), {}, False):
+                shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                assert printed[1] == shown
 
 
-METHOD_OPTIONS = pv.registry.METHOD_OPTIONS
-# Told by the command, from constants of its own or other settings.
-COMPUTED = {
-    ("compare", "objectives"), ("compare", "folder"), ("evaluate", "method"),
-    ("compare", "method"), ("impute", "data"),
-    ("impute", "out"), ("gradients", "particles"), ("gradients", "replicates"),
-    ("gradients", "limit"), ("study run", "folder"), ("study run", "address"),
-    ("study run", "cpus"), ("study run", "gpus"), ("evaluate", "address"), ("evaluate", "cpus"),
-    ("evaluate", "gpus"),
-}  # fmt: skip
+def test_what_is_not_typed_is_the_default_of_the_settings():
+    usual = pv.runs.RunConfig()
+    values = parsed("fit")
+    assert {name: values[name] for name in flat(usual)} == flat(usual)
+    place = pv.studies.Place()
+    assert {name: values[name] for name in flat(place)} == flat(place)
 
 
-def default(owner, parameter):
-    return inspect.signature(owner).parameters[parameter].default
+@pytest.mark.parametrize("name", ["evaluate", "diagnose", "impute", "sample", "gradients"])
+def test_a_run_is_opened_as_in_python(name):
+    values = parsed(name, *([] if name == "gradients" else ["run"]))
+    for setting in settings_of(pv.runs.open_run).values():
+        if setting.name != "folder":
+            assert values[setting.name] == setting.default
 
 
 @pytest.mark.parametrize(
@@ -129,69 +76,44 @@ def default(owner, parameter):
         ("simulated", pv.BidirectionalMonteCarlo().num_simulated),
         ("target", pv.AdaptiveSampling().target),
         ("prior_share", pv.DefensiveSampling().prior_share),
+        ("refine", "not at all"),
+        ("bootstrap", "the delta method"),
     ],
 )
 def test_defaults_of_estimators_are_those_of_their_classes(option, expected):
-    assert pv.registry.method_default(option) == str(expected)
+    assert help_of("evaluate", option).endswith(f"[default: {expected}]")
 
 
-def test_no_default_is_typed_into_a_help_text():
-    """Numbers come from the objects; words may stand for what a rule decides."""
-    typed = [path.name for path in pv_files() if re.search(r"\[default: [0-9]", path.read_text())]
-    assert typed == []
+def test_every_argument_of_an_estimator_is_an_option_that_is_not_given():
+    values = parsed("evaluate", "run")
+    for build in pv.registry.METHODS.values():
+        for parameter in pv.registry.METHODS.parameters(build):
+            assert values[parameter.removeprefix("num_")] is None
 
 
-def pv_files():
-    return sorted((Path(pv.__file__).parent / "cli").glob("*.py"))
-
-
-def help_of(command, name):
-    ctx = click.Context(command, terminal_width=10_000)
-    (option,) = [o for o in command.params if o.name == name]
-    return option.get_help_record(ctx)[1]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_names_with_an_argument_exist(name):
-    """Such as iwae:K: an objective, a step or a part."""
-    ctx = click.Context(COMMANDS[name], terminal_width=10_000)
-    known = {"cuda", "ordinal"} | {name for kind in pv.registry.KINDS.values() for name in kind}
-    found = re.findall(r"\b([a-z][a-z-]*):[A-Z\d]", COMMANDS[name].get_help(ctx))
-    assert set(found) <= known | {"module"}
-
-
-@pytest.mark.parametrize(
-    ("command", "option", "known"),
-    [
-        ("fit", "objective", pv.registry.OBJECTIVES),
-        ("fit", "prior", pv.registry.KINDS["prior"]),
-        ("fit", "guide", pv.registry.KINDS["guide"]),
-        ("fit", "network", pv.registry.KINDS["network"]),
-        ("fit", "likelihood", {"auto", *pv.registry.KINDS["likelihood"]}),
-        ("fit", "data", pv.data.DATASETS),
-        ("fit", "step", pv.training.STEPS),
-    ],
-)
-def test_listed_names_exist(command, option, known):
-    """The names of a list, before what stands in parentheses."""
-    text = re.sub(r"\([^)]*\)", "", help_of(COMMANDS[command], option)).partition(", ...")[0]
-    listed = re.findall(r"(?:^|[:,]|\bor\b) *([a-z][a-z-]*)(?=:[A-Z]|,| *\(|$|\.| *,)", text)
-    listed = [name for name in listed if name not in ("one", "or")]
-    assert listed
-    assert set(listed) <= set(known)
+@pytest.mark.parametrize("kind", ["objective", "prior", "likelihood", "guide", "network", "step"])
+def test_names_are_listed_or_where_they_are_is_said(kind):
+    text = help_of("fit", kind)
+    names = list(pv.registry.KINDS[kind])
+    listed = re.search(r"Known: ([^.;]*)", text)[1].strip(" ,").split(", ")
+    assert listed == names[: len(listed)]
+    assert len(listed) == len(names) or "lists them)" in text
 
 
 @pytest.mark.parametrize(
     ("command", "option", "expected"),
     [
-        ("fit", "binarize", pv.runs.BINARIZATIONS),
+        ("fit", "binarize", ("auto", "none", "static", "dynamic")),
         ("evaluate", "split", get_args(pv.runs.Split)),
         ("compare", "split", get_args(pv.runs.Split)),
     ],
 )
 def test_choices_are_those_of_the_object(command, option, expected):
     (found,) = [o for o in COMMANDS[command].params if o.name == option]
-    assert set(found.type.choices) == set(expected)
+    assert found.metavar == f"[{'|'.join(expected)}]"
+    line = "is not " + f"{', '.join(expected[:-1])} or {expected[-1]}"
+    with pytest.raises(click.BadParameter, match=line):
+        parsed(command, *(["run"] if command == "evaluate" else []), f"--{option}", "other")
 
 
 def test_all_methods_activations_and_schedules_are_listed():
@@ -200,4 +122,15 @@ def test_all_methods_activations_and_schedules_are_listed():
         ("fit", "activation", pv.networks.ACTIVATIONS),
         ("fit", "schedule", pv.registry.SCHEDULES),
     ]:
-        assert ", ".join(names) in help_of(COMMANDS[command], option)
+        assert ", ".join(names) in help_of(command, option)
+
+
+def test_groups_of_settings_have_headings():
+    ctx = click.Context(COMMANDS["fit"])
+    headings = re.findall(r"^(\w+):$", COMMANDS["fit"].get_help(ctx), re.MULTILINE)
+    assert headings == ["Options", "Dataset", "Model", "Training"]
+
+
+def test_no_group_of_settings_is_an_option_itself():
+    for command in COMMANDS.values():
+        assert not [o for o in command.params if isinstance(o, SettingOptions)]

@@ -109,7 +109,9 @@ class TestOutcomes:
         assert work.names(tmp_path / "done")[-1] == "long"
 
     def test_an_evaluation_in_parts(self, tmp_path):
-        config = RunConfig(hidden=(8,), latent=2, epochs=1, batch_size=400, validation_particles=2)
+        config = RunConfig.of(
+            hidden=(8,), latent=2, epochs=1, batch_size=400, validation_particles=2
+        )
         train_run(config, tmp_path / "here", progress=False)
         # Of its own, as an evaluation that is there is read and not made again.
         shutil.copytree(tmp_path / "here", tmp_path / "there")

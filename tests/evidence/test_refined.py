@@ -164,7 +164,7 @@ class TestWhatItSays:
 
 
 def test_on_the_command_line(tmp_path, capsys):
-    config = RunConfig(epochs=1, hidden=(4,), latent=2, batch_size=500, validation_particles=2)
+    config = RunConfig.of(epochs=1, hidden=(4,), latent=2, batch_size=500, validation_particles=2)
     train_run(config, tmp_path, device="cpu", progress=False)
     command = ["evaluate", str(tmp_path), "--particles", "20", "--limit", "30", "--json"]
     found = {}

@@ -44,7 +44,7 @@ def bomb(name, levels=24, width=6):
         (bomb("factors"), "aliases stand for more than 100,000 entries"),
         ("factors: &a [*a]", "an alias stands inside of what it stands for"),
         ("factors: " + "[" * 3000, "nested too deeply"),
-        ("config: {hidden: '[&a [1, 1], &b [*a, *a], [*b, *b]]'}", "aliases are not taken"),
+        ("config: {hidden: '[&a [1, 1], &b [*a, *a], [*b, *b]]'}", "hidden cannot be"),
         ("question: " + "x" * 2_000_000, "characters are no settings"),
     ],
     ids=["aliases", "endless", "deep", "in text", "long"],

@@ -29,7 +29,7 @@ SECONDS, BYTES = 10, 2 << 30
 
 def prepare(folder):
     """A trained run, a study and data, all small."""
-    config = RunConfig(hidden=(4,), latent=2, epochs=1, batch_size=600, validation_particles=2)
+    config = RunConfig.of(hidden=(4,), latent=2, epochs=1, batch_size=600, validation_particles=2)
     run, _ = train_run(config, folder / "run", device="cpu", progress=False)
     evaluate_run(run, estimator=build_estimator("iwae", {"particles": 3}), limit=20, progress=False)
     study = Study(config, {"objective": ("elbo", "stl")}, seeds=(0,), limit=20, measures=(),
@@ -48,7 +48,7 @@ def plan_of(folder):
 
 
 def read_settings(text):
-    RunConfig.from_mapping(json.loads(text)).objects()
+    RunConfig.from_mapping(json.loads(text)).build_objective()
 
 
 def kinds(folder):

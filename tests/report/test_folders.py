@@ -56,7 +56,7 @@ def test_sample_figures_of_a_table_have_its_units_and_names(tmp_path, monkeypatc
     seconds = 1_700_000_000 + 10 * rng.random(40)
     table = pd.DataFrame({"seconds": seconds, "speed": rng.normal(size=40)})
     table.to_csv(tmp_path / "t.csv", index=False)
-    config = RunConfig(data=str(tmp_path / "t.csv"), hidden=(8,), latent=2, epochs=1)
+    config = RunConfig.of(data=str(tmp_path / "t.csv"), hidden=(8,), latent=2, epochs=1)
     run, _ = train_run(config, tmp_path / "run", progress=False)
     write_sample_figures(run, count=4)
     assert len(shown) == 2
@@ -69,7 +69,7 @@ def test_sample_figures_of_a_table_have_its_units_and_names(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
 def test_sample_figures_of_a_run(tmp_path, likelihood):
-    config = RunConfig(likelihood=likelihood, hidden=(8,), latent=2, epochs=1)
+    config = RunConfig.of(likelihood=likelihood, hidden=(8,), latent=2, epochs=1)
     run, _ = train_run(config, tmp_path / "run", progress=False)
     first = [path.read_bytes() for path in write_sample_figures(run, count=4, seed=0)]
     again = [path.read_bytes() for path in write_sample_figures(run, count=4, seed=0)]

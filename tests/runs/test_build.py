@@ -18,7 +18,7 @@ SMALL = {"hidden": (8,), "latent": 2}
 @pytest.mark.parametrize("network", ["mlp", "gated", "conv", "resnet"])
 @pytest.mark.parametrize("latent", [2, (3, 2)])
 def test_networks(network, latent):
-    vae = RunConfig(network=network, hidden=(8,), latent=latent).build_vae(DIGITS)
+    vae = RunConfig.of(network=network, hidden=(8,), latent=latent).build_vae(DIGITS)
     assert isinstance(vae, VAE if latent == 2 else HierarchicalVAE)
     x = DIGITS.test[:5]
     assert vae.reconstruct(x).log_prob(x).shape == (5,)
@@ -26,7 +26,7 @@ def test_networks(network, latent):
 
 @pytest.mark.parametrize(("guide", "kind"), [("normal", BottomUp), ("ladder", Ladder)])
 def test_hierarchies(guide, kind):
-    config = RunConfig(guide=guide, latent=(5, 4, 3), hidden=(9, 8), upper_hidden=(7, 6))
+    config = RunConfig.of(guide=guide, latent=(5, 4, 3), hidden=(9, 8), upper_hidden=(7, 6))
     vae = config.build_vae(DIGITS)
     assert isinstance(vae.inference, kind)
     assert vae.num_layers == 3
@@ -39,7 +39,7 @@ def test_hierarchies(guide, kind):
 
 
 def test_burda_s_two_layers_have_the_paper_s_sizes():
-    config = RunConfig(latent=(100, 50), hidden=(200, 200), upper_hidden=(100, 100))
+    config = RunConfig.of(latent=(100, 50), hidden=(200, 200), upper_hidden=(100, 100))
     first, second = config.build_vae(DIGITS).inference.encoders
     sizes = [
         [layer.in_features for layer in encoder.modules() if isinstance(layer, torch.nn.Linear)]
@@ -50,17 +50,18 @@ def test_burda_s_two_layers_have_the_paper_s_sizes():
 
 
 def test_gated_layers_between_latents_too():
-    vae = RunConfig(network="gated", latent=(4, 3), hidden=(8,)).build_vae(DIGITS)
+    vae = RunConfig.of(network="gated", latent=(4, 3), hidden=(8,)).build_vae(DIGITS)
     assert sum(isinstance(module, GatedMLP) for module in vae.modules()) == 4
 
 
 def test_one_layer_in_a_list_is_one_layer():
-    assert RunConfig.from_mapping({"latent": [3]}) == RunConfig(latent=3)
+    assert RunConfig.from_mapping({"latent": [3]}) == RunConfig.of(latent=3)
 
 
 def test_other_priors_leave_the_networks_as_they_were():
     a, b = (
-        RunConfig(prior=prior, **SMALL).build_vae(DIGITS) for prior in ("normal", "learned-normal")
+        RunConfig.of(prior=prior, **SMALL).build_vae(DIGITS)
+        for prior in ("normal", "learned-normal")
     )
     for x, y in zip(a.decoder.parameters(), b.decoder.parameters(), strict=True):
         assert torch.equal(x, y)
@@ -70,14 +71,14 @@ def test_a_ladder_of_one_rung_is_none():
     with pytest.raises(
         ValueError, match=r"guide ladder needs two layers of latents or more, .* latent="
     ):
-        RunConfig(guide="ladder", **SMALL).build_vae(DIGITS)
+        RunConfig.of(guide="ladder", **SMALL).build_vae(DIGITS)
 
 
 def test_a_network_that_cannot_take_the_data_is_named():
     table = torch.rand(9, 7)
     dataset = Dataset("table", table, table, table)
     with pytest.raises(ValueError, match="network 'conv'"):
-        RunConfig(network="conv", likelihood="normal", **SMALL).build_vae(dataset)
+        RunConfig.of(network="conv", likelihood="normal", **SMALL).build_vae(dataset)
 
 
 FORMS = {
@@ -104,7 +105,7 @@ def test_every_prior(prior):
     guide = {"sphere": "sphere", "categorical": "categorical:2"}.get(
         prior, "bernoulli" if prior in DISCRETE else "normal"
     )
-    config = RunConfig(prior=FORMS.get(prior, prior), guide=guide, hidden=(8,), latent=4)
+    config = RunConfig.of(prior=FORMS.get(prior, prior), guide=guide, hidden=(8,), latent=4)
     vae = config.build_vae(DIGITS).eval()
     x = DIGITS.test[:6]
     weights = draw_particles(vae.model, vae.guide, x, 3).log_weight
@@ -115,7 +116,7 @@ def test_every_prior(prior):
 @pytest.mark.parametrize("guide", sorted(set(GUIDES) - {"ladder"}))
 def test_every_guide(guide):
     prior = {"sphere": "sphere", "categorical": "categorical:2", "bernoulli": "bernoulli"}
-    config = RunConfig(
+    config = RunConfig.of(
         prior=prior.get(guide, "normal"), guide=FORMS.get(guide, guide), hidden=(8,), latent=4
     )
     vae = config.build_vae(DIGITS)
@@ -139,14 +140,14 @@ def test_every_likelihood(likelihood):
     }.get(likelihood, GREY)
     form = "categorical:6" if likelihood == "categorical" else likelihood
     dataset = dataset_of(rows)
-    vae = RunConfig(likelihood=form, data="made.npy", hidden=(8,), latent=2).build_vae(dataset)
+    vae = RunConfig.of(likelihood=form, data="made.npy", hidden=(8,), latent=2).build_vae(dataset)
     weights = draw_particles(vae.model, vae.guide, rows[:5], 3).log_weight
     assert weights.isfinite().all()
     assert vae.generate(2).mean.shape == (2, 16)
     if likelihood == "pixel-cnn":
         return
     holes = torch.where(torch.rand_like(rows) < 0.2, torch.nan, rows)
-    vae = RunConfig(likelihood=form, data="made.npy", hidden=(8,), latent=2).build_vae(
+    vae = RunConfig.of(likelihood=form, data="made.npy", hidden=(8,), latent=2).build_vae(
         dataset_of(holes)
     )
     assert draw_particles(vae.model, vae.guide, holes[:5], 3).log_weight.isfinite().all()
@@ -154,7 +155,9 @@ def test_every_likelihood(likelihood):
 
 def test_a_vamp_prior_on_top_of_a_hierarchy():
     for guide in ("normal", "ladder"):
-        vae = RunConfig(prior="vamp:5", guide=guide, hidden=(8,), latent=(4, 3)).build_vae(DIGITS)
+        vae = RunConfig.of(prior="vamp:5", guide=guide, hidden=(8,), latent=(4, 3)).build_vae(
+            DIGITS
+        )
         assert vae.prior().event_shape == (3,)
         particles = draw_particles(vae.model, vae.guide, DIGITS.test[:5], 2)
         assert particles.log_weight.isfinite().all()

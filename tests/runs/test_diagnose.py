@@ -15,7 +15,7 @@ from ppl_vae.report import write_diagnosis
 from ppl_vae.runs import RunConfig, diagnose_run, open_run, train_run
 from ppl_vae.runs import _diagnose as diagnose
 
-CONFIG = RunConfig(
+CONFIG = RunConfig.of(
     hidden=(8,), latent=2, epochs=2, batch_size=400, validation_particles=2, learning_rate=0.01
 )
 SMALL = {"limit": 20, "particles": 20, "rate_data": 2, "temperatures": 10, "chains": 4}
@@ -143,7 +143,7 @@ class TestGoesOn:
 
     @pytest.mark.usefixtures("quick")
     def test_a_run_trained_on_is_another(self, copy):
-        train_run(replace(CONFIG, epochs=3), copy, progress=False)
+        train_run(CONFIG.changed(epochs=3), copy, progress=False)
         _, read, _ = again(copy)
         assert read == set()
 
@@ -175,7 +175,7 @@ class TestLeftOut:
         )
 
     def test_a_guide_that_cannot_be_moved(self, tmp_path):
-        config = replace(CONFIG, prior="bernoulli", guide="bernoulli", objective="vimco:2")
+        config = CONFIG.changed(prior="bernoulli", guide="bernoulli", objective="vimco:2")
         run, _ = train_run(config, tmp_path / "run", progress=False)
         result = diagnose_run(run, **SMALL)
         assert set(result.left_out) == {"inference_gap", "inference_gap_train", "rate_distortion"}
@@ -208,7 +208,7 @@ class TestParts:
         assert found["inference_gap_train"].correlation is None
 
     def test_one_latent_has_no_covariance(self, tmp_path, monkeypatch):
-        run, _ = train_run(replace(CONFIG, latent=1), tmp_path / "run", progress=False)
+        run, _ = train_run(CONFIG.changed(latent=1), tmp_path / "run", progress=False)
         assert not diagnose._takes_full_covariance(run, run.rows("test", 2).x)
 
     def test_summary(self, found):

@@ -21,7 +21,7 @@ draws = numpy.random.default_rng(0)
 table = pandas.DataFrame(draws.normal(size=(60, 3)), columns=list("abc"))
 table.iloc[::5, 1] = None
 table.to_csv(place / "x.csv", index=False)
-config = RunConfig(data=str(place / "x.csv"), hidden=(4,), latent=2, epochs=1,
+config = RunConfig.of(data=str(place / "x.csv"), hidden=(4,), latent=2, epochs=1,
                    validation_particles=2)
 train_run(config, place / "run", device="cpu", progress=False)
 # What is finished is written after every chunk: most kills are in the middle of a save.

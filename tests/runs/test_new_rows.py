@@ -57,7 +57,7 @@ def log_prob(run, **rows):
 
 
 def trained(tmp_path, data, likelihood, **settings):
-    config = RunConfig(
+    config = RunConfig.of(
         data=str(data), likelihood=likelihood, latent=1, hidden=(4,), epochs=1,
         validation_particles=1, **settings,
     )  # fmt: skip

@@ -39,7 +39,7 @@ class TestBudget:
         _, result = train(tmp_path, updates=6, epochs=None)
         assert result.history.column("updates") == [4, 6]
         assert not result.stopped_early
-        assert open_run(tmp_path, device="cpu").config.budget.updates == 6
+        assert open_run(tmp_path, device="cpu").config.training.budget.updates == 6
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -88,7 +88,7 @@ class TestBudget:
         for name in ("updates", "seconds", "decoder_evaluations"):
             del saved["config"][name]
         path.write_text(json.dumps(saved))
-        assert open_run(tmp_path, device="cpu").config.budget.epochs == 1
+        assert open_run(tmp_path, device="cpu").config.training.budget.epochs == 1
         assert len(train(tmp_path, epochs=2)[1].history) == 2
 
 
@@ -240,7 +240,7 @@ class TestBelongsToNobody:
         with pytest.raises(NonFiniteError):
             train(tmp_path, learning_rate=1e39)
         train(tmp_path, epochs=1)
-        assert open_run(tmp_path, device="cpu").config.learning_rate == 1e-3
+        assert open_run(tmp_path, device="cpu").config.training.learning_rate == 1e-3
 
 
 class TestWithoutItsData:
@@ -304,7 +304,7 @@ from ppl_vae.training import fit
 folder, budget, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 # A checkpoint after every epoch: most kills are in the middle of a save.
 module.fit = lambda *args, **kwargs: fit(*args, **kwargs, checkpoint_seconds=0.0)
-config = RunConfig(hidden=(4,), latent=2, batch_size=400, validation_particles=2, updates=budget)
+config = RunConfig.of(hidden=(4,), latent=2, batch_size=400, validation_particles=2, updates=budget)
 
 def train(to):
     train_run(config, to, device="cpu", progress=False)

@@ -9,7 +9,7 @@ from ppl_vae.engines import InProcess, Outcome
 from ppl_vae.evidence import AdaptiveSampling, ImportanceSampling, Sharded
 from ppl_vae.runs import RunConfig, evaluate_run, evaluate_sharded, file_of, open_run, train_run
 
-CONFIG = RunConfig(
+CONFIG = RunConfig.of(
     hidden=(8,), latent=2, epochs=1, batch_size=400, validation_particles=2, learning_rate=0.01
 )
 DRAWS = ImportanceSampling(20, rows=100)
@@ -123,7 +123,7 @@ def test_parts_that_fail_stop_no_others_and_are_said(folder):
 def test_a_trained_on_run_is_another(folder):
     with pytest.raises(KeyboardInterrupt):
         evaluate_sharded(folder, DRAWS, 3, Counts(stop=2), **CALL)
-    train_run(RunConfig(**{**vars(CONFIG), "epochs": 2}), folder, progress=False)
+    train_run(CONFIG.changed(epochs=2), folder, progress=False)
     engine = Counts()
     evaluate_sharded(folder, DRAWS, 3, engine, **CALL)
     assert len(engine.ran) == 3

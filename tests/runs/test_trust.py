@@ -22,7 +22,7 @@ from ppl_vae.store import write_sealed
 from ppl_vae.studies import open_study, read_study
 from ppl_vae.training import Snapshot
 
-CONFIG = RunConfig(hidden=(8,), latent=2, epochs=1, batch_size=500, validation_particles=2)
+CONFIG = RunConfig.of(hidden=(8,), latent=2, epochs=1, batch_size=500, validation_particles=2)
 CANARY = "from pathlib import Path\nPath('ran').touch()\n"
 NOT_CLASSES = [
     "pip._internal.cli.main:main", "torch:load", "pandas:read_pickle", "os:system",
@@ -100,7 +100,7 @@ def test_a_name_that_is_no_class_s_path_is_unknown(stranger, name):
         with pytest.raises(
             ValueError, match=r"unknown (prior|objective)|give trust=True|run with other"
         ):
-            open_run(stranger).config.objects()
+            open_run(stranger).config.build_objective()
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_the_true_reason_of_a_module_that_fails(code, reason, tmp_path, monkeypa
     (tmp_path / "my_lib.py").write_text(code)
     monkeypatch.delitem(sys.modules, "my_lib", raising=False)
     with pytest.raises(ValueError, match=r"my_lib") as caught:
-        RunConfig(prior="my_lib:Prior").parts  # noqa: B018
+        RunConfig.of(prior="my_lib:Prior").components  # noqa: B018
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     sys.modules.pop("my_lib", None)

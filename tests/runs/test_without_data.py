@@ -26,7 +26,7 @@ CASES = [
 
 def trained(tmp_path, values, **settings):
     numpy.save(tmp_path / "x.npy", values)
-    config = RunConfig(
+    config = RunConfig.of(
         data=str(tmp_path / "x.npy"), hidden=(4,), latent=2, epochs=1, validation_particles=2,
         **settings,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pandas as pd
 from ppl_vae.runs import RunConfig
 from ppl_vae.studies import Method, Place, Resources, Study, run_study
 
-CONFIG = RunConfig(hidden=(8,), latent=2, epochs=3, batch_size=300, validation_particles=3)
+CONFIG = RunConfig.of(hidden=(8,), latent=2, epochs=3, batch_size=300, validation_particles=3)
 STUDY = Study(
     config=CONFIG,
     factors={"objective": ("elbo", "iwae:2")},

@@ -8,12 +8,12 @@ import pytest
 
 from ppl_vae.settings_file import parse_settings
 from ppl_vae.studies import (
-    TEMPLATE,
     Method,
     Resources,
     add_to_study,
     read_study,
     study_from_mapping,
+    study_template,
     study_to_mapping,
     write_yaml,
 )
@@ -47,8 +47,8 @@ def test_everything_in_a_file_arrives(tmp_path):
     study = read_study(write(tmp_path, TEXT))
     assert study.question == "Which?"
     assert study.text == TEXT
-    assert study.config.learning_rate == 0.003
-    assert study.config.updates == 10
+    assert study.config.training.learning_rate == 0.003
+    assert study.config.training.updates == 10
     assert study.seeds == (0, 1)
     assert list(study.arms) == [
         "elbo learning_rate=0.001",
@@ -56,7 +56,7 @@ def test_everything_in_a_file_arrives(tmp_path):
         "iwae:50 learning_rate=0.001",
         "iwae:50 learning_rate=0.01",
     ]
-    assert study.arms["iwae:50 learning_rate=0.01"].config.learning_rate == 0.01
+    assert study.arms["iwae:50 learning_rate=0.01"].config.training.learning_rate == 0.01
     assert study.arms["elbo learning_rate=0.01"].levels == {
         "objective": "elbo",
         "learning_rate": "0.01",
@@ -84,7 +84,7 @@ def test_toml_says_the_same(tmp_path):
     """
     study = read_study(write(tmp_path, text, "study.toml"))
     assert list(study.arms) == ["elbo", "iwae:50"]
-    assert study.config.hidden == (100, 100)
+    assert study.config.model.hidden == (100, 100)
 
 
 def test_a_plan_written_and_read_is_the_same():
@@ -95,7 +95,7 @@ def test_a_plan_written_and_read_is_the_same():
 
 
 def test_the_template_and_the_examples_are_studies(tmp_path):
-    study = read_study(write(tmp_path, TEMPLATE.format(path="study.yaml", data="digits")))
+    study = read_study(write(tmp_path, study_template("digits")))
     assert list(study.arms) == ["elbo", "iwae:50"]
     assert EXAMPLES
     for path in EXAMPLES:
@@ -124,7 +124,7 @@ def test_data_beside_the_file(tmp_path, monkeypatch):
     np.save(tmp_path / "mine.npy", np.zeros((20, 3), dtype=np.float32))
     path = write(tmp_path, "config: {data: mine.npy}")
     monkeypatch.chdir(Path(__file__).parent)
-    assert read_study(path).config.data == str(tmp_path / "mine.npy")
+    assert read_study(path).config.dataset.data == str(tmp_path / "mine.npy")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_data_beside_the_file(tmp_path, monkeypatch):
         ("config: {epoch: 10}", "did you mean 'epochs'"),
         ("config: {seed: 1}", "give seeds"),
         ("config: digits", "config is a mapping"),
-        ("budget: {epochs: 1, updates: 3}", "one of epochs"),
+        ("budget: {epochs: 1, updates: 3}", "exactly one limit"),
         ("budget: {epoch: 2}", "did you mean 'epochs'"),
         ("evaluation: {method: iwae}", "did you mean 'methods'"),
         ("evaluation: {methods: iwae}", "methods is a list"),
@@ -168,17 +168,17 @@ def test_data_beside_the_file(tmp_path, monkeypatch):
         ("evaluation: {methods: [{method: iwae, chains: 3}]}", "chains is an option of"),
         ("evaluation: {methods: [{method: iwae, particles: 0}]}", "num_particles"),
         ("evaluation: {methods: [iwae, iwae]}", "labels of their own"),
-        ("evaluation: {split: tset}", "did you mean 'test'"),
+        ("evaluation: {split: tset}", "split cannot be 'tset': it is train, valid or test"),
         ("evaluation: {limit: 1}", "limit must be 2 or more"),
-        ("evaluation: {limit: few}", "limit is a whole number"),
+        ("evaluation: {limit: few}", "limit cannot be 'few': it is a whole number or null"),
         ("evaluation: {shards: 0}", "shards must be 1 or more"),
         ("confidence: 95", "confidence must be in"),
-        ("confidence: high", "confidence is a number"),
+        ("confidence: high", "confidence cannot be 'high': it is a number"),
         ("reference: elob", "did you mean 'elbo'"),
         ("resources: {cpu: 1}", "did you mean 'cpus'"),
         ("resources: {cpus: 0}", "cpus must be 1 or more"),
         ("resources: {gpus: -1}", "gpus must be 0 or more"),
-        ("measures: all", "measures is a list"),
+        ("measures: all", "unknown measure 'all'"),
         ("measures: [everything]", "unknown measure"),
     ],
 )
@@ -191,7 +191,7 @@ def test_what_is_wrong_is_said_in_a_line_that_names_the_file(text, expected, tmp
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="ppl-vae study init"):
+    with pytest.raises(FileNotFoundError, match="study_template"):
         read_study(tmp_path / "none.yaml")
 
 

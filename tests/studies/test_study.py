@@ -61,7 +61,7 @@ def test_every_cell_has_a_folder_of_its_own(folder):
 
 
 def test_arms_of_one_seed_start_from_the_same_parameters(tmp_path):
-    still = plan(config=replace(CONFIG, epochs=1, learning_rate=1e-12), seeds=(0,))
+    still = plan(config=CONFIG.changed(epochs=1, learning_rate=1e-12), seeds=(0,))
     carry_out(tmp_path, still)
     runs = [open_run(tmp_path / "cells" / name, device="cpu")
             for name in ("elbo-seed0", "iwae-2-seed0")]  # fmt: skip
@@ -146,7 +146,7 @@ def test_a_method_more_evaluates_and_does_not_train_again(tmp_path):
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     carry_out(tmp_path, plan(seeds=(0,)))
     with pytest.raises(ValueError, match=r"latent 2 there, 3 here.*choose another folder"):
-        carry_out(tmp_path, plan(seeds=(0,), config=replace(CONFIG, latent=3)))
+        carry_out(tmp_path, plan(seeds=(0,), config=CONFIG.changed(latent=3)))
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -176,7 +176,7 @@ def test_a_cell_that_fails_is_recorded_and_the_others_are_done(tmp_path):
 def test_arms_with_other_test_data_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"arms .* have other test data"):
         carry_out(tmp_path, plan(factors={"binarize": ("static", "none")},
-                                 config=replace(CONFIG, likelihood="normal")))  # fmt: skip
+                                 config=CONFIG.changed(likelihood="normal")))  # fmt: skip
 
 
 def test_a_second_process_is_told_who_is_at_work(folder):
@@ -312,7 +312,7 @@ def test_a_limit_takes_the_same_random_subset(tmp_path):
 
 @pytest.mark.parametrize("likelihood", ["optimal-sigma", "normal:feature", "laplace"])
 def test_what_training_keeps_outside_of_parameters_is_read_back(likelihood, tmp_path):
-    config = replace(CONFIG, likelihood=likelihood)
+    config = CONFIG.changed(likelihood=likelihood)
     run, _ = train_run(config, tmp_path / "run", device="cpu", progress=False)
     x = run.dataset.test[:20]
     trained = ESTIMATOR(run.vae.eval().model, run.vae.guide, x)
@@ -323,7 +323,7 @@ def test_what_training_keeps_outside_of_parameters_is_read_back(likelihood, tmp_
 
 def test_a_density_and_a_probability_do_not_compare(tmp_path):
     mixed = plan(factors={"likelihood": ("bernoulli", "normal")}, seeds=(0,),
-                 config=replace(CONFIG, binarize="static"))  # fmt: skip
+                 config=CONFIG.changed(binarize="static"))  # fmt: skip
     results = carry_out(tmp_path, mixed)
     assert any("do not compare" in note for note in results.warnings)
 

@@ -588,12 +588,12 @@ class TestRuns:
     def test_a_typo_is_found_before_anything_is_written(self, tmp_path):
         for name in ("agressive", "alternating:0", "torch:2"):
             with pytest.raises(ValueError, match=rf"^[^\n]*step '{name}'[^\n]*$"):
-                train_run(RunConfig(step=name), tmp_path / "run", progress=False)
+                train_run(RunConfig.of(step=name), tmp_path / "run", progress=False)
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize("name", ["alternating:2", "semi-amortised:1"])
     def test_by_name(self, name, tmp_path):
-        config = RunConfig(step=name, epochs=1, hidden=(4,), latent=2, batch_size=500)
+        config = RunConfig.of(step=name, epochs=1, hidden=(4,), latent=2, batch_size=500)
         run, _ = train_run(config, tmp_path, device="cpu", progress=False)
         assert math.isfinite(run.history.records[0].bound)
-        assert open_run(tmp_path, device="cpu").config.step == name
+        assert open_run(tmp_path, device="cpu").config.training.step == name

@@ -1,4 +1,4 @@
-"""``ppl-vae objectives``."""
+"""Commands that list what has a name: ``ppl-vae objectives`` and ``ppl-vae parts``."""
 
 import dataclasses
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 import ppl_vae as pv
+from ppl_vae.cli._options import as_json
 from ppl_vae.cli._output import show
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, nothing else.")
+@as_json
 def objectives(as_json: bool) -> None:
     """List the objectives and KL shapings, by the names that --objective takes."""
     kinds, shaping = pv.registry.OBJECTIVES, pv.registry.SHAPINGS
@@ -33,3 +34,23 @@ def objectives(as_json: bool) -> None:
 
 def _plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: sorted(v) if isinstance(v, frozenset) else v for name, v in fields}
+
+
+@click.command()
+@as_json
+def parts(as_json: bool) -> None:
+    """List priors, likelihoods, guides, networks, steps, schedules by the names options take."""
+    values = {
+        f"--{kind}": {components.form(name): components.summary(name) for name in components}
+        for kind, components in pv.registry.KINDS.items()
+        if kind not in ("objective", "shaping", "method", "engine")
+    }
+    width = max(len(form) for known in values.values() for form in known)
+    lines = []
+    for kind, known in values.items():
+        lines += [f"{kind}:", *(f"  {form:<{width}}  {text}" for form, text in known.items()), ""]
+    lines.append(
+        "Arguments in brackets may be left out, or given by name: mixture:covariance=full. A class "
+        "of your own is module:Class:ARGUMENTS."
+    )
+    show("\n".join(lines), values, as_json)

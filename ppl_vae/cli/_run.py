@@ -1,0 +1,282 @@
+"""Commands on a trained run: evaluate, diagnose, impute, sample, gradients."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+import ppl_vae as pv
+from ppl_vae.cli._options import (
+    Command,
+    as_json,
+    engine,
+    folder,
+    import_from_here,
+    methods,
+    opening,
+    resources,
+    rows,
+    settings,
+    typed,
+)
+from ppl_vae.cli._output import in_options, say, show
+from ppl_vae.settings import Setting, settings_of
+
+
+@click.command(cls=Command)
+@folder
+@settings("registry.build_estimator", "estimator", chosen=("method",))
+@rows
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Parts that the data are cut in, each with draws of its own; on Ray they run side by "
+    "side.",
+)
+@click.option(
+    "--list",
+    "listed",
+    is_flag=True,
+    help="Print the evaluations and diagnoses that the run's folder holds, and compute nothing.",
+)
+@opening
+@as_json
+@methods
+@engine
+@resources
+def evaluate(folder: Path, listed: bool, as_json: bool, **asked: Any) -> None:
+    """Estimate log p(x) of a trained run, with its standard error.
+
+    Every evaluation has a file of its own in the run's folder, in evaluations/; none takes
+    another's place, and one that is there is read back.
+    """
+    if listed:
+        stored = pv.runs.list_evaluations(folder)
+        text = pv.runs.format_evaluations(stored) if stored else f"{folder} holds no evaluations"
+        show(text, {"evaluations": [each.summary() for each in stored]}, as_json)
+        return
+    on, opening, shards = asked["on"], asked["opening"], asked["shards"]
+    if on["file"] is not None and "split" in typed(on):
+        raise click.BadParameter("the rows of --data have no splits", param_hint="split")
+    estimator = pv.registry.build_estimator(**asked["estimator"], options=asked["options"])
+    engine = pv.studies.Resources(**asked["resources"]).engine(**asked["engine"])
+    run = pv.runs.open_run(folder, **opening)
+    rows = run.rows(on["split"], on["limit"], on["file"])
+    estimator, sandwich, pictures = _judged(estimator, run, rows, on["seed"])
+    if shards > 1 or asked["engine"]["name"] != "in-process":
+        evidence = pv.runs.evaluate_sharded(folder, estimator, shards, engine, **opening, **on)
+    else:
+        evidence = pv.runs.evaluate_run(run, estimator=estimator, **on)
+    path = pv.runs.file_of(folder, evidence)
+    lines = [f"{run.config.objective} on {rows.source}", str(evidence)]
+    if on["limit"] is not None and on["limit"] > len(rows):
+        lines.insert(
+            1, f"--limit {on['limit']}: only {len(rows)} rows are there, and all are taken"
+        )
+    values = pv.runs.StoredEvaluation(path, evidence.identity, evidence).summary()
+    values["decomposition"] = None
+    normalizers = pv.runs.find_normalizers(run.vae)
+    if normalizers:
+        lines += map(str, normalizers)
+        values["normalizers"] = [each.to_dict() for each in normalizers]
+    if run.data.missing_share:
+        share = f"{run.data.missing_share:.1%}"
+        lines.append(f"log p of the observed cells; {share} of all cells are missing")
+    if run.has_discrete_data:
+        bits = pv.evidence.bits_per_dimension(evidence.mean, run.data.schema.features)
+        lines.append(f"{bits:.4f} bits per dimension, of {run.data.schema.features}")
+        values["bits_per_dimension"] = bits
+    if sandwich is not None:
+        lines += ["", str(sandwich)]
+        lines += [f"picture: {path}" for path in pictures]
+        values["sandwich"] = sandwich.summary()
+    # Of one datum there is no error over data, so no decomposition.
+    if len(rows) > 1:
+        programs = run.vae.model, run.vae.guide
+        terms = pv.diagnostics.decompose(*programs, rows, device=run.device, seed=on["seed"])
+        lines += ["", str(terms)]
+        values["decomposition"] = terms.summary()
+    lines += ["", f"per-datum values in {path}"]
+    show("\n".join(lines), values, as_json)
+
+
+def _judged(estimator: Any, run: Any, rows: Any, seed: int) -> tuple[Any, Any, list[Path]]:
+    """The annealing of a sandwich, judged on simulated data, and the pictures of that."""
+    if not isinstance(estimator, pv.BidirectionalMonteCarlo):
+        return estimator, None, []
+    programs = run.vae.model, run.vae.guide
+    levels = pv.evidence.sandwiches(estimator, *programs, rows, device=run.device, seed=seed)
+    title = f"{run.config.objective} on {run.data.name}: simulated data"
+    pictures = pv.report.write_sandwich(levels, run.folder, title)
+    sandwich = levels[estimator.annealing.num_temperatures]
+    return pv.evidence.with_gap(estimator, sandwich.gap), sandwich, pictures
+
+
+@click.command(cls=Command)
+@folder
+@settings(
+    "runs.diagnose_run", "asked", without=("run", "split", "report"), flags={"file": "--data"}
+)
+@opening
+@as_json
+def diagnose(folder: Path, asked: dict[str, Any], opening: dict[str, Any], as_json: bool) -> None:
+    """Say what a trained run is like: gaps, information, calibration, rate against distortion.
+
+    Finished parts are kept in the run's folder: the same command goes on where it stopped.
+    """
+    run = pv.runs.open_run(folder, **opening)
+    diagnosis = pv.runs.diagnose_run(
+        run, **asked, report=lambda line: say(in_options(line), err=True)
+    )
+    title = f"{run.config.objective} on {run.data.name}"
+    paths = pv.report.write_diagnosis(diagnosis, folder, title)
+    of = "test data" if asked["file"] is None else Path(asked["file"]).name
+    lines = [
+        in_options(line) if "left out, " in line else line for line in str(diagnosis).splitlines()
+    ]
+    lines = [f"{title}, {of}", "", *lines, "", f"written: {', '.join(map(str, paths))}"]
+    values = {**diagnosis.summary(), "files": [str(path) for path in paths]}
+    show("\n".join(lines), values, as_json)
+
+
+@click.command("impute", cls=Command)
+@folder
+@settings("runs.impute_run", "asked", without=("run",))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="CSV file to write.  [default: imputed.csv in the run's folder]",
+)
+@opening
+@as_json
+def impute_command(
+    folder: Path, asked: dict[str, Any], out: Path | None, opening: dict[str, Any], as_json: bool
+) -> None:
+    """Fill in the missing cells of a table by draws given the observed ones.
+
+    Writes all completed tables one below the other, numbered in a column `imputation`, and beside
+    them the single best one, whose name ends in -point. Observed cells are copied from the file.
+    """
+    run = pv.runs.open_run(folder, **opening)
+    imputed = pv.runs.impute_run(run, **asked)
+    paths = pv.report.write_imputation(imputed, out or folder / "imputed.csv")
+    text = f"{imputed}\nwritten: {', '.join(map(str, paths))}"
+    show(text, {**imputed.summary(), "files": [str(path) for path in paths]}, as_json)
+
+
+@click.command(cls=Command)
+@folder
+@settings("report.write_sample_figures", "asked", without=("run",))
+@opening
+@as_json
+def sample(folder: Path, asked: dict[str, Any], opening: dict[str, Any], as_json: bool) -> None:
+    """Draw pictures: the decoder's mean for draws from the prior, and reconstructions."""
+    run = pv.runs.open_run(folder, **opening)
+    paths = pv.report.write_sample_figures(run, **asked)
+    show("\n".join(map(str, paths)), {"files": [str(path) for path in paths]}, as_json)
+
+
+def _replicates() -> dict[str, Setting]:
+    """Number of replicates, which is another one for each kind of model where none is typed."""
+    own = settings_of(pv.diagnostics.gradient_statistics)["replicates"]
+    built_in = settings_of(pv.diagnostics.linear_gaussian_bench)["replicates"].default
+    text = f"{own.text.rstrip('.')}; None: {built_in}; of a run {own.default}."
+    return {"replicates": dataclasses.replace(own, default=None, text=text)}
+
+
+BUILT_IN_PARTICLES, RUN_PARTICLES = "1,4,16,64,256", "1,4,16,64"
+RUN_LIMIT = 20
+
+
+@click.command("gradients", cls=Command)
+@click.option(
+    "--model",
+    default="linear-gaussian",
+    show_default=True,
+    metavar="NAME|FOLDER",
+    help="linear-gaussian (built in, near its optimum), or the folder of a run of ppl-vae fit.",
+)
+@click.option(
+    "--objective",
+    "names",
+    multiple=True,
+    default=("iwae", "iwae-stl", "dreg"),
+    show_default=True,
+    metavar="NAME",
+    help="An objective to measure (repeat), at every K of --particles, or with its own K "
+    "(iwae:5); ppl-vae objectives lists them.",
+)
+@click.option(
+    "--particles",
+    metavar="K,K,...",
+    help=f"Numbers of particles.  [default: {BUILT_IN_PARTICLES}; of a run {RUN_PARTICLES}]",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Test data of a run in the batch, a fixed random subset.  [default: {RUN_LIMIT}]",
+)
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("gradients"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Folder of the table, the numbers and the picture.",
+)
+@settings(_replicates, "asked")
+@settings("diagnostics.gradient_statistics", "seeding", chosen=("seed",))
+@opening
+@as_json
+def gradients_command(
+    model: str,
+    names: tuple[str, ...],
+    particles: str | None,
+    limit: int | None,
+    folder: Path,
+    opening: dict[str, Any],
+    as_json: bool,
+    **numbers: dict[str, Any],
+) -> None:
+    """Measure the gradients of objectives: bias, variance, signal-to-noise ratio against K.
+
+    theta are the parameters of the model, phi those of the guide. IWAE's phi has a ratio that falls
+    with the number of particles; DReG's grows.
+    """
+    built_in = model == "linear-gaussian"
+    if particles is None:
+        particles = BUILT_IN_PARTICLES if built_in else RUN_PARTICLES
+    try:
+        counts = sorted({int(count) for count in particles.split(",") if count.strip()})
+    except ValueError as error:
+        raise click.BadParameter("give numbers such as 1,4,16", param_hint="particles") from error
+    if not counts or counts[0] < 1:
+        raise click.BadParameter(f"K is 1 or more, got {particles}", param_hint="particles")
+    if built_in and limit is not None:
+        raise click.BadParameter("belongs to a run, not to linear-gaussian", param_hint="limit")
+    import_from_here()
+    families = pv.registry.over_particles(names, counts)
+    run = None if built_in else pv.runs.open_run(Path(model), **opening)
+    # Fail before the work where the folder cannot be written, not after it.
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    asked = {**typed(numbers["asked"]), **numbers["seeding"]}
+    if run is None:
+        bench = pv.diagnostics.linear_gaussian_bench(families, **asked)
+    else:
+        x = run.rows("test", limit or RUN_LIMIT).x.to(run.device)
+        bench = pv.diagnostics.gradient_statistics(
+            run.vae.model, run.vae.guide, x, families, **asked
+        )
+    paths = pv.report.write_gradient_bench(bench, folder, f"gradients of {model}")
+    text = f"{bench}\n\nfiles: {', '.join(map(str, paths))}"
+    show(text, {**bench.summary(), "files": [str(path) for path in paths]}, as_json)
