@@ -30,6 +30,7 @@ from . import registry as registry
 from . import report as report
 from . import runs as runs
 from . import schedules as schedules
+from . import settings as settings
 from . import settings_file as settings_file
 from . import store as store
 from . import studies as studies

@@ -18,7 +18,7 @@ from typing import Any, final
 
 from ppl_vae._renamed import RENAMED
 from ppl_vae.names import did_you_mean, unknown_name
-from ppl_vae.settings import REQUIRED, Setting, nested, plain_text, settings_of
+from ppl_vae.settings import REQUIRED, Setting, nested, plain_text, settings_of, split_entries
 
 ComponentSpec = str | Mapping[str, Any]
 """A component as it is written."""
@@ -27,24 +27,10 @@ Class = Any
 """A class, or a function that builds like one."""
 
 MODEL_CONTEXT = frozenset(
-    {
-        "latent",
-        "features",
-        "data",
-        "data_mean",
-        "encoder",
-        "network",
-        "image_shape",
-        "columns",
-        "bodies",
-        "encoders",
-        "conditionals",
-    }
-)
+    ["latent", "features", "data", "data_mean", "encoder", "network", "image_shape", "columns",
+     "bodies", "encoders", "conditionals"]
+)  # fmt: skip
 """Arguments that the builder of a model fills in for a prior, a likelihood or a guide."""
-
-_SEPARATOR = re.compile(r",(?![^\[]*\])")
-"""Commas outside brackets: ``sizes=[64,64],scale=2`` are two arguments."""
 
 
 @final
@@ -126,7 +112,7 @@ class Kind(Mapping[str, Class]):
         return len(self.classes)
 
     def parse(self, spec: ComponentSpec) -> Component:
-        """The component that ``spec`` names, its arguments checked against the annotations.
+        """Read what ``spec`` names, and check its arguments against the annotations.
 
         Raises:
             ValueError: If the class is unknown, or an argument unknown, missing or of a wrong type.
@@ -147,7 +133,7 @@ class Kind(Mapping[str, Class]):
         if name not in self and rest:
             attribute, _, rest = rest.partition(":")
             name = f"{name}:{attribute}"
-        return name, [value.strip() for value in _SEPARATOR.split(rest)] if rest else []
+        return name, split_entries(rest) if rest else []
 
     def outside_class(self, spec: object) -> str | None:
         """``module:Class`` where a component is from outside of this package; imports nothing."""
@@ -174,7 +160,8 @@ class Kind(Mapping[str, Class]):
         own = self.parameters(build)
         for name in given:
             if name not in own:
-                raise ValueError(f"{self.name} {text}: {unknown_name('argument', name, own)}")
+                what = f"{self.name} {text}: {unknown_name('argument', name, own)}"
+                raise ValueError(what if own else f"{what} {self._taken(build)}")
         arguments = {}
         for name, setting in own.items():
             if setting.hint is REQUIRED:
@@ -222,18 +209,18 @@ class Kind(Mapping[str, Class]):
                 f"{self.name} {name!r}: module {module} has no attribute "
                 f"{attribute!r}{hint and f'; {hint}'}"
             )
-        found = getattr(imported, attribute)
-        if any(found is build for build in self.values()):
-            return found
+        build = getattr(imported, attribute)
+        if any(build is ours for ours in self.values()):
+            return build
         if is_ours(module):
             raise ValueError(
                 f"{self.name} {name!r} is no {self.name} of this package: known: {', '.join(self)}."
             )
-        if not (isinstance(found, type) and issubclass(found, self.base)):
-            what = "class" if isinstance(found, type) else type(found).__name__
+        if not (isinstance(build, type) and issubclass(build, self.base)):
+            what = "class" if isinstance(build, type) else type(build).__name__
             wanted = class_path(self.base).replace(".modules.module.", ".")
             raise ValueError(f"{self.name} {name!r} is a {what}, expected a subclass of {wanted}.")
-        return found
+        return build
 
     def form(self, name: str) -> str:
         """How a component is written, with its arguments: ``vamp[:COMPONENTS,WEIGHTED]``."""
@@ -279,9 +266,6 @@ class Kind(Mapping[str, Class]):
                 name, rest = unnamed[position], value
             if name in given:
                 raise ValueError(f"{self.name} {text}: {name} is given twice.")
-            if name not in own:
-                what = f"{self.name} {text}: {unknown_name('argument', name, own)}"
-                raise ValueError(what if own else f"{what} {self._taken(build)}")
             given[name] = rest
         return given
 
@@ -293,22 +277,18 @@ class Kind(Mapping[str, Class]):
     def _import(self, name: str, module: str) -> ModuleType:
         try:
             return importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise ValueError(
-                    f"{self.name} {name!r}: importing {module} failed: {error}"
-                ) from error
-            near = did_you_mean(module, self) or f"known: {', '.join(self)};"
-            raise ValueError(
-                f"{self.name} {name!r}: {error}: {near} a class of your own is module:Class, of a "
-                "module that Python can import from here."
-            ) from error
         except Exception as error:
-            # A module of the user's may fail in any way.
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ValueError(
-                f"{self.name} {name!r}: importing {module} failed: {reason}"
-            ) from error
+            # A module of the user's may fail in any way; one that it imports may be missing.
+            missing = isinstance(error, ModuleNotFoundError)
+            reason = str(error) if missing else f"{type(error).__name__}: {error}"
+            what = f"importing {module} failed: {' '.join(reason.split())}"
+            if missing and f"{module}.".startswith(f"{getattr(error, 'name', None)}."):
+                near = did_you_mean(module, self) or f"known: {', '.join(self)};"
+                what = (
+                    f"{reason}: {near} a class of your own is module:Class, of a module that "
+                    "Python can import from here."
+                )
+            raise ValueError(f"{self.name} {name!r}: {what}") from error
 
 
 def class_path(build: Class) -> str:

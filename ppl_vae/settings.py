@@ -243,8 +243,7 @@ def _sequence(value: Any, hint: Any) -> Any:
     one = next(iter(get_args(hint)), str)
     if isinstance(value, str):
         bare = value[1:-1] if re.fullmatch(r"\[.*\]", value, re.DOTALL) else value
-        value = [entry.strip() for entry in _COMMA.split(bare)]
-        value = [entry for entry in value if entry or one is not str]
+        value = [entry for entry in split_entries(bare) if entry or one is not str]
     if not isinstance(value, list | tuple):
         raise ValueError(in_words(hint))
     try:
@@ -313,6 +312,11 @@ def _documented(owner: Callable[..., Any]) -> dict[str, str]:
         r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE
     )
     return {name: plain_text(" ".join(entry.split())) for name, entry in entries}
+
+
+def split_entries(text: str) -> list[str]:
+    """Entries between commas outside of brackets: ``sizes=[64,64],scale=2`` has two."""
+    return [entry.strip() for entry in _COMMA.split(text)]
 
 
 def plain_text(text: str) -> str:
