@@ -35,12 +35,14 @@ class Reading:
     """How a table's file is read. What is ``auto`` or None is guessed, and the guess is checked.
 
     Attributes:
-        separator: Of a CSV file: ``auto``, ``tab``, ``space`` (any number of them), or a character.
+        separator: Separator of a CSV file: ``auto``, ``tab``, ``space`` (any number of them), or a
+            character.
         header: Whether the first row of a CSV file names the columns: ``auto``, ``yes`` or ``no``.
-        decimal: ``auto``, ``.`` or ``,``.
-        thousands: Character between groups of three digits, or None.
-        missing: Words for missing cells beside the empty cell; None: the usual ones and ``?``.
-        drop: Columns to leave out.
+        decimal: Character before the decimals of a table's numbers: ``auto``, ``.`` or ``,``.
+        thousands: Character between groups of three digits of a table's numbers; None: none.
+        missing: Words for missing cells of a table beside the empty cell; None: ?, NA, NaN, null
+            and others that pandas knows.
+        drop: Columns of a table to leave out.
 
     Raises:
         ValueError: If a value is none of these.

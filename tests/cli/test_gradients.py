@@ -90,6 +90,7 @@ def test_a_trained_run(tmp_path, capsys):
         (["--objective", "nowhere:Thing"], "module:Class"),
         (["--model", "no-such-folder"], "holds no run"),
         (["--seed", "-1"], "seed must be 0 or more"),
+        (["--replicates", "1"], "replicates must be 2 or more"),
     ],
 )
 def test_wrong_values(arguments, expected, tmp_path, capsys):
@@ -105,7 +106,6 @@ def test_wrong_values(arguments, expected, tmp_path, capsys):
         (["--particles", "4,-1"], "K is 1 or more"),
         (["--particles", ""], "K is 1 or more"),
         (["--particles", "many"], "1,4,16"),
-        (["--replicates", "1"], "--replicates"),
         (["--limit", "3"], "belongs to a run"),
         (["--objectives", "iwae"], "--objective"),
     ],
