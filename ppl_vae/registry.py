@@ -198,7 +198,9 @@ def method_settings() -> dict[str, Setting]:
         default = "; ".join(filter(None, [usual, *others]))
         about = "; ".join(f"{', '.join(names)}: {text}" for text, names in texts.items())
         text = f"{about}; None: {default}." if default else f"{about}."
-        merged[option] = Setting(option, first.hint, None, text)
+        # What has a reader of its own is read when the method is built.
+        hint = int | str if first.name in METHODS.converters else first.hint
+        merged[option] = Setting(option, hint, None, text)
     return merged
 
 

