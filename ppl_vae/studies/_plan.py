@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, final
+from typing import Any, Literal, final
 
 from ppl_vae.engines import ENGINES, Engine, InProcess, RayEngine
 from ppl_vae.files import require_file_name
@@ -80,7 +80,9 @@ class Resources:
         if self.gpus < 0:
             raise ValueError(f"resources: gpus must be 0 or more, got {self.gpus}.")
 
-    def engine(self, name: str = "in-process", address: str | None = None) -> Engine:
+    def engine(
+        self, name: Literal["in-process", "ray"] = "in-process", address: str | None = None
+    ) -> Engine:
         """The engine of this name, for pieces of work that take these resources.
 
         Args:
