@@ -19,7 +19,7 @@ from common import machine, make_vae, simulate, spread, synchronize, write
 
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import AnnealedImportanceSampling, Streams
-from ppl_vae.evidence.annealing._annealer import Annealer
+from ppl_vae.evidence.annealing._pilot import Annealer
 from ppl_vae.particles import Programs
 
 CPU_ROWS = ((16, 4), (16, 16), (16, 64))

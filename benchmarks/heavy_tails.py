@@ -18,7 +18,7 @@ import torch
 from common import machine, write
 
 from ppl_vae.evidence import AdaptiveSampling, Evidence
-from ppl_vae.evidence._result import TOLERATED_TAIL
+from ppl_vae.evidence._verdict import TOLERATED_TAIL
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.vae import VAE
 

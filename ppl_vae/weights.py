@@ -5,6 +5,7 @@ belongs to one datum, and no function in this package ever normalises over a bat
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -177,12 +178,21 @@ class RunningWeights:
         sums = self._known()
         return self._with(_Sums(*(value[..., chosen] for value in sums)), self.num_particles)
 
+    def columns(self) -> dict[str, Tensor]:
+        """The sums by name, data first, for :meth:`from_columns`."""
+        columns = {name: sums.movedim(-1, 0) for name, sums in self._known()._asdict().items()}
+        return columns | {"precision": torch.full_like(columns["total"], self.precision)}
+
     @classmethod
-    def side_by_side(cls, parts: list["RunningWeights"]) -> "RunningWeights":
-        """The sums of the data of all parts, in order; all over as many particles."""
-        columns = zip(*(part._known() for part in parts), strict=True)
-        sums = _Sums(*(torch.cat(values, -1) for values in columns))
-        return parts[0]._with(sums, parts[0].num_particles)
+    def from_columns(
+        cls, columns: Mapping[str, Tensor], num_particles: int, most: int
+    ) -> "RunningWeights":
+        """The sums of the data of several :meth:`columns`, all over as many particles."""
+        made = cls(most)
+        made._sums = _Sums(*(columns[name].movedim(0, -1).contiguous() for name in _Sums._fields))
+        made.num_particles = num_particles
+        made.precision = columns["precision"].max().item()
+        return made
 
     def with_largest(self, largest: Float[Tensor, "kept batch"]) -> "RunningWeights":
         """The sums with other log-weights in place of the :attr:`largest`."""

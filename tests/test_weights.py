@@ -84,8 +84,12 @@ def test_the_largest_weights_are_kept(log_weight, size):
     assert few.num_positive.tolist() == [60, 60, 60, 60, 60, 40, 59]
     halves = running([log_weight[:20]]), running([log_weight[20:]])
     assert torch.equal(halves[0].merged(halves[1]).largest, ordered)
-    columns = [few.rows(torch.arange(7) < 2), few.rows(torch.arange(7) >= 2)]
-    assert torch.equal(RunningWeights.side_by_side(columns).largest, few.largest)
+    parts = [few.rows(torch.arange(7) < 2).columns(), few.rows(torch.arange(7) >= 2).columns()]
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    together = RunningWeights.from_columns(columns, few.num_particles, 60)
+    assert torch.equal(together.largest, few.largest)
+    assert torch.equal(together.log_mean, few.log_mean)
+    assert together.precision == few.precision
 
 
 def test_rounding_is_that_of_the_type_they_were_computed_in():

@@ -21,10 +21,8 @@ from ppl_vae.evidence import (
     Call,
     Columns,
     Mass,
-    Part,
     Purpose,
     Streams,
-    part_of,
     require_numbers,
 )
 from ppl_vae.particles import Evaluation, Particles, Program, Programs
@@ -105,16 +103,16 @@ def rate_distortion(
     )
     levels, places = _levels(stops, num_temperatures)
 
-    def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+    def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
         if guide is not None:
             look.require_density("it has no rate")
         annealer = annealing.prepare(look.programs, x, streams, levels)
         with streams.stream(Purpose.FORWARD):
             curve = _pass(annealer, places, stops)
             if guide is None:
-                return part_of(curve)
+                return curve
             particles = look.programs.draw(x, num_particles)
-        return part_of(curve | _guide_columns(particles))
+        return curve | _guide_columns(particles)
 
     call = Call(device, seed, progress, checkpoint)
     settings = f"rate-distortion at {stops}, {num_particles} particles, {annealing!r}"

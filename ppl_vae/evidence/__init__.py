@@ -2,29 +2,28 @@
 
 from ppl_vae.components import Kind
 from ppl_vae.evidence._adaptive import AdaptiveSampling
-from ppl_vae.evidence._chunks import Call, Purpose, Streams
-from ppl_vae.evidence._defensive import DefensiveSampling
-from ppl_vae.evidence._estimator import Estimator
-from ppl_vae.evidence._importance_sampling import ImportanceSampling
-from ppl_vae.evidence._jackknife import Jackknife
+from ppl_vae.evidence._chunked import Estimator
+from ppl_vae.evidence._debiased import SUMO, Jackknife
+from ppl_vae.evidence._importance_sampling import (
+    DefensiveSampling,
+    ImportanceSampling,
+    ParetoSmoothed,
+)
 from ppl_vae.evidence._laplace import LaplaceApproximation, LaplaceGuide, laplace_guide
-from ppl_vae.evidence._pareto import pareto_tail
-from ppl_vae.evidence._psis import ParetoSmoothed
+from ppl_vae.evidence._loop import Call, Purpose, Streams
+from ppl_vae.evidence._paired import PairedDifference, paired_difference
 from ppl_vae.evidence._result import (
     OPTIONAL,
     PER_DATUM,
-    TOLERATED_FRACTION,
+    Columns,
     Direction,
     Evidence,
-    PairedDifference,
     bits_per_dimension,
     checksum,
-    paired_difference,
-    required_effective,
 )
 from ppl_vae.evidence._sharded import Shard, Sharded
-from ppl_vae.evidence._sumo import SUMO
-from ppl_vae.evidence._unfinished import Columns, Part
+from ppl_vae.evidence._verdict import TOLERATED_FRACTION, required_effective
+from ppl_vae.evidence._weighing import pareto_tail
 from ppl_vae.evidence.annealing import (
     AnnealedImportanceSampling,
     BidirectionalMonteCarlo,
@@ -37,9 +36,8 @@ from ppl_vae.evidence.annealing import (
     sandwiches,
     with_gap,
 )
-from ppl_vae.evidence.annealing._annealer import Annealer
-from ppl_vae.evidence.annealing._columns import part_of, require_numbers
-from ppl_vae.evidence.annealing._pilot import Mass
+from ppl_vae.evidence.annealing._ais import require_numbers
+from ppl_vae.evidence.annealing._pilot import Annealer, Mass
 from ppl_vae.evidence.exact import Enumeration, Quadrature
 from ppl_vae.evidence.exact._enumeration import SiteStates
 from ppl_vae.refinement import Refinement, Refiner
@@ -100,7 +98,6 @@ __all__ = [
     "Mass",
     "PairedDifference",
     "ParetoSmoothed",
-    "Part",
     "Purpose",
     "Quadrature",
     "Sandwich",
@@ -116,7 +113,6 @@ __all__ = [
     "laplace_guide",
     "paired_difference",
     "pareto_tail",
-    "part_of",
     "plot_sandwiches",
     "require_numbers",
     "required_effective",

@@ -1,9 +1,8 @@
 """Importance sampling that spends its draws where they are needed."""
 
 import math
-import time
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, final
+from dataclasses import dataclass
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
@@ -11,10 +10,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppl_vae.data import RowData
-from ppl_vae.evidence._chunks import Call, Chunk, Chunking, require_counts, require_guide
-from ppl_vae.evidence._importance_sampling import ADVICE
-from ppl_vae.evidence._pareto import LEAST_PARTICLES, measured, pareto_tail
-from ppl_vae.evidence._result import TOLERATED_TAIL, Evidence, concatenate
+from ppl_vae.evidence._chunked import ADVICE, Chunk, Chunking, require_counts, require_guide
+from ppl_vae.evidence._loop import Call, join_columns
+from ppl_vae.evidence._result import Claims, Columns, Evidence
+from ppl_vae.evidence._verdict import TOLERATED_TAIL
+from ppl_vae.evidence._weighing import LEAST_PARTICLES, measured, pareto_tail
+from ppl_vae.identity import Identity
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, derive_seed
@@ -94,45 +95,44 @@ class AdaptiveSampling:
     ) -> Evidence:
         """Estimate log p(x_i) for every datum; arguments as for ``ImportanceSampling``."""
         require_guide(guide)
-        start = time.perf_counter()
-        programs = Programs(model, guide)
+        programs, call = Programs(model, guide), Call(device, seed, progress)
         with evaluation(programs, x, ChunkSize(1, self.rows), device=device) as look:
             identity, x = look.identity(repr(self), seed), look.x
-        pilot, first = self._draw(programs, x, self.first, "pilot", device, seed)
-        wanted, stages = self._wanted(pilot), [first.identity]
+        pilot, drawn_from, left = self._draw(programs, x, self.first, "pilot", call)
+        wanted, stages = self._wanted(pilot), [drawn_from]
         active, drawn = torch.arange(len(x)), 0
         sums: RunningWeights | None = None
-        final: list[tuple[Tensor, Evidence]] = []
-        bar = tqdm(total=len(x), desc="log p(x)", disable=no_bar(progress))
-        with bar:
+        rows, columns = [], []
+        with tqdm(total=len(x), desc="log p(x)", disable=no_bar(progress)) as bar:
             while len(active):
                 size = min(max(self.first, drawn // 2), self.most - drawn)
                 own = programs.rows(active)
-                fresh, stage = self._draw(own, x[active], size, drawn, device, seed)
-                stages.append(stage.identity)
+                fresh, drawn_from, _ = self._draw(own, x[active], size, drawn, call)
+                stages.append(drawn_from)
                 sums = fresh if sums is None else sums.merged(fresh)
                 drawn += size
                 every = sums.merged(pilot)
                 done = self._done(sums, every) & (wanted <= drawn)
                 done |= drawn >= self.most
-                final.append((active[done], self._evidence(sums.rows(done), every.rows(done))))
+                rows.append(active[done])
+                columns.append(self._columns(sums.rows(done), every.rows(done)))
                 active, sums, pilot = active[~done], sums.rows(~done), pilot.rows(~done)
                 wanted = wanted[~done]
                 bar.update(int(done.sum()))
-        order = torch.cat([rows for rows, _ in final]).argsort()
-        together = concatenate([part for _, part in final])
-        found = replace(
-            _reordered(together, order),
-            seconds=time.perf_counter() - start,
-            identity=identity.of_parts(stages),
+        # Data were done in another order than they came in.
+        order = torch.cat(rows).argsort()
+        claims = Claims(
+            num_particles=drawn,
+            direction="consistent",
+            method=f"importance sampling to a standard error of {self.target:g}",
+            highest_pareto_k=_NO_VARIANCE,
+            advice=ADVICE,
         )
-        if first.support_gap is None:
-            return found
-        return replace(
-            found,
-            support_gap=first.support_gap,
-            direction=first.direction,
-            advice=first.advice,
+        return Evidence.from_weights(
+            {name: values[order] for name, values in join_columns(columns).items()},
+            claims | left,
+            identity.of_parts(stages),
+            call.seconds,
         )
 
     def _wanted(self, pilot: RunningWeights) -> Tensor:
@@ -153,55 +153,40 @@ class AdaptiveSampling:
         x: Tensor,
         size: int,
         stage: int | Literal["pilot"],
-        device: torch.device | str | None,
-        seed: int | None,
-    ) -> tuple[RunningWeights, Evidence]:
-        """The sums of ``size`` fresh draws of each of the data, and what they say by themselves."""
-        found: list[RunningWeights] = []
+        call: Call,
+    ) -> tuple[RunningWeights, Identity, Claims]:
+        """Sums of ``size`` fresh draws of each of the data; what they are of and leave to claim."""
 
-        def estimate(chunk: Chunk) -> Evidence:
+        def estimate(chunk: Chunk) -> Columns:
             weights = RunningWeights(self.most)
             for part in chunk.log_weights(size):
                 weights.add(part.cpu())
-            found.append(weights)
-            return self._evidence(weights, weights)
+            return weights.columns()
 
         path = () if stage == "pilot" else (stage,)
-        own = None if seed is None else derive_seed(seed, Stream.EVALUATION, *path)
-        work = Chunking(size, None, self.rows)
-        alone = work.run(estimate, programs, x, Call(device, own), f"{stage} of {self!r}")
-        return RunningWeights.side_by_side(found), alone
+        seed = None if call.seed is None else derive_seed(call.seed, Stream.EVALUATION, *path)
+        results, left = Chunking(size, None, self.rows).run(
+            estimate, programs, x, Call(call.device, seed), f"{stage} of {self!r}"
+        )
+        sums = RunningWeights.from_columns(results.columns, size, self.most)
+        return sums, results.identity, left
 
     def _done(self, sums: RunningWeights, every: RunningWeights) -> Tensor:
         least = min(self.least_effective, 0.5 * sums.num_particles)
         known = sums.effective_sample_size >= least
         return (_error(sums, every) <= _FAR * self.target) & known
 
-    def _evidence(self, sums: RunningWeights, every: RunningWeights) -> Evidence:
-        found, drawn = measured(sums, tails=False), sums.num_particles
-        found["standard_error"] = torch.hypot(_error(sums, every), found["rounding"])
-        tail = pareto_tail(every)
-        return Evidence(
-            **found,
-            pareto_k=tail.pareto_k,
-            tail_share=tail.tail_share,
-            highest_pareto_k=_NO_VARIANCE,
-            num_particles=drawn,
-            direction="consistent",
-            method=f"importance sampling to a standard error of {self.target:g}",
-            seconds=0.0,
-            evaluations=torch.full_like(found["log_prob"], float(drawn + self.first)),
-            advice=ADVICE,
-        )
+    def _columns(self, sums: RunningWeights, every: RunningWeights) -> Columns:
+        columns, tail = measured(sums, tails=False), pareto_tail(every)
+        return columns | {
+            "standard_error": torch.hypot(_error(sums, every), columns["rounding"]),
+            "pareto_k": tail.pareto_k,
+            "tail_share": tail.tail_share,
+            "evaluations": torch.full_like(sums.log_mean, float(sums.num_particles + self.first)),
+        }
 
 
 def _error(sums: RunningWeights, every: RunningWeights) -> Float[Tensor, " batch"]:
     """The larger of the errors that the draws that count, and these with the pilot's, give."""
     by_every = every.standard_error * math.sqrt(every.num_particles / sums.num_particles)
     return torch.maximum(sums.standard_error, by_every)
-
-
-def _reordered(evidence: Evidence, order: Tensor) -> Evidence:
-    values = {f.name: getattr(evidence, f.name) for f in fields(evidence)}
-    per_datum: dict[str, Any] = {n: v[order] for n, v in values.items() if isinstance(v, Tensor)}
-    return replace(evidence, **per_datum)

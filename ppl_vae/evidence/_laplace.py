@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform, ReshapeTransform
 
 from ppl_vae.distributions import FullNormal, multiply
-from ppl_vae.evidence._chunks import require_counts
+from ppl_vae.evidence._chunked import require_counts
 from ppl_vae.evidence.exact._joint import Joint, SiteCoordinates
 from ppl_vae.evidence.exact._modes import Modes, curvature, find_modes
 from ppl_vae.particles import Program, Programs

@@ -1,4 +1,4 @@
-"""An estimate cut into parts that may run anywhere."""
+"""Estimate cut into shards that may run anywhere."""
 
 import inspect
 from dataclasses import dataclass, replace
@@ -8,9 +8,9 @@ from typing import Any, final
 import torch
 
 from ppl_vae.data import RowData, Rows
-from ppl_vae.evidence._chunks import require_counts
-from ppl_vae.evidence._estimator import Estimator
-from ppl_vae.evidence._result import Evidence, concatenate
+from ppl_vae.evidence._chunked import Estimator, require_counts
+from ppl_vae.evidence._loop import join_columns
+from ppl_vae.evidence._result import OPTIONAL, PER_DATUM, Claims, Evidence
 from ppl_vae.identity import Identity, identity_of, state
 from ppl_vae.particles import Program
 from ppl_vae.randomness import Stream, derive_seed
@@ -73,13 +73,11 @@ class Sharded:
                 f"{num_data} data cannot be cut into {self.shards} shards: use at most {num_data}."
             )
         ends = [num_data * part // self.shards for part in range(self.shards + 1)]
-        return [
-            Shard(part, ends[part], ends[part + 1], self._seed(seed, part))
+        seeds = [
+            None if seed is None else derive_seed(seed, Stream.EVALUATION, part, self.shards)
             for part in range(self.shards)
         ]
-
-    def _seed(self, seed: int | None, part: int) -> int | None:
-        return None if seed is None else derive_seed(seed, Stream.EVALUATION, part, self.shards)
+        return [Shard(part, ends[part], ends[part + 1], seeds[part]) for part in range(self.shards)]
 
     def estimate(
         self, model: Program, guide: Program, x: RowData, shard: Shard, **call: Any
@@ -113,8 +111,8 @@ class Sharded:
         """
         if len(parts) != self.shards:
             raise ValueError(f"Sharded joins its {self.shards} parts, got {len(parts)}.")
-        told = identity.of_parts(part.identity for part in parts)
-        return replace(concatenate(parts), identity=told)
+        known = identity.of_parts(part.identity for part in parts)
+        return concatenate(parts, known)
 
     def __call__(
         self,
@@ -131,17 +129,47 @@ class Sharded:
 
         With a checkpoint, each part keeps one of its own beside it, if the estimator takes one.
         """
-        rows, found, files = Rows.of(x), [], []
+        rows, results, files = Rows.of(x), [], []
         shards = self.parts(len(rows), seed)
-        whole = identity_of(lambda: self.estimator(model, guide, rows, device=device, seed=seed))
-        whole = state(replace(whole, settings=repr(self)))
+        identity = identity_of(lambda: self.estimator(model, guide, rows, device=device, seed=seed))
+        identity = state(replace(identity, settings=repr(self)))
         for shard in shards:
             call: dict[str, Any] = {"device": device, "progress": progress}
             if checkpoint is not None:
                 path = Path(checkpoint)
                 files.append(path.with_name(f"{path.stem}-{shard.number}{path.suffix}"))
                 call["checkpoint"] = files[-1]
-            found.append(self.estimate(model, guide, rows, shard, **call))
+            results.append(self.estimate(model, guide, rows, shard, **call))
         for file in files:
             file.unlink(missing_ok=True)
-        return self.join(found, whole)
+        return self.join(results, identity)
+
+
+def concatenate(parts: list[Evidence], identity: Identity | None) -> Evidence:
+    """One result for the data of all parts, in order; they come from one estimator.
+
+    Args:
+        parts: Results of one estimator.
+        identity: What all of it was computed from.
+    """
+    columns = [
+        {
+            name: values
+            for name in (*PER_DATUM, *OPTIONAL)
+            if (values := getattr(part, name)) is not None
+        }
+        for part in parts
+    ]
+    first = parts[0]
+    claims = Claims(
+        num_particles=max(part.num_particles for part in parts),
+        direction=first.direction,
+        method=first.method,
+        highest_pareto_k=first.highest_pareto_k,
+        least_effective=first.least_effective,
+        gap=first.gap,
+        support_gap=next((part.support_gap for part in parts if part.support_gap), None),
+        advice=first.advice,
+    )
+    seconds = sum(part.seconds for part in parts)
+    return Evidence.from_weights(join_columns(columns), claims, identity, seconds)

@@ -20,10 +20,9 @@ from ppl_vae.evidence import (
     bits_per_dimension,
     pareto_tail,
 )
-from ppl_vae.evidence._bootstrap import bootstrap_error
-from ppl_vae.evidence._chunks import Chunk
-from ppl_vae.evidence._jackknife import jackknife
-from ppl_vae.evidence._sumo import draw_lengths, sumo_series, survival
+from ppl_vae.evidence._chunked import Chunk
+from ppl_vae.evidence._debiased import draw_lengths, jackknife, sumo_series, survival
+from ppl_vae.evidence._weighing import bootstrap_error
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.particles import draw_particles
 from ppl_vae.vae import VAE
@@ -439,7 +438,7 @@ def test_no_data(estimator):
         estimator(vae.model, vae.guide, X[:0])
 
 
-def test_running_weights_merge_cut_and_stand_side_by_side():
+def test_running_weights_merge_and_go_through_columns():
     log_weight = torch.randn(30, 6, dtype=torch.float64) * 5 - 300
     log_weight[:, 5] = -math.inf
     whole, first, second = (RunningWeights() for _ in range(3))
@@ -447,8 +446,9 @@ def test_running_weights_merge_cut_and_stand_side_by_side():
     first.add(log_weight[:10])
     second.add(log_weight[10:])
     both = first.merged(second)
-    for one in (both, RunningWeights.side_by_side([both.rows(torch.arange(6) < 2),
-                                                   both.rows(torch.arange(6) >= 2)])):  # fmt: skip
+    parts = [both.rows(torch.arange(6) < 2).columns(), both.rows(torch.arange(6) >= 2).columns()]
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    for one in (both, RunningWeights.from_columns(columns, 30, 100_000)):
         assert one.num_particles == 30
         torch.testing.assert_close(one.log_mean, whole.log_mean)
         torch.testing.assert_close(one.standard_error[:5], whole.standard_error[:5])

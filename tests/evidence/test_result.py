@@ -8,7 +8,7 @@ from scipy.stats import t
 from significance import Estimate, mean_of, variance_of
 
 from ppl_vae.evidence import Evidence, ImportanceSampling, paired_difference
-from ppl_vae.evidence._pareto import measured
+from ppl_vae.evidence._weighing import measured
 from ppl_vae.identity import Identity, Source
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.weights import RunningWeights

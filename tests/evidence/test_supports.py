@@ -20,7 +20,7 @@ from ppl_vae.evidence import (
     Sharded,
     ThermodynamicIntegration,
 )
-from ppl_vae.evidence._result import concatenate
+from ppl_vae.evidence._sharded import concatenate
 from ppl_vae.evidence.annealing import AnnealedImportanceSampling
 from ppl_vae.netcdf import save_netcdf
 from ppl_vae.particles import in_words
@@ -113,7 +113,7 @@ def test_the_doubt_is_kept_with_the_numbers(tmp_path):
     tree = found.to_datatree()
     save_netcdf(tree, tmp_path / "found.nc")
     read = [evidence_from_datatree(tree), load_evidence(tmp_path / "found.nc")]
-    for kept in (*read, concatenate([sound, found])):
+    for kept in (*read, concatenate([sound, found], None)):
         assert kept.support_gap == found.support_gap
         assert "is a part of the prior's" in kept.warning
     assert found.summary()["support_gap"] == found.support_gap

@@ -15,7 +15,7 @@ from ppl_vae.evidence import (
     Jackknife,
     ParetoSmoothed,
 )
-from ppl_vae.evidence import _unfinished as unfinished_module
+from ppl_vae.evidence import _loop as loop
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.refinement import Refinement
 
@@ -76,7 +76,7 @@ def test_interrupted_and_gone_on_with(estimator, tmp_path):
 
 
 def test_every_group_is_written_when_its_time_has_come(tmp_path, monkeypatch):
-    monkeypatch.setattr(unfinished_module, "_SECONDS_BETWEEN", -1.0)
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN", -1.0)
     estimator, path = FAMILY[0], tmp_path / "file"
 
     def model(x):

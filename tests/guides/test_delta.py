@@ -25,7 +25,7 @@ from ppl_vae.evidence import (
     Jackknife,
     ParetoSmoothed,
 )
-from ppl_vae.evidence.annealing._path import GeometricPath
+from ppl_vae.evidence.annealing._chains import GeometricPath
 from ppl_vae.guides import DeltaEncoder
 from ppl_vae.likelihoods import NormalDecoder
 from ppl_vae.linear_gaussian import LinearGaussian

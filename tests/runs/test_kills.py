@@ -11,7 +11,7 @@ SCRIPT = """
 import os, random, signal, sys, time
 from pathlib import Path
 import numpy, pandas
-import ppl_vae.evidence._unfinished as unfinished
+import ppl_vae.evidence._loop as unfinished
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.report import write_diagnosis, write_imputation
 from ppl_vae.runs import RunConfig, diagnose_run, evaluate_run, impute_run, open_run, train_run

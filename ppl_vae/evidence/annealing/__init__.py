@@ -1,10 +1,15 @@
 """Estimators of log p(x) that anneal from a start to the posterior."""
 
 from ppl_vae.evidence.annealing._ais import AnnealedImportanceSampling
-from ppl_vae.evidence.annealing._bidirectional import BidirectionalMonteCarlo, sandwiches, with_gap
-from ppl_vae.evidence.annealing._calibration import calibrate
+from ppl_vae.evidence.annealing._bidirectional import (
+    BidirectionalMonteCarlo,
+    Sandwich,
+    calibrate,
+    plot_sandwiches,
+    sandwiches,
+    with_gap,
+)
 from ppl_vae.evidence.annealing._reverse import reverse_ais
-from ppl_vae.evidence.annealing._sandwich import Sandwich, plot_sandwiches
 from ppl_vae.evidence.annealing._smc import SequentialMonteCarlo
 from ppl_vae.evidence.annealing._thermodynamic import ThermodynamicIntegration
 

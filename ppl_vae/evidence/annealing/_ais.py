@@ -1,27 +1,34 @@
 """Annealed importance sampling."""
 
-import time
+import math
 from dataclasses import dataclass
 from os import PathLike
-from typing import final
+from typing import Any, final, get_args
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ppl_vae.data import RowData
-from ppl_vae.evidence._chunks import Call, ChunkEstimate, ChunkResults, Purpose, Streams
-from ppl_vae.evidence._result import Evidence
-from ppl_vae.evidence._unfinished import Part
-from ppl_vae.evidence.annealing._annealer import Annealer
-from ppl_vae.evidence.annealing._columns import evidence_of, part_of, weight_columns
-from ppl_vae.evidence.annealing._hmc import HamiltonianTransition
-from ppl_vae.evidence.annealing._path import GeometricPath, Start
-from ppl_vae.evidence.annealing._pilot import Mass, Pilot, precisions
-from ppl_vae.evidence.annealing._schedules import Spacing, linear, sigmoidal
-from ppl_vae.evidence.annealing._settings import require_settings
+from ppl_vae.evidence._chunked import require_counts
+from ppl_vae.evidence._loop import Call, ChunkEstimate, ChunkResults, Purpose, Streams
+from ppl_vae.evidence._result import Claims, Columns, Evidence
+from ppl_vae.evidence._weighing import measured
+from ppl_vae.evidence.annealing._chains import GeometricPath, HamiltonianTransition, Start
+from ppl_vae.evidence.annealing._pilot import (
+    Annealer,
+    Mass,
+    Pilot,
+    Spacing,
+    linear,
+    precisions,
+    sigmoidal,
+)
 from ppl_vae.particles import ChunkSize, Evaluation, LatentDensity, Program, Programs
+from ppl_vae.weights import RunningWeights
 
+ADVICE = "use more temperatures or chains"
+_CHOICES = {"start": get_args(Start), "spacing": get_args(Spacing), "mass": get_args(Mass)}
 # Chains times data moved at once; what a forward pass throws away, autograd keeps.
 _CPU_ROWS = 1_000
 _GPU_ROWS = 32_768
@@ -98,7 +105,30 @@ class AnnealedImportanceSampling:
     rows: int | None = None
 
     def __post_init__(self) -> None:
-        require_settings(self)
+        require_counts(
+            "AnnealedImportanceSampling",
+            num_temperatures=self.num_temperatures,
+            num_chains=self.num_chains,
+            leapfrog_steps=self.leapfrog_steps,
+            rows=self.rows,
+        )
+        name = "AnnealedImportanceSampling"
+        for field, allowed in _CHOICES.items():
+            if (value := getattr(self, field)) not in allowed:
+                raise ValueError(
+                    f"{name} takes {field} one of {', '.join(allowed)}, got {value!r}."
+                )
+        if not 0 < self.target_acceptance < 1:
+            raise ValueError(
+                f"{name} needs target_acceptance between 0 and 1, got {self.target_acceptance}."
+            )
+        if not 0 < self.refreshment <= 1:
+            raise ValueError(
+                f"{name} needs refreshment in (0, 1], got {self.refreshment}: 1 draws every "
+                "momentum anew."
+            )
+        if self.gap is not None and not math.isfinite(self.gap):
+            raise ValueError(f"{name} needs a finite gap or None, got {self.gap}.")
 
     def __call__(
         self,
@@ -128,26 +158,23 @@ class AnnealedImportanceSampling:
             ValueError: If there are no data, a latent is discrete, a log-density is not a number,
                 or the checkpoint is of another run.
         """
-        begun = time.perf_counter()
 
-        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
             annealer = self.prepare(look.programs, x, streams)
             with streams.stream(Purpose.FORWARD):
                 log_weight, _ = annealer.forward()
-            spent = self.evaluations(annealer)
-            return part_of(weight_columns(log_weight, spent, annealer.computed_in))
+            return weight_columns(log_weight, self.evaluations(annealer), annealer.computed_in)
 
         call = Call(device, seed, progress, checkpoint)
-        found = self.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
-        return evidence_of(
-            found.columns,
+        results = self.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
+        claims = Claims(
             num_particles=self.num_chains,
             direction="lower",
             method=f"annealed importance sampling {self.described}",
-            seconds=time.perf_counter() - begun,
-            identity=found.identity,
             gap=self.gap,
+            advice=ADVICE,
         )
+        return Evidence.from_weights(results.columns, claims, results.identity, results.seconds)
 
     def prepare(
         self,
@@ -166,7 +193,9 @@ class AnnealedImportanceSampling:
         with streams.stream(Purpose.PILOT):
             path = self._path(programs, x, self._num_pilots)
             like = path.density.draw_prior()
-            levels = self._first_schedule() if levels is None else levels
+            if levels is None:
+                spaced = linear if self.spacing == "linear" else sigmoidal
+                levels = spaced(self.num_temperatures)
             schedule = levels.to(like).unsqueeze(-1)
             tuning = pilot(path, schedule, precisions(path, self.mass, like))
         with streams.stream(Purpose.FORWARD):
@@ -223,6 +252,50 @@ class AnnealedImportanceSampling:
         density = LatentDensity(programs if needed else programs.with_guide(None), x, num_chains)
         return GeometricPath(density, self.start)
 
-    def _first_schedule(self) -> Tensor:
-        spaced = linear if self.spacing == "linear" else sigmoidal
-        return spaced(self.num_temperatures)
+
+def weight_columns(
+    log_weight: Float[Tensor, "chains batch"], evaluations: int, computed_in: torch.dtype
+) -> Columns:
+    """``log mean W`` per datum, and what its weights say of it.
+
+    Args:
+        log_weight: log W of independent chains.
+        computed_in: Type of the log-densities along the path.
+        evaluations: Decoder evaluations spent on each datum.
+
+    Raises:
+        ValueError: If a weight is not a number, or infinite; names the datum.
+    """
+    require_numbers(log_weight)
+    weights = RunningWeights(len(log_weight))
+    weights.add(log_weight, computed_in)
+    columns = measured(weights)
+    return columns | {"evaluations": torch.full_like(columns["log_prob"], evaluations)}
+
+
+def require_numbers(log_weight: Float[Tensor, "chains batch"]) -> None:
+    """Check that no log-weight is NaN or +inf; a weight of 0 is a weight.
+
+    Raises:
+        ValueError: If one is; names the datum.
+    """
+    wrong = (log_weight.isnan() | log_weight.isposinf()).any(0)
+    if bool(wrong.any()):
+        datum = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"an annealed log-weight of datum {datum} of its chunk is not finite: look for a "
+            "likelihood that is NaN or infinite where the start puts its draws."
+        )
+
+
+def require_annealing(name: str, annealing: Any) -> None:
+    """Check that an estimator was given an annealing, and no number.
+
+    Raises:
+        ValueError: If it was given something else.
+    """
+    if not hasattr(annealing, "num_temperatures"):
+        raise ValueError(
+            f"{name} takes an AnnealedImportanceSampling first, got {annealing!r}: write "
+            f"{name}(AnnealedImportanceSampling(num_temperatures=...))."
+        )

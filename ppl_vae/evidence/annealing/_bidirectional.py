@@ -1,23 +1,98 @@
-"""Annealing forwards and backwards between a start and an exact posterior draw."""
+"""log p(x) between two bounds on simulated data: annealing forwards, and back from exact draws."""
 
-import time
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
+from ppl_vae import plots
 from ppl_vae.data import RowData
-from ppl_vae.evidence._chunks import Call, ChunkResults, Purpose, Streams
-from ppl_vae.evidence._result import Direction, Evidence
-from ppl_vae.evidence._unfinished import Columns, Part
-from ppl_vae.evidence.annealing._ais import AnnealedImportanceSampling
-from ppl_vae.evidence.annealing._annealer import Annealer
-from ppl_vae.evidence.annealing._columns import evidence_of, part_of, weight_columns
-from ppl_vae.evidence.annealing._sandwich import Sandwich
-from ppl_vae.evidence.annealing._settings import require_annealing, require_count
+from ppl_vae.display import Axes, Panel, Result, Row, intervals_of
+from ppl_vae.evidence._chunked import require_counts
+from ppl_vae.evidence._loop import Call, ChunkResults, Purpose, Streams
+from ppl_vae.evidence._result import Claims, Columns, Direction, Evidence
+from ppl_vae.evidence.annealing._ais import (
+    ADVICE,
+    AnnealedImportanceSampling,
+    require_annealing,
+    weight_columns,
+)
+from ppl_vae.evidence.annealing._pilot import Annealer
+from ppl_vae.identity import Identity
+from ppl_vae.netcdf import Variable, numpy_of
 from ppl_vae.particles import ChunkSize, Evaluation, Program, Programs
 from ppl_vae.randomness import Stream, seeded
+
+LENGTHS = (100, 300, 1000, 3000, 10_000)
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Sandwich(Result):
+    """A lower and an upper bound, in expectation, of log p(x) for the same simulated data.
+
+    Attributes:
+        x: The simulated data, on the CPU.
+        lower: By annealing forwards.
+        upper: By annealing backwards. Its standard error does not hold what all chains of a datum
+            share, the one exact posterior draw that they start from; that of the gap does.
+        identity: What it was computed from; its rows are the simulated ones.
+    """
+
+    _group: ClassVar[str] = "sandwich"
+
+    x: Shaped[Tensor, "num_data *event"]
+    lower: Evidence
+    upper: Evidence
+    identity: Identity | None = None
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    @property
+    def gap(self) -> float:
+        """Mean of upper - lower over the data, in nats: bounds the mean error of either side."""
+        return self.upper.mean - self.lower.mean
+
+    @property
+    def gap_error(self) -> float:
+        """Standard error of the gap from the spread over the data, which are independent."""
+        if len(self) < 2:
+            return math.nan
+        width = self.upper.log_prob - self.lower.log_prob
+        return width.std().item() / math.sqrt(len(self))
+
+    def __str__(self) -> str:
+        rows = [
+            ("upper", self.upper.mean, self.upper.monte_carlo_error),
+            ("lower", self.lower.mean, self.lower.monte_carlo_error),
+            ("gap", self.gap, self.gap_error),
+        ]
+        lines = [f"log p(x), nats per datum, {len(self)} simulated data; {self.lower.method}"]
+        lines += [f"  {name:<6}{value:>12.3f}  +- {error:.3f}" for name, value, error in rows]
+        return "\n".join(lines)
+
+    def _values(self) -> dict[str, Any]:
+        sides = {"lower": self.lower.summary(), "upper": self.upper.summary()}
+        own = {"gap": self.gap, "gap_error": self.gap_error, "num_data": len(self)}
+        return {**own, **sides, "identity": self.identity}
+
+    def _rows(self) -> list[Row]:
+        sides = {"upper": self.upper, "lower": self.lower}
+        rows = {name: (side.mean, side.monte_carlo_error) for name, side in sides.items()}
+        rows["gap"] = self.gap, self.gap_error
+        return [{"term": n, "value": v, "standard_error": e} for n, (v, e) in rows.items()]
+
+    def _arrays(self) -> dict[str, Variable]:
+        sides = {"upper": self.upper, "lower": self.lower}
+        return {name: (["datum"], numpy_of(side.log_prob)) for name, side in sides.items()}
+
+    def _panels(self) -> list[Panel]:
+        return intervals_of(self._rows()[:2])
 
 
 @final
@@ -53,7 +128,7 @@ class BidirectionalMonteCarlo:
 
     def __post_init__(self) -> None:
         require_annealing("BidirectionalMonteCarlo", self.annealing)
-        require_count("BidirectionalMonteCarlo", "num_simulated", self.num_simulated)
+        require_counts("BidirectionalMonteCarlo", num_simulated=self.num_simulated)
 
     def __call__(
         self,
@@ -79,71 +154,63 @@ class BidirectionalMonteCarlo:
             ValueError: If the model does not observe exactly one site of the shape of x, or as the
                 annealing does.
         """
-        begun = time.perf_counter()
-        call = Call(device, seed, progress)
-        programs = Programs(model, guide)
+        call, programs = Call(device, seed, progress), Programs(model, guide)
         with call.open(programs, x, ChunkSize(1)) as example:
-            latents, x = self._simulate(example, seed)
+            first = example.x[:1].to(example.device)
+            rows = first.expand(self.num_simulated, *first.shape[1:])
+            with seeded(seed, Stream.SAMPLING):
+                latents, x = example.programs.simulate_data(rows)
             dim = example.programs.max_plate_nesting
 
-        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
             annealer = self.annealing.prepare(look.programs, x, streams)
-            exact = self._rows(latents, streams.first, len(x), dim)
-            return part_of(self._both(annealer, exact, streams))
+            exact = {
+                name: value.narrow(dim, streams.first, len(x)).expand(
+                    self.annealing.num_chains, *[-1] * (value.dim() - 1)
+                )
+                for name, value in latents.items()
+            }
+            return self._both(annealer, exact, streams)
 
-        found = self.annealing.by_chunk(call, repr(self), estimate, programs, x)
-        seconds = time.perf_counter() - begun
-        lower, upper = (self._side(side, found, seconds) for side in ("lower", "upper"))
-        return Sandwich(x.cpu(), lower, upper, found.identity)
-
-    def _simulate(self, example: Evaluation, seed: int | None) -> tuple[dict[str, Tensor], Tensor]:
-        first = example.x[:1].to(example.device)
-        rows = first.expand(self.num_simulated, *first.shape[1:])
-        with seeded(seed, Stream.SAMPLING):
-            return example.programs.simulate_data(rows)
-
-    def _rows(
-        self, latents: dict[str, Tensor], start: int, size: int, dim: int
-    ) -> dict[str, Tensor]:
-        """The posterior draws of some data, one for all chains of a datum."""
-        chains = self.annealing.num_chains
-        rows = {name: value.narrow(dim, start, size) for name, value in latents.items()}
-        return {name: value.expand(chains, *value.shape[1:]) for name, value in rows.items()}
+        results = self.annealing.by_chunk(call, repr(self), estimate, programs, x)
+        lower, upper = (self._side(side, results) for side in ("lower", "upper"))
+        return Sandwich(x.cpu(), lower, upper, results.identity)
 
     def _both(self, annealer: Annealer, exact: dict[str, Tensor], streams: Streams) -> Columns:
+        """Values of both sides, by ``side/name``."""
         with streams.stream(Purpose.FORWARD):
             forward, _ = annealer.forward()
         with streams.stream(Purpose.REVERSE):
             path = annealer.path
             backward = annealer.reverse(path.at(path.density.pack(exact)))
-        evaluations = self.annealing.evaluations(annealer)
-        both = {
-            "lower": weight_columns(forward, evaluations, annealer.computed_in),
-            "upper": weight_columns(backward, evaluations, annealer.computed_in),
-        }
-        both["upper"] = {**both["upper"], "log_prob": -both["upper"]["log_prob"]}
+        spent = self.annealing.evaluations(annealer)
+        lower, upper = (
+            weight_columns(log_weight, spent, annealer.computed_in)
+            for log_weight in (forward, backward)
+        )
+        sides = {"lower": lower, "upper": {**upper, "log_prob": -upper["log_prob"]}}
         return {
             f"{side}/{name}": value
-            for side, columns in both.items()
+            for side, columns in sides.items()
             for name, value in columns.items()
         }
 
-    def _side(self, side: Direction, found: ChunkResults, seconds: float) -> Evidence:
-        mine = {
-            name.split("/")[1]: value
-            for name, value in found.columns.items()
-            if name.startswith(f"{side}/")
+    def _side(self, side: Direction, results: ChunkResults) -> Evidence:
+        prefix = f"{side}/"
+        columns = {
+            name.removeprefix(prefix): value
+            for name, value in results.columns.items()
+            if name.startswith(prefix)
         }
         towards = "" if side == "lower" else "backwards "
         shared = "" if side == "lower" else ", all from one draw of z, which their error leaves out"
-        return evidence_of(
-            mine,
+        claims = Claims(
             num_particles=self.annealing.num_chains,
             direction=side,
             method=f"annealed importance sampling {towards}{self.annealing.described}{shared}",
-            seconds=seconds,
-            identity=found.identity,
+            advice=ADVICE,
         )
+        return Evidence.from_weights(columns, claims, results.identity, results.seconds)
 
 
 def sandwiches(
@@ -166,3 +233,83 @@ def sandwiches(
 def with_gap(estimator: BidirectionalMonteCarlo, gap: float) -> AnnealedImportanceSampling:
     """The annealing that a sandwich judged, carrying the width it found."""
     return replace(estimator.annealing, gap=gap)
+
+
+def calibrate(
+    model: Program,
+    guide: Program | None,
+    x: RowData,
+    target_gap: float,
+    lengths: Sequence[int] = LENGTHS,
+    *,
+    ais: AnnealedImportanceSampling | None = None,
+    num_data: int = 20,
+    **call: Any,
+) -> AnnealedImportanceSampling:
+    """The shortest schedule whose sandwich on simulated data is thinner than ``target_gap`` nats.
+
+    The lengths are tried from the shortest on, on the same simulated data; a gap counts with one
+    standard error added. The estimator returned carries the gap it was found with, so that every
+    :class:`~ppl_vae.evidence.Evidence` from it says how certain its settings make log p(x): on data
+    like the model's own. Real data that the model fits badly can be harder.
+
+    Args:
+        model: Pyro model with its data plate at dim -1, all latents continuous.
+        guide: Pyro guide over the same latents.
+        x: One or more data; only the shape and type of the first are used.
+        target_gap: Nats per datum.
+        lengths: Numbers of temperatures to try.
+        ais: All other settings.
+        num_data: How many data to simulate; 2 or more.
+        call: ``device``, ``seed`` and ``progress``, as for :class:`BidirectionalMonteCarlo`.
+
+    Raises:
+        ValueError: If target_gap is not positive, there is nothing to try, or no length is enough:
+            then it says what gap each leaves.
+    """
+    if not target_gap > 0:
+        raise ValueError(f"calibrate needs target_gap > 0 nats, got {target_gap}.")
+    if not lengths or num_data < 2:
+        raise ValueError("calibrate needs one length or more, and num_data >= 2.")
+    ais = AnnealedImportanceSampling() if ais is None else ais
+    gaps = []
+    for length in sorted(lengths):
+        candidate = replace(ais, num_temperatures=length)
+        sandwich = BidirectionalMonteCarlo(candidate, num_data)(model, guide, x, **call)
+        if sandwich.gap + sandwich.gap_error < target_gap:
+            return replace(candidate, gap=sandwich.gap)
+        gaps.append(f"{length}: {sandwich.gap:.3f} +- {sandwich.gap_error:.3f}")
+    raise ValueError(
+        f"no schedule leaves a gap below {target_gap:g} nats with its standard error "
+        f"({'; '.join(gaps)}): allow longer ones, more chains or another start."
+    )
+
+
+def plot_sandwiches(sandwiches: Mapping[int, Sandwich], ax: Axes | None = None) -> Any:
+    """Draw both bounds of log p(x) on simulated data against the number of temperatures.
+
+    Args:
+        sandwiches: Number of temperatures to what it gave.
+        ax: Where to draw; a new figure if not given.
+
+    Returns:
+        The axes that were given, or the new figure.
+    """
+    lengths = sorted(sandwiches)
+    sides = {
+        "upper bound, backwards": [sandwiches[T].upper for T in lengths],
+        "lower bound, forwards": [sandwiches[T].lower for T in lengths],
+    }
+    curves = []
+    for index, (name, found) in enumerate(sides.items()):
+        pairs = [(side.mean, 2 * side.monte_carlo_error) for side in found]
+        values = [value for value, _ in pairs]
+        low, high = [v - half for v, half in pairs], [v + half for v, half in pairs]
+        curves.append(plots.Curve(plots.style_of(index), lengths, values, low, high, name))
+
+    def draw(ax: Axes) -> None:
+        plots.draw_against(ax, curves, "temperatures", "log p(x), nats per datum")
+        plots.remark(ax, "bars: two standard errors")
+        plots.legend(ax)
+
+    return plots.draw_on([(draw, plots.HEIGHT)], ax)

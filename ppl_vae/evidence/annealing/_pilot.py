@@ -1,20 +1,24 @@
-"""What is learnt from a pilot run, and held fixed afterwards."""
+"""Temperatures and step sizes, found in a pilot run and then frozen, and annealing by them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.evidence.annealing._hmc import Transition
-from ppl_vae.evidence.annealing._path import Chains, GeometricPath
-from ppl_vae.evidence.annealing._schedules import interval_length, of_equal_steps
+from ppl_vae.evidence.annealing._chains import Chains, GeometricPath, Transition
 
+Spacing = Literal["linear", "sigmoidal", "adaptive"]
 Mass = Literal["unit", "guide"]
 
+_STEEPNESS = 4.0
+_FLOOR = 0.05
+"""Share of an average interval that every interval counts as at least: where a few chains happen
+to agree, the schedule must not jump."""
 _WARM_UP = 40
 """Transitions at the first temperature, before the walk."""
 _TRANSITIONS = 100
@@ -23,6 +27,62 @@ _GAIN = 0.3
 _ADAPTATIONS = 2
 """Walks that measure and redraw an adaptive schedule, before the one that tunes the steps on it."""
 _SCALE_DRAWS = 64
+
+
+def linear(num_temperatures: int) -> Float[Tensor, " points"]:
+    """``b_t = t / T`` for t = 0..T."""
+    return torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64)
+
+
+def sigmoidal(num_temperatures: int) -> Float[Tensor, " points"]:
+    """``sigmoid(4 (2t/T - 1))`` for t = 0..T, moved and stretched onto [0, 1].
+
+    Dense at both ends, where the distributions change fastest.
+
+    References:
+        Wu, Burda, Salakhutdinov and Grosse, 2017, On the quantitative analysis of decoder-based
+        generative models.
+    """
+    levels = torch.sigmoid(_STEEPNESS * (2 * linear(num_temperatures) - 1))
+    return (levels - levels[0]) / (levels[-1] - levels[0])
+
+
+def interval_length(log_increment: Float[Tensor, "chains batch"]) -> Float[Tensor, " batch"]:
+    """``sqrt(-log(CESS / K))``, how hard a step from one temperature to the next is, per datum.
+
+    CESS is the conditional effective sample size ``K (mean w)^2 / mean w^2`` of the increments
+    ``w = f_(b')(u) / f_b(u)`` of K chains at temperature b. Over a short step the length is the
+    step times the standard deviation of ``d/db log f_b``, so that lengths add up along the path,
+    and equal lengths are equal CESS.
+
+    Args:
+        log_increment: log w of each chain.
+
+    References:
+        Zhou, Johansen and Aston, 2016, Toward automatic model comparison: an adaptive sequential
+        Monte Carlo approach.
+    """
+    log_fraction = 2 * log_increment.logsumexp(0) - (2 * log_increment).logsumexp(0)
+    return (math.log(len(log_increment)) - log_fraction).clamp(min=0).sqrt()
+
+
+def of_equal_steps(
+    schedule: Float[Tensor, "points levels"], lengths: Float[Tensor, "intervals batch"]
+) -> Float[Tensor, "points batch"]:
+    """The schedule with as many temperatures whose intervals have equal lengths, per datum."""
+    finite = torch.where(lengths.isfinite(), lengths, math.sqrt(math.log(2)))
+    padded = finite + _FLOOR * finite.mean(0) + torch.finfo(finite.dtype).eps
+    travelled = torch.cat([torch.zeros_like(padded[:1]), padded.cumsum(0)])
+    travelled = (travelled / travelled[-1]).mT.contiguous()
+    points = schedule.expand(travelled.shape[1], travelled.shape[0]).mT.contiguous()
+    wanted = torch.linspace(0, 1, len(schedule), dtype=points.dtype, device=points.device)
+    right = torch.searchsorted(travelled, wanted.expand_as(travelled).contiguous())
+    right = right.clamp(1, len(schedule) - 1)
+    ends = [(t.gather(1, right - 1), t.gather(1, right)) for t in (travelled, points)]
+    (before, after), (low, high) = ends
+    found = low + (high - low) * (wanted - before) / (after - before)
+    found[:, 0], found[:, -1] = 0.0, 1.0
+    return found.mT.contiguous()
 
 
 @final
@@ -65,14 +125,6 @@ class Tuning:
     precisions: Precisions
     evaluations: int
 
-    def move(
-        self, transition: Transition, path: GeometricPath, chains: Chains, point: int
-    ) -> tuple[Chains, Float[Tensor, "chains batch"]]:
-        """One transition at temperature ``b_point``."""
-        level = self.schedule[point]
-        scale = self.precisions.scale(level)
-        return transition(path, chains, level, self.steps[point], scale)
-
 
 @final
 @dataclass(frozen=True)
@@ -101,16 +153,22 @@ class Pilot:
         self, path: GeometricPath, schedule: Float[Tensor, "points levels"], precisions: Precisions
     ) -> Tuning:
         """Run the pilot from draws of its own."""
-        evaluations = 0
-        walks = _ADAPTATIONS if self.adaptive else 0
-        for _ in range(walks):
-            walk = self._walk(path, schedule, precisions)
-            schedule = of_equal_steps(schedule, walk.lengths)
-            evaluations += walk.evaluations
-        walk = self._walk(path, schedule, precisions)
-        return Tuning(schedule, walk.steps, precisions, evaluations + walk.evaluations)
+        walks = 1
+        if self.adaptive:
+            for _ in range(_ADAPTATIONS):
+                _, lengths = self._walk(path, schedule, precisions)
+                schedule = of_equal_steps(schedule, lengths)
+            walks += _ADAPTATIONS
+        steps, _ = self._walk(path, schedule, precisions)
+        intervals = len(schedule) - 1
+        transitions = _WARM_UP + math.ceil(_TRANSITIONS / intervals) * intervals
+        evaluations = walks * (1 + self.leapfrog_steps * transitions)
+        return Tuning(schedule, steps, precisions, evaluations)
 
-    def _walk(self, path: GeometricPath, schedule: Tensor, precisions: Precisions) -> "_Walk":
+    def _walk(
+        self, path: GeometricPath, schedule: Tensor, precisions: Precisions
+    ) -> tuple[Tensor, Tensor]:
+        """Step size at each temperature, and how hard each interval is."""
         chains = path.draw()
         log_step = torch.full_like(chains.base[0], -0.25 * math.log(path.density.dim))
         repeats = math.ceil(_TRANSITIONS / (len(schedule) - 1))
@@ -126,21 +184,8 @@ class Pilot:
                 gain = _GAIN * max(1.0, (left - repeats) / 8)
                 log_step = log_step + gain * (acceptance.mean(0) - self.target_acceptance)
             steps.append(log_step)
-        transitions = _WARM_UP + repeats * (len(schedule) - 1)
-        evaluations = 1 + self.leapfrog_steps * transitions
         # At the start there are exact draws, and nothing moves unless it is asked to.
-        all_steps = torch.stack([steps[0], *steps]).exp()
-        return _Walk(all_steps, torch.stack(lengths), evaluations)
-
-
-@final
-@dataclass(frozen=True)
-class _Walk:
-    """What one walk of the pilot saw: step sizes, interval lengths, its cost."""
-
-    steps: Tensor
-    lengths: Tensor
-    evaluations: int
+        return torch.stack([steps[0], *steps]).exp(), torch.stack(lengths)
 
 
 def precisions(path: GeometricPath, mass: Mass, like: Tensor) -> Precisions:
@@ -165,3 +210,67 @@ def _precision(draw: Callable[[], Tensor]) -> Float[Tensor, "batch dim"]:
     while len(draws) * len(draws[0]) < _SCALE_DRAWS:
         draws.append(draw())
     return torch.cat(draws).var(0).reciprocal()
+
+
+@final
+@dataclass(frozen=True)
+class Annealer:
+    """A path with the transitions along it, all settings frozen.
+
+    Attributes:
+        path: The densities f_b of a batch of data.
+        transition: A kernel that leaves f_b invariant.
+        tuning: The temperatures, and the step sizes at each.
+    """
+
+    path: GeometricPath
+    transition: Transition
+    tuning: Tuning
+
+    @property
+    def computed_in(self) -> torch.dtype:
+        """Type of the log-densities along the path."""
+        return self.tuning.schedule.dtype
+
+    @property
+    def last(self) -> int:
+        """Number T of the last temperature; b_T = 1 where p(x) is wanted."""
+        return len(self.tuning.schedule) - 1
+
+    def forward(self) -> tuple[Float[Tensor, "chains batch"], Chains]:
+        """``log W`` of chains from draws of f_0 along b_0..b_T: E[W] = p(x).
+
+        Also the chains, of which those with weights W stand for the posterior.
+        """
+        return self.anneal(self.path.draw(), range(self.last + 1))
+
+    def reverse(self, chains: Chains) -> Float[Tensor, "chains batch"]:
+        """``log W`` of chains along b_T..b_0: E[W] = 1 / p(x) if they start at posterior draws."""
+        return self.anneal(chains, range(self.last, -1, -1))[0]
+
+    def anneal(
+        self, chains: Chains, points: Iterable[int]
+    ) -> tuple[Float[Tensor, "chains batch"], Chains]:
+        """``log W = sum_t (b_t - b_(t-1)) d/db log f_b`` at the states before each transition.
+
+        The transition at a temperature comes after the weight has been taken to it, and there is
+        none at the last one, where it would change no weight.
+        """
+        points = list(points)
+        log_weight = torch.zeros_like(chains.base, dtype=torch.float64)
+        for here, there in pairwise(points):
+            log_weight = log_weight + self.increment(chains, here, there)
+            if there != points[-1]:
+                chains, _ = self.move(chains, there)
+        return log_weight, chains
+
+    def increment(self, chains: Chains, here: int, there: int) -> Float[Tensor, "chains batch"]:
+        """``log f_there(u) - log f_here(u)``, in double precision: many small terms add up."""
+        schedule = self.tuning.schedule
+        return (schedule[there].double() - schedule[here].double()) * chains.ratio.double()
+
+    def move(self, chains: Chains, point: int) -> tuple[Chains, Float[Tensor, "chains batch"]]:
+        """One transition at temperature ``b_point``."""
+        level, step = self.tuning.schedule[point], self.tuning.steps[point]
+        scale = self.tuning.precisions.scale(level)
+        return self.transition(self.path, chains, level, step, scale)

@@ -1,26 +1,19 @@
 """Annealing backwards from approximate posterior draws, for data that were not simulated."""
 
-import time
-from os import PathLike
+import math
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from ppl_vae.data import RowData
-from ppl_vae.evidence._chunks import Call, Purpose, Streams
-from ppl_vae.evidence._result import Evidence
-from ppl_vae.evidence._unfinished import Part
-from ppl_vae.evidence.annealing._ais import AnnealedImportanceSampling
-from ppl_vae.evidence.annealing._annealer import Annealer
-from ppl_vae.evidence.annealing._columns import (
-    evidence_of,
-    jackknife_error,
-    part_of,
-    weight_columns,
-)
-from ppl_vae.evidence.annealing._path import Chains
-from ppl_vae.evidence.annealing._resampling import resampled
-from ppl_vae.evidence.annealing._settings import require_count
+from ppl_vae.evidence._chunked import require_counts
+from ppl_vae.evidence._loop import Call, Purpose, Streams
+from ppl_vae.evidence._result import Claims, Columns, Evidence
+from ppl_vae.evidence.annealing._ais import ADVICE, AnnealedImportanceSampling, weight_columns
+from ppl_vae.evidence.annealing._chains import resampled
 from ppl_vae.particles import Evaluation, Program, Programs
 
 _LEAST_EFFECTIVE = 8.0
@@ -34,10 +27,7 @@ def reverse_ais(
     x: RowData,
     *,
     transitions: int = 100,
-    device: torch.device | str | None = None,
-    seed: int | None = 0,
-    progress: bool = False,
-    checkpoint: str | PathLike[str] | None = None,
+    **call: Any,
 ) -> Evidence:
     """``-log mean W_rev`` of chains annealed backwards from approximate posterior draws.
 
@@ -58,53 +48,62 @@ def reverse_ais(
         guide: Pyro guide over the same latents.
         x: The data, shape ``(num_data, *event)``.
         transitions: At b = 1, before the way back.
-        device: Where to compute; the data's device if not given.
-        seed: Of the draws; ``None`` uses the caller's random state.
-        progress: Show a progress bar on the terminal.
-        checkpoint: File for finished chunks of data.
+        call: ``device``, ``seed``, ``progress`` and ``checkpoint``, as for the annealing.
 
     Raises:
         ValueError: If transitions is less than 1, or as the annealing does.
     """
-    require_count("reverse_ais", "transitions", transitions)
-    begun = time.perf_counter()
+    require_counts("reverse_ais", transitions=transitions)
 
-    def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+    def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
         annealer = ais.prepare(look.programs, x, streams)
         with streams.stream(Purpose.FORWARD):
-            chains = _refined(annealer, transitions)
+            log_weight, chains = annealer.forward()
+            # By their weights the chains stand for the posterior, the better the longer they move.
+            chains = resampled(chains, log_weight, num_groups=1)
+            for _ in range(transitions):
+                chains, _ = annealer.move(chains, annealer.last)
         with streams.stream(Purpose.REVERSE):
             log_weight = annealer.reverse(chains)
         spent = ais.evaluations(annealer) * 2 + ais.num_chains * transitions * ais.leapfrog_steps
-        columns = weight_columns(
-            log_weight, spent - ais.pilot_evaluations(annealer), annealer.computed_in
-        )
+        spent -= ais.pilot_evaluations(annealer)
+        columns = weight_columns(log_weight, spent, annealer.computed_in)
         error = torch.hypot(jackknife_error(log_weight).cpu(), columns["rounding"])
-        turned = {"log_prob": -columns["log_prob"], "standard_error": error}
-        return part_of({**columns, **turned})
+        return {**columns, "log_prob": -columns["log_prob"], "standard_error": error}
 
-    call = Call(device, seed, progress, checkpoint)
-    programs, settings = Programs(model, guide), f"reverse of {ais!r}, {transitions}"
-    found = ais.by_chunk(call, settings, estimate, programs, x)
-    return evidence_of(
-        found.columns,
+    settings = f"reverse of {ais!r}, {transitions}"
+    results = ais.by_chunk(Call(**call), settings, estimate, Programs(model, guide), x)
+    claims = Claims(
         num_particles=ais.num_chains,
         direction="consistent",
         method=(
             f"annealed importance sampling backwards {ais.described}, from approximate posterior "
             f"draws ({transitions} transitions): no guaranteed upper bound"
         ),
-        seconds=time.perf_counter() - begun,
-        identity=found.identity,
         gap=ais.gap,
         least_effective=_LEAST_EFFECTIVE,
+        advice=ADVICE,
     )
+    return Evidence.from_weights(results.columns, claims, results.identity, results.seconds)
 
 
-def _refined(annealer: Annealer, transitions: int) -> Chains:
-    """Approximate posterior draws: the forward chains by their weights, and moved on."""
-    log_weight, chains = annealer.forward()
-    chains = resampled(chains, log_weight, num_groups=1)
-    for _ in range(transitions):
-        chains, _ = annealer.move(chains, annealer.last)
-    return chains
+def jackknife_error(log_weight: Float[Tensor, "chains batch"]) -> Float[Tensor, " batch"]:
+    """Standard error of ``log mean W`` by leaving out each chain, times t / 1.96, in nats.
+
+    A few weights backwards are so skewed that the delta method, a first-order expansion, states too
+    little. With the quantile of Student's t, 1.96 of these errors are a 95% interval for few
+    chains. Infinite where all weights but one are 0; NaN of one chain.
+
+    References:
+        Tukey, 1958, Bias and confidence in not quite large samples.
+    """
+    count = len(log_weight)
+    if count < 2:
+        return torch.full_like(log_weight[0], math.nan)
+    nothing = torch.full_like(log_weight[:1], -math.inf)
+    before = torch.cat([nothing, log_weight.logcumsumexp(0)[:-1]])
+    after = torch.cat([log_weight.flip(0).logcumsumexp(0).flip(0)[1:], nothing])
+    left_out = torch.logaddexp(before, after)
+    variance = left_out.var(0, correction=0) * (count - 1)
+    error = variance.sqrt() * float(stdtrit(count - 1, 0.975) / ndtri(0.975))
+    return error.nan_to_num(nan=math.inf)

@@ -1,6 +1,5 @@
 """Sequential Monte Carlo along the annealing path."""
 
-import time
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import final
@@ -10,14 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.data import RowData
-from ppl_vae.evidence._chunks import Call, Purpose, Streams
-from ppl_vae.evidence._result import Evidence
-from ppl_vae.evidence._unfinished import Part
-from ppl_vae.evidence.annealing._ais import AnnealedImportanceSampling
-from ppl_vae.evidence.annealing._annealer import Annealer
-from ppl_vae.evidence.annealing._columns import evidence_of, part_of, weight_columns
-from ppl_vae.evidence.annealing._resampling import resampled
-from ppl_vae.evidence.annealing._settings import require_annealing, require_count
+from ppl_vae.evidence._chunked import require_counts
+from ppl_vae.evidence._loop import Call, Purpose, Streams
+from ppl_vae.evidence._result import Claims, Columns, Evidence
+from ppl_vae.evidence.annealing._ais import (
+    ADVICE,
+    AnnealedImportanceSampling,
+    require_annealing,
+    weight_columns,
+)
+from ppl_vae.evidence.annealing._chains import resampled
+from ppl_vae.evidence.annealing._pilot import Annealer
 from ppl_vae.particles import Evaluation, Program, Programs
 from ppl_vae.weights import group_log_mean_exp
 
@@ -61,7 +63,7 @@ class SequentialMonteCarlo:
 
     def __post_init__(self) -> None:
         require_annealing("SequentialMonteCarlo", self.annealing)
-        require_count("SequentialMonteCarlo", "num_groups", self.num_groups)
+        require_counts("SequentialMonteCarlo", num_groups=self.num_groups)
         chains = self.annealing.num_chains
         if chains % self.num_groups or chains < 2 * self.num_groups:
             raise ValueError(
@@ -85,25 +87,24 @@ class SequentialMonteCarlo:
         checkpoint: str | PathLike[str] | None = None,
     ) -> Evidence:
         """Estimate log p(x_i) for every datum; arguments as for the annealing."""
-        begun = time.perf_counter()
 
-        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
             annealer = self.annealing.prepare(look.programs, x, streams)
             with streams.stream(Purpose.FORWARD):
                 log_evidence = self.log_evidence(annealer)
             spent = self.annealing.evaluations(annealer)
-            return part_of(weight_columns(log_evidence, spent, annealer.computed_in))
+            return weight_columns(log_evidence, spent, annealer.computed_in)
 
         call = Call(device, seed, progress, checkpoint)
-        found = self.annealing.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
-        return evidence_of(
-            found.columns,
+        results = self.annealing.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
+        method = f"sequential Monte Carlo {self.annealing.described} in {self.num_groups} groups"
+        claims = Claims(
             num_particles=self.annealing.num_chains,
             direction="lower",
-            method=f"sequential Monte Carlo {self.annealing.described} in {self.num_groups} groups",
-            seconds=time.perf_counter() - begun,
-            identity=found.identity,
+            method=method,
+            advice=ADVICE,
         )
+        return Evidence.from_weights(results.columns, claims, results.identity, results.seconds)
 
     def log_evidence(self, annealer: Annealer) -> Float[Tensor, "groups batch"]:
         """``log Z_g`` of every group."""
@@ -115,14 +116,11 @@ class SequentialMonteCarlo:
             if point == annealer.last:
                 break
             grouped = since.unflatten(0, (self.num_groups, -1))
-            poor = self._is_poor(grouped)
+            log_size = 2 * grouped.logsumexp(1) - (2 * grouped).logsumexp(1)
+            poor = log_size.exp() < self.threshold * grouped.shape[1]
             chains = resampled(chains, since, self.num_groups, poor)
             mean = group_log_mean_exp(since, self.num_groups)
             total = torch.where(poor, total + mean, total)
             since = torch.where(poor.unsqueeze(1), 0.0, grouped).flatten(0, 1)
             chains, _ = annealer.move(chains, point)
         return total + group_log_mean_exp(since, self.num_groups)
-
-    def _is_poor(self, log_weight: Float[Tensor, "groups chains batch"]) -> Tensor:
-        log_size = 2 * log_weight.logsumexp(1) - (2 * log_weight).logsumexp(1)
-        return log_size.exp() < self.threshold * log_weight.shape[1]

@@ -1,6 +1,5 @@
 """Thermodynamic integration."""
 
-import time
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import final
@@ -10,15 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.data import RowData
-from ppl_vae.evidence._chunks import Call, Purpose, Streams
-from ppl_vae.evidence._result import Evidence
-from ppl_vae.evidence._unfinished import Columns, Part
-from ppl_vae.evidence.annealing._ais import AnnealedImportanceSampling
-from ppl_vae.evidence.annealing._annealer import Annealer
-from ppl_vae.evidence.annealing._columns import evidence_of, part_of, require_numbers
-from ppl_vae.evidence.annealing._path import Chains
-from ppl_vae.evidence.annealing._resampling import resampled
-from ppl_vae.evidence.annealing._settings import require_annealing, require_count
+from ppl_vae.evidence._chunked import require_counts
+from ppl_vae.evidence._loop import Call, Purpose, Streams
+from ppl_vae.evidence._result import Claims, Columns, Evidence
+from ppl_vae.evidence.annealing._ais import (
+    ADVICE,
+    AnnealedImportanceSampling,
+    require_annealing,
+    require_numbers,
+)
+from ppl_vae.evidence.annealing._chains import Chains, resampled
+from ppl_vae.evidence.annealing._pilot import Annealer
 from ppl_vae.particles import Evaluation, Program, Programs
 
 
@@ -68,8 +69,9 @@ class ThermodynamicIntegration:
 
     def __post_init__(self) -> None:
         require_annealing("ThermodynamicIntegration", self.annealing)
-        require_count("ThermodynamicIntegration", "burn_in", self.burn_in)
-        require_count("ThermodynamicIntegration", "num_samples", self.num_samples)
+        require_counts(
+            "ThermodynamicIntegration", burn_in=self.burn_in, num_samples=self.num_samples
+        )
         if self.annealing.num_chains < 2:
             raise ValueError(
                 "ThermodynamicIntegration takes its error from independent chains: it needs "
@@ -88,28 +90,26 @@ class ThermodynamicIntegration:
         checkpoint: str | PathLike[str] | None = None,
     ) -> Evidence:
         """Estimate log p(x_i) for every datum; arguments as for the annealing."""
-        begun = time.perf_counter()
 
-        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Part:
+        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
             annealer = self.annealing.prepare(look.programs, x, streams)
             with streams.stream(Purpose.FORWARD):
                 integral = self.integrate(annealer)
-            return part_of(self._columns(integral, annealer))
+            return self._columns(integral, annealer)
 
         call = Call(device, seed, progress, checkpoint)
-        found = self.annealing.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
-        correction = found.columns["correction"].mean().item()
-        return evidence_of(
-            found.columns,
+        results = self.annealing.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
+        correction = results.columns["correction"].mean().item()
+        claims = Claims(
             num_particles=self.annealing.num_chains,
             direction="consistent",
             method=(
                 f"thermodynamic integration {self.annealing.described}, {self.num_samples} samples "
                 f"after {self.burn_in} at each, trapezoid corrected by {correction:+.3f} nats"
             ),
-            seconds=time.perf_counter() - begun,
-            identity=found.identity,
+            advice=ADVICE,
         )
+        return Evidence.from_weights(results.columns, claims, results.identity, results.seconds)
 
     def integrate(self, annealer: Annealer) -> "_Integral":
         """The integral of every chain, and what it was corrected by."""

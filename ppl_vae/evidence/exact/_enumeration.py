@@ -1,9 +1,8 @@
 """log p(x) by summing over every configuration of discrete latents."""
 
 import math
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -14,13 +13,13 @@ from tqdm.auto import tqdm
 
 from ppl_vae.data import RowData
 from ppl_vae.distributions import OneHotBlocks
-from ppl_vae.evidence._result import Evidence, concatenate
+from ppl_vae.evidence._loop import Call, join_columns
+from ppl_vae.evidence._result import Claims, Columns, Evidence
 from ppl_vae.particles import (
     ChunkSize,
     Program,
     Programs,
     SiteRun,
-    evaluation,
     in_words,
     log_densities,
 )
@@ -82,9 +81,9 @@ class Enumeration:
             ValueError: If there are no data, a latent is not discrete and finite, or there are too
                 many configurations.
         """
-        start, programs = time.perf_counter(), Programs(model)
+        call, programs = Call(device, seed, progress), Programs(model)
         with (
-            evaluation(programs, x, ChunkSize(1, self.rows, of_draws=False), device=device) as look,
+            call.open(programs, x, ChunkSize(1, self.rows, of_draws=False)) as look,
             seeded(seed, Stream.EVALUATION),
             torch.no_grad(),
         ):
@@ -94,9 +93,9 @@ class Enumeration:
             self._require_few(states)
             at_once = max(1, self.rows // states.count)
             bar = tqdm(look.x.split(at_once), "log p(x)", disable=no_bar(progress))
-            parts = [self._sum(programs, part.to(look.device), states) for part in bar]
-        evidence = replace(concatenate(parts), identity=identity)
-        return replace(evidence, seconds=time.perf_counter() - start)
+            columns = [self._sum(programs, part.to(look.device), states) for part in bar]
+        claims = Claims(num_particles=states.count, direction="exact", method="enumeration")
+        return Evidence.from_weights(join_columns(columns), claims, identity, call.seconds)
 
     def _require_few(self, states: "States") -> None:
         if states.count > self.max_configurations:
@@ -107,7 +106,7 @@ class Enumeration:
                 "ImportanceSampling."
             )
 
-    def _sum(self, programs: Programs, x: Tensor, states: "States") -> Evidence:
+    def _sum(self, programs: Programs, x: Tensor, states: "States") -> Columns:
         weights = RunningWeights()
         size = max(1, self.rows // len(x))
         for first in range(0, states.count, size):
@@ -119,15 +118,11 @@ class Enumeration:
             weights.add(sum((d.double() for d in densities[1:]), densities[0].double()))
         log_prob = (weights.log_mean + math.log(states.count)).cpu()
         epsilon = torch.finfo(densities[0].dtype).eps
-        return Evidence(
-            log_prob=log_prob,
-            standard_error=_ROUNDINGS * epsilon * log_prob.abs(),
-            effective_sample_size=torch.full_like(log_prob, states.count),
-            num_particles=states.count,
-            direction="exact",
-            method="enumeration",
-            seconds=0.0,
-        )
+        return {
+            "log_prob": log_prob,
+            "standard_error": _ROUNDINGS * epsilon * log_prob.abs(),
+            "effective_sample_size": torch.full_like(log_prob, states.count),
+        }
 
 
 @final

@@ -1,8 +1,7 @@
 """log p(x) by quadrature over a few latent dimensions."""
 
 import math
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -10,10 +9,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppl_vae.data import RowData
-from ppl_vae.evidence._result import Evidence, concatenate
+from ppl_vae.evidence._loop import Call, join_columns
+from ppl_vae.evidence._result import Claims, Columns, Evidence
 from ppl_vae.evidence.exact._adaptive import AdaptiveIntegral
 from ppl_vae.evidence.exact._joint import Joint
-from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
+from ppl_vae.particles import ChunkSize, Program, Programs
 from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, seeded
 
@@ -102,37 +102,42 @@ class Quadrature:
             ValueError: If there are no data, more than 3 latent dimensions, a discrete latent, or
                 one whose support varies.
         """
-        start, programs = time.perf_counter(), Programs(model, guide)
+        call, programs = Call(device, seed, progress), Programs(model, guide)
         size = ChunkSize(1, _CHUNK, whole=True, of_draws=False)
         with (
-            evaluation(programs, x, size, device=device) as look,
+            call.open(programs, x, size) as look,
             seeded(seed, Stream.EVALUATION),
             torch.no_grad(),
         ):
             identity = look.identity(repr(self), seed)
             bar = tqdm(look.x.split(_CHUNK), "log p(x)", disable=no_bar(progress))
-            parts = [self._integrate(look.programs, part.to(look.device)) for part in bar]
-        evidence = replace(concatenate([part for part, _ in parts]), identity=identity)
-        evidence = replace(evidence, seconds=time.perf_counter() - start)
-        return self._with_verdict(evidence, sum(poor for _, poor in parts))
+            chunks = [self._integrate(look.programs, part.to(look.device)) for part in bar]
+        columns = join_columns(chunks)
+        claims = Claims(
+            num_particles=int(columns["evaluations"].max()), direction="exact", method="quadrature"
+        )
+        if poor := int(columns["disagree"].sum()):
+            claims |= Claims(
+                direction="consistent",
+                method=f"quadrature ({poor} of {len(look.x)} data above the tolerance of "
+                f"{self.tolerance:g} nats, by up to {columns['standard_error'].max():.2g})",
+            )
+        return Evidence.from_weights(columns, claims, identity, call.seconds)
 
-    def _integrate(self, programs: Programs, x: Tensor) -> tuple[Evidence, int]:
-        """The evidence of a batch, and how many data are above the tolerance."""
+    def _integrate(self, programs: Programs, x: Tensor) -> Columns:
+        """The integral of each datum of a batch, and whether its rules disagree."""
         joint, scouts = self._scout(programs, x)
         batch = AdaptiveIntegral.prepare(joint, scouts, _GUIDED, self.tolerance)
-        found = batch.integrate(self.order, self.max_nodes)
+        integral = batch.integrate(self.order, self.max_nodes)
         # What the wide grid and the ascents cost is not counted: it is the same for all data.
-        evidence = Evidence(
-            log_prob=found.log_value.cpu(),
-            standard_error=found.error.maximum(joint.rounding(found.log_value)).cpu(),
-            effective_sample_size=found.evaluations.cpu(),
-            num_particles=int(found.evaluations.max()),
-            direction="exact",
-            method="quadrature",
-            seconds=0.0,
-            evaluations=found.evaluations.cpu(),
-        )
-        return evidence, int((found.error > batch.tolerance).sum())
+        columns = {
+            "log_prob": integral.log_value,
+            "standard_error": integral.error.maximum(joint.rounding(integral.log_value)),
+            "effective_sample_size": integral.evaluations,
+            "evaluations": integral.evaluations,
+            "disagree": integral.error > batch.tolerance,
+        }
+        return {name: values.cpu() for name, values in columns.items()}
 
     def _scout(self, programs: Programs, x: Tensor) -> tuple[Joint, Tensor]:
         """The joint density, and draws of the guide, if there is one, and of the prior."""
@@ -145,13 +150,3 @@ class Quadrature:
             )
         guided = joint.unconstrain(latents)
         return joint, torch.cat([guided, joint.prior_draws(_PRIOR[joint.dim])])
-
-    def _with_verdict(self, evidence: Evidence, poor: int) -> Evidence:
-        """Exact, unless some datum's rules did not agree."""
-        if not poor:
-            return evidence
-        method = (
-            f"quadrature ({poor} of {len(evidence)} data above the tolerance of "
-            f"{self.tolerance:g} nats, by up to {evidence.standard_error.max():.2g})"
-        )
-        return replace(evidence, method=method, direction="consistent")

@@ -11,9 +11,8 @@ from significance import mean_of
 
 from ppl_vae import vae
 from ppl_vae.evidence import AnnealedImportanceSampling, ImportanceSampling, Streams
-from ppl_vae.evidence.annealing._annealer import Annealer
-from ppl_vae.evidence.annealing._hmc import HamiltonianTransition
-from ppl_vae.evidence.annealing._path import GeometricPath
+from ppl_vae.evidence.annealing._chains import GeometricPath, HamiltonianTransition
+from ppl_vae.evidence.annealing._pilot import Annealer
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.particles import Programs
 

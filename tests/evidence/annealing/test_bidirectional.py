@@ -15,7 +15,7 @@ from ppl_vae.evidence import (
     reverse_ais,
 )
 from ppl_vae.evidence.annealing import _pilot as pilot
-from ppl_vae.evidence.annealing._columns import jackknife_error
+from ppl_vae.evidence.annealing._reverse import jackknife_error
 from ppl_vae.particles import Programs
 
 from .cases import MODEL, VAE, Positive, X, ratio, run

@@ -8,9 +8,8 @@ import pytest
 import torch
 from significance import mean_of, variance_of
 
-from ppl_vae.evidence.annealing import _hmc as hmc
-from ppl_vae.evidence.annealing._hmc import HamiltonianTransition
-from ppl_vae.evidence.annealing._path import Chains, GeometricPath
+from ppl_vae.evidence.annealing import _chains as hmc
+from ppl_vae.evidence.annealing._chains import Chains, GeometricPath, HamiltonianTransition
 from ppl_vae.particles import LatentDensity, Programs
 
 from .cases import MODEL, VAE, X, density_of

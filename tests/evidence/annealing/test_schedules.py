@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from ppl_vae.evidence import AnnealedImportanceSampling, Streams
-from ppl_vae.evidence.annealing._hmc import HamiltonianTransition
-from ppl_vae.evidence.annealing._path import GeometricPath
-from ppl_vae.evidence.annealing._pilot import precisions
-from ppl_vae.evidence.annealing._schedules import (
+from ppl_vae.evidence.annealing._chains import GeometricPath, HamiltonianTransition
+from ppl_vae.evidence.annealing._pilot import (
     interval_length,
     linear,
     of_equal_steps,
+    precisions,
     sigmoidal,
 )
 from ppl_vae.particles import Programs

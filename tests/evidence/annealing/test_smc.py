@@ -7,8 +7,7 @@ from significance import mean_of
 
 from ppl_vae.evidence import AnnealedImportanceSampling, SequentialMonteCarlo
 from ppl_vae.evidence.annealing import _smc as smc_module
-from ppl_vae.evidence.annealing._path import GeometricPath
-from ppl_vae.evidence.annealing._resampling import resampled, systematic_ancestors
+from ppl_vae.evidence.annealing._chains import GeometricPath, resampled, systematic_ancestors
 
 from .cases import EXACT, MODEL, TEN, VAE, X, density_of, ratio, run
 

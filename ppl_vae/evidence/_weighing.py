@@ -1,8 +1,9 @@
-"""Generalised Pareto tails of importance weights, and what weights say of an estimate."""
+"""Errors of estimates from importance weights: delta method, bootstrap and Pareto tails."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,8 @@ means something."""
 _DISTINCT = 0.9
 """Least share of a tail's values that differ where weights have a density: rounding ties fewer.
 With fewer the latents are discrete and come back, and there is no Pareto tail to fit."""
-_NUMBERS_AT_ONCE = 4_000_000
+_FITTED_AT_ONCE = 4_000_000
+_DRAWN_AT_ONCE = 8_000_000
 # The fit's weak prior: of the shape, 0.5 with the weight of 10 values; of the scale, 3.
 _PRIOR_SHAPE, _PRIOR_WEIGHT, _PRIOR_SCALE = 0.5, 10, 3
 
@@ -59,7 +61,7 @@ def pareto_tail(weights: RunningWeights) -> Tail:
             continue
         # Of more particles than it was made for, the sums keep the tail of fewer.
         size = min(tail_size(count), len(largest) - 1)
-        at_once = max(1, _NUMBERS_AT_ONCE // (size * _grid_size(size)))
+        at_once = max(1, _FITTED_AT_ONCE // (size * _grid_size(size)))
         for rows in (positive == count).nonzero().squeeze(1).split(at_once):
             tail = largest[: size + 1, rows]
             excess = torch.exp(tail - weights.log_sum[rows])
@@ -115,8 +117,8 @@ def _generalised_pareto(
     return pulled, sigma
 
 
-def measured(weights: RunningWeights, *, tails: bool = True) -> dict[str, Any]:
-    """Fields of an ``Evidence`` that the weights of each datum give, on the CPU.
+def measured(weights: RunningWeights, *, tails: bool = True) -> dict[str, Tensor]:
+    """Attributes of an ``Evidence`` that the weights of each datum give, on the CPU.
 
     The standard error is by the delta method, with what rounding leaves open in quadrature.
 
@@ -125,7 +127,7 @@ def measured(weights: RunningWeights, *, tails: bool = True) -> dict[str, Any]:
         tails: Fit tails, from 100 particles on.
     """
     rounding = weights.rounding
-    found = {
+    values = {
         "log_prob": weights.log_mean,
         "standard_error": torch.hypot(weights.standard_error, rounding),
         "effective_sample_size": weights.effective_sample_size,
@@ -133,5 +135,57 @@ def measured(weights: RunningWeights, *, tails: bool = True) -> dict[str, Any]:
     }
     if tails and weights.num_particles >= LEAST_PARTICLES:
         tail = pareto_tail(weights)
-        found |= {"pareto_k": tail.pareto_k, "tail_share": tail.tail_share}
-    return {name: values.cpu() for name, values in found.items()}
+        values |= {"pareto_k": tail.pareto_k, "tail_share": tail.tail_share}
+    return {name: value.cpu() for name, value in values.items()}
+
+
+Statistic = Callable[[Float[Tensor, "blocks batch"]], Float[Tensor, " batch"]]
+"""Log of each block's sum of weights to an estimate of log p(x)."""
+
+
+def bootstrap_error(
+    log_weight: Float[Tensor, "particles batch"],
+    replicates: int,
+    statistic: Statistic,
+    num_blocks: int = 1,
+) -> Float[Tensor, " batch"]:
+    """Standard deviation of ``statistic`` over resampled particles, per datum, in nats.
+
+    ``replicates`` times K weights are drawn, with replacement, from the K that there are. Where
+    weights are skewed it sees what the delta method, a first-order expansion, does not. No
+    resampling can see weights that were never drawn: with few effective samples it is too small
+    just as the delta method's error is. Data share the positions that are drawn, which leaves each
+    datum's error as it is. Starts from the caller's random state, on the CPU, and leaves it as it
+    was, so that an estimate has the same value whichever error it comes with.
+
+    Args:
+        log_weight: log w, shape (particles, batch), on the CPU.
+        replicates: Bootstrap samples, 2 or more.
+        statistic: The estimate, from the log of the sum of weights in each block.
+        num_blocks: Equal blocks that the weights are split into, in random order.
+
+    Raises:
+        ValueError: If there are fewer than 2 replicates.
+
+    References:
+        Efron, 1979, Bootstrap methods: another look at the jackknife.
+    """
+    count, batch = log_weight.shape
+    if replicates < 2:
+        raise ValueError(f"a bootstrap needs 2 replicates or more, got {replicates}.")
+    largest = log_weight.amax(0)
+    shift = torch.where(largest.isfinite(), largest, torch.zeros_like(largest))
+    weight = torch.exp(log_weight.double() - shift)
+    at_once = max(1, _DRAWN_AT_ONCE // (num_blocks * max(count, batch)))
+    estimates = []
+    with torch.random.fork_rng(devices=[]):
+        for start in range(0, replicates, at_once):
+            size = min(at_once, replicates - start)
+            drawn = torch.randint(count, (size * num_blocks, count // num_blocks))
+            # How often each particle is drawn: all sums are then one matrix product.
+            counts = torch.zeros(len(drawn), count, dtype=torch.float64)
+            counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+            sums = (counts @ weight).log().unflatten(0, (size, num_blocks)) + shift
+            each = statistic(sums.movedim(1, 0).flatten(1))
+            estimates.append(each.unflatten(0, (size, batch)))
+    return torch.cat(estimates).std(0)

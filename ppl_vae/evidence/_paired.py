@@ -1,0 +1,58 @@
+"""Difference of two models in log p(x), over the same data."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from ppl_vae.evidence._result import Evidence, remainder, standard_error_of_mean
+
+
+@final
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean over the same data of log p_a(x_i) - log p_b(x_i), in nats per datum.
+
+    Attributes:
+        mean: The mean difference.
+        monte_carlo_error: Its standard error from the particles, the data held fixed.
+        total_error: Its standard error as an estimate for the data's population, both sources.
+    """
+
+    mean: float
+    monte_carlo_error: float
+    total_error: float
+
+    @property
+    def data_error(self) -> float:
+        """The part of the total error from the finite number of data."""
+        return remainder(self.total_error, self.monte_carlo_error)
+
+
+def paired_difference(a: Evidence, b: Evidence) -> PairedDifference:
+    """Compare two models evaluated on the same data, datum by datum.
+
+    Raises:
+        ValueError: If the two have different numbers of data, or are known to be of other data.
+    """
+    sources = ""
+    if a.identity and b.identity:
+        sources = f", from {a.identity.source} and {b.identity.source}"
+    if len(a) != len(b):
+        raise ValueError(
+            f"paired evidence needs the same data, got {len(a)} and {len(b)} values{sources}."
+        )
+    differing = a.identity.differences(b.identity, "rows") if a.identity and b.identity else []
+    if differing:
+        raise ValueError(
+            f"paired evidence needs the same data in the same order, got {differing[0]}{sources}: "
+            "evaluate both on the same rows."
+        )
+    difference = a.log_prob - b.log_prob
+    variance = a.standard_error.square().sum() + b.standard_error.square().sum()
+    monte_carlo = variance.sqrt().item() / len(a)
+    mean = difference.mean().item()
+    return PairedDifference(
+        mean=mean,
+        monte_carlo_error=math.nan if math.isnan(mean) else monte_carlo,
+        total_error=standard_error_of_mean(difference),
+    )

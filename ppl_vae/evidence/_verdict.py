@@ -1,0 +1,131 @@
+"""Reasons not to trust an estimate of log p(x)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+MIN_EFFECTIVE_SAMPLE_SIZE = 5.0
+"""Least number of effective samples: below it a delta-method standard error is itself an
+accident."""
+
+LEAST_EFFECTIVE_SHARE = 0.9
+"""Share of K weights, where K is so small that fewer than 5 effective samples are no sign of
+anything."""
+
+TOLERATED_ROUNDING = 0.05
+"""Nats of an estimate that rounding may leave open."""
+
+TOLERATED_FRACTION = 0.05
+"""Largest share of the data with too few effective samples before the mean is in doubt."""
+
+TOLERATED_TAIL = 0.02
+"""Largest share of an estimate from a heavy tail's excess: about as many nats are then in doubt."""
+
+TOLERATED_HEAVY = 0.25
+"""Largest share of the data with heavy tails before the mean over all is in doubt: a heavy tail
+makes an understated error likely, few effective samples make it certain."""
+
+TOLERATED_GAP = 0.1
+"""Nats between the two sides of a sandwich on simulated data before a schedule is in doubt."""
+
+
+@final
+@dataclass(frozen=True)
+class Finding:
+    """Reason against an estimate; serious if the mean over the data is in doubt."""
+
+    text: str
+    serious: bool
+
+
+def verdict(findings: Sequence[Finding | None], advice: str) -> str | None:
+    """All findings in words, serious ones first, with what to try next; None if there are none."""
+    known = sorted((f for f in findings if f is not None), key=lambda f: not f.serious)
+    if not known:
+        return None
+    trust = "not to be trusted" if known[0].serious else "caution"
+    return f"{trust}: {'; '.join(finding.text for finding in known)}; {advice}"
+
+
+def required_effective(num_weights: int, least: float = MIN_EFFECTIVE_SAMPLE_SIZE) -> float:
+    """Effective samples below which a standard error is an accident.
+
+    ``least``, or 0.9 of the weights where there are so few that ``least`` cannot be reached.
+    """
+    return min(least, LEAST_EFFECTIVE_SHARE * num_weights)
+
+
+def outside_support(support_gap: str | None) -> Finding | None:
+    """The guide draws from a part of the prior's support only."""
+    if support_gap is None:
+        return None
+    text = (
+        f"{support_gap}: what lies outside is never drawn, and log p(x) is too low by that part, "
+        "whatever the number of draws"
+    )
+    return Finding(text, serious=True)
+
+
+def no_weight(log_prob: Float[Tensor, " batch"]) -> Finding | None:
+    """Some data have weights of 0 only."""
+    poor = int(log_prob.isneginf().sum())
+    text = (
+        f"{poor} of {len(log_prob)} data have weights of 0 only: under none of their draws is x "
+        "possible"
+    )
+    return Finding(text, serious=True) if poor else None
+
+
+def few_effective(below: Bool[Tensor, " batch"], least: float, direction: str) -> Finding | None:
+    """Some data have fewer than ``least`` effective samples."""
+    side = {"lower": "too low", "upper": "too high"}.get(direction, "off")
+    low = f"their log p(x) is likely {side} and its error understated"
+    few = "a few replicates make their log p(x) and its error"
+    return _some(
+        below,
+        f"have fewer than {least:.2g} effective samples, so that "
+        f"{few if direction == 'unbiased' else low}",
+        TOLERATED_FRACTION,
+    )
+
+
+def heavy_tails(heavy: Bool[Tensor, " batch"], threshold: float) -> Finding | None:
+    """Some data have weights with a heavy tail that matters."""
+    return _some(
+        heavy,
+        f"have Pareto k above {threshold:.2f} in a tail that matters, so that neither their log "
+        "p(x) nor its error is reliable",
+        TOLERATED_HEAVY,
+    )
+
+
+def rounded(rounding: Float[Tensor, " batch"]) -> Finding | None:
+    """Some data have log-densities that are too large for their type."""
+    return _some(
+        rounding > TOLERATED_ROUNDING,
+        "have log-densities so large that rounding leaves up to "
+        f"{rounding.max().item():.2g} nats of log p(x) open: compute in double precision, or look "
+        "for a model that has diverged",
+        TOLERATED_FRACTION,
+    )
+
+
+def wide_gap(gap: float | None) -> Finding | None:
+    """A sandwich by the same settings is wide."""
+    if gap is None or gap <= TOLERATED_GAP:
+        return None
+    text = (
+        f"on simulated data the same settings leave log p(x) uncertain by {gap:.2f} nats, more "
+        f"than {TOLERATED_GAP:g}"
+    )
+    return Finding(text, serious=True)
+
+
+def _some(poor: Bool[Tensor, " batch"], text: str, tolerated: float) -> Finding | None:
+    """How many data are poor; serious where these are more than the share that is tolerated."""
+    count = int(poor.sum())
+    whole = f"{count} of {len(poor)} data {text}"
+    return Finding(whole, count > tolerated * len(poor)) if count else None
