@@ -14,8 +14,7 @@ from torch.distributions import ComposeTransform, IndependentTransform, ReshapeT
 
 from ppl_vae.distributions import FullNormal, multiply
 from ppl_vae.evidence._chunked import require_counts
-from ppl_vae.evidence.exact._joint import Joint, SiteCoordinates
-from ppl_vae.evidence.exact._modes import Modes, curvature, find_modes
+from ppl_vae.evidence.exact._joint import Joint, Modes, SiteCoordinates, curvature, find_modes
 from ppl_vae.particles import Program, Programs
 from ppl_vae.randomness import Stream, seeded
 

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.evidence.exact._modes import LogJoint
+from ppl_vae.evidence.exact._joint import LogJoint
 
 _MARGIN = 15.0
 """Nats below the tolerance that a density may fall to, seen from its top, at the box's sides."""
 _FIRST = {1: 401, 2: 61, 3: 21}
 _SEARCHES = 40
 _AGREEING = 3
-_RAISE = 1.4
+_FINER = 1.4
 
 
 @final
@@ -80,13 +80,13 @@ def integrate_on_grid(
     depth = float(hot_depth(torch.tensor(tolerance)))
     box, spent = _find_box(log_joint, row, box, known, depth)
     number = max(_FIRST[dim], int((box.width.max() / finest).clamp(max=1e6)) + 2)
-    number = min(number, int(max_nodes ** (1 / dim) / _RAISE**2) - 2)
+    number = min(number, int(max_nodes ** (1 / dim) / _FINER**2) - 2)
     values: list[float] = []
     while number**dim <= max_nodes and _change(values, _AGREEING) > tolerance:
         densities = log_joint(row, box.grid(number))[:, 0]
         values.append(float(torch.logsumexp(densities, 0) + box.log_cell(number)))
         spent += number**dim
-        number = math.ceil(_RAISE * number)
+        number = math.ceil(_FINER * number)
     error = _change(values, _AGREEING)
     # Where the density has kinks the changes are erratic: two small ones in turn are an accident.
     return values[-1], error if error <= tolerance else _change(values, _AGREEING + 2), spent

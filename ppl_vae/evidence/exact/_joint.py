@@ -1,7 +1,7 @@
-"""log p(x, z) as a function of one unconstrained vector u per datum, all sites side by side."""
+"""Log-density of all sites of a datum as one unconstrained vector u, and its modes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -12,6 +12,15 @@ from torch.distributions import constraints
 
 from ppl_vae.particles import Programs, bijection_onto, log_densities, require_all_rows
 
+LogJoint = Callable[[Tensor, Tensor], Tensor]
+"""``(rows, u) -> log p(x_rows, u)`` in nats: which data, shape (batch,), and points for each, shape
+(points, batch, dim); per point and datum, shape (points, batch)."""
+
+_ITERATIONS = 60
+_HALVINGS = 8
+_LEAST_CURVATURE = 1e-10
+"""Share of the largest curvature: flatter directions, or ones that curve upwards, make no
+Gaussian."""
 _ROUNDINGS = 8
 _EDGE = 40.0
 """Unconstrained coordinate of the edge: exp(-40) from it."""
@@ -187,3 +196,113 @@ def _one_for_all(name: str, bound: Any, event_dim: int) -> Any:
             "write it as a transform of a latent of fixed support."
         )
     return bounds[0]
+
+
+@final
+@dataclass(frozen=True)
+class Modes:
+    """Where the ascents ended.
+
+    Attributes:
+        point: Shape (starts, batch, dim).
+        value: log p(x, u) there, shape (starts, batch).
+        precision: Minus its second derivatives there, shape (starts, batch, dim, dim).
+    """
+
+    point: Float[Tensor, "starts batch dim"]
+    value: Float[Tensor, "starts batch"]
+    precision: Float[Tensor, "starts batch dim dim"]
+
+    def laplace(self) -> Float[Tensor, "starts batch"]:
+        """``log p(x, u) + D/2 log 2 pi - 1/2 log det precision``; -inf where it is no maximum."""
+        eigenvalues = torch.linalg.eigvalsh(self.precision)
+        proper = eigenvalues[..., 0] > _LEAST_CURVATURE * eigenvalues[..., -1].abs()
+        log_det = eigenvalues.clamp(min=torch.finfo(eigenvalues.dtype).tiny).log().sum(-1)
+        half = 0.5 * self.point.shape[-1] * torch.log(2 * torch.pi * torch.ones_like(log_det))
+        return torch.where(proper, self.value + half - 0.5 * log_det, -torch.inf)
+
+
+def find_modes(
+    log_joint: LogJoint,
+    rows: Tensor,
+    starts: Float[Tensor, "starts batch dim"],
+    *,
+    radius: Float[Tensor, " batch"] | None = None,
+    iterations: int = _ITERATIONS,
+    tolerance: float = 0.0,
+) -> Modes:
+    """Climb from every start: Newton steps, shortened until they climb.
+
+    Where the density curves upwards the step takes the size of the curvature and climbs all the
+    same, so that no ascent is drawn to a saddle.
+
+    Args:
+        log_joint: What to climb.
+        rows: The data, by number.
+        starts: Where to start.
+        radius: Longest step, of each datum; by default it leaves the region of the starts by
+            little, as a flat direction would send it anywhere.
+        iterations: Most steps.
+        tolerance: A datum is done when no ascent of it gains more in a step, in nats.
+    """
+    point, active = starts.clone(), torch.arange(len(rows), device=starts.device)
+    if radius is None:
+        radius = 2 * (starts - starts.mean(0)).norm(dim=-1).amax(0).clamp(min=1.0)
+    exponents = torch.arange(_HALVINGS, dtype=starts.dtype, device=starts.device)
+    fractions = (0.5**exponents).view(-1, 1, 1, 1)
+    for _ in range(iterations):
+        here = point[:, active]
+        value, gradient, precision = derivatives(log_joint, rows[active], here)
+        size, vectors = curvature(precision)
+        step = vectors @ ((vectors.mT @ gradient.unsqueeze(-1)) / size.unsqueeze(-1))
+        length = step.norm(dim=-2, keepdim=True)
+        longest = radius[active].unsqueeze(-1).unsqueeze(-1)
+        step = (step * (longest / length.clamp(min=1e-300)).clamp(max=1)).squeeze(-1)
+        # The best of step, step/2, step/4, ..., all at once: one call of the model.
+        tried = here + fractions * step
+        with torch.no_grad():
+            values = log_joint(rows[active], tried.flatten(0, 1)).unflatten(0, tried.shape[:2])
+        best, index = values.nan_to_num(nan=-torch.inf).max(0)
+        index = index.unsqueeze(-1).expand(tried.shape[1:]).unsqueeze(0)
+        improvement = best - value
+        moved = tried.gather(0, index).squeeze(0)
+        point[:, active] = torch.where(improvement.unsqueeze(-1) > 0, moved, here)
+        rounding = torch.finfo(value.dtype).eps * value.abs().clamp(min=1)
+        active = active[(improvement > rounding.clamp(min=tolerance)).any(0)]
+        if not len(active):
+            break
+    value, _, precision = derivatives(log_joint, rows, point)
+    return Modes(point, value, precision)
+
+
+def derivatives(
+    log_joint: LogJoint, rows: Tensor, point: Float[Tensor, "points batch dim"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value (points, batch), gradient and minus the second derivatives of log p(x, u)."""
+    with torch.enable_grad():
+        point = point.detach().requires_grad_()
+        value = log_joint(rows, point)
+        (gradient,) = torch.autograd.grad(value.sum(), point, create_graph=True)
+        rows_of_hessian = [
+            torch.autograd.grad(
+                total, point, retain_graph=True, allow_unused=True, materialize_grads=True
+            )[0]
+            # A density that is linear in u has a gradient without a graph.
+            if (total := gradient[..., i].sum()).requires_grad
+            else torch.zeros_like(point)
+            for i in range(point.shape[-1])
+        ]
+        hessian = torch.stack(rows_of_hessian, -2)
+    precision = -0.5 * (hessian + hessian.mT)
+    # Where the density is 0, or no number, nothing leads anywhere.
+    gradient, precision = (
+        torch.where(values.isfinite(), values, 0.0) for values in (gradient.detach(), precision)
+    )
+    return value.detach(), gradient, precision
+
+
+def curvature(precision: Float[Tensor, "*shape dim dim"]) -> tuple[Tensor, Tensor]:
+    """Sizes of the eigenvalues, none of them near 0 beside the largest, and the eigenvectors."""
+    eigenvalues, vectors = torch.linalg.eigh(precision)
+    size = eigenvalues.abs()
+    return size.clamp(min=1e-8).maximum(1e-6 * size.amax(-1, keepdim=True)), vectors

@@ -11,11 +11,10 @@ from significance import Estimate
 
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.evidence.exact import Quadrature
-from ppl_vae.evidence.exact import _adaptive as adaptive
-from ppl_vae.evidence.exact._adaptive import AdaptiveIntegral
-from ppl_vae.evidence.exact._hermite import hermite_nodes
-from ppl_vae.evidence.exact._joint import SiteCoordinates
-from ppl_vae.evidence.exact._modes import find_modes
+from ppl_vae.evidence.exact import _quadrature as quadrature
+from ppl_vae.evidence.exact._joint import SiteCoordinates, find_modes
+from ppl_vae.evidence.exact._quadrature import AdaptiveIntegral
+from ppl_vae.evidence.exact._rules import hermite_nodes
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.vae import VAE
@@ -419,7 +418,9 @@ class TestOfTheTests:
     @pytest.fixture
     def one_ascent(self, monkeypatch):
         """Only the guide's mean is started from: one of four modes is found."""
-        monkeypatch.setattr(adaptive, "_starts", lambda joint, scouts, guided: scouts[:1] * 0 + 1.5)
+        monkeypatch.setattr(
+            quadrature, "_starts", lambda joint, scouts, guided: scouts[:1] * 0 + 1.5
+        )
 
     def test_the_wide_grid_sees_modes_that_no_ascent_found(self, one_ascent):
         evidence = Quadrature(tolerance=1e-6)(self.MODEL, wide(2), self.X)
