@@ -133,7 +133,7 @@ class SUMO(ChunkedEstimator):
     ``P(N >= j) = 1/(j + 1)`` up to 79 and falls geometrically after it. The mean of R independent
     replicates is reported with its standard error. The variance of a replicate can be infinite:
     where it is, the standard error means nothing, and a few replicates far from the rest are the
-    sign of it; the kurtosis of the replicates is therefore watched. Costs about ``m + 5`` decoder
+    sign of it; the kurtosis of the replicates says so. Costs about ``m + 5`` decoder
     evaluations a replicate.
 
     Args:

@@ -127,5 +127,5 @@ def wide_gap(gap: float | None) -> Finding | None:
 def _some(poor: Bool[Tensor, " batch"], text: str, tolerated: float) -> Finding | None:
     """How many data are poor; serious where these are more than the share that is tolerated."""
     count = int(poor.sum())
-    whole = f"{count} of {len(poor)} data {text}"
-    return Finding(whole, count > tolerated * len(poor)) if count else None
+    serious = count > tolerated * len(poor)
+    return Finding(f"{count} of {len(poor)} data {text}", serious) if count else None

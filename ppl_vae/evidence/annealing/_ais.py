@@ -1,6 +1,7 @@
 """Annealed importance sampling."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, final, get_args
@@ -37,9 +38,65 @@ _GPU_ROWS = 32_768
 _PILOT_CHAINS = 8, 64
 
 
+class AnnealedEstimator(ABC):
+    """Estimator of log p(x) from chains that are annealed, chunk by chunk of the data."""
+
+    @abstractmethod
+    def _annealing(self) -> "AnnealedImportanceSampling":
+        """The path, its transitions and the number of chains."""
+
+    @abstractmethod
+    def _estimate(self, annealer: Annealer) -> Columns:
+        """Values of each datum of a chunk."""
+
+    @abstractmethod
+    def _claims(self, columns: Columns) -> Claims:
+        """Direction and method of the results, by the values of all data."""
+
+    def __call__(
+        self,
+        model: Program,
+        guide: Program | None,
+        x: RowData,
+        *,
+        device: torch.device | str | None = None,
+        seed: int | None = 0,
+        progress: bool = False,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Evidence:
+        """Estimate log p(x_i) for every datum.
+
+        Args:
+            model: Pyro model with its data plate at dim -1, all latents continuous.
+            guide: Pyro guide over the same latents; None will do from the prior with a unit mass,
+                where it plays no part.
+            x: The data, shape ``(num_data, *event)``.
+            device: Where to compute; the data's device if not given.
+            seed: Of the draws; ``None`` uses the caller's random state.
+            progress: Show a progress bar on the terminal.
+            checkpoint: File to which finished chunks of data are written every few seconds. Where
+                it is there already, the run goes on from it, to the same numbers.
+
+        Raises:
+            ValueError: If there are no data, a latent is discrete, a log-density is not a number,
+                or the checkpoint is of another run.
+        """
+        annealing, call = self._annealing(), Call(device, seed, progress, checkpoint)
+
+        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
+            annealer = annealing.prepare(look.programs, x, streams)
+            with streams.stream(Purpose.FORWARD):
+                return self._estimate(annealer)
+
+        results = annealing.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
+        claims = Claims(num_particles=annealing.num_chains, advice=ADVICE)
+        claims |= self._claims(results.columns)
+        return Evidence.from_weights(results.columns, claims, results.identity, results.seconds)
+
+
 @final
 @dataclass(frozen=True)
-class AnnealedImportanceSampling:
+class AnnealedImportanceSampling(AnnealedEstimator):
     """``log (1/K) sum_k W_k``, with ``log W = sum_t (b_t - b_(t-1)) d/db log f_b(z_(t-1))``.
 
     Each of K chains starts at a draw from f_0 and goes through temperatures 0 = b_0 < ... < b_T =
@@ -130,51 +187,16 @@ class AnnealedImportanceSampling:
         if self.gap is not None and not math.isfinite(self.gap):
             raise ValueError(f"{name} needs a finite gap or None, got {self.gap}.")
 
-    def __call__(
-        self,
-        model: Program,
-        guide: Program | None,
-        x: RowData,
-        *,
-        device: torch.device | str | None = None,
-        seed: int | None = 0,
-        progress: bool = False,
-        checkpoint: str | PathLike[str] | None = None,
-    ) -> Evidence:
-        """Estimate log p(x_i) for every datum.
+    def _annealing(self) -> "AnnealedImportanceSampling":
+        return self
 
-        Args:
-            model: Pyro model with its data plate at dim -1, all latents continuous.
-            guide: Pyro guide over the same latents; None will do from the prior with a unit mass,
-                where it plays no part.
-            x: The data, shape ``(num_data, *event)``.
-            device: Where to compute; the data's device if not given.
-            seed: Of the draws; ``None`` uses the caller's random state.
-            progress: Show a progress bar on the terminal.
-            checkpoint: File to which finished chunks of data are written every few seconds. Where
-                it is there already, the run goes on from it, to the same numbers.
+    def _estimate(self, annealer: Annealer) -> Columns:
+        log_weight, _ = annealer.forward()
+        return weight_columns(log_weight, self.evaluations(annealer), annealer.computed_in)
 
-        Raises:
-            ValueError: If there are no data, a latent is discrete, a log-density is not a number,
-                or the checkpoint is of another run.
-        """
-
-        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
-            annealer = self.prepare(look.programs, x, streams)
-            with streams.stream(Purpose.FORWARD):
-                log_weight, _ = annealer.forward()
-            return weight_columns(log_weight, self.evaluations(annealer), annealer.computed_in)
-
-        call = Call(device, seed, progress, checkpoint)
-        results = self.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
-        claims = Claims(
-            num_particles=self.num_chains,
-            direction="lower",
-            method=f"annealed importance sampling {self.described}",
-            gap=self.gap,
-            advice=ADVICE,
-        )
-        return Evidence.from_weights(results.columns, claims, results.identity, results.seconds)
+    def _claims(self, columns: Columns) -> Claims:
+        method = f"annealed importance sampling {self.described}"
+        return Claims(direction="lower", method=method, gap=self.gap)
 
     def prepare(
         self,

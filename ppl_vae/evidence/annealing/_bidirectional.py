@@ -301,8 +301,8 @@ def plot_sandwiches(sandwiches: Mapping[int, Sandwich], ax: Axes | None = None) 
         "lower bound, forwards": [sandwiches[T].lower for T in lengths],
     }
     curves = []
-    for index, (name, found) in enumerate(sides.items()):
-        pairs = [(side.mean, 2 * side.monte_carlo_error) for side in found]
+    for index, (name, results) in enumerate(sides.items()):
+        pairs = [(side.mean, 2 * side.monte_carlo_error) for side in results]
         values = [value for value, _ in pairs]
         low, high = [v - half for v, half in pairs], [v + half for v, half in pairs]
         curves.append(plots.Curve(plots.style_of(index), lengths, values, low, high, name))

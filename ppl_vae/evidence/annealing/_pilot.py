@@ -80,9 +80,9 @@ def of_equal_steps(
     right = right.clamp(1, len(schedule) - 1)
     ends = [(t.gather(1, right - 1), t.gather(1, right)) for t in (travelled, points)]
     (before, after), (low, high) = ends
-    found = low + (high - low) * (wanted - before) / (after - before)
-    found[:, 0], found[:, -1] = 0.0, 1.0
-    return found.mT.contiguous()
+    levels = low + (high - low) * (wanted - before) / (after - before)
+    levels[:, 0], levels[:, -1] = 0.0, 1.0
+    return levels.mT.contiguous()
 
 
 @final

@@ -1,32 +1,28 @@
 """Sequential Monte Carlo along the annealing path."""
 
 from dataclasses import dataclass, field
-from os import PathLike
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data import RowData
 from ppl_vae.evidence._chunked import require_counts
-from ppl_vae.evidence._loop import Call, Purpose, Streams
-from ppl_vae.evidence._result import Claims, Columns, Evidence
+from ppl_vae.evidence._result import Claims, Columns
 from ppl_vae.evidence.annealing._ais import (
-    ADVICE,
+    AnnealedEstimator,
     AnnealedImportanceSampling,
     require_annealing,
     weight_columns,
 )
 from ppl_vae.evidence.annealing._chains import resampled
 from ppl_vae.evidence.annealing._pilot import Annealer
-from ppl_vae.particles import Evaluation, Program, Programs
 from ppl_vae.weights import group_log_mean_exp
 
 
 @final
 @dataclass(frozen=True)
-class SequentialMonteCarlo:
+class SequentialMonteCarlo(AnnealedEstimator):
     """``log (1/G) sum_g Z_g``, with ``Z_g`` a product of mean incremental weights.
 
     As :class:`AnnealedImportanceSampling`, except that the chains of a group are resampled, for
@@ -75,36 +71,16 @@ class SequentialMonteCarlo:
                 f"SequentialMonteCarlo needs threshold between 0 and 1, got {self.threshold}."
             )
 
-    def __call__(
-        self,
-        model: Program,
-        guide: Program | None,
-        x: RowData,
-        *,
-        device: torch.device | str | None = None,
-        seed: int | None = 0,
-        progress: bool = False,
-        checkpoint: str | PathLike[str] | None = None,
-    ) -> Evidence:
-        """Estimate log p(x_i) for every datum; arguments as for the annealing."""
+    def _annealing(self) -> AnnealedImportanceSampling:
+        return self.annealing
 
-        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
-            annealer = self.annealing.prepare(look.programs, x, streams)
-            with streams.stream(Purpose.FORWARD):
-                log_evidence = self.log_evidence(annealer)
-            spent = self.annealing.evaluations(annealer)
-            return weight_columns(log_evidence, spent, annealer.computed_in)
+    def _estimate(self, annealer: Annealer) -> Columns:
+        spent = self.annealing.evaluations(annealer)
+        return weight_columns(self.log_evidence(annealer), spent, annealer.computed_in)
 
-        call = Call(device, seed, progress, checkpoint)
-        results = self.annealing.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
+    def _claims(self, columns: Columns) -> Claims:
         method = f"sequential Monte Carlo {self.annealing.described} in {self.num_groups} groups"
-        claims = Claims(
-            num_particles=self.annealing.num_chains,
-            direction="lower",
-            method=method,
-            advice=ADVICE,
-        )
-        return Evidence.from_weights(results.columns, claims, results.identity, results.seconds)
+        return Claims(direction="lower", method=method)
 
     def log_evidence(self, annealer: Annealer) -> Float[Tensor, "groups batch"]:
         """``log Z_g`` of every group."""

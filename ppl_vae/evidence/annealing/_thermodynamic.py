@@ -1,31 +1,27 @@
 """Thermodynamic integration."""
 
 from dataclasses import dataclass, field
-from os import PathLike
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data import RowData
 from ppl_vae.evidence._chunked import require_counts
-from ppl_vae.evidence._loop import Call, Purpose, Streams
-from ppl_vae.evidence._result import Claims, Columns, Evidence
+from ppl_vae.evidence._result import Claims, Columns
 from ppl_vae.evidence.annealing._ais import (
-    ADVICE,
+    AnnealedEstimator,
     AnnealedImportanceSampling,
     require_annealing,
     require_numbers,
 )
 from ppl_vae.evidence.annealing._chains import Chains, resampled
 from ppl_vae.evidence.annealing._pilot import Annealer
-from ppl_vae.particles import Evaluation, Program, Programs
 
 
 @final
 @dataclass(frozen=True)
-class ThermodynamicIntegration:
+class ThermodynamicIntegration(AnnealedEstimator):
     """``log p(x) = log S + integral over b from 0 to 1 of E_(pi_b) [d/db log f_b(z)]``, pi_b ~ f_b.
 
     At each temperature K chains that come from the one before are moved a while (the burn-in), and
@@ -78,38 +74,37 @@ class ThermodynamicIntegration:
                 f"num_chains >= 2, got {self.annealing.num_chains}."
             )
 
-    def __call__(
-        self,
-        model: Program,
-        guide: Program | None,
-        x: RowData,
-        *,
-        device: torch.device | str | None = None,
-        seed: int | None = 0,
-        progress: bool = False,
-        checkpoint: str | PathLike[str] | None = None,
-    ) -> Evidence:
-        """Estimate log p(x_i) for every datum; arguments as for the annealing."""
+    def _annealing(self) -> AnnealedImportanceSampling:
+        return self.annealing
 
-        def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
-            annealer = self.annealing.prepare(look.programs, x, streams)
-            with streams.stream(Purpose.FORWARD):
-                integral = self.integrate(annealer)
-            return self._columns(integral, annealer)
+    def _estimate(self, annealer: Annealer) -> Columns:
+        integral = self.integrate(annealer)
+        require_numbers(integral.trapezoid)
+        chains = self.annealing.num_chains
+        moves = annealer.last * (self.burn_in + self.num_samples)
+        spent = chains * (self.num_samples + moves * self.annealing.leapfrog_steps)
+        spent += self.annealing.pilot_evaluations(annealer)
+        variance = integral.trapezoid.var(0) / chains
+        log_prob = integral.trapezoid.mean(0) + integral.correction + integral.log_share
+        rounding = torch.finfo(annealer.computed_in).eps * log_prob.abs()
+        error = variance + integral.share_variance
+        error = (error + integral.correction.square() + rounding.square()).sqrt()
+        return {
+            "log_prob": log_prob,
+            "standard_error": error,
+            "rounding": rounding,
+            "effective_sample_size": integral.possible.clamp(max=chains),
+            "evaluations": torch.full_like(variance, spent),
+            "correction": integral.correction,
+        }
 
-        call = Call(device, seed, progress, checkpoint)
-        results = self.annealing.by_chunk(call, repr(self), estimate, Programs(model, guide), x)
-        correction = results.columns["correction"].mean().item()
-        claims = Claims(
-            num_particles=self.annealing.num_chains,
-            direction="consistent",
-            method=(
-                f"thermodynamic integration {self.annealing.described}, {self.num_samples} samples "
-                f"after {self.burn_in} at each, trapezoid corrected by {correction:+.3f} nats"
-            ),
-            advice=ADVICE,
+    def _claims(self, columns: Columns) -> Claims:
+        correction = columns["correction"].mean().item()
+        method = (
+            f"thermodynamic integration {self.annealing.described}, {self.num_samples} samples "
+            f"after {self.burn_in} at each, trapezoid corrected by {correction:+.3f} nats"
         )
-        return Evidence.from_weights(results.columns, claims, results.identity, results.seconds)
+        return Claims(direction="consistent", method=method)
 
     def integrate(self, annealer: Annealer) -> "_Integral":
         """The integral of every chain, and what it was corrected by."""
@@ -129,26 +124,6 @@ class ThermodynamicIntegration:
             correction = correction - width.square() / 12 * (after.variance - before.variance)
             before = after
         return _Integral(trapezoid, correction, start.possible, len(start.ratios) * len(trapezoid))
-
-    def _columns(self, integral: "_Integral", annealer: Annealer) -> Columns:
-        require_numbers(integral.trapezoid)
-        chains = self.annealing.num_chains
-        moves = annealer.last * (self.burn_in + self.num_samples)
-        spent = chains * (self.num_samples + moves * self.annealing.leapfrog_steps)
-        spent += self.annealing.pilot_evaluations(annealer)
-        variance = integral.trapezoid.var(0) / chains
-        log_prob = integral.trapezoid.mean(0) + integral.correction + integral.log_share
-        rounding = torch.finfo(annealer.computed_in).eps * log_prob.abs()
-        error = variance + integral.share_variance
-        error = (error + integral.correction.square() + rounding.square()).sqrt()
-        return {
-            "log_prob": log_prob,
-            "standard_error": error,
-            "rounding": rounding,
-            "effective_sample_size": integral.possible.clamp(max=chains),
-            "evaluations": torch.full_like(variance, spent),
-            "correction": integral.correction,
-        }
 
 
 @final

@@ -117,9 +117,9 @@ def _find_box(
         # One spacing beyond the hot points, or half a box beyond a side that cuts through them.
         step = torch.where(at_low, 0.5 * box.width, spacing)
         rise = torch.where(at_high, 0.5 * box.width, spacing)
-        found = Box(hot.amin(0) - step, hot.amax(0) + rise)
+        next_box = Box(hot.amin(0) - step, hot.amax(0) + rise)
         settled = not bool((at_low | at_high).any())
-        if settled and bool((found.width > 0.8 * box.width).all()):
+        if settled and bool((next_box.width > 0.8 * box.width).all()):
             break
-        box = found
+        box = next_box
     return box, spent

@@ -194,17 +194,17 @@ class AdaptiveIntegral:
         improper = self.placement.improper
         # No order of a rule that has no place to stand needs to be raised.
         wanted = torch.where(improper, torch.inf, self.tolerance)
-        found = integrate_modes(self.joint, self.placement, order, wanted)
-        misled, seen = self._mass_elsewhere(found)
+        integral = integrate_modes(self.joint, self.placement, order, wanted)
+        misled, seen = self._mass_elsewhere(integral)
         misled |= improper
-        for datum in (misled | (found.error > self.tolerance)).nonzero()[:, 0].tolist():
+        for datum in (misled | (integral.error > self.tolerance)).nonzero()[:, 0].tolist():
             value, error, spent = self._on_grid(datum, seen[datum], max_nodes)
-            found.evaluations[datum] += spent
-            if misled[datum] or error < float(found.error[datum]):
-                found.log_value[datum], found.error[datum] = value, error
-        return found
+            integral.evaluations[datum] += spent
+            if misled[datum] or error < float(integral.error[datum]):
+                integral.log_value[datum], integral.error[datum] = value, error
+        return integral
 
-    def _mass_elsewhere(self, found: Integral) -> tuple[Bool[Tensor, " batch"], list[Tensor]]:
+    def _mass_elsewhere(self, integral: Integral) -> tuple[Bool[Tensor, " batch"], list[Tensor]]:
         """Whether a wide grid sees mass beyond the reach of the rules, more than a Gaussian has.
 
         And the points at which it does, for each datum.
@@ -215,13 +215,13 @@ class AdaptiveIntegral:
         unit = torch.linspace(-1, 1, number, dtype=half.dtype, device=half.device)
         points = centre + half * unit_grid(unit, dim).unsqueeze(1)
         rows = self.joint.all_rows
-        beyond = self.placement.distances(rows, points).amin(-1) > found.reach
+        beyond = self.placement.distances(rows, points).amin(-1) > integral.reach
         values = torch.where(beyond, self.joint(rows, points), -torch.inf)
         log_cell = (2 * half / (number - 1)).log().sum(-1)
-        fraction = (torch.logsumexp(values, 0) + log_cell - found.log_value).exp()
-        tail = torch.from_numpy(chdtrc(dim, found.reach.cpu().square().numpy())).to(fraction)
-        hot = values > values.amax(0).maximum(found.log_value) - hot_depth(self.tolerance)
-        seen = [points[hot[:, datum], datum] for datum in range(len(found.log_value))]
+        fraction = (torch.logsumexp(values, 0) + log_cell - integral.log_value).exp()
+        tail = torch.from_numpy(chdtrc(dim, integral.reach.cpu().square().numpy())).to(fraction)
+        hot = values > values.amax(0).maximum(integral.log_value) - hot_depth(self.tolerance)
+        seen = [points[hot[:, datum], datum] for datum in range(len(integral.log_value))]
         return ~(fraction < self.tolerance + 10 * tail), seen
 
     def _on_grid(self, datum: int, seen: Tensor, max_nodes: int) -> tuple[float, float, int]:

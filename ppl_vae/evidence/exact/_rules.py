@@ -81,10 +81,10 @@ def orders(first: int, dim: int) -> list[int]:
     There are three or more, whose changes are the error.
     """
     largest = min(_LARGEST_ORDER, int(_MOST_NODES ** (1 / dim)))
-    found = [min(first, int(largest / _RAISE**2))]
-    while found[-1] < largest:
-        found.append(min(largest, math.ceil(_RAISE * found[-1])))
-    return found
+    tried = [min(first, int(largest / _RAISE**2))]
+    while tried[-1] < largest:
+        tried.append(min(largest, math.ceil(_RAISE * tried[-1])))
+    return tried
 
 
 def integrate(
