@@ -15,6 +15,7 @@ from ppl_vae.evidence._paired import PairedDifference, paired_difference
 from ppl_vae.evidence._result import (
     OPTIONAL,
     PER_DATUM,
+    Claims,
     Columns,
     Direction,
     Evidence,
@@ -85,6 +86,7 @@ __all__ = [
     "Annealer",
     "BidirectionalMonteCarlo",
     "Call",
+    "Claims",
     "Columns",
     "DefensiveSampling",
     "Direction",

@@ -98,6 +98,8 @@ class AdaptiveSampling:
         programs, call = Programs(model, guide), Call(device, seed, progress)
         with evaluation(programs, x, ChunkSize(1, self.rows), device=device) as look:
             identity, x = look.identity(repr(self), seed), look.x
+        # The pilot decides how much to draw and is not averaged over: an estimate that stops by its
+        # own draws is biased.
         pilot, drawn_from, left = self._draw(programs, x, self.first, "pilot", call)
         wanted, stages = self._wanted(pilot), [drawn_from]
         active, drawn = torch.arange(len(x)), 0
@@ -105,6 +107,7 @@ class AdaptiveSampling:
         rows, columns = [], []
         with tqdm(total=len(x), desc="log p(x)", disable=no_bar(progress)) as bar:
             while len(active):
+                # By halves: few passes over the data, at most half more draws than are needed.
                 size = min(max(self.first, drawn // 2), self.most - drawn)
                 own = programs.rows(active)
                 fresh, drawn_from, _ = self._draw(own, x[active], size, drawn, call)
@@ -145,6 +148,7 @@ class AdaptiveSampling:
         tail = pareto_tail(pilot)
         heavy = (tail.pareto_k > _NO_VARIANCE) & (tail.tail_share > TOLERATED_TAIL)
         needed = torch.where(heavy, needed.clamp(min=_ENOUGH), needed)
+        # Weights that are all 0 in the pilot have no variance to go by.
         return needed.nan_to_num(nan=float(self.most)).clamp(max=self.most)
 
     def _draw(
@@ -172,6 +176,7 @@ class AdaptiveSampling:
         return sums, results.identity, left
 
     def _done(self, sums: RunningWeights, every: RunningWeights) -> Tensor:
+        # With few draws in all, half of them is as much as can be asked for.
         least = min(self.least_effective, 0.5 * sums.num_particles)
         known = sums.effective_sample_size >= least
         return (_error(sums, every) <= _FAR * self.target) & known

@@ -52,6 +52,7 @@ class Chunk:
     def log_weights(self, num_particles: int) -> Iterator[Float[Tensor, "particles batch"]]:
         """Log w of ``num_particles`` fresh draws, piece by piece; -inf where p(x|z) is 0."""
         for size in pieces(num_particles, self.particles_at_once):
+            # A weight of 0 is a weight; what is NaN or +inf is refused below, with its site.
             particles = self.programs.draw(self.x, size, check_finite=False)
             require_density(particles.guide)
             particles.require_weights()
@@ -136,6 +137,7 @@ class Chunking:
         programs = look.programs.rows(slice(streams.first, streams.first + len(x)))
         if self.refine is not None:
             with streams.stream(Purpose.PILOT):
+                # From a stream of its own: given the refined guide, weights are unbiased.
                 programs = programs.with_guide(self.refine(programs, x, seed=None))
         results = []
         for number, part in enumerate(x.split(size)):

@@ -92,6 +92,7 @@ class Jackknife(ChunkedEstimator):
         for part in chunk.log_weights(self.num_particles):
             if self.bootstrap is not None:
                 kept.append(part.double().cpu())
+            # Pieces that were decoded together need not end where a block ends.
             first = each - position % each
             for piece in part.tensor_split(tuple(range(first, len(part), each))):
                 blocks[position // each].add(piece)
@@ -208,6 +209,7 @@ def survival(j: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def draw_lengths(*shape: int) -> Tensor:
     """Independent draws of N."""
+    # By inversion: the largest j with P(N >= j) above a uniform number.
     uniform = torch.rand(shape, dtype=torch.float64).clamp(min=1e-300)
     harmonic = (1 / uniform).floor() - 1
     geometric = torch.log(uniform * _STEEP_FROM) / math.log(_STEEPNESS) + _STEEP_FROM - 1
@@ -229,6 +231,7 @@ def sumo_series(
     starts = needed.cumsum(0) - needed
     position = torch.arange(int(needed.max()))
     inside = position < needed.unsqueeze(1)
+    # All replicates side by side, padded to the longest: one cumulative sum for all bounds.
     index = torch.where(inside, starts.unsqueeze(1) + position, 0)
     bounds = torch.logcumsumexp(log_weight[index], 1) - (position + 1.0).log()
     steps = torch.where(inside, bounds, 0.0)[:, first:] - bounds[:, first - 1 : -1]

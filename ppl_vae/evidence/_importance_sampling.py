@@ -138,6 +138,7 @@ class ParetoSmoothed(ChunkedEstimator):
         weights = RunningWeights(self.num_particles)
         for part in chunk.log_weights(self.num_particles):
             weights.add(part)
+        # The fit is to the raw weights; the estimate and its error are of the smoothed ones.
         tail = pareto_tail(weights)
         columns = measured(tail.smoothed, tails=False)
         return columns | {"pareto_k": tail.pareto_k, "tail_share": tail.tail_share}
@@ -224,6 +225,7 @@ class DefensiveSampling(ChunkedEstimator):
 def _mixture_weights(particles: Particles, share: float) -> Float[Tensor, "particles batch"]:
     """Log of p(x, z) over the mixture, in double precision on the CPU; -inf where that is 0."""
     require_density(particles.guide)
+    # In double precision: the two densities of the mixture may be 100s of nats apart.
     log_guide = particles.log_proposal.double() + math.log1p(-share)
     log_prior = particles.log_latent_prior.double()
     mixture = torch.logaddexp(log_guide, log_prior + math.log(share))

@@ -116,6 +116,7 @@ class LaplaceApproximation:
     ) -> "LaplaceGuide":
         """The guide for a batch; arguments as for :func:`laplace_guide`."""
         with seeded(seed, Stream.TRAINING), torch.no_grad():
+            # At least 8 draws, so that the region to stay in is known even for one ascent.
             joint, latents = Joint.at_draws(programs, x, max(_DRAWS, self.starts), _ROWS)
             _require_no_plates(joint.sites)
             modes = self._climb(joint, joint.unconstrain(latents))
@@ -157,12 +158,14 @@ class LaplaceGuide:
         cls, modes: Modes, sites: Mapping[str, SiteCoordinates], stretch: float
     ) -> "LaplaceGuide":
         """The normals at the best mode of each datum."""
+        # By the mass near a mode, not its height: a narrow mode may be high and hold little.
         approximation = modes.laplace()
         nowhere_a_mode = approximation.isneginf().all(0)
         best = torch.where(nowhere_a_mode, modes.value, approximation).argmax(0)
         data = torch.arange(len(best), device=best.device)
         size, vectors = curvature(modes.precision[best, data])
         covariance = (vectors / size.unsqueeze(-2)) @ vectors.mT
+        # L of the covariance, so that each site is normal given the noise of those before it.
         factor = stretch * torch.linalg.cholesky(covariance)
         return cls(sites, modes.point[best, data], factor)
 
@@ -185,6 +188,7 @@ class LaplaceGuide:
                 normal = self._given(noise, start, stop, site.dtype)
                 shaped = _onto_support(site)
                 z = pyro.sample(name, _transformed(normal, shaped))
+                # The noise behind a draw is needed by the sites that come after it only.
                 if stop < self.mean.shape[-1]:
                     noise.append(_standardized(shaped.inv(z), normal))
                 start = stop

@@ -176,9 +176,11 @@ class Call:
         done = sum(len(next(iter(columns.values()))) for columns in chunks)
         bar = tqdm(total=len(look.x), desc="log p(x)", disable=no_bar(self.progress))
         bar.update(done)
+        # An interrupt, too, leaves what is finished in the file.
         with bar, torch.no_grad(), unfinished.kept():
             while done < len(look.x):
                 x = look.x[done : done + at_once].to(look.device)
+                # Numbered by the data, not by the loop: the same after going on from a file.
                 streams = Streams(self.seed, done // look.data_at_once, done)
                 columns = estimate(look, x, streams)
                 unfinished.add({name: values.cpu() for name, values in columns.items()})
@@ -224,6 +226,7 @@ class Unfinished:
         if path is None or not path.exists():
             return cls(path, identity)
         stored = _read(path)
+        # Parameters, rows, settings, seed, rows at once: all of what the numbers follow from.
         identity.require_same(Identity.from_dict(stored.identity), str(path))
         chunks: list[Columns] = [stored.tensors[str(n)] for n in range(len(stored.tensors))]
         return cls(path, identity, chunks, len(chunks))

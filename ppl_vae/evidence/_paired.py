@@ -48,6 +48,7 @@ def paired_difference(a: Evidence, b: Evidence) -> PairedDifference:
             "evaluate both on the same rows."
         )
     difference = a.log_prob - b.log_prob
+    # Two estimates have draws of their own: their Monte Carlo variances add.
     variance = a.standard_error.square().sum() + b.standard_error.square().sum()
     monte_carlo = variance.sqrt().item() / len(a)
     mean = difference.mean().item()

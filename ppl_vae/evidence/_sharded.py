@@ -131,6 +131,7 @@ class Sharded:
         """
         rows, results, files = Rows.of(x), [], []
         shards = self.parts(len(rows), seed)
+        # Stated before anything is computed, so that a stored result is found without computing.
         identity = identity_of(lambda: self.estimator(model, guide, rows, device=device, seed=seed))
         identity = state(replace(identity, settings=repr(self)))
         for shard in shards:
@@ -140,6 +141,7 @@ class Sharded:
                 files.append(path.with_name(f"{path.stem}-{shard.number}{path.suffix}"))
                 call["checkpoint"] = files[-1]
             results.append(self.estimate(model, guide, rows, shard, **call))
+        # Only when all parts are there: until then an interrupted call goes on from each.
         for file in files:
             file.unlink(missing_ok=True)
         return self.join(results, identity)

@@ -113,6 +113,7 @@ def _generalised_pareto(
     rate_mean = (torch.softmax(fit, 0) * rate).sum(0)
     shape = torch.log1p(-rate_mean * above).mean(0)
     sigma = -shape / rate_mean
+    # Towards 0.5, as if 10 more values had said so: short tails are noisy.
     pulled = (count * shape + _PRIOR_WEIGHT * _PRIOR_SHAPE) / (count + _PRIOR_WEIGHT)
     return pulled, sigma
 

@@ -213,6 +213,7 @@ class AnnealedImportanceSampling(AnnealedEstimator):
         adaptive = self.spacing == "adaptive"
         pilot = Pilot(transition, self.target_acceptance, adaptive, self.leapfrog_steps)
         with streams.stream(Purpose.PILOT):
+            # On chains and random numbers of its own, so that nothing depends on those that count.
             path = self._path(programs, x, self._num_pilots)
             like = path.density.draw_prior()
             if levels is None:
@@ -220,6 +221,7 @@ class AnnealedImportanceSampling(AnnealedEstimator):
                 levels = spaced(self.num_temperatures)
             schedule = levels.to(like).unsqueeze(-1)
             tuning = pilot(path, schedule, precisions(path, self.mass, like))
+        # Programs may draw when a density is made of them: these draws count as the chains' do.
         with streams.stream(Purpose.FORWARD):
             path = self._path(programs, x, self.num_chains)
         return Annealer(path, transition, tuning)

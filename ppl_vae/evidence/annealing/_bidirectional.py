@@ -164,6 +164,7 @@ class BidirectionalMonteCarlo:
 
         def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
             annealer = self.annealing.prepare(look.programs, x, streams)
+            # All chains of a datum start at the one exact draw there is of its posterior.
             exact = {
                 name: value.narrow(dim, streams.first, len(x)).expand(
                     self.annealing.num_chains, *[-1] * (value.dim() - 1)
@@ -188,6 +189,7 @@ class BidirectionalMonteCarlo:
             weight_columns(log_weight, spent, annealer.computed_in)
             for log_weight in (forward, backward)
         )
+        # Backward weights have mean 1 / p(x).
         sides = {"lower": lower, "upper": {**upper, "log_prob": -upper["log_prob"]}}
         return {
             f"{side}/{name}": value
@@ -274,6 +276,7 @@ def calibrate(
     ais = AnnealedImportanceSampling() if ais is None else ais
     gaps = []
     for length in sorted(lengths):
+        # The seed is the same: all lengths are tried on the same simulated data.
         candidate = replace(ais, num_temperatures=length)
         sandwich = BidirectionalMonteCarlo(candidate, num_data)(model, guide, x, **call)
         if sandwich.gap + sandwich.gap_error < target_gap:

@@ -173,6 +173,7 @@ class HamiltonianTransition:
         difference = _energy(chains, level) - _energy(proposal, level)
         # A proposal without a density is none, whichever way it is infinite.
         difference = torch.where(proposal.log_density(level).isfinite(), difference, -math.inf)
+        # With momentum that is partly kept, f_b is invariant only if a rejected chain turns back.
         accepted = torch.rand_like(difference).log() < difference
         reversed_ = chains._replace(momentum=-chains.momentum)
         probability = difference.nan_to_num(-math.inf).exp().clamp(max=1)
@@ -208,6 +209,7 @@ def systematic_ancestors(
     count = log_weight.shape[1]
     weight = torch.softmax(log_weight.double(), 1).transpose(1, 2).contiguous()
     cumulative = weight.cumsum(-1)
+    # The last cumulative weight is 1 up to rounding: teeth are spread over what there is.
     offset = torch.rand_like(cumulative[..., :1])
     teeth = (torch.arange(count, device=weight.device) + offset) / count * cumulative[..., -1:]
     return torch.searchsorted(cumulative, teeth).clamp(max=count - 1).transpose(1, 2)

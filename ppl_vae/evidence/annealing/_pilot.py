@@ -71,6 +71,7 @@ def of_equal_steps(
 ) -> Float[Tensor, "points batch"]:
     """The schedule with as many temperatures whose intervals have equal lengths, per datum."""
     finite = torch.where(lengths.isfinite(), lengths, math.sqrt(math.log(2)))
+    # An infinite length, of chains that lost x, counts as CESS = K/2: finite, and hard.
     padded = finite + _FLOOR * finite.mean(0) + torch.finfo(finite.dtype).eps
     travelled = torch.cat([torch.zeros_like(padded[:1]), padded.cumsum(0)])
     travelled = (travelled / travelled[-1]).mT.contiguous()
@@ -183,6 +184,7 @@ class Pilot:
                 # The first guess may be off by factors: large corrections first.
                 gain = _GAIN * max(1.0, (left - repeats) / 8)
                 log_step = log_step + gain * (acceptance.mean(0) - self.target_acceptance)
+            # Where the step stands here is frozen for this temperature.
             steps.append(log_step)
         # At the start there are exact draws, and nothing moves unless it is asked to.
         return torch.stack([steps[0], *steps]).exp(), torch.stack(lengths)

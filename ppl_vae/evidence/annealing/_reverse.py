@@ -101,6 +101,7 @@ def jackknife_error(log_weight: Float[Tensor, "chains batch"]) -> Float[Tensor, 
     if count < 2:
         return torch.full_like(log_weight[0], math.nan)
     nothing = torch.full_like(log_weight[:1], -math.inf)
+    # Sums of all but one, from both ends: subtracting the largest weight would cancel digits.
     before = torch.cat([nothing, log_weight.logcumsumexp(0)[:-1]])
     after = torch.cat([log_weight.flip(0).logcumsumexp(0).flip(0)[1:], nothing])
     left_out = torch.logaddexp(before, after)

@@ -89,12 +89,14 @@ class SequentialMonteCarlo(AnnealedEstimator):
         total = torch.zeros(self.num_groups, since.shape[1]).to(since)
         for point in range(1, annealer.last + 1):
             since = since + annealer.increment(chains, point - 1, point)
+            # No transition at b = 1: it would change no weight.
             if point == annealer.last:
                 break
             grouped = since.unflatten(0, (self.num_groups, -1))
             log_size = 2 * grouped.logsumexp(1) - (2 * grouped).logsumexp(1)
             poor = log_size.exp() < self.threshold * grouped.shape[1]
             chains = resampled(chains, since, self.num_groups, poor)
+            # A factor of Z_g where the group is resampled; elsewhere weights go on gathering.
             mean = group_log_mean_exp(since, self.num_groups)
             total = torch.where(poor, total + mean, total)
             since = torch.where(poor.unsqueeze(1), 0.0, grouped).flatten(0, 1)

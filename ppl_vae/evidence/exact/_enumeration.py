@@ -87,6 +87,7 @@ class Enumeration:
             seeded(seed, Stream.EVALUATION),
             torch.no_grad(),
         ):
+            # No draw counts, so that the seed is no part of the identity.
             identity, programs = look.identity(repr(self), None), look.programs
             one = programs.run_model(look.x[:1].to(look.device), 1)
             states = States.of(one, programs.max_plate_nesting - 1)
@@ -115,6 +116,7 @@ class Enumeration:
             modelled = programs.run_model(x, len(index), latents)
             states.require_all(modelled)
             densities = list(log_densities(modelled, programs.num_dims).values())
+            # Sites add up in double precision: single ones would lose digits at every site.
             weights.add(sum((d.double() for d in densities[1:]), densities[0].double()))
         log_prob = (weights.log_mean + math.log(states.count)).cpu()
         epsilon = torch.finfo(densities[0].dtype).eps
@@ -169,6 +171,7 @@ class SiteStates:
 
     def at(self, index: Int[Tensor, " configurations"], num_data: int) -> Tensor:
         """Configurations by number, ``(configurations, *plates, num_data, *event)``."""
+        # Configurations are numbers with one digit for each element.
         powers = len(self.values) ** torch.arange(self.digits, device=index.device)
         digits = index.unsqueeze(-1) // powers % len(self.values)
         value = self.values[digits.reshape(len(index), *self.plates, *self.elements)]

@@ -80,6 +80,7 @@ def integrate_on_grid(
     depth = float(hot_depth(torch.tensor(tolerance)))
     box, spent = _find_box(log_joint, row, box, known, depth)
     number = max(_FIRST[dim], int((box.width.max() / finest).clamp(max=1e6)) + 2)
+    # Room for three grids within max_nodes: their changes are the error.
     number = min(number, int(max_nodes ** (1 / dim) / _FINER**2) - 2)
     values: list[float] = []
     while number**dim <= max_nodes and _change(values, _AGREEING) > tolerance:

@@ -196,6 +196,7 @@ class AdaptiveIntegral:
         wanted = torch.where(improper, torch.inf, self.tolerance)
         integral = integrate_modes(self.joint, self.placement, order, wanted)
         misled, seen = self._mass_elsewhere(integral)
+        # A ridge is no sum of Gaussians, however well orders agree on it.
         misled |= improper
         for datum in (misled | (integral.error > self.tolerance)).nonzero()[:, 0].tolist():
             value, error, spent = self._on_grid(datum, seen[datum], max_nodes)
@@ -218,6 +219,7 @@ class AdaptiveIntegral:
         beyond = self.placement.distances(rows, points).amin(-1) > integral.reach
         values = torch.where(beyond, self.joint(rows, points), -torch.inf)
         log_cell = (2 * half / (number - 1)).log().sum(-1)
+        # A Gaussian, too, has mass beyond the reach of its rules: ten times that is tolerated.
         fraction = (torch.logsumexp(values, 0) + log_cell - integral.log_value).exp()
         tail = torch.from_numpy(chdtrc(dim, integral.reach.cpu().square().numpy())).to(fraction)
         hot = values > values.amax(0).maximum(integral.log_value) - hot_depth(self.tolerance)
