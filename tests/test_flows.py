@@ -263,22 +263,39 @@ print(refused(torch.distributions), refused(pyro.distributions))
 """
 
 
-@pytest.mark.parametrize("validated", [True, False])
-@pytest.mark.parametrize("flow_first", [True, False])
-def test_argument_validation_stays_as_it_was(validated, flow_first):
+def forked(cases):
+    """Run code in children of one interpreter, as imports happen once; returns what each prints.
+
+    The interpreter has torch and Pyro, which take longest to import, and nothing of this package.
+    """
+    children = [
+        "\n".join(["if os.fork() == 0:", *(f"    {line}" for line in code.splitlines()),
+                   "    print('end of case')", "    sys.stdout.flush()", "    os._exit(0)",
+                   "assert os.wait()[1] == 0"])
+        for code in cases
+    ]  # fmt: skip
+    *printed, rest = python("\n".join(["import os", STATE, *children])).split("end of case\n")
+    assert (len(printed), rest) == (len(cases), "")
+    return [text.splitlines() for text in printed]
+
+
+def test_argument_validation_stays_as_it_was():
     """And zuko is imported when a flow is made, not before."""
     imports = [f"lambda: __import__('{name}')" for name in ("ppl_vae.flows", "ppl_vae.diagnostics")]
-    steps = ["make_flow", *imports] if flow_first else [*imports, "make_flow"]
-    lines = [f"print(changed({step}), 'zuko' in sys.modules)" for step in steps]
-    setting = f"torch.distributions.Distribution.set_default_validate_args({validated})"
-    begin = [f"pyro.enable_validation({validated})", setting]
-    found = python("\n".join([STATE, *begin, *lines, REFUSED])).splitlines()
-    assert found[:3] == [f"False {flow_first or step == 2}" for step in range(3)]
-    assert found[3] == f"{validated} {validated}"
-
-
-def test_of_the_validation_test():
-    assert python(f"{STATE}\nprint(changed(lambda: __import__('zuko')))") == "True\n"
+    settings = list(itertools.product([True, False], repeat=2))
+    cases = []
+    for validated, flow_first in settings:
+        steps = ["make_flow", *imports] if flow_first else [*imports, "make_flow"]
+        lines = [f"print(changed({step}), 'zuko' in sys.modules)" for step in steps]
+        setting = f"torch.distributions.Distribution.set_default_validate_args({validated})"
+        begin = [f"pyro.enable_validation({validated})", setting]
+        cases.append("\n".join([*begin, *lines, REFUSED]))
+    # The test of the test: importing zuko by itself changes torch.
+    *found, by_itself = forked([*cases, "print(changed(lambda: __import__('zuko')))"])
+    for (validated, flow_first), lines in zip(settings, found, strict=True):
+        assert lines[:3] == [f"False {flow_first or step == 2}" for step in range(3)]
+        assert lines[3] == f"{validated} {validated}"
+    assert by_itself == ["True"]
 
 
 WITHOUT = """
@@ -292,8 +309,6 @@ def refusal(make):
         make()
     except ImportError as error:
         return "pip install 'ppl_vae[flows]'" in str(error)
-for name in pv.__all__:
-    getattr(pv, name)
 model = pv.LinearGaussian.random(4, 2)
 vae, x = model.mean_field_vae(), model.simulate(3)
 evidence = pv.ImportanceSampling(10)(vae.model, vae.guide, x)
