@@ -101,6 +101,7 @@ class FullCovarianceEncoder(nn.Module):
         )
         rows, columns = torch.tril_indices(latent, latent, -1, device=output.device)
         correlation = torch.eye(latent, dtype=output.dtype, device=output.device)
+        # Repeated, not expanded: its entries below the diagonal are written.
         correlation = correlation.repeat(*output.shape[:-1], 1, 1)
         correlation[..., rows, columns] = below / math.sqrt(latent)
         scale_tril = _positive(unconstrained).unsqueeze(-1) * correlation
@@ -156,6 +157,7 @@ class LowRankEncoder(nn.Module):
             )
         loc, unconstrained, *columns = output.unflatten(-1, (2 + self.rank, -1)).unbind(-2)
         scale = _positive(unconstrained)
+        # S F, so that F is relative to the scale: (S F)(S F)' + S^2 = S (F F' + I) S.
         factor = scale.unsqueeze(-1) * torch.stack(columns, -1)
         return LowRankNormal(loc, factor, scale.square(), validate_args=False)
 

@@ -51,6 +51,7 @@ class TableInput(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape features"]) -> Float[Tensor, "*shape outputs"]:
         """The network's output."""
+        # Standardised first: a missing number is then 0, the mean, and the mask tells it from one.
         numbers = ((self._numbers(x) - self.loc) / self.scale).nan_to_num(0.0)
         inputs = [numbers, (~x.isnan()).to(x.dtype)]
         for place, column in enumerate(self.columns):

@@ -64,6 +64,7 @@ def negative_binomial(
 ) -> InDouble:
     """Negative binomial of mean m and variance ``m + m^2 / t``, evaluated in double precision."""
     total = in_double(inverse_dispersion)
+    # torch counts successes before t failures, with odds m / t.
     logits = in_double(log_mean) - total.log()
     base = dist.NegativeBinomial(total, logits=logits, validate_args=False)
     return InDouble(base, log_mean.dtype)

@@ -49,6 +49,7 @@ class _BernoulliLogProb(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         logits, x = ctx.saved_tensors
+        # Closed form: autograd would keep the temporaries of every block. x needs none: it is data.
         return grad_outputs[0].unsqueeze(-1) * (x - torch.sigmoid(logits)), None
 
 
@@ -234,6 +235,7 @@ class CategoricalDecoder(nn.Module):
             raise ValueError(f"categories must be 2 or more, got {categories}.")
         self.network, self.categories = network, categories
         if data is not None:
+            # One more of each: a class that the data lack does not start at minus infinity.
             counts = [1 + (data == index).sum(0) for index in range(categories)]
             total = torch.stack(counts).sum(0)
             start_blocks(network, [(count / total).log() for count in counts])

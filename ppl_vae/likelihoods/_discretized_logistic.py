@@ -124,6 +124,7 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc, unused-ignor
     def _moments(self) -> tuple[Tensor, Tensor]:
         last = self.levels - 1
         first, second = torch.zeros_like(self.loc), torch.zeros_like(self.loc)
+        # Level by level: all at once would take as many times the memory.
         for k in range(1, self.levels):
             reached = torch.sigmoid((self.loc - (k - 0.5) / last) / self.scale)
             first = first + reached / last

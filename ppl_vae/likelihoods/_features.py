@@ -129,6 +129,7 @@ class FeatureVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         Raises:
             ValueError: If validation is on (the default) and a value is impossible.
         """
+        # Here and not in feature_log_prob, which Observed calls with values in place of NaN.
         self.observe(value)
         return sum_features(self.feature_log_prob(value))
 

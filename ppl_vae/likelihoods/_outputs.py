@@ -90,6 +90,7 @@ class Positive(nn.Module):
         if not isinstance(self.source, str):
             # From the number itself: a buffer of a model made double has been rounded before.
             return torch.full_like(self.start, self.source)
+        # 1 at 0, and linear above, so that a step of the optimiser is a share of the start.
         unit = functional.softplus((self.free if free is None else free) + _UNIT)
         return self.start * (_FLOOR + (1 - _FLOOR) * unit)
 

@@ -121,6 +121,7 @@ class MaskedConv2d(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, padding=kernel // 2)
         mask = torch.zeros(kernel, kernel)
         mask[: kernel // 2] = 1
+        # Of the line itself, the pixels to the left; the first layer must not see its own pixel.
         mask[kernel // 2, : kernel // 2 + sees_itself] = 1
         self.register_buffer("mask", mask, persistent=False)
 

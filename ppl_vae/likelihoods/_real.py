@@ -161,6 +161,7 @@ class StudentTDecoder(nn.Module):
         if not isinstance(df, str):
             if not (df > 1 and math.isfinite(df)):
                 raise ValueError(f"df must be finite and greater than 1, got {df}.")
+            # What is positive is df - 1: below 1 there is no mean, and a picture needs one.
             df = df - 1
         self.more_than_one = Positive("df", df, torch.full_like(spreads, _START - 1))
         if data is not None:

@@ -67,6 +67,7 @@ class _Counts(ColumnGroup):
         super().__init__()
         self.places, self.start = places, [0.0] * (2 * len(places))
         mean = data[:, places].nanmean(0).nan_to_num(1.0).clamp(min=1e-2)
+        # The network's output is relative to the mean: 0 where nothing is learned yet.
         self.register_buffer("log_mean", mean.log())
 
     def distributions(self, outputs: Float[Tensor, "*shape outputs"]) -> Any:
@@ -88,6 +89,7 @@ class _Categories(ColumnGroup):
         self.places = places
         self.sizes = [_num_codes(columns[place]) for place in places]
         starts = [_logits(data[:, p], size) for p, size in zip(places, self.sizes, strict=True)]
+        # Frequencies are where the network's own bias starts: logits have no other place.
         self.start = torch.cat(starts).tolist()
 
     def distributions(self, outputs: Float[Tensor, "*shape outputs"]) -> Any:

@@ -190,6 +190,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape features"]) -> Float[Tensor, "*shape out"]:
         """Apply the network to every row."""
+        # Convolutions take one batch dimension: particles and data are one while they run.
         images = channels_last(self.shape.images(x))
         output: Tensor = self.dense(self.convolutions(images).flatten(1))
         return output.reshape(*x.shape[:-1], output.shape[-1])
@@ -234,6 +235,7 @@ class ConvDecoder(nn.Module):
         for before, after in pairwise(reversed(channels)):
             layers += [*residual_stage(before, blocks, activation), doubling(before, after)]
         layers += residual_stage(channels[0], blocks, activation)
+        # No bias: one number for all pixels would be a part of FeatureBias, which has one for each.
         layers.append(doubling(channels[0], shape.planes(out_features), last=True))
         self.convolutions = nn.Sequential(*layers)
         self.output = FeatureBias(out_features)

@@ -175,6 +175,7 @@ def set_output_bias(network: nn.Module, bias: Float[Tensor, " out"]) -> None:
     Raises:
         ValueError: If the network has neither with a bias of that size at its end.
     """
+    # Modules come in the order of registration, in which the end of a network is last.
     ends = [module for module in network.modules() if isinstance(module, nn.Linear | FeatureBias)]
     if not ends or ends[-1].bias is None or ends[-1].bias.shape != bias.shape:
         raise ValueError(

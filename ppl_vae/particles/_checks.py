@@ -80,6 +80,7 @@ def first_run(
             raise
         if x.dtype == dtype:
             raise _not_run(x, what, error) from error
+    # Data of another type than the modules', such as integers or doubles, may be all that is wrong.
     cast = require_lossless(x, dtype, what)
     try:
         batch = prepare(cast)

@@ -90,6 +90,7 @@ class LatentDensity:
             ValueError: If the guide is a point, without a density.
         """
         self._require_guide()
+        # Validation waits for the device at each site, and u is in the support by construction.
         latents, log_volume = self._unpack(u)
         with pyro.validation_enabled(False):
             log_guide = log_densities(self._guided(latents), self._programs.num_dims)

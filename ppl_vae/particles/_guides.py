@@ -239,6 +239,7 @@ def _run_at(programs: Programs, x: Tensor, latents: Mapping[str, Tensor]) -> Sit
     """The guide with every point as a particle, alike for every datum."""
     expanded, dim = {}, programs.max_plate_nesting
     for name, value in latents.items():
+        # (points, *plates, *event) gets the batch dimension that the data plate has.
         between = value.unsqueeze(dim)
         shape = list(between.shape)
         shape[dim] = len(x)

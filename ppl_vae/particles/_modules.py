@@ -162,6 +162,7 @@ class _ModuleState:
     def restore(self) -> None:
         self.module.training = self._training
         for name, (value, before) in self._buffers.items():
+            # The tensor first, as a program may have replaced it; then its values.
             self.module._buffers[name] = value
             with torch.no_grad():
                 value.copy_(before)
@@ -191,6 +192,7 @@ class SeenModules:
                     self._states[id(part)] = _ModuleState(part)
                     part.training = False
 
+        # A hook on all modules, as some are reached by no reference.
         handle = register_module_forward_pre_hook(see)
         try:
             yield

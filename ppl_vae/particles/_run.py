@@ -97,6 +97,7 @@ def run(
     """
     recorder = _SiteRecorder(latents or {}, subsamples or {}, detach, simulated)
     try:
+        # Left of all plates: particles are the first dimension of every log-density.
         with recorder, _ParticlePlate(PARTICLES, num_particles, dim=-1 - max_plate_nesting):
             program(x)
     except ValueError as error:
@@ -173,6 +174,7 @@ class _ParticlePlate(IndepMessenger):  # type: ignore[misc, unused-ignore]
 
     def _process_message(self, msg: Any) -> None:
         super()._process_message(msg)
+        # A site's distribution is expanded to the plates' sizes, so that draws are independent.
         BroadcastMessenger._pyro_sample(msg)
 
 
@@ -199,6 +201,7 @@ class _SiteRecorder(Messenger):  # type: ignore[misc, unused-ignore]
             msg["value"] = values[msg["name"]]
             msg["done"] = True
         elif self._simulated and msg["is_observed"] and not msg["infer"].get("_deterministic"):
+            # Pyro draws a site that is neither done nor observed; infer tells it from a latent one.
             msg["value"], msg["done"], msg["is_observed"] = None, False, False
             msg["infer"] = {**msg["infer"], "_simulated": True}
 

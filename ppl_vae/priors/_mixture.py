@@ -45,6 +45,7 @@ def _find_clusters(points: Float[Tensor, "points latent"], count: int) -> _Clust
     centred = points - means[labels]
     scatter = torch.einsum("nc,ni,nj->cij", members, centred, centred)
     pooled = (centred.square().mean(0) + _LEAST_VARIANCE).diag()
+    # Weight of the pooled variances, in points: full rank with a single point.
     prior = points.shape[1] + 1
     covariances = (scatter + prior * pooled) / (sizes + prior).reshape(-1, 1, 1)
     return _Clusters((sizes + 1) / (sizes + 1).sum(), means, covariances)
@@ -114,6 +115,7 @@ class GaussianMixturePrior(nn.Module):
         require_sizes(latent=latent, components=components)
         if covariance not in ("diagonal", "full"):
             raise ValueError(f"covariance must be 'diagonal' or 'full', got {covariance!r}.")
+        # Means and components share a variance of 1: v for the means, 1 - v within.
         spread = min(_MOST_SPREAD, _SEPARATION / latent)
         self.loc = nn.Parameter(math.sqrt(spread) * torch.randn(components, latent))
         log_scale = torch.full((components, latent), math.log(1 - spread) / 2)

@@ -112,6 +112,7 @@ class Ladder(nn.Module):
 def _product(a: Any, b: Any) -> dist.Distribution:
     """The normal proportional to the product of two diagonal normals."""
     (m_a, s_a), (m_b, s_b) = _moments(a), _moments(b)
+    # Precisions add: where one says nothing, its precision is near 0 and the other remains.
     precision_a, precision_b = s_a.square().reciprocal(), s_b.square().reciprocal()
     variance = (precision_a + precision_b).reciprocal()
     loc = variance * (m_a * precision_a + m_b * precision_b)

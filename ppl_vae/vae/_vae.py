@@ -17,6 +17,7 @@ def announce(**components: Callable[..., Any]) -> None:
 
     Parameters live in the module; Pyro's store is touched only when somebody listens to it.
     """
+    # SVI collects parameters by a trace; without one, the store would only grow.
     if not any(isinstance(handler, TraceMessenger) for handler in _PYRO_STACK):
         return
     for component, module in components.items():
