@@ -25,6 +25,7 @@ from . import plots as plots
 from . import priors as priors
 from . import progress as progress
 from . import randomness as randomness
+from . import reference_models as reference_models
 from . import refinement as refinement
 from . import registry as registry
 from . import report as report

@@ -25,7 +25,8 @@ SMALLER = [
     (r"Sampling\(1000\)", "Sampling(10)"),
     (r"full_covariance=True, flow=True", "full_covariance=True"),
     (r"rate_distortion\(vae\.model, vae\.guide, x_test\[:20\]\)",
-     "rate_distortion(vae.model, vae.guide, x_test[:2], num_temperatures=10, num_chains=2)"),
+     "rate_distortion(vae.model, vae.guide, x_test[:2], "
+     "annealing=pv.AnnealedImportanceSampling(10, 2))"),
     (r"DReG\(16\)\]\}", "DReG(16)]}, replicates=20"),
 ]  # fmt: skip
 # Blocks that need what is not here, by a line of theirs.

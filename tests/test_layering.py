@@ -27,6 +27,7 @@ FLOORS = {
     "models and objectives": ["vae", "objectives"],
     "the guide refined per datum": ["refinement"],
     "estimators of log p(x), the exact model": ["evidence", "linear_gaussian"],
+    "models about which everything is known": ["reference_models"],
     "training and diagnostics": ["training", "diagnostics", "imputation"],
     "other libraries' formats": ["arviz"],
     "names of all kinds of components": ["registry"],

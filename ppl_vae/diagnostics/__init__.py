@@ -1,17 +1,16 @@
 """What a trained model and guide are like."""
 
 from ppl_vae.diagnostics._bound_curve import BoundCurve, Extrapolation, bound_against_particles
-from ppl_vae.diagnostics._calibration import Calibration, RankTest, simulation_based_calibration
+from ppl_vae.diagnostics._calibration import Calibration, simulation_based_calibration
 from ppl_vae.diagnostics._decomposition import (
     ActiveUnits,
     Decomposition,
-    Estimate,
     PerDimension,
     decompose,
 )
-from ppl_vae.diagnostics._estimates import MonteCarlo
-from ppl_vae.diagnostics._full_covariance import only_normal
+from ppl_vae.diagnostics._estimates import Estimate, MonteCarlo
 from ppl_vae.diagnostics._gaps import (
+    GapSettings,
     GeneralizationGap,
     InferenceGap,
     generalization_gap,
@@ -19,13 +18,11 @@ from ppl_vae.diagnostics._gaps import (
 )
 from ppl_vae.diagnostics._gradient_bench import GradientBench, GroupGradient
 from ppl_vae.diagnostics._gradient_statistics import Interval, Slope
-from ppl_vae.diagnostics._gradients import gradient_statistics
-from ppl_vae.diagnostics._linear_gaussian_gradients import (
-    LinearGaussianProblem,
-    linear_gaussian_bench,
-)
+from ppl_vae.diagnostics._gradients import gradient_statistics, linear_gaussian_bench
+from ppl_vae.diagnostics._rank_tests import RankTest
 from ppl_vae.diagnostics._rate_curve import RateDistortion, RatePoint
 from ppl_vae.diagnostics._rate_distortion import rate_distortion
+from ppl_vae.diagnostics._richer_posteriors import only_normal
 from ppl_vae.diagnostics._surgery import ElboSurgery, elbo_surgery
 
 __all__ = [
@@ -36,12 +33,12 @@ __all__ = [
     "ElboSurgery",
     "Estimate",
     "Extrapolation",
+    "GapSettings",
     "GeneralizationGap",
     "GradientBench",
     "GroupGradient",
     "InferenceGap",
     "Interval",
-    "LinearGaussianProblem",
     "MonteCarlo",
     "PerDimension",
     "RankTest",

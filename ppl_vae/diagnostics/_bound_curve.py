@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ppl_vae import plots
 from ppl_vae.data import RowData, as_rows
-from ppl_vae.diagnostics._decomposition import Estimate
-from ppl_vae.diagnostics._estimates import MonteCarlo, over_data, table
+from ppl_vae.diagnostics._estimates import COLUMNS, Estimate, MonteCarlo, over_data, table
 from ppl_vae.display import Axes, Panel, Result, Row, fields_of
 from ppl_vae.evidence import pareto_tail
 from ppl_vae.identity import Identity
@@ -21,7 +20,6 @@ from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import RunningWeights, group_log_mean_exp
 
-_COLUMNS = ("mean", "Monte Carlo", "total error")
 _LEAST_FIT = 0.1
 """Probability of the residuals below which the smallest K is left out of the fit."""
 _ORDER = 2
@@ -104,7 +102,7 @@ class BoundCurve(Result):
             f"over K = {', '.join(map(str, fit.particles))}; lack of fit p = {fit.lack_of_fit:.2g}"
         )
         last = f"N = {self.num_data}, {self.replicates} replicates"
-        return "\n".join([table("nats per datum", _COLUMNS, rows), line, *self.notes, last])
+        return "\n".join([table("nats per datum", COLUMNS, rows), line, *self.notes, last])
 
     def _rows(self) -> list[Row]:
         return [{"particles": K} | fields_of(bound) for K, bound in self.bounds.items()]

@@ -2,18 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.special import chdtrc, ndtr
 from torch import Tensor
 
 from ppl_vae import plots
 from ppl_vae.data import RowData
 from ppl_vae.diagnostics._estimates import MonteCarlo, table
+from ppl_vae.diagnostics._rank_tests import NUM_BINS, NUM_TESTS, RankTest
 from ppl_vae.display import Axes, Panel, Result, Row
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import Variable, numpy_of
@@ -23,58 +22,9 @@ from ppl_vae.randomness import Stream, generator, seeded
 _FALSE_ALARM = 0.01
 """Probability that a calibrated guide is reported, over all its dimensions and tests."""
 
-_TESTS = 3
-_BINS = 20
 _LEAST_PER_BIN = 5
 _ROWS = 100_000
-_LEAST_VARIANCE = 1e-6
 _MOST_NAMED = 10
-
-
-@final
-@dataclass(frozen=True)
-class RankTest:
-    """What the ranks of one latent dimension say.
-
-    Attributes:
-        name: Site and dimension.
-        location: How far z* is above the middle of the draws, in standard deviations of the draws,
-            if both are normal: the mean of the ranks' normal scores. 0 if calibrated.
-        spread: By what factor z* is spread wider than the draws, likewise: 1 if calibrated. As
-            ranks end at 0 and L, a factor far above 1 is understated.
-        p_values: Of the tests of location, spread and shape (chi-squared over bins of the ranks).
-        level: Below which a p-value counts: the false-alarm rate over the number of tests.
-    """
-
-    name: str
-    location: MonteCarlo
-    spread: MonteCarlo
-    p_values: dict[str, float]
-    level: float
-
-    @property
-    def findings(self) -> list[str]:
-        """What is wrong with the draws, in words; empty if nothing was found."""
-        low, narrow = self.location.value > 0, self.spread.value > 1
-        words = {
-            "location": "shifted: too low" if low else "shifted: too high",
-            "spread": "too narrow" if narrow else "too wide",
-            "shape": "of another shape",
-        }
-        found = [name for name, p in self.p_values.items() if p < self.level]
-        # Another location or spread is another shape too.
-        named = [name for name in found if name != "shape"] or found
-        return [words[name] for name in named]
-
-    def __str__(self) -> str:
-        numbers = [
-            self.location.value,
-            self.location.standard_error,
-            self.spread.value,
-            self.spread.standard_error,
-        ]
-        columns = " ".join(f"{number:12.3f}" for number in numbers)
-        return f"{columns} {min(self.p_values.values()):12.2g}   {', '.join(self.findings) or '-'}"
 
 
 @final
@@ -136,9 +86,9 @@ class Calibration(Result):
     @property
     def tests(self) -> list[RankTest]:
         """The tests of each dimension."""
-        level = self.false_alarm / (_TESTS * len(self.names))
+        level = self.false_alarm / (NUM_TESTS * len(self.names))
         columns = zip(self.names, self.normalized_ranks.unbind(1), strict=True)
-        return [_test(name, ranks, self.num_draws, level) for name, ranks in columns]
+        return [RankTest.of(name, ranks, self.num_draws, level) for name, ranks in columns]
 
     @property
     def findings(self) -> dict[str, list[str]]:
@@ -286,7 +236,13 @@ def simulation_based_calibration(
         Yao, Vehtari, Simpson and Gelman, 2018, Yes, but did it work? Evaluating variational
         inference.
     """
-    _require_enough(num_simulations, num_draws, false_alarm)
+    least = NUM_BINS * _LEAST_PER_BIN
+    if num_simulations < least:
+        raise ValueError(f"num_simulations must be {least} or more, got {num_simulations}.")
+    if num_draws < NUM_BINS - 1:
+        raise ValueError(f"num_draws must be {NUM_BINS - 1} or more, got {num_draws}.")
+    if not 0 < false_alarm < 1:
+        raise ValueError(f"false_alarm must be between 0 and 1, got {false_alarm}.")
     parts, programs = [], Programs(model, guide)
     settings = f"simulation_based_calibration({num_simulations=}, {num_draws=}, {false_alarm=})"
     with (
@@ -303,18 +259,13 @@ def simulation_based_calibration(
             drawn = programs.run_guide(data, num_draws).latents
             parts.append(_rank(truth, drawn, programs.max_plate_nesting))
         ranks = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    names = tuple(
+        f"{name}[{index}]" if values.shape[1] > 1 else name
+        for name, values in ranks.items()
+        for index in range(values.shape[1])
+    )
     values = torch.cat(list(ranks.values()), 1)
-    return Calibration(values, _names(ranks), num_draws, float(false_alarm), identity)
-
-
-def _require_enough(num_simulations: int, num_draws: int, false_alarm: float) -> None:
-    least = _BINS * _LEAST_PER_BIN
-    if num_simulations < least:
-        raise ValueError(f"num_simulations must be {least} or more, got {num_simulations}.")
-    if num_draws < _BINS - 1:
-        raise ValueError(f"num_draws must be {_BINS - 1} or more, got {num_draws}.")
-    if not 0 < false_alarm < 1:
-        raise ValueError(f"false_alarm must be between 0 and 1, got {false_alarm}.")
+    return Calibration(values, names, num_draws, float(false_alarm), identity)
 
 
 def _rank(
@@ -329,65 +280,3 @@ def _rank(
         among = (torch.rand(ties.shape, device=ties.device) * (ties + 1)).long()
         ranks[name] = (draws < true).sum(0) + among
     return ranks
-
-
-def _names(ranks: dict[str, Tensor]) -> tuple[str, ...]:
-    return tuple(
-        f"{name}[{index}]" if values.shape[1] > 1 else name
-        for name, values in ranks.items()
-        for index in range(values.shape[1])
-    )
-
-
-def _test(
-    name: str, ranks: Float[Tensor, " simulations"], num_draws: int, level: float
-) -> RankTest:
-    """Normal scores and counts of the ranks, against those of the uniform distribution."""
-    uniform = (torch.arange(num_draws + 1, dtype=torch.float64) + 0.5) / (num_draws + 1)
-    scores, flat = torch.special.ndtri(ranks), torch.special.ndtri(uniform)
-    root, unit = math.sqrt(len(ranks)), flat.square().mean()
-    location, variance = scores.mean(), scores.var().clamp(min=_LEAST_VARIANCE)
-    ratio = variance / (unit * _loss_by_ends(num_draws, location))
-    fourth = (scores - location).pow(4).mean()
-    ratio_error = (fourth - variance.square()).clamp(min=0).sqrt() / variance / root
-    # The tests take the null hypothesis' own errors, which are known.
-    z_location = location / unit.sqrt() * root
-    z_spread = (ratio - 1) / (flat.pow(4).mean() / unit.square() - 1).sqrt() * root
-    at_the_ends = ((ranks == uniform[0]) | (ranks == uniform[-1])).double().mean()
-    one_sided = bool((at_the_ends > 0.5) & (location.abs() > 1))
-    return RankTest(
-        name=name,
-        location=MonteCarlo(location.item(), variance.sqrt().item() / root),
-        spread=MonteCarlo(ratio.sqrt().item(), (ratio.sqrt() * ratio_error / 2).item()),
-        p_values={
-            "location": 2 * float(ndtr(-abs(z_location.item()))),
-            # Of draws that are all on one side of z* nothing is known but that.
-            "spread": 1.0 if one_sided else 2 * float(ndtr(-abs(z_spread.item()))),
-            "shape": _chi_squared(ranks, uniform),
-        },
-        level=level,
-    )
-
-
-def _loss_by_ends(num_draws: int, location: Tensor) -> Tensor:
-    """By what factor a shift alone makes scores look less spread, as they end where ranks do."""
-    means, variances = _cut_normals(num_draws)
-    return variances[(means - location).abs().argmin()] / variances[len(variances) // 2]
-
-
-@lru_cache(maxsize=8)
-def _cut_normals(num_draws: int) -> tuple[Tensor, Tensor]:
-    """Means and variances of normals of variance 1, shifted, and cut off at the largest score."""
-    limit = -float(torch.special.ndtri(torch.tensor(0.5 / (num_draws + 1), dtype=torch.float64)))
-    grid = torch.special.ndtri((torch.arange(2000, dtype=torch.float64) + 0.5) / 2000)
-    shifts = torch.linspace(-2 * limit, 2 * limit, 801, dtype=torch.float64)
-    clipped = (grid + shifts.unsqueeze(-1)).clamp(-limit, limit)
-    return clipped.mean(1), clipped.var(1, correction=0).clamp(min=_LEAST_VARIANCE)
-
-
-def _chi_squared(ranks: Float[Tensor, " simulations"], uniform: Float[Tensor, " values"]) -> float:
-    """The p-value of the counts in bins, each with as many possible ranks as it has."""
-    observed = torch.histc(ranks, _BINS, 0, 1)
-    expected = torch.histc(uniform, _BINS, 0, 1) * len(ranks) / len(uniform)
-    statistic = ((observed - expected).square() / expected).sum()
-    return float(chdtrc(len(observed) - 1, statistic.item()))

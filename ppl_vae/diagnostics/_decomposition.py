@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -12,42 +11,16 @@ from torch import Tensor
 
 from ppl_vae import plots
 from ppl_vae.data import RowData, as_rows
+from ppl_vae.diagnostics._estimates import COLUMNS, DatumMeans, Estimate, table
 from ppl_vae.display import Axes, Panel, Result, Row, fields_of
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import Attribute, Variable, numpy_of
 from ppl_vae.objectives import dimension_kl, site_kl
-from ppl_vae.particles import (
-    ChunkSize,
-    Particles,
-    Program,
-    Programs,
-    evaluation,
-    point_site,
-)
+from ppl_vae.particles import ChunkSize, Particles, Program, Programs, evaluation, point_site
 from ppl_vae.randomness import Stream, seeded
 
 _BOOTSTRAP_REPLICATES = 200
 """Enough for a standard error that is itself known to 5 per cent."""
-
-
-@final
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over the data, in nats per datum, with its errors.
-
-    Attributes:
-        value: The mean.
-        monte_carlo_error: Its standard error from the particles, the data held fixed.
-        total_error: Its standard error as an estimate for the population the data came from,
-            ``s / sqrt(N)``. It holds the Monte Carlo noise already.
-    """
-
-    value: float
-    monte_carlo_error: float
-    total_error: float
-
-    def __str__(self) -> str:
-        return f"{self.value:12.3f} {self.monte_carlo_error:12.3f} {self.total_error:12.3f}"
 
 
 @final
@@ -63,6 +36,11 @@ class PerDimension:
 
     value: Float[Tensor, " latent"]
     standard_error: Float[Tensor, " latent"]
+
+    @classmethod
+    def of(cls, terms: Float[Tensor, "batch latent"]) -> "PerDimension":
+        """Means over the data of one term a datum."""
+        return cls(terms.mean(0), terms.std(0) / math.sqrt(len(terms)))
 
 
 @final
@@ -125,15 +103,13 @@ class Decomposition(Result):
         term = "-log p" if self.point else "KL"
         rows = {total: self.elbo, "log-likelihood": self.log_likelihood}
         rows |= {f"{term} {name}": estimate for name, estimate in self.kl.items()}
-        width = max(map(len, rows))
-        lines = [f"{'nats per datum':{width}} {'mean':>12} {'Monte Carlo':>12} {'total error':>12}"]
-        lines += [f"{name:{width}} {estimate}" for name, estimate in rows.items()]
-        lines += [
+        units = [
             f"active units of {name}: {units.count} of {units.latent} "
             f"(standard error {units.standard_error:.1f}; Var_x E[z|x] > {self.threshold:g})"
             for name, units in self.active_units.items()
         ]
-        return "\n".join([*lines, f"N = {self.num_data}, K = {self.num_particles}"])
+        text = table("nats per datum", COLUMNS, {name: str(row) for name, row in rows.items()})
+        return "\n".join([text, *units, f"N = {self.num_data}, K = {self.num_particles}"])
 
     def _values(self) -> dict[str, Any]:
         return {self.named(name): value for name, value in fields_of(self).items()}
@@ -222,9 +198,17 @@ def decompose(
         Hoffman and Johnson, 2016, ELBO surgery: yet another way to carve up the variational
         evidence lower bound.
     """
-    num_data = len(as_rows(x))
-    _check_arguments(num_data, num_particles, batch_size, threshold)
-    programs = Programs(model, guide)
+    num_data, programs = len(as_rows(x)), Programs(model, guide)
+    if num_data < 2:
+        raise ValueError(f"decompose needs 2 data or more for a standard error, got {num_data}.")
+    if num_particles < 2:
+        raise ValueError(
+            f"decompose needs num_particles >= 2 for a Monte Carlo error, got {num_particles}."
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
+    if not 0 <= threshold < math.inf:
+        raise ValueError(f"threshold must be 0 or more and finite, got {threshold}.")
     with (
         evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look,
         torch.no_grad(),
@@ -237,14 +221,17 @@ def decompose(
             particles = own.draw(part, num_particles)
             point = point_site(particles.guide) is not None
             tables.append(_tabulate(particles))
-        table = _join(tables)
-        units = {name: _active_units(means, threshold) for name, means in table["mean"].items()}
+        joined = {
+            kind: {name: DatumMeans.joined([t[kind][name] for t in tables]) for name in named}
+            for kind, named in tables[0].items()
+        }
+        units = {name: _active_units(means, threshold) for name, means in joined["mean"].items()}
     return Decomposition(
-        elbo=table["total"]["elbo"].estimate(),
-        log_likelihood=table["total"]["log_likelihood"].estimate(),
-        kl={name: terms.estimate() for name, terms in table["kl"].items()},
-        kl_per_dimension={n: terms.per_dimension() for n, terms in table["dimension_kl"].items()},
-        activity={name: _activity(means) for name, means in table["mean"].items()},
+        elbo=joined["total"]["elbo"].estimate(),
+        log_likelihood=joined["total"]["log_likelihood"].estimate(),
+        kl={name: terms.estimate() for name, terms in joined["kl"].items()},
+        kl_per_dimension={n: PerDimension.of(t.value) for n, t in joined["dimension_kl"].items()},
+        activity={name: _activity(means) for name, means in joined["mean"].items()},
         active_units=units,
         threshold=threshold,
         num_data=num_data,
@@ -254,47 +241,7 @@ def decompose(
     )
 
 
-def _check_arguments(num_data: int, num_particles: int, batch_size: int, threshold: float) -> None:
-    if num_data < 2:
-        raise ValueError(f"decompose needs 2 data or more for a standard error, got {num_data}.")
-    if num_particles < 2:
-        raise ValueError(
-            f"decompose needs num_particles >= 2 for a Monte Carlo error, got {num_particles}."
-        )
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
-    if not 0 <= threshold < math.inf:
-        raise ValueError(f"threshold must be 0 or more and finite, got {threshold}.")
-
-
-@final
-@dataclass(frozen=True)
-class _PerDatum:
-    """A mean over particles for each datum, and the variance of its Monte Carlo noise.
-
-    Both in double precision on the CPU, shape (batch, *rest).
-    """
-
-    value: Tensor
-    noise: Tensor
-
-    @classmethod
-    def over_particles(cls, terms: Float[Tensor, "particles batch *rest"]) -> "_PerDatum":
-        terms = terms.double()
-        return cls(terms.mean(0).cpu(), (terms.var(0) / len(terms)).cpu())
-
-    def estimate(self) -> Estimate:
-        return Estimate(
-            value=self.value.mean().item(),
-            monte_carlo_error=self.noise.sum().sqrt().item() / len(self.value),
-            total_error=_standard_error_of_mean(self.value).item(),
-        )
-
-    def per_dimension(self) -> PerDimension:
-        return PerDimension(self.value.mean(0), _standard_error_of_mean(self.value))
-
-
-_Table = dict[str, dict[str, _PerDatum]]
+_Table = dict[str, dict[str, DatumMeans]]
 
 
 def _tabulate(particles: Particles) -> _Table:
@@ -303,7 +250,12 @@ def _tabulate(particles: Particles) -> _Table:
     log_likelihood = particles.log_likelihood
     # Subtracted draw by draw, so that the ELBO's error knows how its parts vary together.
     elbo = log_likelihood.double() - sum(terms.double() for terms in kl.values())
-    vectors = [name for name in kl if _is_vector(particles, name)]
+    # One event dimension, and no plate besides the data's.
+    vectors = [
+        name
+        for name in kl
+        if particles.guide[name].event_dim == 1 and particles.latents[name].shape[1:-2].numel() == 1
+    ]
     by_dimension = {name: dimension_kl(particles, name) for name in vectors}
     terms: dict[str, dict[str, Tensor]] = {
         "total": {"elbo": elbo, "log_likelihood": log_likelihood},
@@ -312,29 +264,9 @@ def _tabulate(particles: Particles) -> _Table:
         "mean": {name: _guide_mean(particles, name) for name in vectors},
     }
     return {
-        kind: {name: _PerDatum.over_particles(values) for name, values in named.items()}
+        kind: {name: DatumMeans.over_draws(values) for name, values in named.items()}
         for kind, named in terms.items()
     }
-
-
-def _join(batches: Iterable[_Table]) -> _Table:
-    tables = list(batches)
-    return {
-        kind: {
-            name: _PerDatum(
-                torch.cat([table[kind][name].value for table in tables]),
-                torch.cat([table[kind][name].noise for table in tables]),
-            )
-            for name in named
-        }
-        for kind, named in tables[0].items()
-    }
-
-
-def _is_vector(particles: Particles, name: str) -> bool:
-    """Whether the site has one event dimension, and no plate besides the data's."""
-    between = particles.latents[name].shape[1:-2]
-    return particles.guide[name].event_dim == 1 and between.numel() == 1
 
 
 def _guide_mean(particles: Particles, name: str) -> Float[Tensor, "particles batch latent"]:
@@ -352,15 +284,15 @@ def _guide_mean(particles: Particles, name: str) -> Float[Tensor, "particles bat
     return terms.reshape(particles.num_particles, particles.batch_size, -1)
 
 
-def _activity(means: _PerDatum) -> PerDimension:
+def _activity(means: DatumMeans) -> PerDimension:
     """``Var_x E_q[z|x]`` as a mean of one term per datum, hence its delta-method error."""
     num_data = len(means.value)
     centred = means.value - means.value.mean(0)
-    terms = centred.square() * num_data / (num_data - 1) - means.noise
-    return PerDimension(terms.mean(0), _standard_error_of_mean(terms))
+    # The variance of noisy means is too large by the mean of their noise.
+    return PerDimension.of(centred.square() * num_data / (num_data - 1) - means.noise)
 
 
-def _active_units(means: _PerDatum, threshold: float) -> ActiveUnits:
+def _active_units(means: DatumMeans, threshold: float) -> ActiveUnits:
     """The count at the data, and its spread over data drawn again with replacement."""
     num_data, latent = means.value.shape
     centred = means.value - means.value.mean(0)
@@ -370,19 +302,14 @@ def _active_units(means: _PerDatum, threshold: float) -> ActiveUnits:
         second, first = (weight @ moments).chunk(2)
         return (second - first.square() * num_data / (num_data - 1) > threshold).sum()
 
-    replicates = [count(_bootstrap_weight(num_data)) for _ in range(_BOOTSTRAP_REPLICATES)]
+    def resampled() -> Tensor:
+        """How often each datum is drawn in num_data draws with replacement, as a fraction."""
+        drawn = torch.randint(num_data, (num_data,))
+        return torch.bincount(drawn, minlength=num_data).double() / num_data
+
+    replicates = [count(resampled()) for _ in range(_BOOTSTRAP_REPLICATES)]
     return ActiveUnits(
         count=int(count(torch.full((num_data,), 1 / num_data, dtype=torch.float64))),
         latent=latent,
         standard_error=torch.stack(replicates).double().std().item(),
     )
-
-
-def _bootstrap_weight(num_data: int) -> Float[Tensor, " num_data"]:
-    """How often each datum is drawn in num_data draws with replacement, as a fraction."""
-    drawn = torch.randint(num_data, (num_data,))
-    return torch.bincount(drawn, minlength=num_data).double() / num_data
-
-
-def _standard_error_of_mean(values: Tensor) -> Tensor:
-    return values.std(0) / math.sqrt(len(values))

@@ -1,13 +1,36 @@
 """Means over data and draws, with their errors."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.diagnostics._decomposition import Estimate
+COLUMNS = ("mean", "Monte Carlo", "total error")
+"""Headings of an :class:`Estimate` in a table."""
+
+
+@final
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over the data, in nats per datum, with its errors.
+
+    Attributes:
+        value: The mean.
+        monte_carlo_error: Its standard error from the particles, the data held fixed.
+        total_error: Its standard error as an estimate for the population the data came from,
+            ``s / sqrt(N)``. It holds the Monte Carlo noise already.
+    """
+
+    value: float
+    monte_carlo_error: float
+    total_error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:12.3f} {self.monte_carlo_error:12.3f} {self.total_error:12.3f}"
 
 
 @final
@@ -25,6 +48,36 @@ class MonteCarlo:
 
     def __str__(self) -> str:
         return f"{self.value:12.3f} {self.standard_error:12.3f}"
+
+
+@final
+@dataclass(frozen=True)
+class DatumMeans:
+    """A mean over draws for each datum, and the variance of its Monte Carlo error.
+
+    Attributes:
+        value: The means, ``(batch, *rest)``, in double precision on the CPU.
+        noise: Their Monte Carlo variances, of the same shape.
+    """
+
+    value: Tensor
+    noise: Tensor
+
+    @classmethod
+    def over_draws(cls, terms: Float[Tensor, "draws batch *rest"]) -> "DatumMeans":
+        """Means of independent terms."""
+        terms = terms.double()
+        return cls(terms.mean(0).cpu(), (terms.var(0) / len(terms)).cpu())
+
+    @classmethod
+    def joined(cls, batches: Sequence["DatumMeans"]) -> "DatumMeans":
+        """Batches of data one after another."""
+        value, noise = ([getattr(each, name) for each in batches] for name in ("value", "noise"))
+        return cls(torch.cat(value), torch.cat(noise))
+
+    def estimate(self) -> Estimate:
+        """The mean over the data."""
+        return over_data(self.value, self.noise)
 
 
 def over_draws(terms: Float[Tensor, "draws batch"]) -> MonteCarlo:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
 
 import torch
@@ -10,10 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.data import RowData, as_rows
-from ppl_vae.diagnostics._decomposition import Estimate
-from ppl_vae.diagnostics._estimates import over_data, table
-from ppl_vae.diagnostics._flow_posterior import refine_flow
-from ppl_vae.diagnostics._full_covariance import refine_full_covariance
+from ppl_vae.diagnostics._estimates import COLUMNS, DatumMeans, Estimate, over_data, table
+from ppl_vae.diagnostics._richer_posteriors import refine_flow, refine_full_covariance
 from ppl_vae.display import Result, Row, fields_of
 from ppl_vae.evidence import Evidence
 from ppl_vae.flows import require_zuko
@@ -26,12 +24,46 @@ from ppl_vae.refinement import Refinement
 REFINEMENT = Refinement(steps=100, learning_rate=0.05, num_particles=16)
 """Comes within a thousandth of a nat of the optimum from a guide that is not far off."""
 
-_COLUMNS = ("mean", "Monte Carlo", "total error")
 _SLOWER = 5
 _RICHER = {"correlation": "full", "shape": "flow"}
 """Term that a larger family adds, to the guide of that family."""
 _RESOLVED = 3.0
 """A gain of so many of its errors says that the refinement was stopped too early."""
+
+
+@final
+@dataclass(frozen=True)
+class GapSettings:
+    """How q* is found for each datum, and how bounds are estimated.
+
+    Args:
+        refinement: How far to go towards q*.
+        full_covariance: Find the best normal with a full covariance too.
+        flow: Find a normalising flow for each datum too, in three times the steps.
+        num_particles: Draws per datum for each bound.
+        batch_size: Data handled at once. Another size draws other particles.
+
+    Raises:
+        ImportError: If a flow is asked for and zuko is not installed.
+        ValueError: If there are fewer than 2 particles.
+    """
+
+    refinement: Refinement = REFINEMENT
+    full_covariance: bool = False
+    flow: bool = False
+    num_particles: int = 1000
+    batch_size: int = field(default=100, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.num_particles < 2:
+            raise ValueError(
+                f"inference_gap needs num_particles >= 2 for its errors, got {self.num_particles}."
+            )
+        if self.flow:
+            require_zuko()
+
+
+_DEFAULT = GapSettings()
 
 
 @final
@@ -118,7 +150,7 @@ class InferenceGap(Result):
     def __str__(self) -> str:
         rows = {name: str(value) for name, value in self.rows.items()}
         last = f"N = {self.num_data}, K = {self.num_particles}"
-        return "\n".join([table("nats per datum", _COLUMNS, rows), *self.notes, last])
+        return "\n".join([table("nats per datum", COLUMNS, rows), *self.notes, last])
 
     def _rows(self) -> list[Row]:
         return _estimates_of(self)
@@ -146,7 +178,7 @@ class GeneralizationGap(Result):
 
     def __str__(self) -> str:
         rows = {"train": self.train, "test": self.test, "test - train": self.difference}
-        return table("amortisation gap", _COLUMNS, {name: str(row) for name, row in rows.items()})
+        return table("amortisation gap", COLUMNS, {name: str(row) for name, row in rows.items()})
 
     def _rows(self) -> list[Row]:
         return _estimates_of(self)
@@ -180,19 +212,15 @@ def inference_gap(
     guide: Program,
     x: RowData,
     log_evidence: Evidence,
+    settings: GapSettings = _DEFAULT,
     *,
-    refinement: Refinement = REFINEMENT,
-    full_covariance: bool = False,
-    flow: bool = False,
-    num_particles: int = 1000,
-    batch_size: int = 100,
     device: torch.device | str | None = None,
     seed: int = 0,
 ) -> InferenceGap:
     """Split ``log p(x) - L[q]`` into ``(log p(x) - L[q*]) + (L[q*] - L[q])``.
 
     q* is the guide with each datum's normal sites moved and stretched so as to maximise that
-    datum's ELBO; ``refinement`` is run twice, the second time from where the first came to and at a
+    datum's ELBO; the refinement is run twice, the second time from where the first came to and at a
     fifth of the rate, and what the second adds is reported. Adam comes to rest near the optimum,
     not at it: what is left counts as approximation, and a guide that is at the optimum has an
     amortisation gap slightly below 0. L[q*] is estimated on draws that the refinement has not seen,
@@ -205,140 +233,96 @@ def inference_gap(
         guide: Pyro guide whose sites are all normal.
         x: The data, shape ``(num_data, *event)``.
         log_evidence: log p(x) of the same data: exact, or the best estimate there is.
-        refinement: How to find q*.
-        full_covariance: Find the best normal with a full covariance too.
-        flow: Find a flow for each datum too (:func:`~ppl_vae.diagnostics._flow_posterior.
-            refine_flow`), in three times the steps.
-        num_particles: Draws per datum for each bound.
-        batch_size: Data handled at once.
+        settings: How q* is found, in which families, and how bounds are estimated.
         device: Where to compute; the data's device if not given.
         seed: Of the draws.
 
     Raises:
-        ImportError: If a flow is asked for and zuko is not installed.
-        ValueError: If the evidence is of another number of data, there are fewer than 2 particles,
-            or the guide has sites that are no normals.
+        ValueError: If the evidence is of another number of data, there are fewer than 2 data, or
+            the guide has sites that are no normals.
 
     References:
         Cremer, Li and Duvenaud, 2018, Inference suboptimality in variational autoencoders.
     """
-    num_data = len(as_rows(x))
+    num_data, programs = len(as_rows(x)), Programs(model, guide)
     if len(log_evidence) != num_data:
         raise ValueError(f"log_evidence is of {len(log_evidence)} data, but x holds {num_data}.")
-    if num_particles < 2 or num_data < 2:
-        raise ValueError(
-            "inference_gap needs 2 data and num_particles >= 2 for its errors, got "
-            f"{num_data} and {num_particles}."
-        )
-    if flow:
-        require_zuko()
-    parts: list[_Bounds] = []
-    programs = Programs(model, guide)
-    with evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look:
-        settings = _Settings(refinement, full_covariance, flow, num_particles)
+    if num_data < 2:
+        raise ValueError(f"inference_gap needs 2 data or more for its errors, got {num_data}.")
+    batches: list[dict[str, DatumMeans]] = []
+    size = ChunkSize.of_data(settings.batch_size)
+    with evaluation(programs, x, size, device=device) as look:
         values = {"log_prob": log_evidence.log_prob, "error": log_evidence.standard_error}
         against = f"log p(x) of hash {hash_tensors(values)}"
         identity = look.identity(f"inference_gap({settings}) to {against}", seed)
         for number, (part, own) in enumerate(look.chunks()):
-            parts.append(settings.bounds(own, part, derive_seed(seed, number)))
-    return replace(_gaps(_Bounds.join(parts), log_evidence, num_particles), identity=identity)
+            batches.append(_bounds(settings, own, part, derive_seed(seed, number)))
+    bounds = {name: DatumMeans.joined([each[name] for each in batches]) for name in batches[0]}
+    return replace(_gaps(bounds, log_evidence, settings.num_particles), identity=identity)
 
 
-@final
-@dataclass(frozen=True)
-class _Bounds:
-    """Per datum, (N,): mean and Monte Carlo variance of each bound and of their differences."""
-
-    value: dict[str, Tensor]
-    noise: dict[str, Tensor]
-
-    @classmethod
-    def join(cls, parts: list["_Bounds"]) -> "_Bounds":
-        names = parts[0].value
-        return cls(
-            {name: torch.cat([part.value[name] for part in parts]) for name in names},
-            {name: torch.cat([part.noise[name] for part in parts]) for name in names},
-        )
-
-    @classmethod
-    def over_particles(cls, terms: dict[str, Float[Tensor, "particles batch"]]) -> "_Bounds":
-        terms = {name: values.double().cpu() for name, values in terms.items()}
-        return cls(
-            {name: values.mean(0) for name, values in terms.items()},
-            {name: values.var(0) / len(values) for name, values in terms.items()},
-        )
-
-    def estimate(self, name: str) -> Estimate:
-        return over_data(self.value[name], self.noise[name])
+def _bounds(
+    settings: GapSettings, programs: Programs, x: Tensor, seed: int
+) -> dict[str, DatumMeans]:
+    """Bounds of the guides for one batch, and their differences."""
+    with seeded(seed, Stream.TRAINING):
+        guides = dict(_guides(settings, programs, x))
+    weights = {}
+    for name, refined in guides.items():
+        # The same noise for all guides, which their differences lose.
+        with seeded(seed, Stream.EVALUATION), torch.no_grad():
+            weights[name] = programs.with_guide(refined).draw(x, settings.num_particles).log_weight
+    terms = {
+        "bound": weights["guide"],
+        "refined_bound": weights["refined"],
+        "amortization": weights["refined"] - weights["guide"],
+        "still_gained": weights["refined"] - weights["half"],
+    }
+    for term, name in _RICHER.items():
+        if name in weights:
+            terms[term] = weights[name] - weights["refined"]
+    return {name: DatumMeans.over_draws(values) for name, values in terms.items()}
 
 
-@final
-@dataclass(frozen=True)
-class _Settings:
-    """How q* is found and bounds are estimated."""
-
-    refinement: Refinement
-    full_covariance: bool
-    flow: bool
-    num_particles: int
-
-    def bounds(self, programs: Programs, x: Tensor, seed: int) -> _Bounds:
-        """Of one batch."""
-        with seeded(seed, Stream.TRAINING):
-            guides = dict(self._guides(programs, x))
-        weights = {}
-        for name, refined in guides.items():
-            # The same noise for all of them.
-            with seeded(seed, Stream.EVALUATION), torch.no_grad():
-                particles = programs.with_guide(refined).draw(x, self.num_particles)
-                weights[name] = particles.log_weight
-        terms = {
-            "bound": weights["guide"],
-            "refined": weights["refined"],
-            "amortization": weights["refined"] - weights["guide"],
-            "still_gained": weights["refined"] - weights["half"],
-        }
-        for term, name in _RICHER.items():
-            if name in weights:
-                terms[term] = weights[name] - weights["refined"]
-        return _Bounds.over_particles(terms)
-
-    def _guides(self, programs: Programs, x: Tensor) -> Iterator[tuple[str, Program]]:
-        half = self.refinement(programs, x, seed=None)
-        # Slower, so that it comes to rest closer to the optimum.
-        slow = replace(self.refinement, learning_rate=self.refinement.learning_rate / _SLOWER)
-        refined = slow(programs.with_guide(half), x, seed=None)
-        yield "guide", programs.required_guide
-        yield "half", half
-        yield "refined", refined
-        if self.full_covariance:
-            yield "full", refine_full_covariance(programs.with_guide(refined), x, self.refinement)
-        if self.flow:
-            yield "flow", refine_flow(programs.with_guide(refined), x, self.refinement)
+def _guides(settings: GapSettings, programs: Programs, x: Tensor) -> Iterator[tuple[str, Program]]:
+    refinement = settings.refinement
+    half = refinement(programs, x, seed=None)
+    # Slower, so that it comes to rest closer to the optimum.
+    slow = replace(refinement, learning_rate=refinement.learning_rate / _SLOWER)
+    refined = slow(programs.with_guide(half), x, seed=None)
+    yield "guide", programs.required_guide
+    yield "half", half
+    yield "refined", refined
+    if settings.full_covariance:
+        yield "full", refine_full_covariance(programs.with_guide(refined), x, refinement)
+    if settings.flow:
+        yield "flow", refine_flow(programs.with_guide(refined), x, refinement)
 
 
-def _gaps(bounds: _Bounds, log_evidence: Evidence, num_particles: int) -> InferenceGap:
+def _gaps(
+    bounds: dict[str, DatumMeans], log_evidence: Evidence, num_particles: int
+) -> InferenceGap:
     log_prob, variance = log_evidence.log_prob.double(), log_evidence.standard_error.square()
     variance = variance.double().nan_to_num()
-    inference = log_prob - bounds.value["bound"]
-    approximation = log_prob - bounds.value["refined"]
-    amortization = bounds.value["amortization"]
+    bound, refined, amortization = (
+        bounds[name] for name in ("bound", "refined_bound", "amortization")
+    )
     per_datum = {
-        "inference": inference,
-        "approximation": approximation,
-        "amortization": amortization,
+        "inference": log_prob - bound.value,
+        "approximation": log_prob - refined.value,
+        "amortization": amortization.value,
     }
-    richer = {n: bounds.estimate(n) if n in bounds.value else None for n in _RICHER}
+    richer = {name: bounds[name].estimate() if name in bounds else None for name in _RICHER}
     return InferenceGap(
         log_evidence=over_data(log_prob, variance),
-        bound=bounds.estimate("bound"),
-        refined_bound=bounds.estimate("refined"),
-        inference=over_data(inference, variance + bounds.noise["bound"]),
-        approximation=over_data(approximation, variance + bounds.noise["refined"]),
-        amortization=bounds.estimate("amortization"),
+        bound=bound.estimate(),
+        refined_bound=refined.estimate(),
+        inference=over_data(per_datum["inference"], variance + bound.noise),
+        approximation=over_data(per_datum["approximation"], variance + refined.noise),
+        amortization=amortization.estimate(),
         correlation=richer["correlation"],
         shape=richer["shape"],
-        still_gained=bounds.estimate("still_gained"),
+        still_gained=bounds["still_gained"].estimate(),
         direction=log_evidence.direction,
         num_data=len(log_prob),
         num_particles=num_particles,

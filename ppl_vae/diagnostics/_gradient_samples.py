@@ -1,22 +1,26 @@
-"""Independent replicates of an objective's gradient, by groups of parameters."""
+"""Independent replicates of an objective's gradient, and what their mean is compared with."""
 
+import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.diagnostics._gradient_bench import GROUPS, Group
-from ppl_vae.objectives import Objective, split_parameters
-from ppl_vae.particles import Program, Programs
+from ppl_vae.diagnostics._gradient_bench import GROUPS, Claim, Group
+from ppl_vae.objectives import AnalyticELBO, Objective, split_parameters
+from ppl_vae.particles import Graph, Particles, Program, Programs
 from ppl_vae.randomness import generator
+from ppl_vae.reference_models import ascent_direction
+from ppl_vae.weights import log_mean_exp
 
 _TIMED_STEPS = 15
 
 Sample = dict[Group, Float[Tensor, "replicates coordinates"]]
+Target = Literal["ELBO", "L_K", "its own bound"]
 
 
 @final
@@ -55,6 +59,12 @@ class Groups:
                 "model and guide depend on no parameter that requires a gradient: make them "
                 "methods of torch modules, use pyro.param, or pass parameters={name: tensor}."
             )
+
+        def chosen(size: int) -> Tensor:
+            if size <= most_coordinates:
+                return torch.arange(size)
+            return torch.randperm(size, generator=generator(0))[:most_coordinates].sort().values
+
         used = {name: p for name, p in parameters.items() if any(name in g for g in found.values())}
         sizes = {
             group: sum(p.numel() for p in members.values()) for group, members in found.items()
@@ -62,9 +72,7 @@ class Groups:
         return cls(
             parameters=used,
             names={group: tuple(members) for group, members in found.items() if members},
-            coordinates={
-                group: _subset(size, most_coordinates) for group, size in sizes.items() if size
-            },
+            coordinates={group: chosen(size) for group, size in sizes.items() if size},
         )
 
     @property
@@ -101,18 +109,6 @@ class Groups:
         raise IndexError(f"{group} has no coordinate {coordinate}.")
 
 
-def _subset(size: int, most: int) -> Tensor:
-    if size <= most:
-        return torch.arange(size)
-    return torch.randperm(size, generator=generator(0))[:most].sort().values
-
-
-def trainable_parameters(programs: Programs, x: Float[Tensor, "batch *event"]) -> dict[str, Tensor]:
-    """Name to leaf tensor of everything trainable behind the programs, each tensor once."""
-    found = programs.modules(x).parameters
-    return {name: value for name, value in found.items() if value.requires_grad}
-
-
 @final
 @dataclass(frozen=True)
 class Loop:
@@ -139,20 +135,84 @@ class Loop:
 
     def _step(self, objective: Objective) -> dict[str, Tensor]:
         loss = objective.differentiable_loss(self.model, self.guide, self.x)
-        return ascent_direction(loss, self.groups.parameters, leading=1)
+        gradients = ascent_direction(loss, self.groups.parameters)
+        return {name: gradient.unsqueeze(0) for name, gradient in gradients.items()}
 
 
-def ascent_direction(
-    loss: Tensor, parameters: Mapping[str, Tensor], leading: int = 0
-) -> dict[str, Tensor]:
-    """The negative gradient of a loss by parameter, 0 where it depends on none."""
-    values = list(parameters.values())
-    found = torch.autograd.grad(loss, values, allow_unused=True)
-    filled = [
-        torch.zeros_like(value) if gradient is None else -gradient
-        for gradient, value in zip(found, values, strict=True)
-    ]
-    return {
-        name: gradient.reshape((1,) * leading + gradient.shape)
-        for name, gradient in zip(parameters, filled, strict=True)
-    }
+@final
+class PathReference(Objective):
+    """The pathwise gradient of another objective's reported bound."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__(objective.num_particles)
+        self.objective = objective
+
+    def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
+        """The other objective's bound, in nats."""
+        return self.objective.bound(particles)
+
+
+@final
+class ScoreReference(Objective):
+    """The score-function gradient of another objective's reported bound, for any latents.
+
+    ``grad bound at fixed z + (bound - baseline) grad sum_k log q(z_k|x)``, the baseline the bound
+    of draws of its own.
+    """
+
+    graph: ClassVar[Graph] = "score"
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__(objective.num_particles)
+        self.objective = objective
+        self._baseline: Tensor | None = None
+
+    def draw(self, model: Program, guide: Program, x: Float[Tensor, "batch *event"]) -> Particles:
+        """The particles, after others for the baseline."""
+        with torch.no_grad():
+            self._baseline = self.objective.bound(super().draw(model, guide, x))
+        return super().draw(model, guide, x)
+
+    def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
+        """The other objective's bound, in nats."""
+        return self.objective.bound(particles)
+
+    def surrogate(
+        self, particles: Particles, bound: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """Direct part of the bound, and its score term."""
+        gain = bound.detach() - (0 if self._baseline is None else self._baseline)
+        return bound + gain * particles.log_proposal.sum(0)
+
+
+def reference_for(objective: Objective, particles: Particles) -> Objective:
+    """Pathwise where every latent has a path, by the score function where one has none."""
+    return ScoreReference(objective) if particles.not_reparameterized else PathReference(objective)
+
+
+def target_of(objective: Objective, particles: Particles) -> Target:
+    """Which bound the objective reports, told by what it makes of scattered log-weights."""
+    noise = torch.randn(particles.log_likelihood.shape, generator=torch.Generator().manual_seed(0))
+    scattered = replace(particles, log_likelihood=noise.to(particles.log_likelihood))
+    found = objective.bound(scattered)
+    log_weight = scattered.log_weight
+    analytic = AnalyticELBO(objective.num_particles).bound(scattered)
+    if any(torch.allclose(found, elbo) for elbo in (log_weight.mean(0), analytic)):
+        return "ELBO"
+    if torch.allclose(found, log_mean_exp(log_weight)):
+        return "L_K"
+    return "its own bound"
+
+
+def claim_of(objective: Objective, group: Group, *, shared: bool) -> Claim:
+    """What the objective says of the gradient of this group.
+
+    A parameter in both groups gets both gradients, so that both must be unbiased for it to be.
+    """
+    wanted = set(GROUPS) if shared else {group}
+    if wanted <= objective.claims.unbiased_with(objective.num_particles):
+        return "unbiased"
+    clauses = objective.claims.gradient.split(";")
+    about = [clause for clause in clauses if any(name in clause for name in wanted)] or clauses
+    says_so = any(re.search(r"\bbias(ed)?\b", clause) for clause in about)
+    return "biased by design" if says_so else "follows another target"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 from zlib import crc32
 
@@ -12,15 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.diagnostics._gradient_bench import (
-    GROUPS,
-    Claim,
     GradientBench,
     Group,
     GroupGradient,
     slopes_of,
 )
-from ppl_vae.diagnostics._gradient_references import ScoreReference, reference_for, target_of
-from ppl_vae.diagnostics._gradient_samples import Groups, Loop, Sample, trainable_parameters
+from ppl_vae.diagnostics._gradient_samples import (
+    Groups,
+    Loop,
+    Sample,
+    ScoreReference,
+    claim_of,
+    reference_for,
+    target_of,
+)
 from ppl_vae.diagnostics._gradient_statistics import (
     Moments,
     bootstrap_moments,
@@ -41,6 +46,7 @@ from ppl_vae.objectives import (
 )
 from ppl_vae.particles import Program, Programs
 from ppl_vae.randomness import Stream, seeded
+from ppl_vae.reference_models import LinearGaussianProblem
 
 _FALSE_ALARM = 0.01
 """Probability that a bench of unbiased gradients reports any bias."""
@@ -60,7 +66,13 @@ Rainforth et al., 2018, for IWAE and for MIWAE with a fixed number of bounds; Tu
 for DReG.
 """
 
+_NUMBERS_AT_ONCE = 200_000
+"""Decoded numbers held at once: what stays in a processor's cache is fastest."""
+_MOST_LOOPED = 2000
+"""Replicates of an objective that needs a step for each."""
+
 Objectives = Sequence[Objective] | Mapping[str, Sequence[Objective]]
+Replicates = int | tuple[int, int]
 
 
 def gradient_statistics(
@@ -69,8 +81,7 @@ def gradient_statistics(
     x: Float[Tensor, "batch *event"],
     objectives: Objectives,
     *,
-    replicates: int = 200,
-    reference_replicates: int | None = None,
+    replicates: Replicates = 200,
     parameters: Mapping[str, Tensor] | None = None,
     most_coordinates: int = 2000,
     seed: int = 0,
@@ -87,16 +98,16 @@ def gradient_statistics(
     no pathwise gradient, its score-function gradient. Both have a standard error, and the z-scores
     hold both. The autograd graph decides what theta and phi are; a parameter can be in both.
 
-    Takes ``replicates`` steps for each objective, and ``reference_replicates`` for each bound.
-    Nothing is changed: neither the parameters nor their ``.grad``.
+    Takes R steps for each objective, and as many, or R', for each bound. Nothing is changed:
+    neither the parameters nor their ``.grad``.
 
     Args:
         model: Pyro model with its data plate at dim -1.
         guide: Pyro guide over the same latents.
         x: One batch, shape ``(batch, *event)``.
         objectives: Objectives, or name to the objectives with different K that go by the name.
-        replicates: Number of independent gradients R that each is estimated from, at least 2.
-        reference_replicates: Of the reference; R if not given.
+        replicates: Number of independent gradients R that each is estimated from, at least 2; or
+            that number and the one of the references.
         parameters: Name to leaf tensor; if not given, those of the modules that model and guide
             are, or are methods of, and those of Pyro's store.
         most_coordinates: Of a larger group, a fixed random subset of so many coordinates.
@@ -113,10 +124,68 @@ def gradient_statistics(
     families = by_family(objectives)
     programs = Programs(model, guide).on(x)
     if parameters is None:
-        parameters = trainable_parameters(programs, x)
+        found = programs.modules(x).parameters
+        parameters = {name: value for name, value in found.items() if value.requires_grad}
     groups = Groups.of(programs, x, parameters, most_coordinates=most_coordinates)
-    bench = Bench(Loop(model, guide, x, groups), replicates, reference_replicates, seed)
-    return bench.run(families)
+    loop = Loop(model, guide, x, groups)
+    return _Bench(loop, loop.sample, *_counts(replicates), seed).run(families)
+
+
+def linear_gaussian_bench(
+    objectives: Objectives,
+    *,
+    problem: LinearGaussianProblem | None = None,
+    replicates: Replicates = 30_000,
+    seed: int = 0,
+) -> GradientBench:
+    """Measure gradients where the ELBO's is exact and 10^4 replicates take a second.
+
+    As :func:`gradient_statistics`, on a linear-Gaussian model with all replicates of a step in one
+    batch, each with parameters of its own. The reference is the exact gradient for objectives that
+    report the ELBO. Objectives that mix data of a batch are measured one step after the other,
+    with at most 2,000 replicates.
+
+    Args:
+        objectives: Objectives, or name to the objectives with different K that go by the name.
+        problem: Model, guide, parameters and data; near the optimum if not given.
+        replicates: R, at least 2; or R and the R' of the references.
+        seed: Of the draws and the bootstrap.
+
+    Raises:
+        ValueError: If there is no objective or fewer than 2 replicates.
+
+    References:
+        Rainforth et al., 2018, Tighter variational bounds are not necessarily better, section 4.
+    """
+    problem = LinearGaussianProblem.near_the_optimum() if problem is None else problem
+    families = by_family(objectives)
+    parameters = problem.copies(1)
+    model, guide = problem.programs(parameters)
+    groups = Groups.of(Programs(model, guide), problem.x, parameters, most_coordinates=10**9)
+    loop = Loop(model, guide, problem.x, groups)
+
+    def sample(objective: Objective, replicates: int) -> Sample:
+        if problem.mixes_data(objective):
+            return loop.sample(objective, min(replicates, _MOST_LOOPED))
+        each = problem.x.numel() * objective.num_particles
+        at_once = max(1, _NUMBERS_AT_ONCE // each)
+        parts = [
+            groups.pick(problem.gradients(objective, min(at_once, replicates - start)))
+            for start in range(0, replicates, at_once)
+        ]
+        return {group: torch.cat([part[group] for part in parts]) for group in parts[0]}
+
+    exact = {group: each[0] for group, each in groups.pick(problem.exact_gradients()).items()}
+    return _Bench(loop, sample, *_counts(replicates), seed, exact).run(families)
+
+
+def _counts(replicates: Replicates) -> tuple[int, int]:
+    """Replicates of an objective and of its reference."""
+    own, reference = (replicates, replicates) if isinstance(replicates, int) else replicates
+    for count in (own, reference):
+        if count < 2:
+            raise ValueError(f"replicates must be 2 or more for a standard error, got {count}.")
+    return own, reference
 
 
 def by_family(objectives: Objectives) -> dict[str, list[Objective]]:
@@ -130,7 +199,9 @@ def by_family(objectives: Objectives) -> dict[str, list[Objective]]:
     else:
         families = {}
         for objective in objectives:
-            families.setdefault(_family(objective), []).append(objective)
+            # As it prints, without the number of particles.
+            bare = re.sub(r"(, )?(num_particles|particles_each)=\d+", "", repr(objective))
+            families.setdefault(bare.replace("(, ", "(").removesuffix("()"), []).append(objective)
     if not any(families.values()):
         raise ValueError("no objective was given: pass some, such as [IWAE(4), DReG(4)].")
     for name, members in families.items():
@@ -140,45 +211,33 @@ def by_family(objectives: Objectives) -> dict[str, list[Objective]]:
     return {name: members for name, members in families.items() if members}
 
 
-def _family(objective: Objective) -> str:
-    """The objective as it prints, without the number of particles."""
-    bare = re.sub(r"(, )?(num_particles|particles_each)=\d+", "", repr(objective))
-    return bare.replace("(, ", "(").removesuffix("()")
-
-
 @final
-@dataclass
-class Bench:
+@dataclass(frozen=True)
+class _Bench:
     """One problem, measured with several objectives.
 
-    Args:
+    Attributes:
         loop: The model, guide, data and groups of parameters.
+        sample: Takes replicates of an objective's gradient.
         replicates: R.
-        reference_replicates: Of each reference; R if None.
+        reference_replicates: Number of replicates of each reference.
         seed: Seed of the draws and the bootstrap.
-        sample: Takes replicates of an objective's gradient; the loop itself if None.
         exact_elbo: Gradient of the exact ELBO summed over the data, by group, if known.
     """
 
     loop: Loop
+    sample: Callable[[Objective, int], Sample]
     replicates: int
-    reference_replicates: int | None
+    reference_replicates: int
     seed: int
-    sample: Callable[[Objective, int], Sample] | None = None
     exact_elbo: dict[Group, Float[Tensor, " coordinates"]] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("replicates", "reference_replicates"):
-            value = getattr(self, name)
-            if value is not None and value < 2:
-                raise ValueError(f"{name} must be 2 or more for a standard error, got {value}.")
-        self._references: dict[tuple[str, int], Reference] = {}
+    _references: dict[tuple[str, int], "_Reference"] = field(default_factory=dict)
 
     def run(self, families: Mapping[str, Sequence[Objective]]) -> GradientBench:
         """Measure every objective."""
         groups = self.loop.groups
         comparisons = sum(map(len, families.values())) * groups.num_coordinates
-        freedom = min(self.replicates, self.reference_replicates or self.replicates) - 1
+        freedom = min(self.replicates, self.reference_replicates) - 1
         limit = largest_innocent_z(_FALSE_ALARM, comparisons, freedom)
         rows = tuple(
             row
@@ -205,122 +264,74 @@ class Bench:
 
     def _rows(self, name: str, objective: Objective, limit: float) -> list[GroupGradient]:
         """The objective's row for each group."""
-        reference = self._reference(objective)
+        reference, groups, rows = self._reference(objective), self.loop.groups, []
         with seeded(0):
             seconds = self.loop.seconds(objective)
         with self._random("sample", name, objective):
-            sample = self._sample(objective, self.replicates)
-            rounding = _rounding(sample, self.loop.x.dtype)
-            return [
-                self._row(name, objective, group, gradients, reference, rounding, limit, seconds)
-                for group, gradients in sample.items()
-            ]
+            sample = self.sample(objective, self.replicates)
+            # What rounding can make of a gradient that is 0, next to the largest ones.
+            largest = max(values.square().mean(0).sqrt().max() for values in sample.values())
+            rounding = 16 * torch.finfo(self.loop.x.dtype).eps * float(largest)
+            for group, gradients in sample.items():
+                moments, resampled = Moments.of(gradients), bootstrap_moments(gradients)
+                live = gradients.abs().amax(0) > rounding
+                bias = compare_means(moments, reference.moments[group], rounding)
+                row = GroupGradient(
+                    objective=name,
+                    num_particles=objective.num_particles,
+                    group=group,
+                    replicates=len(gradients),
+                    signal_to_noise=median_signal_to_noise(moments, resampled, live),
+                    variance=mean_variance(moments, resampled, live),
+                    bias=bias,
+                    claim=claim_of(objective, group, shared=bool(groups.shared)),
+                    biased=abs(bias.largest_z) > limit,
+                    reference=reference.description,
+                    coordinates=len(live),
+                    live=int(live.sum()),
+                    worst=groups.label(group, bias.coordinate),
+                    seconds=seconds,
+                    # A simulation runs the model once more.
+                    decoder_evaluations=int(objective.num_particles)
+                    * (1 if objective.simulates == "nothing" else 2),
+                )
+                rows.append(row)
+        return rows
 
-    def _row(
-        self,
-        name: str,
-        objective: Objective,
-        group: Group,
-        gradients: Float[Tensor, "replicates coordinates"],
-        reference: "Reference",
-        rounding: float,
-        limit: float,
-        seconds: float,
-    ) -> GroupGradient:
-        moments, resampled = Moments.of(gradients), bootstrap_moments(gradients)
-        live = gradients.abs().amax(0) > rounding
-        bias = compare_means(moments, reference.moments[group], rounding)
-        return GroupGradient(
-            objective=name,
-            num_particles=objective.num_particles,
-            group=group,
-            replicates=len(gradients),
-            signal_to_noise=median_signal_to_noise(moments, resampled, live),
-            variance=mean_variance(moments, resampled, live),
-            bias=bias,
-            claim=claim_of(objective, group, shared=bool(self.loop.groups.shared)),
-            biased=abs(bias.largest_z) > limit,
-            reference=reference.description,
-            coordinates=len(live),
-            live=int(live.sum()),
-            worst=self.loop.groups.label(group, bias.coordinate),
-            seconds=seconds,
-            decoder_evaluations=_decoder_evaluations(objective),
-        )
-
-    def _reference(self, objective: Objective) -> "Reference":
+    def _reference(self, objective: Objective) -> "_Reference":
         """The gradient of the reported bound; taken once for the objectives that report it."""
         with seeded(0), torch.no_grad():
             particles = objective.draw(self.loop.model, self.loop.guide, self.loop.x)
         target = target_of(objective, particles)
         if target == "ELBO" and self.exact_elbo is not None:
-            return Reference.exact(self.exact_elbo)
+            exact = {
+                group: Moments(value, torch.zeros_like(value), 1)
+                for group, value in self.exact_elbo.items()
+            }
+            return _Reference("exact gradient of the ELBO", exact)
         own = repr(objective) if target == "its own bound" else ""
         key = f"{target} {own}", objective.num_particles
         if key not in self._references:
-            count = self.reference_replicates or self.replicates
-            other = reference_for(objective, particles)
+            count, other = self.reference_replicates, reference_for(objective, particles)
             with self._random("reference", key[0], objective):
-                drawn = self._sample(other, count)
+                drawn = self.sample(other, count)
             kind = "score-function" if isinstance(other, ScoreReference) else "pathwise"
-            self._references[key] = Reference(
+            self._references[key] = _Reference(
                 f"{kind} gradient of {target}, {count} replicates",
                 {group: Moments.of(gradients) for group, gradients in drawn.items()},
             )
         return self._references[key]
 
-    def _sample(self, objective: Objective, replicates: int) -> Sample:
-        return (self.sample or self.loop.sample)(objective, replicates)
-
-    def _random(self, *key: object) -> AbstractContextManager[None]:
+    def _random(self, use: str, name: str, objective: Objective) -> AbstractContextManager[None]:
         """A stream of the name's own, so that no row depends on which others are measured."""
-        *names, objective = key
-        label = " ".join(map(str, names)).encode()
-        count = objective.num_particles if isinstance(objective, Objective) else 0
-        return seeded(self.seed, Stream.EVALUATION, crc32(label), count)
+        label = crc32(f"{use} {name}".encode())
+        return seeded(self.seed, Stream.EVALUATION, label, objective.num_particles)
 
 
 @final
 @dataclass(frozen=True)
-class Reference:
+class _Reference:
     """What a mean gradient is compared with, and how it was come by."""
 
     description: str
     moments: dict[Group, Moments]
-
-    @classmethod
-    def exact(cls, gradient: Mapping[Group, Float[Tensor, " coordinates"]]) -> "Reference":
-        """A gradient without error."""
-        return cls(
-            "exact gradient of the ELBO",
-            {
-                group: Moments(value, torch.zeros_like(value), 1)
-                for group, value in gradient.items()
-            },
-        )
-
-
-def claim_of(objective: Objective, group: Group, *, shared: bool) -> Claim:
-    """What the objective says of the gradient of this group.
-
-    A parameter in both groups gets both gradients, so that both must be unbiased for it to be.
-    """
-    wanted = set(GROUPS) if shared else {group}
-    if wanted <= objective.claims.unbiased_with(objective.num_particles):
-        return "unbiased"
-    clauses = objective.claims.gradient.split(";")
-    about = [clause for clause in clauses if any(name in clause for name in wanted)] or clauses
-    says_so = any(re.search(r"\bbias(ed)?\b", clause) for clause in about)
-    return "biased by design" if says_so else "follows another target"
-
-
-def _decoder_evaluations(objective: Objective) -> int:
-    """Per datum and step. A simulation runs the model once more."""
-    runs = 1 if objective.simulates == "nothing" else 2
-    return runs * int(objective.num_particles)
-
-
-def _rounding(sample: Sample, dtype: torch.dtype) -> float:
-    """What rounding can make of a gradient that is 0, next to the largest ones."""
-    largest = max(gradients.square().mean(0).sqrt().max() for gradients in sample.values())
-    return 16 * torch.finfo(dtype).eps * float(largest)

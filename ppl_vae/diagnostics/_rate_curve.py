@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae import plots
-from ppl_vae.diagnostics._decomposition import Estimate
-from ppl_vae.diagnostics._estimates import over_data, table
+from ppl_vae.diagnostics._estimates import Estimate, over_data, table
 from ppl_vae.display import Axes, Panel, Result, Row, fields_of
 from ppl_vae.evidence import TOLERATED_FRACTION, required_effective
 from ppl_vae.identity import Identity

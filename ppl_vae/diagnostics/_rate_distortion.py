@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
-from os import PathLike
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.data import RowData
-from ppl_vae.diagnostics._decomposition import Estimate
 from ppl_vae.diagnostics._estimates import over_data
 from ppl_vae.diagnostics._rate_curve import QUANTITIES, PerDatum, RateDistortion
 from ppl_vae.evidence import (
@@ -20,7 +17,6 @@ from ppl_vae.evidence import (
     Annealer,
     Call,
     Columns,
-    Mass,
     Purpose,
     Streams,
     require_numbers,
@@ -31,6 +27,8 @@ from ppl_vae.weights import RunningWeights, normalized_weights
 BETAS = tuple(2.0**power for power in range(-4, 6))
 """Powers of 2 from 1/16, where next to nothing is coded, to 32: a decoder's last nats of distortion
 cost a rate that grows without end, and chains that can no longer follow."""
+ANNEALING = AnnealedImportanceSampling(500, mass="guide")
+_CALL = Call()
 
 
 def rate_distortion(
@@ -39,16 +37,9 @@ def rate_distortion(
     x: RowData,
     betas: Sequence[float] = BETAS,
     *,
-    num_temperatures: int = 500,
-    num_chains: int = 16,
-    leapfrog_steps: int = 5,
-    mass: Mass = "guide",
+    annealing: AnnealedImportanceSampling = ANNEALING,
     num_particles: int = 100,
-    device: torch.device | str | None = None,
-    seed: int | None = 0,
-    progress: bool = False,
-    checkpoint: str | PathLike[str] | None = None,
-    rows: int | None = None,
+    call: Call = _CALL,
 ) -> RateDistortion:
     """``log Z_b``, ``D = sum_k v_k (-log p(x|z_k))`` and ``R = -b D - log Z_b`` at each b.
 
@@ -68,20 +59,15 @@ def rate_distortion(
     Args:
         model: Pyro model with its data plate at dim -1, all latents continuous.
         guide: Pyro guide over the same latents: for its own point, and for the mass matrices; None
-            with ``mass="unit"``: the curve alone.
+            with a unit mass: the curve alone.
         x: The data, shape ``(num_data, *event)``.
         betas: Where to stop, all above 0; in any order.
-        num_temperatures: T.
-        num_chains: K.
-        leapfrog_steps: L, of each transition.
-        mass: ``guide``: diagonal, by the spread of draws from prior and guide; or ``unit``.
+        annealing: T temperatures, K chains, L leapfrog steps of each transition, and the mass:
+            ``guide``: diagonal, by the spread of draws from prior and guide; or ``unit``. It starts
+            from the prior; the spacing is the curve's own.
         num_particles: Draws per datum for the guide's point.
-        device: Where to compute; the data's device if not given.
-        seed: Of the draws; ``None`` uses the caller's random state.
-        progress: Show a progress bar on the terminal.
-        checkpoint: File to which every finished chunk of data is written. Where it is there
-            already, the run goes on from it, to the same numbers.
-        rows: Chains times data moved at once; by default what suits the device.
+        call: Device, seed, progress bar, and the file of finished chunks, from which another call
+            goes on to the same numbers.
 
     Raises:
         ValueError: If a b is not above 0, there are fewer temperatures than b's or fewer than 2
@@ -93,39 +79,14 @@ def rate_distortion(
         Alemi, Poole, Fischer, Dillon, Saurous and Murphy, 2018, Fixing a broken ELBO.
     """
     stops = tuple(sorted({float(beta) for beta in betas}))
-    _require_settings(stops, num_temperatures, num_chains, num_particles)
-    annealing = AnnealedImportanceSampling(
-        num_temperatures,
-        num_chains,
-        leapfrog_steps,
-        mass=mass,
-        rows=rows,
-    )
-    levels, places = _levels(stops, num_temperatures)
-
-    def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
-        if guide is not None:
-            look.require_density("it has no rate")
-        annealer = annealing.prepare(look.programs, x, streams, levels)
-        with streams.stream(Purpose.FORWARD):
-            curve = _pass(annealer, places, stops)
-            if guide is None:
-                return curve
-            particles = look.programs.draw(x, num_particles)
-        return curve | _guide_columns(particles)
-
-    call = Call(device, seed, progress, checkpoint)
-    settings = f"rate-distortion at {stops}, {num_particles} particles, {annealing!r}"
-    found = annealing.by_chunk(call, settings, estimate, Programs(model, guide), x)
-    curve = _result(found.columns, stops, num_chains, num_temperatures)
-    return replace(curve, identity=found.identity)
-
-
-def _require_settings(
-    stops: tuple[float, ...], num_temperatures: int, num_chains: int, num_particles: int
-) -> None:
+    num_temperatures, num_chains = annealing.num_temperatures, annealing.num_chains
     if not stops or not all(0 < beta < math.inf for beta in stops):
         raise ValueError(f"betas must be finite and above 0, one or more, got {list(stops)}.")
+    if annealing.start != "prior":
+        raise ValueError(
+            f"the curve starts from the prior, got an annealing with start={annealing.start!r}: "
+            "leave start out."
+        )
     if num_temperatures < len(stops):
         raise ValueError(
             f"rate_distortion needs a temperature for each of {len(stops)} betas or more, got "
@@ -136,6 +97,38 @@ def _require_settings(
             "rate_distortion needs num_chains >= 2 and num_particles >= 2 for its errors, got "
             f"{num_chains} and {num_particles}."
         )
+    levels, places = _levels(stops, num_temperatures)
+
+    def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
+        if guide is not None:
+            look.require_density("it has no rate")
+        annealer = annealing.prepare(look.programs, x, streams, levels)
+        with streams.stream(Purpose.FORWARD):
+            curve = _pass(annealer, dict(zip(places, stops, strict=True)))
+            if guide is None:
+                return curve
+            particles = look.programs.draw(x, num_particles)
+        return curve | _guide_columns(particles)
+
+    settings = f"rate-distortion at {stops}, {num_particles} particles, {annealing!r}"
+    found = annealing.by_chunk(call, settings, estimate, Programs(model, guide), x)
+    columns = found.columns
+    of_guide: dict[str, Any] = {
+        name: over_data(columns[name], columns[f"{name}_noise"]) if name in columns else None
+        for name in ("guide_distortion", "guide_rate")
+    }
+    quantities: dict[str, Any] = {
+        name: PerDatum(columns[name].mT, columns[f"{name}_error"].mT) for name in QUANTITIES
+    }
+    return RateDistortion(
+        betas=stops,
+        **quantities,
+        effective_sample_size=columns["effective_sample_size"].mT,
+        **of_guide,
+        num_chains=num_chains,
+        num_temperatures=num_temperatures,
+        identity=found.identity,
+    )
 
 
 def _levels(
@@ -153,11 +146,9 @@ def _levels(
     return torch.cat(parts), places
 
 
-def _pass(
-    annealer: Annealer, places: list[int], stops: tuple[float, ...]
-) -> dict[str, Float[Tensor, "batch betas"]]:
+def _pass(annealer: Annealer, beta_at: dict[int, float]) -> dict[str, Float[Tensor, "batch betas"]]:
     """What is seen of the chains on their way through the b's of the curve."""
-    chains, beta_at = annealer.path.draw(), dict(zip(places, stops, strict=True))
+    chains = annealer.path.draw()
     log_weight, seen = torch.zeros_like(chains.base, dtype=torch.float64), []
     for point in range(1, annealer.last + 1):
         log_weight = log_weight + annealer.increment(chains, point - 1, point)
@@ -205,24 +196,3 @@ def _guide_columns(particles: Particles) -> dict[str, Float[Tensor, " batch"]]:
     named = {"guide_distortion": -particles.log_likelihood.double(), "guide_rate": rate.double()}
     means = {name: values.mean(0) for name, values in named.items()}
     return means | {f"{name}_noise": v.var(0) / len(v) for name, v in named.items()}
-
-
-def _of_guide(columns: Columns, name: str) -> Estimate | None:
-    return over_data(columns[name], columns[f"{name}_noise"]) if name in columns else None
-
-
-def _result(
-    columns: Columns, stops: tuple[float, ...], num_chains: int, num_temperatures: int
-) -> RateDistortion:
-    quantities: dict[str, Any] = {
-        name: PerDatum(columns[name].mT, columns[f"{name}_error"].mT) for name in QUANTITIES
-    }
-    return RateDistortion(
-        betas=stops,
-        **quantities,
-        effective_sample_size=columns["effective_sample_size"].mT,
-        guide_distortion=_of_guide(columns, "guide_distortion"),
-        guide_rate=_of_guide(columns, "guide_rate"),
-        num_chains=num_chains,
-        num_temperatures=num_temperatures,
-    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from ppl_vae.data import Rows
@@ -14,6 +15,7 @@ from ppl_vae.diagnostics import (
     Calibration,
     Decomposition,
     ElboSurgery,
+    GapSettings,
     GeneralizationGap,
     InferenceGap,
     RateDistortion,
@@ -27,7 +29,7 @@ from ppl_vae.diagnostics import (
     simulation_based_calibration,
 )
 from ppl_vae.display import Result
-from ppl_vae.evidence import Evidence, ImportanceSampling
+from ppl_vae.evidence import AnnealedImportanceSampling, Call, Evidence, ImportanceSampling
 from ppl_vae.identity import identity_of
 from ppl_vae.particles import Programs, zero_offsets
 from ppl_vae.refinement import Refinement
@@ -116,7 +118,7 @@ def diagnose_run(
         train=train,
         rate_data=run.rows(split, rate_data, file),
         estimator=ImportanceSampling(particles, refine=_refinement_of(run, data.x)),
-        annealing={"num_temperatures": temperatures, "num_chains": chains},
+        annealing=AnnealedImportanceSampling(temperatures, chains, mass="guide"),
         flow=flow,
         seed=seed,
         report=report,
@@ -154,7 +156,7 @@ class _Work:
     train: Rows | None
     rate_data: Rows
     estimator: ImportanceSampling
-    annealing: dict[str, Any]
+    annealing: AnnealedImportanceSampling
     flow: bool
     seed: int
     report: Callable[[str], None]
@@ -194,7 +196,7 @@ class _Work:
             return None
 
         def compute(_: Path | None, **call: Any) -> InferenceGap:
-            return inference_gap(**call, **richer, log_evidence=log_evidence)
+            return inference_gap(**call, log_evidence=log_evidence, settings=GapSettings(**richer))
 
         return self._kept(name, rows, compute)
 
@@ -210,8 +212,11 @@ class _Work:
         if len(self.rate_data) == 0:
             raise ValueError("not asked for")
 
-        def compute(file: Path | None, **call: Any) -> RateDistortion:
-            return rate_distortion(**call, **self.annealing, checkpoint=file)
+        def compute(
+            file: Path | None, device: torch.device | str, seed: int, **call: Any
+        ) -> RateDistortion:
+            how = Call(device, seed, checkpoint=file)
+            return rate_distortion(**call, annealing=self.annealing, call=how)
 
         return self._kept(name, self.rate_data, compute)
 

@@ -1,22 +1,24 @@
-"""The rungs of an estimator about its answers for given data."""
+"""The rungs of an estimator about its answers for given data, and about its side effects."""
 
 import dataclasses
-from dataclasses import replace
 
 import torch
-from pyro import poutine
+from pyro import get_param_store
+from torch import Tensor, nn
 
+from ppl_vae.evidence import Evidence
 from ppl_vae.randomness import derive_seed
-from ppl_vae.testing._comparison import Answer
-from ppl_vae.testing._known import (
+from ppl_vae.reference_models import (
     BinaryAutoencoder,
-    at_posterior,
     binary,
-    discrete_latents,
-    off_posterior,
-    off_posterior_chain,
+    discrete_data,
+    exact,
+    exact_chain,
+    same_draws,
+    wide_chain,
 )
-from ppl_vae.testing._trial import Trial, agreement, with_field
+from ppl_vae.testing._comparison import Answer
+from ppl_vae.testing._trial import Trial, agreement, off_posterior, short_seed, with_field
 
 _DATA = 8
 _SCALE = 25.0
@@ -37,7 +39,7 @@ def result(trial: Trial, seed: int) -> Answer:
 def evidence_at_posterior(trial: Trial, seed: int) -> Answer:
     """With the posterior as the guide, log p(x) within the error: to rounding, if that is 0."""
     comparisons = []
-    for number, known in enumerate(at_posterior(_DATA)):
+    for number, known in enumerate((exact(_DATA), exact_chain(_DATA, bottom_up=True))):
         found = trial.estimate(known, derive_seed(seed, number))
         comparisons += agreement(f"log p(x), {known.name}", found, known.log_evidence)
     return comparisons
@@ -46,7 +48,7 @@ def evidence_at_posterior(trial: Trial, seed: int) -> Answer:
 def every_datum(trial: Trial, seed: int) -> Answer:
     """Data with different log p(x) get their own, in three models."""
     found = [(trial.few, trial.first)]
-    others = [off_posterior_chain(_DATA)]
+    others = [wide_chain(_DATA)]
     if trial.centred:
         # Elsewhere the gap of a bound is not the same for all data.
         others.append(binary(BinaryAutoencoder()))
@@ -61,9 +63,8 @@ def every_datum(trial: Trial, seed: int) -> Answer:
 
 def scale(trial: Trial, seed: int) -> Answer:
     """What multiplies all log-densities of a training step is none of the evidence's."""
-    known = off_posterior_chain(_DATA)
-    model, guide = (poutine.scale(p, scale=_SCALE) for p in (known.model, known.guide))
-    found = trial.estimate(replace(known, model=model, guide=guide), seed)
+    known = wide_chain(_DATA)
+    found = trial.estimate(known.scaled(_SCALE), seed)
     what = f"log p(x), scaled by {_SCALE:g}"
     return agreement(what, found, known.log_evidence, relation=trial.relation)
 
@@ -72,7 +73,7 @@ def discrete(trial: Trial, seed: int) -> Answer:
     """With discrete latents log p(x) too, or a ValueError that names a site."""
     if not trial.centred:
         return "not applicable"
-    known = discrete_latents(_DATA)
+    known = discrete_data(_DATA)
     try:
         found = trial.estimate(known, seed)
     except ValueError as error:
@@ -98,3 +99,93 @@ def chunks(trial: Trial, seed: int) -> Answer:
     at_once = trial.estimate(known, derive_seed(seed, 1), estimator=every)
     what = f"log p(x) with rows={_FEW_ROWS} against rows={_ALL_ROWS}"
     return agreement(what, by_parts, at_once.log_prob, at_once.standard_error)
+
+
+def seeds(trial: Trial, seed: int) -> Answer:
+    """The seed, and it alone, decides on the numbers; the caller's random state stays as it was."""
+    given = short_seed(trial.first_seed)
+    again = _with_state_kept(trial, derive_seed(seed, 1), given)
+    _require(_equal(trial.first, again), f"the same numbers for the same seed, {given}", "others")
+    if trial.random:
+        other = _with_state_kept(trial, derive_seed(seed, 1), given + 1)
+        _require(not _equal(again, other), f"other numbers for seed {given + 1}", "the same")
+        with same_draws(seed):
+            one, two = (_ask(trial, None) for _ in range(2))
+        what = "other numbers each time with seed=None, from the caller's random state"
+        _require(not _equal(one, two), what, "the same")
+    return []
+
+
+def _with_state_kept(trial: Trial, state: int, given: int) -> Evidence:
+    with same_draws(state):
+        before = torch.get_rng_state()
+        found = _ask(trial, given)
+        kept = torch.equal(before, torch.get_rng_state())
+    _require(kept, "torch's random state as it was, with a seed given", "another")
+    return found
+
+
+def _ask(trial: Trial, seed: int | None) -> Evidence:
+    return trial.estimator(trial.few.model, trial.few.guide, trial.few.x, seed=seed)
+
+
+def no_trace_left(trial: Trial, seed: int) -> Answer:
+    """Programs, data, gradients and modes stay as they were, with autograd on and off."""
+    module = BinaryAutoencoder()
+    module.encoder.eval()
+    module.decoder.bias.requires_grad_(False)
+    module.decoder.weight.grad = torch.ones_like(module.decoder.weight)
+    known = binary(module)
+    before, answers = _state(module, known.x), []
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            answers.append(trial.estimate(known, seed))
+            mode = "on" if enabled else "off"
+            switched = torch.is_grad_enabled() != enabled
+            _require(not switched, f"autograd {mode} afterwards, as before", "it switched")
+        after = _state(module, known.x)
+        for name, old in before.items():
+            what = f"{name} as before, with autograd {mode}"
+            _require(_same(old, after[name]), what, f"{after[name]} in place of {old}")
+    _require(_equal(*answers), "the same numbers with autograd on and off", "others")
+    return []
+
+
+def _state(module: nn.Module, x: Tensor) -> dict[str, object]:
+    """Everything that an estimator could leave a trace in."""
+    state: dict[str, object] = {"x": x.clone(), "Pyro's store": sorted(get_param_store())}
+    for name, part in module.named_modules():
+        state[f"training mode of {name or 'the module'}"] = part.training
+    for name, parameter in module.named_parameters():
+        state[name] = parameter.detach().clone()
+        state[f"{name}.requires_grad"] = parameter.requires_grad
+        grad = parameter.grad
+        state[f"{name}.grad"] = None if grad is None else grad.clone()
+    return state
+
+
+def _same(old: object, new: object) -> bool:
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        return torch.equal(old, new)
+    return type(old) is type(new) and old == new
+
+
+def no_data(trial: Trial, seed: int) -> Answer:
+    """Without data there is a ValueError."""
+    few = trial.few
+    try:
+        found = trial.estimator(few.model, few.guide, few.x[:0], seed=short_seed(seed))
+    except ValueError:
+        return []
+    raise AssertionError(f"no data: expected a ValueError, found {type(found).__name__}")
+
+
+def _equal(a: Evidence, b: Evidence) -> bool:
+    """To the bit."""
+    names = ("log_prob", "standard_error", "effective_sample_size")
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
+
+
+def _require(holds: bool, expected: str, found: str) -> None:
+    if not holds:
+        raise AssertionError(f"expected {expected}, found {found}")

@@ -1,6 +1,7 @@
-"""Comparisons of what was found with what was expected, and the report they add up to."""
+"""Comparisons of numbers with what they should be, rungs of comparisons, and their report."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -25,13 +26,12 @@ class Discrepancy:
     """A number found, what it should be, and how far apart they may be.
 
     Attributes:
-        what: What is compared.
+        what: Name of the quantity.
         found: The number.
-        expected: What it is compared with.
+        expected: The number that it is compared with.
         error: Standard error of their difference; None where they should be equal to rounding.
         relation: ``found`` equals ``expected``, or is at most or at least that.
-        skewness: Of the difference, an estimate itself: that of the replicates over the root of
-            their number.
+        skewness: Skewness of the difference: that of the replicates over the root of their number.
     """
 
     what: str
@@ -43,7 +43,7 @@ class Discrepancy:
 
     @property
     def deviation(self) -> float:
-        """In standard errors (z) or, for an identity, relative; positive where found is larger.
+        """Deviation in standard errors (z) or, for an identity, relative; positive if too large.
 
         z is made normal to second order: products of weights are skewed, and the mean of a
         thousand would raise false alarms far out in the tail, where the limit lies.
@@ -61,7 +61,7 @@ class Discrepancy:
         return z + s * (z**2 / 3 + 1 / 6) + s**2 * z**3 / 27
 
     def excess(self, limit: float) -> float:
-        """How many times the deviation is what it may be, given the limit of z; above 1 it fails.
+        """Ratio of the deviation to what it may be, given the limit of z; above 1 it fails.
 
         A deviation to the side that the relation allows counts for nothing.
         """
@@ -89,10 +89,10 @@ class Rung:
     """One rung of the ladder.
 
     Attributes:
-        name: What it is about.
-        comparisons: All that were made.
-        skipped: Why none were made, if so.
-        raised: What was raised instead of an answer.
+        name: Name of the rung.
+        comparisons: All comparisons that were made.
+        skipped: Reason why none were made, if so.
+        raised: Exception that was raised instead of an answer.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Rung:
         return [comparison for comparison in ordered if comparison.excess(limit) > 1]
 
     def outcome(self, limit: float) -> _Outcome:
-        """What came of it, given the limit of |z|."""
+        """Outcome of the rung, given the limit of z."""
         if self.raised is not None or self.failed(limit):
             return "failed"
         return self.skipped or "passed"
@@ -146,7 +146,7 @@ class Report:
     """The rungs of a check, in order; prints as a table.
 
     Attributes:
-        subject: What was checked.
+        subject: Name of what was checked.
         rungs: All rungs.
         limit: Largest absolute z of an innocent comparison: the false-alarm rate of the whole
             check, split over its statistical comparisons (Bonferroni).
@@ -158,7 +158,7 @@ class Report:
 
     @classmethod
     def of(cls, subject: str, rungs: list[Rung], false_alarm: float) -> "Report":
-        """A report whose limit on |z| follows from the rate and the number of comparisons."""
+        """A report whose limit of z follows from the rate and the number of comparisons."""
         count = sum(rung.num_statistical for rung in rungs)
         return cls(subject, tuple(rungs), float(norm.isf(false_alarm / 2 / max(count, 1))))
 
@@ -236,3 +236,42 @@ def share_is(
     # Near the share itself the two agree, and so far away that the tail is 0 either will do.
     error = abs(found - share) / z if 1 < z < math.inf else error
     return Discrepancy(what, found, share, error, relation)
+
+
+def run_ladder(
+    subject: str,
+    ladder: Mapping[str, Callable[[], Answer]],
+    false_alarm: float,
+    *,
+    foundation: str | None = None,
+) -> Report:
+    """Test every rung, in order.
+
+    Args:
+        subject: What is checked, as the report calls it.
+        ladder: Name to the rung.
+        false_alarm: Probability that a right subject fails, over all rungs together (Bonferroni).
+        foundation: The rung without which those after it would only repeat what it says.
+
+    Raises:
+        AssertionError: If a rung fails; one line for each.
+        ValueError: If ``false_alarm`` is not between 0 and 1.
+    """
+    if not 0 < false_alarm < 1:
+        raise ValueError(f"false_alarm must be between 0 and 1, got {false_alarm}.")
+    rungs: list[Rung] = []
+    with torch.enable_grad():
+        for name, rung in ladder.items():
+            broken = any(r.name == foundation and r.raised is not None for r in rungs)
+            rungs.append(Rung(name, skipped="not reached") if broken else _run(name, rung))
+    report = Report.of(subject, rungs, false_alarm)
+    report.require_passed()
+    return report
+
+
+def _run(name: str, rung: Callable[[], Answer]) -> Rung:
+    try:
+        answer = rung()
+    except Exception as error:  # what anybody wrote may raise anything
+        return Rung(name, raised=error)
+    return Rung(name, skipped=answer) if isinstance(answer, str) else Rung(name, tuple(answer))

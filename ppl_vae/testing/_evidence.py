@@ -10,12 +10,13 @@ from ppl_vae.testing._answers import (
     discrete,
     every_datum,
     evidence_at_posterior,
+    no_data,
+    no_trace_left,
     result,
     scale,
+    seeds,
 )
-from ppl_vae.testing._comparison import Answer, Report
-from ppl_vae.testing._conduct import no_data, no_trace_left, seeds
-from ppl_vae.testing._ladder import climb
+from ppl_vae.testing._comparison import Answer, Report, run_ladder
 from ppl_vae.testing._replicates import (
     coverage,
     exponential,
@@ -111,4 +112,4 @@ def check_evidence(
         name: partial(rung, trial, derive_seed(seed, number))
         for number, (name, rung) in enumerate(LADDER.items())
     }
-    return climb(repr(estimator), ladder, false_alarm, foundation="result")
+    return run_ladder(repr(estimator), ladder, false_alarm, foundation="result")

@@ -1,23 +1,42 @@
-"""The rungs of an objective that hold in expectation, by z-scores of independent replicates."""
+"""The rungs of an objective that hold in expectation: over replicates, or over all draws."""
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.objectives import Objective, split_parameters
 from ppl_vae.particles import Programs
 from ppl_vae.randomness import derive_seed
+from ppl_vae.reference_models import (
+    DISCRETE_STATES,
+    Parameters,
+    ReferenceModel,
+    ascent_direction,
+    discrete,
+    exact,
+    exact_chain,
+    given,
+    one_layer,
+    same_draws,
+    two_layers,
+)
 from ppl_vae.testing._comparison import Answer, Discrepancy, mean_is, same
-from ppl_vae.testing._draws import ascent, bound_of, central_differences, same_draws
-from ppl_vae.testing._programs import Case, exact, exact_chain, one_layer, two_layers
+from ppl_vae.testing._identities import bound_of, gradient_of
 
 _Group = Literal["theta", "phi", "shared"]
 _DRAWS = 10_000
 """Particles of one estimate, over all its replicates."""
 _FEWEST = 1000
 """Replicates that a standard error is taken from, at the least."""
+_MOST_ENUMERATED = 3
+"""Particles whose joint values are all laid out."""
+_STEP = 6e-6
+"""About the cube root of the double precision, where a central difference is most accurate."""
 
 
 def num_replicates(objective: Objective) -> int:
@@ -42,11 +61,15 @@ def evidence_at_posterior(objective: Objective, seed: int) -> Answer:
         exact_chain(count, bottom_up=True),
     ]
     comparisons = []
-    for number, (case, log_evidence) in enumerate(cases):
-        bound = bound_of(objective, case, case.parameters, derive_seed(seed, number))
+    for number, case in enumerate(cases):
+        bound = bound_of(objective, case, derive_seed(seed, number))
         what = f"bound against log p(x), {case.name}"
-        comparisons.append((same if precise else mean_is)(what, bound, log_evidence))
+        comparisons.append((same if precise else mean_is)(what, bound, case.log_evidence))
     return comparisons
+
+
+def _far_from_posterior(objective: Objective) -> ReferenceModel:
+    return exact(num_replicates(objective), shift=1.0, wider=1.4)
 
 
 def direction_of_bound(objective: Objective, seed: int) -> Answer:
@@ -54,33 +77,58 @@ def direction_of_bound(objective: Objective, seed: int) -> Answer:
     direction = objective.claims.direction
     if direction == "neither":
         return "not claimed"
-    case, log_evidence = _far_from_posterior(objective)
-    bound = bound_of(objective, case, case.parameters, seed)
+    case = _far_from_posterior(objective)
     relation: Literal["<=", ">="] = "<=" if direction == "lower" else ">="
     what = f"mean {direction} bound against log p(x)"
-    return [mean_is(what, bound, log_evidence, relation)]
+    return [mean_is(what, bound_of(objective, case, seed), case.log_evidence, relation)]
 
 
 def grows_with_particles(objective: Objective, seed: int) -> Answer:
     """The expectation with twice the particles is not below that with as many as given."""
     if not objective.claims.grows:
         return "not claimed"
-    (case, _), count = _far_from_posterior(objective), objective.num_particles
+    case, count = _far_from_posterior(objective), objective.num_particles
     few, many = (
-        bound_of(with_particles(objective, k), case, case.parameters, derive_seed(seed, k))
+        bound_of(with_particles(objective, k), case, derive_seed(seed, k))
         for k in (count, 2 * count)
     )
     return [mean_is(f"mean bound of {2 * count} particles against {count}", many, few, ">=")]
 
 
-def _far_from_posterior(objective: Objective) -> tuple[Case, Tensor]:
-    return exact(num_replicates(objective), shift=1.0, stretch=1.4)
+def central_differences(
+    value: Callable[[Parameters], Float[Tensor, " rows"]], parameters: Parameters
+) -> Parameters:
+    """The derivative of each row's value by each parameter of its row.
+
+    Not by autograd: what a value detaches counts like everything else. ``gradcheck`` compares a
+    value with its own gradient; here the gradient is a surrogate's, and compared in the mean.
+    """
+    gradients = {}
+    for name, at in parameters.items():
+        columns = []
+        for direction in torch.eye(at[0].numel(), dtype=at.dtype):
+            step = _STEP * direction.reshape(at[:1].shape)
+            ends = [value({**parameters, name: at + sign * step}) for sign in (1, -1)]
+            columns.append((ends[0] - ends[1]) / (2 * _STEP))
+        gradients[name] = torch.stack(columns, -1).reshape(at.shape)
+    return gradients
 
 
 def claims_unbiased(objective: Objective, group: _Group) -> bool:
     """Whether the gradient of a group is claimed; of parameters of both programs, if both are."""
     wanted = {"theta", "phi"} if group == "shared" else {group}
     return wanted <= objective.claims.unbiased_with(objective.num_particles)
+
+
+def groups_of(case: ReferenceModel) -> dict[_Group, list[str]]:
+    """Names of the parameters of the model alone, of the guide alone, and of both."""
+    leaves = case.leaves()
+    theta, phi = split_parameters(Programs(*case.programs(leaves)), case.x, leaves)
+    return {
+        "theta": [name for name in theta if name not in phi],
+        "phi": [name for name in phi if name not in theta],
+        "shared": [name for name in theta if name in phi],
+    }
 
 
 def unbiased(objective: Objective, seed: int, group: _Group) -> Answer:
@@ -94,37 +142,86 @@ def unbiased(objective: Objective, seed: int, group: _Group) -> Answer:
     return comparisons
 
 
-def _unbiased_in(objective: Objective, case: Case, seed: int, group: _Group) -> list[Discrepancy]:
+def _unbiased_in(
+    objective: Objective, case: ReferenceModel, seed: int, group: _Group
+) -> list[Discrepancy]:
     names = groups_of(case)[group]
     replicates = case.replicated(num_replicates(objective))
     everything = replicates.parameters
-    leaves = replicates.leaves()
-    with same_draws(seed):
-        found = ascent(objective, replicates.programs(leaves), replicates.x, leaves)
+    found = gradient_of(objective, replicates, replicates.leaves(), seed)
     # On the same draws, which takes from the difference what they have in common.
     expected = central_differences(
-        lambda p: bound_of(objective, replicates, {**everything, **p}, seed),
+        lambda p: bound_of(objective, replace(replicates, parameters={**everything, **p}), seed),
         {name: everything[name] for name in names},
     )
     return [
         mean_is(f"gradient of {name}[{j}], {case.name}", a, b)
         for name in names
         for j, (a, b) in enumerate(
-            zip(_columns(found[name]), _columns(expected[name]), strict=True)
+            zip(*(each[name].flatten(1).unbind(1) for each in (found, expected)), strict=True)
         )
     ]
 
 
-def _columns(gradient: Tensor) -> tuple[Float[Tensor, " rows"], ...]:
-    return gradient.flatten(1).unbind(1)
+def discrete_latents(objective: Objective, seed: int) -> Answer:
+    """The exact mean gradient is the derivative of the exact mean bound; or a ValueError."""
+    if objective.graph != "score":
+        return _refuses(objective, seed)
+    if objective.simulates != "nothing":
+        # Draws of the model would have to be enumerated too.
+        return "not applicable"
+    groups = groups_of(discrete())
+    names = [name for g, names in groups.items() if claims_unbiased(objective, g) for name in names]
+    if not names:
+        return "not claimed"
+    if objective.num_particles > _MOST_ENUMERATED:
+        objective = with_particles(objective, max(2, objective.least_particles))
+    return _enumerate(objective, names)
 
 
-def groups_of(case: Case) -> dict[_Group, list[str]]:
-    """Names of the parameters of the model alone, of the guide alone, and of both."""
-    leaves = case.leaves()
-    theta, phi = split_parameters(Programs(*case.programs(leaves)), case.x, leaves)
-    return {
-        "theta": [name for name in theta if name not in phi],
-        "phi": [name for name in phi if name not in theta],
-        "shared": [name for name in theta if name in phi],
+def _refuses(objective: Objective, seed: int) -> Answer:
+    case = discrete()
+    programs = case.programs(case.leaves())
+    for act in (objective.differentiable_loss, objective.loss_and_grads):
+        try:
+            with same_draws(seed):
+                said = f"a loss of {torch.as_tensor(act(*programs, case.x)).item():.6g}"
+        except ValueError as error:
+            said = f"ValueError: {error}"
+        if not ("ValueError" in said and "'bits'" in said and "vimco" in said):
+            raise AssertionError(
+                "a guide without reparameterised draws: expected a ValueError that names the site "
+                f"'bits' and objectives that take it, such as vimco:K, found {said}"
+            )
+    return []
+
+
+def _enumerate(objective: Objective, names: list[str]) -> Answer:
+    """Every tuple of the particles' values is a datum, which weighs what its probability is."""
+    case, count = discrete(), objective.num_particles
+    # Every joint value of all particles, one a datum: (particles, *plates, batch, *event).
+    states = torch.arange(len(DISCRETE_STATES["kind"]))
+    tuples = torch.cartesian_prod(*[states] * count).reshape(-1, count).mT
+    plates = (1,) * (objective.max_plate_nesting - 1)
+    latents = {
+        name: values[tuples].reshape(count, *plates, tuples.shape[1], *values.shape[1:])
+        for name, values in DISCRETE_STATES.items()
     }
+    x = case.x.expand(tuples.shape[1], -1)
+
+    def weighed(parameters: Parameters) -> tuple[Tensor, Tensor]:
+        with given(latents), torch.no_grad():
+            particles = objective.draw(*case.programs(parameters), x)
+            return particles.log_proposal.sum(0).exp(), objective.bound(particles)
+
+    def mean_bound(parameters: Parameters) -> Float[Tensor, " 1"]:
+        probability, bound = weighed({**case.parameters, **parameters})
+        return (probability * bound).sum().reshape(1)
+
+    probability, _ = weighed(case.parameters)
+    leaves = case.leaves()
+    with given(latents):
+        model, guide = case.scaled(probability).programs(leaves)
+        found = ascent_direction(objective.differentiable_loss(model, guide, x), leaves)
+    expected = central_differences(mean_bound, {name: case.parameters[name] for name in names})
+    return [same(f"mean gradient of {name}", found[name], expected[name]) for name in names]

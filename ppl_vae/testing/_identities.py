@@ -5,18 +5,46 @@ from typing import Any, NamedTuple
 import pyro.optim
 import torch
 from jaxtyping import Float
-from pyro import poutine
 from pyro.infer import SVI
 from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError, gradcheck
 
 from ppl_vae.objectives import Objective
-from ppl_vae.particles import Program
-from ppl_vae.testing._comparison import Answer, Discrepancy, same
-from ppl_vae.testing._draws import ascent, bound_of, central_differences, given, same_draws
-from ppl_vae.testing._programs import Parameters, exact, exact_chain, one_layer
+from ppl_vae.reference_models import (
+    Parameters,
+    ReferenceModel,
+    ascent_direction,
+    exact,
+    exact_chain,
+    given,
+    one_layer,
+    same_draws,
+)
+from ppl_vae.testing._comparison import ROUNDING, Answer, Discrepancy, same
 
 _BATCH = 8
 _SCALES = (0.3, 25.0)
+
+
+def bound_of(objective: Objective, case: ReferenceModel, seed: int) -> Float[Tensor, " batch"]:
+    """The reported bound per datum on the draws of a seed, without gradient."""
+    with same_draws(seed), torch.no_grad():
+        bound = objective.bound(objective.draw(case.model, case.guide, case.x))
+    if bound.shape != case.x.shape[:1]:
+        raise AssertionError(
+            "bound: expected one value for each datum, shape "
+            f"{tuple(case.x.shape[:1])}, found shape {tuple(bound.shape)}"
+        )
+    return bound
+
+
+def gradient_of(
+    objective: Objective, case: ReferenceModel, leaves: Parameters, seed: int
+) -> Parameters:
+    """The gradient that training would ascend, on the draws of a seed."""
+    with same_draws(seed):
+        loss = objective.differentiable_loss(*case.programs(leaves), case.x)
+        return ascent_direction(loss, leaves)
 
 
 def zero_at_posterior(objective: Objective, seed: int) -> Answer:
@@ -24,14 +52,12 @@ def zero_at_posterior(objective: Objective, seed: int) -> Answer:
     if not objective.claims.zero_at_posterior:
         return "not claimed"
     comparisons = []
-    for posterior, _ in (exact(1), exact_chain(1, bottom_up=False), exact_chain(1, bottom_up=True)):
+    for posterior in (exact(1), exact_chain(1, bottom_up=False), exact_chain(1, bottom_up=True)):
         case = posterior.replicated(_BATCH)
-        leaves = case.leaves()
-        with same_draws(seed):
-            gradients = ascent(objective, case.programs(leaves), case.x, leaves)
+        gradients = gradient_of(objective, case, case.leaves(), seed)
         comparisons += [
-            same(f"gradient of {name}, {case.name}", found, 0.0)
-            for name, found in gradients.items()
+            same(f"gradient of {name}, {case.name}", gradient, 0.0)
+            for name, gradient in gradients.items()
         ]
     return comparisons
 
@@ -39,7 +65,7 @@ def zero_at_posterior(objective: Objective, seed: int) -> Answer:
 def reported_value(objective: Objective, seed: int) -> Answer:
     """Every way to the loss gives ``-scale * sum of bound``, on one seed."""
     case, scale = one_layer(_BATCH), _SCALES[0]
-    model, guide = (poutine.scale(p, scale=scale) for p in case.programs(case.leaves()))
+    model, guide = case.scaled(scale).programs(case.leaves())
     svi = SVI(model, guide, pyro.optim.SGD({"lr": 0.1}), loss=objective)
     ways: dict[str, Any] = {
         "loss": lambda x: objective.loss(model, guide, x),
@@ -48,12 +74,11 @@ def reported_value(objective: Objective, seed: int) -> Answer:
         "objective(model, guide)(x)": objective(model, guide),
         "SVI.evaluate_loss": svi.evaluate_loss,
     }
-    expected = -scale * bound_of(objective, case, case.parameters, seed).sum()
-    found = []
+    expected, comparisons = -scale * bound_of(objective, case, seed).sum(), []
     for name, way in ways.items():
         with same_draws(seed):
-            found.append(same(f"{name} against -scale * sum of bound", way(case.x), expected))
-    return found
+            comparisons.append(same(f"{name} against -scale * sum of bound", way(case.x), expected))
+    return comparisons
 
 
 class _Measured(NamedTuple):
@@ -63,8 +88,9 @@ class _Measured(NamedTuple):
 
 
 def _measure(
-    objective: Objective, model: Program, guide: Program, x: Tensor, leaves: Parameters, seed: int
+    objective: Objective, case: ReferenceModel, x: Tensor, leaves: Parameters, seed: int
 ) -> _Measured:
+    model, guide = case.programs(leaves)
     with same_draws(seed), torch.no_grad():
         bound = objective.bound(objective.draw(model, guide, x))
     for leaf in leaves.values():
@@ -78,37 +104,34 @@ def _measure(
     return _Measured(loss, bound, gradients)
 
 
-def _multiplied(how: str, found: _Measured, plain: _Measured, factor: float) -> list[Discrepancy]:
-    """That loss and gradients are those of ``plain`` times a factor, and the bound is its own."""
-    return [
-        same(f"loss, {how}", found.loss, factor * plain.loss),
-        same(f"bound, {how}", found.bound, plain.bound),
-        *(
-            same(f"gradient of {name}, {how}", found.gradients[name], factor * gradient)
-            for name, gradient in plain.gradients.items()
-        ),
-    ]
-
-
 def scale_and_subsampling(objective: Objective, seed: int) -> Answer:
     """A scale or a subsampled plate multiplies loss and gradients, and leaves the bound alone."""
     case = one_layer(_BATCH)
     leaves = case.leaves()
-    programs = case.programs(leaves)
-    plain = _measure(objective, *programs, case.x, leaves, seed)
-    comparisons = []
+
+    def multiplied(
+        how: str, found: _Measured, plain: _Measured, factor: float
+    ) -> list[Discrepancy]:
+        return [
+            same(f"loss, {how}", found.loss, factor * plain.loss),
+            same(f"bound, {how}", found.bound, plain.bound),
+            *(
+                same(f"gradient of {name}, {how}", found.gradients[name], factor * gradient)
+                for name, gradient in plain.gradients.items()
+            ),
+        ]
+
+    plain, comparisons = _measure(objective, case, case.x, leaves, seed), []
     for factor in _SCALES:
-        model, guide = (poutine.scale(program, scale=factor) for program in programs)
-        found = _measure(objective, model, guide, case.x, leaves, seed)
-        comparisons += _multiplied(f"scaled by {factor:g}", found, plain, factor)
+        found = _measure(objective, case.scaled(factor), case.x, leaves, seed)
+        comparisons += multiplied(f"scaled by {factor:g}", found, plain, factor)
     if objective.simulates == "data":
         # A subsampled model cannot simulate the data that the guide would see.
         return comparisons
     rows = torch.tensor([1, 4, 6])
-    alone = _measure(objective, *programs, case.x[rows], leaves, seed)
-    subsampled = one_layer(_BATCH, subsample=rows).programs(leaves)
-    found = _measure(objective, *subsampled, case.x, leaves, seed)
-    return comparisons + _multiplied("subsampled", found, alone, _BATCH / len(rows))
+    alone = _measure(objective, case, case.x[rows], leaves, seed)
+    subsampled = _measure(objective, one_layer(_BATCH, subsample=rows), case.x, leaves, seed)
+    return comparisons + multiplied("subsampled", subsampled, alone, _BATCH / len(rows))
 
 
 def each_datum_by_itself(objective: Objective, seed: int) -> Answer:
@@ -136,13 +159,43 @@ def finite_differences(objective: Objective, seed: int) -> Answer:
     """Where the bound itself is differentiated on joined draws, its gradient is a derivative."""
     case = one_layer().replicated(4)
     leaves = case.leaves()
-    programs = case.programs(leaves)
     with same_draws(seed):
-        particles = objective.draw(*programs, case.x)
+        particles = objective.draw(*case.programs(leaves), case.x)
     bound = objective.bound(particles)
     if objective.graph != "path" or objective.surrogate(particles, bound) is not bound:
         return "not applicable"
-    with same_draws(seed):
-        found = ascent(objective, programs, case.x, leaves)
-    expected = central_differences(lambda p: bound_of(objective, case, p, seed), case.parameters)
-    return [same(f"gradient of {name}", found[name], expected[name]) for name in found]
+
+    def loss(*values: Tensor) -> Tensor:
+        with same_draws(seed):
+            parameters = dict(zip(leaves, values, strict=True))
+            return objective.differentiable_loss(*case.programs(parameters), case.x)
+
+    require_gradient("the reported value", loss, *leaves.values())
+    return []
+
+
+def require_gradient(what: str, function: Any, *inputs: Tensor) -> None:
+    """Check that the gradient is the derivative, by differences of the value.
+
+    A value that detaches something has a gradient that is none of its own derivative.
+
+    Raises:
+        AssertionError: If it is not.
+    """
+    size = 1 + abs(float(function(*inputs).detach()))
+    try:
+        gradcheck(
+            function,
+            inputs,
+            # About the cube root of the double precision, where the difference is most accurate.
+            eps=6e-6,
+            atol=ROUNDING * size,
+            rtol=1e-6,
+            check_undefined_grad=False,
+            fast_mode=True,
+        )
+    except GradcheckError as error:
+        numbers = " ".join(str(error).split())
+        raise AssertionError(
+            f"derivative of {what} against a difference quotient: {numbers}"
+        ) from error

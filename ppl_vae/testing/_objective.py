@@ -5,10 +5,10 @@ from functools import partial
 
 from ppl_vae.objectives import Objective
 from ppl_vae.randomness import derive_seed
-from ppl_vae.testing._comparison import Answer, Report
-from ppl_vae.testing._enumeration import discrete_latents
+from ppl_vae.testing._comparison import Answer, Report, run_ladder
 from ppl_vae.testing._expectations import (
     direction_of_bound,
+    discrete_latents,
     evidence_at_posterior,
     grows_with_particles,
     unbiased,
@@ -20,7 +20,6 @@ from ppl_vae.testing._identities import (
     scale_and_subsampling,
     zero_at_posterior,
 )
-from ppl_vae.testing._ladder import climb
 
 LADDER: dict[str, Callable[[Objective, int], Answer]] = {
     "evidence at the posterior": evidence_at_posterior,
@@ -73,4 +72,4 @@ def check_objective(objective: Objective, *, seed: int = 0, false_alarm: float =
         name: partial(rung, objective, derive_seed(seed, number))
         for number, (name, rung) in enumerate(LADDER.items())
     }
-    return climb(repr(objective), ladder, false_alarm)
+    return run_ladder(repr(objective), ladder, false_alarm)

@@ -6,8 +6,7 @@ import torch
 from scipy.stats import norm
 
 from ppl_vae.testing._comparison import ROUNDING, Answer, Discrepancy, mean_is, same, share_is
-from ppl_vae.testing._known import off_posterior
-from ppl_vae.testing._trial import Relation, Replicates, Trial, rms, with_field
+from ppl_vae.testing._trial import Relation, Replicates, Trial, off_posterior, with_field
 
 _LEAST_COVERAGE, _MOST_COVERAGE = 0.93, 0.97
 """Coverage of intervals of 1.96 standard errors, called 95%."""
@@ -96,7 +95,7 @@ def growth(trial: Trial, seed: int) -> Answer:
     for number, name in enumerate(_SIZES):
         larger = with_field(trial.estimator, name, lambda size: 2 * size)
         if larger is not None:
-            known = off_posterior(1).replicated(len(few))
+            known = off_posterior(1).repeated(len(few))
             many = trial.estimate(known, seed + number, estimator=larger)
             what = f"mean {trial.direction} bound with twice the {name}"
             comparisons.append(mean_is(what, many.log_prob, few.log_prob, side))
@@ -107,16 +106,16 @@ def standard_error(trial: Trial, seed: int) -> Answer:
     """The stated variance is that of replicates, as far as 95% intervals need it."""
     if not trial.random:
         return "not applicable"
-    found = trial.replicates
-    stated, count = found.standard_error, len(found.truth)
-    deviation = (found.log_prob - found.log_prob.mean()) * math.sqrt(count / (count - 1))
-    if min(rms(stated), rms(deviation)) > _LINEAR:
+    log_prob, stated = trial.replicates.log_prob, trial.replicates.standard_error.square()
+    count = len(log_prob)
+    squares = ((log_prob - log_prob.mean()) * math.sqrt(count / (count - 1))).square()
+    if min(stated.mean().sqrt().item(), squares.mean().sqrt().item()) > _LINEAR:
         return "not looked"
-    squares, what = deviation.square(), "mean squared standard error against {:.2f} of the variance"
+    what = "mean squared standard error against {:.2f} of the variance"
     low, high = _LEAST_RATIO**2, _MOST_RATIO**2
     return [
-        mean_is(what.format(low), stated.square(), low * squares, ">="),
-        mean_is(what.format(high), stated.square(), high * squares, "<="),
+        mean_is(what.format(low), stated, low * squares, ">="),
+        mean_is(what.format(high), stated, high * squares, "<="),
     ]
 
 

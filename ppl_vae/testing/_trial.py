@@ -3,9 +3,9 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,10 +13,8 @@ from torch import Tensor
 
 from ppl_vae.evidence import Direction, Estimator, Evidence
 from ppl_vae.randomness import derive_seed
+from ppl_vae.reference_models import ReferenceModel, exact, same_draws
 from ppl_vae.testing._comparison import Discrepancy
-from ppl_vae.testing._draws import same_draws
-from ppl_vae.testing._known import Known, off_posterior
-from ppl_vae.testing._requirements import require_evidence
 
 Relation = Literal["=", "<=", ">="]
 _FEW = 8
@@ -24,6 +22,16 @@ _DRAWS = ("num_particles", "num_chains")
 """Fields for the number of independent draws."""
 _LEAST_DRAWS = 2
 """One draw has no standard error."""
+_ALWAYS = ("log_prob", "standard_error", "effective_sample_size")
+_SOMETIMES = ("pareto_k", "tail_share", "rounding", "evaluations")
+_FINITE = (*_ALWAYS, "evaluations")
+_SLACK = 1e-6
+"""Tolerance of an effective sample size, which is computed with rounding."""
+
+
+def off_posterior(batch: int) -> ReferenceModel:
+    """One layer, with a guide that is off by a standard deviation and wider than the posterior."""
+    return exact(batch, shift=1.0, wider=1.4)
 
 
 @final
@@ -32,7 +40,7 @@ class Replicates:
     """Independent estimates of one log p(x), in two calls of equal size.
 
     Attributes:
-        calls: Of both calls.
+        calls: The results of both calls.
         truth: log p(x), as many times as there are replicates.
     """
 
@@ -46,19 +54,19 @@ class Replicates:
 
     @property
     def standard_error(self) -> Float[Tensor, " replicates"]:
-        """The errors that they state."""
+        """The errors that the estimates state."""
         return torch.cat([call.standard_error for call in self.calls])
 
 
 @final
 class Trial:
-    """An estimator, what is claimed of it, and the answers that several rungs look at.
+    """An estimator, what is claimed of it, and the results that several rungs use.
 
     Args:
-        estimator: What is tested.
+        estimator: The estimator under test.
         num_replicates: Estimates of one log p(x).
         unbiased_exp: Whether the exponential of a bound is claimed to be unbiased.
-        seed: Of everything that rungs share.
+        seed: Seed of everything that rungs share.
     """
 
     def __init__(
@@ -68,41 +76,47 @@ class Trial:
         self._half, self._seed = num_replicates // 2, seed
 
     def estimate(
-        self, known: Known, seed: int, *, estimator: Estimator | None = None, **call: Any
+        self, known: ReferenceModel, seed: int, *, estimator: Estimator | None = None, **call: Any
     ) -> Evidence:
-        """The answer of the estimator, or of a variant of it, if it is one.
+        """The result of the estimator, or of a variant of it, checked for its form.
 
         The seed stands for two: what the estimator is given, and the caller's random state.
         """
-        ask = self.estimator if estimator is None else estimator
+        compute = self.estimator if estimator is None else estimator
         call = {"seed": short_seed(seed), **call}
-        begun = time.perf_counter()
+        start = time.perf_counter()
         with same_draws(derive_seed(seed, 1)):
-            evidence = ask(known.model, known.guide, known.x, **call)
-        require_evidence(evidence, known.x, time.perf_counter() - begun)
+            evidence = compute(known.model, known.guide, known.x, **call)
+        _require_evidence(evidence, known.x, time.perf_counter() - start)
         return evidence
 
     @cached_property
-    def few(self) -> Known:
+    def few(self) -> ReferenceModel:
         """A few data, away from the posterior."""
         return off_posterior(_FEW)
 
     @property
     def first_seed(self) -> int:
-        """Of the first answer."""
+        """Seed of the first result."""
         return derive_seed(self._seed, 0)
 
     @cached_property
     def first(self) -> Evidence:
-        """A first answer, on the few data."""
+        """The first result, on the few data."""
         return self.estimate(self.few, self.first_seed)
 
     @cached_property
     def replicates(self) -> Replicates:
         """Estimates of the first datum, away from the posterior."""
-        known = off_posterior(1).replicated(self._half)
-        calls = [self.estimate(known, derive_seed(self._seed, number)) for number in (1, 2)]
-        return Replicates((calls[0], calls[1]), torch.cat([known.log_evidence] * 2))
+        return self._replicates((1, 2), None)
+
+    def _replicates(self, streams: tuple[int, int], estimator: Estimator | None) -> Replicates:
+        known = off_posterior(1).repeated(self._half)
+        first, second = (
+            self.estimate(known, derive_seed(self._seed, stream), estimator=estimator)
+            for stream in streams
+        )
+        return Replicates((first, second), torch.cat([known.log_evidence] * 2))
 
     @cached_property
     def fewest(self) -> Replicates | None:
@@ -112,12 +126,7 @@ class Trial:
         the estimator has no field for their number, or takes no half as many.
         """
         estimator = _with_fewest(self.estimator)
-        if estimator is None:
-            return None
-        known = off_posterior(1).replicated(self._half)
-        seeds = (derive_seed(self._seed, number) for number in (3, 4))
-        first, second = (self.estimate(known, seed, estimator=estimator) for seed in seeds)
-        return Replicates((first, second), torch.cat([known.log_evidence] * 2))
+        return None if estimator is None else self._replicates((3, 4), estimator)
 
     @property
     def direction(self) -> Direction:
@@ -136,7 +145,7 @@ class Trial:
 
     @property
     def relation(self) -> Relation:
-        """Of the mean estimate, within its error, to log p(x)."""
+        """Relation of the mean estimate, within its error, to log p(x)."""
         if self.centred:
             return "="
         return "<=" if self.direction == "lower" else ">="
@@ -159,7 +168,7 @@ def agreement(
         found: The estimates.
         expected: What they should be.
         error: Standard error of what is expected.
-        relation: Of the mean.
+        relation: Relation of the mean to what is expected.
     """
     errors = torch.hypot(found.standard_error, torch.as_tensor(error, dtype=torch.float64))
     distance = expected - expected.mean()
@@ -211,10 +220,72 @@ def _with_fewest(estimator: Any) -> Any | None:
 
 
 def short_seed(seed: int) -> int:
-    """One that every random number generator takes."""
+    """A seed that every random number generator takes."""
     return seed >> 32
 
 
-def rms(values: Tensor) -> float:
-    """Root of the mean square."""
-    return math.sqrt(values.square().mean().item())
+def _require_evidence(evidence: Evidence, x: Tensor, wall_clock: float) -> None:
+    """Check the form of a result and the plain numbers in it.
+
+    Args:
+        evidence: The result.
+        x: The data it is for.
+        wall_clock: Seconds that the call took.
+
+    Raises:
+        AssertionError: At the first thing that is wrong, with what was expected and found.
+    """
+    if not isinstance(evidence, Evidence):
+        raise AssertionError(f"expected an Evidence, found {type(evidence).__name__}")
+    for name in (*_ALWAYS, *_SOMETIMES):
+        value = getattr(evidence, name)
+        if value is not None or name in _ALWAYS:
+            _require_values(name, value, x)
+    for what, expected, found, holds in _numbers(evidence, wall_clock):
+        if not holds:
+            raise AssertionError(f"{what}: expected {expected}, found {found}")
+
+
+def _require_values(name: str, value: Tensor, x: Tensor) -> None:
+    """One number for each datum, as they are passed on: in double precision, on the CPU."""
+    if not isinstance(value, Tensor):
+        raise AssertionError(f"{name}: expected a tensor, found {type(value).__name__}")
+    if value.shape != x.shape[:1]:
+        raise AssertionError(
+            f"{name}: expected one value for each datum, shape {tuple(x.shape[:1])}, found shape "
+            f"{tuple(value.shape)}"
+        )
+    if value.dtype != torch.float64 or value.device.type != "cpu":
+        raise AssertionError(
+            f"{name}: expected torch.float64 on cpu, found {value.dtype} on {value.device}"
+        )
+    if value.requires_grad:
+        raise AssertionError(f"{name}: expected no autograd graph, found requires_grad=True")
+    if name in _FINITE and not bool(value.isfinite().all()):
+        wrong = int((~value.isfinite()).nonzero()[0])
+        raise AssertionError(
+            f"{name}: expected finite numbers, found {value[wrong].item()} for datum {wrong}"
+        )
+
+
+def _numbers(evidence: Evidence, wall_clock: float) -> Iterator[tuple[str, str, object, bool]]:
+    """What, expected, found, and whether it holds."""
+    count, error = evidence.num_particles, evidence.standard_error.min().item()
+    whole = isinstance(count, int) and count >= 1
+    yield "num_particles", "a whole number of 1 or more", repr(count), whole
+    yield "standard_error", "0 or more", error, error >= 0
+    low, high = (bound.item() for bound in evidence.effective_sample_size.aminmax())
+    yield "effective_sample_size", "1 or more", low, low >= 1 - _SLACK
+    most = f"at most num_particles, {count}"
+    yield "effective_sample_size", most, high, high <= count * (1 + _SLACK)
+    if evidence.evaluations is not None:
+        fewest = evidence.evaluations.min().item()
+        yield "evaluations", "1 or more for each datum", fewest, fewest >= 1
+    directions = get_args(Direction)
+    known = evidence.direction in directions
+    yield "direction", f"one of {', '.join(directions)}", repr(evidence.direction), known
+    named = isinstance(evidence.method, str) and bool(evidence.method.strip())
+    yield "method", "the estimator's name", repr(evidence.method), named
+    seconds = evidence.seconds
+    taken = 0 < seconds <= wall_clock and math.isfinite(seconds)
+    yield "seconds", f"those of the call, at most {wall_clock:.3g}", seconds, taken

@@ -6,6 +6,7 @@ import xarray as xr
 from programs import LinearChain
 
 from ppl_vae.diagnostics import (
+    GapSettings,
     bound_against_particles,
     decompose,
     elbo_surgery,
@@ -13,7 +14,7 @@ from ppl_vae.diagnostics import (
     rate_distortion,
     simulation_based_calibration,
 )
-from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.evidence import AnnealedImportanceSampling, ImportanceSampling
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.netcdf import joined, load_netcdf, save_netcdf
 from ppl_vae.refinement import Refinement
@@ -26,12 +27,13 @@ PROGRAMS = VAE.model, VAE.guide
 @pytest.fixture(scope="module")
 def gap():
     evidence = ImportanceSampling(50)(*PROGRAMS, X)
-    return inference_gap(*PROGRAMS, X, evidence, refinement=Refinement(2), num_particles=10)
+    return inference_gap(*PROGRAMS, X, evidence, GapSettings(Refinement(2), num_particles=10))
 
 
 @pytest.fixture(scope="module")
 def curve():
-    return rate_distortion(*PROGRAMS, X, (0.5, 1.0), num_temperatures=4, leapfrog_steps=1)
+    annealing = AnnealedImportanceSampling(4, leapfrog_steps=1, mass="guide")
+    return rate_distortion(*PROGRAMS, X, (0.5, 1.0), annealing=annealing)
 
 
 class TestDecomposition:

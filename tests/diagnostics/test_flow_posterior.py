@@ -10,9 +10,9 @@ from programs import LinearChain
 from significance import Estimate as Measured
 from significance import mean_of
 
-from ppl_vae.diagnostics import inference_gap
-from ppl_vae.diagnostics._flow_posterior import refine_flow
-from ppl_vae.diagnostics._full_covariance import refine_full_covariance as refine_full
+from ppl_vae.diagnostics import GapSettings, inference_gap
+from ppl_vae.diagnostics._richer_posteriors import refine_flow
+from ppl_vae.diagnostics._richer_posteriors import refine_full_covariance as refine_full
 from ppl_vae.evidence import Evidence, Quadrature
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.particles import Programs, draw_particles
@@ -94,9 +94,8 @@ def test_on_posteriors_that_are_no_normals(function, noise, x, significance):
     model, x = seen_through(function, noise), torch.tensor(x, dtype=torch.float64)
     evidence = Quadrature()(model, wide(2), x)
     gap = inference_gap(
-        model, wide(2), x, evidence, refinement=SHORT, full_covariance=True, flow=True,
-        num_particles=2000,
-    )  # fmt: skip
+        model, wide(2), x, evidence, GapSettings(SHORT, True, True, num_particles=2000)
+    )
     exact = gap.log_evidence.value
     found = {
         name: Measured(gap.refined_bound.value + more.value, more.monte_carlo_error)
@@ -113,7 +112,7 @@ def test_of_one_latent(significance):
     model = seen_through(lambda z: z.exp(), 0.3, latent=1)
     x = torch.tensor([[0.1], [0.5]], dtype=torch.float64)
     evidence = Quadrature()(model, wide(1), x)
-    gap = inference_gap(model, wide(1), x, evidence, refinement=SHORT, flow=True)
+    gap = inference_gap(model, wide(1), x, evidence, GapSettings(SHORT, flow=True))
     shape = Measured(gap.shape.value, gap.shape.monte_carlo_error)
     significance.split(2).require_less(Measured(0.0, 0.0), shape)
     left = gap.approximation.value - gap.shape.value
@@ -128,7 +127,7 @@ def gaps():
     evidence = Evidence(log_prob, 0 * ones, ones, 1, "exact", "closed form", 0.0)
     model, few = MODEL.vae().model, Refinement(steps=2)
     return [
-        inference_gap(model, wide(3), x, evidence, refinement=few, flow=flow, seed=3)
+        inference_gap(model, wide(3), x, evidence, GapSettings(few, flow=flow), seed=3)
         for flow in (False, True, True)
     ]
 

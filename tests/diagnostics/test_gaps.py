@@ -10,8 +10,8 @@ import torch
 from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate as Measured
 
-from ppl_vae.diagnostics import generalization_gap, inference_gap
-from ppl_vae.diagnostics._full_covariance import refine_full_covariance
+from ppl_vae.diagnostics import GapSettings, generalization_gap, inference_gap
+from ppl_vae.diagnostics._richer_posteriors import refine_full_covariance
 from ppl_vae.evidence import Evidence, ImportanceSampling, Quadrature
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.particles import Programs, draw_particles
@@ -89,14 +89,14 @@ class TestLinearGaussian:
         normal = dist.MultivariateNormal(q.mean, q.variance.diag_embed())
         kl = torch.distributions.kl_divergence(normal, MODEL.posterior(X)).detach()
         zero = Refinement(steps=0)
-        gap = inference_gap(model, half, X, evidence_of(X), refinement=zero, num_particles=4000)
+        gap = inference_gap(model, half, X, evidence_of(X), GapSettings(zero, num_particles=4000))
         significance.require_equal(at_fixed_data(gap.approximation), kl.mean().item())
         assert gap.amortization.value == 0
         assert gap.still_gained.value == 0
 
     def test_a_full_covariance_closes_the_gap(self):
         gap = inference_gap(
-            MODEL.vae().model, shifted(0.3), X, evidence_of(X), full_covariance=True
+            MODEL.vae().model, shifted(0.3), X, evidence_of(X), GapSettings(full_covariance=True)
         )
         left = gap.approximation.value - gap.correlation.value
         exact = MODEL.mean_field_gap().item()
@@ -112,9 +112,7 @@ class TestLinearGaussian:
             shifted(0.3, model=apart),
             X,
             evidence_of(X, apart),
-            refinement=SHORT,
-            full_covariance=True,
-            num_particles=200,
+            GapSettings(SHORT, full_covariance=True, num_particles=200),
         )
         assert gap.correlation.value > -3 * gap.correlation.monte_carlo_error
         assert "never less than q*" in gap.notes[-1]
@@ -122,7 +120,11 @@ class TestLinearGaussian:
     def test_unfinished_refinement_is_noticed(self):
         short = Refinement(steps=4, learning_rate=0.02)
         gap = inference_gap(
-            MODEL.vae().model, shifted(2.0), X, evidence_of(X), refinement=short, num_particles=100
+            MODEL.vae().model,
+            shifted(2.0),
+            X,
+            evidence_of(X),
+            GapSettings(short, num_particles=100),
         )
         (note,) = gap.notes
         assert "still gained" in note
@@ -135,7 +137,7 @@ class TestLinearGaussian:
         for seed in range(100):
             gap = inference_gap(
                 MODEL.vae().model, shifted(0.5), x, evidence_of(x),
-                refinement=zero, num_particles=20, seed=seed,
+                GapSettings(zero, num_particles=20), seed=seed,
             )  # fmt: skip
             values.append(gap.inference.value)
             claimed.append(gap.inference.monte_carlo_error**2)
@@ -151,7 +153,7 @@ class TestOtherModels:
             for parameter in vae.decoder.parameters():
                 parameter *= 5
         evidence = Quadrature()(vae.model, vae.guide, x)
-        gap = inference_gap(vae.model, vae.guide, x, evidence, full_covariance=True)
+        gap = inference_gap(vae.model, vae.guide, x, evidence, GapSettings(full_covariance=True))
         parts = (gap.approximation, gap.amortization, gap.inference)
         for part in parts:
             significance.split(3).require_less(Measured(0.0, 0.0), at_fixed_data(part))
@@ -162,7 +164,7 @@ class TestOtherModels:
         chain = LinearChain()
         x = chain.simulate(10)
         gap = inference_gap(
-            chain.model, chain.rough, x, known(x, chain.log_evidence(x)), refinement=SHORT
+            chain.model, chain.rough, x, known(x, chain.log_evidence(x)), GapSettings(SHORT)
         )
         for part in (gap.amortization, gap.approximation):
             significance.split(2).require_less(Measured(0.0, 0.0), at_fixed_data(part))
@@ -170,17 +172,19 @@ class TestOtherModels:
     def test_the_evidences_error_is_in_the_gaps(self):
         noisy = known(X, MODEL.log_evidence(X), error=0.5)
         zero = Refinement(steps=0)
-        gap = inference_gap(MODEL.vae().model, shifted(0.0), X, noisy, refinement=zero)
+        gap = inference_gap(MODEL.vae().model, shifted(0.0), X, noisy, GapSettings(zero))
         assert gap.inference.monte_carlo_error > 0.5 / len(X) ** 0.5
         assert gap.amortization.monte_carlo_error == 0
 
 
 class TestGeneralisation:
     def test_errors_add_in_squares_and_equal_data_have_none(self):
-        train = inference_gap(MODEL.vae().model, shifted(0.5), X, evidence_of(X), refinement=SHORT)
+        train = inference_gap(
+            MODEL.vae().model, shifted(0.5), X, evidence_of(X), GapSettings(SHORT)
+        )
         other = MODEL.simulate(30, seed=9)
         test = inference_gap(
-            MODEL.vae().model, shifted(1.5), other, evidence_of(other), refinement=SHORT
+            MODEL.vae().model, shifted(1.5), other, evidence_of(other), GapSettings(SHORT)
         )
         gap = generalization_gap(train, test)
         expected = test.amortization.value - train.amortization.value
@@ -201,7 +205,7 @@ class TestWhatItSays:
     def gap(self):
         vae = MODEL.mean_field_vae()
         estimated = ImportanceSampling(50)(vae.model, vae.guide, X)
-        return inference_gap(vae.model, vae.guide, X, estimated, refinement=SHORT)
+        return inference_gap(vae.model, vae.guide, X, estimated, GapSettings(SHORT))
 
     def test_prints(self, gap):
         text = str(gap)
@@ -222,7 +226,7 @@ class TestWhatItSays:
         vae, state = MODEL.mean_field_vae(), torch.get_rng_state()
         gaps = [
             inference_gap(
-                vae.model, vae.guide, X[:3], evidence_of(X[:3]), refinement=SHORT, seed=seed
+                vae.model, vae.guide, X[:3], evidence_of(X[:3]), GapSettings(SHORT), seed=seed
             ).approximation.value
             for seed in (1, 1, 2)
         ]
@@ -234,10 +238,12 @@ class TestWhatItSays:
         with pytest.raises(ValueError, match="log_evidence is of 40 data, but x holds 39"):
             inference_gap(vae.model, vae.guide, X[1:], evidence_of(X))
         with pytest.raises(ValueError, match="num_particles >= 2"):
-            inference_gap(vae.model, vae.guide, X, evidence_of(X), num_particles=1)
+            inference_gap(vae.model, vae.guide, X, evidence_of(X), GapSettings(num_particles=1))
         exact = MODEL.vae()
         with pytest.raises(ValueError, match="a full covariance needs a guide of one site"):
-            inference_gap(exact.model, exact.guide, X, evidence_of(X), full_covariance=True)
+            inference_gap(
+                exact.model, exact.guide, X, evidence_of(X), GapSettings(full_covariance=True)
+            )
 
 
 def test_full_covariance_is_the_posterior():

@@ -12,6 +12,7 @@ from significance import Estimate, mean_of
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from ppl_vae.diagnostics import rate_distortion
+from ppl_vae.evidence import AnnealedImportanceSampling, Call
 from ppl_vae.linear_gaussian import LinearGaussian
 
 MODEL = LinearGaussian.random(4, 2, 0.7, seed=2)
@@ -39,11 +40,12 @@ def exact(x, beta, model=MODEL):
     return distortion, rate, flat + 0.5 * features * constant
 
 
-def curve(x=X, programs=VAE, betas=BETAS, T=8, K=16, L=1, **options):
+def curve(x=X, programs=VAE, betas=BETAS, T=8, K=16, L=1, mass="guide", **options):
+    call = Call(**{n: options.pop(n) for n in ("seed", "checkpoint") if n in options})
+    annealing = AnnealedImportanceSampling(T, K, L, mass=mass, rows=10**6)
     return rate_distortion(
-        programs.model, programs.guide, x, betas, num_temperatures=T, num_chains=K,
-        leapfrog_steps=L, rows=10**6, **options,
-    )  # fmt: skip
+        programs.model, programs.guide, x, betas, annealing=annealing, call=call, **options
+    )
 
 
 def at_these_data(mean):
@@ -111,8 +113,8 @@ class TestExact:
         chain = LinearChain()
         x = chain.simulate(2)
         found = rate_distortion(
-            chain.model, chain.rough, x, (0.5, 1.0), num_temperatures=20, num_chains=400,
-            leapfrog_steps=2,
+            chain.model, chain.rough, x, (0.5, 1.0),
+            annealing=AnnealedImportanceSampling(20, 400, 2, mass="guide"),
         )  # fmt: skip
         truth = chain.log_evidence(x).mean().item()
         significance.require_equal(at_these_data(found.points[1].log_normalizer), truth)
@@ -160,7 +162,7 @@ class TestErrors:
     def test_chains_without_weights_are_seen(self, significance, monkeypatch):
         """The wrong variant: a plain mean over chains that have not arrived."""
         monkeypatch.setattr(
-            importlib.import_module("ppl_vae.diagnostics.rate_distortion"),
+            importlib.import_module("ppl_vae.diagnostics._rate_distortion"),
             "normalized_weights",
             lambda log_weight: torch.full_like(log_weight, 1 / len(log_weight)),
         )
@@ -177,8 +179,9 @@ class TestResult:
     def test_bernoulli_data_have_no_negative_distortion(self):
         vae, x = binary_vae(), binary_data(5)
         found = rate_distortion(
-            vae.model, vae.guide, x, (1.0, 4.0), num_temperatures=4, leapfrog_steps=1
-        )
+            vae.model, vae.guide, x, (1.0, 4.0),
+            annealing=AnnealedImportanceSampling(4, 16, 1, mass="guide"),
+        )  # fmt: skip
         assert (found.distortion.value > 0).all()
         assert found.num_data == 5
         assert found.effective_sample_size.shape == (2, 5)

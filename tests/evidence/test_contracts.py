@@ -208,9 +208,8 @@ def test_a_sandwich_needs_no_guide(significance):
 
 def test_a_rate_distortion_curve_needs_no_guide(significance):
     found = rate_distortion(
-        two_normal, None, ROWS, (1.0,), num_temperatures=8, num_chains=64, leapfrog_steps=2,
-        mass="unit",
-    )  # fmt: skip
+        two_normal, None, ROWS, (1.0,), annealing=AnnealedImportanceSampling(8, 64, 2)
+    )
     log_normalizer = found.points[0].log_normalizer
     value = Estimate(log_normalizer.value, log_normalizer.monte_carlo_error)
     significance.require_equal(value, exact_of(None).mean().item())

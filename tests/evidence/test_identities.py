@@ -9,6 +9,7 @@ import torch
 
 from ppl_vae.data import Rows
 from ppl_vae.diagnostics import (
+    GapSettings,
     bound_against_particles,
     decompose,
     elbo_surgery,
@@ -20,6 +21,7 @@ from ppl_vae.evidence import (
     AdaptiveSampling,
     AnnealedImportanceSampling,
     BidirectionalMonteCarlo,
+    Call,
     ImportanceSampling,
     Quadrature,
     Sandwich,
@@ -51,10 +53,10 @@ DIAGNOSES = {
         *PROGRAMS, x, num_simulations=100, num_draws=19, **call
     ),
     "gap": lambda x, **call: inference_gap(
-        *PROGRAMS, x, EVIDENCE, refinement=Refinement(2), num_particles=2, **call
+        *PROGRAMS, x, EVIDENCE, GapSettings(Refinement(2), num_particles=2), **call
     ),
     "rates": lambda x, **call: rate_distortion(
-        *PROGRAMS, x, (1.0,), num_temperatures=3, num_chains=4, **call
+        *PROGRAMS, x, (1.0,), annealing=AnnealedImportanceSampling(3, 4), call=Call(**call)
     ),
 }
 ALL = {repr(each): lambda x, e=each, **call: e(*PROGRAMS, x, **call) for each in ESTIMATORS}

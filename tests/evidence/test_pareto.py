@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from ppl_vae.evidence import ImportanceSampling, ParetoSmoothed, pareto_tail
-from ppl_vae.testing._known import discrete_latents
+from ppl_vae.reference_models import discrete_data
 from ppl_vae.weights import RunningWeights
 
 
 @pytest.mark.parametrize("num_particles", [100, 200, 1000])
 def test_discrete_latents_have_an_estimate(num_particles):
     """Once, the fit divided by the lower quartile of a tail of ties, which is 0."""
-    known = discrete_latents(5)
+    known = discrete_data(5)
     smoothed, plain = (
         estimator(known.model, known.guide, known.x)
         for estimator in (ParetoSmoothed(num_particles), ImportanceSampling(num_particles))

@@ -14,8 +14,8 @@ from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE, DReG
 from ppl_vae.priors import StandardNormalPrior
-from ppl_vae.testing.distributions._rounding import digits
-from ppl_vae.testing.distributions._subject import Subject
+from ppl_vae.testing.distributions._module_case import ModuleCase
+from ppl_vae.testing.distributions._use import digits
 from ppl_vae.vae import VAE
 
 PARAMETRIZE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -187,7 +187,7 @@ def test_single_precision_is_double_precision_rounded(case):
 def test_single_precision_keeps_its_digits_in_other_units(case, factor):
     """Of a decoder that has been fitted to such data: at its own draws, and at larger ones."""
     decoder = case.decoder(torch.float32, factor)
-    digits(Subject("likelihood", decoder, case.z(4, dtype=torch.float32)), 0)
+    digits(ModuleCase("likelihood", decoder, case.z(4, dtype=torch.float32)), 0)
 
 
 @PARAMETRIZE

@@ -37,8 +37,8 @@ from ppl_vae.objectives import (
     TailAdaptive,
     VRMax,
 )
+from ppl_vae.reference_models import one_layer
 from ppl_vae.testing import check_objective
-from ppl_vae.testing._programs import one_layer
 from ppl_vae.weights import log_mean_exp
 
 from . import wrong_variants as wrong
@@ -108,7 +108,7 @@ def test_it_is_what_it_claims_to_be(objective, significance):
 def test_a_shaped_kl_reports_the_same_bound_and_claims_no_gradient(objective):
     plain = type(objective)(3)
     case = one_layer(4)
-    particles = objective.draw(*case.programs(case.parameters), case.x)
+    particles = objective.draw(case.model, case.guide, case.x)
     assert torch.equal(objective.bound(particles), plain.bound(particles))
     assert objective.claims.unbiased == frozenset()
     assert type(objective).claims.unbiased == {"theta", "phi"}

@@ -20,7 +20,7 @@ from ppl_vae.priors import (
     CategoricalPrior,
     RBMPrior,
 )
-from ppl_vae.testing._draws import given
+from ppl_vae.reference_models import given
 from ppl_vae.vae import VAE
 
 FEATURES = 4

@@ -15,18 +15,18 @@ from ppl_vae.evidence import (
     Quadrature,
     SequentialMonteCarlo,
 )
+from ppl_vae.reference_models import (
+    BinaryAutoencoder,
+    binary,
+    discrete_data,
+    exact,
+    exact_chain,
+    wide_chain,
+)
 from ppl_vae.testing import _replicates as module
 from ppl_vae.testing import check_evidence
-from ppl_vae.testing._known import (
-    BinaryAutoencoder,
-    at_posterior,
-    binary,
-    discrete_latents,
-    off_posterior,
-    off_posterior_chain,
-)
-from ppl_vae.testing._ladder import climb
-from ppl_vae.testing._trial import Trial, agreement, short_seed, with_field
+from ppl_vae.testing._comparison import run_ladder
+from ppl_vae.testing._trial import Trial, agreement, off_posterior, short_seed, with_field
 
 from .wrong_estimators import NotEvidence, Plain
 
@@ -144,14 +144,17 @@ def estimate(estimator, known):
     return estimator(known.model, known.guide, known.x)
 
 
-class TestKnown:
+AT_POSTERIOR = [exact(5), exact_chain(5, bottom_up=True)]
+
+
+class TestReferenceModels:
     def test_all_binary_data_together_have_probability_1(self):
         known = binary(BinaryAutoencoder())
         assert known.log_evidence.exp().sum().item() == pytest.approx(1, abs=1e-12)
 
     @pytest.mark.parametrize(
         "known",
-        [off_posterior(5), off_posterior_chain(5), binary(BinaryAutoencoder()), *at_posterior(5)],
+        [off_posterior(5), wide_chain(5), binary(BinaryAutoencoder()), *AT_POSTERIOR],
         ids=lambda known: known.name,
     )
     def test_by_quadrature(self, known):
@@ -159,18 +162,18 @@ class TestKnown:
         torch.testing.assert_close(found, known.log_evidence, rtol=0, atol=1e-6)
 
     def test_by_enumeration(self):
-        known = discrete_latents(5)
+        known = discrete_data(5)
         torch.testing.assert_close(estimate(Enumeration(), known).log_prob, known.log_evidence)
 
     def test_the_guide_is_the_posterior_or_is_not(self):
-        for known in at_posterior(4):
+        for known in AT_POSTERIOR:
             assert estimate(ImportanceSampling(50), known).standard_error.max() < 1e-6
-        for known in (off_posterior(4), off_posterior_chain(4)):
+        for known in (off_posterior(4), wide_chain(4)):
             assert estimate(ImportanceSampling(50), known).standard_error.min() > 0.01
 
-    def test_replicated(self):
+    def test_repeated(self):
         known = off_posterior(3)
-        many = known.replicated(5)
+        many = known.repeated(5)
         assert torch.equal(many.x, known.x[:1].expand(5, -1))
         assert torch.equal(many.log_evidence, known.log_evidence[:1].expand(5))
 
@@ -214,10 +217,10 @@ def test_seeds_are_short():
 def test_rungs_after_a_broken_foundation_are_not_reached():
     ladder = {"form": lambda: 1 / 0, "truth": lambda: 1 / 0}
     with pytest.raises(AssertionError, match="fails 1 of 2 rungs"):
-        climb("a", ladder, 0.01, foundation="form")
+        run_ladder("a", ladder, 0.01, foundation="form")
     for foundation in (None, "truth"):
         with pytest.raises(AssertionError, match="fails 2 of 2 rungs"):
-            climb("a", ladder, 0.01, foundation=foundation)
+            run_ladder("a", ladder, 0.01, foundation=foundation)
 
 
 def test_a_seed_decides_on_every_call():

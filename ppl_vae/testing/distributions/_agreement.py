@@ -1,7 +1,8 @@
-"""Whether a law's density sums to 1, and whether its draws have that density."""
+"""Whether a density integrates or sums to 1, and whether draws have that density."""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -13,25 +14,26 @@ from torch import Tensor
 
 from ppl_vae.evidence import SiteStates, pareto_tail
 from ppl_vae.randomness import derive_seed
+from ppl_vae.reference_models import same_draws
 from ppl_vae.testing._comparison import Answer, Discrepancy, same
-from ppl_vae.testing._draws import same_draws
-from ppl_vae.testing.distributions._cubature import (
-    MOST_DIMENSIONS,
-    CellIntegral,
-    cells_among,
-    integrate_cells,
+from ppl_vae.testing.distributions._cubature import MOST_DIMENSIONS, Integral, integrate
+from ppl_vae.testing.distributions._functions import (
+    NUM_DRAWS,
+    BoundedFunctions,
+    means_agree,
+    means_are,
 )
-from ppl_vae.testing.distributions._law import Law
-from ppl_vae.testing.distributions._probes import NUM_DRAWS, Probes, means_agree, means_are
+from ppl_vae.testing.distributions._module_case import ModuleCase
 from ppl_vae.testing.distributions._proposals import OnSphere, OnValues, StudentMixture
+from ppl_vae.testing.distributions._target import TargetDistribution, target_of, targets_of_features
 from ppl_vae.weights import RunningWeights
 
 _UNSEEN = 5
-"""Draws that a part of a law may have and not be looked at closely."""
+"""Draws whose share of the mass may lie where none of the draws is."""
 _FEW = 4000
-"""Draws that tell where a lattice is."""
+"""Draws that show where a lattice is."""
 _MOST_UNSEEN = 0.05
-"""Share of a law on values that no draw has shown, above which its sum says nothing."""
+"""Largest share of values that no draw has shown, above which the sum says nothing."""
 _MOST_DIMENSIONS = 32
 _MOST_STATES = 2**16
 _HEAVY = 0.5
@@ -40,155 +42,155 @@ _LARGEST_SHARE = 0.01
 """Largest share of the sum of all weights that one discrete vector may have."""
 _LEAST_OVERLAP = 0.01
 _NEGLIGIBLE = 1e-12
+_ROWS, _FEATURES = 2, 5
+"""Rows, and features of each, that are examined."""
 _ROUNDED = 10.0
 """Factor on the share of a density where rounding sets in, for what may lie beyond."""
 
 
 @dataclass(frozen=True)
 class Examination(ABC):
-    """A law with its draws, looked at in the way its space allows.
+    """A target distribution with its draws, examined in the way that its space allows.
 
     Attributes:
-        law: The law.
-        seed: Of all draws.
+        target: The target distribution.
+        seed: Seed of all draws.
     """
 
-    law: Law
+    target: TargetDistribution
     seed: int
 
     def draws(self, number: int, count: int) -> tuple[Tensor, Tensor]:
-        """So many draws of a stream, and their log-densities."""
+        """Draws of a numbered stream, and their log-densities."""
         with same_draws(derive_seed(self.seed, number)):
-            draws = self.law.draw(count).double()
-        return draws, self.law.log_prob(draws).double()
+            draws = self.target.draw(count).double()
+        return draws, self.target.log_prob(draws).double()
 
     @cached_property
     def placing(self) -> tuple[Tensor, Tensor]:
-        """Draws that say where to look; others are tested."""
+        """Draws that functions, boxes and proposals are fitted to; others are tested."""
         return self.draws(0, NUM_DRAWS)
 
     @cached_property
     def tested(self) -> tuple[Tensor, Tensor]:
-        """Draws to test, independent of the others."""
+        """Draws under test, independent of the others."""
         return self.draws(1, NUM_DRAWS)
 
     @cached_property
-    def probes(self) -> Probes:
+    def functions(self) -> BoundedFunctions:
         """Functions whose means are compared."""
-        return Probes.fit(*self.placing, derive_seed(self.seed, 2))
+        return BoundedFunctions.fit(*self.placing, derive_seed(self.seed, 2))
 
     @abstractmethod
     def normalised(self) -> Answer:
-        """Whether the density's integral, or sum, is 1."""
+        """Compare the density's integral, or sum, with 1."""
 
     @abstractmethod
     def followed(self) -> Answer:
-        """Whether the draws have the density."""
+        """Compare the draws with the density."""
 
 
-def examination(law: Law, seed: int) -> Examination | None:
-    """The way to look at a law; None where there is none."""
+def examination(target: TargetDistribution, seed: int) -> Examination | None:
+    """The way to examine a target distribution; None where there is none."""
     with same_draws(seed):
-        few, space = law.draw(16), law.space
+        few, space = target.draw(16), target.space
         if space == "discrete":
-            states = _states(law, few)
+            states = _states(target, few)
             if states is not None:
-                return ByStates(law, seed, states)
+                return ByStates(target, seed, states)
         if few.shape[-1] > _MOST_DIMENSIONS:
             return None
         if space == "discrete":
-            return ByProposal(law, seed, OnValues)
+            return ByProposal(target, seed, OnValues)
         if space == "sphere":
-            return ByProposal(law, seed, OnSphere)
+            return ByProposal(target, seed, OnSphere)
         if space == "unknown":
             return None
-        free = law.unconstrained()
+        free = target.unconstrained()
         if free.draw(1).shape[-1] <= MOST_DIMENSIONS:
-            return ByCells(free, seed)
+            return ByCubature(free, seed)
         return ByProposal(free, seed, StudentMixture)
 
 
 @final
 @dataclass(frozen=True)
 class ByStates(Examination):
-    """All values that there are, or all counts with any probability to speak of."""
+    """Sums over all values, or over all counts with any probability to speak of."""
 
     states: Float[Tensor, "states size"]
 
     @cached_property
     def log_probs(self) -> Float[Tensor, " states"]:
-        """Of all states."""
-        return self.law.log_prob(self.states).double()
+        """Log-probabilities of all states."""
+        return self.target.log_prob(self.states).double()
 
     def normalised(self) -> Answer:
-        """By their sum."""
+        """The sum is 1."""
         total = self.log_probs.exp().sum()
-        what = f"sum of {self.law.name} over {len(self.states)} values"
-        if self.law.log_error:
-            return [Discrepancy(what, total.item(), 1.0, self.law.log_error)]
+        what = f"sum of {self.target.name} over {len(self.states)} values"
+        if self.target.log_error:
+            return [Discrepancy(what, total.item(), 1.0, self.target.log_error)]
         return [same(what, total, 1.0)]
 
     def followed(self) -> Answer:
         """Means over draws are those over all states."""
-        values = self.probes.values(self.states.double(), self.log_probs)
+        values = self.functions.values(self.states.double(), self.log_probs)
         expected = (self.log_probs.exp().unsqueeze(-1) * values).sum(0)
-        found = self.probes.values(*self.tested)
-        what, error = f"mean under {self.law.name} of", self.law.log_error
-        return means_are(what, self.probes.names, found, expected, error)
+        found = self.functions.values(*self.tested)
+        what, error = f"mean under {self.target.name} of", self.target.log_error
+        return means_are(what, self.functions.names, found, expected, error)
 
 
 @final
 @dataclass(frozen=True)
-class ByCells(Examination):
+class ByCubature(Examination):
     """Cubature, in one or two dimensions of the whole space."""
 
     @cached_property
-    def integral(self) -> CellIntegral:
-        """Of 1 and of every probe, times the density."""
+    def integral(self) -> Integral:
+        """Integrals of 1, of where rounding sets in, and of every function, times the density."""
 
         def integrand(w: Tensor) -> Tensor:
-            log_prob = self.law.log_prob(w)
-            values = self.probes.values(w, log_prob)[:, : self.probes.num_smooth]
-            rounded = self.law.rounded(w).to(values).unsqueeze(-1)
+            log_prob = self.target.log_prob(w)
+            values = self.functions.values(w, log_prob)[:, : self.functions.num_smooth]
+            rounded = self.target.rounded(w).to(values).unsqueeze(-1)
             values = torch.cat([torch.ones_like(rounded), rounded, values], -1)
             return log_prob.exp().unsqueeze(-1) * values
 
-        return integrate_cells(integrand, cells_among(self.placing[0]))
+        return integrate(integrand, self.placing[0])
 
     @property
     def error(self) -> float:
-        """Of the integrals: the rule's, and shares that are unseen, or elsewhere by rounding."""
+        """Error of the integrals: the rule's, and shares that are unseen, or lost by rounding."""
         rounded = _ROUNDED * self.integral.total[1].item()
         own = self.integral.error + rounded + _UNSEEN / len(self.placing[0])
-        return math.hypot(own, self.law.log_error)
+        return math.hypot(own, self.target.log_error)
 
     def normalised(self) -> Answer:
-        """By the integral."""
-        found = self.integral.total[0].item()
-        return [Discrepancy(f"integral of {self.law.name}", found, 1.0, self.error)]
+        """The integral is 1."""
+        total = self.integral.total[0].item()
+        return [Discrepancy(f"integral of {self.target.name}", total, 1.0, self.error)]
 
     def followed(self) -> Answer:
         """Means over draws are the integrals; in one dimension the distribution functions agree."""
-        found = self.probes.values(*self.tested)[:, : self.probes.num_smooth]
-        names = self.probes.names[: self.probes.num_smooth]
-        expected, what = self.integral.total[2:], f"mean under {self.law.name} of"
-        comparisons = means_are(what, names, found, expected, self.error)
+        values = self.functions.values(*self.tested)[:, : self.functions.num_smooth]
+        names = self.functions.names[: self.functions.num_smooth]
+        expected, what = self.integral.total[2:], f"mean under {self.target.name} of"
+        comparisons = means_are(what, names, values, expected, self.error)
         if self.tested[0].shape[-1] == 1:
             comparisons.append(self._kolmogorov())
         return comparisons
 
     def _kolmogorov(self) -> Discrepancy:
-        """The largest difference at the cells' ends, which is at most that anywhere."""
-        cells = self.integral.cells
-        order = cells.low[:, 0].argsort()
+        """The largest difference at the boxes' ends, which is at most that anywhere."""
+        ends, order = self.integral.high[:, 0].sort()
         share = self.integral.value[order, 0].cumsum(0)
-        ends = (cells.low + cells.width)[order, 0]
         draws = self.tested[0][:, 0].sort().values
         below = torch.searchsorted(draws, ends, right=True) / len(draws)
         distance = max(0.0, (below - share).abs().max().item() - self.error)
         tail = kstwobign.sf(math.sqrt(len(draws)) * distance)
         z = float(norm.isf(tail / 2))
-        what = f"distance of distribution functions of {self.law.name} (Kolmogorov)"
+        what = f"distance of distribution functions of {self.target.name} (Kolmogorov)"
         return Discrepancy(what, distance, 0.0, distance / z if z > 0 else 1.0, "<=")
 
 
@@ -197,7 +199,7 @@ class ByCells(Examination):
 class ByProposal(Examination):
     """Importance weights from a proposal that is fitted to draws, and wider.
 
-    With the law's density p and the proposal's q, both positive, any bounded f has
+    With the target's density p and the proposal's q, both positive, any bounded f has
 
         E_q [f p / (p + q)] = E_p [f q / (p + q)],
 
@@ -220,19 +222,19 @@ class ByProposal(Examination):
         """Draws of the proposal, with log p and log q."""
         with same_draws(derive_seed(self.seed, 3)):
             draws = self.proposal.draw(len(self.tested[0]))
-        log_prob = self.law.log_prob(draws).double()
-        # A row of values that each occur may be none of the law's, as two ones in a one-hot vector.
-        inside = self.law.support.check(draws)
+        log_prob = self.target.log_prob(draws).double()
+        # Values that each occur may be no vector of the support, as two ones in a one-hot vector.
+        inside = self.target.support.check(draws)
         return draws, log_prob.where(inside, -torch.inf), self.proposal.log_prob(draws)
 
     def normalised(self) -> Answer:
-        """By the mean importance weight, where its variance is finite."""
+        """The mean importance weight is 1, where its variance is finite."""
         _, log_p, log_q = self.others
         log_weight = log_p - log_q
         if self._is_heavy(log_weight) or self.proposal.unseen > _MOST_UNSEEN:
             return "not looked"
-        weight, error = log_weight.exp(), math.hypot(self.law.log_error, self.proposal.unseen)
-        what = [f"integral of {self.law.name}"]
+        weight, error = log_weight.exp(), math.hypot(self.target.log_error, self.proposal.unseen)
+        what = [f"integral of {self.target.name}"]
         return means_are("", what, weight.unsqueeze(-1), torch.ones(1).to(weight), error)
 
     def _is_heavy(self, log_weight: Float[Tensor, " draws"]) -> bool:
@@ -246,50 +248,103 @@ class ByProposal(Examination):
         return largest > math.log(_LARGEST_SHARE * len(log_weight))
 
     def followed(self) -> Answer:
-        """By the two sides of the identity, for 1 and for every probe."""
+        """The two sides of the identity are equal, for 1 and for every function."""
         (z, log_p), (y, log_p_y, log_q_y) = self.tested, self.others
         of_draws = torch.sigmoid(self.proposal.log_prob(z) - log_p)
         of_others = torch.sigmoid(log_p_y - log_q_y)
         if max(of_draws.mean(), of_others.mean()) < _LEAST_OVERLAP:
             return "not looked"
-        what = f"under {self.law.name} against its density, mean of"
+        what = f"under {self.target.name} against its density, mean of"
         return means_agree(
             what,
-            ["1", *self.probes.names],
+            ["1", *self.functions.names],
             self._weighed(of_draws, z, log_p),
             self._weighed(of_others, y, log_p_y),
-            self.law.log_error,
+            self.target.log_error,
         )
 
     def _weighed(self, weight: Tensor, points: Tensor, log_prob: Tensor) -> Tensor:
-        values = self.probes.values(points, log_prob)
+        values = self.functions.values(points, log_prob)
         return weight.unsqueeze(-1) * torch.cat([torch.ones_like(values[:, :1]), values], -1)
 
 
-def _states(law: Law, few: Tensor) -> Tensor | None:
-    """Every value of a discrete law, or all with any probability to speak of; None if too many."""
+def _states(target: TargetDistribution, few: Tensor) -> Tensor | None:
+    """Every value of a discrete target, or all with any probability; None if too many."""
     try:
-        sites = SiteStates.of("z", law, few[:1].unsqueeze(0), 0)
+        sites = SiteStates.of("z", target, few[:1].unsqueeze(0), 0)
     except ValueError:
-        return _lattice(law) if few.shape[-1] == 1 else None
+        return _lattice(target) if few.shape[-1] == 1 else None
     if sites.count > _MOST_STATES:
         return None
     return sites.at(torch.arange(sites.count), 1).flatten(0, 1)
 
 
-def _lattice(law: Law) -> Tensor | None:
+def _lattice(target: TargetDistribution) -> Tensor | None:
     """Equally spaced numbers, both ways from the draws, until nothing is left."""
-    draws = law.draw(_FEW).unique()
+    draws = target.draw(_FEW).unique()
     if len(draws) < 2:
         return None
     step, reach = draws.diff().min(), 64
     while reach <= _MOST_STATES:
         span = int((draws[-1] - draws[0]) / step) + 1
         values: Tensor = (draws[0] + step * torch.arange(-reach, span + reach)).unsqueeze(-1)
-        values = values[law.support.check(values)]
+        values = values[target.support.check(values)]
         outer = (values < draws[0] - step * reach / 2) | (values > draws[-1] + step * reach / 2)
         outside = values[outer[:, 0]]
-        if not len(outside) or float(law.log_prob(outside).exp().sum()) < _NEGLIGIBLE:
+        if not len(outside) or float(target.log_prob(outside).exp().sum()) < _NEGLIGIBLE:
             return values
         reach *= 2
     return None
+
+
+@final
+@dataclass(frozen=True)
+class Examined:
+    """The first rows' distributions, whole where that can be done, and those of single features.
+
+    Attributes:
+        case: The module, in double precision.
+        seed: Seed of all draws.
+    """
+
+    case: ModuleCase
+    seed: int
+
+    @cached_property
+    def examinations(self) -> list[Examination]:
+        """Examinations of all distributions that there is a way to examine."""
+        found: list[Examination] = []
+        likelihood = self.case.part == "likelihood"
+        for number in range(min(_ROWS, self.case.num_rows)):
+            # Of a likelihood, one row says how features hang together.
+            many = likelihood and number > 0
+            seed, target = derive_seed(self.seed, number, 0), target_of(self.case, number)
+            whole = None if many else examination(target, seed)
+            found += [whole] if whole else []
+            if likelihood or whole is None:
+                found += self._by_features(number)
+        return found
+
+    def _by_features(self, number: int) -> list[Examination]:
+        with same_draws(derive_seed(self.seed, number)):
+            last = target_of(self.case, number).draw(1).shape[-1] - 1
+            places = {round(i * last / (_FEATURES - 1)) for i in range(_FEATURES)}
+            targets = targets_of_features(self.case, number, sorted(places))
+        found = [
+            examination(target, derive_seed(self.seed, number, 1 + i))
+            for i, target in enumerate(targets)
+        ]
+        return [examined for examined in found if examined]
+
+    def normalised(self) -> Answer:
+        """Every density's integral, or sum, is 1."""
+        return self._all(lambda examined: examined.normalised())
+
+    def followed(self) -> Answer:
+        """All draws have their density."""
+        return self._all(lambda examined: examined.followed())
+
+    def _all(self, question: Callable[[Examination], Answer]) -> Answer:
+        answers = [question(examined) for examined in self.examinations]
+        made: list[Discrepancy] = [c for a in answers if not isinstance(a, str) for c in a]
+        return made or "not looked"

@@ -9,25 +9,30 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ppl_vae.randomness import derive_seed
-from ppl_vae.testing._comparison import Answer, Report
-from ppl_vae.testing._ladder import climb
+from ppl_vae.testing._comparison import Answer, Report, run_ladder
+from ppl_vae.testing.distributions._agreement import Examined
 from ppl_vae.testing.distributions._contract import (
     contract,
     each_datum,
     expand,
     features,
     leading_shapes,
+    missing_values,
+    support,
 )
-from ppl_vae.testing.distributions._examined import Examined
 from ppl_vae.testing.distributions._gradients import gradients, pathwise
-from ppl_vae.testing.distributions._inference import annealing, particles, training
-from ppl_vae.testing.distributions._missing import missing_values
-from ppl_vae.testing.distributions._modules import checkpoint, copies, precision_and_device
-from ppl_vae.testing.distributions._rounding import digits
-from ppl_vae.testing.distributions._subject import Subject
-from ppl_vae.testing.distributions._support import support
+from ppl_vae.testing.distributions._module_case import ModuleCase
+from ppl_vae.testing.distributions._use import (
+    annealing,
+    checkpoint,
+    copies,
+    digits,
+    particles,
+    precision_and_device,
+    training,
+)
 
-_Rung = Callable[[Subject, int], Answer]
+_Rung = Callable[[ModuleCase, int], Answer]
 
 MOVED: dict[str, _Rung] = {
     "leading shapes": leading_shapes,
@@ -100,7 +105,7 @@ def check_prior(
         ValueError: If ``false_alarm`` is not between 0 and 1.
     """
     _require_module("check_prior", prior)
-    return _check(Subject("prior", prior, fresh=fresh, log_error=log_error), seed, false_alarm)
+    return _check(ModuleCase("prior", prior, fresh=fresh, log_error=log_error), seed, false_alarm)
 
 
 def check_likelihood(
@@ -140,7 +145,7 @@ def check_likelihood(
     """
     _require_module("check_likelihood", decoder)
     _require_rows("z", z)
-    return _check(Subject("likelihood", decoder, z, fresh), seed, false_alarm)
+    return _check(ModuleCase("likelihood", decoder, z, fresh), seed, false_alarm)
 
 
 def check_guide(
@@ -175,7 +180,7 @@ def check_guide(
     """
     _require_module("check_guide", encoder)
     _require_rows("x", x)
-    return _check(Subject("guide", encoder, x, fresh, missing), seed, false_alarm)
+    return _check(ModuleCase("guide", encoder, x, fresh, missing), seed, false_alarm)
 
 
 def _require_module(check: str, module: Any) -> None:
@@ -191,17 +196,17 @@ def _require_rows(name: str, rows: Tensor) -> None:
         )
 
 
-def _check(subject: Subject, seed: int, false_alarm: float) -> Report:
-    name = f"{type(subject.module).__name__} ({subject.part})"
+def _check(case: ModuleCase, seed: int, false_alarm: float) -> Report:
+    name = f"{type(case.module).__name__} ({case.part})"
     first: dict[str, Callable[[], Answer]] = {
-        "contract": lambda: contract(subject.copied(torch.float64), derive_seed(seed, 0, 0)),
-        "precision and device": lambda: precision_and_device(subject, derive_seed(seed, 0, 1)),
+        "contract": lambda: contract(case.copied(torch.float64), derive_seed(seed, 0, 0)),
+        "precision and device": lambda: precision_and_device(case, derive_seed(seed, 0, 1)),
     }
     # Where one of these fails, the others would say the same.
-    climb(name, first, false_alarm)
-    moved = subject.moved(derive_seed(seed, 1))
+    run_ladder(name, first, false_alarm)
+    moved = case.moved(derive_seed(seed, 1))
     examined = Examined(moved, derive_seed(seed, 2))
-    asked = {rung: test for rung, test in MOVED.items() if rung not in _NOT_ASKED[subject.part]}
+    asked = {rung: test for rung, test in MOVED.items() if rung not in _NOT_ASKED[case.part]}
     then = {
         rung: partial(test, moved, derive_seed(seed, 3, number))
         for number, (rung, test) in enumerate(asked.items())
@@ -210,4 +215,4 @@ def _check(subject: Subject, seed: int, false_alarm: float) -> Report:
         "density normalises": lambda: examined.normalised(),
         "draws follow density": lambda: examined.followed(),
     }
-    return climb(name, {**first, **agreement, **then}, false_alarm)
+    return run_ladder(name, {**first, **agreement, **then}, false_alarm)

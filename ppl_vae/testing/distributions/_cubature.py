@@ -1,73 +1,88 @@
-"""Integrals of a density in one or two dimensions, over cells that are halved where it matters."""
+"""Integrals of a density in one or two dimensions, in coordinates and boxes fitted to draws."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
+from scipy.integrate import cubature
 from torch import Tensor
 
-from ppl_vae.testing.distributions._stretch import FARTHEST
-
 MOST_DIMENSIONS = 2
-_NODES = {1: 8, 2: 5}
-"""Points of a cell's Gauss-Legendre rule, to a side."""
-_MOST_DRAWS = {1: 1 / 500, 2: 1 / 200}
-"""Largest share of all draws in a cell to begin with."""
-_SAFE = 3.0
-"""Factor on the last change, which at a step may be smaller than what is left."""
-_FEW = 5
-"""Draws in a cell that stand close together, in a quarter of its width, ask for smaller cells."""
-_DEEPEST = 60
+_STRAIGHT = 3.0
+"""Scales from the centre where the coordinates turn from linear to logarithmic."""
+FARTHEST = _STRAIGHT * math.asinh(1e12 / _STRAIGHT)
+"""Farthest point, at 1e12 scales: beyond it a Cauchy law has less than 1e-12 of its mass."""
 _BEYOND = 3.0
-"""Share of the draws within which cells are as small as among them."""
-_TOLERANCE = {1: 1e-8, 2: 1e-6}
-"""Tolerance of each cell, as a share of the integral."""
-_MOST = {1: 100_000, 2: 200_000}
-"""Points at the most."""
+"""Width of the margin around draws and around the farthest point."""
+_SHARE = 1 / 128
+"""Largest share of all draws in a box."""
+_FEW = 5
+"""Draws that ask for boxes of their own."""
+_GAP, _MARGIN = 0.25, 0.05
+"""Share of a box without draws that is cut out, and share of it that is left on either side."""
+_NARROWEST = 1e-9
+_RULE: dict[int, Literal["gk15", "genz-malik"]] = {1: "gk15", 2: "genz-malik"}
+_TOLERANCE = {1: 1e-7, 2: 1e-6}
+"""Tolerance of each box, as a share of the integral: far below what so many draws can tell."""
+_MOST_SPLITS = {1: 20, 2: 8}
 
 
 @final
 @dataclass(frozen=True)
-class _Cells:
-    """Boxes side by side.
+class FittedCoordinates:
+    """``u = centre + sides 3 sinh(w / 3)``: about the identity near the centre, in units of draws.
 
-    Attributes:
-        low: Their lowest corners, shape (cells, dim).
-        width: Their sides, shape (cells, dim).
+    A tail ``|u|^-(df + 1)`` becomes ``exp(-df |w| / 3)``.
     """
 
-    low: Float[Tensor, "cells dim"]
-    width: Float[Tensor, "cells dim"]
+    centre: Float[Tensor, " dim"]
+    sides: Float[Tensor, "dim dim"]
 
-    def halved(self) -> "_Cells":
-        """Each cell halved along every side; its parts follow each other."""
-        dim = self.low.shape[-1]
-        corners = torch.cartesian_prod(*[torch.arange(2)] * dim).reshape(-1, dim).to(self.low)
-        low = self.low.unsqueeze(1) + corners * self.width.unsqueeze(1) / 2
-        width = (self.width / 2).unsqueeze(1).expand_as(low)
-        return _Cells(low.flatten(0, 1), width.flatten(0, 1))
+    @classmethod
+    def of(cls, draws: Float[Tensor, "draws dim"]) -> "FittedCoordinates":
+        """Coordinates fitted by quantiles, which heavy tails do not sway."""
+        centre, scale = placement(draws)
+        inner = ((draws - centre) / scale).clamp(-_STRAIGHT, _STRAIGHT)
+        correlation = inner.T @ inner / len(inner) + 1e-3 * torch.eye(len(centre)).to(draws)
+        return cls(centre, scale.unsqueeze(-1) * torch.linalg.cholesky(correlation))
 
-    def __getitem__(self, chosen: Tensor) -> "_Cells":
-        return _Cells(self.low[chosen], self.width[chosen])
+    def inverse(self, u: Float[Tensor, "points dim"]) -> Float[Tensor, "points dim"]:
+        """``w``, from u."""
+        away = torch.linalg.solve_triangular(self.sides, (u - self.centre).T, upper=False).T
+        w: Tensor = _STRAIGHT * (away / _STRAIGHT).asinh()
+        return w
+
+    def __call__(self, w: Float[Tensor, "points dim"]) -> tuple[Tensor, Tensor]:
+        """``u``, and ``log |du/dw|``."""
+        away, log_det = w / _STRAIGHT, self.sides.diagonal().log().sum()
+        u = self.centre + _STRAIGHT * away.sinh() @ self.sides.T
+        return u, log_det + away.cosh().log().sum(-1)
+
+
+def placement(draws: Float[Tensor, "draws dim"]) -> tuple[Tensor, Tensor]:
+    """Median and scale of each coordinate, by quartiles; the scale of one that stays put is 1."""
+    quarter, centre, three = torch.quantile(draws, torch.tensor([0.25, 0.5, 0.75]).to(draws), dim=0)
+    scale = (three - quarter) / 1.35
+    return centre, torch.where(scale > 0, scale, 1.0)
 
 
 @final
 @dataclass(frozen=True)
-class CellIntegral:
-    """An integral by cells.
+class Integral:
+    """An integral over boxes that tile the space.
 
     Attributes:
-        cells: The cells.
-        value: The integral over each, shape (cells, outputs).
-        error: What all of it may be off by; a guess on the safe side.
+        value: The integral over each box, shape (boxes, outputs).
+        high: Highest corner of each box, shape (boxes, dim).
+        error: What all of it may be off by, by the difference of two rules.
     """
 
-    cells: _Cells
-    value: Float[Tensor, "cells outputs"]
+    value: Float[Tensor, "boxes outputs"]
+    high: Float[Tensor, "boxes dim"]
     error: float
 
     @property
@@ -76,84 +91,77 @@ class CellIntegral:
         return self.value.sum(0)
 
 
-Integrand = Callable[[Tensor], Tensor]
-"""Points, shape (points, dim), to values, shape (points, outputs)."""
+def integrate(integrand: Callable[[Tensor], Tensor], draws: Float[Tensor, "draws dim"]) -> Integral:
+    """Integrate over all that draws may reach, by scipy's adaptive rules.
 
+    Adaptive rules see no mode that lies between their points. So the space is cut into boxes that
+    are as small as the draws in them stand close, and the rule is applied to all boxes at once: as
+    to a function on the unit cube with an output for each box.
 
-def integrate_cells(integrand: Integrand, cells: _Cells) -> CellIntegral:
-    """Halve cells until their parts add up to the whole of each, or there are too many points."""
-    dim = cells.low.shape[-1]
-    value, points = _apply_rule(integrand, cells), 0
-    done: list[tuple[_Cells, Tensor, Tensor]] = []
-    while len(cells.low):
-        parts = cells.halved()
-        values = _apply_rule(integrand, parts)
-        points += len(parts.low) * _NODES[dim] ** dim
-        error = (values.unflatten(0, (-1, 2**dim)).sum(1) - value).abs().amax(-1)
-        error = error.nan_to_num(nan=math.inf)
-        settled = (error <= _TOLERANCE[dim]) | (points > _MOST[dim])
-        of_parts = settled.repeat_interleave(2**dim)
-        done.append((parts[of_parts], values[of_parts], error[settled]))
-        cells, value = parts[~of_parts], values[~of_parts]
-    low, width = ([getattr(part, name) for part, _, _ in done] for name in ("low", "width"))
-    merged = _Cells(torch.cat(low), torch.cat(width))
-    error = torch.cat([error for _, _, error in done]).sum().item()
-    return CellIntegral(merged, torch.cat([value for _, value, _ in done]), _SAFE * error)
+    Args:
+        integrand: Points, shape (points, dim), to values, shape (points, outputs).
+        draws: Draws of the density that is integrated.
+    """
+    dim = draws.shape[-1]
+    edge = torch.full_like(draws[0], FARTHEST + _BEYOND)
+    tiling = boxes(draws.clamp(-FARTHEST, FARTHEST), -edge, edge, _SHARE * len(draws))
+    low, high = (torch.stack(corners) for corners in zip(*tiling, strict=True))
+    width = high - low
 
+    def on_unit_cube(points: Any) -> Any:
+        w = low + torch.from_numpy(points).unsqueeze(1) * width
+        values = integrand(w.flatten(0, 1)).unflatten(0, w.shape[:2])
+        return (values * width.prod(-1, keepdim=True)).numpy()
 
-def _apply_rule(integrand: Integrand, cells: _Cells) -> Float[Tensor, "cells outputs"]:
-    dim = cells.low.shape[-1]
-    places, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(_NODES[dim]))
-    unit = torch.cartesian_prod(*[(places + 1) / 2] * dim).reshape(-1, dim)
-    weight = torch.cartesian_prod(*[weights / 2] * dim).reshape(-1, dim).prod(-1)
-    points = cells.low.unsqueeze(1) + unit * cells.width.unsqueeze(1)
-    values: Tensor = integrand(points.flatten(0, 1)).unflatten(0, points.shape[:2])
-    return (weight.unsqueeze(-1) * values).sum(1) * cells.width.prod(-1, keepdim=True)
-
-
-def cells_among(w: Float[Tensor, "draws dim"]) -> _Cells:
-    """Cells as far as a law may reach, the smaller the closer the draws stand."""
-    w = w.clamp(-FARTHEST, FARTHEST)
-    ends = torch.full_like(w[:1], FARTHEST)
-    low, high = w.amin(0, keepdim=True) - _BEYOND, w.amax(0, keepdim=True) + _BEYOND
-    edges = torch.cat([-ends - _BEYOND, low, high, ends + _BEYOND])
-    cells = _Cells(_corners(edges[:-1]), _corners(edges.diff(dim=0)))
-    # The middle one holds all draws.
-    owner = torch.full((len(w),), len(cells.low) // 2)
-    for _ in range(_DEEPEST):
-        crowded = _crowded(cells, owner, w)
-        if not bool(crowded.any()):
-            break
-        cells, owner = _split(cells, crowded, owner, w)
-    return cells
-
-
-def _corners(sides: Float[Tensor, "ends dim"]) -> Float[Tensor, "corners dim"]:
-    """One row for each choice of an end in every dimension."""
-    return torch.cartesian_prod(*sides.unbind(-1)).reshape(-1, sides.shape[-1])
-
-
-def _crowded(cells: _Cells, owner: Tensor, w: Tensor) -> Bool[Tensor, " cells"]:
-    """Whether a cell has too many draws, or some that leave most of it empty."""
-    count = owner.bincount(minlength=len(cells.low))
-    index = owner.unsqueeze(-1).expand_as(w)
-    highest, lowest = (
-        torch.zeros_like(cells.low).scatter_reduce(0, index, w, how, include_self=False)
-        for how in ("amax", "amin")
+    found = cubature(
+        on_unit_cube,
+        np.zeros(dim),
+        np.ones(dim),
+        rule=_RULE[dim],
+        rtol=0.0,
+        atol=_TOLERANCE[dim],
+        max_subdivisions=_MOST_SPLITS[dim],
     )
-    close = (highest - lowest < cells.width / 4).any(-1)
-    return (count > _MOST_DRAWS[w.shape[-1]] * len(w)) | ((count >= _FEW) & close)
+    return Integral(torch.from_numpy(found.estimate), high, float(found.error.max(-1).sum()))
 
 
-def _split(
-    cells: _Cells, chosen: Tensor, owner: Tensor, w: Tensor
-) -> tuple[_Cells, Int[Tensor, " draws"]]:
-    """The chosen cells halved, and which cells the draws are in then."""
-    dim = w.shape[-1]
-    kept, parts = cells[~chosen], cells[chosen].halved()
-    upper = w >= cells.low[owner] + cells.width[owner] / 2
-    digit = (upper * 2 ** torch.arange(dim - 1, -1, -1)).sum(-1)
-    number = torch.where(chosen, chosen.cumsum(0) - 1, (~chosen).cumsum(0) - 1)
-    inside = len(kept.low) + 2**dim * number[owner] + digit
-    both = _Cells(torch.cat([kept.low, parts.low]), torch.cat([kept.width, parts.width]))
-    return both, torch.where(chosen[owner], inside, number[owner])
+def boxes(draws: Tensor, low: Tensor, high: Tensor, most: float) -> list[tuple[Tensor, Tensor]]:
+    """Corners of boxes that tile one: cut at gaps between draws, and where these are crowded.
+
+    Args:
+        draws: Draws inside, shape (draws, dim).
+        low: Lowest corner of the box, shape (dim,).
+        high: Highest corner, same shape.
+        most: Draws that need no further cut.
+    """
+    tiling, uncut = [], [(draws, low, high)]
+    while uncut:
+        draws, low, high = uncut.pop()
+        cut = _cut(draws, low, high, most) if len(draws) >= _FEW else None
+        if cut is None:
+            tiling.append((low, high))
+            continue
+        axis, place = cut
+        below = draws[:, axis] < place
+        middle_low, middle_high = low.clone(), high.clone()
+        middle_low[axis] = middle_high[axis] = place
+        uncut += [(draws[below], low, middle_high), (draws[~below], middle_low, high)]
+    return tiling
+
+
+def _cut(draws: Tensor, low: Tensor, high: Tensor, most: float) -> tuple[int, float] | None:
+    """Axis and place of a cut: at an end of the largest gap, or else at the median."""
+    width = high - low
+    places = torch.cat([low.unsqueeze(0), draws.sort(0).values, high.unsqueeze(0)])
+    gaps, first = (places.diff(dim=0) / width).max(0)
+    axis = int(gaps.argmax())
+    if gaps[axis] > _GAP and width[axis] > _NARROWEST:
+        start, end = (places[first[axis] + side, axis].item() for side in (0, 1))
+        # Nearer and nearer to the draws, until they fill the box.
+        margin = _MARGIN * (end - start)
+        return axis, end - margin if end < high[axis] else start + margin
+    if len(draws) > most:
+        axis = int(width.argmax())
+        place = draws[:, axis].median().item()
+        return (axis, place) if low[axis] < place < high[axis] else None
+    return None

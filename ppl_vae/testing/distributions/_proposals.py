@@ -1,4 +1,4 @@
-"""Distributions to compare a law with: fitted to its draws, wider, with exact densities."""
+"""Proposals fitted to draws of a target distribution, wider, with exact densities."""
 
 import math
 import warnings
@@ -28,7 +28,7 @@ _FITTED = 4000
 class StudentMixture:
     """``sum_k w_k t(u; df_k, m_k, S_k)`` over the whole space."""
 
-    law: Any
+    target: Any
     unseen: ClassVar[float] = 0.0
 
     @classmethod
@@ -50,12 +50,12 @@ class StudentMixture:
 
     def draw(self, count: int) -> Float[Tensor, "count dim"]:
         """Draws."""
-        draws: Tensor = self.law.sample((count,))
+        draws: Tensor = self.target.sample((count,))
         return draws
 
     def log_prob(self, value: Float[Tensor, "points dim"]) -> Float[Tensor, " points"]:
         """Log-density in nats."""
-        log_prob: Tensor = self.law.log_prob(value)
+        log_prob: Tensor = self.target.log_prob(value)
         return log_prob
 
 
@@ -120,10 +120,10 @@ class OnValues:
     By how often it had it, or with a small probability any of them alike.
 
     Attributes:
-        values: Of each coordinate.
-        log_probs: Of those values.
-        unseen: Of the law the draws are from, about the probability that a coordinate has a value
-            not among them: by how many values were drawn once.
+        values: The values of each coordinate.
+        log_probs: Log-probabilities of those values.
+        unseen: About the probability that a coordinate has a value not among them: by how many
+            values were drawn once.
 
     References:
         Good, 1953, The population frequencies of species and the estimation of population

@@ -12,7 +12,7 @@ from significance import Estimate
 
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.evidence.exact import Enumeration
-from ppl_vae.testing._programs import DISCRETE_STATES, discrete
+from ppl_vae.reference_models import DISCRETE_STATES, discrete
 
 X = torch.tensor([[0.3, -1.0], [1.7, 0.4], [0.0, 0.0]], dtype=torch.float64)
 LOGITS = torch.tensor([0.4, -0.3, 1.0], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Laws of all kinds that are right, whatever their tails, modes and spaces; and proposals."""
+"""Right distributions of all kinds, whatever their tails, modes and spaces; and proposals."""
 
 import math
 from typing import ClassVar
@@ -12,10 +12,10 @@ from significance import Estimate, mean_of
 from torch import nn
 
 from ppl_vae.testing import Report, Rung
-from ppl_vae.testing.distributions._examined import Examined
-from ppl_vae.testing.distributions._law import law_of, laws_of_features
+from ppl_vae.testing.distributions._agreement import Examined
+from ppl_vae.testing.distributions._module_case import ModuleCase
 from ppl_vae.testing.distributions._proposals import OnSphere, StudentMixture
-from ppl_vae.testing.distributions._subject import Subject
+from ppl_vae.testing.distributions._target import target_of, targets_of_features
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 
@@ -71,7 +71,7 @@ NOT_HEAVY = {name for name in LAWS if name != "five Cauchy"}
 
 @pytest.mark.parametrize("name", LAWS)
 def test_a_law_that_is_right(name, significance):
-    examined = Examined(Subject("prior", Given(LAWS[name])), 5)
+    examined = Examined(ModuleCase("prior", Given(LAWS[name])), 5)
     normalised, followed = examined.normalised(), examined.followed()
     assert name not in NOT_HEAVY or not isinstance(normalised, str)
     rungs = [
@@ -101,21 +101,21 @@ class Alike(TorchDistribution):
 
 
 def test_discrete_vectors_that_hang_together_are_not_looked_at():
-    examined = Examined(Subject("prior", Given(Alike())), 5)
+    examined = Examined(ModuleCase("prior", Given(Alike())), 5)
     assert examined.normalised() == examined.followed() == "not looked"
 
 
 def test_where_there_is_no_way_to_look_at_the_whole():
     distribution = dist.MultivariateNormal(torch.zeros(40).double(), torch.eye(40).double())
-    examined = Examined(Subject("prior", Given(distribution)), 5)
-    whole = [e for e in examined.examinations if e.law.name == "p(z)"]
+    examined = Examined(ModuleCase("prior", Given(distribution)), 5)
+    whole = [e for e in examined.examinations if e.target.name == "p(z)"]
     assert whole == []
 
 
 def test_the_law_of_a_feature_is_that_of_the_univariate_distribution():
     base = dist.Gamma(tensor(1.0, 2.0, 3.0), tensor(1.0, 1.0, 2.0))
-    subject = Subject("prior", Given(base.to_event(1)))
-    (law,) = laws_of_features(subject, 0, [2])
+    case = ModuleCase("prior", Given(base.to_event(1)))
+    (law,) = targets_of_features(case, 0, [2])
     x = tensor(0.5, 1.0, 4.0).unsqueeze(-1)
     expected = dist.Gamma(3 * ONES[0], 2.0).log_prob(x[:, 0])
     torch.testing.assert_close(law.log_prob(x), expected)
@@ -126,7 +126,7 @@ def test_the_law_of_a_feature_is_that_of_the_univariate_distribution():
 
 def test_unconstrained_a_law_has_the_same_probabilities(significance):
     """E f of the unconstrained law, by its own density against a normal, is E f of the draws."""
-    law = law_of(Subject("prior", Given(dist.Gamma(3 * ONES[:1], 2.0).to_event(1))), 0)
+    law = target_of(ModuleCase("prior", Given(dist.Gamma(3 * ONES[:1], 2.0).to_event(1))), 0)
     free = law.unconstrained()
     normal = dist.Normal(ZEROS[:1], 2.0).to_event(1)
     w = normal.sample((40_000,))

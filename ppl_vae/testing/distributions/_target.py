@@ -1,4 +1,4 @@
-"""The law of one vector: a sampler and a log-density that should be of one distribution."""
+"""A target distribution: a sampler and a log-density that should belong together."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ppl_vae.likelihoods import feature_log_prob
-from ppl_vae.testing.distributions._stretch import Stretch
-from ppl_vae.testing.distributions._subject import Subject, unvalidated
+from ppl_vae.testing.distributions._cubature import FittedCoordinates
+from ppl_vae.testing.distributions._module_case import ModuleCase, unvalidated
 
 _ON_SPHERE = 1e-6
 _OF_A_MIXTURE = "MixtureSameFamilyConstraint"
+"""The support of a mixture stands for that of its components."""
 _FITTED = 4000
 _SEEN = 400
-"""Draws that tell a discrete law whose support does not say so."""
+"""Draws that show whether a distribution is discrete, where its support does not say so."""
 _DIGITS = 0.5
 """Digits that an unconstrained coordinate may lose on its way to the support and back."""
 Space = Literal["discrete", "free", "sphere", "unknown"]
@@ -28,16 +29,10 @@ def _nowhere(vectors: Float[Tensor, "points size"]) -> Bool[Tensor, " points"]:
     return torch.zeros(len(vectors), dtype=torch.bool)
 
 
-def _repeats(draws: Float[Tensor, "draws size"]) -> bool:
-    """Whether each coordinate has values that come again and again; a point has but one."""
-    counts = [len(column.unique()) for column in draws.unbind(-1)]
-    return 1 < max(counts) <= len(draws) // 2
-
-
 @final
 @dataclass(frozen=True)
-class Law:
-    """A distribution of vectors, looked at through its sampler and its density.
+class TargetDistribution:
+    """A distribution of vectors, known by its sampler and its density.
 
     Attributes:
         name: For messages.
@@ -57,9 +52,11 @@ class Law:
 
     @property
     def space(self) -> Space:
-        """Where the vectors live: everything that can be said of them depends on it."""
+        """The space of the vectors, on which the way to examine them depends."""
         draws = self.draw(_SEEN)
-        if self.support.is_discrete or _repeats(draws):
+        # Values that come again and again; a point has but one.
+        most = max(len(column.unique()) for column in draws.unbind(-1))
+        if self.support.is_discrete or 1 < most <= len(draws) // 2:
             return "discrete"
         lengths = draws[:16].norm(dim=-1)
         if bool(((lengths - 1).abs() < _ON_SPHERE).all()):
@@ -70,16 +67,16 @@ class Law:
             return "unknown"
         return "free"
 
-    def unconstrained(self) -> "Law":
-        """The law of w, where the vectors are ``T(w)`` and T maps the whole space to the support.
+    def unconstrained(self) -> "TargetDistribution":
+        """The distribution of w, where vectors are ``T(w)`` and T maps the space to the support.
 
         ``log p(w) = log p(T(w)) + log |dT/dw|``; the tails of w are light.
         """
         transform = biject_to(self.support)
-        stretch = Stretch.of(transform.inv(self.draw(_FITTED)))
+        coordinates = FittedCoordinates.of(transform.inv(self.draw(_FITTED)))
 
         def log_prob(w: Float[Tensor, "points free"]) -> Float[Tensor, " points"]:
-            u, log_volume = stretch(w)
+            u, log_volume = coordinates(w)
             value = transform(u)
             log_volume = log_volume + transform.log_abs_det_jacobian(u, value)
             total: Tensor = self.log_prob(value) + log_volume
@@ -87,20 +84,22 @@ class Law:
             return total.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
         def rounded(w: Float[Tensor, "points free"]) -> Bool[Tensor, " points"]:
-            u = stretch(w)[0]
+            u = coordinates(w)[0]
             lost: Tensor = ~((transform.inv(transform(u)) - u).abs() < _DIGITS).all(-1)
             return lost
 
         def draw(count: int) -> Float[Tensor, "count free"]:
-            return stretch.inverse(transform.inv(self.draw(count)))
+            return coordinates.inverse(transform.inv(self.draw(count)))
 
-        return Law(self.name, draw, log_prob, constraints.real_vector, self.log_error, rounded)
+        return TargetDistribution(
+            self.name, draw, log_prob, constraints.real_vector, self.log_error, rounded
+        )
 
 
-def law_of(subject: Subject, number: int) -> Law:
-    """The law of a row's whole vector."""
+def target_of(case: ModuleCase, number: int) -> TargetDistribution:
+    """The distribution of a row's whole vector."""
     with unvalidated():
-        distribution = subject.row(number)
+        distribution = case.row(number)
 
     def draw(count: int) -> Tensor:
         with unvalidated():
@@ -113,13 +112,10 @@ def law_of(subject: Subject, number: int) -> Law:
             total: Tensor = distribution.log_prob(value.reshape(*lead, -1))
         return total.reshape(len(value))
 
-    support = _of_components(distribution.support)
-    return Law(subject.symbol(number), draw, log_prob, support, subject.log_error)
-
-
-def _of_components(support: Any) -> Any:
-    """A mixture's support is that of its components."""
-    return support.base_constraint if type(support).__name__ == _OF_A_MIXTURE else support
+    support = distribution.support
+    if type(support).__name__ == _OF_A_MIXTURE:
+        support = support.base_constraint
+    return TargetDistribution(case.symbol(number), draw, log_prob, support, case.log_error)
 
 
 def density_by_feature(distribution: Any, x: Tensor) -> Tensor | None:
@@ -130,22 +126,21 @@ def density_by_feature(distribution: Any, x: Tensor) -> Tensor | None:
         return None
 
 
-def laws_of_features(subject: Subject, number: int, features: Sequence[int]) -> list[Law]:
-    """The laws of some features of a row, by themselves; none if its density is no sum of them."""
+def targets_of_features(
+    case: ModuleCase, number: int, features: Sequence[int]
+) -> list[TargetDistribution]:
+    """Distributions of single features of a row; none if its density is no sum of theirs."""
     with unvalidated():
-        distribution = subject.row(number)
+        distribution = case.row(number)
         x = distribution.sample()
         densities = density_by_feature(distribution, x)
-        if densities is None or not _adds_up(densities, distribution.log_prob(x)):
+        total = distribution.log_prob(x)
+        if densities is None or not torch.allclose(densities.sum(-1), total, rtol=1e-6, atol=1e-6):
             return []
-        return [_law_of_feature(distribution, x, j, subject.symbol(number)) for j in features]
+        return [_target_of_feature(distribution, x, j, case.symbol(number)) for j in features]
 
 
-def _adds_up(densities: Tensor, total: Tensor) -> bool:
-    return bool(torch.allclose(densities.sum(-1), total, rtol=1e-6, atol=1e-6))
-
-
-def _law_of_feature(distribution: Any, x: Tensor, j: int, symbol: str) -> Law:
+def _target_of_feature(distribution: Any, x: Tensor, j: int, symbol: str) -> TargetDistribution:
     def draw(count: int) -> Tensor:
         with unvalidated():
             draws: Tensor = distribution.sample((count,))
@@ -161,16 +156,27 @@ def _law_of_feature(distribution: Any, x: Tensor, j: int, symbol: str) -> Law:
             densities = feature_log_prob(distribution, rows(value))
         return densities.reshape(len(value), -1)[:, j]
 
-    whole = distribution.support
-    if isinstance(whole, constraints.independent):
-        support = _column(whole, j)
+    support = distribution.support
+    if isinstance(support, constraints.independent):
+        support = _column(support, j)
     else:
-        support = _of_rows(lambda value: whole.check(rows(value)).reshape(len(value)), draw(1000))
-    return Law(f"{symbol[:3]}_{j}{symbol[3:]}", draw, log_prob, support)
+        # A row has one constraint: what a column takes is found out by trying.
+        def check(value: Tensor) -> Tensor:
+            taken: Tensor = distribution.support.check(rows(value)).reshape(len(value))
+            return taken
+
+        draws = draw(1000)
+        if bool((draws == draws.round()).all()):
+            support = _InRow(check)
+        else:
+            everywhere = bool(check(-1 - draws[:1].abs()))
+            base = constraints.real if everywhere else constraints.positive
+            support = constraints.independent(base, 1)
+    return TargetDistribution(f"{symbol[:3]}_{j}{symbol[3:]}", draw, log_prob, support)
 
 
 @final
-class _Whole(constraints.Constraint):  # type: ignore[misc, unused-ignore]
+class _InRow(constraints.Constraint):  # type: ignore[misc, unused-ignore]
     """Vectors of one number, which can stand at a place of a row."""
 
     event_dim = 1
@@ -182,14 +188,6 @@ class _Whole(constraints.Constraint):  # type: ignore[misc, unused-ignore]
 
     def check(self, value: Tensor) -> Tensor:
         return self._holds(value)
-
-
-def _of_rows(check: Callable[[Tensor], Tensor], draws: Tensor) -> Any:
-    """The constraint of a column whose row has one of its own: found out by what it takes."""
-    if bool((draws == draws.round()).all()):
-        return _Whole(check)
-    takes_all = bool(check(-1 - draws[:1].abs()))
-    return constraints.independent(constraints.real if takes_all else constraints.positive, 1)
 
 
 def _column(support: Any, j: int) -> Any:

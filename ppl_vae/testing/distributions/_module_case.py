@@ -1,4 +1,4 @@
-"""A prior, decoder or encoder under test, with what it is called on."""
+"""A prior, decoder or encoder under test, by itself and in a full model."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -9,21 +9,28 @@ from typing import Any, Literal, final
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
+from ppl_vae.guides import DiagonalNormalEncoder
+from ppl_vae.likelihoods import NormalDecoder
+from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.randomness import generator
+from ppl_vae.reference_models import same_draws
+from ppl_vae.vae import VAE
 
 _Part = Literal["prior", "likelihood", "guide"]
 _MOVED = 0.2
 """Share of a parameter's size, or of 1 where it is 0, by which it is moved first."""
+_FEATURES, _BATCH = 3, 8
 
 
 @final
 @dataclass(frozen=True)
-class Subject:
+class ModuleCase:
     """A module that gives a distribution for each row it is called on; a prior has no rows.
 
     Attributes:
-        part: What it is.
+        part: Kind of the module.
         module: The module.
         given: Rows, shape (batch, size); None for a prior.
         fresh: Makes another module like it, with starting values of its own.
@@ -61,13 +68,13 @@ class Subject:
         return self() if self.given is None else self(self.given[number : number + 1])
 
     def symbol(self, number: int) -> str:
-        """What the law of a row is called in messages."""
+        """Symbol of the distribution of a row, for messages."""
         names = {"prior": "p(z)", "likelihood": f"p(x|z[{number}])", "guide": f"q(z|x[{number}])"}
         return names[self.part]
 
     def copied(
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
-    ) -> "Subject":
+    ) -> "ModuleCase":
         """A copy in evaluation mode, in another precision or elsewhere if one is given."""
         module, given = copy.deepcopy(self.module), self.given
         for part in (module, *_borrowed(module)):
@@ -77,24 +84,30 @@ class Subject:
             given = given.to(device=device, dtype=kind)
         return replace(self, module=module, given=given)
 
-    def moved(self, seed: int) -> "Subject":
+    def moved(self, seed: int) -> "ModuleCase":
         """A copy in double precision with its parameters moved, where none is 0 or 1 by chance.
 
         At starting values much that is wrong cannot show: a scale is as good as its logarithm's
         exponential where it is 1, and a flow may begin as the identity.
         """
-        subject = self.copied(torch.float64)
-        moved = subject.copied()
+        case = self.copied(torch.float64)
+        moved = case.copied()
         move([p for p in moved.module.parameters() if p.requires_grad], seed)
-        # A parameter may have bounds that a move oversteps: then it is looked at where it stands.
-        return moved if _is_proper(moved) else subject
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                distribution = moved()
+                proper = distribution.log_prob(distribution.sample()).isfinite().all()
+        except (ValueError, RuntimeError):
+            proper = torch.tensor(False)
+        # A parameter may have bounds that a move oversteps: then it is examined where it stands.
+        return moved if bool(proper) else case
 
 
 def _borrowed(module: nn.Module) -> list[nn.Module]:
-    """Modules that others own, which this one holds out of torch's sight."""
-    held = [value for part in module.modules() for value in vars(part).values()]
+    """Modules that others own, which this one keeps out of torch's sight."""
+    values = [value for part in module.modules() for value in vars(part).values()]
     own = set(module.modules())
-    return [one for value in held for one in _inside(value, depth=3) if one not in own]
+    return [one for value in values for one in _inside(value, depth=3) if one not in own]
 
 
 def _inside(value: Any, depth: int) -> list[nn.Module]:
@@ -118,17 +131,101 @@ def move(tensors: list[Tensor], seed: int) -> None:
             tensor.add_((_MOVED * (size or 1.0) * noise).to(tensor))
 
 
-def _is_proper(subject: Subject) -> bool:
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            distribution = subject()
-            return bool(distribution.log_prob(distribution.sample()).isfinite().all())
-    except (ValueError, RuntimeError):
-        return False
-
-
 @contextmanager
 def unvalidated() -> Iterator[None]:
     """No value is checked inside, and no gradient kept: for densities far outside the draws."""
     with pyro.validation_enabled(False), torch.no_grad():
         yield
+
+
+@final
+class _Decoder(nn.Module):
+    """A normal likelihood of any latents, whole numbers too."""
+
+    def __init__(self, latent: int, features: int) -> None:
+        super().__init__()
+        self.decoder = NormalDecoder(nn.Linear(latent, features))
+
+    def forward(self, z: Tensor) -> Any:
+        weight = next(self.decoder.parameters())
+        return self.decoder(z.to(weight.dtype))
+
+
+@final
+class _PriorAsGuide(nn.Module):
+    """q(z|x) = p(z): a guide on the support of any prior."""
+
+    def __init__(self, prior: nn.Module) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, x: Tensor) -> Any:
+        return self.prior().expand((len(x),))
+
+
+@final
+class _GuideAsPrior(nn.Module):
+    """p(z) = q(z|x) for one x: a prior on the support of any guide."""
+
+    x: Tensor
+
+    def __init__(self, encoder: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("x", x)
+
+    def forward(self) -> Any:
+        return self.encoder(self.x)
+
+
+@final
+@dataclass(frozen=True)
+class FullModel:
+    """A model to draw from and to train.
+
+    Attributes:
+        vae: The model.
+        x: Data for it, shape (batch, features).
+    """
+
+    vae: VAE
+    x: Tensor
+
+    @property
+    def programs(self) -> tuple[Any, Any]:
+        """Model and guide."""
+        return self.vae.model, self.vae.guide
+
+
+def full_model(case: ModuleCase, seed: int) -> FullModel:
+    """A model of a copy of the case with plain modules beside it, in the case's precision."""
+    case = case.copied()
+    with same_draws(seed), torch.no_grad():
+        distribution, module = case(), case.module
+        draw, support = distribution.sample(), distribution.support
+        size = draw.shape[-1]
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        everywhere = support is constraints.real
+        prior: nn.Module
+        encoder: nn.Module
+        if case.part == "likelihood":
+            x, latent = draw, case.rows.shape[-1]
+            encoder = DiagonalNormalEncoder(nn.Linear(size, 2 * latent))
+            vae = VAE(StandardNormalPrior(latent), module, encoder)
+        elif case.part == "prior":
+            if everywhere:
+                encoder = DiagonalNormalEncoder(nn.Linear(_FEATURES, 2 * size))
+            else:
+                encoder = _PriorAsGuide(case.copied().module)
+            x = torch.randn(_BATCH, _FEATURES)
+            vae = VAE(module, _Decoder(size, _FEATURES), encoder)
+        else:
+            x = case.rows
+            if everywhere:
+                prior = StandardNormalPrior(size)
+            else:
+                prior = _GuideAsPrior(case.copied().module, x[:1])
+            vae = VAE(prior, _Decoder(size, x.shape[-1]), module)
+    dtype = distribution.log_prob(draw).dtype
+    return FullModel(vae.to(dtype).eval(), x.to(dtype))

@@ -1,8 +1,9 @@
-"""The gradient bench on the linear-Gaussian model: exact ELBO gradient, replicates in one batch."""
+"""The linear-Gaussian model: near its optimum, far from it, with the posterior as the guide."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import pyro
@@ -11,16 +12,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.diagnostics._gradient_bench import GradientBench
-from ppl_vae.diagnostics._gradient_samples import Groups, Loop, Sample, ascent_direction
-from ppl_vae.diagnostics._gradients import Bench, Objectives, by_family
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.objectives import Objective
-from ppl_vae.particles import Program, Programs
+from ppl_vae.particles import Program
 from ppl_vae.randomness import generator, seeded
+from ppl_vae.reference_models._replicated import (
+    Parameters,
+    ReferenceModel,
+    ascent_direction,
+    for_simulated,
+    leaves_of,
+    matvec,
+    normal,
+    one_row,
+)
 
-_NUMBERS_AT_ONCE = 200_000
-"""Decoded numbers held at once: what stays in a processor's cache is fastest."""
 _WIDER = math.sqrt(4 / 3)
 """Guide's standard deviation over the posterior's, as in Rainforth et al., 2018: the weights keep
 the moments that the gradients' variances need."""
@@ -86,41 +92,50 @@ class LinearGaussianProblem:
         true = LinearGaussian(weight)
         return cls(_perturbed(true, perturbation, wider, seed), true.simulate(num_data, seed=seed))
 
-    def programs(self, parameters: Mapping[str, Tensor]) -> tuple[Program, Program]:
-        """Model and guide at parameters of shape (replicates, ...), for as many copies of x."""
-        p = {name: self._per_datum(value) for name, value in parameters.items()}
+    def programs(
+        self, parameters: Parameters, subsample: Tensor | None = None
+    ) -> tuple[Program, Program]:
+        """Model and guide at parameters of shape (replicates, ...), for as many copies of x.
+
+        Args:
+            parameters: Those of one replicate are shared by data of any number.
+            subsample: Rows that the plate holds; all if not given.
+        """
 
         def model(x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
+            with pyro.plate("data", len(x), subsample=subsample):
+                x = x if subsample is None else x[subsample]
+                p = self._per_datum(parameters, len(x))
                 z = pyro.sample("z", _normal(p["prior_loc"], p["prior_log_scale"].exp()))
-                loc = torch.einsum("kbl,blf->kbf", z, p["weight"]) + p["bias"]
+                loc = torch.einsum("...bl,blf->...bf", z, p["weight"]) + p["bias"]
                 pyro.sample("x", _normal(loc, self.noise_scale), obs=x)
 
         def guide(x: Tensor) -> None:
-            # Simulated data come as many times as there are particles, in the order of the data.
-            times = len(x) // len(p["guide_bias"])
-            weight, bias, log_scale = (
-                torch.cat([p[f"guide_{name}"]] * times) for name in ("weight", "bias", "log_scale")
-            )
-            loc = torch.einsum("bf,bfl->bl", x, weight) + bias
-            with pyro.plate("data", len(x)):
-                pyro.sample("z", _normal(loc, log_scale.exp()))
+            with pyro.plate("data", len(x), subsample=subsample):
+                x = x if subsample is None else x[subsample]
+                p = self._per_datum(parameters, len(x))
+                loc = torch.einsum("bf,bfl->bl", x, p["guide_weight"]) + p["guide_bias"]
+                pyro.sample("z", _normal(loc, p["guide_log_scale"].exp()))
 
         return model, guide
 
-    def _per_datum(self, value: Tensor) -> Tensor:
-        """``(replicates, *shape)`` -> ``(replicates * num_data, *shape)``, each repeated."""
-        copies = value.unsqueeze(1).expand(-1, len(self.x), *value.shape[1:])
-        return copies.flatten(0, 1)
+    def _per_datum(self, parameters: Parameters, count: int) -> Parameters:
+        """``(replicates, *shape)`` -> ``(count, *shape)``: each datum has its replicate's."""
 
-    def copies(self, replicates: int) -> dict[str, Tensor]:
+        def repeated(value: Tensor) -> Tensor:
+            if len(value) == 1:
+                return value.expand(count, *value.shape[1:])
+            copies = value.unsqueeze(1).expand(-1, len(self.x), *value.shape[1:]).flatten(0, 1)
+            # Simulated data come as many times as there are particles, in the order of the data.
+            return torch.cat([copies] * (count // len(copies)))
+
+        return {name: repeated(value) for name, value in parameters.items()}
+
+    def copies(self, replicates: int) -> Parameters:
         """Parameters of shape (replicates, ...), each replicate's its own leaf rows."""
-        return {
-            name: value.detach().expand(replicates, *value.shape).clone().requires_grad_()
-            for name, value in self.parameters.items()
-        }
+        return leaves_of({n: v.expand(replicates, *v.shape) for n, v in self.parameters.items()})
 
-    def gradients(self, objective: Objective, replicates: int) -> dict[str, Tensor]:
+    def gradients(self, objective: Objective, replicates: int) -> Parameters:
         """Independent gradients of the bound summed over the data, (replicates, ...).
 
         Every replicate has parameters of its own, so that one backward pass gives all gradients.
@@ -129,6 +144,23 @@ class LinearGaussianProblem:
         model, guide = self.programs(parameters)
         loss = objective.differentiable_loss(model, guide, self.x.repeat(replicates, 1))
         return ascent_direction(loss, parameters)
+
+    def exact_gradients(self) -> Parameters:
+        """The gradient of the exact ELBO summed over the data, (1, ...)."""
+        parameters = self.copies(1)
+        elbo = self.exact_elbo({name: value[0] for name, value in parameters.items()})
+        return ascent_direction(-elbo, parameters)
+
+    def mixes_data(self, objective: Objective) -> bool:
+        """Whether a datum's gradient depends on the other data: tried with other data beside it."""
+        found = []
+        for shift in (0.0, 10.0):
+            parameters, x = self.copies(2), self.x.repeat(2, 1)
+            x[len(self.x) :] += shift
+            with seeded(0):
+                loss = objective.differentiable_loss(*self.programs(parameters), x)
+            found.append([value[0] for value in ascent_direction(loss, parameters).values()])
+        return not all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
 
     def exact_elbo(self, parameters: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         """The exact ELBO summed over the data, in nats."""
@@ -143,85 +175,6 @@ class LinearGaussianProblem:
         prior = dist.Normal(p["prior_loc"], p["prior_log_scale"].exp())
         kl = torch.distributions.kl_divergence(dist.Normal(mean, scale), prior).sum(-1)
         return (log_likelihood - kl).sum()
-
-
-def linear_gaussian_bench(
-    objectives: Objectives,
-    *,
-    problem: LinearGaussianProblem | None = None,
-    replicates: int = 30_000,
-    reference_replicates: int | None = None,
-    seed: int = 0,
-) -> GradientBench:
-    """Measure gradients where the ELBO's is exact and 10^4 replicates take a second.
-
-    As :func:`gradient_statistics`, on a linear-Gaussian model with all replicates of a step in one
-    batch, each with parameters of its own. The reference is the exact gradient for objectives that
-    report the ELBO. Objectives that mix data of a batch are measured one step after the other,
-    with at most 2,000 replicates.
-
-    Args:
-        objectives: Objectives, or name to the objectives with different K that go by the name.
-        problem: Model, guide, parameters and data; near the optimum if not given.
-        replicates: R, at least 2.
-        reference_replicates: Of the reference; R if not given.
-        seed: Of the draws and the bootstrap.
-
-    Raises:
-        ValueError: If there is no objective or fewer than 2 replicates.
-
-    References:
-        Rainforth et al., 2018, Tighter variational bounds are not necessarily better, section 4.
-    """
-    problem = LinearGaussianProblem.near_the_optimum() if problem is None else problem
-    families = by_family(objectives)
-    parameters = problem.copies(1)
-    programs = Programs(*problem.programs(parameters))
-    groups = Groups.of(programs, problem.x, parameters, most_coordinates=10**9)
-    loop = Loop(*problem.programs(parameters), problem.x, groups)
-    exact = groups.pick(_elbo_gradient(problem))
-    return Bench(
-        loop,
-        replicates,
-        reference_replicates,
-        seed,
-        sample=_sampler(problem, loop),
-        exact_elbo={group: gradient[0] for group, gradient in exact.items()},
-    ).run(families)
-
-
-def _sampler(problem: LinearGaussianProblem, loop: Loop) -> Callable[[Objective, int], Sample]:
-    def sample(objective: Objective, replicates: int) -> Sample:
-        if mixes_data(problem, objective):
-            return loop.sample(objective, min(replicates, 2000))
-        each = problem.x.numel() * objective.num_particles
-        at_once = max(1, _NUMBERS_AT_ONCE // each)
-        parts = [
-            loop.groups.pick(problem.gradients(objective, min(at_once, replicates - start)))
-            for start in range(0, replicates, at_once)
-        ]
-        return {group: torch.cat([part[group] for part in parts]) for group in parts[0]}
-
-    return sample
-
-
-def mixes_data(problem: LinearGaussianProblem, objective: Objective) -> bool:
-    """Whether a datum's gradient depends on the other data: tried with other data beside it."""
-    found = []
-    for shift in (0.0, 10.0):
-        parameters = problem.copies(2)
-        x = problem.x.repeat(2, 1)
-        x[len(problem.x) :] += shift
-        with seeded(0):
-            loss = objective.differentiable_loss(*problem.programs(parameters), x)
-        found.append([gradient[0] for gradient in ascent_direction(loss, parameters).values()])
-    return not all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
-
-
-def _elbo_gradient(problem: LinearGaussianProblem) -> dict[str, Tensor]:
-    parameters = problem.copies(1)
-    elbo = problem.exact_elbo({name: value[0] for name, value in parameters.items()})
-    return ascent_direction(-elbo, parameters)
 
 
 def _perturbed(
@@ -249,3 +202,58 @@ def _perturbed(
 
 def _normal(loc: Tensor, scale: Tensor | float) -> dist.Distribution:
     return dist.Normal(loc, scale, validate_args=False).to_event(1)
+
+
+def one_layer(batch: int = 1, subsample: Tensor | None = None) -> ReferenceModel:
+    """A learned linear-Gaussian model whose guide is not the best one, at hand-picked values."""
+    angle = torch.arange(batch, dtype=torch.float64)
+    parameters = one_row(
+        weight=[[0.8, 0.4], [-0.3, 0.6]],
+        bias=[0.1, -0.2],
+        prior_loc=[0.3, -0.2],
+        prior_log_scale=[0.1, -0.2],
+        guide_weight=[[0.3, 0.1], [-0.1, 0.2]],
+        guide_bias=[0.2, -0.4],
+        guide_log_scale=[-0.4, -0.1],
+    )
+    problem = LinearGaussianProblem(
+        {name: value[0] for name, value in parameters.items()},
+        torch.stack([0.9 * torch.cos(angle), 0.6 - 0.8 * torch.sin(angle)], -1),
+    )
+    programs = partial(problem.programs, subsample=subsample)
+    return ReferenceModel("one layer", programs, parameters, problem.x)
+
+
+_MODEL = LinearGaussian.random(3, 1, 0.7, seed=2)
+
+
+def exact(batch: int, *, shift: float = 0.0, wider: float = 1.0) -> ReferenceModel:
+    """The linear-Gaussian model of one latent, where a diagonal guide can be the posterior.
+
+    It is, unless its mean is off by ``shift`` and its scale by a factor of ``wider``, in units of
+    the posterior's scale. Only the guide has parameters.
+    """
+    weight, bias, noise = _MODEL.weight.detach(), _MODEL.bias.detach(), _MODEL.noise_scale
+    scale = _MODEL.posterior_precision.detach()[0].rsqrt()
+    gain = weight.T * scale**2 / noise**2
+    parameters = {
+        "gain": gain.unsqueeze(0),
+        "offset": (shift * scale - gain @ bias).unsqueeze(0),
+        "log_scale": (wider * scale).log().unsqueeze(0),
+    }
+
+    def programs(p: Parameters) -> tuple[Program, Program]:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", _MODEL.prior())
+                pyro.sample("x", dist.Normal(z @ weight.T + bias, noise).to_event(1), obs=x)
+
+        def guide(x: Tensor) -> None:
+            q = for_simulated(p, x)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", normal(matvec(q["gain"], x) + q["offset"], q["log_scale"]))
+
+        return model, guide
+
+    x = _MODEL.simulate(batch, seed=3)
+    return ReferenceModel("one layer", programs, parameters, x, _MODEL.log_evidence(x).detach())

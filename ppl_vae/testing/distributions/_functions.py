@@ -1,4 +1,4 @@
-"""Bounded functions of a vector whose means tell laws apart, and z-scores of those means."""
+"""Bounded functions of a vector whose means tell distributions apart, and their z-scores."""
 
 import math
 from collections.abc import Callable
@@ -11,26 +11,26 @@ from torch import Tensor
 
 from ppl_vae.randomness import generator
 from ppl_vae.testing._comparison import ROUNDING, Discrepancy, mean_is
-from ppl_vae.testing.distributions._stretch import placement
+from ppl_vae.testing.distributions._cubature import placement
 
 _MOST_COORDINATES = 12
 _PROJECTIONS = 8
 _LEVELS = (0.1, 0.5, 0.9)
 _TIE = 1e-6
 NUM_DRAWS = 20_000
-"""Draws of a law: a scale that is off by a tenth is then 10 standard errors off."""
+"""Draws of a distribution: a scale that is off by a tenth is then 10 standard errors off."""
 
 
 @final
 @dataclass(frozen=True)
-class Probes:
+class BoundedFunctions:
     """``sin t_j`` and ``cos 1.5 t_j`` of single coordinates, cosines of random projections, levels.
 
     t are coordinates in units of some draws. A level is whether the log-density exceeds a quantile
     of those draws: how often it does depends on all coordinates together.
 
     Attributes:
-        names: Of the functions, for messages; the levels are the last.
+        names: Names of the functions, for messages; the levels are the last.
         values: Vectors and their log-densities to values in [-1, 1], shape (points, functions).
     """
 
@@ -40,7 +40,7 @@ class Probes:
     @classmethod
     def fit(
         cls, draws: Float[Tensor, "draws size"], log_prob: Float[Tensor, " draws"], seed: int
-    ) -> "Probes":
+    ) -> "BoundedFunctions":
         """Functions that vary over these draws."""
         source, size = generator(seed), draws.shape[-1]
         chosen = torch.randperm(size, generator=source)[:_MOST_COORDINATES].sort().values

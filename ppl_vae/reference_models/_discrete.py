@@ -1,7 +1,6 @@
-"""Models, guides and data for estimators of log p(x), which is known; in double precision."""
+"""Discrete latents, of which every value can be listed; discrete data, which can be too."""
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import final
 
 import pyro
@@ -11,76 +10,70 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ppl_vae.particles import Program, draw_particles
-from ppl_vae.testing._draws import given, same_draws
-from ppl_vae.testing._programs import DISCRETE_STATES, Case, discrete, exact, exact_chain
+from ppl_vae.reference_models._replicated import (
+    Parameters,
+    ReferenceModel,
+    given,
+    matvec,
+    one_row,
+    same_draws,
+)
 
-_STRETCH = 1.3
 _HALF_WIDTH, _POINTS = 12.0, 2401
 
-
-@final
-@dataclass(frozen=True)
-class Known:
-    """Programs, data, and what an estimator should find.
-
-    Attributes:
-        name: For messages.
-        model: The model.
-        guide: The guide.
-        x: Data, shape ``(batch, features)``.
-        log_evidence: log p(x), shape (batch,), in nats.
-    """
-
-    name: str
-    model: Program
-    guide: Program
-    x: Float[Tensor, "batch features"]
-    log_evidence: Float[Tensor, " batch"]
-
-    @classmethod
-    def of(cls, case: Case, log_evidence: Float[Tensor, " batch"]) -> "Known":
-        """Of a case with its parameters as they are."""
-        return cls(case.name, *case.programs(case.parameters), case.x, log_evidence)
-
-    def replicated(self, count: int) -> "Known":
-        """The first datum so many times."""
-        x, log_evidence = self.x[:1].expand(count, -1), self.log_evidence[:1].expand(count)
-        return replace(self, x=x.contiguous(), log_evidence=log_evidence)
+DISCRETE_STATES = {
+    "bits": torch.tensor([[i, j] for i in (0, 1) for j in (0, 1) for _ in range(3)]).double(),
+    "kind": torch.tensor([k for _ in range(4) for k in range(3)]),
+}
+"""Every value of the latents of :func:`discrete` together, one a row: 4 times 3."""
 
 
-def at_posterior(batch: int) -> list[Known]:
-    """One layer, and two layers whose guide draws the lower first; the guides are the posterior."""
-    return [Known.of(*exact(batch)), Known.of(*exact_chain(batch, bottom_up=True))]
+def discrete() -> ReferenceModel:
+    """Two bits, one of three kinds given the bits, a normal x given both; all learned."""
+    parameters = one_row(
+        bits_logits=[0.4, -0.3],
+        kind_logits=[[0.1, 0.3, -0.2], [0.4, -0.5, 0.2], [-0.3, 0.1, 0.2]],
+        weight=[0.7, -0.5],
+        table=[0.3, -0.6, 0.2],
+        bits_guide_logits=[-0.2, 0.5],
+        kind_guide_logits=[[0.2, -0.4, 0.1], [-0.3, 0.2, 0.5], [0.1, 0.4, -0.2]],
+    )
+
+    def latents(bits_logits: Tensor, kind_logits: Tensor) -> tuple[Tensor, Tensor]:
+        bits = pyro.sample("bits", dist.Bernoulli(logits=bits_logits).to_event(1))
+        both = torch.cat([torch.ones_like(bits[..., :1]), bits], -1)
+        logits = matvec(kind_logits.mT, both)
+        return bits, pyro.sample("kind", dist.Categorical(logits=logits))
+
+    def programs(p: Parameters) -> tuple[Program, Program]:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                bits, kind = latents(p["bits_logits"], p["kind_logits"])
+                loc = (p["weight"] * bits).sum(-1) + p["table"][0, kind]
+                pyro.sample("x", dist.Normal(loc, 0.6), obs=x[:, 0])
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                latents(p["bits_guide_logits"], p["kind_guide_logits"])
+
+        return model, guide
+
+    x = torch.tensor([[0.9, 0.6]], dtype=torch.float64)
+    return ReferenceModel("discrete", programs, parameters, x)
 
 
-def off_posterior(batch: int) -> Known:
-    """One layer, with a guide that is off by a standard deviation and wider than the posterior."""
-    return Known.of(*exact(batch, shift=1.0, stretch=1.4))
-
-
-def off_posterior_chain(batch: int) -> Known:
-    """Two layers, with a guide that is wider than the posterior at both."""
-    case, log_evidence = exact_chain(batch, bottom_up=False)
-    wider = {
-        name: value + math.log(_STRETCH) if name.endswith("log_scale") else value
-        for name, value in case.parameters.items()
-    }
-    return Known.of(replace(case, parameters=wider), log_evidence)
-
-
-def discrete_latents(batch: int) -> Known:
-    """Two bits and one of three kinds; log p(x) by summing over all twelve states."""
-    case = discrete()
+def discrete_data(batch: int) -> ReferenceModel:
+    """Several data for the discrete model; log p(x) by summing over all twelve states."""
+    model = discrete()
     first = torch.linspace(-1.2, 1.5, batch, dtype=torch.float64)
     x = torch.stack([first, torch.zeros_like(first)], -1)
-    programs = case.programs(case.parameters)
     states = {
         name: values.unsqueeze(1).expand(len(values), batch, *values.shape[1:])
         for name, values in DISCRETE_STATES.items()
     }
     with given(states):
-        joint = draw_particles(*programs, x, len(states["kind"])).log_joint
-    return Known("discrete", *programs, x, joint.logsumexp(0))
+        joint = draw_particles(model.model, model.guide, x, len(states["kind"])).log_joint
+    return replace(model, x=x, exact=joint.logsumexp(0))
 
 
 @final
@@ -123,8 +116,9 @@ class BinaryAutoencoder(nn.Module):
         return log_joint.logsumexp(0).detach() + (z[1] - z[0]).log().item()
 
 
-def binary(module: BinaryAutoencoder) -> Known:
+def binary(module: BinaryAutoencoder) -> ReferenceModel:
     """All eight data that there are, in no order of log p(x)."""
     bits = torch.tensor([0.0, 1.0], dtype=torch.float64)
     x = torch.cartesian_prod(bits, bits, bits)
-    return Known("binary", module.model, module.guide, x, module.log_evidence(x))
+    programs = module.model, module.guide
+    return ReferenceModel("binary", lambda _: programs, {}, x, module.log_evidence(x))
