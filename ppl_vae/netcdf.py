@@ -69,24 +69,24 @@ def joined(trees: Iterable[xr.DataTree], attrs: Mapping[str, Attribute]) -> xr.D
     Raises:
         ValueError: If two trees have a group of one name.
     """
-    whole = tree_of({}, attrs, {})
+    result = tree_of({}, attrs, {})
     for tree in trees:
         for name, group in tree.children.items():
-            if name in whole.children:
+            if name in result.children:
                 raise ValueError(f"two trees have a group {name!r}: rename one before joining.")
-            whole[name] = group.copy()
-    return whole
+            result[name] = group.copy()
+    return result
 
 
 def names_of(what: str, names: Sequence[Any] | None, count: int) -> Sequence[Any]:
-    """The names given, as many as there should be, or 0, 1, ..."""
+    """Check that there are as many names as needed; 0, 1, ... where none are given."""
     if names is not None and len(names) != count:
         raise ValueError(f"{what} must name {count}, got {len(names)} names.")
     return range(count) if names is None else names
 
 
 def numpy_of(values: Tensor) -> NDArray[Any]:
-    """As an array of a type that netCDF has: half precision becomes single."""
+    """Convert to an array of a type that netCDF has: half precision becomes single."""
     values = values.detach().cpu()
     half = values.is_floating_point() and values.element_size() < 4
     array: NDArray[Any] = (values.float() if half else values).numpy()
@@ -145,16 +145,17 @@ def load_netcdf(path: Path | str) -> xr.DataTree:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at {path}: write one with save_netcdf.")
-    with _whole(path):
-        size = _declared(Path(path))
+    # A file of a few kilobytes may stand for more than fits into memory: look before reading.
+    with _reading(path):
+        size = _declared_bytes(Path(path))
     require_content(Path(path), size)
-    with _whole(path):
+    with _reading(path):
         return xr.load_datatree(path, engine="h5netcdf")
 
 
 @contextmanager
-def _whole(path: Path | str) -> Iterator[None]:
-    """Name a file that cannot be read."""
+def _reading(path: Path | str) -> Iterator[None]:
+    """Raise what goes wrong in reading a file as an error that names it."""
     try:
         yield
     except PermissionError:
@@ -165,13 +166,13 @@ def _whole(path: Path | str) -> Iterator[None]:
         raise ValueError(f"{path} is not a whole netCDF-4 file: {reason}") from error
 
 
-def _declared(path: Path) -> int:
-    """Bytes of all variables of a file, which need not be in it."""
+def _declared_bytes(path: Path) -> int:
+    """Bytes of all variables of a file by their shapes, whether they are in it or not."""
     sizes: list[int] = []
 
-    def add(_name: str, found: Any) -> None:
-        if isinstance(found, h5py.Dataset):
-            sizes.append(math.prod(found.shape or ()) * max(found.dtype.itemsize, 1))
+    def add(_name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            sizes.append(math.prod(node.shape or ()) * max(node.dtype.itemsize, 1))
 
     with h5py.File(path, "r") as file:
         file.visititems(add)

@@ -65,7 +65,7 @@ _STYLE = {
 @final
 @dataclass(frozen=True)
 class Style:
-    """How an arm looks in every figure: told apart by shape and dashes where colours repeat."""
+    """Look of an arm in every figure; where colours repeat, shape and dashes differ."""
 
     color: str
     marker: str
@@ -83,14 +83,14 @@ def style_of(index: int) -> Style:
 
 @final
 class NotebookFigure(Figure):
-    """A figure of no pyplot's, which a notebook shows all the same."""
+    """A figure that pyplot does not keep, which a notebook shows all the same."""
 
     def _repr_png_(self) -> bytes:
         return png_of(self)
 
 
 def new_figure(panels: Sequence[tuple[Drawing, float]]) -> Figure:
-    """Panels with their heights in inches, two beside each other; not one of pyplot's.
+    """Draw panels with their heights in inches, two beside each other; pyplot keeps no reference.
 
     Raises:
         ValueError: If there are no panels.
@@ -122,7 +122,7 @@ def png_of(figure: Figure, title: str = "") -> bytes:
 
 
 def remark(ax: Axes, text: str) -> None:
-    """How a panel is to be read, in small letters above it."""
+    """Write above a panel, in small letters, how it is to be read."""
     ax.set_title(text, loc="left", fontsize=_FONT_SIZE - 2.5, color=MUTED)
 
 
