@@ -69,8 +69,8 @@ class History:
 
     def by_epoch(self, name: str) -> dict[int, float]:
         """One field of the records that have it, by epoch."""
-        found = {record.epoch: getattr(record, name) for record in self.records}
-        return {epoch: value for epoch, value in found.items() if value is not None}
+        values = {record.epoch: getattr(record, name) for record in self.records}
+        return {epoch: value for epoch, value in values.items() if value is not None}
 
     def to_json(self) -> list[dict[str, Any]]:
         """The records as plain values."""
@@ -99,8 +99,8 @@ class History:
         Raises:
             ValueError: If a column is missing or an entry is no number; names the line.
         """
-        whole = text[: text.rfind("\n") + 1]
-        rows = csv.DictReader(io.StringIO(whole, newline=""))
+        finished = text[: text.rfind("\n") + 1]
+        rows = csv.DictReader(io.StringIO(finished, newline=""))
         return cls([_record(row, number) for number, row in enumerate(rows, 2)])
 
 
@@ -182,4 +182,4 @@ _READ: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("bound", "log_likelihood", "learning_rate", "seconds"), float),
     **dict.fromkeys(("validation", "validation_error"), _perhaps),
 }
-"""Every column but the KL terms, and what its entries are."""
+"""Column, without those of the KL terms, to the reader of its entries."""

@@ -62,6 +62,20 @@ class Snapshot:
             return self
         return self.before
 
+    def require_same_run(self, identity: Mapping[str, Any], where: str) -> None:
+        """Check that this is the state of a run with these settings and data.
+
+        Raises:
+            ValueError: If one differs; names all that do.
+        """
+        other = [
+            f"{key} {self.identity.get(key)} there, {value} here"
+            for key, value in identity.items()
+            if self.identity.get(key) != value
+        ]
+        if other:
+            raise ValueError(f"{where} is of a run with other settings: {'; '.join(other)}.")
+
     def save(self, path: Path) -> None:
         """Write the file atomically.
 

@@ -198,7 +198,7 @@ class Trainer:
         return record
 
     def _train_within_budget(self) -> _Epoch:
-        """Train one epoch; drop the update that exceeds the budget."""
+        """Train one epoch; drop the update that would exceed the budget."""
         epoch = self._train_finite()
         limit = self.settings.budget.decoder_evaluations
         if limit is None or self.spent.decoder_evaluations <= limit:
@@ -216,7 +216,7 @@ class Trainer:
         """Train one epoch; if it is not finite, find the update and the datum that began it."""
         failure: ValueError | None = None
         # Every datum passes the support checks of its distribution in the first epoch; after it,
-        # Pyro's validation would only cost time and make a GPU wait.
+        # Pyro's validation would cost time and make a GPU wait, and could find nothing new.
         with pyro.validation_enabled(not self._support_checked):
             try:
                 epoch = self._train_epoch(most)
@@ -324,13 +324,7 @@ class Trainer:
             ValueError: If it was made with other settings or by another model, or with a larger
                 budget.
         """
-        other = [
-            f"{key} {snapshot.identity.get(key)} there, {value} here"
-            for key, value in self._identity.items()
-            if snapshot.identity.get(key) != value
-        ]
-        if other:
-            raise ValueError(f"{where} is of a run with other settings: {'; '.join(other)}.")
+        snapshot.require_same_run(self._identity, where)
         budget = self.settings.budget
         snapshot = snapshot.start(budget.limit)
         # A run may be made longer, never shorter: its parameters are of all that was spent. Of

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -257,6 +258,18 @@ BUDGETS = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Model, result and checkpoint of a run that is never stopped, made once for its settings."""
+
+    @cache
+    def run_once(**settings):
+        vae, path = make(), tmp_path_factory.mktemp("undisturbed") / "run"
+        return vae, run(vae, path, **settings), path
+
+    return run_once
+
+
 class TestGoingOn:
     @pytest.mark.parametrize(
         ("step", "budget", "call"),
@@ -267,17 +280,17 @@ class TestGoingOn:
             ("aggressive", Budget(decoder_evaluations=6000), 5),
         ],
     )
-    def test_is_the_undisturbed_run_bit_for_bit(self, step, budget, call, tmp_path):
-        whole, resumed = make(), make(seed=0)
+    def test_is_the_undisturbed_run_bit_for_bit(self, step, budget, call, undisturbed, tmp_path):
         settings = {"budget": budget, "step": step, "learning_rate": Cosine(0.02)}
-        expected = run(whole, tmp_path / "whole", **settings)
+        whole, expected, file = undisturbed(**settings)
+        resumed = make(seed=0)
         with pytest.raises(KeyboardInterrupt):
             run(make(), tmp_path / "part", transform=InterruptAt(call), **settings)
         torch.manual_seed(4321)
         result = run(resumed, tmp_path / "part", **settings)
         assert same_state(whole, resumed)
         assert without_seconds(result.history) == without_seconds(expected.history)
-        left, right = (Snapshot.load(tmp_path / name) for name in ("whole", "part"))
+        left, right = Snapshot.load(file), Snapshot.load(tmp_path / "part")
         assert same_state(left.optimizer, right.optimizer)
         assert left.ended == right.ended == budget.limit
 
