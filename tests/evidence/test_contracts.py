@@ -31,6 +31,9 @@ from ppl_vae.evidence import (
 )
 from ppl_vae.particles import ChunkSize, PlateNestingError, Programs, draw_particles
 
+# What is refused and what is the same does not depend on how well step sizes are tuned.
+pytestmark = pytest.mark.usefixtures("short_pilot")
+
 X = torch.linspace(-1, 1, 8, dtype=torch.float64)
 SAMPLERS = [
     ImportanceSampling(100),

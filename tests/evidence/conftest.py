@@ -1,4 +1,4 @@
-"""For tests of annealing alone."""
+"""For tests of estimators."""
 
 import pytest
 
