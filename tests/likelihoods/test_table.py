@@ -174,7 +174,7 @@ def test_training_raises_the_bound(objective):
         return ImportanceSampling(200)(model.model, model.guide, HOLES[:100]).mean
 
     before = value()
-    fit(model.model, model.guide, objective, HOLES, epochs=20, batch_size=50, learning_rate=0.01,
+    fit(model.model, model.guide, objective, HOLES, epochs=8, batch_size=50, learning_rate=0.01,
         progress=False)  # fmt: skip
     assert value() > before + 0.5
 
