@@ -1,6 +1,5 @@
 """Single runs: configurations by names, folders, evaluation, diagnosis."""
 
-from ppl_vae.data import Rows
 from ppl_vae.runs._build import ModelSettings
 from ppl_vae.runs._config import DataSettings, RunConfig
 from ppl_vae.runs._diagnose import diagnose_run
@@ -37,7 +36,6 @@ __all__ = [
     "ImputedTable",
     "ModelSettings",
     "Normalizer",
-    "Rows",
     "Run",
     "RunConfig",
     "Split",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.data import Rows
 from ppl_vae.diagnostics import bound_against_particles, decompose, gradient_statistics
 from ppl_vae.evidence import AnnealedImportanceSampling, BidirectionalMonteCarlo, sandwiches
 from ppl_vae.files import write_atomically
@@ -17,7 +18,7 @@ from ppl_vae.identity import hash_bytes
 from ppl_vae.objectives import Objective
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.registry import parse_objective, with_particles
-from ppl_vae.runs import Rows, Run
+from ppl_vae.runs import Run
 from ppl_vae.store import read_sealed, write_sealed
 from ppl_vae.studies._results import MEASURES, PICTURES
 
