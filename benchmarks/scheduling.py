@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +62,10 @@ def nothing(number: int) -> int:
     return number
 
 
-def empty_cell(task: cell.CellTask) -> Any:
+def empty_cell(plan: Any, study: Path, place: Any) -> Any:
     """A cell of a study with everything around it, and nothing in it."""
-    cell._carry_out = lambda _, begun: replace(begun, state="done")
-    return cell.run_cell(task)
+    cell._carry_out = lambda plan, place, attempt: attempt.done()
+    return cell.run_cell(plan, study, place)
 
 
 def run_bare(engine: Engine, cells: int) -> None:

@@ -1,13 +1,17 @@
-"""Atomic writing of files: a reader finds the old one or the new one, never a part of one."""
+"""Atomic writes and locks: a reader finds the old file or the new one, a writer is alone."""
 
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 _PREFIX, _SUFFIX = ".ppl_vae-", ".tmp"
@@ -22,6 +26,8 @@ _UNPRINTABLE = re.compile(
 _IN_A_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\:*?\"<>|]+")
 _LONGEST_NAME = 100
 _CONTENT, _RATIO = 1 << 28, 100
+_PAUSE = 0.05
+"""Seconds between two attempts to take a lock."""
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -94,6 +100,57 @@ def _locked(folder: Path) -> int | None:
         return descriptor
     os.close(descriptor)
     return None
+
+
+@contextmanager
+def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock file ``path`` inside, or say who does.
+
+    The operating system lets go of the lock when the process ends, however it ends. Who holds it
+    stands beside it, in ``path`` with ``.holder`` at its end.
+
+    Args:
+        path: The lock file; it stays there.
+        what: What is locked, for the message: ``study results/objectives``.
+        wait: Seconds to wait for a process that is about to end.
+
+    Raises:
+        BlockingIOError: If another process holds it; says which.
+        OSError: If the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    holder, end = path.with_name(f"{path.name}.holder"), time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                os.close(descriptor)
+                raise BlockingIOError(
+                    f"{what} is in use by {_describe_holder(holder)}: wait until it is done, or "
+                    f"stop it first (lock file {path})."
+                ) from None
+        time.sleep(_PAUSE)
+    try:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        # Not part of the lock: it serves the message above only.
+        write_atomically(
+            holder, json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+        )
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _describe_holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def append_text(path: Path, text: str) -> None:

@@ -69,9 +69,8 @@ def evaluate(folder: Path, listed: bool, as_json: bool, **asked: Any) -> None:
     rows = run.rows(on["split"], on["limit"], on["file"])
     estimator, sandwich, pictures = _judged(estimator, run, rows, on["seed"])
     if shards > 1 or asked["engine"]["name"] != "in-process":
-        evidence = pv.runs.evaluate_sharded(folder, estimator, shards, engine, **opening, **on)
-    else:
-        evidence = pv.runs.evaluate_run(run, estimator=estimator, **on)
+        estimator, on["engine"] = pv.evidence.Sharded(estimator, shards), engine
+    evidence = pv.runs.evaluate_run(run, estimator=estimator, **on)
     path = pv.runs.file_of(folder, evidence)
     lines = [f"{run.config.objective} on {rows.source}", str(evidence)]
     if on["limit"] is not None and on["limit"] > len(rows):
@@ -119,19 +118,26 @@ def _judged(estimator: Any, run: Any, rows: Any, seed: int) -> tuple[Any, Any, l
 
 @click.command(cls=Command)
 @folder
+@settings("runs.DiagnosisSettings", "how")
 @settings(
-    "runs.diagnose_run", "asked", without=("run", "split", "report"), flags={"file": "--data"}
+    "runs.diagnose_run",
+    "asked",
+    without=("run", "settings", "split", "report"),
+    flags={"file": "--data"},
 )
 @opening
 @as_json
-def diagnose(folder: Path, asked: dict[str, Any], opening: dict[str, Any], as_json: bool) -> None:
+def diagnose(folder: Path, asked: dict[str, Any], as_json: bool, **more: Any) -> None:
     """Say what a trained run is like: gaps, information, calibration, rate against distortion.
 
     Finished parts are kept in the run's folder: the same command goes on where it stopped.
     """
-    run = pv.runs.open_run(folder, **opening)
+    run = pv.runs.open_run(folder, **more["opening"])
     diagnosis = pv.runs.diagnose_run(
-        run, **asked, report=lambda line: say(in_options(line), err=True)
+        run,
+        pv.runs.DiagnosisSettings(**more["how"]),
+        **asked,
+        report=lambda line: say(in_options(line), err=True),
     )
     title = f"{run.config.objective} on {run.data.name}"
     paths = pv.report.write_diagnosis(diagnosis, folder, title)
@@ -146,7 +152,7 @@ def diagnose(folder: Path, asked: dict[str, Any], opening: dict[str, Any], as_js
 
 @click.command("impute", cls=Command)
 @folder
-@settings("runs.impute_run", "asked", without=("run",))
+@settings("imputation.impute_run", "asked", without=("run",))
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -164,7 +170,7 @@ def impute_command(
     them the single best one, whose name ends in -point. Observed cells are copied from the file.
     """
     run = pv.runs.open_run(folder, **opening)
-    imputed = pv.runs.impute_run(run, **asked)
+    imputed = pv.imputation.impute_run(run, **asked)
     paths = pv.report.write_imputation(imputed, out or folder / "imputed.csv")
     text = f"{imputed}\nwritten: {', '.join(map(str, paths))}"
     show(text, {**imputed.summary(), "files": [str(path) for path in paths]}, as_json)

@@ -1,11 +1,9 @@
 """Running many tasks: one after the other in this process, or on a Ray cluster."""
 
 from ppl_vae.components import Kind
-from ppl_vae.engines._in_process import InProcess
-from ppl_vae.engines._locks import exclusive
+from ppl_vae.engines._progress import ProgressRow, showing_progress
 from ppl_vae.engines._ray_engine import RayEngine
-from ppl_vae.engines._task import Engine, Outcome, Task
-from ppl_vae.engines._watch import ProgressRow, watching
+from ppl_vae.engines._task import Engine, InProcess, Outcome, Task
 
 ENGINES = Kind("engine", {"in-process": InProcess, "ray": RayEngine})
 """Engines by name."""
@@ -18,6 +16,5 @@ __all__ = [
     "ProgressRow",
     "RayEngine",
     "Task",
-    "exclusive",
-    "watching",
+    "showing_progress",
 ]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from ppl_vae.engines._cluster import Request, connected, living, require_address, require_ray
-from ppl_vae.engines._remote import Surroundings, perform_there
-from ppl_vae.engines._task import Outcome, Task, failed
+from ppl_vae.engines._task import Outcome, Surroundings, Task, failed, perform_in_worker
 
 _AHEAD = 2
 """Tasks sent for each that has room, so that a worker that is done finds the next one."""
@@ -102,12 +101,12 @@ class _Flight:
         self.around = ray.put(Surroundings(threads, gpus=request.gpus > 0))
         # Attempts are counted here: Ray would start tasks that want for memory again for ever.
         options = {"num_cpus": request.cpus, "num_gpus": request.gpus, "max_retries": 0}
-        self.function = ray.remote(**options)(perform_there)
-        self.room, self.looked, self.roomy = 0, -math.inf, time.monotonic()
+        self.function = ray.remote(**options)(perform_in_worker)
+        self.room, self.counted, self.had_room = 0, -math.inf, time.monotonic()
 
     def outcomes(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
         """Send tasks while there is room; give what comes back."""
-        self._look()
+        self._count_room()
         if not self.room:
             raise ValueError(self.request.refusal(living(self.ray)))
         more = True
@@ -116,13 +115,18 @@ class _Flight:
                 task = next(tasks, None)
                 if task is None:
                     more = False
-                elif (outcome := self._pack(task)) is not None:
-                    yield outcome
+                    continue
+                try:
+                    packed = self.ray.cloudpickle.dumps((task.function, task.arguments))
+                except Exception as error:
+                    yield failed(task.name, error, attempts=0)
+                else:
+                    self._send(_Sent(task.name, packed, 1))
             # One at a time: whoever is given an outcome may take long over it.
             for reference in self._wait():
-                if (outcome := self._landed(reference)) is not None:
+                if (outcome := self._received(reference)) is not None:
                     yield outcome
-            self._look()
+            self._count_room()
 
     def _wait(self) -> list[Any]:
         """The next that is done, or none after a while."""
@@ -134,56 +138,44 @@ class _Flight:
             done, _ = self.ray.wait(list(self.sent), timeout=_LOOK)
         return list(done)
 
-    def _pack(self, task: Task) -> Outcome | None:
-        """Send a task, or say why it cannot be sent."""
-        try:
-            packed = self.ray.cloudpickle.dumps((task.function, task.arguments))
-        except Exception as error:
-            return failed(task.name, error, attempts=0)
-        self._send(_Sent(task.name, packed, 1))
-        return None
-
     def _send(self, task: _Sent) -> None:
-        # Without their names, which Ray would count by, and keep for ever.
+        # Tasks are not given their names in Ray, which would count by them and keep them for ever.
         reference = self.function.remote(task.name, task.packed, self.around, task.attempts)
         self.sent[reference] = task
 
-    def _landed(self, reference: Any) -> Outcome | None:
-        """What came back, or None if the task is on its way again."""
+    def _received(self, reference: Any) -> Outcome | None:
+        """The outcome that came back, or None if the task is on its way again."""
         errors, task = self.ray.exceptions, self.sent.pop(reference)
+        # What died with a worker or a node may well succeed elsewhere; what raised would not.
+        died = (
+            errors.WorkerCrashedError, errors.NodeDiedError, errors.LocalRayletDiedError,
+            errors.OutOfMemoryError, errors.ObjectLostError,
+        )  # fmt: skip
         try:
             outcome: Outcome = self.ray.get(reference)
             return outcome
-        except (
-            errors.WorkerCrashedError,
-            errors.NodeDiedError,
-            errors.LocalRayletDiedError,
-            errors.OutOfMemoryError,
-            errors.ObjectLostError,
-        ) as error:
-            if task.attempts > self.retries:
-                return failed(task.name, error, task.attempts)
-            self._send(_Sent(task.name, task.packed, task.attempts + 1))
-            return None
         except errors.RayTaskError as error:
             return failed(task.name, error.cause or error, task.attempts)
         except errors.RayError as error:
-            return failed(task.name, error, task.attempts)
+            if not isinstance(error, died) or task.attempts > self.retries:
+                return failed(task.name, error, task.attempts)
+            self._send(_Sent(task.name, task.packed, task.attempts + 1))
+            return None
 
-    def _look(self) -> None:
-        """Count the room there is, now and then.
+    def _count_room(self) -> None:
+        """Count the tasks that fit on the cluster's nodes, now and then.
 
         Raises:
-            TimeoutError: If there has been none for a while.
+            TimeoutError: If none has fitted for a while.
         """
         now = time.monotonic()
-        if now - self.looked < _LOOK:
+        if now - self.counted < _LOOK:
             return
         machines = living(self.ray)
-        self.room, self.looked = self.request.slots(machines), now
+        self.room, self.counted = self.request.slots(machines), now
         if self.room:
-            self.roomy = now
-        elif now - self.roomy > _HOMELESS:
+            self.had_room = now
+        elif now - self.had_room > _HOMELESS:
             raise TimeoutError(f"nodes were lost: {self.request.refusal(machines)}")
 
     def cancel(self) -> None:

@@ -1,9 +1,14 @@
-"""A piece of work, what has become of it, and what an engine is."""
+"""Tasks, their outcomes, and how one is performed: in this process or in a worker elsewhere."""
 
+import os
+import pickle
+import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, final
 
 import torch
@@ -15,7 +20,7 @@ _LONGEST = 500
 @final
 @dataclass(frozen=True)
 class Task:
-    """``function(*arguments)``.
+    """Call ``function(*arguments)``.
 
     Attributes:
         name: For people; unique among the tasks of one run.
@@ -31,7 +36,7 @@ class Task:
 @final
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of a task.
+    """Result of a task, or the reason why there is none.
 
     Attributes:
         name: The task's.
@@ -52,7 +57,7 @@ class Engine(Protocol):
     """Whatever runs tasks."""
 
     def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
-        """Run all tasks, and give what becomes of each as it finishes.
+        """Run all tasks, and give the outcome of each as it finishes.
 
         Tasks are taken from the iterable as there is room for them, and nothing is kept of those
         that are finished, so that there may be any number. A task that raises does not stop the
@@ -61,16 +66,80 @@ class Engine(Protocol):
         ...
 
 
-def perform(name: str, work: Callable[[], Any], threads: int | None, attempts: int = 1) -> Outcome:
-    """Do the work of a task; whatever it raises but an interruption becomes its outcome.
+@final
+@dataclass(frozen=True)
+class InProcess:
+    """Runs tasks in this process, one at a time, in their order.
+
+    Args:
+        cpus: Threads of torch in a task; None leaves them as they are. Results depend on it in the
+            last bits: for the numbers of a ``RayEngine``, give its ``cpus``.
+
+    Raises:
+        ValueError: If cpus is less than 1.
+    """
+
+    cpus: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.cpus is not None and self.cpus < 1:
+            raise ValueError(f"InProcess needs cpus >= 1, or None, got {self.cpus}.")
+
+    def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+        """Run the next task whenever its outcome is asked for; an interruption passes through."""
+        for task in tasks:
+            yield _perform(task.name, partial(task.function, *task.arguments), self.cpus)
+
+
+@final
+@dataclass(frozen=True)
+class Surroundings:
+    """What a worker takes over from the process that sends it tasks.
+
+    Attributes:
+        threads: Of torch.
+        gpus: Whether tasks may see a GPU: those given to them. A task that asked for none must not
+            take one that is another's.
+        folder: Where relative paths start.
+        search_path: Where modules are found, after the worker's own.
+    """
+
+    threads: int
+    gpus: bool
+    folder: Path = field(default_factory=Path.cwd)
+    search_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
+
+
+def perform_in_worker(name: str, packed: bytes, around: Surroundings, attempts: int) -> Outcome:
+    """Unpack a task and do its work; nothing here needs Ray.
 
     Args:
         name: The task's.
-        work: Its function with its arguments.
-        threads: Of torch meanwhile; None leaves them as they are.
-        attempts: How often the task was started, this time included.
+        packed: Its function and arguments, pickled.
+        around: Where it would be done in process.
+        attempts: How often it was started, this time included.
     """
-    with torch_threads(threads):
+
+    def work() -> Any:
+        sys.path.extend(entry for entry in around.search_path if entry not in sys.path)
+        if not around.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if not around.folder.is_dir():
+            raise FileNotFoundError(
+                f"folder {around.folder} is not on this node: work in a folder that all nodes of "
+                "the cluster see."
+            )
+        with chdir(around.folder):
+            # Only now: the function may be in a module that the search path leads to.
+            function, arguments = pickle.loads(packed)
+            return function(*arguments)
+
+    return _perform(name, work, around.threads, attempts)
+
+
+def _perform(name: str, work: Callable[[], Any], threads: int | None, attempts: int = 1) -> Outcome:
+    """Do the work of a task; whatever it raises but an interruption becomes its outcome."""
+    with _torch_threads(threads):
         try:
             return Outcome(name, work(), attempts=attempts)
         except (Exception, SystemExit) as error:
@@ -78,20 +147,16 @@ def perform(name: str, work: Callable[[], Any], threads: int | None, attempts: i
 
 
 def failed(name: str, error: BaseException, attempts: int = 1) -> Outcome:
-    """The outcome of a task that raised."""
+    """Outcome of a task that raised, with ``Class: message`` in one line."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    if len(reason) > _LONGEST:
+        reason = f"{reason[: _LONGEST - 4]} ..."
     where = "".join(traceback.format_exception(error))
-    return Outcome(name, error=reason(error), traceback=where, attempts=attempts)
-
-
-def reason(error: BaseException) -> str:
-    """``Class: message`` in one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+    return Outcome(name, error=reason, traceback=where, attempts=attempts)
 
 
 @contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    """So many threads for torch inside; the earlier number is put back."""
+def _torch_threads(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return

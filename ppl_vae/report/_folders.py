@@ -11,10 +11,11 @@ from ppl_vae.arviz import arviz_plots_works, plot_ranks
 from ppl_vae.diagnostics import Calibration, GradientBench
 from ppl_vae.evidence import Sandwich, plot_sandwiches
 from ppl_vae.files import write_atomically
+from ppl_vae.imputation import ImputedTable
 from ppl_vae.netcdf import netcdf_bytes
 from ppl_vae.plots import plot_columns, plot_images, png_of
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.runs import Diagnosis, ImputedTable, Run, file_of
+from ppl_vae.runs import Diagnosis, Run, file_of
 from ppl_vae.studies import StudyResults
 from ppl_vae.training import plot_histories
 
@@ -93,7 +94,7 @@ def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path
     }
     for name, part in diagnosis.drawn.items():
         files[f"-{name}.png"] = png_of(part.plot(), f"{title}: {name.replace('_', ' ')}")
-    calibration = diagnosis.parts.get("calibration")
+    calibration = diagnosis.results.get("calibration")
     if isinstance(calibration, Calibration) and arviz_plots_works():
         files["-ranks.png"] = png_of(plot_ranks(calibration), f"{title}: ranks of z*")
     return _write(path.parent, {f"{path.stem}{name}": what for name, what in files.items()})

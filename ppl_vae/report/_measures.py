@@ -11,14 +11,14 @@ from ppl_vae.plots import Curve, ElboTerms, Style, draw_against, draw_parts, row
 from ppl_vae.report import _numbers as numbers
 from ppl_vae.report._blocks import Figure, Section, Table, TableColumn, Value
 from ppl_vae.report._numbers import bars, joint_error, known, mean
-from ppl_vae.studies import CellResult
+from ppl_vae.runs import RunRecord
 
 Summary = Mapping[str, Any]
 
 _GROUPS = {"phi": "phi, of the guide", "theta": "theta, of the model"}
 
 
-def done(cells: Sequence[CellResult], arm: str | None = None) -> Iterator[CellResult]:
+def done(cells: Sequence[RunRecord], arm: str | None = None) -> Iterator[RunRecord]:
     """The finished cells of an arm, or of all, in order.
 
     Each is a copy: what is read from its folder goes when the caller lets it go.
@@ -29,7 +29,7 @@ def done(cells: Sequence[CellResult], arm: str | None = None) -> Iterator[CellRe
 
 
 def _measured(
-    cells: Sequence[CellResult], name: str, arms: Sequence[str]
+    cells: Sequence[RunRecord], name: str, arms: Sequence[str]
 ) -> dict[str, dict[int, Summary]]:
     """Arm to seed to the summary of a measure, where it was measured."""
     by_arm = {
@@ -43,7 +43,7 @@ def _measured(
     return {arm: by_seed for arm, by_seed in by_arm.items() if by_seed}
 
 
-def _first(cells: Sequence[CellResult], name: str, arms: Sequence[str]) -> dict[str, Summary]:
+def _first(cells: Sequence[RunRecord], name: str, arms: Sequence[str]) -> dict[str, Summary]:
     """Arm to the summary of a measure of the first seed that has one."""
     found = _measured(cells, name, arms)
     return {arm: next(iter(by_seed.values())) for arm, by_seed in found.items()}
@@ -58,7 +58,7 @@ def _with_nan(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def bound_curves(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
+def bound_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Section | None:
     """E[L_K] against K, and its limit."""
     by_arm = _measured(cells, "bound_curve", list(styles))
     if not by_arm:
@@ -127,7 +127,7 @@ def _joined(notes: Sequence[str]) -> str:
     return "; ".join(f"{' to '.join(map(str, ends))}{text}" for text, ends in ranges.items())
 
 
-def sandwich_block(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
+def sandwich_block(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Section | None:
     """Lower and upper bound of log p(x) on simulated data, against the temperatures."""
     by_arm = _first(cells, "sandwich", list(styles))
     if not by_arm:
@@ -189,7 +189,7 @@ def sandwich_block(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> 
 
 
 def decompositions(
-    cells: Sequence[CellResult], arms: Sequence[str], styles: Mapping[str, Style]
+    cells: Sequence[RunRecord], arms: Sequence[str], styles: Mapping[str, Style]
 ) -> Section | None:
     """``ELBO = log-likelihood - KL``: bars of the arms shown, a table of all."""
     means = {}
@@ -281,7 +281,7 @@ def _active(units: Mapping[str, tuple[float, int]]) -> str:
     return f"{count:.3g} of {latent} active"
 
 
-def gradients_block(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
+def gradients_block(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Section | None:
     """Signal-to-noise ratio of the gradients of guide and model against K."""
     by_arm = _first(cells, "gradients", list(styles))
     if not by_arm:

@@ -6,8 +6,9 @@ from typing import Any
 from ppl_vae.comparison import Comparison
 from ppl_vae.report import _numbers as numbers
 from ppl_vae.report._blocks import Block, Facts, Section, Table, TableColumn, Value, Verbatim
+from ppl_vae.runs import RunRecord
 from ppl_vae.settings_file import write_yaml_text
-from ppl_vae.studies import CellResult, Study, StudyResults
+from ppl_vae.studies import Study, StudyResults
 
 _TIMES = f" {numbers.TIMES} "
 _HASH = 12
@@ -80,7 +81,7 @@ def _evaluation(study: Study, comparison: Comparison | None) -> str:
     return text
 
 
-def cells_table(cells: Sequence[CellResult], values: Mapping[tuple[str, int], float]) -> Section:
+def cells_table(cells: Sequence[RunRecord], values: Mapping[tuple[str, int], float]) -> Section:
     """Every planned cell: what became of it, what it took, what it came to.
 
     Args:

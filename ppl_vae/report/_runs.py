@@ -37,7 +37,7 @@ from ppl_vae.report._blocks import (
 )
 from ppl_vae.report._measures import done
 from ppl_vae.report._numbers import mean
-from ppl_vae.studies import CellResult
+from ppl_vae.runs import RunRecord
 from ppl_vae.training import History, curve_of
 
 _Rows = Float[np.ndarray, "rows features"]
@@ -63,7 +63,7 @@ _PROFILES = 10
 """Rows of data drawn as lines."""
 
 
-def learning_curves(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> Section | None:
+def learning_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Section | None:
     """Training and validation bound against the epoch; None where no run has a history."""
     histories = {arm: _histories(cells, arm) for arm in styles}
     figures = [_curves_figure(histories, styles, quantity) for quantity in _TITLES]
@@ -71,7 +71,7 @@ def learning_curves(cells: Sequence[CellResult], styles: Mapping[str, Style]) ->
     return Section("curves", "Learning curves", drawn, key=True) if drawn else None
 
 
-def _histories(cells: Sequence[CellResult], arm: str) -> dict[int, History]:
+def _histories(cells: Sequence[RunRecord], arm: str) -> dict[int, History]:
     histories = {cell.seed: cell.history for cell in done(cells, arm)}
     return {seed: history for seed, history in histories.items() if len(history)}
 
@@ -107,7 +107,7 @@ def _curves_figure(
 
 
 def costs(
-    cells: Sequence[CellResult],
+    cells: Sequence[RunRecord],
     values: Mapping[str, tuple[float, float]],
     styles: Mapping[str, Style],
 ) -> Section | None:
@@ -184,7 +184,7 @@ def _cost_figure(
     )
 
 
-def _cost_curves(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> list[Figure]:
+def _cost_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> list[Figure]:
     """Validation bound against decoder evaluations, where both are recorded."""
     curves, rows = [], list[list[Value]]()
     for arm, style in styles.items():
@@ -211,7 +211,7 @@ def _cost_curves(cells: Sequence[CellResult], styles: Mapping[str, Style]) -> li
 
 
 def pictures(
-    cells: Sequence[CellResult], styles: Mapping[str, Style], data: Mapping[str, Any]
+    cells: Sequence[RunRecord], styles: Mapping[str, Style], data: Mapping[str, Any]
 ) -> Section | None:
     """Samples and reconstructions of the first seed of each arm that has them, or None.
 

@@ -1,22 +1,20 @@
-"""Everything that can be asked of a trained run, at once."""
+"""All diagnoses of a trained run at once, each kept as soon as it is there."""
 
+import inspect
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final, get_type_hints
 
 import torch
+import xarray as xr
 from torch import Tensor
 
 from ppl_vae.data import Rows
 from ppl_vae.diagnostics import (
-    BoundCurve,
-    Calibration,
     Decomposition,
-    ElboSurgery,
     GapSettings,
-    GeneralizationGap,
     InferenceGap,
     RateDistortion,
     bound_against_particles,
@@ -28,287 +26,319 @@ from ppl_vae.diagnostics import (
     rate_distortion,
     simulation_based_calibration,
 )
-from ppl_vae.display import Result
+from ppl_vae.display import Panel, Result
 from ppl_vae.evidence import AnnealedImportanceSampling, Call, Evidence, ImportanceSampling
-from ppl_vae.identity import identity_of
-from ppl_vae.particles import Programs, zero_offsets
+from ppl_vae.identity import Identity, identity_of
+from ppl_vae.netcdf import Attribute, joined
+from ppl_vae.particles import Program, Programs, zero_offsets
 from ppl_vae.refinement import Refinement
-from ppl_vae.runs._diagnosis import Diagnosis
-from ppl_vae.runs._finished import FinishedParts
-from ppl_vae.runs._run import Run, Split, unfinished_file
+from ppl_vae.runs._evaluate import unfinished_file
+from ppl_vae.runs._kept import KeptResults
+from ppl_vae.runs._run import Run, Split
 
-PARTS_FILE = "diagnosis-parts.safetensors"
+KEPT_FILE = "diagnosis-results.safetensors"
 _REFINEMENT = Refinement(50)
 
 
 @final
 @dataclass(frozen=True)
-class _Part:
-    """A part of a diagnosis.
+class DiagnosisSettings:
+    """Settings of a diagnosis.
 
     Attributes:
-        name: Of its group in the tree, its entry in the summary and its picture.
-        kind: Class of the result.
-        compute: Gives it, or None where what it needs was left out. Raises a ValueError where it
-            cannot be had.
-        title: Heading in print; a part without one is not printed.
-        shown: Whether it belongs to the diagnosis, or only to other parts.
+        particles: Number of particles K of log p(x), for each datum.
+        rate_data: Data for the rate-distortion curve; 0 leaves it out.
+        temperatures: Steps of the curve's annealing.
+        chains: Chains of the curve's annealing, for each datum.
+        flow: Find a flow for each datum too, to see what the normal's shape costs; takes zuko and
+            some minutes.
     """
 
-    name: str
-    kind: type[Result]
-    compute: Callable[["_Work"], Result | None]
-    title: str = ""
-    shown: bool = True
+    particles: int = 5000
+    rate_data: int = 20
+    temperatures: int = 500
+    chains: int = 16
+    flow: bool = False
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Result):
+    """Results of all diagnoses of a run, by name: ``diagnosis["inference_gap"]``.
+
+    Attributes:
+        results: Name to result, of those that could be had.
+        titles: Name to heading in print; a result without one is in the tree only.
+        left_out: Name to the reason why the result is not there.
+        identity: Identity of all of them together; every result has one of its own.
+        origin: Origin of the run.
+    """
+
+    results: Mapping[str, Result]
+    titles: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    identity: Identity | None = None
+    origin: str = ""
+
+    def __getitem__(self, name: str) -> Any:
+        """The result of this name.
+
+        Raises:
+            KeyError: If it is not there, with the reason.
+        """
+        if name not in self.results:
+            raise KeyError(f"no result {name!r}: {self.left_out.get(name, 'there is none')}.")
+        return self.results[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.results
+
+    def __str__(self) -> str:
+        texts = [f"{self.titles[name]}\n{result}" for name, result in self._printed.items()]
+        texts += [f"left out, {name}: {why}" for name, why in self.left_out.items()]
+        return "\n\n".join(texts)
+
+    @property
+    def _printed(self) -> dict[str, Result]:
+        return {name: result for name, result in self.results.items() if name in self.titles}
+
+    @property
+    def drawn(self) -> dict[str, Result]:
+        """Results with a drawing of their own, besides intervals of their values."""
+        return {n: result for n, result in self.results.items() if "_panels" in vars(type(result))}
+
+    def to_datatree(  # type: ignore[override]
+        self, attrs: Mapping[str, Attribute] | None = None
+    ) -> xr.DataTree:
+        """All results as groups of one tree, for netCDF and ArviZ; ``attrs`` go to its root.
+
+        Each group has its result's name, but ``prior_sbc``, where ArviZ looks for a calibration,
+        and its own attributes, notes and warnings among them.
+        """
+        trees = [
+            result.to_datatree(group="" if result._group == "prior_sbc" else name)
+            for name, result in self.results.items()
+        ]
+        reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
+        own = {**self._attributes(), "left_out": reasons, "origin": self.origin}
+        return joined(trees, {**(attrs or {}), **own})
+
+    def _values(self) -> dict[str, Any]:
+        values = {name: result.summary() for name, result in self._printed.items()}
+        return values | {"left_out": self.left_out, "identity": self.identity}
+
+    def _panels(self) -> list[Panel]:
+        return [panel for result in self._printed.values() for panel in result._panels()]
 
 
 def diagnose_run(
     run: Run,
+    settings: DiagnosisSettings | None = None,
     *,
     split: Split = "test",
     limit: int | None = 200,
     file: str | os.PathLike[str] | None = None,
-    particles: int = 5000,
-    rate_data: int = 20,
-    temperatures: int = 500,
-    chains: int = 16,
-    flow: bool = False,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> Diagnosis:
     """Diagnose a trained run on a split of its data.
 
-    Every finished part is kept in the run's folder. Another call goes on where the first stopped:
-    a part with the same settings, on the same parameters, is read back with the same numbers. A
-    part that cannot be had of this model and guide is left out, and the reason said.
+    Every finished result is kept in the run's folder. Another call goes on where the first stopped:
+    a result with the same settings, on the same parameters, is read back with the same numbers. One
+    that cannot be had of this model and guide is left out, and the reason said.
 
     Costs about ``4 particles`` decoder evaluations for each of ``limit`` data, twice, and ``10
     temperatures chains`` gradients for each of ``rate_data``.
 
     Args:
         run: What to diagnose.
+        settings: How; those of :class:`DiagnosisSettings` by default.
         split: Which of its data.
         limit: At most so many of them, a fixed random subset.
         file: A file of other rows, in place of a split. Training data that are not there leave out
             what is against them.
-        particles: K of log p(x).
-        rate_data: Data for the rate-distortion curve; 0 leaves it out.
-        temperatures: Of the curve's annealing.
-        chains: Of the curve's annealing.
-        flow: Find a flow for each datum too, to see what the normal's shape costs; takes zuko and
-            some minutes.
         seed: Of the draws.
-        report: Is told of each part as it is there.
+        report: Is called with a line for each result.
 
     Raises:
         ValueError: If there are too few data or particles for standard errors, or the file of an
             earlier call is damaged.
     """
-    data = run.rows(split, limit, file)
-    left_out: dict[str, str] = {}
-    train = _training_rows(run, limit, left_out)
-    if min(len(data), 2 if train is None else len(train), particles) < 2:
+    settings = settings or DiagnosisSettings()
+    data, left_out = run.rows(split, limit, file), dict[str, str]()
+    try:
+        train = run.rows("train", limit)
+    except FileNotFoundError as error:
+        train, left_out["inference_gap_train"] = None, str(error)
+    if min(len(data), 2 if train is None else len(train), settings.particles) < 2:
         raise ValueError(
             f"a diagnosis needs 2 data and particles >= 2 for standard errors, got {len(data)} "
-            f"{split if file is None else file} data and particles={particles}."
+            f"{split if file is None else file} data and particles={settings.particles}."
         )
     work = _Work(
         run=run,
-        data=data,
-        train=train,
-        rate_data=run.rows(split, rate_data, file),
-        estimator=ImportanceSampling(particles, refine=_refinement_of(run, data.x)),
-        annealing=AnnealedImportanceSampling(temperatures, chains, mass="guide"),
-        flow=flow,
+        rows={"data": data, "train": train, "rates": run.rows(split, settings.rate_data, file)},
+        settings=settings,
+        refinement=_refinement_of(run, data.x),
         seed=seed,
         report=report,
-        finished=FinishedParts(run.folder / PARTS_FILE, [part.kind for part in PARTS]),
+        kept=KeptResults(run.folder / KEPT_FILE, [entry.kind for entry in DIAGNOSES]),
         left_out=left_out,
-        found={},
+        results={},
     )
-    for part in PARTS:
-        work.do(part)
-    shown = {part.name for part in PARTS if part.shown}
-    titles = {part.name: part.title for part in PARTS if part.title}
-    if isinstance(point := work.found.get("decomposition"), Decomposition) and point.point:
+    for entry in DIAGNOSES:
+        work.do(entry)
+    shown = {entry.name for entry in DIAGNOSES if entry.shown}
+    titles = {entry.name: entry.title for entry in DIAGNOSES if entry.title}
+    decomposition = work.results.get("decomposition")
+    if isinstance(decomposition, Decomposition) and decomposition.point:
         titles["decomposition"] = "The joint log-density"
-    parts = {name: result for name, result in work.found.items() if name in shown}
-    settings = f"Diagnosis({particles=}, {rate_data=}, {temperatures=}, {chains=}, {flow=})"
-    return Diagnosis(parts, titles, left_out, run.identity(settings, data, seed))
-
-
-def _training_rows(run: Run, limit: int | None, left_out: dict[str, str]) -> Rows | None:
-    """Training data, if they are there."""
-    try:
-        return run.rows("train", limit)
-    except FileNotFoundError as error:
-        left_out["inference_gap_train"] = str(error)
-        return None
+    results = {name: result for name, result in work.results.items() if name in shown}
+    words = ", ".join(f"{name}={value!r}" for name, value in asdict(settings).items())
+    identity = run.identity(f"Diagnosis({words})", data, seed)
+    return Diagnosis(results, titles, left_out, identity, run.origin)
 
 
 @final
 @dataclass(frozen=True)
 class _Work:
-    """One call: its data and settings, what it has found so far, and what it left out."""
+    """One call: its data and settings, the results so far, and what is left out."""
 
     run: Run
-    data: Rows
-    train: Rows | None
-    rate_data: Rows
-    estimator: ImportanceSampling
-    annealing: AnnealedImportanceSampling
-    flow: bool
+    rows: Mapping[str, Rows | None]
+    settings: DiagnosisSettings
+    refinement: Refinement | None
     seed: int
     report: Callable[[str], None]
-    finished: FinishedParts
+    kept: KeptResults
     left_out: dict[str, str]
-    found: dict[str, Result]
+    results: dict[str, Result]
 
-    def do(self, part: _Part) -> None:
-        """Compute a part, or read it back; note why it cannot be had."""
+    def do(self, entry: "Entry") -> None:
+        """Compute a result, or read it back; note why it cannot be had."""
+        rows = self.rows[entry.rows]
         try:
-            result = part.compute(self)
+            settings = entry.settings(self)
+            if rows is None or settings is None:
+                return
+            if "model" in inspect.signature(entry.compute).parameters:
+                self.results[entry.name] = self._kept(entry, rows, settings)
+            else:
+                self.results[entry.name] = entry.compute(**settings)
         except ValueError as error:
-            self.left_out[part.name] = str(error)
-            self.report(f"{part.name}: left out, {error}")
-            return
-        if result is not None:
-            self.found[part.name] = result
+            self.left_out[entry.name] = str(error)
+            self.report(f"{entry.name}: left out, {error}")
 
-    def plain(self, name: str, diagnostic: Callable[..., Result]) -> Result:
-        """A diagnostic of the data with its own settings."""
-        return self._kept(name, self.data, lambda _, **call: diagnostic(**call))
-
-    def evidence(self, name: str, rows: Rows | None) -> Result | None:
-        """What a gap is against."""
-        if rows is None:
-            return None
-
-        def compute(file: Path | None, **call: Any) -> Evidence:
-            return self.estimator(**call, checkpoint=file)
-
-        return self._kept(name, rows, compute)
-
-    def gap(self, name: str, rows: Rows | None, evidence: str, **richer: Any) -> Result | None:
-        """The gap to the evidence, where there is any; with richer families where asked for."""
-        log_evidence = self.found.get(evidence)
-        if rows is None or not isinstance(log_evidence, Evidence):
-            return None
-
-        def compute(_: Path | None, **call: Any) -> InferenceGap:
-            return inference_gap(**call, log_evidence=log_evidence, settings=GapSettings(**richer))
-
-        return self._kept(name, rows, compute)
-
-    def generalization(self) -> Result | None:
-        """The guide's amortisation gap on the split less that on training data."""
-        train, test = (self.found.get(f"inference_gap{of}") for of in ("_train", ""))
-        if not isinstance(train, InferenceGap) or not isinstance(test, InferenceGap):
-            return None
-        return generalization_gap(train, test)
-
-    def rates(self, name: str) -> Result:
-        """The rate-distortion curve."""
-        if len(self.rate_data) == 0:
-            raise ValueError("not asked for")
-
-        def compute(
-            file: Path | None, device: torch.device | str, seed: int, **call: Any
-        ) -> RateDistortion:
-            how = Call(device, seed, checkpoint=file)
-            return rate_distortion(**call, annealing=self.annealing, call=how)
-
-        return self._kept(name, self.rate_data, compute)
-
-    def _kept(self, name: str, rows: Rows, compute: Callable[..., Result]) -> Result:
-        """A result that is read back where it is there, and kept once it is.
-
-        Args:
-            name: Of the part.
-            rows: The data.
-            compute: Given a file for what it has done so far, or None, and what it is called with.
-        """
+    def _kept(self, entry: "Entry", rows: Rows, settings: Mapping[str, Any]) -> Result:
+        """A result that is read back where it is there, and kept once it is."""
         vae = self.run.vae
         call: dict[str, Any] = {
             "model": vae.model, "guide": vae.guide, "x": rows, "device": self.run.device,
-            "seed": self.seed,
+            "seed": self.seed, **settings,
         }  # fmt: skip
-        identity = identity_of(lambda: compute(None, **call))
-        result: Result | None = self.finished.read(identity)
+        identity = identity_of(lambda: entry.compute(**call))
+        result: Result | None = self.kept.read(identity)
         if result is not None:
-            self.report(f"{name}: read back")
+            self.report(f"{entry.name}: read back")
             return result
         unfinished = unfinished_file(self.run, identity)
-        result = compute(unfinished, **call)
-        self.finished.write(identity, result)
+        if "checkpoint" in inspect.signature(entry.compute).parameters:
+            call["checkpoint"] = unfinished
+        result = entry.compute(**call)
+        self.kept.write(identity, result)
         unfinished.unlink(missing_ok=True)
-        self.report(f"{name}: done")
+        self.report(f"{entry.name}: done")
         return result
 
 
-PARTS = (
-    _Part(
-        "decomposition",
-        Decomposition,
-        lambda work: work.plain("decomposition", decompose),
-        "The ELBO",
-    ),
-    _Part(
-        "surgery",
-        ElboSurgery,
-        lambda work: work.plain("surgery", elbo_surgery),
-        "Where the KL goes",
-    ),
-    _Part("evidence", Evidence, lambda work: work.evidence("evidence", work.data), "log p(x)"),
-    _Part(
-        "train_evidence",
-        Evidence,
-        lambda work: work.evidence("train_evidence", work.train),
-        shown=False,
-    ),
-    _Part(
-        "inference_gap",
-        InferenceGap,
-        lambda work: work.gap(
-            "inference_gap",
-            work.data,
-            "evidence",
-            full_covariance=_takes_full_covariance(work.run, work.data.x),
-            flow=work.flow,
-        ),
-        "Inference gap",
-    ),
-    _Part(
-        "inference_gap_train",
-        InferenceGap,
-        lambda work: work.gap("inference_gap_train", work.train, "train_evidence"),
-    ),
-    _Part(
-        "generalization_gap",
-        GeneralizationGap,
-        lambda work: work.generalization(),
-        "Guide on test against training data",
-    ),
-    _Part(
-        "bound_curve",
-        BoundCurve,
-        lambda work: work.plain("bound_curve", bound_against_particles),
-        "Bound against the number of particles",
-    ),
-    _Part(
-        "calibration",
-        Calibration,
-        lambda work: work.plain("calibration", simulation_based_calibration),
-        "Calibration of the guide on simulated data",
-    ),
-    _Part(
-        "rate_distortion",
-        RateDistortion,
-        lambda work: work.rates("rate_distortion"),
-        "Rate-distortion curve",
-    ),
-)
-"""All that a diagnosis holds, in the order in which it is computed and printed."""
+@final
+@dataclass(frozen=True)
+class Entry:
+    """A diagnosis in the list.
+
+    Attributes:
+        name: Of its group in the tree, its entry in the summary and its picture.
+        compute: Gives the result, whose class its annotation names, by ``compute(model, guide, x,
+            device=, seed=, **settings)``; by the settings alone if it takes no model. Raises a
+            ValueError where the result cannot be had.
+        title: Heading in print; a result without one is not printed.
+        rows: Which data it is given.
+        settings: Gives further arguments, or None where a result that it needs was left out.
+        shown: Whether it belongs to the diagnosis, or only to other entries.
+    """
+
+    name: str
+    compute: Callable[..., Result]
+    title: str = ""
+    rows: Literal["data", "train", "rates"] = "data"
+    settings: Callable[[_Work], Mapping[str, Any] | None] = lambda work: {}
+    shown: bool = True
+
+    @property
+    def kind(self) -> type[Result]:
+        """Class of the result."""
+        kind: type[Result] = get_type_hints(self.compute)["return"]
+        return kind
+
+
+def _evidence(
+    model: Program,
+    guide: Program,
+    x: Rows,
+    *,
+    particles: int,
+    refine: Refinement | None,
+    checkpoint: Path | None = None,
+    **call: Any,
+) -> Evidence:
+    estimator = ImportanceSampling(particles, refine=refine)
+    return estimator(model, guide, x, checkpoint=checkpoint, **call)
+
+
+def _rate_distortion(
+    model: Program,
+    guide: Program,
+    x: Rows,
+    *,
+    device: torch.device,
+    seed: int,
+    annealing: AnnealedImportanceSampling,
+    checkpoint: Path | None = None,
+) -> RateDistortion:
+    call = Call(device, seed, checkpoint=checkpoint)
+    return rate_distortion(model, guide, x, annealing=annealing, call=call)
+
+
+def _evidence_settings(work: _Work) -> dict[str, Any]:
+    return {"particles": work.settings.particles, "refine": work.refinement}
+
+
+def _gap_settings(work: _Work) -> dict[str, Any] | None:
+    """The inference gap is to log p(x), with richer families where the guide allows them."""
+    if not isinstance(evidence := work.results.get("evidence"), Evidence):
+        return None
+    data = work.rows["data"]
+    full = data is not None and _takes_full_covariance(work.run, data.x)
+    richer = GapSettings(full_covariance=full, flow=work.settings.flow)
+    return {"log_evidence": evidence, "settings": richer}
+
+
+def _train_gap_settings(work: _Work) -> dict[str, Any] | None:
+    evidence = work.results.get("train_evidence")
+    return {"log_evidence": evidence} if isinstance(evidence, Evidence) else None
+
+
+def _generalization_settings(work: _Work) -> dict[str, Any] | None:
+    train, test = (work.results.get(f"inference_gap{of}") for of in ("_train", ""))
+    both = isinstance(train, InferenceGap) and isinstance(test, InferenceGap)
+    return {"train": train, "test": test} if both else None
+
+
+def _rate_settings(work: _Work) -> dict[str, Any]:
+    if not work.settings.rate_data:
+        raise ValueError("not asked for")
+    temperatures, chains = work.settings.temperatures, work.settings.chains
+    return {"annealing": AnnealedImportanceSampling(temperatures, chains, mass="guide")}
 
 
 def _refinement_of(run: Run, x: Tensor) -> Refinement | None:
@@ -327,3 +357,31 @@ def _takes_full_covariance(run: Run, x: Tensor) -> bool:
     except ValueError:
         return False
     return loc.shape[-1] > 1
+
+
+DIAGNOSES = (
+    Entry("decomposition", decompose, "The ELBO"),
+    Entry("surgery", elbo_surgery, "Where the KL goes"),
+    Entry("evidence", _evidence, "log p(x)", settings=_evidence_settings),
+    Entry("train_evidence", _evidence, rows="train", settings=_evidence_settings, shown=False),
+    Entry("inference_gap", inference_gap, "Inference gap", settings=_gap_settings),
+    Entry("inference_gap_train", inference_gap, rows="train", settings=_train_gap_settings),
+    Entry(
+        "generalization_gap",
+        generalization_gap,
+        "Guide on test against training data",
+        settings=_generalization_settings,
+    ),
+    Entry("bound_curve", bound_against_particles, "Bound against the number of particles"),
+    Entry(
+        "calibration", simulation_based_calibration, "Calibration of the guide on simulated data"
+    ),
+    Entry(
+        "rate_distortion",
+        _rate_distortion,
+        "Rate-distortion curve",
+        rows="rates",
+        settings=_rate_settings,
+    ),
+)
+"""All that a diagnosis holds, in the order in which it is computed and printed."""

@@ -4,49 +4,53 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
+import h5py
+
 from ppl_vae.arviz import evidence_from_datatree, load_evidence
+from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence
-from ppl_vae.identity import Identity
+from ppl_vae.identity import Identity, hash_values
 from ppl_vae.netcdf import load_netcdf, save_netcdf
-from ppl_vae.runs._diagnosis import Diagnosis
-from ppl_vae.runs._normalizers import Normalizer
+from ppl_vae.runs._origin import read_config
+from ppl_vae.runs._run import Run, find_normalizers
 
 EVALUATIONS = "evaluations"
 """Folder of the files, in the run's folder."""
-
 _UNSET = re.compile(r", (\w+=None|rows=\d+|tails=True)(?=[,)])")
 """Settings that say nothing, or stand in a column of their own."""
-_DIGITS = 12
-_SHORT = 6
+_DIGITS, _SHORT = 12, 6
 _LOG = logging.getLogger(__name__)
 
 
-def evaluation_file(folder: Path, identity: Identity) -> Path:
-    """Where an evaluation is kept: ``evaluations/METHOD-KEY.nc``.
+def key_of(identity: Identity) -> str:
+    """Name of a result: digits of its key, then of the densities that its programs gave.
 
-    Args:
-        folder: Of the run.
-        identity: What it is computed from; its settings begin with the estimator's class.
+    Programs whose code was changed have the same tensors, so the same key, and other densities.
+    Rounded, as they differ in their last digits from machine to machine.
     """
-    (name,) = re.findall(r"^\W*(\w*)", identity.settings)
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower() or "evaluation"
-    return folder / EVALUATIONS / f"{words}-{identity.key[:_DIGITS]}.nc"
+    rounded = {name: f"{round(value, 3):.4g}" for name, value in identity.densities.items()}
+    return f"{identity.key[:_DIGITS]}-{hash_values(rounded)[:_SHORT]}"
 
 
-def file_of(folder: Path, result: Evidence | Diagnosis) -> Path:
-    """Where the store of a run keeps this result.
+def file_of(folder: Path, result: Result) -> Path:
+    """Where the store of a run keeps this result: ``evaluations/METHOD-KEY.nc``.
 
     Raises:
         ValueError: If it does not say what it was computed from.
     """
-    if result.identity is None:
+    identity: Identity | None = getattr(result, "identity", None)
+    if identity is None:
         raise ValueError("a result without an identity has no file: take it from evaluate_run.")
-    return evaluation_file(folder, result.identity)
+    return folder / EVALUATIONS / f"{_words(identity)}-{key_of(identity)}.nc"
+
+
+def _words(identity: Identity) -> str:
+    (name,) = re.findall(r"^\W*(\w*)", identity.settings)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower() or "evaluation"
 
 
 def find_evaluation(folder: Path, wanted: Identity) -> Evidence | None:
@@ -60,32 +64,36 @@ def find_evaluation(folder: Path, wanted: Identity) -> Evidence | None:
     rows = wanted.chunk_rows
     while True:
         identity = replace(wanted, chunk_rows=rows or None)
-        path = evaluation_file(folder, identity)
-        if path.is_file():
+        name = f"{_words(identity)}-{identity.key[:_DIGITS]}-*.nc"
+        for path in sorted((folder / EVALUATIONS).glob(name)):
             evidence = load_evidence(path)
             if evidence.identity is None:
                 raise ValueError(f"{path} does not say what it was computed from: delete it.")
-            identity.require_same(evidence.identity, str(path))
-            return evidence
+            if evidence.identity.key != identity.key:
+                identity.require_same(evidence.identity, str(path))
+            # Of the same key, it may still be of programs whose code was changed since.
+            if not identity.differences(evidence.identity):
+                return evidence
         if not rows:
             return None
         rows //= 2
 
 
-def save_evaluation(evidence: Evidence, path: Path, normalizers: Sequence[Normalizer] = ()) -> None:
-    """Keep an evaluation, atomically.
+def save_evaluation(evidence: Evidence, path: Path, run: Run) -> None:
+    """Keep an evaluation, atomically, with estimated constants of the model in ``normalizers``.
 
     Args:
         evidence: With its identity.
         path: The file.
-        normalizers: Estimated constants of the model, kept as an attribute ``normalizers`` in JSON.
+        run: What was evaluated.
 
     Raises:
         OSError: If it cannot be written.
     """
     tree = evidence.to_datatree()
-    if normalizers:
-        tree.attrs["normalizers"] = json.dumps([found.to_dict() for found in normalizers])
+    tree.attrs["origin"] = run.origin
+    if normalizers := find_normalizers(run.vae):
+        tree.attrs["normalizers"] = json.dumps([each.to_dict() for each in normalizers])
     save_netcdf(tree, path)
 
 
@@ -98,17 +106,19 @@ class StoredEvaluation:
         path: The file.
         identity: What it was computed from.
         evidence: log p(x) of each datum; of a diagnosis, that of its gap, where it has one.
+        foreign: Whether it was made of another run and copied here.
     """
 
     path: Path
     identity: Identity | None
     evidence: Evidence | None
+    foreign: bool = False
 
     def summary(self) -> dict[str, Any]:
         """What it is and comes to, as plain values, for JSON."""
-        told = {} if self.evidence is None else self.evidence.summary()
+        values = {} if self.evidence is None else self.evidence.summary()
         identity = None if self.identity is None else self.identity.to_dict()
-        return {"file": str(self.path), **told, "identity": identity}
+        return {"file": str(self.path), "foreign": self.foreign, **values, "identity": identity}
 
 
 def list_evaluations(folder: str | os.PathLike[str]) -> list[StoredEvaluation]:
@@ -116,40 +126,51 @@ def list_evaluations(folder: str | os.PathLike[str]) -> list[StoredEvaluation]:
 
     One that is damaged, or no such file, is named by a warning in the log and left out.
     """
-    found = []
-    for path in sorted((Path(folder) / EVALUATIONS).glob("*.nc")):
+    folder, stored = Path(folder), []
+    try:
+        origin = read_config(folder).get("origin")
+    except (FileNotFoundError, ValueError):
+        origin = None
+    for path in sorted((folder / EVALUATIONS).glob("*.nc")):
         try:
-            found.append(_listed(path))
+            identity, evidence = _read_diagnosis(path) if _is_diagnosis(path) else _read(path)
+            with h5py.File(path, "r") as file:
+                foreign = origin is not None and file.attrs.get("origin") != origin
         except (ValueError, OSError) as error:
             _LOG.warning("left out, %s", " ".join(str(error).split()))
-    return found
+        else:
+            stored.append(StoredEvaluation(path, identity, evidence, foreign))
+    return stored
 
 
-def _listed(path: Path) -> StoredEvaluation:
-    if not _is_diagnosis(path):
-        evidence = load_evidence(path)
-        return StoredEvaluation(path, evidence.identity, evidence)
+def _read(path: Path) -> tuple[Identity | None, Evidence | None]:
+    evidence = load_evidence(path)
+    return evidence.identity, evidence
+
+
+def _read_diagnosis(path: Path) -> tuple[Identity | None, Evidence | None]:
     tree = load_netcdf(path)
     try:
         identity = Identity.from_dict(json.loads(tree.attrs["identity"]))
-        found = evidence_from_datatree(tree) if "evidence" in tree.children else None
+        has_evidence = "evidence" in tree.children
+        return identity, evidence_from_datatree(tree) if has_evidence else None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no whole diagnosis ({error}): delete it.") from error
-    return StoredEvaluation(path, identity, found)
 
 
 def _is_diagnosis(path: Path) -> bool:
     return path.name.startswith("diagnosis-")
 
 
-def format_evaluations(found: list[StoredEvaluation]) -> str:
+def format_evaluations(stored: list[StoredEvaluation]) -> str:
     """A table of evaluations: estimator, K, data, mean with its standard error, seed, key.
 
     The estimator stands with what was set of it; ``rows`` is what is computed at once, which the
-    draws follow from; ``model`` names the parameters: a run that was trained further has others.
+    draws follow from; ``model`` names the parameters: a run that was trained further has others. A
+    file that was copied from another run is marked as foreign.
     """
-    head = ("estimator", "K", "data", "N", "log p(x)", "error", "seed", "rows", "model", "key")
-    rows = [head, *map(_row, found)]
+    head = ("estimator", "K", "data", "N", "log p(x)", "error", "seed", "rows", "model", "key", "")
+    rows = [head, *map(_row, stored)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -159,17 +180,20 @@ def format_evaluations(found: list[StoredEvaluation]) -> str:
 
 def _row(each: StoredEvaluation) -> tuple[str, ...]:
     evidence, identity = each.evidence, each.identity
-    method, counts, numbers = "", ("", ""), ("", "")
+    method, num_particles, num_data, mean, error = "", "", "", "", ""
+    source, seed, rows, model, key = "", "", "", "", ""
     if evidence is not None:
-        method, counts = evidence.method, (str(evidence.num_particles), str(len(evidence)))
-        numbers = f"{evidence.mean:.3f}", f"{evidence.total_error:.3f}"
+        method, num_particles = evidence.method, str(evidence.num_particles)
+        num_data = str(len(evidence))
+        mean, error = f"{evidence.mean:.3f}", f"{evidence.total_error:.3f}"
+    if identity is not None:
+        method = _UNSET.sub("", identity.settings)
+        source, seed, key = str(identity.source), str(identity.seed), key_of(identity)
+        rows = "" if identity.chunk_rows is None else str(identity.chunk_rows)
+        model = identity.parameters[:_SHORT]
     if _is_diagnosis(each.path):
         method = "diagnosis"
-    source, seed, rows, model, key = "", "", "", "", ""
-    if identity is not None:
-        source, seed, key = str(identity.source), str(identity.seed), identity.key[:_DIGITS]
-        model = identity.parameters[:_SHORT]
-        rows = "" if identity.chunk_rows is None else str(identity.chunk_rows)
-        if not _is_diagnosis(each.path):
-            method = _UNSET.sub("", identity.settings)
-    return method, counts[0], source, counts[1], *numbers, seed, rows, model, key
+    mark = "foreign: of another run" if each.foreign else ""
+    return (
+        method, num_particles, source, num_data, mean, error, seed, rows, model, key, mark
+    )  # fmt: skip

@@ -1,10 +1,8 @@
-"""One run in a folder: configuration, checkpoint, history, evidence."""
+"""A trained run, opened from its folder: its model, its rows, and what is known of both."""
 
-import inspect
-import json
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,41 +10,23 @@ from typing import Any, Literal, final
 
 import torch
 from pyro import validation_enabled
-from torch import Tensor
+from torch import Tensor, nn
 
-from ppl_vae.data import Dataset, Rows, binarize_batch, read_rows
+from ppl_vae.data import Dataset, Rows, read_rows
 from ppl_vae.devices import resolve_device
-from ppl_vae.engines import exclusive
-from ppl_vae.evidence import Estimator, Evidence
-from ppl_vae.files import leftovers, write_atomically
-from ppl_vae.identity import Identity, Source, hash_tensors, identity_of
+from ppl_vae.identity import Identity, Source, hash_tensors, hash_values
 from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation, point_site
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs._config import RunConfig
-from ppl_vae.runs._evaluations import file_of, find_evaluation, save_evaluation
-from ppl_vae.runs._live import live_curves, require_tensorboard
-from ppl_vae.runs._normalizers import find_normalizers
-from ppl_vae.runs._summary import DataSummary
-from ppl_vae.schedules import Constant
-from ppl_vae.settings import flat
-from ppl_vae.training import (
-    LIMITS,
-    EpochRecord,
-    FitResult,
-    History,
-    Snapshot,
-    fit,
-    load_parameters,
-)
+from ppl_vae.runs._origin import DataSummary, origin_of, read_config, require_same_data
+from ppl_vae.runs._record import CHECKPOINT, DATA
+from ppl_vae.training import History, Snapshot, load_parameters
 from ppl_vae.vae import VAE, HierarchicalVAE
 
-CONFIG, CHECKPOINT, HISTORY = "config.json", "checkpoint.safetensors", "history.csv"
-DATA = "data.safetensors"
-TENSORBOARD, LOCK = "tensorboard", "run.lock"
-_OF_A_STUDY = ("cell.json", "log.txt")
-"""Files of a study's cell that may be in the folder before its run is; locks may too."""
-_ROWS = 1000
 Split = Literal["train", "valid", "test"]
+_ROWS = 1000
+TOLERATED_ERROR = 0.1
+"""Largest standard error of log Z, in nats, before every log p(x) is in doubt by it."""
 
 
 @final
@@ -55,12 +35,14 @@ class Run:
     """A trained run: its configuration, its model with the kept parameters, its data if needed.
 
     Attributes:
-        folder: Of its files.
+        folder: Where its files are.
         config: Its settings.
         data: What is known of the data without them.
         vae: The model and guide, with the parameters that were kept.
         history: Learning curves.
         load: Loads the data.
+        data_root: Folder of the data sets.
+        trust: Whether classes from outside of this package were taken.
     """
 
     folder: Path
@@ -69,6 +51,8 @@ class Run:
     vae: VAE | HierarchicalVAE
     history: History
     load: Callable[[], Dataset]
+    data_root: Path | None = None
+    trust: bool = False
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -79,7 +63,7 @@ class Run:
             ValueError: If they are others.
         """
         dataset = self.load()
-        _require_same_data(self.folder, self.data.sha256, dataset)
+        require_same_data(self.folder, self.data.sha256, dataset)
         return dataset
 
     @property
@@ -88,14 +72,19 @@ class Run:
         return next(self.vae.parameters()).device
 
     @property
+    def origin(self) -> str:
+        """Hash of the settings and the data; files of the run carry it."""
+        return hash_values(origin_of(self.config, self.data.sha256))
+
+    @property
     def has_discrete_data(self) -> bool:
-        """Whether p(x|z) is a probability and no density: then bits per dimension are a code."""
+        """Whether p(x|z) is a probability, so that bits per dimension are a code, or a density."""
         with torch.no_grad(), seeded(0, Stream.SAMPLING):
             return bool(self.vae.generate(1).support.is_discrete)
 
     @property
     def has_point_guide(self) -> bool:
-        """Whether q(z|x) is a point: what is maximised is then log p(x, z) there, and no bound."""
+        """Whether q(z|x) is a point; what is maximised is then log p(x, z) there, and no bound."""
         return is_point_guide(self.vae, self.data.rows[:1].to(self.device))
 
     def rows(
@@ -128,7 +117,7 @@ class Run:
         return Rows(data[order[:limit]], replace(source, limit=limit))
 
     def identity(self, settings: str, rows: Rows, seed: int | None) -> Identity:
-        """What several numbers of this run are computed from; each has an identity of its own.
+        """Identity of several numbers of this run together; each has one of its own.
 
         Args:
             settings: What is computed, and how, in words.
@@ -138,90 +127,6 @@ class Run:
         programs = Programs(self.vae.model, self.vae.guide)
         with evaluation(programs, rows, ChunkSize(1, of_draws=False), device=self.device) as look:
             return look.identity(settings, seed)
-
-
-def is_point_guide(vae: VAE | HierarchicalVAE, x: Tensor) -> bool:
-    """Whether q(z|x) is a point without a density, trained or not.
-
-    Args:
-        vae: The model and guide.
-        x: A row of data.
-    """
-    # What the model says of x is of no interest, nor whether x is binarised.
-    with torch.no_grad(), validation_enabled(False), seeded(0, Stream.SAMPLING):
-        drawn = draw_particles(vae.model, vae.guide, x, check_finite=False)
-    return point_site(drawn.guide) is not None
-
-
-def train_run(
-    config: RunConfig,
-    folder: str | os.PathLike[str],
-    *,
-    data_root: Path | None = None,
-    device: str = "auto",
-    progress: bool = True,
-    tensorboard: bool = False,
-) -> tuple[Run, FitResult]:
-    """Train into ``folder``, going on from what is there if it is the same run.
-
-    Everything is checked before anything is written. The learning curves are in ``history.csv``
-    after every epoch.
-
-    Args:
-        config: The run.
-        folder: Of its files; others may be there only if they are a study's.
-        data_root: Folder of the data sets.
-        device: Where to compute.
-        progress: Show a progress bar when on a terminal.
-        tensorboard: Write the curves for TensorBoard too, to ``tensorboard`` in the folder.
-
-    Raises:
-        ValueError: If the folder holds a run with other settings or on other data.
-        FileNotFoundError: If the data are missing.
-        ImportError: If TensorBoard is asked for and not installed.
-        BlockingIOError: If another process trains there.
-    """
-    folder = Path(folder)
-    objective = config.build_objective()
-    if tensorboard:
-        require_tensorboard()
-    dataset = config.load(data_root)
-    vae = config.build_vae(dataset)
-    checked = [dataset.valid, dataset.test]
-    dynamic = config.dataset.binarize == "dynamic"
-    if not dynamic:
-        checked.append(dataset.train)
-    require_support(checked, vae)
-    summary = DataSummary.of(dataset)
-    _require_ours(folder, config, dataset)
-    fixed = _fixed_tensors(vae)
-    shown: list[Callable[[EpochRecord], None]] = []
-    with ExitStack() as stack:
-
-        def start(past: History) -> None:
-            stack.enter_context(exclusive(folder / LOCK, f"run {folder}"))
-            _claim(folder, config, summary, fixed)
-            curves = folder / TENSORBOARD if tensorboard else None
-            shown.append(stack.enter_context(live_curves(folder / HISTORY, past, curves)))
-
-        result = fit(
-            vae.model,
-            vae.guide,
-            objective,
-            dataset.train,
-            valid=dataset.valid,
-            transform=binarize_batch if dynamic else None,
-            device=device,
-            seed=config.seed,
-            checkpoint=folder / CHECKPOINT,
-            progress=progress,
-            on_start=start,
-            on_epoch=lambda record: shown[0](record),
-            origin={"config": config.identity, "data": summary.sha256},
-            **flat(config.training),
-        )
-        write_atomically(folder / HISTORY, result.history.to_csv())
-    return Run(folder, config, summary, vae, result.history, lambda: dataset), result
 
 
 def open_run(
@@ -234,7 +139,7 @@ def open_run(
     """Read a run back, with the parameters it kept; its data need not be there.
 
     Args:
-        folder: Of the run.
+        folder: Of the run, or of a study's cell.
         data_root: Folder of the data sets.
         device: Where to put the model.
         trust: Take classes from outside of this package that the folder names: their code then
@@ -250,19 +155,19 @@ def open_run(
     saved = read_config(folder)
     config = RunConfig.from_mapping(saved["config"], trust=trust)
     checkpoint, summary = Snapshot.load(folder / CHECKPOINT), DataSummary.load(folder / DATA)
-    told = checkpoint.identity
-    for name, expected in (("config", config.identity), ("data", summary.sha256)):
-        if told.get(name) != expected:
+    trained_on = checkpoint.identity
+    for name, expected in origin_of(config, summary.sha256).items():
+        if trained_on.get(name) != expected:
             raise ValueError(
                 f"{folder / CHECKPOINT} is of a run with other {name} than {folder} says: bring "
                 "back a copy of the run's own files, or train anew."
             )
     load = partial(config.load, data_root)
     vae = config.build_vae(summary.stand_in())
-    if _fixed_tensors(vae) != saved.get("fixed_sha256"):
-        # Rows that the model holds are not in the checkpoint.
+    if fixed_tensors(vae) != saved.get("fixed_sha256"):
+        # The model holds rows of the data, which are not in the checkpoint.
         dataset = load()
-        _require_same_data(folder, summary.sha256, dataset)
+        require_same_data(folder, summary.sha256, dataset)
         vae = config.build_vae(dataset)
     load_parameters(
         {name: value for name, value in vae.named_parameters() if value.requires_grad},
@@ -273,171 +178,28 @@ def open_run(
     buffers = Programs(vae.model, vae.guide).modules(summary.rows[:1]).buffers
     load_parameters(buffers, checkpoint.best_buffer, f"checkpoint in {folder}")
     vae.to(resolve_device(device)).eval()
-    history = checkpoint.history
-    return Run(folder, config, summary, vae, history, load)
+    return Run(folder, config, summary, vae, checkpoint.history, load, data_root, trust)
 
 
-def _fixed_tensors(vae: VAE | HierarchicalVAE) -> str:
+def fixed_tensors(vae: VAE | HierarchicalVAE) -> str:
     """Hash of what a checkpoint does not hold: frozen parameters, buffers that are not saved."""
     saved = vae.state_dict()
     frozen = {name: value for name, value in vae.named_parameters() if not value.requires_grad}
-    passing = {name: value for name, value in vae.named_buffers() if name not in saved}
-    return hash_tensors({**frozen, **passing})
+    unsaved = {name: value for name, value in vae.named_buffers() if name not in saved}
+    return hash_tensors({**frozen, **unsaved})
 
 
-def evaluate_run(
-    run: Run,
-    *,
-    estimator: Estimator,
-    split: Split = "test",
-    limit: int | None = None,
-    file: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    progress: bool = True,
-) -> Evidence:
-    """Estimate log p(x) of rows, keep it in the run's folder, reuse it where it is there already.
-
-    Every evaluation has a file of its own, named by what it is computed from. An estimator that can
-    be interrupted goes on from where it was.
+def is_point_guide(vae: VAE | HierarchicalVAE, x: Tensor) -> bool:
+    """Whether q(z|x) is a point without a density, trained or not.
 
     Args:
-        run: A trained run.
-        estimator: Of log p(x).
-        split: The data to evaluate on.
-        limit: Only so many of them, a fixed random subset.
-        file: A file of other rows, in place of a split.
-        seed: Of the draws.
-        progress: Show a progress bar.
-
-    Raises:
-        ValueError: If the file of the evaluation is damaged or of something else.
+        vae: The model and guide.
+        x: A row of data.
     """
-    rows = run.rows(split, limit, file)
-    estimate = partial(estimator, run.vae.model, run.vae.guide, rows, device=run.device, seed=seed)
-    identity = identity_of(estimate)
-    if (kept := find_evaluation(run.folder, identity)) is not None:
-        return kept
-    unfinished = _unfinished(run, estimator, identity)
-    evidence = estimate(progress=progress, **unfinished)
-    save_evaluation(evidence, file_of(run.folder, evidence), find_normalizers(run.vae))
-    for leftover in unfinished.values():
-        leftover.unlink(missing_ok=True)
-    return evidence
-
-
-def _unfinished(run: Run, estimator: Estimator, identity: Identity) -> dict[str, Any]:
-    """Where an estimator that takes a checkpoint keeps what it has done of this evaluation."""
-    if "checkpoint" not in inspect.signature(estimator.__call__).parameters:
-        return {}
-    return {"checkpoint": unfinished_file(run, identity)}
-
-
-def unfinished_file(run: Run, identity: Identity) -> Path:
-    """Where a computation keeps what it has done so far."""
-    return run.folder / f"unfinished-{identity.key[:12]}.safetensors"
-
-
-def _require_ours(folder: Path, config: RunConfig, dataset: Dataset) -> None:
-    """Check that a run may go into a folder; one without a finished epoch belongs to nobody.
-
-    Raises:
-        ValueError: If another run or something else is there.
-    """
-    if (folder / CONFIG).exists():
-        saved = read_config(folder)
-        if (folder / CHECKPOINT).exists():
-            require_same_settings(folder, saved["config"], config)
-            _require_same_data(folder, saved.get("data_sha256"), dataset)
-        return
-    there = [] if (folder / CHECKPOINT).exists() else folder.glob("*")
-    if any(_is_foreign(path) for path in there):
-        raise ValueError(f"{folder} is not empty and holds no run: choose another folder.")
-
-
-def _claim(folder: Path, config: RunConfig, summary: DataSummary, fixed: str) -> None:
-    """Write what the run is."""
-    content = {
-        "config": config.complete(), "data_sha256": summary.sha256, "fixed_sha256": fixed
-    }  # fmt: skip
-    text = json.dumps(content, indent=2) + "\n"
-    if not (folder / CONFIG).exists() or (folder / CONFIG).read_text() != text:
-        write_atomically(folder / CONFIG, text)
-    if not _is_kept(folder / DATA, summary):
-        summary.save(folder / DATA)
-
-
-def _is_kept(path: Path, summary: DataSummary) -> bool:
-    try:
-        return DataSummary.load(path).sha256 == summary.sha256
-    except (FileNotFoundError, ValueError):
-        return False
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether it is neither a study's file nor one that a kill left before the run had begun."""
-    ours = path in leftovers(path.parent) or ".lock" in path.suffixes
-    return not (ours or path.name in _OF_A_STUDY)
-
-
-def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunConfig) -> None:
-    """Check that a run planned into a folder can go on from the one that is there.
-
-    Args:
-        folder: Of the run.
-        saved: The settings in the folder; compared as they are written, so that nothing that they
-            name is imported.
-        config: The settings planned.
-
-    Raises:
-        ValueError: If it is another run; names the settings that differ.
-    """
-    objective, training = config.build_objective(), config.training
-    before = RunConfig.from_mapping(saved, trust=True)
-    # A schedule or an annealed objective spreads over the budget; others may be given a longer one.
-    may_differ = set()
-    if isinstance(training.rate_at, Constant) and not objective.anneals:
-        same_kind = before.training.budget.kind == training.budget.kind
-        may_differ = {"epochs", *(LIMITS if same_kind else ())}
-    there, here = json.loads(json.dumps(before.values())), config.complete()
-    other = [
-        f"{name} {there.get(name)} there, {value} here"
-        for name, value in here.items()
-        if name not in may_differ and there.get(name) != value
-    ]
-    if other:
-        raise ValueError(
-            f"{folder} holds a run with other settings in {CONFIG} ({'; '.join(other)}): choose "
-            "another folder, or remove it."
-        )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration in a run's folder, and the fingerprint of its data, as plain values.
-
-    Raises:
-        FileNotFoundError: If the folder holds no run.
-        ValueError: If the file is damaged.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no run (no {CONFIG}): make one with train_run.")
-    try:
-        saved = json.loads(path.read_text())
-        if not isinstance(saved["config"], dict):
-            raise TypeError("config is no mapping")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): bring back a copy, or train anew."
-        ) from error
-    return dict(saved)
-
-
-def _require_same_data(folder: Path, sha256: Any, dataset: Dataset) -> None:
-    if sha256 != dataset.fingerprint():
-        raise ValueError(
-            f"{dataset.name} differs from the data the run in {folder} was trained on: name "
-            'the folder of those data (data_root="FOLDER"), or train anew in another folder.'
-        )
+    # What the model says of x is of no interest, nor whether x is binarised.
+    with torch.no_grad(), validation_enabled(False), seeded(0, Stream.SAMPLING):
+        particles = draw_particles(vae.model, vae.guide, x, check_finite=False)
+    return point_site(particles.guide) is not None
 
 
 def require_support(
@@ -455,14 +217,77 @@ def require_support(
     """
     device = next(vae.parameters()).device
     with torch.no_grad(), validation_enabled(), seeded(0, Stream.SAMPLING):
-        for x in checked:
-            for part in x.split(_ROWS):
-                try:
-                    vae.generate(len(part)).log_prob(part.to(device))
-                except ValueError as error:
-                    if what is None:
-                        raise
-                    reason = " ".join(str(error).split())[:200]
-                    raise ValueError(
-                        f"{what}: rows are not such as the model was trained on: {reason}"
-                    ) from error
+        for part in (part for x in checked for part in x.split(_ROWS)):
+            try:
+                vae.generate(len(part)).log_prob(part.to(device))
+            except ValueError as error:
+                if what is None:
+                    raise
+                reason = " ".join(str(error).split())[:200]
+                raise ValueError(
+                    f"{what}: rows are not such as the model was trained on: {reason}"
+                ) from error
+
+
+@final
+@dataclass(frozen=True)
+class Normalizer:
+    """An estimate of log Z, where p(z) is known up to Z.
+
+    Every log p(x) is too large or too small by the same error, which no interval over draws or
+    data holds: not an estimate's, nor that of a difference between two models.
+
+    Attributes:
+        name: Of the module, as ``prior``.
+        value: Of log Z, in nats.
+        standard_error: Of the value, in nats.
+    """
+
+    name: str
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        if math.isinf(self.standard_error):
+            return (
+                f"not to be trusted: log Z of {self.name} = {self.value:.3f} is estimated from too "
+                "few effective draws to tell its error, which all log p(x) share"
+            )
+        text = (
+            f"log Z of {self.name} = {self.value:.3f} is estimated, with standard error "
+            f"{self.standard_error:.2g} nats: all log p(x) share this error, and no interval here "
+            "holds it"
+        )
+        return text if self.standard_error <= TOLERATED_ERROR else f"not to be trusted: {text}"
+
+    def to_dict(self) -> dict[str, str | float | None]:
+        """Plain values, for JSON, which has no infinity."""
+        error = None if math.isinf(self.standard_error) else self.standard_error
+        return {"name": self.name, "value": self.value, "standard_error": error}
+
+
+def find_normalizers(model: nn.Module) -> list[Normalizer]:
+    """The estimated constants of a model in evaluation; none where all are known exactly.
+
+    A module of the model states its own by a method ``log_normalizer() -> (log Z, its standard
+    error)``, as :class:`~ppl_vae.priors.EnergyPrior` does and a prior of your own may; an error of
+    0 is that of a known constant.
+
+    Raises:
+        TypeError: If such a method returns something else.
+    """
+    normalizers = []
+    for name, module in model.named_modules():
+        method = getattr(module, "log_normalizer", None)
+        if not callable(method):
+            continue
+        stated: Any = method()
+        try:
+            value, error = stated
+            normalizers.append(Normalizer(name, float(value), float(error)))
+        except (TypeError, ValueError, RuntimeError) as problem:
+            raise TypeError(
+                f"log_normalizer() of {name} returned {type(stated).__name__}, expected two "
+                "numbers: log Z and its standard error in nats."
+            ) from problem
+    return [each for each in normalizers if each.standard_error != 0]

@@ -1,7 +1,7 @@
 """Planned comparisons: arms by seeds, carried out on an engine, kept in a folder."""
 
 from ppl_vae.studies._arms import Arm, build_arms
-from ppl_vae.studies._cell import CellTask, run_cell
+from ppl_vae.studies._cell import Place, read_cell, run_cell
 from ppl_vae.studies._edit import add_to_study
 from ppl_vae.studies._file import (
     read_study,
@@ -10,18 +10,20 @@ from ppl_vae.studies._file import (
     study_to_mapping,
     write_yaml,
 )
-from ppl_vae.studies._manifest import command_line
 from ppl_vae.studies._plan import MEASURES, CellPlan, Method, Resources, Study
-from ppl_vae.studies._results import CellResult, StudyResults, open_study
-from ppl_vae.studies._status import format_status, status_summary
-from ppl_vae.studies._study import Place, comparison_summary, run_study, study_notes, write_results
+from ppl_vae.studies._results import StudyResults, format_status, open_study, status_summary
+from ppl_vae.studies._study import (
+    command_line,
+    comparison_summary,
+    run_study,
+    study_notes,
+    write_results,
+)
 
 __all__ = [
     "MEASURES",
     "Arm",
     "CellPlan",
-    "CellResult",
-    "CellTask",
     "Method",
     "Place",
     "Resources",
@@ -33,6 +35,7 @@ __all__ = [
     "comparison_summary",
     "format_status",
     "open_study",
+    "read_cell",
     "read_study",
     "run_cell",
     "run_study",

@@ -1,180 +1,249 @@
-"""One cell of a study: train, evaluate, measure, and say what became of it."""
+"""One cell of a study: a run that is trained, evaluated and measured."""
 
-import os
-import socket
-import traceback
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from ppl_vae.engines import exclusive
-from ppl_vae.evidence import BidirectionalMonteCarlo, Evidence, Sharded, with_gap
-from ppl_vae.files import append_text
-from ppl_vae.runs import CHECKPOINT, CONFIG, Run, Split, evaluate_run, file_of, train_run
-from ppl_vae.studies._measures import measure
-from ppl_vae.studies._plan import CellPlan, Method, Study
-from ppl_vae.studies._results import CELLS, CellResult, changed_files, hashes_of
+from ppl_vae.data import Rows
+from ppl_vae.diagnostics import bound_against_particles, decompose, gradient_statistics
+from ppl_vae.evidence import (
+    AnnealedImportanceSampling,
+    BidirectionalMonteCarlo,
+    Evidence,
+    Sharded,
+    sandwiches,
+    with_gap,
+)
+from ppl_vae.files import exclusive, write_atomically
+from ppl_vae.identity import hash_bytes
+from ppl_vae.randomness import Stream, seeded
+from ppl_vae.registry import parse_objective, with_particles
+from ppl_vae.runs import (
+    CHECKPOINT,
+    CONFIG,
+    LOCK,
+    MEASURES,
+    PICTURES,
+    Run,
+    RunRecord,
+    evaluate_run,
+    file_of,
+    key_of,
+    train_run,
+)
+from ppl_vae.store import read_sealed, write_sealed
+from ppl_vae.studies._plan import CellPlan, Method
 
-LOCK, LOG = "cell.lock", "log.txt"
+CELLS = "cells"
 _WAIT = 60.0
 """Seconds for which another worker, thought dead, may still be writing."""
+_CURVE_DATA, _CURVE = 200, (1, 2, 5, 10, 20, 50, 100, 200)
+_GRADIENT_DATA, _GRADIENT_PARTICLES, _GRADIENT_REPLICATES = 20, (1, 4, 16, 64), 100
+_ANNEALING = AnnealedImportanceSampling(num_temperatures=300, num_chains=8)
+_PICTURES = 10
 
 
 @final
 @dataclass(frozen=True)
-class CellTask:
-    """All that a worker needs to know of a cell; plain values, so that it can be sent anywhere.
+class Place:
+    """Where a study's cells are computed.
 
     Attributes:
-        plan: What it is.
-        folder: Where it is kept.
-        methods: Of estimating log p(x).
-        split: The data to evaluate on.
-        limit: Only so many of them.
-        shards: Parts the evaluation is cut in.
         data_root: Folder of the data sets.
-        device: Where to compute.
+        device: ``auto``, ``cpu``, ``cuda``, ...
         tensorboard: Write learning curves for TensorBoard too.
     """
 
-    plan: CellPlan
-    folder: Path
-    methods: tuple[Method, ...]
-    split: Split
-    limit: int | None
-    shards: int
     data_root: Path | None = None
     device: str = "auto"
     tensorboard: bool = False
 
 
-def tasks_of(study: Study, folder: Path, **place: Any) -> list[CellTask]:
-    """A task for every cell of a study, in the order they are to be run."""
-    return [
-        CellTask(
-            plan=plan,
-            folder=folder / CELLS / plan.folder,
-            methods=study.methods,
-            split=study.split,
-            limit=study.limit,
-            shards=study.shards,
-            **place,
-        )
-        for plan in study.cells
-    ]
+def read_cell(plan: CellPlan, study: Path) -> RunRecord:
+    """The record of a planned cell, as it is in the folder of its study.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    folder = study / CELLS / plan.folder
+    return RunRecord.read(folder, plan.arm, plan.config.seed, plan.key, plan.levels)
 
 
-def is_done(task: CellTask) -> bool:
-    """Whether the cell was carried out as the task says, and all its files are as they were."""
-    result = CellResult.read(task.plan, task.folder)
-    return result.state == "done" and not changed_files(task.folder, result.files)
-
-
-def run_cell(task: CellTask) -> CellResult:
+def run_cell(plan: CellPlan, study: Path, place: Place) -> RunRecord:
     """Carry out a cell, going on from what there is of it.
 
     Whatever goes wrong in it is its result: the other cells are not concerned.
+
+    Args:
+        plan: What it is; a plain value, so that it can be sent anywhere.
+        study: Folder of the study.
+        place: Where to compute.
 
     Raises:
         KeyboardInterrupt: If one is sent.
         OSError: If another process works on the cell, or nothing can be written.
     """
-    task.folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(task.folder / LOCK, f"cell {task.plan.name}", wait=_WAIT):
-        before = CellResult.read(task.plan, task.folder)
-        if is_done(task):
+    folder = study / CELLS / plan.folder
+    with exclusive(folder / LOCK, f"cell {plan.name}", wait=_WAIT):
+        before = read_cell(plan, study)
+        if before.state == "done":
             return before
-        _remove_changed(task.folder, before)
-        begun = replace(before, state="running", reason=None, attempts=before.attempts + 1)
-        begun.write(host=socket.gethostname(), process=os.getpid(), started=_now())
-        log(task.folder, f"attempt {begun.attempts} by {os.getpid()} on {socket.gethostname()}")
+        # Made again below. A checkpoint stays: training is what takes long, and there may be a
+        # copy of it.
+        for name, change in before.changed_files().items():
+            before.log(f"{name} {change}")
+            if name not in (CONFIG, CHECKPOINT):
+                (folder / name).unlink(missing_ok=True)
         try:
-            result = _carry_out(task, begun)
-        except Exception as error:
-            log(task.folder, traceback.format_exc().rstrip())
-            reason = " ".join(str(error).split()) or type(error).__name__
-            result = replace(begun, state="failed", reason=reason)
-        result.write(key=task.plan.key, finished=_now())
-        log(task.folder, result.state)
-        return result
+            with before.attempt() as attempt:
+                return _carry_out(plan, place, attempt)
+        except Exception:
+            failed = read_cell(plan, study)
+            if failed.state != "failed":
+                raise
+            return failed
 
 
-def _remove_changed(folder: Path, before: CellResult) -> None:
-    """Remove results that are not as they were written, so that they are made again.
-
-    A checkpoint stays: training is what takes long, and there may be a copy of it.
-    """
-    for name, what in changed_files(folder, before.files).items():
-        log(folder, f"{name} {what}")
-        if name not in (CONFIG, CHECKPOINT):
-            (folder / name).unlink(missing_ok=True)
-
-
-def _carry_out(task: CellTask, begun: CellResult) -> CellResult:
+def _carry_out(plan: CellPlan, place: Place, attempt: RunRecord) -> RunRecord:
     run, fitted = train_run(
-        task.plan.config,
-        task.folder,
-        data_root=task.data_root,
-        device=task.device,
-        progress=False,
-        tensorboard=task.tensorboard,
+        plan.config, attempt.folder, progress=False, attempt=attempt, **vars(place)
     )
-    last = fitted.history.records[-1]
-    log(task.folder, f"trained {last.epoch} epochs, kept epoch {fitted.kept_epoch}")
-    rows = run.rows(task.split, task.limit)
-    seconds = sum(record.seconds for record in fitted.history.records)
-    files = {}
-    for method in task.methods:
-        evidence = _evaluate(task, run, method, rows.x)
+    record = attempt.trained(fitted)
+    record.log(f"trained {record.epochs} epochs, kept epoch {record.kept_epoch}")
+    rows, seconds, methods = run.rows(plan.split, plan.limit), record.seconds, dict[str, str]()
+    for method in plan.methods:
+        evidence = _evaluate(plan, run, method, rows.x)
         seconds += evidence.seconds
-        files[method.label] = file_of(run.folder, evidence)
-        log(task.folder, f"{method.label}: {str(evidence).splitlines()[0]}")
-    # A bound against the number of draws is a bound only where the guide has a density.
-    without = ("bound_curve",) if run.has_point_guide else ()
-    for name in task.plan.measures:
-        if name in without:
-            log(task.folder, f"{name} not measured: the guide is a point without a density")
+        methods[method.label] = str(file_of(run.folder, evidence).relative_to(run.folder))
+        record.log(f"{method.label}: {str(evidence).splitlines()[0]}")
+    for name in plan.measures:
+        # A bound against the number of draws is a bound only where the guide has a density.
+        if name == "bound_curve" and run.has_point_guide:
+            record.log(f"{name} not measured: the guide is a point without a density")
             continue
-        measure(run, name, rows)
-        log(task.folder, f"measured {name}")
-    return replace(
-        begun,
-        state="done",
-        seconds=seconds,
-        updates=last.updates,
-        evaluations=last.evaluations,
-        epochs=last.epoch,
-        kept_epoch=fitted.kept_epoch,
-        discrete_data=run.has_discrete_data,
-        methods={label: str(path.relative_to(run.folder)) for label, path in files.items()},
-        files=hashes_of(run.folder, files.values()),
-    )
+        _measure(run, name, rows)
+        record.log(f"measured {name}")
+    return record.done(seconds=seconds, methods=methods, discrete_data=run.has_discrete_data)
 
 
-def _evaluate(task: CellTask, run: Run, method: Method, data: Tensor) -> Evidence:
-    estimator = method.build()
-    seed = task.plan.config.seed
+def _evaluate(plan: CellPlan, run: Run, method: Method, data: Tensor) -> Evidence:
+    estimator, seed = method.build(), plan.config.seed
     if isinstance(estimator, BidirectionalMonteCarlo):
         simulated = estimator(run.vae.model, run.vae.guide, data[:2], device=run.device, seed=seed)
         estimator = with_gap(estimator, simulated.gap)
     return evaluate_run(
         run,
-        estimator=Sharded(estimator, task.shards) if task.shards > 1 else estimator,
-        split=task.split,
-        limit=task.limit,
+        estimator=Sharded(estimator, plan.shards) if plan.shards > 1 else estimator,
+        split=plan.split,
+        limit=plan.limit,
         seed=seed,
         progress=False,
     )
 
 
-def log(folder: Path, text: str) -> None:
-    """Add a line to the cell's log."""
-    folder.mkdir(parents=True, exist_ok=True)
-    append_text(folder / LOG, f"{_now()} {text}\n")
+def _measure(run: Run, name: str, rows: Rows) -> None:
+    """Measure, unless it has been for these parameters and data, and keep it in the run's folder.
+
+    Raises:
+        ValueError: If ``measures.json`` is damaged.
+    """
+    path, pictures = run.folder / MEASURES, run.folder / PICTURES
+    kept: dict[str, Any] = {"keys": {}}
+    if path.is_file():
+        kept = read_sealed(path, "delete it to measure anew")
+    key = key_of(run.identity(name, rows, run.config.seed))
+    if kept["keys"].get(name) == key:
+        if name != "pictures":
+            return
+        if pictures.is_file() and hash_bytes(pictures.read_bytes()) == kept.get("pictures_sha256"):
+            return
+    if name == "pictures":
+        content = _pictures(run)
+        write_atomically(pictures, content)
+        kept["pictures_sha256"] = hash_bytes(content)
+    else:
+        kept[name] = _MEASURES[name](run, rows.x)
+    kept["keys"][name] = key
+    write_sealed(path, kept)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _decomposition(run: Run, x: Tensor) -> dict[str, Any]:
+    programs = run.vae.model, run.vae.guide
+    return decompose(*programs, x, device=run.device, seed=run.config.seed).summary()
+
+
+def _bound_curve(run: Run, x: Tensor) -> dict[str, Any]:
+    return bound_against_particles(
+        run.vae.model,
+        run.vae.guide,
+        x[:_CURVE_DATA],
+        num_particles=_CURVE,
+        replicates=10,
+        device=run.device,
+        seed=run.config.seed,
+    ).summary()
+
+
+def _gradients(run: Run, x: Tensor) -> dict[str, Any]:
+    family, names = with_particles(run.config.objective, _GRADIENT_PARTICLES, keep=False)
+    return gradient_statistics(
+        run.vae.model,
+        run.vae.guide,
+        x[:_GRADIENT_DATA].to(run.device),
+        {family: [parse_objective(name) for name in names]},
+        replicates=_GRADIENT_REPLICATES,
+        seed=run.config.seed,
+    ).summary()
+
+
+def _sandwich(run: Run, x: Tensor) -> dict[str, Any]:
+    estimator = BidirectionalMonteCarlo(_ANNEALING)
+    by_count = sandwiches(
+        estimator, run.vae.model, run.vae.guide, x[:2], device=run.device, seed=run.config.seed
+    )
+    rows = [by_count[count] for count in sorted(by_count)]
+    columns: dict[str, Any] = {
+        "temperatures": sorted(by_count),
+        "lower": [row.lower.mean for row in rows],
+        "lower_error": [row.lower.monte_carlo_error for row in rows],
+        "upper": [row.upper.mean for row in rows],
+        "upper_error": [row.upper.monte_carlo_error for row in rows],
+        "gap": [row.gap for row in rows],
+        "gap_error": [row.gap_error for row in rows],
+    }
+    # JSON has no infinity.
+    plain = {
+        name: [value if math.isfinite(value) else None for value in values]
+        for name, values in columns.items()
+    }
+    return {"num_data": len(rows[0]), **plain}
+
+
+_MEASURES: dict[str, Callable[[Run, Tensor], dict[str, Any]]] = {
+    "decomposition": _decomposition,
+    "bound_curve": _bound_curve,
+    "gradients": _gradients,
+    "sandwich": _sandwich,
+}
+
+
+def _pictures(run: Run) -> bytes:
+    """Means of p(x|z), of z from the prior and from q(z|x), as arrays."""
+    data = run.rows("test", _PICTURES).x.to(run.device)
+    with seeded(run.config.seed, Stream.SAMPLING), torch.no_grad():
+        arrays = {
+            "samples": run.vae.generate(3 * _PICTURES).mean,
+            "reconstruction": run.vae.reconstruct(data).mean,
+            "data": data,
+        }
+    out = io.BytesIO()
+    plain = {name: values.cpu().numpy().astype(np.float32) for name, values in arrays.items()}
+    np.savez_compressed(out, **plain)
+    return out.getvalue()

@@ -114,7 +114,10 @@ class CellPlan:
         config: All settings of the run, the seed among them.
         folder: Its name within the study's folder.
         measures: What is measured of it beside log p(x).
-        evaluation: How log p(x) is estimated, as plain values.
+        methods: Of estimating log p(x).
+        split: The data to evaluate on.
+        limit: Only so many of them.
+        shards: Parts that the evaluation is cut in.
     """
 
     arm: str
@@ -122,7 +125,10 @@ class CellPlan:
     config: RunConfig
     folder: str
     measures: tuple[str, ...] = ()
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    methods: tuple[Method, ...] = ()
+    split: Split = "test"
+    limit: int | None = None
+    shards: int = 1
 
     @property
     def name(self) -> str:
@@ -140,7 +146,12 @@ class CellPlan:
         return hash_values(
             {
                 "config": self.config_hash,
-                "evaluation": dict(self.evaluation),
+                "evaluation": {
+                    "methods": [asdict(method) for method in self.methods],
+                    "split": self.split,
+                    "limit": self.limit,
+                    "shards": self.shards,
+                },
                 "measures": list(self.measures),
             }
         )
@@ -222,12 +233,6 @@ class Study:
 
         All arms of a seed come before the next seed, so that any beginning can be compared.
         """
-        evaluation = {
-            "methods": [asdict(method) for method in self.methods],
-            "split": self.split,
-            "limit": self.limit,
-            "shards": self.shards,
-        }
         return [
             CellPlan(
                 arm=label,
@@ -239,7 +244,10 @@ class Study:
                     for name in self.measures
                     if seed == self.seeds[0] or name not in FIRST_SEED_ONLY
                 ),
-                evaluation=evaluation,
+                methods=self.methods,
+                split=self.split,
+                limit=self.limit,
+                shards=self.shards,
             )
             for seed in self.seeds
             for label, arm in self.arms.items()

@@ -1,196 +1,28 @@
-"""What a study's folder holds, read without a model or data."""
+"""What a study's folder holds, and how far it is, read without a model or data."""
 
 import os
-import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
-import numpy as np
-
-from ppl_vae.arviz import read_evidence
 from ppl_vae.comparison import Comparison, compare
+from ppl_vae.engines import ProgressRow
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import write_atomically
-from ppl_vae.identity import hash_bytes
-from ppl_vae.runs import CHECKPOINT, CONFIG, HISTORY
+from ppl_vae.runs import HISTORY, RunConfig, RunRecord, RunState
 from ppl_vae.store import read_sealed, write_sealed
+from ppl_vae.studies._cell import read_cell
 from ppl_vae.studies._file import study_from_mapping, study_to_mapping, write_yaml
-from ppl_vae.studies._plan import CellPlan, Study
-from ppl_vae.training import History
+from ppl_vae.studies._plan import Study
 
-CellState = Literal["waiting", "running", "done", "failed"]
-PLAN, MANIFEST, COMPARISON, CELLS = "study.json", "manifest.json", "comparison.json", "cells"
-CELL, MEASURES, PICTURES = "cell.json", "measures.json", "pictures.npz"
-_LARGE = (CHECKPOINT,)
-"""Files that no number of a page is read from, and that take long to read."""
-_CHANGED = "is not as it was written"
+PLAN, MANIFEST, COMPARISON = "study.json", "manifest.json", "comparison.json"
 STILL_IMPROVING = 0.95
 """A best epoch after this fraction of all is taken as a sign that training was cut short."""
-
-
-@final
-@dataclass(frozen=True)
-class CellResult:
-    """One training run of a study, and what was measured of it.
-
-    Attributes:
-        arm: Label of the combination of levels.
-        levels: Factor to the label of its level.
-        seed: Of everything random in it.
-        folder: Where it is kept.
-        state: What has become of it.
-        reason: Why it failed, or has to be done again, in a line.
-        attempts: How often it was started.
-        seconds: Wall-clock time of training and evaluation.
-        updates: Updates of the parameters.
-        evaluations: Decoder evaluations spent in training.
-        epochs: Epochs trained.
-        kept_epoch: The epoch whose parameters were kept.
-        discrete_data: Whether its p(x) is a probability and no density.
-        methods: Label of a method to the file of its log p(x), in the folder.
-        files: File to the hash of its content, of all files that the results are read from.
-    """
-
-    arm: str
-    levels: dict[str, str]
-    seed: int
-    folder: Path
-    state: CellState
-    reason: str | None = None
-    attempts: int = 0
-    seconds: float = 0.0
-    updates: int = 0
-    evaluations: int = 0
-    epochs: int = 0
-    kept_epoch: int | None = None
-    discrete_data: bool | None = None
-    methods: dict[str, str] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, plan: CellPlan, folder: Path) -> "CellResult":
-        """What has become of a planned cell.
-
-        It is done only if it was done as planned, and the files that its results are read from are
-        there as they were written; otherwise it waits to be done again, for a reason.
-
-        Raises:
-            ValueError: If its file is damaged.
-        """
-        here: dict[str, Any] = {
-            "arm": plan.arm,
-            "levels": plan.levels,
-            "seed": plan.config.seed,
-            "folder": folder,
-        }
-        path, remedy = folder / CELL, "delete it to redo the cell"
-        if not path.is_file():
-            begun = (folder / CONFIG).is_file()
-            reason = f"{path} is missing" if begun else None
-            return cls(state="waiting", reason=reason, **here)
-        saved = read_sealed(path, remedy)
-        try:
-            known = {field.name for field in fields(cls)}
-            found = cls(**{**{k: v for k, v in saved.items() if k in known}, **here})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error}): {remedy}.") from error
-        if found.state == "running" and not _is_alive(saved):
-            return replace(found, state="waiting", reason="its process has ended, unfinished")
-        if found.state != "done":
-            return found
-        if saved.get("key") != plan.key:
-            return replace(found, state="waiting", reason=f"{path} is of another plan")
-        read = {name: hashed for name, hashed in found.files.items() if name not in _LARGE}
-        for name, what in changed_files(folder, read).items():
-            return replace(found, state="waiting", reason=f"{folder / name} {what}")
-        return found
-
-    def write(self, **more: Any) -> None:
-        """Keep it in its folder, atomically; ``more`` goes beside it."""
-        plain = {name: value for name, value in asdict(self).items() if name != "folder"}
-        write_sealed(self.folder / CELL, {**plain, **more})
-
-    @property
-    def name(self) -> str:
-        """Arm and seed."""
-        return f"{self.arm} seed {self.seed}"
-
-    @cached_property
-    def history(self) -> History:
-        """Learning curves; empty where training has not begun."""
-        path = self.folder / HISTORY
-        return History.from_csv(path.read_text()) if path.is_file() else History()
-
-    @cached_property
-    def measures(self) -> dict[str, Any]:
-        """Measure to its summary as plain values.
-
-        ``decomposition``, ``bound_curve``, ``gradients``, ``sandwich``: ``summary()`` of the class
-        in :mod:`ppl_vae.diagnostics` (or :class:`~ppl_vae.evidence.Sandwich`); those that the study
-        asked for.
-        """
-        path = self.folder / MEASURES
-        return read_sealed(path, "delete it to measure anew") if path.is_file() else {}
-
-    @cached_property
-    def pictures(self) -> dict[str, np.ndarray]:
-        """``data`` and ``reconstruction`` (rows, features), ``samples`` (rows, features)."""
-        path = self.folder / PICTURES
-        if not path.is_file():
-            return {}
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-
-    def evidence(self, method: str) -> Evidence | None:
-        """Estimated log p(x) of each datum by a method of the study; None where it is not there.
-
-        Raises:
-            ValueError: If the file is not the one that the cell wrote.
-        """
-        name = self.methods.get(method)
-        if name is None:
-            return None
-        path = self.folder / name
-        content = path.read_bytes()
-        if hash_bytes(content) != self.files.get(name):
-            raise ValueError(f"{path} {_CHANGED}: run_study does the cell again.")
-        return read_evidence(content, str(path))
-
-
-def hashes_of(folder: Path, evaluations: Iterable[Path]) -> dict[str, str]:
-    """File to a hash of its content, of all files that a cell's results are read from.
-
-    Args:
-        folder: The cell's.
-        evaluations: Files of log p(x) in it.
-    """
-    names = (CONFIG, CHECKPOINT, HISTORY, MEASURES, PICTURES)
-    paths = [*evaluations, *(folder / name for name in names)]
-    return {
-        str(path.relative_to(folder)): hash_bytes(path.read_bytes())
-        for path in paths
-        if path.is_file()
-    }
-
-
-def changed_files(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
-    """File to what is wrong with it, of those that are missing or not as they were written.
-
-    Args:
-        folder: Where they are.
-        files: File to the hash of its content.
-    """
-    found = {}
-    for name, hashed in files.items():
-        path = folder / name
-        if not path.is_file():
-            found[name] = "is missing"
-        elif hash_bytes(path.read_bytes()) != hashed:
-            found[name] = _CHANGED
-    return found
+_TAIL = 4096
+"""Bytes at the end of a history that hold its last line."""
 
 
 @final
@@ -208,16 +40,16 @@ class StudyResults:
     folder: Path
     study: Study
     manifest: Mapping[str, Any]
-    cells: list[CellResult]
+    cells: list[RunRecord]
     _compared: dict[str, Comparison | None] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
 
-    def of(self, arm: str) -> list[CellResult]:
+    def of(self, arm: str) -> list[RunRecord]:
         """The cells of an arm."""
         return [cell for cell in self.cells if cell.arm == arm]
 
-    def in_state(self, state: CellState) -> list[CellResult]:
+    def in_state(self, state: RunState) -> list[RunRecord]:
         """The cells in a state."""
         return [cell for cell in self.cells if cell.state == state]
 
@@ -237,29 +69,23 @@ class StudyResults:
         Args:
             method: Label of one of the study's methods; the first if not given.
         """
-        label = method or self.study.methods[0].label
+        label, study = method or self.study.methods[0].label, self.study
         if label not in self._compared:
-            self._compared[label] = self._compare(label)
+            evidence = self.evidence(label)
+            # With one factor that varies, its levels are the arms.
+            varying = [name for name, levels in study.factors.items() if len(levels) > 1]
+            levels = {a: {name: study.arms[a].levels[name] for name in varying} for a in evidence}
+            self._compared[label] = (
+                None
+                if not evidence
+                else compare(
+                    evidence,
+                    levels=levels if len(varying) > 1 else None,
+                    reference=study.reference if study.reference in evidence else None,
+                    confidence=study.confidence,
+                )
+            )
         return self._compared[label]
-
-    def _compare(self, method: str) -> Comparison | None:
-        evidence = self.evidence(method)
-        if not evidence:
-            return None
-        reference = self.study.reference
-        return compare(
-            evidence,
-            levels=self._crossed_levels(list(evidence)),
-            reference=reference if reference in evidence else None,
-            confidence=self.study.confidence,
-        )
-
-    def _crossed_levels(self, arms: list[str]) -> dict[str, dict[str, str]] | None:
-        """Arm to its levels, where several factors vary; with one, its levels are the arms."""
-        varying = [name for name, levels in self.study.factors.items() if len(levels) > 1]
-        if len(varying) < 2:
-            return None
-        return {a: {name: self.study.arms[a].levels[name] for name in varying} for a in arms}
 
     @property
     def warnings(self) -> list[str]:
@@ -313,28 +139,9 @@ def open_study(folder: str | os.PathLike[str], *, trust: bool = False) -> StudyR
         manifest = read_sealed(folder / MANIFEST, remedy)
     except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
         raise ValueError(f"{folder} holds a damaged study: {error}") from error
-    return StudyResults(folder, study, manifest, cells_of(study, folder))
-
-
-def cells_of(study: Study, folder: Path) -> list[CellResult]:
-    """What has become of each planned cell, in the order of arms, then seeds."""
     order = {arm: number for number, arm in enumerate(study.arms)}
     planned = sorted(study.cells, key=lambda cell: order[cell.arm])
-    return [CellResult.read(plan, folder / CELLS / plan.folder) for plan in planned]
-
-
-def _is_alive(saved: Mapping[str, Any]) -> bool:
-    """Whether the process that works on a cell may be there still: elsewhere, nobody can tell."""
-    process = saved.get("process")
-    if saved.get("host") != socket.gethostname() or not isinstance(process, int) or process < 1:
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True
+    return StudyResults(folder, study, manifest, [read_cell(plan, folder) for plan in planned])
 
 
 def write_plan(study: Study, folder: Path) -> None:
@@ -343,3 +150,107 @@ def write_plan(study: Study, folder: Path) -> None:
     write_sealed(folder / PLAN, content)
     if not study.text:
         write_atomically(folder / "study.yaml", write_yaml(study))
+
+
+def progress_of(study: Study, folder: Path) -> Callable[[], list[ProgressRow]]:
+    """A function that gives a row for each cell, in the order they are run, whenever it is called.
+
+    Cells that are done are not looked at again.
+    """
+    rows: dict[str, ProgressRow] = {}
+
+    def read_rows() -> list[ProgressRow]:
+        for plan in study.cells:
+            if plan.folder not in rows or rows[plan.folder].state != "done":
+                rows[plan.folder] = _row_of(read_cell(plan, folder), plan.config)
+        return list(rows.values())
+
+    return read_rows
+
+
+def _row_of(cell: RunRecord, config: RunConfig) -> ProgressRow:
+    # None where training is limited otherwise.
+    epochs = config.training.budget.epochs
+    if cell.state == "done":
+        text = f"{cell.epochs} epochs, kept epoch {cell.kept_epoch}, {cell.seconds:.1f} s"
+        return ProgressRow(cell.name, "done", cell.epochs, cell.epochs, text)
+    if cell.state == "failed":
+        return ProgressRow(cell.name, "failed", text=cell.reason or "")
+    if cell.state == "waiting":
+        return ProgressRow(cell.name, "waiting", 0, epochs)
+    last = last_epoch(cell.folder)
+    if last is None:
+        return ProgressRow(cell.name, "running", 0, epochs, "starting")
+    text = f"bound {last['bound']:.2f} nats"
+    return ProgressRow(cell.name, "running", int(last["epoch"]), epochs, text)
+
+
+def last_epoch(folder: Path) -> dict[str, float] | None:
+    """Epoch and bound at the end of a run's learning curves, which may be growing."""
+    path = folder / HISTORY
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        head = file.readline().decode().strip().split(",")
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL))
+        lines = file.read().decode().split("\n")[:-1]
+    # The first line may be cut, the last one is whole: it ends with a line break.
+    if not lines or "epoch" not in head or len(lines[-1].split(",")) != len(head):
+        return None
+    values = dict(zip(head, lines[-1].split(","), strict=True))
+    try:
+        return {name: float(values[name]) for name in ("epoch", "bound")}
+    except ValueError:
+        return None
+
+
+def format_status(results: StudyResults) -> str:
+    """The text that ``ppl-vae study status`` prints."""
+    study, count = results.study, Counter(cell.state for cell in results.cells)
+    width = max(map(len, study.arms))
+    lines = [
+        f"{results.folder}: {study.title}, {len(study.arms)} arms x {len(study.seeds)} seeds",
+        ", ".join(f"{count[s]} {s}" for s in ("done", "running", "failed", "waiting") if count[s])
+        + f" of {len(results.cells)} cells",
+        "",
+        f"{'':{width}}  {'done':>7} {'running':>8} {'failed':>7} {'waiting':>8}",
+    ]
+    for arm in study.arms:
+        of = Counter(cell.state for cell in results.of(arm))
+        lines.append(
+            f"{arm:{width}}  {of['done']:>7} {of['running']:>8} {of['failed']:>7} "
+            f"{of['waiting']:>8}"
+        )
+    for cell in results.in_state("running"):
+        row = _row_of(cell, study.arms[cell.arm].config)
+        of_all = f" of {row.total}" if row.total else ""
+        history = cell.folder / HISTORY
+        seconds = time.time() - history.stat().st_mtime if history.is_file() else 0.0
+        # A cell that has not written for long may have been killed on another machine.
+        silence = f" (no news for {seconds / 60:.0f} minutes)" if seconds > 120 else ""
+        lines.append(f"{cell.name}: epoch {row.done}{of_all}, {row.text}{silence}")
+    again = [cell for cell in results.in_state("waiting") if cell.reason]
+    lines += [f"{cell.name} is to be done again: {cell.reason}" for cell in again]
+    lines += [f"{cell.name} failed: {cell.reason}" for cell in results.in_state("failed")]
+    return "\n".join(lines)
+
+
+def status_summary(results: StudyResults) -> dict[str, Any]:
+    """The same as plain values, for JSON."""
+    return {
+        "folder": str(results.folder),
+        "title": results.study.title,
+        "cells": [
+            {
+                "name": cell.name,
+                "arm": cell.arm,
+                "seed": cell.seed,
+                "state": cell.state,
+                "reason": cell.reason,
+                "attempts": cell.attempts,
+                "epochs": _row_of(cell, results.study.arms[cell.arm].config).done,
+            }
+            for cell in results.cells
+        ],
+    }

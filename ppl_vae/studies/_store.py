@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import replacing
-from ppl_vae.studies._results import CellResult, StudyResults
+from ppl_vae.runs import RunRecord
+from ppl_vae.studies._results import StudyResults
+from ppl_vae.training import EpochRecord
 
 RESULTS, TABLE, HISTORIES, NETCDF = (
     "results.parquet",
@@ -24,6 +26,20 @@ RESULTS, TABLE, HISTORIES, NETCDF = (
     "histories.parquet",
     "results.nc",
 )
+_CELL_FIELDS = (
+    ("state", pa.string()),
+    ("reason", pa.string()),
+    ("attempts", pa.int64()),
+    ("updates", pa.int64()),
+    ("evaluations", pa.int64()),
+    ("epochs", pa.int64()),
+    ("kept_epoch", pa.int64()),
+    ("seconds", pa.float64()),
+)
+_QUANTITIES = (
+    "bound", "log_likelihood", "learning_rate", "seconds", "updates", "evaluations", "validation",
+    "validation_error",
+)  # fmt: skip
 _VALUES = ("log_prob", "standard_error", "effective_sample_size", "pareto_k")
 
 
@@ -72,18 +88,14 @@ def _write(path: Path, schema: pa.Schema | None, tables: Iterator[dict[str, Any]
                 writer.close()
 
 
-def _factors(results: StudyResults) -> list[str]:
-    return list(results.study.factors)
-
-
 def _key_fields(results: StudyResults) -> list[tuple[str, Any]]:
     text = pa.string()
-    return [("arm", text), *((name, text) for name in _factors(results)), ("seed", pa.int64())]
+    return [("arm", text), *((name, text) for name in results.study.factors), ("seed", pa.int64())]
 
 
-def _key(cell: CellResult, count: int) -> dict[str, Any]:
-    texts = {"arm": cell.arm, **cell.levels}
-    return {**{name: [value] * count for name, value in texts.items()}, "seed": [cell.seed] * count}
+def _key(cell: RunRecord, count: int) -> dict[str, Any]:
+    values = {"arm": cell.arm, **cell.levels, "seed": cell.seed}
+    return {name: [value] * count for name, value in values.items()}
 
 
 def _result_schema(results: StudyResults) -> pa.Schema:
@@ -113,19 +125,12 @@ def _column(evidence: Evidence, name: str) -> np.ndarray:
 
 
 def _cell_schema(results: StudyResults) -> pa.Schema:
-    whole = ("attempts", "updates", "evaluations", "epochs", "kept_epoch")
-    numbers = [(name, pa.int64()) for name in whole]
-    texts = [("state", pa.string()), ("reason", pa.string())]
-    return pa.schema([*_key_fields(results), *texts, *numbers, ("seconds", pa.float64())])
+    return pa.schema([*_key_fields(results), *_CELL_FIELDS])
 
 
 def _cell_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
-    own = ("state", "reason", "attempts", "updates", "evaluations", "epochs", "kept_epoch")
     for cell in results.cells:
-        yield {
-            **_key(cell, 1),
-            **{name: [getattr(cell, name)] for name in (*own, "seconds")},
-        }
+        yield {**_key(cell, 1), **{name: [getattr(cell, name)] for name, _ in _CELL_FIELDS}}
 
 
 def _history_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
@@ -136,22 +141,18 @@ def _history_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
             for record in cell.history.records
             for name, value in _curves(record)
         ]
+        keys = zip(_key_fields(results), _key(cell, len(rows)).values(), strict=True)
         epochs, names, values = zip(*rows, strict=True) if rows else ((), (), ())
         yield {
-            **{name: pa.array(v, t) for (name, t), v in zip(
-                _key_fields(results), _key(cell, len(rows)).values(), strict=True
-            )},
+            **{name: pa.array(column, kind) for (name, kind), column in keys},
             "epoch": pa.array(epochs, pa.int64()),
             "quantity": pa.array(names, pa.string()),
             "value": pa.array(values, pa.float64()),
-        }  # fmt: skip
+        }
 
 
-def _curves(record: Any) -> Iterator[tuple[str, float]]:
-    for name in (
-        "bound", "log_likelihood", "learning_rate", "seconds", "updates", "evaluations",
-        "validation", "validation_error",
-    ):  # fmt: skip
+def _curves(record: EpochRecord) -> Iterator[tuple[str, float]]:
+    for name in _QUANTITIES:
         if (value := getattr(record, name)) is not None:
             yield name, float(value)
     for site, value in record.kl.items():
@@ -160,17 +161,20 @@ def _curves(record: Any) -> Iterator[tuple[str, float]]:
 
 def _write_netcdf(results: StudyResults, path: Path) -> None:
     arms, seeds = list(results.study.arms), list(results.study.seeds)
+    first = results.study.methods[0].label
+    evaluated = (cell.evidence(first) for cell in results.in_state("done"))
+    num_data = next((len(evidence) for evidence in evaluated if evidence is not None), 0)
+    shape = ("arm", "seed", "datum")
     with h5netcdf.File(path, "w") as file:
         file.attrs["title"] = results.study.title
         file.attrs["unit"] = "nats per datum"
-        file.dimensions = {"arm": len(arms), "seed": len(seeds), "datum": _num_data(results)}
+        file.dimensions = dict(zip(shape, (len(arms), len(seeds), num_data), strict=True))
         text = h5py.string_dtype()
         file.create_variable("arm", ("arm",), text, data=np.array(arms, dtype=object))
         file.create_variable("seed", ("seed",), "i8", data=np.array(seeds))
-        file.create_variable("datum", ("datum",), "i8", data=np.arange(_num_data(results)))
+        file.create_variable("datum", ("datum",), "i8", data=np.arange(num_data))
         for number, method in enumerate(results.study.methods):
             group = file.create_group("evidence" if number == 0 else f"evidence_{method.label}")
-            shape = ("arm", "seed", "datum")
             variables = {
                 name: group.create_variable(name, shape, "f8", fillvalue=np.nan) for name in _VALUES
             }
@@ -183,11 +187,3 @@ def _write_netcdf(results: StudyResults, path: Path) -> None:
                     variable[place] = _column(evidence, name)
                 for name in ("method", "direction", "num_particles"):
                     group.attrs[name] = getattr(evidence, name)
-
-
-def _num_data(results: StudyResults) -> int:
-    for cell in results.in_state("done"):
-        evidence = cell.evidence(results.study.methods[0].label)
-        if evidence is not None:
-            return len(evidence)
-    return 0

@@ -1,59 +1,48 @@
 """A study carried out: every cell that is not done yet, on an engine, into one folder."""
 
+import importlib.metadata
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
 
 from ppl_vae.comparison import Comparison
 from ppl_vae.data import Dataset
-from ppl_vae.engines import Engine, InProcess, Outcome, Task, exclusive, watching
-from ppl_vae.files import write_atomically
+from ppl_vae.devices import resolve_device
+from ppl_vae.engines import Engine, InProcess, Outcome, Task, showing_progress
+from ppl_vae.files import exclusive, write_atomically
 from ppl_vae.registry import needs_guide_density
-from ppl_vae.runs import CONFIG, is_point_guide, read_config, require_same_settings
+from ppl_vae.runs import CONFIG, RunRecord, is_point_guide, read_config, require_same_settings
 from ppl_vae.store import read_sealed, write_sealed
-from ppl_vae.studies._cell import CellTask, is_done, log, run_cell, tasks_of
+from ppl_vae.studies._cell import CELLS, Place, read_cell, run_cell
 from ppl_vae.studies._file import study_to_mapping
-from ppl_vae.studies._manifest import describe_study
-from ppl_vae.studies._plan import Study
+from ppl_vae.studies._plan import CellPlan, Study
 from ppl_vae.studies._results import (
-    CELLS,
     COMPARISON,
     MANIFEST,
     PLAN,
-    CellResult,
     StudyResults,
     open_study,
+    progress_of,
     write_plan,
 )
-from ppl_vae.studies._status import Progress
 from ppl_vae.studies._store import write_tables
 
 LOCK = "study.lock"
 _LOG = logging.getLogger(__name__)
 _SHOWN = ("config", "factors", "seeds", "evaluation", "measures")
 """Entries of a plan on which it depends what the tables hold."""
-
-
-@final
-@dataclass(frozen=True)
-class Place:
-    """Where a study's cells are computed.
-
-    Attributes:
-        data_root: Folder of the data sets.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        tensorboard: Write learning curves for TensorBoard too.
-    """
-
-    data_root: Path | None = None
-    device: str = "auto"
-    tensorboard: bool = False
+_PACKAGES = ("ppl_vae", "torch", "pyro-ppl", "numpy", "scipy", "arviz-stats")
+_SECONDS = 10
 
 
 def run_study(
@@ -62,7 +51,7 @@ def run_study(
     *,
     engine: Engine | None = None,
     place: Place | None = None,
-    work: Callable[[CellTask], CellResult] = run_cell,
+    work: Callable[[CellPlan, Path, Place], RunRecord] = run_cell,
     command: str | None = None,
     progress: bool = True,
 ) -> StudyResults:
@@ -79,7 +68,7 @@ def run_study(
         folder: Of the study; made if it is not there.
         engine: What runs the cells; by default this process, with the study's number of threads.
         place: Where the data are, and on which device to compute.
-        work: Carries out a cell.
+        work: Carries out a cell, given its plan, the study's folder and the place.
         command: What the report names as the command to do it again.
         progress: Show how far all cells are.
 
@@ -98,17 +87,23 @@ def run_study(
         _require_same_plan(study, folder)
         dataset = _load(study, place.data_root)
         _require_guide_densities(study, place.data_root)
-        described = describe_study(study, dataset, place.device, command, type(engine).__name__)
+        manifest = _describe(study, dataset, place.device, command, type(engine).__name__)
         write_plan(study, folder)
-        write_sealed(folder / MANIFEST, described)
-        options = vars(place)
-        tasks = {task.plan.name: task for task in tasks_of(study, folder, **options)}
-        watched = Progress(study, folder)
-        view = watching(watched.rows, what="cells") if progress else nullcontext()
+        write_sealed(folder / MANIFEST, manifest)
+        plans = {plan.name: plan for plan in study.cells}
+        # Whether a cell is done is looked up when the engine has room for it, not before.
+        tasks = (
+            Task(plan.name, work, (plan, folder, place))
+            for plan in study.cells
+            if read_cell(plan, folder).state != "done"
+        )
+        rows = progress_of(study, folder)
+        view = showing_progress(rows, what="cells") if progress else nullcontext()
         # Closed here, whatever happens: an engine then stops what is under way.
-        with view, closing(engine.run(_pending(tasks.values(), work))) as outcomes:
+        with view, closing(engine.run(tasks)) as outcomes:
             for outcome in outcomes:
-                _record(tasks[outcome.name], outcome)
+                if outcome.error is not None:
+                    _record_failure(read_cell(plans[outcome.name], folder), outcome)
         # The plan is the caller's own, written just now.
         results = open_study(folder, trust=True)
         write_results(results)
@@ -134,8 +129,8 @@ def comparison_summary(results: StudyResults) -> dict[str, Any] | None:
     comparison = results.comparison(first)
     if comparison is None:
         return None
-    found = {label: results.comparison(label) for label in others}
-    more = {label: other.summary() for label, other in found.items() if other is not None}
+    compared = {label: results.comparison(label) for label in others}
+    more = {label: other.summary() for label, other in compared.items() if other is not None}
     summary = {**comparison.summary(), "method": first, "notes": study_notes(comparison, results)}
     return {**summary, **({"methods": more} if more else {})}
 
@@ -145,23 +140,12 @@ def study_notes(comparison: Comparison, results: StudyResults) -> list[str]:
     return [f"{arm}: {text}." for arm, text in comparison.warnings.items()] + results.warnings
 
 
-def _pending(tasks: Iterable[CellTask], work: Callable[[CellTask], CellResult]) -> Iterator[Task]:
-    for task in tasks:
-        if not is_done(task):
-            yield Task(task.plan.name, work, (task,))
-
-
-def _record(task: CellTask, outcome: Outcome) -> None:
+def _record_failure(cell: RunRecord, outcome: Outcome) -> None:
     """Keep what became of a cell whose worker could not do so itself."""
-    if outcome.error is None:
-        return
-    if outcome.error.startswith(BlockingIOError.__name__):
-        # Another worker, thought dead, is still at it, and will say itself what became of it.
-        log(task.folder, outcome.error)
-        return
-    log(task.folder, outcome.traceback or outcome.error)
-    cell = CellResult.read(task.plan, task.folder)
-    replace(cell, state="failed", reason=outcome.error, attempts=outcome.attempts).write()
+    cell.log(outcome.traceback or str(outcome.error))
+    # Where another worker, thought dead, is still at it, it records the outcome itself.
+    if not str(outcome.error).startswith(BlockingIOError.__name__):
+        replace(cell, state="failed", reason=outcome.error, attempts=outcome.attempts).write()
 
 
 def _require_same_plan(study: Study, folder: Path) -> None:
@@ -247,3 +231,63 @@ def _load(study: Study, data_root: Path | None) -> Dataset:
                 "cannot be compared: plan a study for each."
             )
     return dataset
+
+
+def _describe(
+    study: Study, dataset: Dataset, device: str, command: str | None, engine: str
+) -> dict[str, Any]:
+    """The manifest: versions, machine, data, git revision of where one works, configurations."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "engine": engine,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+        "platform": platform.platform(),
+        "device": _device(device),
+        "threads": study.resources.cpus,
+        "git": _git(),
+        "data": {
+            "name": dataset.name,
+            "sha256": dataset.fingerprint(),
+            "num_train": len(dataset.train),
+            "num_valid": len(dataset.valid),
+            "num_test": len(dataset.test),
+            "features": dataset.features,
+            "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
+            "feature_names": dataset.feature_names,
+        },
+        "seeds": list(study.seeds),
+        "configs": {cell.name: cell.config_hash for cell in study.cells},
+    }
+
+
+def _device(name: str) -> str:
+    device = resolve_device(name)
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({platform.machine()})"
+
+
+def _git() -> dict[str, Any] | None:
+    """Revision of the repository that one works in, if it is one."""
+    revision = _output("git", "rev-parse", "HEAD")
+    if revision is None:
+        return None
+    return {"revision": revision, "dirty": bool(_output("git", "status", "--porcelain"))}
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def command_line() -> str:
+    """The command that this process was started with, for people."""
+    name, *arguments = sys.argv
+    return " ".join([name.rsplit("/", 1)[-1], *arguments])

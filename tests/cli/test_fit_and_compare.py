@@ -37,6 +37,8 @@ def test_fit_evaluate_and_sample(trained, capsys):
         "checkpoint.safetensors",
         "data.safetensors",
         "history.csv",
+        "log.txt",
+        "run.json",
         "run.lock",
     }
     status, out, _ = run(capsys, "evaluate", trained, "--particles", 20)

@@ -9,14 +9,19 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from studies.small import CONFIG, carry_out, plan
+from studies.test_study import same
 
 from engines import work
 from ppl_vae.engines import InProcess, Outcome, RayEngine, Task
-from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.runs import RunConfig, evaluate_sharded, train_run
+from ppl_vae.evidence import ImportanceSampling, Sharded
+from ppl_vae.runs import RunConfig, evaluate_run, open_run, train_run
+from ppl_vae.runs._evaluate import _device_of
+from ppl_vae.studies import open_study
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -116,13 +121,25 @@ class TestOutcomes:
         # Of its own, as an evaluation that is there is read and not made again.
         shutil.copytree(tmp_path / "here", tmp_path / "there")
         found = [
-            evaluate_sharded(
-                tmp_path / run, ImportanceSampling(20), 3, engine, limit=50, progress=False
+            evaluate_run(
+                open_run(tmp_path / run),
+                estimator=Sharded(ImportanceSampling(20), 3),
+                engine=engine,
+                limit=50,
+                progress=False,
             )
             for engine, run in ((InProcess(2), "here"), (RayEngine(cpus=2), "there"))
         ]
         assert torch.equal(found[0].log_prob, found[1].log_prob)
         assert torch.equal(found[0].standard_error, found[1].standard_error)
+
+    def test_a_study_has_the_numbers_of_the_one_in_process(self, tmp_path):
+        small = plan(config=CONFIG.changed(epochs=1), limit=20, measures=())
+        carry_out(tmp_path / "here", small)
+        carry_out(tmp_path / "there", small, engine=RayEngine(cpus=1))
+        assert same(tmp_path / "here", tmp_path / "there")
+        assert open_study(tmp_path / "there").manifest["engine"] == "RayEngine"
+        assert {cell.attempts for cell in open_study(tmp_path / "there").cells} == {1}
 
 
 @pytest.mark.usefixtures("cluster")
@@ -198,7 +215,7 @@ class TestDeath:
 
         killer = threading.Thread(target=kill)
         killer.start()
-        names = [str(number) for number in range(30)]
+        names = [str(number) for number in range(20)]
         found = run(Task(name, work.cell, (tmp_path, name, raylet)) for name in names)
         killer.join()
         assert victims, "the node was killed with tasks on it"
@@ -314,3 +331,9 @@ def test_ray_is_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'ppl_vae\[ray\]'"):
         RayEngine()
+
+
+def test_workers_compute_where_they_are_granted_a_place():
+    run = SimpleNamespace(device=torch.device("cuda"))
+    devices = [RayEngine(gpus=0.5), RayEngine(), InProcess()]
+    assert [_device_of(engine, run).type for engine in devices] == ["cuda", "cpu", "cuda"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ppl_vae.engines import exclusive
+from ppl_vae.files import exclusive
 
 
 def double(value):

@@ -55,7 +55,7 @@ def kinds(folder):
     """Name to (file to damage, how, reader of the file's path)."""
     run, study = folder / "run", folder / "study"
     evidence = next(run.rglob("*.nc"))
-    cell = next(study.rglob("cell.json"))
+    cell = next(study.rglob("run.json"))
     return {
         "checkpoint": (run / "checkpoint.safetensors", None, lambda _: open_run(run, device="cpu")),
         "config": (run / "config.json", "json", lambda _: open_run(run, device="cpu")),

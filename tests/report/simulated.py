@@ -8,17 +8,10 @@ import torch
 
 from ppl_vae.evidence import Evidence
 from ppl_vae.netcdf import save_netcdf
-from ppl_vae.runs import HISTORY
+from ppl_vae.runs import HISTORY, MEASURES, PICTURES
 from ppl_vae.store import write_sealed
-from ppl_vae.studies import open_study, study_from_mapping
-from ppl_vae.studies._results import (
-    MANIFEST,
-    MEASURES,
-    PICTURES,
-    cells_of,
-    hashes_of,
-    write_plan,
-)
+from ppl_vae.studies import open_study, read_cell, study_from_mapping
+from ppl_vae.studies._results import MANIFEST, write_plan
 from ppl_vae.training import EpochRecord, History
 
 OBJECTIVES = ("elbo", "stl", "iwae:5", "iwae:50", "dreg:50")
@@ -57,8 +50,8 @@ def write_study(
     write_plan(study, folder)
     write_sealed(folder / MANIFEST, _manifest(study, image_shape))
     arms = list(study.arms)
-    keys = {plan.folder: plan.key for plan in study.cells}
-    for cell in cells_of(study, folder):
+    for planned in study.cells:
+        cell = read_cell(planned, folder)
         number = arms.index(cell.arm)
         if (number, cell.seed) in waiting:
             continue
@@ -84,9 +77,9 @@ def write_study(
         if found.state == "done":
             first = cell.seed == study.seeds[0]
             paths = _write_results(found, study, rng, level, num_data, first, image_shape)
-            methods = {label: path.name for label, path in paths.items()}
-            found = replace(found, methods=methods, files=hashes_of(cell.folder, paths.values()))
-        found.write(key=keys[cell.folder.name])
+            found.done(methods={label: path.name for label, path in paths.items()})
+        else:
+            found.write()
     return open_study(folder)
 
 

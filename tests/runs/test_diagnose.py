@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import wraps
 
 import numpy as np
 import pytest
@@ -12,25 +13,35 @@ import xarray as xr
 from ppl_vae.identity import identity_of, state
 from ppl_vae.netcdf import load_netcdf
 from ppl_vae.report import write_diagnosis
-from ppl_vae.runs import RunConfig, diagnose_run, open_run, train_run
+from ppl_vae.runs import (
+    DiagnosisSettings,
+    RunConfig,
+    diagnose_run,
+    key_of,
+    open_run,
+    train_run,
+)  # fmt: skip
 from ppl_vae.runs import _diagnose as diagnose
 
 CONFIG = RunConfig.of(
     hidden=(8,), latent=2, epochs=2, batch_size=400, validation_particles=2, learning_rate=0.01
 )
-SMALL = {"limit": 20, "particles": 20, "rate_data": 2, "temperatures": 10, "chains": 4}
+SETTINGS = {"particles": 20, "rate_data": 2, "temperatures": 10, "chains": 4}
 PARTS = [
     "decomposition", "surgery", "evidence", "train_evidence", "inference_gap",
     "inference_gap_train", "bound_curve", "calibration", "rate_distortion",
 ]  # fmt: skip
-COMPUTED = {
-    "decompose": "decomposition",
-    "elbo_surgery": "surgery",
-    "inference_gap": "inference_gap",
-    "bound_against_particles": "bound_curve",
-    "simulation_based_calibration": "calibration",
-    "rate_distortion": "rate_distortion",
-}
+
+
+def small(run, *, limit=20, split="test", seed=0, report=lambda line: None, **settings):
+    chosen = DiagnosisSettings(**SETTINGS | settings)
+    return diagnose_run(run, chosen, limit=limit, split=split, seed=seed, report=report)
+
+
+def replaced(monkeypatch, **by_name):
+    """Other functions in the list of diagnoses, under their names."""
+    entries = [replace(e, compute=by_name.get(e.name, e.compute)) for e in diagnose.DIAGNOSES]
+    monkeypatch.setattr(diagnose, "DIAGNOSES", entries)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +53,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    return diagnose_run(open_run(folder), **SMALL)
+    return small(open_run(folder))
 
 
 @pytest.fixture
@@ -53,25 +64,24 @@ def copy(found, folder, tmp_path):
 @pytest.fixture
 def quick(found, monkeypatch):
     """Every diagnostic states what it is of, and gives at once what it found before."""
-    for function, part in COMPUTED.items():
-        replaced = at_once(getattr(diagnose, function), found[part])
-        monkeypatch.setattr(diagnose, function, replaced)
-    true = diagnose.ImportanceSampling.__call__
-
-    def draw(self, *args, **kwargs):
-        # Another number for every number of particles.
-        other = found["evidence"].log_prob + self.num_particles
-        return at_once(true, replace(found["evidence"], log_prob=other))(self, *args, **kwargs)
-
-    monkeypatch.setattr(diagnose.ImportanceSampling, "__call__", draw)
+    named = {
+        entry.name: at_once(entry.compute, found.results.get(entry.name, found["evidence"]))
+        for entry in diagnose.DIAGNOSES
+        if entry.name != "generalization_gap"
+    }
+    # Another number for every number of particles.
+    for name in ("evidence", "train_evidence"):
+        named[name] = at_once(diagnose._evidence, found["evidence"], by="particles")
+    replaced(monkeypatch, **named)
 
 
-def at_once(function, result):
+def at_once(function, result, by=None):
     """The function without its work."""
 
+    @wraps(function)
     def call(*args, **kwargs):
         state(identity_of(lambda: function(*args, **kwargs)))
-        return result
+        return replace(result, log_prob=result.log_prob + kwargs[by]) if by else result
 
     return call
 
@@ -79,7 +89,7 @@ def at_once(function, result):
 def again(folder, **options):
     """The parts that were read back, and those that were not."""
     lines = []
-    result = diagnose_run(open_run(folder), **{**SMALL, **options}, report=lines.append)
+    result = small(open_run(folder), **options, report=lines.append)
     said = dict(line.split(": ", 1) for line in lines)
     return result, {name for name in said if said[name] == "read back"}, set(said)
 
@@ -106,7 +116,7 @@ class TestGoesOn:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as context:
-            context.setattr(diagnose, "inference_gap", stop)
+            replaced(context, inference_gap=wraps(diagnose.inference_gap)(stop))
             with pytest.raises(KeyboardInterrupt):
                 again(copy)
         result, read, said = again(copy)
@@ -114,7 +124,7 @@ class TestGoesOn:
         assert said == set(PARTS)
         # Everything but the time that the evidence took.
         evidence = replace(result["evidence"], seconds=found["evidence"].seconds)
-        require_same(replace(result, parts={**result.parts, "evidence": evidence}), found)
+        require_same(replace(result, results={**result.results, "evidence": evidence}), found)
 
     def test_nothing_unfinished_is_left_behind(self, copy):
         assert not list(copy.glob("unfinished-*"))
@@ -148,9 +158,9 @@ class TestGoesOn:
         assert read == set()
 
     def test_a_damaged_file_is_said(self, copy):
-        path = copy / diagnose.PARTS_FILE
+        path = copy / diagnose.KEPT_FILE
         path.write_bytes(path.read_bytes()[:1000])
-        with pytest.raises(ValueError, match=r"diagnosis-parts\.safetensors is damaged"):
+        with pytest.raises(ValueError, match=r"diagnosis-results\.safetensors is damaged"):
             again(copy)
 
 
@@ -166,7 +176,7 @@ class TestLeftOut:
         def refuse(*_, **__):
             raise ValueError("latent site 'z' is discrete")
 
-        monkeypatch.setattr(diagnose, "rate_distortion", refuse)
+        replaced(monkeypatch, rate_distortion=wraps(diagnose._rate_distortion)(refuse))
         result, _, _ = again(copy, chains=6)
         assert result.left_out == {"rate_distortion": "latent site 'z' is discrete"}
         assert "left out, rate_distortion: latent site 'z' is discrete" in str(result)
@@ -177,7 +187,7 @@ class TestLeftOut:
     def test_a_guide_that_cannot_be_moved(self, tmp_path):
         config = CONFIG.changed(prior="bernoulli", guide="bernoulli", objective="vimco:2")
         run, _ = train_run(config, tmp_path / "run", progress=False)
-        result = diagnose_run(run, **SMALL)
+        result = small(run)
         assert set(result.left_out) == {"inference_gap", "inference_gap_train", "rate_distortion"}
         assert "is discrete" in result.left_out["rate_distortion"]
         assert set(result.to_datatree().children) == {
@@ -189,11 +199,11 @@ class TestLeftOut:
         def refuse(*_, **__):
             raise ValueError("no")
 
-        monkeypatch.setattr(diagnose.ImportanceSampling, "__call__", refuse)
+        replaced(monkeypatch, evidence=wraps(diagnose._evidence)(refuse))
         result, _, _ = again(copy, particles=40)
-        assert not {"evidence", "inference_gap", "generalization_gap"} & set(result.parts)
+        assert not {"evidence", "inference_gap", "generalization_gap"} & set(result.results)
         assert "decomposition" in result
-        with pytest.raises(KeyError, match="no part 'evidence': no"):
+        with pytest.raises(KeyError, match="no result 'evidence': no"):
             result["evidence"]
 
     @pytest.mark.parametrize("options", [{"limit": 1}, {"particles": 1}])
@@ -225,7 +235,7 @@ class TestParts:
 
     def test_files(self, found, tmp_path):
         paths = write_diagnosis(found, tmp_path, "small")
-        stem = f"diagnosis-{found.identity.key[:12]}"
+        stem = f"diagnosis-{key_of(found.identity)}"
         assert {path.name.removeprefix(stem) for path in paths} == {
             ".json", ".nc", "-decomposition.png", "-evidence.png", "-bound_curve.png",
             "-rate_distortion.png", "-calibration.png", "-ranks.png",

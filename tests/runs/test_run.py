@@ -13,11 +13,11 @@ import numpy
 import pytest
 import torch
 
-from ppl_vae.engines import exclusive
 from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.files import leftovers
-from ppl_vae.runs import RunConfig, evaluate_run, open_run, train_run
-from ppl_vae.runs._live import LiveHistory
+from ppl_vae.files import exclusive, leftovers
+from ppl_vae.runs import RunConfig, evaluate_run, list_evaluations, open_run, train_run
+from ppl_vae.runs._evaluations import save_evaluation
+from ppl_vae.runs._train import LiveHistory
 from ppl_vae.training import History, NonFiniteError, Snapshot
 
 SMALL = {"hidden": (4,), "latent": 2, "batch_size": 400, "validation_particles": 2}
@@ -101,7 +101,7 @@ class TestCurves:
                 seen.append(len(csv_of(tmp_path)))
             return tensors
 
-        monkeypatch.setattr("ppl_vae.runs._run.binarize_batch", watch)
+        monkeypatch.setattr("ppl_vae.runs._train.binarize_batch", watch)
         _, result = train(tmp_path, binarize="dynamic", likelihood="normal", epochs=3)
         # The programs are looked at before anything is written, then four batches an epoch.
         assert seen == 4 * [0] + 4 * [1] + 4 * [2]
@@ -180,7 +180,7 @@ class TestFolder:
     @pytest.mark.parametrize(
         "name",
         [
-            "cell.json", "log.txt", "cell.lock", "cell.lock.holder", ".ppl_vae-abc1_xyz.tmp",
+            "log.txt", "study.lock", "study.lock.holder", ".ppl_vae-abc1_xyz.tmp",
         ],
     )  # fmt: skip
     def test_takes_what_a_study_or_a_kill_left_there(self, name, tmp_path):
@@ -293,11 +293,38 @@ class TestOtherFiles:
         assert early.identity.parameters != late.identity.parameters
         assert not torch.equal(early.log_prob, late.log_prob)
 
+    def test_what_changed_programs_give_is_kept_beside(self, tmp_path, monkeypatch):
+        estimator = ImportanceSampling(10)
+        run, _ = train(tmp_path, epochs=1)
+
+        def evaluate():
+            return evaluate_run(run, estimator=estimator, limit=20, progress=False)
+
+        first, decoder = evaluate(), type(run.vae.decoder)
+        true = decoder.forward
+        with monkeypatch.context() as context:
+            context.setattr(decoder, "forward", lambda self, z: true(self, 50.0 + z))
+            second = evaluate()
+            assert torch.equal(evaluate().log_prob, second.log_prob)
+        assert second.identity.key == first.identity.key
+        assert not torch.equal(first.log_prob, second.log_prob)
+        assert torch.equal(evaluate().log_prob, first.log_prob)
+        stored = list_evaluations(tmp_path)
+        assert {each.evidence.mean for each in stored} == {first.mean, second.mean}
+        # A number that is rounding, as on another machine, is the same program.
+        (there,) = [each.path for each in stored if each.evidence.mean == first.mean]
+        moved = {name: value + 1e-5 for name, value in first.identity.densities.items()}
+        other = replace(first, identity=replace(first.identity, densities=moved))
+        there.unlink()
+        save_evaluation(other, there.with_name(there.name[:-9] + "ffffff.nc"), run)
+        assert torch.equal(evaluate().log_prob, first.log_prob)
+        assert len(list_evaluations(tmp_path)) == 2
+
 
 KILLED = """
 import os, random, signal, sys, time, warnings
 from pathlib import Path
-import ppl_vae.runs._run as module
+import ppl_vae.runs._train as module
 from ppl_vae.runs import RunConfig, train_run
 from ppl_vae.training import fit
 
@@ -356,5 +383,6 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path):
     assert csv_of(tmp_path / "killed") == killed.history
     names = {path.name for path in (tmp_path / "killed").iterdir()}
     assert names == {
-        "config.json", "checkpoint.safetensors", "history.csv", "data.safetensors", "run.lock"
+        "config.json", "checkpoint.safetensors", "history.csv", "data.safetensors", "run.lock",
+        "run.json", "log.txt",
     }  # fmt: skip

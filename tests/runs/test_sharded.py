@@ -7,7 +7,7 @@ import torch
 
 from ppl_vae.engines import InProcess, Outcome
 from ppl_vae.evidence import AdaptiveSampling, ImportanceSampling, Sharded
-from ppl_vae.runs import RunConfig, evaluate_run, evaluate_sharded, file_of, open_run, train_run
+from ppl_vae.runs import RunConfig, evaluate_run, file_of, open_run, train_run
 
 CONFIG = RunConfig.of(
     hidden=(8,), latent=2, epochs=1, batch_size=400, validation_particles=2, learning_rate=0.01
@@ -26,6 +26,11 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def folder(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
+
+
+def evaluate_sharded(folder, estimator, shards, engine, **call):
+    sharded = Sharded(estimator, shards)
+    return evaluate_run(open_run(folder), estimator=sharded, engine=engine, **call)
 
 
 class Counts:
@@ -69,7 +74,7 @@ def test_reused_when_nothing_changed(folder):
     engine = Counts()
     first = evaluate_sharded(folder, DRAWS, 4, engine, **CALL)
     again = evaluate_sharded(folder, DRAWS, 4, engine, **CALL)
-    assert engine.ran == [f"part {number}" for number in range(4)]
+    assert engine.ran == [f"shard {number}" for number in range(4)]
     assert torch.equal(first.log_prob, again.log_prob)
     kept = evaluate_run(open_run(folder), estimator=Sharded(DRAWS, 4), **CALL)
     assert torch.equal(first.log_prob, kept.log_prob), "in one piece it is the same evaluation"
@@ -87,7 +92,7 @@ def test_goes_on_after_an_interruption(folder):
     assert not file_of(folder, whole).exists()
     engine = Counts()
     found = evaluate_sharded(folder, DRAWS, 4, engine, **CALL)
-    assert engine.ran == ["part 2", "part 3"]
+    assert engine.ran == ["shard 2", "shard 3"]
     assert torch.equal(found.log_prob, whole.log_prob)
     assert not [name for name in files(folder) if name.startswith("shards-")]
 
@@ -110,14 +115,14 @@ def test_goes_on_inside_a_part(folder, monkeypatch):
 
 
 def test_parts_that_fail_stop_no_others_and_are_said(folder):
-    engine = Counts(fail=("part 1", "part 2"))
-    pattern = r"2 of 4 parts of the data failed, part 1: ZeroDivisionError: .* goes on from them"
+    engine = Counts(fail=("shard 1", "shard 2"))
+    pattern = r"2 of 4 shards of the data failed, shard 1: ZeroDivisionError: .* goes on from them"
     with pytest.raises(ValueError, match=pattern):
         evaluate_sharded(folder, DRAWS, 4, engine, **CALL)
     assert len(engine.ran) == 4
     again = Counts()
     evaluate_sharded(folder, DRAWS, 4, again, **CALL)
-    assert again.ran == ["part 1", "part 2"]
+    assert again.ran == ["shard 1", "shard 2"]
 
 
 def test_a_trained_on_run_is_another(folder):

@@ -18,7 +18,7 @@ TINY = plan(
     measures=("decomposition", "pictures"),
 )
 CELL = "cells/elbo-seed0/"
-NOT_READ = ("cell.lock", "run.lock", "log.txt")
+NOT_READ = ("run.lock", "log.txt")
 
 
 def deleted(path, _other):

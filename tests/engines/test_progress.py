@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ppl_vae.engines import ProgressRow, watching
+from ppl_vae.engines import ProgressRow, showing_progress
 
 
 class Terminal(io.StringIO):
@@ -60,7 +60,7 @@ RUNS = ProgressRow("a", "running", 3, 12, "loss 90.1")
 
 def test_a_line_for_each_that_finishes():
     cells, file = Cells(ProgressRow("z", "done"), A, B, C), io.StringIO()
-    with watching(cells, every=0.01, file=file):
+    with showing_progress(cells, every=0.01, file=file):
         cells.rows = (
             ProgressRow("z", "done"),
             ProgressRow("a", "done", text="log p(x) = -90.1"),
@@ -75,14 +75,14 @@ def test_a_line_for_each_that_finishes():
 
 def test_what_finished_between_two_looks_is_told_at_the_end():
     cells, file = Cells(A), io.StringIO()
-    with watching(cells, every=1000, file=file):
+    with showing_progress(cells, every=1000, file=file):
         cells.rows = (ProgressRow("a", "done"),)
     assert file.getvalue() == "a: done\n"
 
 
 def test_a_table_on_a_terminal():
     cells, file = Cells(A, B, C), Terminal()
-    with watching(cells, what="cells", every=0.01, file=file):
+    with showing_progress(cells, what="cells", every=0.01, file=file):
         assert file.screen[0].startswith("cells:   0%|")
         assert "0/3" in file.screen[0]
         assert "3 waiting" in file.screen[0]
@@ -104,7 +104,7 @@ def test_a_table_on_a_terminal():
 def test_more_rows_than_the_terminal_has():
     many = tuple(ProgressRow(f"cell {n:03} {'x' * 100}", "running", n, 500) for n in range(300))
     file = Terminal()
-    with watching(lambda: many, every=1000, file=file):
+    with showing_progress(lambda: many, every=1000, file=file):
         assert len(file.screen) == 9
         assert file.screen[-2] == "... and 293 more"
         assert max(map(len, file.screen)) <= 79
@@ -122,13 +122,16 @@ def test_rows_that_cannot_be_read_just_now():
             raise ValueError("half a file")
         return [ProgressRow("a", "done")]
 
-    with watching(rows, every=1000, file=file), watching(rows, every=1000, file=file):
+    with (
+        showing_progress(rows, every=1000, file=file),
+        showing_progress(rows, every=1000, file=file),
+    ):
         pass
     assert file.getvalue() == "a: done\n"
 
 
 def test_what_goes_wrong_inside_is_not_hidden():
     file = io.StringIO()
-    with pytest.raises(KeyboardInterrupt), watching(lambda: [A], every=0.01, file=file):
+    with pytest.raises(KeyboardInterrupt), showing_progress(lambda: [A], every=0.01, file=file):
         raise KeyboardInterrupt
-    assert [t.name for t in threading.enumerate() if t.name == "watching"] == []
+    assert [t.name for t in threading.enumerate() if t.name == "progress"] == []

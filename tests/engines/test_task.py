@@ -5,7 +5,7 @@ import torch
 
 from engines.work import double, fail, leave, numbers
 from ppl_vae.engines import InProcess, Outcome, Task
-from ppl_vae.engines._task import reason
+from ppl_vae.engines._task import failed
 
 
 def test_values_in_order():
@@ -80,10 +80,10 @@ def test_no_cpus():
     ],
 )
 def test_a_reason_is_one_line(error, line):
-    assert reason(error) == line
+    assert failed("a", error).error == line
 
 
 def test_a_reason_is_short():
-    found = reason(ValueError("x" * 10_000))
+    found = failed("a", ValueError("x" * 10_000)).error
     assert len(found) == 500
     assert found.endswith("x ...")

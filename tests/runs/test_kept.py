@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ppl_vae.identity import Identity
-from ppl_vae.runs._finished import FinishedParts
+from ppl_vae.runs._kept import KeptResults
 from ppl_vae.store import Stored
 
 WHAT = Identity("a" * 64, "b" * 64, "surgery", 0)
@@ -42,7 +42,7 @@ OUTER = Outer(
 
 
 def parts(path, classes=(Outer,)):
-    return FinishedParts(path, classes)
+    return KeptResults(path, classes)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_part_of_a_file(path, kept):
 )
 def test_a_file_names_nothing_but_the_classes_given(path, result):
     part = {"identity": WHAT.to_dict(), "result": result}
-    Stored({}, {WHAT.key: part}).write(path, "ppl_vae parts 3")
+    Stored({}, {WHAT.key: part}).write(path, "ppl_vae results 1")
     with pytest.raises(ValueError, match="is damaged"):
         parts(path).read(WHAT)
 

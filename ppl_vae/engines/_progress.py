@@ -41,7 +41,7 @@ class ProgressRow:
 
 
 @contextmanager
-def watching(
+def showing_progress(
     rows: Callable[[], Sequence[ProgressRow]],
     *,
     what: str = "tasks",
@@ -56,58 +56,55 @@ def watching(
         rows: Gives all tasks as they are now; called from another thread. Where it cannot, because
             a file is just being written (OSError, ValueError), it is asked again later.
         what: What the tasks are, in the plural.
-        every: Seconds between two looks.
+        every: Seconds between two drawings.
         file: Where to; the standard error stream by default.
     """
     view = _View(rows, what, sys.stderr if file is None else file)
     stop = threading.Event()
 
-    def look() -> None:
+    def draw_repeatedly() -> None:
         while not stop.wait(every):
-            view.try_to_draw()
+            view.draw()
 
-    thread = threading.Thread(target=look, name="watching", daemon=True)
-    view.try_to_draw()
+    thread = threading.Thread(target=draw_repeatedly, name="progress", daemon=True)
+    view.draw()
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        view.try_to_draw()
+        view.draw()
 
 
 @final
 class _View:
-    """What is on the screen."""
-
     def __init__(
         self, rows: Callable[[], Sequence[ProgressRow]], what: str, file: TextIOBase | TextIO
     ) -> None:
         self.rows, self.what, self.file = rows, what, file
-        self.begun, self.lines = time.monotonic(), 0
-        self.told: set[str] | None = None
-        self.already = 0
+        self.start, self.lines = time.monotonic(), 0
+        self.shown: set[str] | None = None
+        self.initial = 0
 
-    def try_to_draw(self) -> None:
-        """Show how far tasks are now, if that is known."""
+    def draw(self) -> None:
+        """Write the tasks that finished since the last drawing, and on a terminal the table."""
         try:
             rows = self.rows()
         except (OSError, ValueError):
             return
-        self._draw(rows)
-
-    def _draw(self, rows: Sequence[ProgressRow]) -> None:
-        width, height = shutil.get_terminal_size()
-        news = [_line(row) for row in self._news(rows)]
+        finished = {row.name: row for row in rows if row.state in _FINISHED}
+        if self.shown is None:
+            # What was finished before the first drawing is not news.
+            self.shown, self.initial = set(finished), len(finished)
+        news = [
+            _one_line(f"{name}: {row.state}{f', {row.text}' if row.text else ''}")
+            for name, row in finished.items()
+            if name not in self.shown
+        ]
+        self.shown = set(finished)
         if self.file.isatty():
-            running = [row for row in rows if row.state == "running"]
-            longest = max((len(row.name) for row in running), default=0)
-            table = [_gauge(row, longest) for row in running]
-            more = len(table) - max(1, height - 3)
-            if more > 0:
-                table = [*table[:-more], f"... and {more} more"]
-            table = [line[: width - 1] for line in table] + [self._summary(rows, width - 1)]
+            table = self._table(rows)
             up = _UP.format(self.lines) if self.lines else ""
             self.lines = len(table)
             # In one write, line over line, so that nothing flickers.
@@ -117,35 +114,28 @@ class _View:
             self.file.write("".join(f"{line}\n" for line in news))
         self.file.flush()
 
-    def _news(self, rows: Sequence[ProgressRow]) -> list[ProgressRow]:
-        """Those that were not finished at the last look; none at the first."""
-        finished = [row for row in rows if row.state in _FINISHED]
-        known = self.told
-        self.told = {row.name for row in finished}
-        if known is None:
-            self.already = len(finished)
-            return []
-        return [row for row in finished if row.name not in known]
-
-    def _summary(self, rows: Sequence[ProgressRow], width: int) -> str:
+    def _table(self, rows: Sequence[ProgressRow]) -> list[str]:
+        """A line for each task that runs, as many as the terminal has room for, and a summary."""
+        width, height = shutil.get_terminal_size()
+        running = [row for row in rows if row.state == "running"]
+        longest = max((len(row.name) for row in running), default=0)
+        table = [_gauge(row, longest) for row in running]
+        more = len(table) - max(1, height - 3)
+        if more > 0:
+            table = [*table[:-more], f"... and {more} more"]
         count = Counter(row.state for row in rows)
         states = ", ".join(f"{count[s]} {s}" for s in ("running", "waiting", "failed") if count[s])
-        return str(
-            tqdm.format_meter(
-                count["done"] + count["failed"],
-                len(rows),
-                time.monotonic() - self.begun,
-                ncols=width,
-                prefix=self.what,
-                initial=self.already,
-                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
-                postfix=states or None,
-            )
+        summary = tqdm.format_meter(
+            count["done"] + count["failed"],
+            len(rows),
+            time.monotonic() - self.start,
+            ncols=width - 1,
+            prefix=self.what,
+            initial=self.initial,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            postfix=states or None,
         )
-
-
-def _line(row: ProgressRow) -> str:
-    return _one_line(f"{row.name}: {row.state}{f', {row.text}' if row.text else ''}")
+        return [*(line[: width - 1] for line in table), str(summary)]
 
 
 def _one_line(text: str) -> str:
@@ -157,7 +147,6 @@ def _gauge(row: ProgressRow, width: int) -> str:
     name, text = _one_line(row.name).ljust(width), _one_line(row.text)
     if row.total is None:
         return f"{name} {row.done or ''} {text}"
-    bar = tqdm.format_meter(
-        min(row.done, row.total), row.total, 0, bar_format=f"{{bar:{_BAR}}}"
-    )  # fmt: skip
+    done = min(row.done, row.total)
+    bar = tqdm.format_meter(done, row.total, 0, bar_format=f"{{bar:{_BAR}}}")
     return f"{name} |{bar}| {row.done}/{row.total} {text}"

@@ -1,4 +1,4 @@
-"""The finished parts of a longer piece of work, in one file."""
+"""Results of a longer piece of work, kept in one file as they are finished."""
 
 import typing
 from collections.abc import Iterable, Mapping
@@ -9,15 +9,16 @@ from typing import Any, final
 from torch import Tensor
 
 from ppl_vae.identity import Identity
+from ppl_vae.runs._evaluations import key_of
 from ppl_vae.store import Stored
 
-_FORMAT = "ppl_vae parts 3"
+_FORMAT = "ppl_vae results 1"
 _REMEDY = "delete it to start anew"
 
 
 @final
 @dataclass
-class FinishedParts:
+class KeptResults:
     """Results, each kept under what it was computed from; none takes another's place.
 
     A result is a dataclass of tensors, plain values, lists, tuples, dictionaries and other
@@ -25,7 +26,7 @@ class FinishedParts:
     name only the classes given here.
 
     Args:
-        path: The file, in the format of :mod:`ppl_vae.store`; written anew with every part.
+        path: The file, in the format of :mod:`ppl_vae.store`; written anew with every result.
         classes: Of the results; those that their fields are made of are known with them.
 
     Raises:
@@ -41,58 +42,57 @@ class FinishedParts:
     def __post_init__(self) -> None:
         self._by_name = {kind.__name__: kind for kind in _with_fields(self.classes)}
         if self.path.exists():
-            stored = Stored.read(self.path, _FORMAT, "parts of a diagnosis", _REMEDY)
+            stored = Stored.read(self.path, _FORMAT, "file of diagnoses", _REMEDY)
             self._records = dict(stored.record)
             self._tensors = {key: dict(named) for key, named in stored.tensors.items()}
 
     def read(self, identity: Identity) -> Any:
-        """The part of this identity, or None if there is none.
+        """The result of this identity, or None if there is none.
 
         Raises:
-            ValueError: If the part is damaged.
+            ValueError: If the result is damaged.
         """
-        part = self._records.get(identity.key)
-        if part is None:
-            return None
-        try:
-            identity.require_same(Identity.from_dict(part["identity"]), str(self.path))
-            codec = _Codec(self._by_name, self._tensors.get(identity.key, {}))
-            return codec.decode(part["result"])
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{self.path} is damaged ({reason}): {_REMEDY}.") from error
+        for key, kept in self._records.items():
+            try:
+                if identity.differences(Identity.from_dict(kept["identity"])):
+                    continue
+                return _Codec(self._by_name, self._tensors.get(key, {})).decode(kept["result"])
+            except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(f"{self.path} is damaged ({reason}): {_REMEDY}.") from error
+        return None
 
     def write(self, identity: Identity, result: Any) -> None:
-        """Keep a part.
+        """Keep a result.
 
         Raises:
             OSError: If the file cannot be written; an earlier one stays whole.
             TypeError: If the result holds what cannot be kept.
         """
         codec = _Codec(self._by_name, {})
-        encoded = codec.encode(result)
-        self._records[identity.key] = {"identity": identity.to_dict(), "result": encoded}
-        self._tensors[identity.key] = codec.tensors
+        encoded, key = codec.encode(result), key_of(identity)
+        self._records[key] = {"identity": identity.to_dict(), "result": encoded}
+        self._tensors[key] = codec.tensors
         Stored(self._tensors, self._records).write(self.path, _FORMAT)
 
 
 def _with_fields(classes: Iterable[type]) -> set[type]:
     """Dataclasses, and all dataclasses that the annotations of their fields name."""
     known: set[type] = set()
-    left = list(classes)
-    while left:
-        kind = left.pop()
+    pending = list(classes)
+    while pending:
+        kind = pending.pop()
         if is_dataclass(kind) and kind not in known:
             known.add(kind)
-            left += typing.get_type_hints(kind).values()
-        left += typing.get_args(kind)
+            pending += typing.get_type_hints(kind).values()
+        pending += typing.get_args(kind)
     return known
 
 
 @final
 @dataclass(frozen=True)
 class _Codec:
-    """Results as JSON and back; their tensors stand apart, by number."""
+    """Results as JSON and back; their tensors are stored beside, by number."""
 
     classes: Mapping[str, type]
     tensors: dict[str, Tensor]

@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from ppl_vae.engines import exclusive
+from ppl_vae.files import exclusive
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from ppl_vae.engines import exclusive
+from ppl_vae.files import exclusive
 with exclusive(Path(sys.argv[1]), "study"):
     print("held", flush=True)
     time.sleep(600)

@@ -1,0 +1,222 @@
+"""Log p(x) of a run's data estimated, in this process or in shards on an engine, and kept."""
+
+import inspect
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from tqdm.auto import tqdm
+
+from ppl_vae.data import Rows
+from ppl_vae.engines import Engine, RayEngine, Task
+from ppl_vae.evidence import Estimator, Evidence, Shard, Sharded
+from ppl_vae.files import exclusive
+from ppl_vae.identity import Identity, Source, identity_of
+from ppl_vae.netcdf import save_netcdf
+from ppl_vae.progress import no_bar
+from ppl_vae.runs._evaluations import file_of, find_evaluation, key_of, save_evaluation
+from ppl_vae.runs._run import Run, Split, open_run
+from ppl_vae.store import Stored
+
+_ROWS_FORMAT = "ppl_vae rows 1"
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    estimator: Estimator,
+    split: Split = "test",
+    limit: int | None = None,
+    file: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    engine: Engine | None = None,
+) -> Evidence:
+    """Estimate log p(x) of rows, keep it in the run's folder, reuse it where it is there already.
+
+    Every evaluation has a file of its own, named by what it is computed from. An estimator that can
+    be interrupted goes on from where it was.
+
+    With an engine, the shards of a :class:`~ppl_vae.evidence.Sharded` estimator are its tasks; the
+    numbers are the same. Finished shards are kept until all are.
+
+    Args:
+        run: A trained run; workers of an engine must see its folder under the same name.
+        estimator: Of log p(x).
+        split: The data to evaluate on.
+        limit: Only so many of them, a fixed random subset.
+        file: A file of other rows, in place of a split.
+        seed: Of the draws.
+        progress: Show a progress bar.
+        engine: What runs the shards, on the device that it grants them; None: this process.
+
+    Raises:
+        ValueError: If the file of the evaluation is damaged or of something else; if there are more
+            shards than data, or shards failed.
+        BlockingIOError: If another process is at the same evaluation on an engine.
+    """
+    rows = run.rows(split, limit, file)
+    if engine is not None and not isinstance(estimator, Sharded):
+        estimator = Sharded(estimator, 1)
+    device = run.device if engine is None else _device_of(engine, run)
+    estimate = partial(estimator, run.vae.model, run.vae.guide, rows, device=run.device, seed=seed)
+    identity = identity_of(estimate, _elsewhere(device, run))
+    if (kept := find_evaluation(run.folder, identity)) is not None:
+        return kept
+    if engine is not None and isinstance(estimator, Sharded):
+        return _evaluate_on(engine, device, run, estimator, rows, seed, identity, progress)
+    unfinished: dict[str, Any] = {}
+    if "checkpoint" in inspect.signature(estimator.__call__).parameters:
+        unfinished["checkpoint"] = unfinished_file(run, identity)
+    evidence = estimate(progress=progress, **unfinished)
+    save_evaluation(evidence, file_of(run.folder, evidence), run)
+    for leftover in unfinished.values():
+        leftover.unlink(missing_ok=True)
+    return evidence
+
+
+def unfinished_file(run: Run, identity: Identity) -> Path:
+    """Where a computation keeps what it has done so far."""
+    return run.folder / f"unfinished-{key_of(identity)}.safetensors"
+
+
+@final
+@dataclass(frozen=True)
+class _ShardTask:
+    """All that a worker needs to know to evaluate a shard of the rows in ``place``.
+
+    Attributes:
+        folder: Of the run; ``data_root`` and ``trust`` as it was opened.
+        estimator: With the number of shards.
+        shard: Which rows, and their seed.
+        place: Folder of the rows and of the shards' results.
+        device: Where to compute.
+        identity: What the result is computed from.
+    """
+
+    folder: Path
+    data_root: Path | None
+    trust: bool
+    estimator: Sharded
+    shard: Shard
+    place: Path
+    device: str
+    identity: Identity
+
+    @property
+    def result(self) -> Evidence | None:
+        """What a worker has kept; None if it has not finished."""
+        return find_evaluation(self.place, self.identity)
+
+
+def _device_of(engine: Engine, run: Run) -> torch.device:
+    """Where tasks compute: a worker on a cluster sees a GPU only if it was granted one."""
+    if isinstance(engine, RayEngine):
+        return torch.device("cuda" if engine.gpus else "cpu")
+    return run.device
+
+
+def _elsewhere(device: torch.device, run: Run) -> str | None:
+    """Type of the device, where it is not the run's: an identity then has no densities of here."""
+    return None if device.type == run.device.type else device.type
+
+
+def _evaluate_on(
+    engine: Engine,
+    device: torch.device,
+    run: Run,
+    estimator: Sharded,
+    rows: Rows,
+    seed: int,
+    identity: Identity,
+    progress: bool,
+) -> Evidence:
+    place, elsewhere = run.folder / f"shards-{key_of(identity)}", _elsewhere(device, run)
+    programs = run.vae.model, run.vae.guide
+    tasks = [
+        _ShardTask(
+            run.folder, run.data_root, run.trust, estimator, shard, place, str(device),
+            identity_of(partial(estimator.estimate, *programs, rows, shard), elsewhere),
+        )
+        for shard in estimator.parts(len(rows), seed)
+    ]  # fmt: skip
+    with exclusive(place / "lock", f"this evaluation of {run.folder}"):
+        if not _rows_file(place).exists():
+            Stored({"rows": {"x": rows.x}}, asdict(rows.source)).write(
+                _rows_file(place), _ROWS_FORMAT
+            )
+        _run_shards(engine, tasks, progress)
+        results = [task.result for task in tasks]
+        if None in results:
+            raise FileNotFoundError(
+                f"shard {results.index(None)} was written by a worker and is not in {place}: the "
+                "run's folder must be on a file system that all nodes see."
+            )
+        evidence = estimator.join([each for each in results if each is not None], identity)
+        save_evaluation(evidence, file_of(run.folder, evidence), run)
+        shutil.rmtree(place)
+    return evidence
+
+
+def _run_shards(engine: Engine, tasks: list[_ShardTask], progress: bool) -> None:
+    """Have all shards done, or say why some are not.
+
+    Raises:
+        ValueError: If shards failed.
+    """
+    failures: list[str] = []
+    with tqdm(
+        total=sum(len(task.shard) for task in tasks), desc="log p(x)", disable=no_bar(progress)
+    ) as bar:
+
+        def pending() -> Iterator[Task]:
+            for task in tasks:
+                if task.result is None:
+                    yield Task(f"shard {task.shard.number}", evaluate_shard, (task,))
+                else:
+                    bar.update(len(task.shard))
+
+        for outcome in engine.run(pending()):
+            if outcome.error is None:
+                bar.update(outcome.value)
+            else:
+                failures.append(f"{outcome.name}: {outcome.error}")
+    if failures:
+        raise ValueError(
+            f"{len(failures)} of {len(tasks)} shards of the data failed, {failures[0]} The others "
+            "are kept: the same command goes on from them."
+        )
+
+
+def evaluate_shard(task: _ShardTask) -> int:
+    """Estimate log p(x) of a shard of the data and keep it in a file; return its number of data."""
+    if task.result is None:
+        run = open_run(task.folder, data_root=task.data_root, device=task.device, trust=task.trust)
+        stored = Stored.read(
+            _rows_file(task.place), _ROWS_FORMAT, "rows to evaluate", "delete it to start anew"
+        )
+        rows = Rows(stored.tensors["rows"]["x"], Source(**stored.record))
+        estimate = partial(
+            task.estimator.estimate,
+            run.vae.model,
+            run.vae.guide,
+            rows,
+            task.shard,
+            device=run.device,
+        )
+        # The worker has opened the run by itself: what it evaluates may be trained on since.
+        task.identity.require_same(identity_of(estimate), f"the run in {task.folder}")
+        checkpoint = task.place / f"{task.shard.number}.safetensors"
+        evidence = estimate(checkpoint=checkpoint)
+        save_netcdf(evidence.to_datatree(), file_of(task.place, evidence))
+        checkpoint.unlink(missing_ok=True)
+    return len(task.shard)
+
+
+def _rows_file(place: Path) -> Path:
+    return place / "rows.safetensors"
