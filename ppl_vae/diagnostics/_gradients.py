@@ -181,7 +181,10 @@ def linear_gaussian_bench(
 
 def _counts(replicates: Replicates) -> tuple[int, int]:
     """Replicates of an objective and of its reference."""
-    own, reference = (replicates, replicates) if isinstance(replicates, int) else replicates
+    counts = (replicates,) if isinstance(replicates, int) else tuple(replicates)
+    if not 1 <= len(counts) <= 2:
+        raise ValueError(f"replicates is R, or R and that of the references, got {replicates}.")
+    own, reference = counts[0], counts[-1]
     for count in (own, reference):
         if count < 2:
             raise ValueError(f"replicates must be 2 or more for a standard error, got {count}.")

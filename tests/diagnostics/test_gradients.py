@@ -422,7 +422,7 @@ class TestAnyModel:
 
         x = torch.ones(3, 1, dtype=torch.float64)
         bench = gradient_statistics(
-            model, guide, x, [Reinforce(2), VIMCO(2)], replicates=400, parameters={"shift": shift}
+            model, guide, x, [Reinforce(2), VIMCO(2)], replicates=150, parameters={"shift": shift}
         )
         assert bench.parameters == {"phi": ("shift",)}
         for row in bench.rows:
