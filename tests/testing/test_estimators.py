@@ -6,10 +6,13 @@ import pytest
 from significance import TEST_FALSE_ALARM
 
 from ppl_vae.evidence import (
+    METHODS,
     SUMO,
     AdaptiveSampling,
     AnnealedImportanceSampling,
+    BidirectionalMonteCarlo,
     DefensiveSampling,
+    Enumeration,
     ImportanceSampling,
     Jackknife,
     ParetoSmoothed,
@@ -64,6 +67,12 @@ def short_pilots(monkeypatch):
 
 def name_of(value):
     return repr(value).split("(")[0]
+
+
+def test_no_method_of_the_registry_is_missing():
+    # A sandwich holds two estimates of simulated data; enumeration takes discrete latents alone.
+    others = {BidirectionalMonteCarlo, Enumeration}
+    assert {*(type(estimator) for estimator, _ in RIGHT), *others} >= set(METHODS.values())
 
 
 @pytest.mark.parametrize(("estimator", "replicates"), RIGHT, ids=name_of)
