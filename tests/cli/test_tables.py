@@ -174,7 +174,7 @@ def test_a_plain_table_of_numbers_with_holes_takes_other_likelihoods(tmp_path, c
 @pytest.mark.parametrize(
     ("columns", "message", "code"),
     [
-        ("visits", "write NAME=KIND", 2),
+        ("visits", "is not NAME=TEXT", 2),
         ("weight=real", "no column 'weight'", 1),
         ("town=count", "column 'town' is not numeric", 1),
         ("town=colour", "kinds are real, positive, count", 1),
