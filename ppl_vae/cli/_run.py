@@ -268,7 +268,9 @@ def gradients_command(
         raise click.BadParameter(f"K is 1 or more, got {particles}", param_hint="particles")
     if built_in and limit is not None:
         raise click.BadParameter("belongs to a run, not to linear-gaussian", param_hint="limit")
-    import_from_here()
+    # The folder of a model may be one that somebody sent: only what is typed is looked for here.
+    if any(map(pv.registry.outside_objective, names)):
+        import_from_here()
     families = pv.registry.over_particles(names, counts)
     run = None if built_in else pv.runs.open_run(Path(model), **opening)
     # Fail before the work where the folder cannot be written, not after it.
