@@ -199,6 +199,7 @@ def site_reading_names(source):
 def test_particles_alone_reads_sample_sites():
     readers = {name: site_reading_names(path.read_text()) for name, path in MODULES.items()}
     assert readers.pop("ppl_vae.particles._run") >= {"_pyro_sample", "_pyro_post_sample"}
+    assert readers.pop("ppl_vae.particles._sites") == {"cond_indep_stack", "scale_and_mask"}
     assert readers.pop("ppl_vae.particles._guides") == {"_pyro_sample"}
     assert {name: found for name, found in readers.items() if found} == MUST
 

@@ -112,8 +112,8 @@ def angle_slope(
     end = _far_end(a, kappa, dimension, below=torch.cos(a) > ratio)
     a, kappa, ratio, end = (v.unsqueeze(-1) for v in (a, kappa, ratio, end))
     half, middle = (end - a).abs() / 2, (end + a) / 2
-    nodes, weights = _gauss_legendre(a.device, a.dtype)
-    s = middle + half * nodes
+    points, weights = _gauss_legendre(a.device, a.dtype)
+    s = middle + half * points
     # h(s) / h(a): the constant of the density cancels.
     log_density = kappa * (torch.cos(s) - torch.cos(a))
     log_density = log_density + (dimension - 2) * torch.log(torch.sin(s) / torch.sin(a))
@@ -137,8 +137,8 @@ def _far_end(a: Tensor, kappa: Tensor, dimension: int, below: Tensor) -> Tensor:
 
 @functools.cache
 def _gauss_legendre(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    return torch.from_numpy(nodes).to(device, dtype), torch.from_numpy(weights).to(device, dtype)
+    points, weights = np.polynomial.legendre.leggauss(_NODES)
+    return torch.from_numpy(points).to(device, dtype), torch.from_numpy(weights).to(device, dtype)
 
 
 @final

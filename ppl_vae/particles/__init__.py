@@ -23,6 +23,7 @@ from ppl_vae.particles._modules import (
 from ppl_vae.particles._particles import (
     EvaluationCount,
     NonFiniteDensityError,
+    OutsideSupportError,
     Particles,
     Simulation,
     count_evaluations,
@@ -40,7 +41,7 @@ from ppl_vae.particles._run import (
     guide_of,
     require_all_rows,
 )
-from ppl_vae.particles._sites import OutsideSupportError, in_words, log_densities
+from ppl_vae.particles._sites import in_words, log_densities
 
 __all__ = [
     "BatchGuide",

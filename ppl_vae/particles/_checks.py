@@ -12,11 +12,10 @@ from torch.distributions import Bernoulli, Categorical, Independent, constraints
 
 from ppl_vae.data import require_lossless
 from ppl_vae.particles._modules import ProgramModules, SeenModules
-from ppl_vae.particles._particles import Particles
+from ppl_vae.particles._particles import Particles, UnknownDensityError
 from ppl_vae.particles._programs import Programs, changed_density
 from ppl_vae.particles._run import SiteRun, require_all_rows, require_few_rows
 from ppl_vae.particles._sites import (
-    UnknownDensityError,
     assemble,
     bounds_of,
     core_of,

@@ -113,6 +113,28 @@ class NonFiniteDensityError(ValueError):
 
 
 @final
+class UnknownDensityError(ValueError):
+    """A distribution that cannot say its density at given values."""
+
+
+@final
+class OutsideSupportError(ValueError):
+    """Values at which a distribution has no density.
+
+    Attributes:
+        site: Site of the distribution.
+        is_data: Whether the values are data, rather than draws of the guide.
+    """
+
+    def __init__(self, message: str, site: str, is_data: bool) -> None:
+        super().__init__(message, site, is_data)
+        self.site, self.is_data = site, is_data
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@final
 @dataclass(frozen=True)
 class Simulation:
     """Draws (z, x) ~ p from the model itself, as many as there are particles.

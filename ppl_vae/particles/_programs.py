@@ -76,7 +76,6 @@ class Programs:
         referred = ProgramModules(tuple(search.modules.values()), constants=search.constants)
         if x is None:
             return referred
-        # Modules that a program makes or looks up are reached by no reference, and seen in a run.
         recorder, seen = ParameterRecorder(), SeenModules()
         with seeded(0), torch.no_grad(), referred.evaluating(), seen.recording(), recorder:
             guide = None if self.guide is None else guide_of(self.guide, slice(0, len(x)))
@@ -190,7 +189,6 @@ class Programs:
                         "cannot be split by this objective; switch it off in the guide, or use "
                         "elbo:K or iwae:K."
                     )
-        # The model sees the rows that the guide's plates drew.
         modelled = self.run_model(x, num_particles, latents, drawn.subsamples)
         particles = assemble(modelled, drawn, self.num_dims, paths)
         add_evaluations(particles.num_particles * particles.batch_size)

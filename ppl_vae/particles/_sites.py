@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,31 +10,9 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.particles._particles import Particles
+from ppl_vae.particles._particles import OutsideSupportError, Particles, UnknownDensityError
 from ppl_vae.particles._run import PARTICLES, PlateNestingError, Site, SiteRun, nesting_of
 from ppl_vae.randomness import seeded
-
-
-@final
-class UnknownDensityError(ValueError):
-    """A distribution that cannot say its density at given values."""
-
-
-@final
-class OutsideSupportError(ValueError):
-    """Values at which a distribution has no density.
-
-    Attributes:
-        site: Site of the distribution.
-        is_data: Whether the values are data, rather than draws of the guide.
-    """
-
-    def __init__(self, message: str, site: str, is_data: bool) -> None:
-        super().__init__(message, site, is_data)
-        self.site, self.is_data = site, is_data
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def log_densities(
