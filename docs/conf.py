@@ -18,12 +18,18 @@ myst_enable_extensions = ["dollarmath"]
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+nitpicky = True
 python_maximum_signature_line_length = 88
 # What a base class documents once.
 autodoc_default_options = {
     "exclude-members": "forward, bound, surrogate, elbo_terms, claims, graph, least_particles, "
     "simulates, support, arg_constraints, expand, factors, anneals, state, load_state"
 }
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has the types
 # Other projects' names, types too long for one link, and classes that no folder exports.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|pandas|xarray|matplotlib|jaxtyping|pyro|collections|pathlib)\..*"),

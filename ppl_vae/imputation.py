@@ -62,8 +62,9 @@ def impute(
     at random. Costs K decoder evaluations a row.
 
     Args:
-        vae: A trained model whose decoder leaves missing cells out (:class:`~ppl_vae.likelihoods.
-            ObservedDecoder`, :class:`~ppl_vae.likelihoods.TableDecoder`).
+        vae: A trained model whose decoder leaves missing cells out, as
+            :class:`~ppl_vae.likelihoods.ObservedDecoder` and
+            :class:`~ppl_vae.likelihoods.TableDecoder` do.
         x: Rows, NaN for missing cells.
         num_draws: Complete data sets wanted.
         num_particles: K.

@@ -219,7 +219,7 @@ class RunningWeights:
 
     @property
     def largest(self) -> Float[Tensor, "kept batch"]:
-        """The largest log-weights, largest first: those of a tail and the one below it."""
+        """Log-weights of the tail and the one below it, largest first."""
         return self._known().largest
 
     @property

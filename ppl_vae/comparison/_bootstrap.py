@@ -61,7 +61,7 @@ def bootstrap_intervals(
     """Percentile intervals of :func:`hierarchical_bootstrap`, each for its own mean alone.
 
     They cover 93 to 97% where 95% is stated from 5 seeds on, more than that with fewer, and less
-    where few data are very skewed: a check of :mod:`ppl_vae.comparison._confidence`, which holds
+    where few data are very skewed: a check of ``comparison/_confidence.py``, which holds
     its level, by another way.
     """
     if not cells:

@@ -48,7 +48,9 @@ class Comparison(Result):
         warnings: Arm to why its log p(x) should not be trusted.
         notes: What to know before believing the statistics, one sentence each.
         methods: How log p(x) was estimated, in words; several where results differ in it.
-        num_data, num_seeds, num_particles: What the numbers rest on; of the arm with most seeds.
+        num_data: Number of test data.
+        num_seeds: Number of runs of the arm with most.
+        num_particles: Number of particles K of the estimates.
     """
 
     _group: ClassVar[str] = "comparison"
@@ -72,7 +74,7 @@ class Comparison(Result):
     num_particles: int
 
     def interval(self, pair: Pair) -> tuple[float, float]:
-        """The interval of one difference; all of them hold together at :attr:`confidence`."""
+        """Interval of one difference; all of them hold together at ``confidence``."""
         return self.tests[pair].simultaneous
 
     def verdict(self, pair: Pair) -> str:

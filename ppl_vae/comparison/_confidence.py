@@ -52,9 +52,12 @@ class MeanSquares:
 
     Attributes:
         mean: Over all seeds and data.
-        seed, datum, rest: The mean squares.
+        seed: Mean square of the seeds.
+        datum: Mean square of the data.
+        rest: Mean square of what is left.
         third_cumulant: Of the mean over data, the seeds held fixed: the source of its skewness.
-        num_seeds, num_data: S and N of each case.
+        num_seeds: Number of seeds S of each case.
+        num_data: Number of data N of each case.
     """
 
     mean: Float[Array, "*cases"]

@@ -50,7 +50,7 @@ class CrossedMean:
     squares: MeanSquares
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """The interval that holds its level; see :mod:`ppl_vae.comparison._confidence`."""
+        """Interval that holds its level, calibrated by simulation."""
         ((low,), (high,)) = ConfidenceDistribution(stack([self])).interval(confidence)
         return float(low), float(high)
 
@@ -136,7 +136,7 @@ class PairedTest:
 
     @property
     def shown(self) -> bool:
-        """Whether the difference is called real: its simultaneous interval excludes 0."""
+        """Whether the simultaneous interval excludes 0, so that the difference is called real."""
         low, high = self.simultaneous
         return low > 0 or high < 0
 
@@ -150,7 +150,7 @@ class PairedTest:
 def paired_tests(differences: Sequence[CrossedMean], confidence: float) -> list[PairedTest]:
     """Test each difference, and all of them together.
 
-    One difference alone is tested as :mod:`ppl_vae.comparison._confidence` calibrates it; several,
+    One difference alone is tested as ``comparison/_confidence.py`` calibrates it; several,
     at far smaller levels, by its cautious form. Intervals and verdicts are one procedure: Holm's
     steps would call more differences real, but with no interval that both shows it and holds
     together with the others.

@@ -175,7 +175,7 @@ def power(squares: MeanSquares, effect: float, num_seeds: int, level: float) -> 
     """Probability that a study with so many seeds shows a true difference of this size.
 
     The interval's half width is taken as ``sqrt(t_(S-1)^2 V_seed + t_(N-1)^2 V_data)``, which that
-    of :mod:`ppl_vae.comparison._confidence` is close to (Banerjee 1960), and averaged over V_seed:
+    of ``comparison/_confidence.py`` is close to (Banerjee 1960), and averaged over V_seed:
     where seeds alone matter this is the noncentral t.
     """
     num_data, rest = float(squares.num_data), float(squares.rest)

@@ -73,7 +73,7 @@ class Dataset:
 
     @property
     def schema(self) -> Schema:
-        """What a row is, without the rows: for reading new ones from a file."""
+        """Description of a row, by which new ones are read from a file."""
         return Schema(
             features=self.features,
             feature_names=self.feature_names,

@@ -172,7 +172,7 @@ class Evidence(Result):
     def pareto_threshold(self) -> float:
         """``min(1 - 1 / log10(K), 0.7)``: Pareto shapes above it need more draws than there are.
 
-        With :attr:`highest_pareto_k` in place of 0.7 where that is another.
+        With ``highest_pareto_k`` in place of 0.7 where that is another.
         """
         return min(1 - 1 / math.log10(max(self.num_particles, 10)), self.highest_pareto_k)
 

@@ -102,7 +102,7 @@ class KLShaping(ABC):
     anneals: ClassVar[bool] = False
     """Whether the factors depend on the progress of training."""
     measures_kl: ClassVar[bool] = False
-    """Whether the factors depend on the KL: then it is not for a guide that is a point."""
+    """Whether the factors depend on the KL, which a guide that is a point does not have."""
 
     @abstractmethod
     def factors(self, kl: GroupKL, progress: float) -> GroupKL:

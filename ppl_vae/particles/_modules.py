@@ -62,7 +62,7 @@ class ProgramModules:
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """Name to tensor, each once: of modules, then of ``pyro.param`` statements."""
+        """Name to tensor, each once, of modules and then of ``pyro.param`` statements."""
         named: dict[str, Tensor] = {}
         owners = [root for root in self.roots if any(True for _ in root.parameters())]
         for index, root in enumerate(owners):

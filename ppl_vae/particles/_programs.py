@@ -109,7 +109,7 @@ class Programs:
 
     @property
     def num_dims(self) -> int:
-        """Dimensions of a site's log-density: the particles, all plates."""
+        """Number of dimensions of a site's log-density, one for the particles and one a plate."""
         return self.max_plate_nesting + 1
 
     def run_model(

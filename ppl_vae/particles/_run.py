@@ -61,7 +61,7 @@ class SiteRun:
 
     @property
     def observed(self) -> dict[str, Tensor]:
-        """Observed site name to its value (of a simulated run: drawn)."""
+        """Observed site name to its value, which a simulated run has drawn."""
         return {name: s["value"] for name, s in self.sites.items() if s["is_observed"]}
 
     @property

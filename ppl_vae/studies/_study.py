@@ -73,8 +73,8 @@ def run_study(
         progress: Show how far all cells are.
 
     Returns:
-        The results, which are in the folder too: ``results.parquet``, ``cells.parquet``,
-        ``histories.parquet``, ``results.nc`` and ``comparison.json``.
+        The results. The folder holds them as ``results.parquet``, ``cells.parquet``,
+        ``histories.parquet``, ``results.nc`` and ``comparison.json`` too.
 
     Raises:
         ValueError: If the folder holds another study, or arms have other data to be evaluated on.

@@ -80,7 +80,7 @@ def check_evidence(
     CPU, and about 20 calls, of which two or more are for half of the replicates at once.
 
     Args:
-        estimator: Callable as :class:`~ppl_vae.ImportanceSampling` is.
+        estimator: Callable as :class:`~ppl_vae.evidence.ImportanceSampling` is.
         replicates: Estimates of one log p(x), from which means and spread are taken.
         unbiased_exp: Whether a bound claims that its exponential is unbiased, as importance
             sampling and annealing do; without it, what is tested is its side alone.

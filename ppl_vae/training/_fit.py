@@ -38,7 +38,7 @@ class FitResult:
 
     @property
     def kept_epoch(self) -> int:
-        """The epoch whose parameters the model holds: the best validated one, else the last."""
+        """Epoch whose parameters the model holds, the best validated one or else the last."""
         return self.history.best_epoch or len(self.history)
 
 

@@ -55,7 +55,7 @@ class Sandwich(Result):
 
     @property
     def gap(self) -> float:
-        """Mean of upper - lower over the data, in nats: bounds the mean error of either side."""
+        """Mean of upper - lower over the data, in nats; it bounds the mean error of either side."""
         return self.upper.mean - self.lower.mean
 
     @property
