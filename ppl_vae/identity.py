@@ -99,7 +99,7 @@ class Identity:
         parameters: Hash of the parameters and buffers that were evaluated.
         rows: Hash of the data, in their order.
         settings: The estimator or the diagnosis with all its settings, in words.
-        seed: Of the draws; None where they came from the caller's random state.
+        seed: Seed of the draws; None where they came from the caller's random state.
         chunk_rows: Particles times data computed at once. The streams of random numbers follow from
             it and the seed; None where no draws are cut into chunks.
         device: Type of the device, such as "cpu".

@@ -67,10 +67,10 @@ def impute(
             :class:`~ppl_vae.likelihoods.TableDecoder` do.
         x: Rows, NaN for missing cells.
         num_draws: Complete data sets wanted.
-        num_particles: K.
+        num_particles: Number of particles K.
         columns: What the columns of a table are; none: all are numbers.
         device: Where to compute; the data's device if not given.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: If a number is less than 1, or there are no data.

@@ -50,7 +50,7 @@ def refine(
             gradient has little noise near the optimum.
         steps: Updates; 0 gives the guide as it is.
         learning_rate: Adam's at the start, in units of the latents and of log scale.
-        seed: Of the draws; ``None`` uses the caller's random state.
+        seed: Seed of the draws; ``None`` uses the caller's random state.
 
     Returns:
         A Pyro guide for this batch, and no other.

@@ -131,7 +131,7 @@ class RunningWeights:
         most: Particles that will be added, at the most. Of more, the tail is that of fewer.
 
     Attributes:
-        num_particles: K, added so far.
+        num_particles: Number of particles K, added so far.
         precision: Relative rounding of the log-weights, by the least precise of their types.
     """
 

@@ -103,12 +103,12 @@ def particles_to_datatree(
         model: Pyro model with its data plate at dim -1.
         guide: Pyro guide over the same latents.
         x: The data, shape ``(num_data, *event)``.
-        num_particles: K, draws per datum over all chains.
+        num_particles: Number of particles K, draws per datum over all chains.
         chains: How many chains the independent draws are cut into; divides num_particles.
         resample: Draw anew with the weights.
         groups: Names of further groups; the first two are of posterior draws and need ``resample``.
         device: Where to compute; the data's device if not given.
-        seed: Of the draws; ``None`` uses the caller's random state.
+        seed: Seed of the draws; ``None`` uses the caller's random state.
         datum_names: Coordinates of the data; 0, 1, ... if not given.
 
     Raises:

@@ -61,6 +61,7 @@ class Command(click.Command):
             if isinstance(group, SettingOptions):
                 names = [str(option.name) for option in group.options]
                 ctx.params[group.into] = {name: ctx.params.pop(name) for name in names}
+                import_classes_of(ctx.params[group.into])
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -242,8 +243,6 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_of(values: Mapping[str, Any]) -> Any:
     """The settings of a run, checked: a ``RunConfig``."""
-    # Whoever types a class, or has it in a file of settings, wants it imported.
-    import_from_here()
     source = click.get_current_context().get_parameter_source
     limits = pv.training.LIMITS
     here = [name for name in limits if source(name) == ParameterSource.COMMANDLINE]
@@ -256,6 +255,16 @@ def config_of(values: Mapping[str, Any]) -> Any:
     }
     kept = {name: value for name, value in values.items() if name not in left_out}
     return pv.runs.RunConfig.of(**{**kept, **files})
+
+
+def import_classes_of(values: Mapping[str, Any]) -> None:
+    """Let the classes that options name be found: whoever types one wants it imported."""
+    kinds = pv.registry.KINDS
+    for name in kinds.keys() & values.keys():
+        for value in values[name] if isinstance(values[name], list | tuple) else [values[name]]:
+            spec = value.partition("+")[0] if isinstance(value, str) else value
+            if kinds[name].outside_class(spec):
+                import_from_here()
 
 
 def import_from_here() -> None:

@@ -165,7 +165,7 @@ def bound_against_particles(
         num_particles: The K, 4 or more of them.
         replicates: Independent sets of max K draws per datum.
         device: Where to compute; the data's device if not given.
-        seed: Of the draws; ``None`` uses the caller's random state.
+        seed: Seed of the draws; ``None`` uses the caller's random state.
 
     Raises:
         ValueError: If there are fewer than 4 different K, 2 data or 2 replicates, or fewer data and

@@ -224,7 +224,7 @@ def simulation_based_calibration(
         num_draws: L.
         false_alarm: Probability that a calibrated guide has any finding.
         device: Where to compute; the device of x if not given.
-        seed: Of the draws; ``None`` uses the caller's random state.
+        seed: Seed of the draws; ``None`` uses the caller's random state.
 
     Raises:
         ValueError: If there are too few simulations or draws to test, or the model does not observe

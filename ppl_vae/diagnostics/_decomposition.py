@@ -78,7 +78,7 @@ class Decomposition(Result):
         active_units: Site name to the number of dimensions whose activity exceeds the threshold.
         threshold: The activity above which a unit counts as active.
         num_data: N.
-        num_particles: K, draws per datum.
+        num_particles: Number of particles K, draws per datum.
         point: Whether the guide is a point: elbo is then log p(x, z) there and no bound, and kl is
             -log p(z).
         identity: What it was computed from.
@@ -183,10 +183,10 @@ def decompose(
         model: Pyro model with its data plate at dim -1.
         guide: Pyro guide over the same latents.
         x: The data, shape ``(num_data, *event)``.
-        num_particles: K.
+        num_particles: Number of particles K.
         batch_size: Data handled at once. Another size draws other particles.
         device: Where to compute; the data's device if not given.
-        seed: Of the draws and the bootstrap; ``None`` uses the caller's random state.
+        seed: Seed of the draws and the bootstrap; ``None`` uses the caller's random state.
         threshold: Activity above which a unit is active.
 
     Raises:

@@ -235,7 +235,7 @@ def inference_gap(
         log_evidence: log p(x) of the same data: exact, or the best estimate there is.
         settings: How q* is found, in which families, and how bounds are estimated.
         device: Where to compute; the data's device if not given.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: If the evidence is of another number of data, there are fewer than 2 data, or

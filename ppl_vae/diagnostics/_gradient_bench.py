@@ -33,7 +33,7 @@ class GroupGradient:
 
     Attributes:
         objective: Its name without K.
-        num_particles: K, draws per datum.
+        num_particles: Number of particles K, draws per datum.
         group: theta (the model's parameters) or phi (the guide's).
         replicates: Independent gradients that were taken.
         signal_to_noise: Median over coordinates of the absolute mean / standard deviation.

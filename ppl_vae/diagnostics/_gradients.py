@@ -149,7 +149,7 @@ def linear_gaussian_bench(
         objectives: Objectives, or name to the objectives with different K that go by the name.
         problem: Model, guide, parameters and data; near the optimum if not given.
         replicates: R, at least 2; or R and the R' of the references.
-        seed: Of the draws and the bootstrap.
+        seed: Seed of the draws and the bootstrap.
 
     Raises:
         ValueError: If there is no objective or fewer than 2 replicates.

@@ -91,7 +91,7 @@ class RateDistortion(Result):
         guide_distortion: Of the guide's code, ``E_q[-log p(x|z)]``, mean over the data; None
             without a guide.
         guide_rate: KL(q(z|x), p(z)), mean over the data; None without a guide.
-        num_chains: K.
+        num_chains: Number of chains K.
         num_temperatures: Steps from b = 0 to the largest.
         identity: What it was computed from.
     """

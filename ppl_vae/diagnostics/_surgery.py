@@ -133,10 +133,10 @@ def elbo_surgery(
         model: Pyro model with its data plate at dim -1.
         guide: Pyro guide over the same latents.
         x: The data, shape ``(num_data, *event)``: all that the guide is to be averaged over.
-        num_particles: K.
+        num_particles: Number of particles K.
         batch_size: Data handled at once. Another size draws other particles.
         device: Where to compute; the data's device if not given.
-        seed: Of the draws; ``None`` uses the caller's random state.
+        seed: Seed of the draws; ``None`` uses the caller's random state.
 
     Raises:
         ValueError: If there are no data, fewer than 2 particles (no error), or the guide is a

@@ -195,7 +195,7 @@ class ChunkedEstimator(ABC):
                 ``TensorDataset`` or :class:`~ppl_vae.data.Rows`, of any type that the model's
                 holds without loss.
             device: Where to compute; where the modules are, or else the data, if not given.
-            seed: Of the draws; ``None`` uses the caller's random state. Which draws are made
+            seed: Seed of the draws; ``None`` uses the caller's random state. Which draws are made
                 follows from it and from ``rows`` alone.
             progress: Show a progress bar on the terminal.
             checkpoint: File to which what is finished is written every few seconds, and when the

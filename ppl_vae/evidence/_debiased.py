@@ -41,8 +41,8 @@ class Jackknife(ChunkedEstimator):
     decoder evaluations per datum.
 
     Args:
-        num_particles: K, split into 16 blocks; at least 32.
-        order: m, 1 to 3.
+        num_particles: Number of particles K, split into 16 blocks; at least 32.
+        order: Order m, 1 to 3.
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
@@ -139,7 +139,7 @@ class SUMO(ChunkedEstimator):
 
     Args:
         replicates: R, at least 2.
-        first: m, particles before the series starts; more make it cheaper to be exact.
+        first: Number m of particles before the series starts; more make it cheaper to be exact.
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
@@ -225,7 +225,7 @@ def sumo_series(
     Args:
         log_weight: At least ``sum(lengths + first + 1)`` of them.
         lengths: N of each replicate, shape (replicates,).
-        first: m.
+        first: Number m of particles before the series.
     """
     needed = lengths + first + 1
     starts = needed.cumsum(0) - needed

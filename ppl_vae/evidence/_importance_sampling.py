@@ -39,7 +39,7 @@ class ImportanceSampling(ChunkedEstimator):
     every weight has mean p(x), and all of the above stands.
 
     Args:
-        num_particles: K.
+        num_particles: Number of particles K.
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
@@ -100,7 +100,7 @@ class ParetoSmoothed(ChunkedEstimator):
     Costs K decoder evaluations per datum, in memory that grows with the root of K.
 
     Args:
-        num_particles: K, at least 100.
+        num_particles: Number of particles K, at least 100.
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.
@@ -156,8 +156,9 @@ class DefensiveSampling(ChunkedEstimator):
     decoder evaluations per datum.
 
     Args:
-        num_particles: K.
-        prior_share: a, between 0 and 1; at least 2 particles come from each part.
+        num_particles: Number of particles K.
+        prior_share: Share a of the prior, between 0 and 1; at least 2 particles come from
+            each part.
         refine: How to refine the guide beforehand, such as Refinement() or
             LaplaceApproximation(); None: not at all.
         rows: Particles times data decoded at once; by default what suits the device.

@@ -56,7 +56,7 @@ def laplace_guide(
         steps: Most Newton steps.
         starts: Ascents for each datum.
         stretch: s, a factor on standard deviations.
-        seed: Of the draws to start from; ``None`` uses the caller's random state.
+        seed: Seed of the draws to start from; ``None`` uses the caller's random state.
 
     Returns:
         A Pyro guide for this batch, and no other.

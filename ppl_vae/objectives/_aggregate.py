@@ -41,7 +41,7 @@ class MMD(AggregateObjective):
     datum.
 
     Args:
-        num_particles: K.
+        num_particles: Number of particles K.
         weight: Of MMD^2, in nats.
 
     References:
@@ -79,7 +79,7 @@ class InfoVAE(AggregateObjective):
     and weight = 1 is the ELBO, alpha = 1 is :class:`MMD`. Costs K decoder evaluations per datum.
 
     Args:
-        num_particles: K.
+        num_particles: Number of particles K.
         alpha: At most 1.
         weight: lambda, at least 1 - alpha.
 
@@ -178,7 +178,7 @@ class BetaTC(AggregateObjective):
     q.
 
     Args:
-        num_particles: K.
+        num_particles: Number of particles K.
         beta: Of the total correlation.
         alpha: Of the index-code mutual information.
         gamma: Of the dimension-wise KL.

@@ -99,7 +99,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
     ``objective(model, guide)(x)``.
 
     Args:
-        num_particles: K, draws of the latents per datum.
+        num_particles: Number of particles K, draws of the latents per datum.
 
     Raises:
         ValueError: If num_particles is not a positive whole number.

@@ -28,7 +28,7 @@ class Renyi(Objective):
     that expectation. Costs K decoder evaluations per datum.
 
     Args:
-        num_particles: K.
+        num_particles: Number of particles K.
         alpha: Order, any finite number.
 
     References:
@@ -102,7 +102,7 @@ class CUBO(Objective):
     without bias. Costs K decoder evaluations per datum, and one more backward pass.
 
     Args:
-        num_particles: K.
+        num_particles: Number of particles K.
         order: n, at least 1.
         log_reference: A rough log p(x) in nats, the same for all data, or None.
 
@@ -212,7 +212,7 @@ class TVO(Objective):
     With ``side="right"`` phi descends (an upper bound is to be made small) and theta ascends.
 
     Args:
-        num_particles: K.
+        num_particles: Number of particles K.
         num_terms: S, terms of the sum.
         partition: ``log`` (b_1 = smallest, then a constant ratio), ``linear``, or ``moment``
             (equal steps of E[log w], found from the batch).

@@ -17,7 +17,7 @@ class KLObjective(Objective):
     """An objective with KL terms of its own, which a shaping may weigh in the gradient.
 
     Args:
-        num_particles: K.
+        num_particles: Number of particles K.
         kl: Shapes the KL terms of the gradient; the reported bound stays the ELBO.
     """
 

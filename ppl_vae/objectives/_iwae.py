@@ -98,7 +98,7 @@ class CIWAE(Objective):
     unbiased. Costs K decoder evaluations.
 
     Args:
-        num_particles: K.
+        num_particles: Number of particles K.
         beta: Share of the ELBO, from 0 to 1.
 
     References:

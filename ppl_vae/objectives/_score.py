@@ -93,7 +93,7 @@ class RWS(ImportanceWeighted):
     decoder evaluations per datum, none differentiated to z; sleep K more and K encoder evaluations.
 
     Args:
-        num_particles: K.
+        num_particles: Number of particles K.
         phi: ``wake``, ``sleep``, or ``both``: the mean of the two.
 
     References:

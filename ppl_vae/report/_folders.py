@@ -30,7 +30,12 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
         run: A trained run.
         count: Columns of the pictures.
         seed: Seed of the draws.
+
+    Raises:
+        ValueError: If count is not between 1 and 100.
     """
+    if not 1 <= count <= 100:
+        raise ValueError(f"count must be between 1 and 100 columns, got {count}.")
     data = run.rows("test", count).x.to(run.device)
     with seeded(seed, Stream.SAMPLING), torch.no_grad():
         prior_means = run.vae.generate(count * 5).mean.cpu()

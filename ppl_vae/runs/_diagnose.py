@@ -52,6 +52,9 @@ class DiagnosisSettings:
         chains: Chains of the curve's annealing, for each datum.
         flow: Find a flow for each datum too, to see what the normal's shape costs; takes zuko and
             some minutes.
+
+    Raises:
+        ValueError: If a number is too small.
     """
 
     particles: int = 5000
@@ -59,6 +62,12 @@ class DiagnosisSettings:
     temperatures: int = 500
     chains: int = 16
     flow: bool = False
+
+    def __post_init__(self) -> None:
+        least = {"particles": 2, "rate_data": 0, "temperatures": 2, "chains": 1}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be {smallest} or more, got {getattr(self, name)}.")
 
 
 @final
@@ -157,7 +166,7 @@ def diagnose_run(
         limit: At most so many of them, a fixed random subset.
         file: A file of other rows, in place of a split. Training data that are not there leave out
             what is against them.
-        seed: Of the draws.
+        seed: Seed of the draws.
         report: Is called with a line for each result.
 
     Raises:
@@ -175,9 +184,10 @@ def diagnose_run(
             f"a diagnosis needs 2 data and particles >= 2 for standard errors, got {len(data)} "
             f"{split if file is None else file} data and particles={settings.particles}."
         )
+    rates = run.rows(split, settings.rate_data, file) if settings.rate_data else None
     work = _Work(
         run=run,
-        rows={"data": data, "train": train, "rates": run.rows(split, settings.rate_data, file)},
+        rows={"data": data, "train": train, "rates": rates},
         settings=settings,
         refinement=_refinement_of(run, data.x),
         seed=seed,

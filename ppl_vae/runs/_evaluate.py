@@ -49,9 +49,9 @@ def evaluate_run(
         run: A trained run; workers of an engine must see its folder under the same name.
         estimator: Of log p(x).
         split: The data to evaluate on.
-        limit: Only so many of them, a fixed random subset.
+        limit: At most so many of them, a fixed random subset.
         file: A file of other rows, in place of a split.
-        seed: Of the draws.
+        seed: Seed of the draws.
         progress: Show a progress bar.
         engine: What runs the shards, on the device that it grants them; None: this process.
 

@@ -102,8 +102,11 @@ class Run:
 
         Raises:
             FileNotFoundError: If the data or the file are not there.
-            ValueError: If rows of the file are not such as the model was trained on.
+            ValueError: If rows of the file are not such as the model was trained on, or limit is
+                less than 1.
         """
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be 1 or more rows, got {limit}.")
         if file is None:
             data: Tensor = getattr(self.dataset, split)
             source = Source(self.data.name, split)
@@ -122,7 +125,7 @@ class Run:
         Args:
             settings: What is computed, and how, in words.
             rows: The data.
-            seed: Of the draws.
+            seed: Seed of the draws.
         """
         programs = Programs(self.vae.model, self.vae.guide)
         with evaluation(programs, rows, ChunkSize(1, of_draws=False), device=self.device) as look:

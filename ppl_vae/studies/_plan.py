@@ -116,7 +116,7 @@ class CellPlan:
         measures: What is measured of it beside log p(x).
         methods: Of estimating log p(x).
         split: The data to evaluate on.
-        limit: Only so many of them.
+        limit: At most so many of them.
         shards: Parts that the evaluation is cut in.
     """
 

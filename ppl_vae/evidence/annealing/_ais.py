@@ -72,7 +72,7 @@ class AnnealedEstimator(ABC):
                 where it plays no part.
             x: The data, shape ``(num_data, *event)``.
             device: Where to compute; the data's device if not given.
-            seed: Of the draws; ``None`` uses the caller's random state.
+            seed: Seed of the draws; ``None`` uses the caller's random state.
             progress: Show a progress bar on the terminal.
             checkpoint: File to which finished chunks of data are written every few seconds. Where
                 it is there already, the run goes on from it, to the same numbers.
@@ -127,15 +127,15 @@ class AnnealedImportanceSampling(AnnealedEstimator):
     not grow with the number of data or of temperatures.
 
     Args:
-        num_temperatures: T.
-        num_chains: K.
-        leapfrog_steps: L, of each transition.
-        start: f_0: ``prior`` or ``guide``.
+        num_temperatures: Number of temperatures T.
+        num_chains: Number of chains K.
+        leapfrog_steps: Leapfrog steps L of each transition.
+        start: Start f_0 of the path: ``prior`` or ``guide``.
         spacing: ``linear``; ``sigmoidal``, dense at both ends; ``adaptive``: for each datum, such
             that the conditional effective sample size is the same at all steps.
         target_acceptance: Mean probability of acceptance that the pilot run tunes step sizes to.
-        refreshment: a in (0, 1]: before each trajectory the momentum r becomes ``sqrt(1 - a^2) r +
-            a * noise``; 1 draws it anew.
+        refreshment: Refreshment a in (0, 1]: before each trajectory the momentum r becomes
+            ``sqrt(1 - a^2) r + a * noise``; 1 draws it anew.
         mass: ``unit``; or ``guide``: diagonal, by the spread of draws from the start and the guide.
         gap: Width in nats of a sandwich found with these settings on simulated data, which results
             are to carry.

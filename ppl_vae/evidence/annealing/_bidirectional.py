@@ -147,7 +147,7 @@ class BidirectionalMonteCarlo:
             guide: Pyro guide over the same latents.
             x: One or more data; only the shape and type of the first are used.
             device: Where to compute; the example's device if not given.
-            seed: Of all draws; ``None`` uses the caller's random state.
+            seed: Seed of all draws; ``None`` uses the caller's random state.
             progress: Show a progress bar on the terminal.
 
         Raises:

@@ -136,7 +136,7 @@ class HamiltonianTransition:
     with its momentum reversed. Costs L gradient evaluations.
 
     Args:
-        leapfrog_steps: L.
+        leapfrog_steps: Leapfrog steps L.
         refreshment: a; 1 draws a new momentum every time.
 
     References:

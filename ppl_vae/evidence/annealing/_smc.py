@@ -40,7 +40,7 @@ class SequentialMonteCarlo(AnnealedEstimator):
 
     Args:
         annealing: The path, its transitions and the number of chains, all groups together.
-        num_groups: G; divides the number of chains into groups of 2 or more.
+        num_groups: Number of groups G; divides the number of chains into groups of 2 or more.
         threshold: Fraction of a group's size below which its effective sample size makes it
             resample; 0 never does (annealed importance sampling), 1 practically always.
 

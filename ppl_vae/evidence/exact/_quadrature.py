@@ -105,7 +105,7 @@ class Quadrature:
             guide: Pyro guide over the same latents; it only says where to start, and may be None.
             x: The data, shape ``(num_data, *event)``.
             device: Where to compute; the data's device if not given.
-            seed: Of the draws to start from; ``None`` uses the caller's random state.
+            seed: Seed of the draws to start from; ``None`` uses the caller's random state.
             progress: Show a progress bar on the terminal.
 
         Raises:
