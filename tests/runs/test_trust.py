@@ -179,6 +179,33 @@ def test_trust_takes_a_class_of_others_and_what_is_typed_needs_none(tmp_path, mo
     assert type(open_run(tmp_path / "run", trust=True).vae.prior).__name__ == "Mine"
 
 
+def test_modules_here_are_found_only_where_a_class_is_typed(stranger):
+    small = ["--epochs", "1", "--hidden", "8", "--latent", "2", "--batch-size", "500"]
+    main(["fit", *small, "--device", "cpu", "--out", "plain"])
+    assert str(stranger) not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["evaluate", ".", "--limit", "0"], "limit must be 1 or more rows, got 0"),
+        (["evaluate", ".", "--limit", "-3"], "limit must be 1 or more rows, got -3"),
+        (["diagnose", ".", "--rate-data", "-1"], "must be 0 or more, got -1"),
+        (["diagnose", ".", "--chains", "0"], "must be 1 or more, got 0"),
+        (["sample", ".", "--count", "0"], "must be between 1 and 100 columns, got 0"),
+        (["sample", ".", "--count", "-2"], "must be between 1 and 100 columns, got -2"),
+    ],
+    ids=lambda value: " ".join(value[:1] + value[2:]) if isinstance(value, list) else "",
+)
+@pytest.mark.usefixtures("stranger")
+def test_numbers_that_are_too_small_are_refused_in_one_line(command, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
 @pytest.mark.parametrize("name", NOT_CLASSES)
 def test_what_is_trusted_is_still_of_the_part_s_own_type(name):
     with pytest.raises(ValueError, match=r"prior '.*' is (a|no) |has no attribute"):
