@@ -27,7 +27,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _MANY = 12
 """Names of a kind that help lists; of more it shows the first half, and where the others are."""
 _NONE = re.compile(r"[;.,] None: (.*?)\.?$")
-"""What a documented text says of None: the default in words."""
+"""Default in words, as a documented text gives it after ``None:``."""
 _METAVARS = {
     int: "N", float: "X", str: "TEXT", Path: "PATH", PathLike: "PATH", Mapping: "NAME=TEXT,...",
 }  # fmt: skip
