@@ -24,7 +24,7 @@ _SEAL = "sha256"
 @final
 @dataclass(frozen=True)
 class Stored:
-    """Content of a file.
+    """Content of a file in the package's format.
 
     Attributes:
         tensors: Group to name to tensor; read, on the CPU.
@@ -47,6 +47,7 @@ class Stored:
             OSError: If it cannot be written; an earlier file stays whole.
         """
         tensors = {
+            # Cloned: safetensors refuses tensors that share memory, as tied parameters do.
             f"{group}/{name}": value.detach().cpu().contiguous().clone()
             for group, named in self.tensors.items()
             for name, value in named.items()
@@ -56,6 +57,7 @@ class Stored:
             "identity": json.dumps(self.identity),
             "record": json.dumps(self.record),
         }
+        # The file's own format checks shapes and sizes, not values: a flipped bit would be read.
         metadata[_SEAL] = _digest(tensors, metadata)
         write_atomically(path, safetensors.torch.save(tensors, metadata))
 
@@ -81,6 +83,7 @@ class Stored:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(f"{path} is damaged or no {what} ({error}): {remedy}.") from error
+        # Before the hash: a file of another version is named as such, not as damaged.
         if metadata.get("format") != kind:
             raise ValueError(
                 f"{path} has format {metadata.get('format')!r}, expected {kind!r}: {remedy}."
@@ -89,6 +92,7 @@ class Stored:
             raise ValueError(f"{path} is not as it was written (SHA-256 differs): {remedy}.")
         groups: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
+            # At the first slash only: names may contain slashes, groups do not.
             group, name = key.split("/", 1)
             groups.setdefault(group, {})[name] = value
         return cls(groups, json.loads(metadata["record"]), json.loads(metadata["identity"]))

@@ -61,6 +61,7 @@ class History:
     def best_epoch(self) -> int | None:
         """The epoch with the highest validation bound; None without validation."""
         scores = {r.epoch: r.validation for r in self.records if r.validation is not None}
+        # Of epochs with equal scores, max takes the earliest.
         return max(scores, key=scores.__getitem__) if scores else None
 
     def column(self, name: str) -> list[float | None]:
@@ -99,6 +100,7 @@ class History:
         Raises:
             ValueError: If a column is missing or an entry is no number; names the line.
         """
+        # The file grows by appending, so that only its last line can be incomplete.
         finished = text[: text.rfind("\n") + 1]
         rows = csv.DictReader(io.StringIO(finished, newline=""))
         return cls([_record(row, number) for number, row in enumerate(rows, 2)])
