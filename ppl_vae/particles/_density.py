@@ -199,6 +199,7 @@ class _LatentSite:
                 "log p(x) by ImportanceSampling, or sum the site out by enumeration."
             )
         transform = _bijection(name, prior.support)
+        # The shape is that of the unconstrained values, of which a simplex has one less.
         free = value if transform is None else transform.inv(value)
         return cls(transform, free.movedim(data_dim, 1).shape, data_dim)
 

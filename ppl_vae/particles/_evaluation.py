@@ -236,7 +236,9 @@ def evaluation(
     nesting = max(programs.max_plate_nesting, modules.max_plate_nesting)
     programs = replace(programs, max_plate_nesting=nesting)
     with modules.evaluating():
+        # The checks take no draws from the stream of the estimate and none of its evaluations.
         with seeded(0), torch.no_grad(), count_evaluations():
+            # No more rows at once than a chunk has.
             count = max(1, min(_CHECKED_PARTICLES, chunk // at_once))
             first = checked(programs, ran.batch, count, what)
         yield Evaluation(programs, rows, target, size, chunk, modules, first, given.source)

@@ -91,6 +91,7 @@ class OffsetGuide:
     def rows(self, index: slice | Tensor) -> "OffsetGuide":
         """The guide for the data ``x[index]`` alone."""
         offsets = {name: offset.rows(index) for name, offset in self.offsets.items()}
+        # Counted by indexing, which serves slices, indices and masks alike.
         return OffsetGuide(self.guide, offsets, len(torch.arange(self.num_data)[index]))
 
     def detach(self) -> "OffsetGuide":
@@ -112,6 +113,7 @@ def zero_offsets(guide: Program, x: Shaped[Tensor, "batch *event"]) -> OffsetGui
         guide(x)
     offsets = {}
     for name, site in recorder.sites.items():
+        # Elements of an expanded tensor share memory; the clones below are leaves with their own.
         zeros = torch.zeros_like(_base(site).loc).expand(site.batch_shape + site.event_shape)
         loc_offset, log_scale_offset = (zeros.clone().requires_grad_() for _ in range(2))
         offsets[name] = Offset(loc_offset, log_scale_offset, len(site.event_shape))
@@ -252,6 +254,7 @@ def _average(programs: Programs, runs: Iterable[SiteRun], num_data: int) -> Aggr
     joint, marginals = [], []
     for ran in runs:
         total: Any = sum(log_densities(ran, programs.num_dims).values())
+        # In double: terms of a sum over all N data span many orders of magnitude.
         joint.append(torch.logsumexp(total.double(), 1))
         by_dimension = _by_dimension(ran, programs.num_dims)
         if by_dimension is not None:

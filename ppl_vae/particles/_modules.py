@@ -68,6 +68,7 @@ class ProgramModules:
         for index, root in enumerate(owners):
             prefix = "" if len(owners) == 1 else f"{index}."
             named.update({prefix + name: value for name, value in root.named_parameters()})
+        # A tied parameter has several names; the first one stands.
         unique: dict[int, tuple[str, Tensor]] = {}
         for name, value in {**named, **self.params}.items():
             unique.setdefault(id(value), (name, value))
@@ -78,6 +79,7 @@ class ProgramModules:
         """Name to tensor of the persistent buffers, as batch norm has them."""
         buffers: dict[str, Tensor] = {}
         for index, root in enumerate(self.roots):
+            # The state has a tied parameter under each of its names.
             parameters = dict(root.named_parameters(remove_duplicate=False))
             for name, value in root.state_dict(keep_vars=True).items():
                 if name not in parameters and isinstance(value, Tensor):
@@ -181,6 +183,7 @@ class SeenModules:
         thread = threading.get_ident()
 
         def see(module: nn.Module, args: Any) -> None:
+            # The hook is on the modules of all threads.
             if threading.get_ident() != thread:
                 return
             _require_width(module, args)

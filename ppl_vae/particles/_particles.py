@@ -26,6 +26,7 @@ class EvaluationCount:
     rows: int = 0
 
 
+# By context, so that threads count apart.
 _COUNT: ContextVar[EvaluationCount | None] = ContextVar("evaluations", default=None)
 
 
@@ -101,6 +102,7 @@ class NonFiniteDensityError(ValueError):
     """
 
     def __init__(self, value: float, site: str, datum: int) -> None:
+        # All arguments are handed on: pickling makes an exception again from them.
         super().__init__(value, site, datum)
         self.value, self.site, self.datum = value, site, datum
 

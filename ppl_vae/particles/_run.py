@@ -220,6 +220,7 @@ class _SiteRecorder(Messenger):  # type: ignore[misc, unused-ignore]
                     "infer={'enumerate': ...} or config_enumerate, or use TraceEnum_ELBO of Pyro."
                 )
             if self._detach and not msg["is_observed"]:
+                # In the message, so that sites drawn given this one see no gradient either.
                 msg["value"] = msg["value"].detach()
             simulated = msg["infer"].get("_simulated", False)
             self.sites[name] = {**msg, "is_observed": msg["is_observed"] or simulated}
