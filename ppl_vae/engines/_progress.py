@@ -23,7 +23,7 @@ _FINISHED = ("done", "failed")
 @final
 @dataclass(frozen=True)
 class ProgressRow:
-    """How far a task is.
+    """Progress of a task.
 
     Attributes:
         name: The task's.
@@ -66,6 +66,7 @@ def showing_progress(
         while not stop.wait(every):
             view.draw()
 
+    # A daemon, so that a view that hangs keeps no process alive.
     thread = threading.Thread(target=draw_repeatedly, name="progress", daemon=True)
     view.draw()
     thread.start()
@@ -120,6 +121,7 @@ class _View:
         running = [row for row in rows if row.state == "running"]
         longest = max((len(row.name) for row in running), default=0)
         table = [_gauge(row, longest) for row in running]
+        # Lines above the top of the terminal cannot be drawn anew: the table must fit.
         more = len(table) - max(1, height - 3)
         if more > 0:
             table = [*table[:-more], f"... and {more} more"]
@@ -135,6 +137,7 @@ class _View:
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             postfix=states or None,
         )
+        # Cut, as a line that wraps counts as two and the cursor would go up too few.
         return [*(line[: width - 1] for line in table), str(summary)]
 
 

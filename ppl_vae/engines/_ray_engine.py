@@ -98,6 +98,7 @@ class _Flight:
         self.ray, self.request, self.retries = ray, request, retries
         self.sent: dict[Any, _Sent] = {}
         threads = max(1, int(request.cpus))
+        # Put once: it is the same for every task.
         self.around = ray.put(Surroundings(threads, gpus=request.gpus > 0))
         # Attempts are counted here: Ray would start tasks that want for memory again for ever.
         options = {"num_cpus": request.cpus, "num_gpus": request.gpus, "max_retries": 0}
@@ -117,6 +118,8 @@ class _Flight:
                     more = False
                     continue
                 try:
+                    # Packed here: what cannot be packed is this task's failure, and no error of the
+                    # engine.
                     packed = self.ray.cloudpickle.dumps((task.function, task.arguments))
                 except Exception as error:
                     yield failed(task.name, error, attempts=0)
@@ -185,6 +188,7 @@ class _Flight:
         for reference in left:
             self.ray.cancel(reference)
         if left:
+            # A task that may end by itself frees its lock and keeps what it has done so far.
             _, left = self.ray.wait(left, num_returns=len(left), timeout=_GENTLE)
         for reference in left:
             self.ray.cancel(reference, force=True)

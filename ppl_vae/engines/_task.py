@@ -54,7 +54,7 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """Whatever runs tasks."""
+    """Protocol of engines, which run tasks."""
 
     def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """Run all tasks, and give the outcome of each as it finishes.
@@ -94,7 +94,7 @@ class InProcess:
 @final
 @dataclass(frozen=True)
 class Surroundings:
-    """What a worker takes over from the process that sends it tasks.
+    """Settings that a worker takes over from the process that sends it tasks.
 
     Attributes:
         threads: Of torch.
@@ -123,6 +123,7 @@ def perform_in_worker(name: str, packed: bytes, around: Surroundings, attempts: 
     def work() -> Any:
         sys.path.extend(entry for entry in around.search_path if entry not in sys.path)
         if not around.gpus:
+            # Before torch first asks for GPUs, after which the variable is not read any more.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if not around.folder.is_dir():
             raise FileNotFoundError(
@@ -142,6 +143,7 @@ def _perform(name: str, work: Callable[[], Any], threads: int | None, attempts: 
     with _torch_threads(threads):
         try:
             return Outcome(name, work(), attempts=attempts)
+        # SystemExit too: a task that calls sys.exit() must not end the worker or the study.
         except (Exception, SystemExit) as error:
             return failed(name, error, attempts)
 
@@ -160,6 +162,7 @@ def _torch_threads(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return
+    # Sums over threads differ in their last digits, so that the number is part of the result.
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -62,10 +62,12 @@ def evaluate_run(
     """
     rows = run.rows(split, limit, file)
     if engine is not None and not isinstance(estimator, Sharded):
+        # An engine runs shards only; one shard is the whole.
         estimator = Sharded(estimator, 1)
     device = run.device if engine is None else _device_of(engine, run)
     estimate = partial(estimator, run.vae.model, run.vae.guide, rows, device=run.device, seed=seed)
     identity = identity_of(estimate, _elsewhere(device, run))
+    # Looked up before the cost: nothing but the identity has been computed yet.
     if (kept := find_evaluation(run.folder, identity)) is not None:
         return kept
     if engine is not None and isinstance(estimator, Sharded):
@@ -75,13 +77,15 @@ def evaluate_run(
         unfinished["checkpoint"] = unfinished_file(run, identity)
     evidence = estimate(progress=progress, **unfinished)
     save_evaluation(evidence, file_of(run.folder, evidence), run)
+    # Only now: until the result is saved, the unfinished file is what a killed evaluation goes on
+    # from.
     for leftover in unfinished.values():
         leftover.unlink(missing_ok=True)
     return evidence
 
 
 def unfinished_file(run: Run, identity: Identity) -> Path:
-    """Where a computation keeps what it has done so far."""
+    """File in which a computation keeps what it has done so far."""
     return run.folder / f"unfinished-{key_of(identity)}.safetensors"
 
 
@@ -110,12 +114,12 @@ class _ShardTask:
 
     @property
     def result(self) -> Evidence | None:
-        """What a worker has kept; None if it has not finished."""
+        """Result that a worker has kept; None if it has not finished."""
         return find_evaluation(self.place, self.identity)
 
 
 def _device_of(engine: Engine, run: Run) -> torch.device:
-    """Where tasks compute: a worker on a cluster sees a GPU only if it was granted one."""
+    """Device of the tasks: a worker on a cluster sees a GPU only if it was granted one."""
     if isinstance(engine, RayEngine):
         return torch.device("cuda" if engine.gpus else "cpu")
     return run.device
@@ -145,7 +149,9 @@ def _evaluate_on(
         )
         for shard in estimator.parts(len(rows), seed)
     ]  # fmt: skip
+    # The folder of the shards is shared by name: a second process would remove it under the first.
     with exclusive(place / "lock", f"this evaluation of {run.folder}"):
+        # Rows go to workers by file, as they may be many and a task should be small.
         if not _rows_file(place).exists():
             Stored({"rows": {"x": rows.x}}, asdict(rows.source)).write(
                 _rows_file(place), _ROWS_FORMAT
@@ -159,6 +165,7 @@ def _evaluate_on(
             )
         evidence = estimator.join([each for each in results if each is not None], identity)
         save_evaluation(evidence, file_of(run.folder, evidence), run)
+        # After the joined result is saved, so that a kill costs no shard.
         shutil.rmtree(place)
     return evidence
 

@@ -37,7 +37,7 @@ def key_of(identity: Identity) -> str:
 
 
 def file_of(folder: Path, result: Result) -> Path:
-    """Where the store of a run keeps this result: ``evaluations/METHOD-KEY.nc``.
+    """File in which a run keeps this result: ``evaluations/METHOD-KEY.nc``.
 
     Raises:
         ValueError: If it does not say what it was computed from.
@@ -64,6 +64,8 @@ def find_evaluation(folder: Path, wanted: Identity) -> Evidence | None:
     rows = wanted.chunk_rows
     while True:
         identity = replace(wanted, chunk_rows=rows or None)
+        # By the key alone: densities may differ in their last digits from those that named the
+        # file.
         name = f"{_words(identity)}-{identity.key[:_DIGITS]}-*.nc"
         for path in sorted((folder / EVALUATIONS).glob(name)):
             evidence = load_evidence(path)
@@ -76,6 +78,8 @@ def find_evaluation(folder: Path, wanted: Identity) -> Evidence | None:
                 return evidence
         if not rows:
             return None
+        # As chunks are halved where memory runs out; draws follow from their size, so do
+        # identities.
         rows //= 2
 
 
@@ -115,7 +119,7 @@ class StoredEvaluation:
     foreign: bool = False
 
     def summary(self) -> dict[str, Any]:
-        """What it is and comes to, as plain values, for JSON."""
+        """File, identity and values as plain values, for JSON."""
         values = {} if self.evidence is None else self.evidence.summary()
         identity = None if self.identity is None else self.identity.to_dict()
         return {"file": str(self.path), "foreign": self.foreign, **values, "identity": identity}

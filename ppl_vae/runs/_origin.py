@@ -49,8 +49,10 @@ class DataSummary:
         """Summarise a data set."""
         train = dataset.train
         missing = train.isnan()
+        # Missing cells are put beyond every value: NaN would be the minimum of its column.
         low = train.masked_fill(missing, torch.inf).amin(0)
         high = train.masked_fill(missing, -torch.inf).amax(0)
+        # Of a column without values no range is left, but the two infinities.
         rows = torch.stack([low, high]).where(~missing.all(0), 0.0)
         if dataset.missing_share:
             rows = torch.cat([rows, rows[1:].where(~missing.any(0), torch.nan)])
@@ -200,6 +202,7 @@ def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunCon
     if isinstance(training.rate_at, Constant) and not objective.anneals:
         same_kind = before.training.budget.kind == training.budget.kind
         may_differ = {"epochs", *(LIMITS if same_kind else ())}
+    # Through JSON both ways, so that a tuple here equals the list that the file has.
     there, here = json.loads(json.dumps(before.values())), config.complete()
     other = [
         f"{name} {there.get(name)} there, {value} here"
