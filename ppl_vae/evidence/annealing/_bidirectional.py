@@ -158,6 +158,7 @@ class BidirectionalMonteCarlo:
         with call.open(programs, x, ChunkSize(1)) as example:
             first = example.x[:1].to(example.device)
             rows = first.expand(self.num_simulated, *first.shape[1:])
+            # From a stream of its own: annealings that are compared see the same data.
             with seeded(seed, Stream.SAMPLING):
                 latents, x = example.programs.simulate_data(rows)
             dim = example.programs.max_plate_nesting

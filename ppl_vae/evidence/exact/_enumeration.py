@@ -146,7 +146,7 @@ class SiteStates:
 
     @classmethod
     def of(cls, name: str, prior: Any, value: Tensor, num_plates: int) -> "SiteStates":
-        """Of a site of which one draw, ``(1, *plates, 1, *event)``, is seen.
+        """Make the states of a site from one draw, ``(1, *plates, 1, *event)``.
 
         Raises:
             ValueError: If the site is not discrete and finite.
@@ -190,7 +190,7 @@ class States:
 
     @classmethod
     def of(cls, modelled: SiteRun, num_plates: int) -> "States":
-        """Of a model that has run once, on one datum."""
+        """Make the states of a model that has run once, on one datum."""
         return cls(
             {
                 name: SiteStates.of(name, modelled.sites[name]["fn"], value, num_plates)
