@@ -210,7 +210,7 @@ class _Pass(NamedTuple):
     log_volume: Tensor
     has_graph: bool
     version: int
-    """How often z had been changed in place."""
+    """Number of changes of z in place, as torch counts them."""
 
     def serves(self, z: Tensor) -> bool:
         """Whether z is the draw, unchanged, with the graph that is wanted of it."""

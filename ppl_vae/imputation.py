@@ -118,6 +118,7 @@ def _impute(
     complete = vae.decoder(z[chosen, torch.arange(len(x), device=x.device)]).sample().to(x)
     missing = x.isnan()
     draws = torch.where(missing, complete, x)
+    # The mean of means under the weights: less noise than the mean of the draws.
     mean = (weights.to(x).unsqueeze(-1) * vae.decoder(z).mean.to(x)).sum(0)
     coded = [place for place, column in enumerate(columns) if column.kind in CODED]
     # A mean of codes is no code.

@@ -138,6 +138,7 @@ class LogPartition:
 def smaller_layer(couplings: Couplings) -> Couplings:
     """The same machine with its smaller layer as the visible one."""
     visible, hidden, weight = couplings
+    # The sum is over 2^units states of the visible layer.
     return couplings if len(visible) <= len(hidden) else Couplings(hidden, visible, weight.mT)
 
 
@@ -220,6 +221,7 @@ def annealed_from_both_sides(
     drawn = couplings.sweep(z[chosen])
     path = _Path.from_draws(couplings, drawn)
     second, _ = path.forward(len(start), temperatures)
+    # Pooled by their weights: both estimate Z without bias.
     value, error = _mean_and_error(torch.cat([first, second]))
     upper = -_mean_and_error(path.backward(drawn, temperatures))[0]
     estimates = torch.stack([_mean_and_error(first)[0], _mean_and_error(second)[0], upper])

@@ -12,6 +12,7 @@ from torch import Size, Tensor
 
 def in_double(x: Tensor) -> Tensor:
     """``x`` in double precision, where the device has it."""
+    # Apple's GPUs have no double precision.
     return x if x.device.type == "mps" else x.double()
 
 

@@ -166,6 +166,7 @@ def feature_log_prob(
     """
     take: Callable[[Tensor], Tensor] | None = getattr(distribution, "feature_log_prob", None)
     if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
+        # A base with an event of its own has no density for each feature.
         take = None if distribution.base_dist.event_shape else distribution.base_dist.log_prob
     if take is not None:
         return take(value)
@@ -261,6 +262,7 @@ class Observed(TorchDistribution):  # type: ignore[misc, unused-ignore]
         self, value: Float[Tensor, "*batch features"]
     ) -> Float[Tensor, "*shape features"]:
         """The terms of :meth:`log_prob`, 0 for missing cells."""
+        # The value with its NaN, which what is learned from it leaves out.
         if isinstance(self.base, FeatureVector):
             self.base.observe(value)
         # A possible value in place of NaN: a NaN would pass through the gradient of torch.where.

@@ -72,6 +72,7 @@ class Positive(nn.Module):
                 raise ValueError(f"{name} must be positive and finite, got {source}.")
             start = torch.tensor(float(source))
         elif source == "shared":
+            # As standard deviations are pooled: by their squares.
             start = start.square().mean().sqrt()
         elif source == "feature" and start.dim() == 0:
             raise ValueError(f"{name} 'feature' has one value a feature: give data to count them.")

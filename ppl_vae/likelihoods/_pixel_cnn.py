@@ -94,6 +94,7 @@ class AutoregressiveImage(TorchDistribution):  # type: ignore[misc, unused-ignor
         pixels = self.event_shape[0] // self._channels
         with torch.no_grad():
             for pixel in range(pixels):
+                # Channels are outermost in a row: one pixel's values lie a plane apart.
                 here = slice(pixel, None, pixels)
                 conditional = self._conditionals(context, x)
                 x[..., here] = conditional.sample()[..., here].to(x.dtype)
@@ -123,6 +124,7 @@ class MaskedConv2d(nn.Conv2d):
         mask[: kernel // 2] = 1
         # Of the line itself, the pixels to the left; the first layer must not see its own pixel.
         mask[kernel // 2, : kernel // 2 + sees_itself] = 1
+        # Not saved: the arguments make it again.
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:  # noqa: A002
@@ -213,6 +215,7 @@ class PixelCNNDecoder(nn.Module):
     def forward(self, z: Float[Tensor, "*shape latent"]) -> AutoregressiveImage:
         """The distribution of x, event shape (features,)."""
         output = self.network(z)
+        # All rows have one support: it is asked of one, without a graph.
         with torch.no_grad():
             zeros = output.new_zeros(1, self._features)
             support = self._of_pixels(output.detach().reshape(-1, output.shape[-1])[:1], zeros)

@@ -82,6 +82,7 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
     ) -> None:
         self._groups, self._outputs, self._columns = groups, outputs, columns
         order = [place for group in groups for place in group.places]
+        # The inverse permutation, from the order of the groups back to that of the columns.
         self._back = torch.tensor(order).argsort().to(outputs[0].device)
         shape = outputs[0].shape[:-1]
         super().__init__(shape, Size((len(columns),)), validate_args=validate_args)
@@ -150,5 +151,6 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     def _together(self, by_group: list[Tensor]) -> Tensor:
         """Values of all groups in the order of the columns."""
+        # Codes are drawn as integers, and a row has one type.
         like = self._outputs[0].dtype
         return torch.cat([values.to(like) for values in by_group], -1)[..., self._back]

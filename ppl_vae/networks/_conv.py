@@ -79,7 +79,7 @@ class ImageShape:
 
 
 _KERNEL = 4
-"""Twice the stride: every pixel is seen equally often."""
+"""Side of a kernel: twice the stride, so that every pixel is seen equally often."""
 
 
 @final
@@ -130,6 +130,7 @@ def halving(before: int, after: int) -> nn.Conv2d:
 def doubling(before: int, after: int, *, last: bool = False) -> nn.ConvTranspose2d:
     """Transposed convolution that doubles both sides; a network's last has its bias elsewhere."""
     layer = nn.ConvTranspose2d(before, after, _KERNEL, STRIDE, padding=1, bias=not last)
+    # A pixel gets (kernel / stride)^2 places of the coarse image, not all of the kernel.
     _start(layer, before * (_KERNEL // STRIDE) ** 2, variance=1 / 3 if last else 2.0)
     return layer
 

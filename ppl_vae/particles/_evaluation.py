@@ -62,7 +62,7 @@ class ChunkSize:
 
     @classmethod
     def of_data(cls, data_at_once: int) -> "ChunkSize":
-        """So many data, whatever there is of each."""
+        """Give chunks of so many data, with all particles of each."""
         return cls(1, data_at_once, whole=True)
 
     def data_for(self, rows: int, num_data: int) -> int:
@@ -109,6 +109,7 @@ class Evaluation:
         One particle of every datum is looked at, as supports may differ between data.
         """
         with seeded(0), torch.no_grad():
+            # With one particle of each, a chunk has as many data as rows.
             for start in range(0, len(self.x), self.rows):
                 part = self.x[start : start + self.rows].to(self.device)
                 programs = self.programs.rows(slice(start, start + len(part)))
@@ -146,7 +147,7 @@ class Evaluation:
             yield part, self.programs.rows(slice(start, start + len(part)))
 
     def with_rows(self, rows: int) -> "Evaluation":
-        """The same with other chunks."""
+        """Copy with another number of rows in a chunk."""
         return replace(self, rows=rows)
 
     @contextmanager
@@ -157,7 +158,8 @@ class Evaluation:
             yield replace(self)
 
     def halved(self) -> "Evaluation | None":
-        """The same with half the rows in a chunk; None where that makes it no smaller."""
+        """Copy with half the rows in a chunk; None where that makes it no smaller."""
+        # Particles of a datum that are held together cannot be divided.
         least = self.size.per_datum if self.size.whole else 1
         return self.with_rows(self.rows // 2) if self.rows // 2 >= least else None
 
@@ -227,12 +229,14 @@ def evaluation(
     """
     given = Rows.of(x, what)
     rows = given.x
+    # Found by reference alone, before anything runs: they tell where to compute.
     static = programs.modules()
     target = _device(device, static, rows)
     chunk = size.rows_for(rows, target)
     at_once = size.data_for(chunk, len(rows))
     ran = first_run(programs, rows, lambda part: part[:at_once].to(target), what)
     modules, rows = ran.modules, ran.rows
+    # At least what was announced, as other data may use plates that these do not.
     nesting = max(programs.max_plate_nesting, modules.max_plate_nesting)
     programs = replace(programs, max_plate_nesting=nesting)
     with modules.evaluating():

@@ -152,6 +152,7 @@ class _NormalSites(Messenger):  # type: ignore[misc, unused-ignore]
                     "Normal (with to_event), MultivariateNormal and LowRankMultivariateNormal "
                     "sites only."
                 )
+            # An offset belongs to one datum, so that the data must be the last dimension.
             if site.batch_shape[-1:] != (self._num_data,):
                 raise ValueError(
                     f"guide site {name!r} has batch shape {tuple(site.batch_shape)}, expected "
@@ -174,6 +175,7 @@ def moved(site: Any, offset: Offset) -> Any:
     if isinstance(base, LowRankMultivariateNormal):
         diagonal = base.cov_diag * factor.square()
         return LowRankNormal(loc, base.cov_factor * rows, diagonal, validate_args=False)
+    # Not validated: that would wait for the device at every step of a refinement.
     normal = dist.Normal(loc, base.scale * factor, validate_args=False)
     return normal.to_event(len(site.event_shape))
 
@@ -225,6 +227,7 @@ def aggregate_log_density(
     device = x.device if device is None else torch.device(device)
     batches = x.split(batch_size)
     sizes = [value[0].numel() for value in latents.values()]
+    # Every point meets every datum of a batch: memory grows with the product.
     at_once = max(1, _ELEMENTS // (min(batch_size, len(x)) * sum(sizes)))
     points = len(next(iter(latents.values())))
     chunks = []
@@ -274,6 +277,7 @@ def _by_dimension(ran: SiteRun, num_dims: int) -> Float[Tensor, "points batch la
         return None
     if guide.base_dist.event_shape:
         return None
+    # Before the sum over the event: one value for each dimension.
     values: Tensor = guide.base_dist.log_prob(site["value"])
     return values
 

@@ -219,7 +219,7 @@ def _require_width(module: nn.Module, args: Any) -> None:
 
 
 def roots_of(modules: list[nn.Module]) -> tuple[nn.Module, ...]:
-    """Those that are part of no other."""
+    """Modules that are part of no other."""
     unique = {id(module): module for module in modules}
     inner = {
         id(part) for module in unique.values() for part in module.modules() if part is not module

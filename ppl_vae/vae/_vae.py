@@ -40,13 +40,14 @@ def _free_name(name: str, module: nn.Module) -> str:
     stored = dict(store.named_parameters())
     for number in count(1):
         candidate = name if number == 1 else f"{name}.{number}"
+        # One parameter tells modules apart: those of a name are stored together, by identity.
         if stored.get(f"{candidate}$$${path}", parameter) is parameter:
             return candidate
     raise AssertionError("unreachable: count() does not end")
 
 
 def prior_of(prior: Callable[[], Any], x: Tensor) -> Any:
-    """The prior p(z); one made of training data as it is for these: ``prior.without(x)``."""
+    """Call the prior p(z); one made of training data leaves x out: ``prior.without(x)``."""
     without = getattr(prior, "without", None)
     return prior() if without is None else without(x)
 
