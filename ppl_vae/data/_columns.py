@@ -60,7 +60,7 @@ class UnreadableError(ValueError):
 def encode_table(
     table: pd.DataFrame, kinds: Mapping[str, str] | None = None, where: str = "table"
 ) -> tuple[np.ndarray, tuple[Column, ...]]:
-    """Numbers and codes for all cells, NaN for missing ones, and what they are.
+    """Encode a table as numbers and codes, NaN for missing cells, and describe its columns.
 
     A column is binary where it holds two different values, categorical where it holds text, and
     otherwise real, unless ``kinds`` says what it is. An order other than that of numbers or letters
@@ -215,7 +215,7 @@ def _looks_like(cells: pd.Series, where: str) -> ColumnKind:
 
 
 def _labels(cells: pd.Series) -> tuple[str, ...]:
-    """All values that occur, numbers by size and text by letters, as text."""
+    """Labels of all values that occur, numbers sorted by size and text by letters."""
     present = cells.dropna().unique()
     try:
         # As text, 10 would come before 2.

@@ -51,7 +51,7 @@ class Couplings(NamedTuple):
         return linear(h, self.weight, self.visible)
 
     def sweep(self, z: Float[Tensor, "*shape latent"]) -> Float[Tensor, "*shape latent"]:
-        """One sweep of block Gibbs sampling: all of h given z, then all of z given h."""
+        """Take a sweep of block Gibbs sampling, first all of h given z, then all of z given h."""
         h = torch.bernoulli(torch.sigmoid(self.hidden_logits(z)))
         return torch.bernoulli(torch.sigmoid(self.visible_logits(h)))
 
@@ -88,7 +88,7 @@ class RestrictedBoltzmann(TorchDistribution):  # type: ignore[misc, unused-ignor
         super().__init__(torch.Size(batch_shape), event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "RestrictedBoltzmann":
-        """Independent copies of the given batch shape."""
+        """Broadcast the distribution to a batch shape."""
         return RestrictedBoltzmann(
             self.couplings, self.log_partition, self.draw, batch_shape, self._validate_args
         )
@@ -136,7 +136,7 @@ class LogPartition:
 
 
 def smaller_layer(couplings: Couplings) -> Couplings:
-    """The same machine with its smaller layer as the visible one."""
+    """Swap the layers where needed, so that the smaller one is the visible one."""
     visible, hidden, weight = couplings
     # The sum is over 2^units states of the visible layer.
     return couplings if len(visible) <= len(hidden) else Couplings(hidden, visible, weight.mT)

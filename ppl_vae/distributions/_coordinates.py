@@ -58,7 +58,7 @@ class Autoregressive(TorchDistribution):  # type: ignore[misc, unused-ignore]
         return constraints.independent(self._coordinate, 1)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Autoregressive":
-        """Independent copies of the given batch shape."""
+        """Broadcast the distribution to a batch shape."""
         return Autoregressive(
             self.network,
             self.read,
@@ -183,7 +183,7 @@ class OneHotVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         return self.mean * (1 - self.mean)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "OneHotVector":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         expanded = self.logits.expand(*batch_shape, *self.event_shape)
         return OneHotVector(expanded, self.classes, validate_args=self._validate_args)
 

@@ -61,7 +61,7 @@ class LowRankNormal(dist.LowRankMultivariateNormal):  # type: ignore[misc, unuse
 def multiply(
     matrix: Float[Tensor, "*batch rows columns"], vectors: Float[Tensor, "*shape columns"]
 ) -> Float[Tensor, "*more rows"]:
-    """Each vector by the matrix of its batch; vectors may have more dimensions in front."""
+    """Multiply each vector by the matrix of its batch; vectors may have leading dimensions."""
     more = vectors.dim() - matrix.dim() + 1
     if more < 1:
         return (matrix @ vectors.unsqueeze(-1)).squeeze(-1)

@@ -43,7 +43,7 @@ class InDouble(TorchDistribution):  # type: ignore[misc, unused-ignore]
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "InDouble":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         return InDouble(self.base.expand(Size(batch_shape)), self.dtype)
 
     @property

@@ -64,7 +64,7 @@ class TableInput(nn.Module):
         return output
 
     def _numbers(self, x: Tensor) -> Tensor:
-        """All columns but the categorical ones, on the scale on which they are added up."""
+        """Columns other than categorical ones, on the scale on which they are standardised."""
         transforms = {"positive": torch.log, "count": torch.log1p}
         numbers = [
             transforms.get(column.kind, torch.positive)(x[..., place])

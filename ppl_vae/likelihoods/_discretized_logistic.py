@@ -80,7 +80,7 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc, unused-ignor
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "DiscretizedLogistic":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         loc, scale = (x.expand(torch.Size(batch_shape)) for x in (self.loc, self.scale))
         return DiscretizedLogistic(loc, scale, self.levels, validate_args=self._validate_args)
 

@@ -84,7 +84,7 @@ class FeatureVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "FeatureVector":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         return FeatureVector(
             self.base.expand((*batch_shape, *self.event_shape)),
             self._values,
@@ -215,7 +215,7 @@ class Observed(TorchDistribution):  # type: ignore[misc, unused-ignore]
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Observed":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         return Observed(self.base.expand(torch.Size(batch_shape)))
 
     @property

@@ -87,7 +87,7 @@ class Positive(nn.Module):
         return self.source == "network"
 
     def forward(self, free: Float[Tensor, "*shape features"] | None = None) -> Float[Tensor, "..."]:
-        """Its value; ``free`` is its block of the network's output, where it has one."""
+        """Value of the parameter; ``free`` is its block of the network's output, if any."""
         if not isinstance(self.source, str):
             # From the number itself: a buffer of a model made double has been rounded before.
             return torch.full_like(self.start, self.source)

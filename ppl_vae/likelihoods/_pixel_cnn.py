@@ -54,7 +54,7 @@ class AutoregressiveImage(TorchDistribution):  # type: ignore[misc, unused-ignor
         return self._support
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "AutoregressiveImage":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         context = self._context.expand(*batch_shape, self._context.shape[-1])
         return AutoregressiveImage(
             self._conditionals,

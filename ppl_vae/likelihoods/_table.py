@@ -147,7 +147,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[..., ColumnGroup]], ...] = (
 
 
 def _categorical(logits: Sequence[Tensor]) -> dist.Categorical:
-    """One distribution for columns of different sizes: codes that one does not have get no mass."""
+    """Categorical of columns of different sizes: codes that one does not have get no mass."""
     most = max(own.shape[-1] for own in logits)
     padded = [functional.pad(own, (0, most - own.shape[-1]), value=-1e9) for own in logits]
     return dist.Categorical(logits=torch.stack(padded, -2), validate_args=False)

@@ -94,7 +94,7 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
         return _RowSupport(self._groups, discrete=discrete)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TableRow":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         outputs = [o.expand(*batch_shape, o.shape[-1]) for o in self._outputs]
         return TableRow(self._groups, outputs, self._columns, validate_args=self._validate_args)
 

@@ -181,7 +181,7 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc, unused-ignor
         super().__init__(logits.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "ContinuousBernoulli":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         logits = self.logits.expand(torch.Size(batch_shape))
         return ContinuousBernoulli(logits, validate_args=self._validate_args)
 

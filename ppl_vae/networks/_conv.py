@@ -52,7 +52,7 @@ class ImageShape:
 
     @property
     def features(self) -> int:
-        """Numbers in an image."""
+        """Number of values in an image."""
         return self.channels * self.height * self.width
 
     def coarse(self, channels: Sequence[int]) -> tuple[int, int, int]:
@@ -73,7 +73,7 @@ class ImageShape:
     def images(
         self, rows: Float[Tensor, "*shape features"]
     ) -> Float[Tensor, "rows planes height width"]:
-        """All rows as images in one batch."""
+        """Reshape all rows to images in one batch."""
         planes = self.planes(rows.shape[-1])
         return rows.reshape(-1, planes, self.height, self.width)
 
@@ -107,7 +107,7 @@ class ResidualBlock(nn.Module):
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """The same in the layout in which convolutions are faster, and which they hand on."""
+    """Convert images to the layout in which convolutions are faster, and which they keep."""
     if images.shape[1] == 1:
         # With one channel both layouts are the same, and torch takes it for the slower one.
         return images.reshape(len(images), *images.shape[2:], 1).permute(0, 3, 1, 2)

@@ -248,7 +248,7 @@ def _leaves_out_a_value(prior: Any, guide: Any) -> bool:
 
 
 def _impossible(distribution: Any) -> Tensor | None:
-    """Which values have probability 0, in the last dimension; None of another distribution."""
+    """Mask of values of probability 0, in the last dimension; None of another distribution."""
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     core = getattr(distribution, "_categorical", distribution)
@@ -263,7 +263,7 @@ def _impossible(distribution: Any) -> Tensor | None:
 
 
 def _where_less(wanted: Any, given: Any) -> tuple[str, str] | None:
-    """Both supports in words, where the second is less than the first."""
+    """Supports in words, where the second is less than the first; else None."""
     ours, theirs = core_of(wanted), core_of(given)
     bounds = bounds_of(ours), bounds_of(theirs)
     if bounds[0] is None or bounds[1] is None:

@@ -84,7 +84,7 @@ class LatentDensity:
         self.dim = sum(site.size for site in self._sites.values())
 
     def __call__(self, u: Float[Tensor, "chains batch dim"]) -> LogDensities:
-        """All three log-densities; differentiable in u.
+        """Evaluate all three log-densities; differentiable in u.
 
         Raises:
             ValueError: If the guide is a point, without a density.
@@ -100,7 +100,7 @@ class LatentDensity:
     def of_model(
         self, u: Float[Tensor, "chains batch dim"]
     ) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, "chains batch"]]:
-        """Prior and likelihood alone; the guide does not run."""
+        """Evaluate prior and likelihood alone; the guide does not run."""
         return self._of_model(*self._unpack(u))
 
     def _of_model(

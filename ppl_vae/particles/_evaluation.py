@@ -66,12 +66,12 @@ class ChunkSize:
         return cls(1, data_at_once, whole=True)
 
     def data_for(self, rows: int, num_data: int) -> int:
-        """Data of a chunk of so many rows."""
+        """Number of data in a chunk of so many rows."""
         together = self.per_datum if self.whole else min(self.per_datum, PARTICLES_AT_ONCE)
         return max(1, min(num_data, rows // together))
 
     def rows_for(self, x: Tensor, device: torch.device) -> int:
-        """Rows for these data on this device."""
+        """Number of rows for these data on this device."""
         if self.given is not None:
             return self.given
         usual = self.cpu if device.type == "cpu" else self.gpu
@@ -137,11 +137,11 @@ class Evaluation:
 
     @property
     def data_at_once(self) -> int:
-        """Data of a chunk."""
+        """Number of data in a chunk."""
         return self.size.data_for(self.rows, len(self.x))
 
     def chunks(self) -> Iterator[tuple[Tensor, Programs]]:
-        """Each chunk's data, where to compute, and the programs for them."""
+        """Iterate over chunks: their data on the device, and the programs for them."""
         for start in range(0, len(self.x), self.data_at_once):
             part = self.x[start : start + self.data_at_once].to(self.device)
             yield part, self.programs.rows(slice(start, start + len(part)))
@@ -152,7 +152,7 @@ class Evaluation:
 
     @contextmanager
     def reopened(self) -> "Iterator[Evaluation]":
-        """Evaluation mode again, for parameters that have changed; nothing is checked twice."""
+        """Enter evaluation mode again, for changed parameters; nothing is checked twice."""
         with self.modules.evaluating():
             # A new object, as this one keeps the hash of the parameters that were.
             yield replace(self)

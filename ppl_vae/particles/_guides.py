@@ -43,7 +43,7 @@ class Offset:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Both offsets."""
+        """Offsets of the location and of the log-scale."""
         return self.loc_offset, self.log_scale_offset
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Offset":
@@ -101,7 +101,7 @@ class OffsetGuide:
 
 
 def zero_offsets(guide: Program, x: Shaped[Tensor, "batch *event"]) -> OffsetGuide:
-    """The guide as it is, with offsets of zero that a gradient can be taken of.
+    """Wrap the guide with offsets of zero that need a gradient.
 
     Runs the guide once on ``x``.
 

@@ -227,7 +227,7 @@ class Particles:
 
     @property
     def densities(self) -> dict[str, Float[Tensor, "particles batch"]]:
-        """Every log-density, by the site and the program that it is of."""
+        """Log-densities by site and program, in words."""
         return {
             **{f"site {name!r} of the guide": value for name, value in self.log_guide.items()},
             **{f"site {name!r} of the model": value for name, value in self.log_prior.items()},

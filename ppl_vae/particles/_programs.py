@@ -122,7 +122,7 @@ class Programs:
         *,
         simulated: bool = False,
     ) -> SiteRun:
-        """One run of the model; ``simulated`` draws the observed sites too."""
+        """Run the model once; ``simulated`` draws the observed sites too."""
         plates = num_particles, self.max_plate_nesting
         return run(self.model, x, *plates, latents, subsamples, simulated=simulated)
 
@@ -135,7 +135,7 @@ class Programs:
         *,
         detach: bool = False,
     ) -> SiteRun:
-        """One run of the guide; ``detach`` cuts each draw off the parameters.
+        """Run the guide once; ``detach`` cuts each draw off the parameters.
 
         Raises:
             ValueError: If there is no guide.

@@ -75,7 +75,7 @@ class SiteRun:
         )
 
     def at(self, latents: Mapping[str, Tensor]) -> "SiteRun":
-        """The same distributions with other values."""
+        """Copy with the same distributions and other values."""
         sites = {name: {**site, "value": latents[name]} for name, site in self.sites.items()}
         return SiteRun(sites, self.subsamples)
 

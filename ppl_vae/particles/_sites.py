@@ -120,7 +120,7 @@ def _plates_in_words(plates: Mapping[int, int]) -> str:
 
 
 def _labelled(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> dict[str, Site]:
-    """Every site of both programs; a latent one is in each."""
+    """Sites of both programs by their names in messages; a latent one is in each."""
     return {
         **{f"{name!r} of the guide": site for name, site in guide_sites.items()},
         **{f"{name!r} of the model": site for name, site in model_sites.items()},

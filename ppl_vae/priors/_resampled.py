@@ -170,7 +170,7 @@ class SelfNormalizedImportance(TiltedDistribution):
 def resample_normals(
     tilt: Tilt, shape: Sequence[int], proposals: int, like: Tensor
 ) -> Float[Tensor, "..."]:
-    """One of so many normal draws by ``softmax U``, for each of a shape ``(..., latent)``."""
+    """Choose one of so many normal draws by ``softmax U``, in a shape ``(..., latent)``."""
     latent, count = shape[-1], math.prod(shape[:-1])
     at_once = max(1, _NUMBERS_AT_ONCE // (proposals * latent))
     rows = [like.new_zeros(0, latent)]
@@ -300,6 +300,6 @@ class TiltedNormal(TiltedDistribution):
         return tilt - self._constant
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
-        """The best of so many normal draws each: approximate."""
+        """Approximate draws, each chosen from so many normal draws."""
         shape = self._extended_shape(Size(sample_shape))
         return resample_normals(self._tilt, shape, self._count, self._constant)
