@@ -1,4 +1,4 @@
-"""What a gradient bench found, as a table, as plain values, as a data frame."""
+"""Results of a gradient bench: a table, plain values, a data frame."""
 
 import math
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class GroupGradient:
 
     @property
     def verdict(self) -> str:
-        """What the bias means, in words."""
+        """Meaning of the bias, in words."""
         if self.claim == "unbiased":
             return "BIASED, against its claim" if self.biased else "no bias found"
         return self.claim + (", found" if self.biased else ", not seen here")
@@ -122,6 +122,7 @@ class GradientBench(Result):
         self, objective: str, group: Group, confidence: float = 0.95
     ) -> tuple[float, float]:
         """The interval of one slope; those of all slopes hold together at the confidence."""
+        # Bonferroni, so that all intervals hold at once.
         each = 1 - (1 - confidence) / len(self.slopes)
         return self.slopes[objective, group].interval(each)
 
@@ -234,6 +235,7 @@ class GradientBench(Result):
             "replicates."
             for objective, group in curves
             if (objective, group) not in self.slopes
+            # With fewer than two K above 1 no slope is expected.
             and sum(K > 1 for K in self.curve(objective, group)) > 1
         ]
 

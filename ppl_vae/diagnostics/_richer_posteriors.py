@@ -117,7 +117,9 @@ def _ascend_or_stay(
     """
     start = [value.detach().clone() for value in values]
     refinement.ascend(programs, x, values)
+    # Copies, as values are overwritten in place while both ends are judged.
     found = [value.detach().clone() for value in values]
+    # One seed for both ends, whose difference then has little noise.
     seed = int(torch.randint(2**31, ()))
 
     def bound() -> Float[Tensor, " batch"]:
