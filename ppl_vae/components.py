@@ -155,7 +155,7 @@ class Kind(Mapping[str, Class]):
         return {n: own for n, own in settings_of(build).items() if n not in self.context}
 
     def checked(self, text: str, build: Class, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All own arguments, converted to their annotated types.
+        """Convert all own arguments to their annotated types.
 
         Raises:
             ValueError: If one is unknown, missing or of a wrong type.

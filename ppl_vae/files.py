@@ -116,7 +116,7 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
 
     Args:
         path: The lock file; it stays there.
-        what: What is locked, for the message: ``study results/objectives``.
+        what: Name of what is locked, for the message, such as ``study results/objectives``.
         wait: Seconds to wait for a process that is about to end.
 
     Raises:

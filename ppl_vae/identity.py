@@ -106,8 +106,8 @@ class Identity:
         chunk_rows: Particles times data computed at once. The streams of random numbers follow from
             it and the seed; None where no draws are cut into chunks.
         device: Type of the device, such as "cpu".
-        source: Where the rows came from.
-        versions: Of this package, torch and Pyro. Recorded, not compared.
+        source: Source of the rows.
+        versions: Versions of this package, torch and Pyro. Recorded, not compared.
         densities: Site to its log-density at one draw of the first datum, in nats: programs whose
             code was changed have the same tensors and others. Compared where both are known.
     """
@@ -260,7 +260,7 @@ def state(identity: Identity) -> Identity:
     """Give an identity to :func:`identity_of`, which ends the computation; else go on.
 
     Args:
-        identity: What the computation is computed from.
+        identity: Identity of what is computed.
     """
     if _DEVICE.get() is not None:
         # It unwinds every frame between here and identity_of, with their context managers closed.

@@ -312,7 +312,7 @@ def _default_of(owner: Any, parameter: inspect.Parameter) -> Any:
 
 
 def _documented(owner: Callable[..., Any]) -> dict[str, str]:
-    """Parameter to its entry under Args or Attributes, without markup."""
+    """Map each parameter to its entry under Args or Attributes, without markup."""
     text = inspect.getdoc(owner) or ""
     section = re.search(r"^(?:Args|Attributes):\n((?: .*\n?|\n)+)", text, re.MULTILINE)
     # An entry goes on where lines are indented further than its name.
@@ -323,10 +323,10 @@ def _documented(owner: Callable[..., Any]) -> dict[str, str]:
 
 
 def split_entries(text: str) -> list[str]:
-    """Entries between commas outside of brackets: ``sizes=[64,64],scale=2`` has two."""
+    """Split text at commas outside of brackets: ``sizes=[64,64],scale=2`` has two entries."""
     return [entry.strip() for entry in _COMMA.split(text)]
 
 
 def plain_text(text: str) -> str:
-    """Documentation without the markup of names."""
+    """Remove the markup of names from documentation."""
     return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text).replace("``", "").replace("`", "")

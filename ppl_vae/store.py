@@ -63,13 +63,13 @@ class Stored:
 
     @classmethod
     def read(cls, path: Path, kind: str, what: str, remedy: str) -> "Stored":
-        """The content that was written.
+        """Read the content of a file.
 
         Args:
             path: The file.
             kind: Name and version that it must have.
-            what: What it is, for messages.
-            remedy: What to do where it is damaged, for messages.
+            what: Word for the file, for messages.
+            remedy: Advice for a damaged file, for messages.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -117,11 +117,11 @@ def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
-    """The values that :func:`write_sealed` wrote.
+    """Read the values that :func:`write_sealed` wrote.
 
     Args:
         path: The file.
-        remedy: What to do where it is damaged, for the message.
+        remedy: Advice for a damaged file, for the message.
 
     Raises:
         ValueError: If the file is not as it was written; names it.

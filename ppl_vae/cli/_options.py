@@ -170,7 +170,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         self.hint = hint
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text or a file's value to one of the type."""
+        """Convert text, or a value of a file, to the type."""
         try:
             return convert(value, self.hint)
         except ValueError as error:
@@ -190,7 +190,7 @@ def settings(
 
     Args:
         owner: Where it is: ``runs.RunConfig``; or a function that returns settings by name.
-        into: As of :class:`SettingOptions`, also all others.
+        into: Parameter of the command that takes their values as a mapping.
         section: Heading in the help.
         flags: Name to flag.
         several: Names of which several values may be given.
@@ -276,7 +276,7 @@ def import_classes_of(values: Mapping[str, Any]) -> None:
 
 
 def import_from_here() -> None:
-    """Let classes be found in the folder one works in; last, to shadow nothing."""
+    """Append the working folder to the module search path; last, so that it shadows nothing."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)

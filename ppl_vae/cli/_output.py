@@ -46,7 +46,7 @@ _KEYWORD = re.compile(
 
 
 def in_options(message: str) -> str:
-    """A message of the library with its advice as options of the command line."""
+    """Rewrite the advice in a message of the library as options of the command line."""
     for python, option in _OPTIONS.items():
         message = message.replace(python, option)
     # Keywords after the fixed phrases, some of which contain them.

@@ -108,7 +108,7 @@ def evaluate(folder: Path, listed: bool, as_json: bool, **asked: Any) -> None:
 
 
 def _judged(estimator: Any, run: Any, rows: Any, seed: int) -> tuple[Any, Any, list[Path]]:
-    """The annealing of a sandwich, judged on simulated data, and the pictures of that."""
+    """Judge the annealing of a sandwich on simulated data; return estimator, sandwich, pictures."""
     if not isinstance(estimator, pv.BidirectionalMonteCarlo):
         return estimator, None, []
     programs = run.vae.model, run.vae.guide

@@ -139,7 +139,7 @@ class Request:
         return min(int((resources.get(name, 0.0) + 1e-4) / n) for name, n in asked if n > 0)
 
     def refusal(self, machines: list[_Resources]) -> str:
-        """Why no node has room, in one line."""
+        """Explain in one line why no node has room."""
         sizes = {f"{r.get('CPU', 0):g} CPUs and {r.get('GPU', 0):g} GPUs" for r in machines}
         return (
             f"a task asks for {self.cpus:g} CPUs and {self.gpus:g} GPUs, and no node of the Ray "

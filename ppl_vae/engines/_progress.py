@@ -26,11 +26,11 @@ class ProgressRow:
     """Progress of a task.
 
     Attributes:
-        name: The task's.
-        state: What has become of it.
+        name: Name of the task.
+        state: State of the task.
         done: Steps done, such as epochs.
-        total: Of so many; None where nobody knows.
-        text: What else there is to say, in a line.
+        total: Number of all steps; None where it is not known.
+        text: Further information, in a line.
     """
 
     name: str
@@ -55,9 +55,9 @@ def showing_progress(
     Args:
         rows: Gives all tasks as they are now; called from another thread. Where it cannot, because
             a file is just being written (OSError, ValueError), it is asked again later.
-        what: What the tasks are, in the plural.
+        what: Word for the tasks, in the plural.
         every: Seconds between two drawings.
-        file: Where to; the standard error stream by default.
+        file: Stream to write to; the standard error stream by default.
     """
     view = _View(rows, what, sys.stderr if file is None else file)
     stop = threading.Event()

@@ -92,7 +92,7 @@ class _Sent:
 
 @final
 class _Flight:
-    """The tasks under way, never more than a small multiple of what has room."""
+    """Tasks under way, never more than a small multiple of those that have room."""
 
     def __init__(self, ray: Any, request: Request, retries: int) -> None:
         self.ray, self.request, self.retries = ray, request, retries
@@ -132,7 +132,7 @@ class _Flight:
             self._count_room()
 
     def _wait(self) -> list[Any]:
-        """The next that is done, or none after a while."""
+        """Wait for a task that is done; return none after a while."""
         if not self.sent:
             time.sleep(0.0 if self.room else _LOOK)
             return []
@@ -182,7 +182,7 @@ class _Flight:
             raise TimeoutError(f"nodes were lost: {self.request.refusal(machines)}")
 
     def cancel(self) -> None:
-        """Stop what is under way: as ctrl-C would at first, then for good."""
+        """Cancel the tasks under way: as ctrl-C would at first, then by force."""
         left = list(self.sent)
         self.sent.clear()
         for reference in left:

@@ -160,14 +160,14 @@ def diagnose_run(
     temperatures chains`` gradients for each of ``rate_data``.
 
     Args:
-        run: What to diagnose.
-        settings: How; those of :class:`DiagnosisSettings` by default.
+        run: Run to diagnose.
+        settings: Settings; the defaults of :class:`DiagnosisSettings` if not given.
         split: Which of its data.
         limit: At most so many of them, a fixed random subset.
         file: A file of other rows, in place of a split. Training data that are not there leave out
             what is against them.
         seed: Seed of the draws.
-        report: Is called with a line for each result.
+        report: Called with a line for each result.
 
     Raises:
         ValueError: If there are too few data or particles for standard errors, or the file of an
@@ -272,12 +272,12 @@ class Entry:
     """A diagnosis in the list.
 
     Attributes:
-        name: Of its group in the tree, its entry in the summary and its picture.
+        name: Name of its group in the tree, its entry in the summary and its picture.
         compute: Gives the result, whose class its annotation names, by ``compute(model, guide, x,
             device=, seed=, **settings)``; by the settings alone if it takes no model. Raises a
             ValueError where the result cannot be had.
         title: Heading in print; a result without one is not printed.
-        rows: Which data it is given.
+        rows: Name of the data that it is given.
         settings: Gives further arguments, or None where a result that it needs was left out.
         shown: Whether it belongs to the diagnosis, or only to other entries.
     """

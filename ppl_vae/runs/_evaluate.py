@@ -47,13 +47,13 @@ def evaluate_run(
 
     Args:
         run: A trained run; workers of an engine must see its folder under the same name.
-        estimator: Of log p(x).
+        estimator: Estimator of log p(x).
         split: The data to evaluate on.
         limit: At most so many of them, a fixed random subset.
         file: A file of other rows, in place of a split.
         seed: Seed of the draws.
         progress: Show a progress bar.
-        engine: What runs the shards, on the device that it grants them; None: this process.
+        engine: Engine that runs the shards, on the device that it grants them; None: this process.
 
     Raises:
         ValueError: If the file of the evaluation is damaged or of something else; if there are more
@@ -92,15 +92,15 @@ def unfinished_file(run: Run, identity: Identity) -> Path:
 @final
 @dataclass(frozen=True)
 class _ShardTask:
-    """All that a worker needs to know to evaluate a shard of the rows in ``place``.
+    """Task of a worker: evaluate a shard of the rows in ``place``.
 
     Attributes:
-        folder: Of the run; ``data_root`` and ``trust`` as it was opened.
-        estimator: With the number of shards.
-        shard: Which rows, and their seed.
+        folder: Folder of the run; ``data_root`` and ``trust`` as it was opened.
+        estimator: Estimator, with the number of shards.
+        shard: Rows of the shard, and their seed.
         place: Folder of the rows and of the shards' results.
-        device: Where to compute.
-        identity: What the result is computed from.
+        device: Device to compute on.
+        identity: Identity of the result.
     """
 
     folder: Path

@@ -87,9 +87,9 @@ def save_evaluation(evidence: Evidence, path: Path, run: Run) -> None:
     """Keep an evaluation, atomically, with estimated constants of the model in ``normalizers``.
 
     Args:
-        evidence: With its identity.
+        evidence: Evaluation with its identity.
         path: The file.
-        run: What was evaluated.
+        run: Run that was evaluated.
 
     Raises:
         OSError: If it cannot be written.
@@ -108,7 +108,7 @@ class StoredEvaluation:
 
     Attributes:
         path: The file.
-        identity: What it was computed from.
+        identity: Identity of what it was computed from.
         evidence: log p(x) of each datum; of a diagnosis, that of its gap, where it has one.
         foreign: Whether it was made of another run and copied here.
     """

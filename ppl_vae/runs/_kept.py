@@ -27,7 +27,7 @@ class KeptResults:
 
     Args:
         path: The file, in the format of :mod:`ppl_vae.store`; written anew with every result.
-        classes: Of the results; those that their fields are made of are known with them.
+        classes: Classes of the results; classes of their fields are known with them.
 
     Raises:
         ValueError: If the file is there and no such file, or a part of one.

@@ -36,14 +36,14 @@ class RunRecord:
     """State of one training run, and where its results are.
 
     Attributes:
-        folder: Where it is kept.
+        folder: Folder that it is kept in.
         arm: Label of the combination of levels; of a run alone, its objective.
-        seed: Of everything random in it.
+        seed: Seed of everything random in it.
         levels: Factor to the label of its level; of a run alone, none.
         key: Hash of all that its results depend on, apart from the data.
         state: ``waiting``, ``running``, ``done`` or ``failed``.
-        reason: Why it failed, or has to be done again, in a line.
-        attempts: How often it was started.
+        reason: Reason why it failed or has to be done again, in a line.
+        attempts: Number of times that it was started.
         host: Machine of the last attempt; ``process``, ``started`` and ``finished`` likewise.
         seconds: Wall-clock time of training and evaluation.
         updates: Updates of the parameters.

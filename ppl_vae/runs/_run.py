@@ -35,9 +35,9 @@ class Run:
     """A trained run: its configuration, its model with the kept parameters, its data if needed.
 
     Attributes:
-        folder: Where its files are.
+        folder: Folder of its files.
         config: Its settings.
-        data: What is known of the data without them.
+        data: Summary of the data.
         vae: The model and guide, with the parameters that were kept.
         history: Learning curves.
         load: Loads the data.
@@ -216,7 +216,7 @@ def require_support(
     Args:
         checked: Data.
         vae: The model.
-        what: What they are, for the message; None: torch's own.
+        what: Name of the data for the message; None: torch's own message.
 
     Raises:
         ValueError: If a value is outside the support of the likelihood.
@@ -245,9 +245,9 @@ class Normalizer:
     data holds: not an estimate's, nor that of a difference between two models.
 
     Attributes:
-        name: Of the module, as ``prior``.
-        value: Of log Z, in nats.
-        standard_error: Of the value, in nats.
+        name: Name of the module, such as ``prior``.
+        value: Estimate of log Z, in nats.
+        standard_error: Standard error of the estimate, in nats.
     """
 
     name: str

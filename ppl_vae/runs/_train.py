@@ -38,7 +38,7 @@ def train_run(
 
     Args:
         config: The run.
-        folder: Of its files; others may be there only if they are a study's.
+        folder: Folder of its files; others may be there only if they are a study's.
         data_root: Folder of the data sets.
         device: Where to compute.
         progress: Show a progress bar when on a terminal.

@@ -44,7 +44,7 @@ def build_arms(config: RunConfig, factors: Mapping[str, Sequence[Any]]) -> dict[
     the prior does too, ``learning_rate=0.01``.
 
     Args:
-        config: What all arms share.
+        config: Settings that all arms share.
         factors: Setting to its levels, one or more.
 
     Raises:

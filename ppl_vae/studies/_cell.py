@@ -82,9 +82,9 @@ def run_cell(plan: CellPlan, study: Path, place: Place) -> RunRecord:
     Whatever goes wrong in it is its result: the other cells are not concerned.
 
     Args:
-        plan: What it is; a plain value, so that it can be sent anywhere.
+        plan: Plan of the cell; a plain value, so that it can be sent anywhere.
         study: Folder of the study.
-        place: Where to compute.
+        place: Folder of the data, and device to compute on.
 
     Raises:
         KeyboardInterrupt: If one is sent.

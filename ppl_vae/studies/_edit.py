@@ -1,4 +1,4 @@
-"""More seeds or levels in a study's file, its comments and layout kept."""
+"""Adding seeds and levels to a study's file, whose comments and layout are kept."""
 
 import io
 import json
@@ -114,7 +114,7 @@ def _edit_toml(text: str, changes: Sequence[_Change]) -> str:
 
 
 def _candidates(text: str, change: _Change) -> Iterator[str]:
-    """The text with a value in place of each number, before each bracket, or on a first line."""
+    """Texts with a value in place of each number, before each bracket, or on a first line."""
     (*_, name), value = change
     literal = json.dumps(value, ensure_ascii=False)
     for number in re.finditer(r"\d+", text):

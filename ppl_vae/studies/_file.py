@@ -86,7 +86,7 @@ def study_from_mapping(values: Mapping[str, Any], text: str = "", *, trust: bool
     """The study with these values, as a file has them.
 
     Args:
-        values: Of the file.
+        values: Values of the file.
         text: The file's own text.
         trust: As for :func:`read_study`.
 

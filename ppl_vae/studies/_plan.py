@@ -53,7 +53,7 @@ class Method:
         self.build()
 
     def build(self) -> Any:
-        """The estimator.
+        """Build the estimator.
 
         Raises:
             ValueError: If the name or an option is wrong.
@@ -113,11 +113,11 @@ class CellPlan:
         arm: Label of its combination of levels.
         levels: Factor to the label of its level.
         config: All settings of the run, the seed among them.
-        folder: Its name within the study's folder.
-        measures: What is measured of it beside log p(x).
-        methods: Of estimating log p(x).
+        folder: Name of its folder within the study's folder.
+        measures: Measures that are taken of it beside log p(x).
+        methods: Methods of estimating log p(x).
         split: The data to evaluate on.
-        limit: At most so many of them.
+        limit: Largest number of these data; None: all.
         shards: Parts that the evaluation is cut in.
     """
 
@@ -264,5 +264,5 @@ class Study:
 
     @property
     def title(self) -> str:
-        """Title of tables: the split and the data of log p(x)."""
+        """Title of tables, with the split and the data of log p(x)."""
         return f"{self.split} log p(x) on {self.config.dataset.data}"

@@ -71,7 +71,7 @@ def write_tables(results: StudyResults) -> list[Path]:
 
 
 def _write(path: Path, schema: pa.Schema | None, tables: Iterator[dict[str, Any]]) -> None:
-    """One row group for each of the tables; with no schema, that of the first one."""
+    """Write one row group for each table; without a schema, that of the first table holds."""
     writer = None
     with replacing(path) as temporary:
         try:
@@ -136,7 +136,7 @@ def _cell_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
 
 
 def _history_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
-    """Epoch by epoch, in long form: sites of arms differ, so that the KL of each is a row."""
+    """Learning curves in long form: sites of arms differ, so that the KL of each is a row."""
     for cell in results.cells:
         rows = [
             (record.epoch, name, value)

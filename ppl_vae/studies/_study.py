@@ -65,11 +65,11 @@ def run_study(
 
     Args:
         study: The plan.
-        folder: Of the study; made if it is not there.
-        engine: What runs the cells; by default this process, with the study's number of threads.
-        place: Where the data are, and on which device to compute.
+        folder: Folder of the study; made if it is not there.
+        engine: Engine of the cells; by default this process, with the study's number of threads.
+        place: Folder of the data, and device to compute on.
         work: Carries out a cell, given its plan, the study's folder and the place.
-        command: What the report names as the command to do it again.
+        command: Command that the report names for doing it again.
         progress: Show how far all cells are.
 
     Returns:

@@ -89,9 +89,9 @@ def fit(
         checkpoint: File to go on from, if it exists, and to save to.
         checkpoint_seconds: Least time between saves; the last epoch is always saved.
         progress: Show a progress bar when on a terminal.
-        on_start: Is called once, when everything is checked and nothing is written yet, with the
+        on_start: Called once, when everything is checked and nothing is written yet, with the
             history that training goes on from.
-        on_epoch: Is handed each record as soon as it is made; not those of a resumed run's past.
+        on_epoch: Called with each record as soon as it is made, except those of earlier sessions.
         origin: What a checkpoint is of besides settings and data, such as the hash of a
             configuration; a checkpoint that says otherwise is refused.
         **settings: Fields of :class:`FitSettings`.

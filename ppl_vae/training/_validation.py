@@ -94,7 +94,7 @@ def require_maximum(
     another latent, closes in on the points, and its density there grows without end.
 
     Args:
-        objective: Is asked whether the prior's density is part of what is ascended.
+        objective: Objective that may ascend the prior's density.
         programs: Model and guide, as trained.
         x: Some data.
         parameters: Parameters that are trained.
