@@ -1,4 +1,4 @@
-"""CSV files: how they are read, what is guessed with a check, and rows that end early."""
+"""CSV files: settings of their reading, guesses with a check, and rows that end early."""
 
 import csv
 import re

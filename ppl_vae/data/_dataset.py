@@ -227,7 +227,7 @@ class Rows:
 
     @classmethod
     def of(cls, x: RowData, what: str = "x") -> "Rows":
-        """The rows that ``x`` holds, as :func:`as_rows`, with their source where it tells one."""
+        """Take the rows of ``x`` as :func:`as_rows`, with their source if it has one."""
         source = x.source if isinstance(x, Rows) else Source()
         return cls(as_rows(x, what), source)
 

@@ -1,4 +1,4 @@
-"""One door to all data sets and to new rows: names, files and arrays."""
+"""Loading of all data sets and of new rows, by names, from files and from arrays."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

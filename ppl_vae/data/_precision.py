@@ -1,4 +1,4 @@
-"""Columns of numbers: what single precision keeps of them, their moments, whether they vary."""
+"""Columns of numbers: their values in single precision, their moments, whether they vary."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _KEPT = 0.9
 _BLOCK = 64
 """Columns whose copies in double precision are held at once."""
 _ROUNDING = 10
-"""A column whose spread is below so many rounding errors of its mean is constant."""
+"""Spread, in rounding errors of the mean, below which a column is constant."""
 
 
 def find_offsets(

@@ -183,7 +183,7 @@ class Schema:
 
 
 def require_numeric(x: np.ndarray | Tensor, what: str) -> np.ndarray:
-    """The array, or the tensor as one, if it holds real numbers.
+    """Take an array, or a tensor as one, if it holds real numbers.
 
     Raises:
         ValueError: If it does not.

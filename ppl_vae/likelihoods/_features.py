@@ -1,4 +1,4 @@
-"""Independent features as one event, what values they take, and cells that are missing."""
+"""Independent features as one event, the values they take, and cells that are missing."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

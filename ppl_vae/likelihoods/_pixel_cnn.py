@@ -128,7 +128,7 @@ class MaskedConv2d(nn.Conv2d):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:  # noqa: A002
-        """Apply it."""
+        """Apply the convolution."""
         return functional.conv2d(input, self.weight * self.mask, self.bias, padding=self.padding)
 
 
@@ -140,7 +140,7 @@ class PixelCNNDecoder(nn.Module):
     of the pixels before. Pixels are read line by line; the channels of one pixel are independent
     given z and the pixels before. Stacked masked convolutions do not see some pixels above to the
     right (the blind spot), which costs fit and no correctness. A decoder this strong can model the
-    data without z: watch the KL. Missing cells cannot be left out, since later pixels depend on
+    data without z: monitor the KL. Missing cells cannot be left out, since later pixels depend on
     them. A density costs one pass, a draw one for each pixel.
 
     Args:

@@ -1,4 +1,4 @@
-"""A decoder of tables: what each kind of column takes from the network, and where it starts."""
+"""A decoder of tables: outputs of the network for each kind of column, and their start."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, final

@@ -239,6 +239,7 @@ class ConvDecoder(nn.Module):
         # No bias: one number for all pixels would be a part of FeatureBias, which has one for each.
         layers.append(doubling(channels[0], shape.planes(out_features), last=True))
         self.convolutions = nn.Sequential(*layers)
+        # Last, where set_output_bias finds it: decoders start at the mean of the data.
         self.output = FeatureBias(out_features)
 
     def forward(self, z: Float[Tensor, "*shape in_features"]) -> Float[Tensor, "*shape out"]:
@@ -292,6 +293,7 @@ class ResidualEncoder(nn.Sequential):
         blocks: int = 1,
     ) -> None:
         body = in_features, hidden, out_features, image_shape, activation, channels, blocks
+        # ConvEncoder is final: composed, not inherited.
         super().__init__(ConvEncoder(*body))
 
 
@@ -326,4 +328,5 @@ class ResidualDecoder(nn.Sequential):
         blocks: int = 1,
     ) -> None:
         body = in_features, hidden, out_features, image_shape, activation, channels, blocks
+        # ConvDecoder is final: composed, not inherited.
         super().__init__(ConvDecoder(*body))

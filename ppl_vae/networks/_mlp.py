@@ -1,4 +1,4 @@
-"""Multilayer perceptrons, their activations, and what stands before and behind them."""
+"""Multilayer perceptrons, their activations, and layers before and behind them."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise

@@ -214,7 +214,7 @@ class _LatentSite:
         return value.movedim(self.data_dim, 1).reshape(*self.shape[:2], -1)
 
     def constrained(self, free: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The reverse, with log |dz/du| where it is not 0."""
+        """Map back onto the support, with log |dz/du| where it is not 0."""
         free = free.reshape(self.shape).movedim(1, self.data_dim)
         if self.transform is None:
             return free, None

@@ -1,4 +1,4 @@
-"""The door to every estimate: programs in evaluation mode, rows, a device, and their identity."""
+"""Entry to every estimate: programs in evaluation mode, rows, a device, and their identity."""
 
 import math
 from collections.abc import Iterator

@@ -47,11 +47,11 @@ class Offset:
         return self.loc_offset, self.log_scale_offset
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Offset":
-        """The offset with a function of both tensors in their place."""
+        """Apply a function to both tensors."""
         return Offset(function(self.loc_offset), function(self.log_scale_offset), self.event_dim)
 
     def rows(self, index: slice | Tensor) -> "Offset":
-        """The offsets of some data."""
+        """Select the offsets of some data."""
         at = (..., index, *[slice(None)] * self.event_dim)
         return self.map(lambda value: value[at])
 
@@ -95,7 +95,7 @@ class OffsetGuide:
         return OffsetGuide(self.guide, offsets, len(torch.arange(self.num_data)[index]))
 
     def detach(self) -> "OffsetGuide":
-        """The guide with its offsets held fixed."""
+        """Detach the offsets from the graph."""
         offsets = {name: offset.map(Tensor.detach) for name, offset in self.offsets.items()}
         return OffsetGuide(self.guide, offsets, self.num_data)
 
@@ -121,7 +121,7 @@ def zero_offsets(guide: Program, x: Shaped[Tensor, "batch *event"]) -> OffsetGui
 
 
 class _OffsetMessenger(Messenger):  # type: ignore[misc, unused-ignore]
-    """Moves and scales sites. It stands inside the particle plate, outside the data plate."""
+    """Messenger that moves and scales sites, inside the particle plate, outside the data plate."""
 
     def __init__(self, offsets: Mapping[str, Offset]) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class _NormalSites(Messenger):  # type: ignore[misc, unused-ignore]
 
 
 def moved(site: Any, offset: Offset) -> Any:
-    """The normal with both offsets.
+    """Move and scale a normal by both offsets.
 
     Of a correlated normal the rows of the covariance's factors are scaled: the standard deviations
     change, the correlations stay.
@@ -241,7 +241,7 @@ def aggregate_log_density(
 
 
 def _run_at(programs: Programs, x: Tensor, latents: Mapping[str, Tensor]) -> SiteRun:
-    """The guide with every point as a particle, alike for every datum."""
+    """Run the guide with every point as a particle, alike for every datum."""
     expanded, dim = {}, programs.max_plate_nesting
     for name, value in latents.items():
         # (points, *plates, *event) gets the batch dimension that the data plate has.

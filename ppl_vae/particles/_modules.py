@@ -19,7 +19,7 @@ from ppl_vae.particles._run import Program
 
 _PLAIN = bool | int | float
 _REGISTERED = frozenset(vars(nn.Module()))
-"""Attributes of every module: its parameters, buffers, parts, hooks and mode."""
+"""Attributes of every module: its parameters, buffers, submodules, hooks and mode."""
 _DEEPEST = 12
 """Largest number of references between a program and a module."""
 
@@ -116,7 +116,7 @@ class ProgramModules:
         return None
 
     def to(self, device: torch.device) -> None:
-        """Move the modules."""
+        """Move the modules to a device."""
         for root in self.roots:
             root.to(device)
 
@@ -127,7 +127,7 @@ class ProgramModules:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside; afterwards mode and buffers are put back."""
+        """Enter evaluation mode; restore mode and buffers afterwards."""
         states = [_ModuleState(module) for module in self.modules]
         for state in states:
             state.module.training = False
@@ -148,13 +148,13 @@ def owners_of(*programs: Program) -> list[nn.Module]:
 
 @contextmanager
 def evaluating(*programs: Program) -> Iterator[None]:
-    """Evaluation mode of what programs refer to; mode and buffers are put back."""
+    """Set what programs refer to in evaluation mode; restore mode and buffers afterwards."""
     with ProgramModules(tuple(owners_of(*programs))).evaluating():
         yield
 
 
 class _ModuleState:
-    """A module's mode and buffers, to be put back."""
+    """Mode and buffers of a module, for restoring them."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self._training = module, module.training
@@ -179,7 +179,7 @@ class SeenModules:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record inside; afterwards mode and buffers of all recorded modules are put back."""
+        """Record modules; restore the mode and buffers of each afterwards."""
         thread = threading.get_ident()
 
         def see(module: nn.Module, args: Any) -> None:

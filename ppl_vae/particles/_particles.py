@@ -17,7 +17,7 @@ from torch import Tensor
 @final
 @dataclass
 class EvaluationCount:
-    """Decoder evaluations so far.
+    """Number of decoder evaluations so far.
 
     Attributes:
         rows: Particles times batch, summed over the draws that ran the model.
@@ -246,7 +246,7 @@ class Particles:
             self._raise_non_finite(torch.ones_like(self.log_weight, dtype=torch.bool))
 
     def require_weights(self) -> None:
-        """Check that every log-weight is one: a weight of 0 is, as where p(x|z) is 0.
+        """Check every log-weight; a weight of 0 passes, as where p(x|z) is 0.
 
         Raises:
             NonFiniteDensityError: If one is NaN or infinitely large; names the site, the density

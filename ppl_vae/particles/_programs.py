@@ -1,4 +1,4 @@
-"""A Pyro model and guide, and all that is done by running them."""
+"""A Pyro model and guide, and all results of running them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -200,7 +200,7 @@ class Programs:
     def evaluate(
         self, x: Shaped[Tensor, "batch *event"], latents: Mapping[str, Tensor]
     ) -> Particles:
-        """The particles that given latents are, wherever they were drawn.
+        """Evaluate all densities at given latents, wherever they were drawn.
 
         Outside the guide's support its log-density is -inf.
 

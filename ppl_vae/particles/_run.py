@@ -20,7 +20,7 @@ Program = Callable[[Tensor], Any]
 
 @final
 class PlateNestingError(ValueError):
-    """Programs use more plate dimensions, ``used``, than were announced."""
+    """Error of programs with more plate dimensions, ``used``, than were announced."""
 
     def __init__(self, what: str, used: int, announced: int) -> None:
         super().__init__(

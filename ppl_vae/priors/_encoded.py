@@ -120,7 +120,7 @@ class EncodedMeans:
         return torch.cat(means)
 
     def remembered(self, x: Float[Tensor, "rows features"]) -> Float[Tensor, "rows latent"]:
-        """The same, from memory if this tensor was the last and the encoder is as it was then.
+        """Recall the means if this tensor was the last and the encoder is as it was then.
 
         The encoder must do the same each time, as it does in evaluation mode. A gradient for its
         parameters encodes again.

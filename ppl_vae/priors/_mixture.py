@@ -70,7 +70,7 @@ _MOST_SPREAD, _SEPARATION = 0.5, 2.0
 """Variance of the means at the start: at most, and times the number of dimensions."""
 
 _MOST_POINTS = 10_000
-"""Points that k-means looks at: more of them cost time and hardly move its clusters."""
+"""Largest number of points for k-means: more cost time and hardly move its clusters."""
 
 
 @final

@@ -252,7 +252,7 @@ class EnergyPrior(nn.Module):
         learning_rate: float = 1e-3,
         seed: int = 0,
     ) -> None:
-        """Tell z from normal draws: at the optimum ``U = log p_z - log Normal`` and Z = 1.
+        """Train U to tell z from normal draws; at best ``U = log p_z - log Normal`` and Z = 1.
 
         Minimises the logistic loss of U(z) against U at as many normal draws. What is fitted is the
         distribution that z come from, such as the guide's draws over all training data.

@@ -1,4 +1,4 @@
-"""The variational autoencoder with one layer of latents, and what all autoencoders check."""
+"""The variational autoencoder with one layer of latents, and checks that all share."""
 
 from collections.abc import Callable
 from itertools import count
@@ -53,7 +53,7 @@ def prior_of(prior: Callable[[], Any], x: Tensor) -> Any:
 
 
 def as_event(component: str, distribution: Any) -> Any:
-    """The distribution of a component, checked: of Pyro, over an event.
+    """Check that the distribution of a component is one of Pyro, over an event.
 
     Raises:
         TypeError: If it is no Pyro distribution; names the component.
