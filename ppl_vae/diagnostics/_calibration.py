@@ -255,6 +255,7 @@ def simulation_based_calibration(
     ):
         look.require_density("its draws have no spread to judge")
         identity = look.identity(settings, seed)
+        # Data are simulated in the shape and type of the first row; its values play no part.
         programs, first = look.programs, look.x[:1].to(look.device)
         template = first.expand(num_simulations, *first.shape[1:])
         for part in template.split(max(1, _ROWS // num_draws)):

@@ -135,6 +135,7 @@ class InferenceGap(Result):
                 f"log p(x) is estimated ({self.direction}): an error in it is one of the "
                 "approximation gap"
             )
+        # A gain within a few of its errors may be noise.
         if self.still_gained.value > _RESOLVED * self.still_gained.monte_carlo_error:
             notes.append(
                 "the refinement still gained at its end, so that part of the approximation gap is "

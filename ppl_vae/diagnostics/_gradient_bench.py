@@ -188,6 +188,7 @@ class GradientBench(Result):
             found, slope = self.curve(objective, group), self.slopes.get((objective, group))
             words = f"\n{slope.slope:+.2f} ± {slope.error:.2f}" if slope else ""
             values = [ratio.value for ratio in found.values()]
+            # On the log axis an interval that reaches 0 becomes an arrow.
             low = [ratio.low if ratio.resolved else 0.0 for ratio in found.values()]
             high = [ratio.high for ratio in found.values()]
             style = plots.style_of(index)
@@ -294,4 +295,5 @@ def _guide_lines(ax: Axes) -> None:
     for start in 10.0 ** np.arange(np.floor(np.log10(low / span)), np.log10(high * span) + 1):
         for slope in (0.5, -0.5):
             ax.plot(K, start * (K / left) ** slope, color=plots.GRID, lw=0.8, zorder=0)
+    # The lines must not stretch the axes that they were made for.
     ax.set(xlim=(left, right), ylim=(low, high))

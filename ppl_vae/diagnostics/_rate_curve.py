@@ -186,6 +186,7 @@ class RateDistortion(Result):
             ax.plot(self.guide_distortion.value, self.guide_rate.value, "D", markersize=6.5,
                     color=of_guide, label="the guide")  # fmt: skip
         ax.set(xlabel="distortion, E[-log p(x|z)] in nats", ylabel="rate, nats above the prior")
+        # Limits of the points: the tangent, a line without ends, must not stretch them.
         limits = ax.get_xlim(), ax.get_ylim()
         for point in points:
             if point.beta == 1:

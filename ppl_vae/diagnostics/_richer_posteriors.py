@@ -168,6 +168,7 @@ class _RowAffine:
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
         """The mean and the Cholesky factor."""
         shift, stretch, lower = self.values
+        # exp keeps the diagonal positive, so that every step leaves a Cholesky factor.
         factor = (self._scale * stretch.exp()).unsqueeze(-1) * (self._identity + lower.tril(-1))
         return self._loc + shift * self._scale, factor
 

@@ -43,7 +43,7 @@ class Estimator(Protocol):
 @final
 @dataclass(frozen=True)
 class Chunk:
-    """Some data, the programs with the proposal for them, and particles to decode at once."""
+    """Chunk of the data: rows, programs with their proposal, and particles to decode at once."""
 
     programs: Programs
     x: Tensor

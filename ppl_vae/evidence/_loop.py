@@ -139,6 +139,7 @@ class Call:
             try:
                 return self._pass(look, settings, estimate, path, data_at_once)
             except (RuntimeError, MemoryError) as error:
+                # Chunks of other rows have other streams: all of them are estimated anew.
                 smaller = look.halved()
                 if smaller is None or not is_out_of_memory(error):
                     raise

@@ -63,6 +63,7 @@ class Sandwich(Result):
         """Standard error of the gap from the spread over the data, which are independent."""
         if len(self) < 2:
             return math.nan
+        # Not from the errors of the sides: those leave out that chains backwards share their start.
         width = self.upper.log_prob - self.lower.log_prob
         return width.std().item() / math.sqrt(len(self))
 

@@ -47,7 +47,7 @@ class Chains(NamedTuple):
 
 
 def select(condition: Bool[Tensor, "chains batch"], new: Chains, old: Chains) -> Chains:
-    """Where the condition holds the new chains, elsewhere the old ones.
+    """Select the new chains where the condition holds, elsewhere the old ones.
 
     A choice, and no arithmetic: ``condition * new + (1 - condition) * old`` would let a new NaN
     into the chains that it was rejected for.

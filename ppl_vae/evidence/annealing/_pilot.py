@@ -105,7 +105,7 @@ class Precisions:
     end: Tensor
 
     def scale(self, level: Float[Tensor, " levels"]) -> Tensor:
-        """By dimension, at temperature b."""
+        """Scale of each dimension at temperature b."""
         level = level.unsqueeze(-1)
         along = (1 - level) * self.start + level * self.end
         return torch.maximum(along, torch.minimum(self.start, self.end)).rsqrt()

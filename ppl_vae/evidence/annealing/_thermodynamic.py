@@ -84,6 +84,7 @@ class ThermodynamicIntegration(AnnealedEstimator):
         moves = annealer.last * (self.burn_in + self.num_samples)
         spent = chains * (self.num_samples + moves * self.annealing.leapfrog_steps)
         spent += self.annealing.pilot_evaluations(annealer)
+        # From integrals of whole chains: samples along a chain depend on each other.
         variance = integral.trapezoid.var(0) / chains
         log_prob = integral.trapezoid.mean(0) + integral.correction + integral.log_share
         rounding = torch.finfo(annealer.computed_in).eps * log_prob.abs()

@@ -114,6 +114,7 @@ class Enumeration:
             index = torch.arange(first, min(first + size, states.count), device=x.device)
             latents = states.at(index, len(x))
             modelled = programs.run_model(x, len(index), latents)
+            # In every chunk: a support may depend on the datum, or on a latent enumerated with it.
             states.require_all(modelled)
             densities = list(log_densities(modelled, programs.num_dims).values())
             # Sites add up in double precision: single ones would lose digits at every site.

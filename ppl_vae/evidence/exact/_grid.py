@@ -95,7 +95,7 @@ def integrate_on_grid(
 
 
 def _change(values: list[float], last: int) -> float:
-    """What the steps between the last so many values have changed in all."""
+    """Sum of the absolute changes between the last so many values."""
     if len(values) < _AGREEING:
         return math.inf
     return sum(abs(b - a) for a, b in pairwise(values[-last:]))

@@ -164,11 +164,11 @@ class Joint:
         return total.nan_to_num(nan=-torch.inf)
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "points batch dim"]:
-        """U of given draws of all sites."""
+        """Unconstrained coordinates u of given draws of all sites."""
         return torch.cat([site.unconstrain(latents[n]) for n, site in self.sites.items()], -1)
 
     def prior_draws(self, count: int) -> Float[Tensor, "points batch dim"]:
-        """U of draws from the prior."""
+        """Unconstrained coordinates u of draws from the prior."""
         return self.unconstrain(self.programs.simulate(self.x, count).latents)
 
 
