@@ -57,8 +57,7 @@ class Component:
             ValueError: If the class refuses its arguments; names the component.
         """
         asked = inspect.signature(self.build).parameters
-        # By name, so that a class asks for what it needs only, and a new entry concerns no other
-        # class.
+        # By name, so that a class asks only for what it needs.
         given = {name: value for name, value in context.items() if name in asked}
         try:
             return self.build(*first, **given, **nested(self.build, self.arguments))
@@ -181,8 +180,7 @@ class Kind(Mapping[str, Class]):
                 try:
                     arguments[name] = setting.convert(given[name])
                 except ValueError as error:
-                    # The part after the colon repeats the type, which the list of parameters behind
-                    # it says.
+                    # The rest repeats the type, which the list of parameters says.
                     reason = str(error).partition(": ")[0]
                     raise ValueError(
                         f"{self.name} {text}: {reason}. {self._taken(build)}"

@@ -40,8 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         with notices():
-            # click's own mode would print usage errors in several lines, and abort in its own
-            # words.
+            # click's own mode would print usage errors in several lines.
             cli.main(args=arguments, prog_name="ppl-vae", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         say(error.format_message())

@@ -44,8 +44,7 @@ class Command(click.Command):
     @property
     def params(self) -> list[click.Parameter]:
         """All parameters, those made of settings too; click adds to this list."""
-        # Expanded on first use: reading the settings imports torch, which the list of commands
-        # needs not.
+        # Expanded on first use: reading the settings imports torch, which help does not need.
         if not self._expanded:
             self._expanded += [p for one in self._declared for p in getattr(one, "options", [one])]
         return self._expanded
@@ -206,8 +205,7 @@ def settings(
         group = SettingOptions(
             read, into, section, flags=flags or {}, several=tuple(several), **names
         )
-        # Where click's own decorators collect a command's options, so that both kinds keep their
-        # order.
+        # Where click's decorators collect options, so that both kinds keep their order.
         declared = command.__dict__.setdefault("__click_params__", [])
         declared.append(group)
         return command

@@ -88,8 +88,7 @@ def evaluate(folder: Path, listed: bool, as_json: bool, **asked: Any) -> None:
         share = f"{run.data.missing_share:.1%}"
         lines.append(f"log p of the observed cells; {share} of all cells are missing")
     if run.has_discrete_data:
-        # A density's bits would depend on the unit of the data; those of a probability are a code's
-        # length.
+        # Bits of a density would depend on the unit of the data.
         bits = pv.evidence.bits_per_dimension(evidence.mean, run.data.schema.features)
         lines.append(f"{bits:.4f} bits per dimension, of {run.data.schema.features}")
         values["bits_per_dimension"] = bits

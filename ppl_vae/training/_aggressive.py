@@ -71,8 +71,7 @@ class AggressiveStep(AdamStep):
         self._fit_guide(x, learning_rate)
         sums = batch_sums(*self.update(x, learning_rate, "model"))
         programs = self.objective.programs(self.model, self.guide)
-        # Every draw is weighed under every datum's guide, so that the cost is quadratic in their
-        # number.
+        # Every draw is weighed under every datum's guide: the cost is quadratic in the batch.
         information = batch_information(programs, x[:MOST_CROSSED])
         self._information.add(information, len(x), self.objective.context.num_data)
         return sums
@@ -135,7 +134,6 @@ class InformationTrend:
         """Restore the numbers of :meth:`state`."""
         for name, value in vars(self).items():
             saved = state[f"{self._KEY}{name.lstrip('_')}"].item()
-            # Back to the type that the attribute has: a flag from 1.0, a count from 3.0.
             setattr(self, name, type(value)(saved))
 
 

@@ -124,8 +124,7 @@ def fit(
     if file is not None and file.exists():
         trainer.resume(Snapshot.load(file), f"the checkpoint {file}")
     if on_start is not None:
-        # Last of the checks is the checkpoint's: what a caller writes now is of a run that will
-        # train.
+        # The checkpoint was the last check: what a caller writes now is of a run that trains.
         on_start(trainer.history)
     _train(trainer, file, checkpoint_seconds, progress, on_epoch)
     trainer.keep_best()

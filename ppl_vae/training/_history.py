@@ -61,7 +61,6 @@ class History:
     def best_epoch(self) -> int | None:
         """The epoch with the highest validation bound; None without validation."""
         scores = {r.epoch: r.validation for r in self.records if r.validation is not None}
-        # Of epochs with equal scores, max takes the earliest.
         return max(scores, key=scores.__getitem__) if scores else None
 
     def column(self, name: str) -> list[float | None]:

@@ -153,7 +153,6 @@ def _origin(
         for datum in range(len(x)):
             rows = slice(datum, datum + 1)
             latents = {
-                # The data plate is not the first dimension; it is moved there to be cut, and back.
                 name: value.detach().movedim(dim, 0)[rows].movedim(0, dim)
                 for name, value in particles.latents.items()
             }

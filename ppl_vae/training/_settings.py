@@ -206,8 +206,7 @@ class FitSettings:
         budget = self.budget
         return {
             "batch_size": self.batch_size,
-            # The schedule itself, not how it was written: a name and the object it stands for are
-            # one run.
+            # The schedule, not how it was written: a name and its object are one run.
             "learning_rate": repr(self.rate_at),
             "budget": budget.kind,
             # A schedule spreads over the budget; at a constant rate a run may be made longer.

@@ -137,8 +137,7 @@ class AdamStep(Step):
 
     def make_optimizers(self) -> list[torch.optim.Optimizer]:
         """One Adam."""
-        # Fused: one kernel for all parameters and a step count on the device, so that nothing
-        # waits.
+        # Fused: one kernel, with the step count on the device, so that nothing waits.
         return [torch.optim.Adam(list(self.parameters.values()), fused=True)]
 
     def update(

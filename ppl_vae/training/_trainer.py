@@ -81,8 +81,7 @@ class Trainer:
         programs.modules().train(False)
         data.require_rows(programs, device, seed)
         with seeded(seed, Stream.TRAINING):
-            # Seeded, so that the run that looks at the programs leaves the caller's random state
-            # alone.
+            # Seeded: looking at the programs leaves the caller's random state alone.
             data, self.modules, batch = data.fitted(programs, device)
         self.batches = Batches(data, settings.batch_size, seed, device)
         self.objective = objective.with_plate_nesting(self.modules.max_plate_nesting)
@@ -258,15 +257,13 @@ class Trainer:
                 if (progress == 1 and not check) or epoch.updates == most:
                     break
                 epoch.rate = self.settings.rate_at(progress)
-                # Set before every update: annealed objectives and passes over the data are read off
-                # it.
+                # Set before every update: annealed objectives read their progress off it.
                 self.objective.context = Context(progress, len(self.batches.train))
                 if check:
                     sums = self._checked_update(rows, batch, epoch.rate)
                 else:
                     sums = self.step(batch, epoch.rate)
-                # Added on the device, so that no update waits for it; the first sums bring device
-                # and length.
+                # Added on the device, so that no update waits; the first sums bring their device.
                 epoch.sums = epoch.sums + sums if epoch.updates else sums
                 epoch.updates, epoch.num_data = epoch.updates + 1, epoch.num_data + len(batch)
                 if budget.seconds is not None:
@@ -307,8 +304,7 @@ class Trainer:
             parameter=copied(self.step.parameters),
             buffer=copied(self.buffers),
             optimizer=copied(self.step.state()),
-            # Not copied: a better epoch replaces these dictionaries and changes none of their
-            # tensors.
+            # Not copied: a better epoch replaces these dictionaries, and changes none.
             best=self._best,
             best_buffer=self._best_buffers,
             before=self._cut,
@@ -320,7 +316,6 @@ class Trainer:
         Raises:
             ValueError: If it is the state of another model.
         """
-        # In place, as the modules and the optimiser hold these tensors.
         load_parameters(self.step.parameters, snapshot.parameter)
         load_parameters(self.buffers, snapshot.buffer)
         # An optimiser keeps the tensors that it is given, and changes them.

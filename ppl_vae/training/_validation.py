@@ -143,8 +143,7 @@ def _require_fixed_prior(particles: Particles, name: str, parameters: Mapping[st
         if other != name and value.requires_grad
     }
     movable = {**{f"parameter {key}": value for key, value in parameters.items()}, **others}
-    # Drawn with a split graph: the site's own point is cut off, other latents and parameters are
-    # not.
+    # The latents are leaves here: a gradient shows what the prior depends on, not the guide.
     density = particles.log_prior[name].sum()
     if not density.requires_grad:
         return
