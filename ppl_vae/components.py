@@ -57,6 +57,7 @@ class Component:
             ValueError: If the class refuses its arguments; names the component.
         """
         asked = inspect.signature(self.build).parameters
+        # By name, so that a class asks only for what it needs.
         given = {name: value for name, value in context.items() if name in asked}
         try:
             return self.build(*first, **given, **nested(self.build, self.arguments))
@@ -130,13 +131,14 @@ class Kind(Mapping[str, Class]):
     def split(self, text: str) -> tuple[str, list[str]]:
         """The name, or ``module:Class``, and the arguments behind it."""
         name, _, rest = text.partition(":")
+        # A name of the kind has arguments behind its colon; anything else may be module:Class.
         if name not in self and rest:
             attribute, _, rest = rest.partition(":")
             name = f"{name}:{attribute}"
         return name, split_entries(rest) if rest else []
 
     def outside_class(self, spec: object) -> str | None:
-        """``module:Class`` where a component is from outside of this package; imports nothing."""
+        """Return ``module:Class`` of a component from outside of this package; import nothing."""
         if isinstance(spec, Mapping):
             path = spec.get("class_path")
             is_path = isinstance(path, str) and path not in self and bool(re.search("[.:]", path))
@@ -152,7 +154,7 @@ class Kind(Mapping[str, Class]):
         return {n: own for n, own in settings_of(build).items() if n not in self.context}
 
     def checked(self, text: str, build: Class, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All own arguments, converted to their annotated types.
+        """Convert all own arguments to their annotated types.
 
         Raises:
             ValueError: If one is unknown, missing or of a wrong type.
@@ -178,6 +180,7 @@ class Kind(Mapping[str, Class]):
                 try:
                     arguments[name] = setting.convert(given[name])
                 except ValueError as error:
+                    # The rest repeats the type, which the list of parameters says.
                     reason = str(error).partition(": ")[0]
                     raise ValueError(
                         f"{self.name} {text}: {reason}. {self._taken(build)}"
@@ -210,12 +213,14 @@ class Kind(Mapping[str, Class]):
                 f"{attribute!r}{hint and f'; {hint}'}"
             )
         build = getattr(imported, attribute)
+        # By the class and not by its path: a class may move between modules of this package.
         if any(build is ours for ours in self.values()):
             return build
         if is_ours(module):
             raise ValueError(
                 f"{self.name} {name!r} is no {self.name} of this package: known: {', '.join(self)}."
             )
+        # Not any callable: a path such as os:system in a file would be a way to run commands.
         if not (isinstance(build, type) and issubclass(build, self.base)):
             what = "class" if isinstance(build, type) else type(build).__name__
             wanted = class_path(self.base).replace(".modules.module.", ".")
@@ -223,7 +228,7 @@ class Kind(Mapping[str, Class]):
         return build
 
     def form(self, name: str) -> str:
-        """How a component is written, with its arguments: ``vamp[:COMPONENTS,WEIGHTED]``."""
+        """Form in which a component is written: ``vamp[:COMPONENTS,WEIGHTED]``."""
         own = self.parameters(self[name]).values()
         required = [_form_of(p) for p in own if p.default is REQUIRED]
         optional = [_form_of(p) for p in own if p.default is not REQUIRED]
@@ -246,6 +251,7 @@ class Kind(Mapping[str, Class]):
             raise ValueError(
                 f"{self.name}: write class_path: module.Class and init_args: a mapping."
             )
+        # Dots alone, as other tools write a class path; the last one is before the class.
         if path not in self and ":" not in path and "." in path:
             module, _, name = path.rpartition(".")
             path = f"{module}:{name}"
@@ -282,6 +288,7 @@ class Kind(Mapping[str, Class]):
             missing = isinstance(error, ModuleNotFoundError)
             reason = str(error) if missing else f"{type(error).__name__}: {error}"
             what = f"importing {module} failed: {' '.join(reason.split())}"
+            # Missing is the module itself or a folder of it, and not one that it imports.
             if missing and f"{module}.".startswith(f"{getattr(error, 'name', None)}."):
                 near = did_you_mean(module, self) or f"known: {', '.join(self)};"
                 what = (
@@ -293,6 +300,7 @@ class Kind(Mapping[str, Class]):
 
 def class_path(build: Class) -> str:
     """``module.Class``, by the folder that exports the class rather than by its private module."""
+    # Stored configurations then read the same after a class has moved to another private module.
     public = re.sub(r"\._\w+", "", build.__module__)
     exported = getattr(sys.modules.get(public), build.__qualname__, None)
     return f"{public if exported is build else build.__module__}.{build.__qualname__}"

@@ -18,7 +18,8 @@ _PREFIX, _SUFFIX = ".ppl_vae-", ".tmp"
 _TEMPORARY = re.compile(r"\.ppl_vae-[a-z0-9_]{8}\.tmp")
 """Names of temporary folders: of this package alone, so that they may be removed."""
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
-"""Answers of file systems that keep no folder open for writing it to the disk."""
+"""Errors of file systems that cannot write a folder to the disk."""
+# Direction marks can make a text look as if it said something else.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
@@ -45,16 +46,18 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write to inside, which then takes the place of ``path``.
+    """Give a temporary file to write to, which then takes the place of ``path``.
 
     Raises:
         OSError: As :func:`write_atomically`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the file: a rename is atomic within one file system only.
         with temporary_folder(path.parent) as folder:
             temporary = folder / path.name
             yield temporary
+            # Content first: a rename that reaches the disk before it would leave a file cut short.
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -68,13 +71,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A folder inside ``parent``, removed afterwards; those of killed processes are removed first.
+    """Make a folder inside ``parent`` and remove it afterwards; remove those of killed processes.
 
     Raises:
         OSError: If it cannot be made.
     """
     for earlier in _temporary_names(parent):
         _is_abandoned(earlier, remove=True)
+    # Made again where another writer took it for abandoned before it was locked.
     while (lock := _locked(folder := Path(tempfile.mkdtemp(_SUFFIX, _PREFIX, parent)))) is None:
         pass
     try:
@@ -85,10 +89,10 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def _locked(folder: Path) -> int | None:
-    """A descriptor that locks the new folder; None where another process removed it.
+    """Lock a new folder; return the descriptor, or None where another process removed the folder.
 
-    The lock goes with the process, however it ends: where it is free, the owner is dead. Between
-    the making of a folder and its lock another process may take it for abandoned.
+    The system frees the lock when the process ends, however it ends: where it is free, the owner is
+    dead. Between the making of a folder and its lock another process may take it for abandoned.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -96,6 +100,7 @@ def _locked(folder: Path) -> int | None:
         return None
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+    # Looked at under the lock: from here on nobody removes it.
     if folder.exists():
         return descriptor
     os.close(descriptor)
@@ -104,14 +109,14 @@ def _locked(folder: Path) -> int | None:
 
 @contextmanager
 def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock file ``path`` inside, or say who does.
+    """Hold the lock file ``path``, or raise an error that says who holds it.
 
     The operating system lets go of the lock when the process ends, however it ends. Who holds it
     stands beside it, in ``path`` with ``.holder`` at its end.
 
     Args:
         path: The lock file; it stays there.
-        what: What is locked, for the message: ``study results/objectives``.
+        what: Name of what is locked, for the message, such as ``study results/objectives``.
         wait: Seconds to wait for a process that is about to end.
 
     Raises:
@@ -119,6 +124,8 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         OSError: If the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # O_CLOEXEC: a program started here must not inherit the descriptor, and with it the lock, and
+    # keep it when this process has ended.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     holder, end = path.with_name(f"{path.name}.holder"), time.monotonic() + wait
     while True:
@@ -141,6 +148,8 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         )
         yield
     finally:
+        # While the lock is still held, or it would remove the next holder's. The lock file stays:
+        # whoever waits has it open, and would lock a file without a name.
         holder.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -159,6 +168,7 @@ def append_text(path: Path, text: str) -> None:
     Raises:
         OSError: If it cannot be written, or ``path`` is a symbolic link.
     """
+    # O_NOFOLLOW refuses a link without a gap between looking and opening.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags, 0o666)
@@ -209,12 +219,13 @@ def require_content(path: Path, size: int) -> None:
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which could steer the terminal it is printed on."""
+    """Remove control characters, which could change the terminal that the text is printed on."""
     return _UNPRINTABLE.sub("", text)
 
 
 def _temporary_names(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
+        # The whole name is matched, so that no other program's files are taken for these.
         return [folder / each.name for each in entries if _TEMPORARY.fullmatch(each.name)]
 
 
@@ -236,7 +247,7 @@ def _is_abandoned(path: Path, *, remove: bool = False) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, so that a rename outlives a power cut."""
+    """Write a folder's names to the disk, so that a rename survives a power cut."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

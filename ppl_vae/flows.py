@@ -117,6 +117,8 @@ class Flow(nn.Module):
             activation=nn.Tanh,
             **coupled,
         ).transform
+        # zuko's autoregressive transform takes one pass from its input: iaf draws that way, the
+        # others take densities.
         self._towards_latents = kind == "iaf"
         _start_at_identity(self.transform)
 
@@ -161,6 +163,7 @@ class RowFlows(nn.Module):
         require_zuko()
         turns = [torch.zeros(latent, latent)]
         turns += [torch.randn(latent, latent) / latent**0.5 for _ in range(layers - 1)]
+        # forward multiplies by the factor again.
         shared = (turn.div(_SPLINE_STEP).expand(rows, -1, -1) for turn in turns)
         self.turns = nn.ParameterList(turn.clone() for turn in shared)
         self._sizes = [bins, bins, bins - 1]
@@ -207,7 +210,7 @@ class _Pass(NamedTuple):
     log_volume: Tensor
     has_graph: bool
     version: int
-    """How often z had been changed in place."""
+    """Number of changes of z in place, as torch counts them."""
 
     def serves(self, z: Tensor) -> bool:
         """Whether z is the draw, unchanged, with the graph that is wanted of it."""
@@ -217,6 +220,7 @@ class _Pass(NamedTuple):
 
 
 def _version(z: Tensor) -> int:
+    # A tensor of inference mode counts no versions.
     return 0 if z.is_inference() else z._version
 
 

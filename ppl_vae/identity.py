@@ -1,4 +1,4 @@
-"""What a number was computed from."""
+"""Identity of a number: parameters, data, settings and seed that it was computed from."""
 
 import hashlib
 import json
@@ -27,8 +27,10 @@ def hash_tensors(named: Mapping[str, Tensor]) -> str:
         named: Name to tensor, on any device.
     """
     digest = hashlib.sha256()
+    # Sorted, so that the order in which modules were registered does not matter.
     for name in sorted(named):
         content = named[name].detach().cpu().contiguous()
+        # Zero bytes between the fields: no two lists of names and shapes give the same bytes.
         digest.update(f"{name}\0{content.dtype}\0{tuple(content.shape)}\0".encode())
         # A view of the bytes: NumPy has no bfloat16, and a copy would double the memory.
         digest.update(content.reshape(-1).view(torch.uint8).numpy().data)
@@ -51,6 +53,7 @@ def hash_bytes(content: bytes) -> str:
 
 def hash_values(values: Any) -> str:
     """SHA-256, in hex, of plain values, as JSON has them."""
+    # Keys in order, so that equal mappings have one hash.
     return hash_bytes(json.dumps(values, sort_keys=True).encode())
 
 
@@ -91,7 +94,7 @@ class Source:
 @final
 @dataclass(frozen=True)
 class Identity:
-    """What a number was computed from.
+    """Record of what a number was computed from.
 
     Two numbers with equal :attr:`key` are the same number, up to rounding between versions.
 
@@ -103,8 +106,8 @@ class Identity:
         chunk_rows: Particles times data computed at once. The streams of random numbers follow from
             it and the seed; None where no draws are cut into chunks.
         device: Type of the device, such as "cpu".
-        source: Where the rows came from.
-        versions: Of this package, torch and Pyro. Recorded, not compared.
+        source: Source of the rows.
+        versions: Versions of this package, torch and Pyro. Recorded, not compared.
         densities: Site to its log-density at one draw of the first datum, in nats: programs whose
             code was changed have the same tensors and others. Compared where both are known.
     """
@@ -165,11 +168,12 @@ class Identity:
             )
 
     def of_parts(self, parts: Iterable["Identity | None"]) -> "Identity":
-        """The same with the rows at once of all parts; None where they differ or are not known.
+        """A copy with the parts' ``chunk_rows``; None where these differ or are not known.
 
         Args:
             parts: Identities of the numbers that this one is put together from.
         """
+        # Streams of random numbers follow from it, so that one number must hold for all parts.
         counts = {None if part is None else part.chunk_rows for part in parts}
         return replace(self, chunk_rows=counts.pop() if len(counts) == 1 else None)
 
@@ -181,7 +185,7 @@ class Identity:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Identity":
-        """What :meth:`to_dict` gave.
+        """Read what :meth:`to_dict` gave.
 
         Raises:
             ValueError: If entries are missing, unknown or of another type.
@@ -195,6 +199,7 @@ class Identity:
         numbers = (identity.seed, identity.chunk_rows)
         if (
             not all(isinstance(word, str) for word in words)
+            # Not isinstance: a file's true is no seed of 1.
             or not all(number is None or type(number) is int for number in numbers)
             or not all(isinstance(value, float) for value in dict(identity.densities).values())
         ):
@@ -216,7 +221,7 @@ _DEVICE: ContextVar[str | None] = ContextVar("device of the wanted identity", de
 
 
 def identity_of(computation: Callable[[], Any], device: str | None = None) -> Identity:
-    """What a computation would be computed from, before anything is computed.
+    """Identity that a computation would state, before anything is computed.
 
     The computation starts, and ends where it states its identity: every estimator and every
     diagnosis does, once programs and data are checked. So a stored number is looked for by the
@@ -230,6 +235,8 @@ def identity_of(computation: Callable[[], Any], device: str | None = None) -> Id
     Raises:
         ValueError: If the computation ends without stating one, or as the computation does.
     """
+    # One computation may ask for the identity of another: the device asked for outside holds
+    # inside.
     token = _DEVICE.set(device or _DEVICE.get() or _HERE)
     try:
         computation()
@@ -253,9 +260,10 @@ def state(identity: Identity) -> Identity:
     """Give an identity to :func:`identity_of`, which ends the computation; else go on.
 
     Args:
-        identity: What the computation is computed from.
+        identity: Identity of what is computed.
     """
     if _DEVICE.get() is not None:
+        # It unwinds every frame between here and identity_of, with their context managers closed.
         raise _Stated(identity)
     return identity
 

@@ -18,6 +18,7 @@ from ppl_vae.vae import VAE, HierarchicalVAE
 from ppl_vae.weights import effective_sample_size, normalized_weights
 
 _ROWS = 50_000
+"""Particles times rows that are decoded at once."""
 _FEW = 5.0
 """Effective samples of a row below which its draws are flagged."""
 
@@ -86,6 +87,7 @@ def impute(
             f"{num_draws} and {num_particles}."
         )
     programs = Programs(vae.model, vae.guide)
+    # whole: the weights of a row are normalised over all its particles.
     size = ChunkSize(num_particles, cpu=_ROWS, gpu=_ROWS, whole=True)
     with (
         evaluation(programs, x, size, device=device) as look,
@@ -111,12 +113,15 @@ def _impute(
     particles = draw_particles(vae.model, vae.guide, x, num_particles)
     weights = normalized_weights(particles.log_weight.double())
     z = particles.latents[vae.bottom]
+    # With replacement and joint over features: cells of one draw come from one latent.
     chosen = torch.multinomial(weights.mT, num_draws, replacement=True).mT
     complete = vae.decoder(z[chosen, torch.arange(len(x), device=x.device)]).sample().to(x)
     missing = x.isnan()
     draws = torch.where(missing, complete, x)
+    # The mean of means under the weights: less noise than the mean of the draws.
     mean = (weights.to(x).unsqueeze(-1) * vae.decoder(z).mean.to(x)).sum(0)
     coded = [place for place, column in enumerate(columns) if column.kind in CODED]
+    # A mean of codes is no code.
     mean[:, coded] = draws[..., coded].mode(0).values
     point = torch.where(missing, mean, x)
     size = effective_sample_size(particles.log_weight.double())
@@ -212,6 +217,7 @@ def impute_run(
         for place, column in enumerate(columns):
             missing = imputation.missing[:, place].numpy()
             if missing.any():
+                # As objects: a filled cell may be a fraction among whole numbers.
                 cells = complete[column.name].astype(object)
                 cells[missing] = decoded[column.name].to_numpy()[missing]
                 complete[column.name] = cells

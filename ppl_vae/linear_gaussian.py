@@ -65,6 +65,7 @@ class LinearGaussian(nn.Module):
     ) -> "LinearGaussian":
         """A model in double precision whose weights are Normal(0, 1/latent) draws."""
         with seeded(seed, Stream.INITIALIZATION):
+            # So that W z has variance 1 in expectation, however many latents there are.
             weight = torch.randn(features, latent, dtype=torch.float64) / math.sqrt(latent)
             bias = torch.randn(features, dtype=torch.float64)
         return cls(weight, bias, noise_scale)
@@ -134,6 +135,7 @@ class LinearGaussian(nn.Module):
         factor = covariances.sqrt().diag_embed() if diagonal else torch.linalg.cholesky(covariances)
         centred = x - self.bias - functional.linear(means, self.weight).unsqueeze(1)
         by_component = _log_marginal(centred, self.weight @ factor, self.noise_scale)
+        # A weight of 0 is -inf here and adds nothing.
         return torch.logsumexp(weights.log().unsqueeze(-1) + by_component, 0)
 
     def mean_field_gap(self) -> Float[Tensor, ""]:
@@ -168,5 +170,6 @@ def _log_marginal(
     precision, projected = identity + weight.mT @ weight, scaled @ weight
     explained = (torch.linalg.solve(precision, projected.mT).mT * projected).sum(-1)
     quadratic: Tensor = scaled.square().sum(-1) - explained
+    # Division by s took the factor s^(2 features) out of the determinant.
     log_norm = weight.shape[-2] * math.log(2 * math.pi * noise_scale**2)
     return -0.5 * (quadratic + torch.logdet(precision).unsqueeze(-1) + log_norm)

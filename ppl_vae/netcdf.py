@@ -74,6 +74,7 @@ def joined(trees: Iterable[xr.DataTree], attrs: Mapping[str, Attribute]) -> xr.D
         for name, group in tree.children.items():
             if name in result.children:
                 raise ValueError(f"two trees have a group {name!r}: rename one before joining.")
+            # A node of a tree has one parent: without a copy it would leave the tree it came from.
             result[name] = group.copy()
     return result
 
@@ -88,18 +89,19 @@ def names_of(what: str, names: Sequence[Any] | None, count: int) -> Sequence[Any
 def numpy_of(values: Tensor) -> NDArray[Any]:
     """Convert to an array of a type that netCDF has: half precision becomes single."""
     values = values.detach().cpu()
+    # NumPy has no bfloat16, and netCDF no half precision.
     half = values.is_floating_point() and values.element_size() < 4
     array: NDArray[Any] = (values.float() if half else values).numpy()
     return array
 
 
 def observed_of(x: Tensor) -> Variable:
-    """Data, (datum, feature)."""
+    """Convert data to a variable of dimensions (datum, feature)."""
     return ["datum", *dimensions_of("feature", x.dim() - 1)], numpy_of(x)
 
 
 def dimensions_of(name: str, count: int) -> list[str]:
-    """Names of so many dimensions."""
+    """Names of ``count`` dimensions."""
     return [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
 
 
@@ -172,6 +174,7 @@ def _declared_bytes(path: Path) -> int:
 
     def add(_name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset):
+            # By declared shapes: compressed or unwritten values take next to nothing in the file.
             sizes.append(math.prod(node.shape or ()) * max(node.dtype.itemsize, 1))
 
     with h5py.File(path, "r") as file:

@@ -1,4 +1,4 @@
-"""The guide refined for each datum by itself: semi-amortised inference."""
+"""Refinement of the guide for each datum: semi-amortised inference."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def refine(
     learning_rate: float = 0.1,
     seed: int | None = 0,
 ) -> OffsetGuide:
-    """``argmax_(d, r) L_i[q(.|x_i) with loc + d_i, scale exp(r_i)]``, started at d = r = 0.
+    """Find ``argmax_(d, r) L_i[q(.|x_i) with loc + d_i, scale exp(r_i)]`` from d = r = 0.
 
     Every normal site of the guide is moved and stretched by an offset of each datum's own, found by
     ``steps`` updates of Adam on fresh draws, at a rate that falls linearly to 0. The model's and
@@ -66,6 +66,7 @@ def refine(
     _require_settings(steps, learning_rate)
     objective = STL(_DRAWS) if objective is None else objective
     require_refinable(objective)
+    # Estimators run without gradients, which the ascent needs.
     with seeded(seed, Stream.TRAINING), torch.enable_grad():
         refined = zero_offsets(guide, x)
         values = [value for offset in refined.offsets.values() for value in offset.tensors]
@@ -75,14 +76,14 @@ def refine(
 
 @runtime_checkable
 class Refiner(Protocol):
-    """How to make the guide for a batch, as a value: a :class:`Refinement` or another way.
+    """Procedure that makes the guide for a batch: a :class:`Refinement` or another one.
 
     It must not change parameters, and what it finds for a datum must not depend on the others.
     """
 
     @property
     def description(self) -> str:
-        """What becomes of the guide, for the name of a method."""
+        """Description of the guide, for the name of a method."""
 
     @property
     def rows_per_datum(self) -> int:
@@ -95,7 +96,7 @@ class Refiner(Protocol):
 @final
 @dataclass(frozen=True)
 class Refinement:
-    """How to refine a guide on the ELBO: the settings of :func:`refine`, as values.
+    """Refinement of a guide on the ELBO, by the settings of :func:`refine`.
 
     Args:
         steps: Updates.
@@ -117,12 +118,12 @@ class Refinement:
 
     @property
     def description(self) -> str:
-        """For the name of a method."""
+        """Description of the guide, for the name of a method."""
         return f"guide refined by {self.steps} steps"
 
     @property
     def rows_per_datum(self) -> int:
-        """Decoded at once, with a graph."""
+        """Latents of each datum that are decoded at once, with a graph."""
         return self.num_particles
 
     def __call__(
@@ -185,9 +186,11 @@ def _ascend(
 ) -> None:
     optimizer = torch.optim.Adam(values)
     for step in range(steps):
+        # Noisy gradients keep Adam at a distance from the optimum that grows with the rate.
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
         # The sum, not the mean: a datum's gradient must not shrink with the batch.
         loss = objective.differentiable_loss(model, guide, x)
+        # Not backward, which would add to the gradients of the model's and the guide's parameters.
         for value, gradient in zip(values, torch.autograd.grad(loss, values), strict=True):
             value.grad = gradient
         optimizer.step()

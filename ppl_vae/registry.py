@@ -99,7 +99,7 @@ def parse_objective(text: str) -> Objective:
 
 
 def outside_objective(text: object) -> str | None:
-    """``module:Class`` where an objective is from outside of this package; imports nothing."""
+    """Return ``module:Class`` of an objective from outside of this package; import nothing."""
     return OBJECTIVES.outside_class(text.partition("+")[0]) if isinstance(text, str) else None
 
 
@@ -136,7 +136,9 @@ def with_particles(text: str, counts: Sequence[int], *, keep: bool = True) -> tu
     family = ":".join([name, *filter(None, [",".join(rest)])]) + plus + shaping
     if own and keep:
         return family if name in OBJECTIVES else text, [text]
+    # Some objectives need two particles or more: smaller K are left out of their curve.
     least = getattr(OBJECTIVES.get(name), "least_particles", 1)
+    # If none is left, the class itself refuses K, with its own reason.
     possible = [K for K in counts if least <= K] or counts
     return family, [f"{name}:{','.join([str(K), *rest])}{plus}{shaping}" for K in possible]
 
@@ -158,6 +160,7 @@ def build_estimator(method: str = "iwae", options: Mapping[str, Any] = MappingPr
     """
     name, written = METHODS.split(method)
     own = METHODS.parameters(METHODS.resolve(name))
+    # Both num_chains and chains are taken, as Python and the command line name it.
     names = {option_of(parameter): parameter for parameter in own} | {n: n for n in own}
     given = {option: value for option, value in options.items() if value is not None}
     for option in given:
@@ -168,6 +171,7 @@ def build_estimator(method: str = "iwae", options: Mapping[str, Any] = MappingPr
                 f"{', '.join(map(option_of, own))}."
             )
     values = [f"{names[option]}={value}" for option, value in given.items()]
+    # Back to text, so that options pass the one reader of components and its checks.
     arguments = ",".join([*written, *values])
     return METHODS.parse(f"{name}:{arguments}" if arguments else name)()
 
@@ -214,9 +218,11 @@ def _methods() -> dict[str, dict[str, Setting]]:
 
 def needs_guide_density(estimator: Any) -> bool:
     """Whether an estimator weighs draws by the guide's density, which a point does not have."""
+    # These integrate over z without draws.
     if isinstance(estimator, Quadrature | Enumeration):
         return False
     annealing = getattr(estimator, "annealing", estimator)
     if isinstance(annealing, AnnealedImportanceSampling):
         return annealing.start == "guide"
+    # Laplace's approximation replaces the guide, whose density is then not asked for.
     return not isinstance(getattr(estimator, "refine", None), LaplaceApproximation)

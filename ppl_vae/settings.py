@@ -24,16 +24,17 @@ from ppl_vae.names import describe, require_known
 _T = TypeVar("_T")
 REQUIRED = inspect.Parameter.empty
 """Default of a setting that has none, and annotation of a parameter without one."""
+# Not followed by a closing bracket before an opening one, so not inside of a list.
 _COMMA = re.compile(r",(?![^\[]*\])")
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _LARGEST = 1 << 63
-"""Whole numbers beyond are none for torch, nor for a float."""
+"""Bound of whole numbers: torch has 64 bits, and much larger ones overflow a float."""
 
 
 @final
 @dataclass(frozen=True)
 class Setting:
-    """One thing that can be set.
+    """Setting of a function or a class.
 
     Attributes:
         name: Its name, in Python and in files.
@@ -81,10 +82,12 @@ def settings_of(owner: Callable[..., Any]) -> dict[str, Setting]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         name, hint, default = parameter.name, parameter.annotation, _default_of(owner, parameter)
+        # A parameter without an annotation is read by the type of its default.
         if hint is REQUIRED and default is not REQUIRED:
             hint = Any if default is None else type(default)
         unnamed = parameter.kind is not parameter.KEYWORD_ONLY
         added = [Setting(name, hint, default, texts.get(name, ""), unnamed)]
+        # A dataclass without a default has no values to show, and stays one setting.
         if is_dataclass(hint) and is_dataclass(default):
             values = flat(default)
             added = [
@@ -127,6 +130,7 @@ def nested(
         (inside.setdefault(path[0], {}) if path else arguments)[name] = value
     for name, inner in inside.items():
         start = getattr(base, name, None)
+        # What is left out of a nested dataclass keeps the value of the base, or else its default.
         if start is None:
             start = _default_of(owner, inspect.signature(owner).parameters[name])
         arguments[name] = changed(start, **inner)
@@ -168,6 +172,7 @@ def convert(value: Any, hint: Any) -> Any:
     """
     if (reader := _READERS.get(origin_of(hint))) is not None:
         return reader(value, hint)
+    # isinstance with a protocol raises, unless it is checkable at run time.
     plain = isinstance(hint, type) and not getattr(hint, "_is_protocol", False)
     if hint is Any or (plain and isinstance(value, hint)):
         return value
@@ -175,7 +180,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def in_words(hint: Any) -> str:
-    """Annotated type for people: ``a list of whole numbers, or null``."""
+    """Describe an annotated type in words: ``a list of whole numbers or null``."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         # A function or a class cannot be written down.
@@ -194,7 +199,7 @@ def in_words(hint: Any) -> str:
 
 
 def origin_of(hint: Any) -> Any:
-    """``tuple`` of ``tuple[int, ...]``; a plain type itself."""
+    """Generic type of an annotation, ``tuple`` of ``tuple[int, ...]``; a plain type is its own."""
     return get_origin(hint) or hint
 
 
@@ -230,7 +235,9 @@ def _number(value: Any, hint: Any) -> Any:
     whole = r"[+-]?\d+"
     pattern = whole if hint is int else rf"[+-]?(\d+\.?\d*|\.\d+)([eE]{whole})?"
     if isinstance(value, str) and re.fullmatch(pattern, value):
+        # Only what the pattern takes: float() alone reads nan, inf and 1_000, which nobody means.
         value = hint(value)
+    # bool is a subclass of int, and true is no number in a file.
     good = isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
     if not good or (isinstance(value, int) and abs(value) >= _LARGEST):
         raise ValueError(in_words(hint))
@@ -293,7 +300,7 @@ _READERS: dict[Any, Callable[[Any, Any], Any]] = {
     dict: _mapping, Mapping: _mapping,
     Path: _path, str: _text,
 }  # fmt: skip
-"""Type to what reads a value of it; the annotations that can be written down."""
+"""Reader of each annotated type whose values can be written as text."""
 
 
 def _default_of(owner: Any, parameter: inspect.Parameter) -> Any:
@@ -305,9 +312,10 @@ def _default_of(owner: Any, parameter: inspect.Parameter) -> Any:
 
 
 def _documented(owner: Callable[..., Any]) -> dict[str, str]:
-    """Parameter to its entry under Args or Attributes, without markup."""
+    """Map each parameter to its entry under Args or Attributes, without markup."""
     text = inspect.getdoc(owner) or ""
     section = re.search(r"^(?:Args|Attributes):\n((?: .*\n?|\n)+)", text, re.MULTILINE)
+    # An entry goes on where lines are indented further than its name.
     entries = re.findall(
         r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE
     )
@@ -315,10 +323,10 @@ def _documented(owner: Callable[..., Any]) -> dict[str, str]:
 
 
 def split_entries(text: str) -> list[str]:
-    """Entries between commas outside of brackets: ``sizes=[64,64],scale=2`` has two."""
+    """Split text at commas outside of brackets: ``sizes=[64,64],scale=2`` has two entries."""
     return [entry.strip() for entry in _COMMA.split(text)]
 
 
 def plain_text(text: str) -> str:
-    """Documentation without the markup of names."""
+    """Remove the markup of names from documentation."""
     return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text).replace("``", "").replace("`", "")

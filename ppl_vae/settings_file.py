@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+# A few lines of nested aliases can stand for billions of entries, which fill the memory.
 _LONGEST, _MOST = 10**6, 10**5
 """Characters of a file of settings, and entries in it with aliases written out."""
 
@@ -49,11 +50,12 @@ def _parse(text: str, suffix: str) -> Any:
 
 
 def write_yaml_text(values: Mapping[str, Any]) -> str:
-    """Values as YAML 1.2, which :func:`parse_settings` reads back."""
+    """Write values as YAML 1.2, which :func:`parse_settings` reads back."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.allow_unicode = True
+    # So wide that no line is folded.
     yaml.width = 10**6
     out = io.StringIO()
     yaml.dump(values, out)
@@ -67,6 +69,7 @@ def _parse_yaml(text: str) -> Any:
         node = yaml.compose(text)
         if node is None:
             return None
+        # Looked at as nodes, in which an alias is one object, before values are made of them.
         _require_small(node)
         return yaml.load(text)
     except DuplicateKeyError as error:
@@ -89,6 +92,7 @@ def _require_small(root: Any) -> None:
 
     def size(node: Any) -> int:
         if id(node) in sizes:
+            # 0 marks a node whose entries are being counted: to meet it again is a cycle.
             if sizes[id(node)] == 0:
                 raise ValueError("an alias stands inside of what it stands for.")
             return sizes[id(node)]
@@ -108,6 +112,7 @@ def _line(error: MarkedYAMLError) -> str:
 
 def _parse_json(text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # JSON's own reader keeps the last of two equal keys without a word.
         values = dict(pairs)
         if len(values) < len(pairs):
             keys = [key for key, _ in pairs]

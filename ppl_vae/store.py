@@ -24,7 +24,7 @@ _SEAL = "sha256"
 @final
 @dataclass(frozen=True)
 class Stored:
-    """Content of a file.
+    """Content of a file in the package's format.
 
     Attributes:
         tensors: Group to name to tensor; read, on the CPU.
@@ -47,6 +47,7 @@ class Stored:
             OSError: If it cannot be written; an earlier file stays whole.
         """
         tensors = {
+            # Cloned: safetensors refuses tensors that share memory, as tied parameters do.
             f"{group}/{name}": value.detach().cpu().contiguous().clone()
             for group, named in self.tensors.items()
             for name, value in named.items()
@@ -56,18 +57,19 @@ class Stored:
             "identity": json.dumps(self.identity),
             "record": json.dumps(self.record),
         }
+        # The file's own format checks shapes and sizes, not values: a flipped bit would be read.
         metadata[_SEAL] = _digest(tensors, metadata)
         write_atomically(path, safetensors.torch.save(tensors, metadata))
 
     @classmethod
     def read(cls, path: Path, kind: str, what: str, remedy: str) -> "Stored":
-        """The content that was written.
+        """Read the content of a file.
 
         Args:
             path: The file.
             kind: Name and version that it must have.
-            what: What it is, for messages.
-            remedy: What to do where it is damaged, for messages.
+            what: Word for the file, for messages.
+            remedy: Advice for a damaged file, for messages.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -81,6 +83,7 @@ class Stored:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(f"{path} is damaged or no {what} ({error}): {remedy}.") from error
+        # Before the hash: a file of another version is named as such, not as damaged.
         if metadata.get("format") != kind:
             raise ValueError(
                 f"{path} has format {metadata.get('format')!r}, expected {kind!r}: {remedy}."
@@ -89,6 +92,7 @@ class Stored:
             raise ValueError(f"{path} is not as it was written (SHA-256 differs): {remedy}.")
         groups: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
+            # At the first slash only: names may contain slashes, groups do not.
             group, name = key.split("/", 1)
             groups.setdefault(group, {})[name] = value
         return cls(groups, json.loads(metadata["record"]), json.loads(metadata["identity"]))
@@ -113,11 +117,11 @@ def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
-    """The values that :func:`write_sealed` wrote.
+    """Read the values that :func:`write_sealed` wrote.
 
     Args:
         path: The file.
-        remedy: What to do where it is damaged, for the message.
+        remedy: Advice for a damaged file, for the message.
 
     Raises:
         ValueError: If the file is not as it was written; names it.

@@ -53,7 +53,7 @@ def leave_one_out_log_mean_exp(
 def group_log_mean_exp(
     log_weight: Float[Tensor, "particles batch"], num_groups: int
 ) -> Float[Tensor, "groups batch"]:
-    """:func:`log_mean_exp` of each of ``num_groups`` runs of consecutive particles."""
+    """:func:`log_mean_exp` of each of ``num_groups`` groups of consecutive particles."""
     grouped = log_weight.unflatten(0, (num_groups, -1))
     return torch.logsumexp(grouped, dim=1) - math.log(grouped.shape[1])
 
@@ -61,7 +61,7 @@ def group_log_mean_exp(
 def group_normalized_weights(
     log_weight: Float[Tensor, "particles batch"], num_groups: int
 ) -> Float[Tensor, "particles batch"]:
-    """:func:`normalized_weights` within each of ``num_groups`` runs of consecutive particles."""
+    """:func:`normalized_weights` within each of ``num_groups`` groups of consecutive particles."""
     return torch.softmax(log_weight.unflatten(0, (num_groups, -1)), dim=1).flatten(0, 1)
 
 
@@ -71,6 +71,7 @@ def effective_sample_size(log_weight: Float[Tensor, "particles batch"]) -> Float
     References:
         Kong, 1992, A note on importance sampling using standardized weights.
     """
+    # In log space: the weights themselves, and their squares sooner, overflow or vanish.
     return torch.exp(2 * torch.logsumexp(log_weight, 0) - torch.logsumexp(2 * log_weight, 0))
 
 
@@ -85,16 +86,20 @@ class _Sums(NamedTuple):
 
     @classmethod
     def of(cls, log_weight: Float[Tensor, "particles batch"], kept: int) -> "_Sums":
+        # In double precision, so that sums do not depend on where the chunks were cut.
         log_weight = log_weight.double()
         shift = log_weight.amax(0)
         weight = torch.exp(log_weight - _finite(shift))
+        # A tail is fitted to a share of the positive weights; a weight of 0 has no place in it.
         positive = (log_weight > -math.inf).sum(0)
         largest = log_weight.topk(min(kept, len(log_weight)), dim=0).values
         return cls(shift, weight.sum(0), weight.square().sum(0), positive, largest)
 
     def merged(self, other: "_Sums", kept: int) -> "_Sums":
+        # By the larger shift both factors are at most 1: nothing overflows.
         shift = torch.maximum(self.shift, other.shift)
         ours, theirs = (torch.exp(sums.shift - _finite(shift)) for sums in (self, other))
+        # The largest of all are among the largest of each side.
         both = torch.cat([self.largest, other.largest])
         return _Sums(
             shift,
@@ -111,11 +116,12 @@ def _finite(shift: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
 
 
 def tail_size(count: int) -> int:
-    """``min(K/5, 3 sqrt(K))``: how many of K weights are their tail.
+    """Number of weights in the tail of K weights: ``min(K/5, 3 sqrt(K))``.
 
     References:
         Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
     """
+    # Above 225, 3 sqrt(K) is the smaller of the two.
     return int(3 * math.sqrt(count)) if count > 225 else count // 5
 
 
@@ -138,12 +144,13 @@ class RunningWeights:
     def __init__(self, most: int = 100_000) -> None:
         self.num_particles = 0
         self.precision = 0.0
+        # One more than the tail: the weight below it is where the tail begins.
         self._kept = tail_size(most) + 1
         self._sums: _Sums | None = None
 
     @classmethod
     def of(cls, log_weight: Float[Tensor, "particles batch"]) -> "RunningWeights":
-        """Of one chunk, shape (particles, batch)."""
+        """Sums of one chunk, shape (particles, batch)."""
         made = cls(len(log_weight))
         made.add(log_weight)
         return made
@@ -162,11 +169,13 @@ class RunningWeights:
         new = _Sums.of(log_weight, self._kept)
         self._sums = new if self._sums is None else self._sums.merged(new, self._kept)
         self.num_particles += len(log_weight)
+        # Weights that were computed in float32 keep its rounding after a cast to float64.
         precision = torch.finfo(computed_in or log_weight.dtype).eps
         self.precision = max(self.precision, precision)
 
     def merged(self, other: "RunningWeights") -> "RunningWeights":
         """The sums over the particles of both, of the same data."""
+        # Below the shorter list, one side may lack weights that belong to the tail of both.
         kept = min(self._kept, other._kept)
         sums = self._known().merged(other._known(), kept)
         made = self._with(sums, self.num_particles + other.num_particles)
@@ -224,7 +233,7 @@ class RunningWeights:
 
     @property
     def num_positive(self) -> Int[Tensor, " batch"]:
-        """How many weights are not 0."""
+        """Number of weights above 0."""
         return self._known().positive
 
     @property
@@ -247,7 +256,7 @@ class RunningWeights:
 
     @property
     def rounding(self) -> Float[Tensor, " batch"]:
-        """What the type of the log-weights leaves open of :attr:`log_mean`, in nats.
+        """Error of :attr:`log_mean` from the rounding of the log-weights, in nats.
 
         ``eps |log mean w|``: a weight that matters is off by so much, and not one by one: rounding
         does not average out over particles. 0 where every weight is 0.

@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         with notices():
+            # click's own mode would print usage errors in several lines.
             cli.main(args=arguments, prog_name="ppl-vae", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         say(error.format_message())
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         fail(f"{error.format_message()} See: {command} --help", code=2)
     except (click.Abort, KeyboardInterrupt):
         fail("stopped; the same command goes on from the last checkpoint.", code=130)
+    # A reader such as head has closed the pipe: there is nobody left to tell.
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:

@@ -32,8 +32,10 @@ OBJECTIVES = ("elbo", "iwae:50")
 def fit_command(folder: Path, config: dict[str, Any], place: dict[str, Any], as_json: bool) -> None:
     """Train one model into a folder."""
     run, result = pv.runs.train_run(config_of(config), folder, **place)
+    # Of the kept epoch, not the last: these are the parameters that evaluate will use.
     record = result.history.records[result.kept_epoch - 1]
     point = run.has_point_guide
+    # A point has no density: log q - log p is -log p there, and no KL.
     term = "-log p" if point else "KL"
     kl = ", ".join(f"{term}({site}) {value:.3f}" for site, value in record.kl.items())
     bound = "joint log-density log p(x, z)" if point else f"{run.config.objective} bound"
@@ -95,6 +97,7 @@ def compare_command(
     several of another kind.
     """
     levels = {name: tuple(config[name]) for name in COMPARED}
+    # The option's default stands for one run; a comparison needs two levels of something.
     source = click.get_current_context().get_parameter_source("objective")
     if source == click.core.ParameterSource.DEFAULT:
         alone = all(len(levels[name]) == 1 for name in COMPARED[1:])

@@ -33,6 +33,7 @@ def objectives(as_json: bool) -> None:
 
 
 def _plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    # JSON has no sets; sorted, so that the output is the same each time.
     return {name: sorted(v) if isinstance(v, frozenset) else v for name, v in fields}
 
 

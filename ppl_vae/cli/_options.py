@@ -44,6 +44,7 @@ class Command(click.Command):
     @property
     def params(self) -> list[click.Parameter]:
         """All parameters, those made of settings too; click adds to this list."""
+        # Expanded on first use: reading the settings imports torch, which help does not need.
         if not self._expanded:
             self._expanded += [p for one in self._declared for p in getattr(one, "options", [one])]
         return self._expanded
@@ -128,6 +129,7 @@ class SettingOption(click.Option):
 
     def __init__(self, setting: Setting, flag: str, section: str, *, several: bool) -> None:
         text, default, words = setting.text, setting.default, ""
+        # The text says what None stands for; click shows it as the default.
         if found := _NONE.search(text):
             text, words = f"{text[: found.start()]}.", found[1] if default is None else ""
         self.section, self.setting = section, setting
@@ -148,6 +150,7 @@ class SettingOption(click.Option):
         extra, value = super().get_help_extra(ctx), self.setting.default
         if isinstance(value, tuple):
             extra["default"] = ",".join(map(str, value))
+        # False, empty and None say nothing as defaults; a 0 does, and is put back below.
         if not extra.get("default") or not value:
             extra.pop("default", None)
         if self._words:
@@ -166,7 +169,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         self.hint = hint
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text or a file's value to one of the type."""
+        """Convert text, or a value of a file, to the type."""
         try:
             return convert(value, self.hint)
         except ValueError as error:
@@ -186,7 +189,7 @@ def settings(
 
     Args:
         owner: Where it is: ``runs.RunConfig``; or a function that returns settings by name.
-        into: As of :class:`SettingOptions`, also all others.
+        into: Parameter of the command that takes their values as a mapping.
         section: Heading in the help.
         flags: Name to flag.
         several: Names of which several values may be given.
@@ -202,6 +205,7 @@ def settings(
         group = SettingOptions(
             read, into, section, flags=flags or {}, several=tuple(several), **names
         )
+        # Where click's decorators collect options, so that both kinds keep their order.
         declared = command.__dict__.setdefault("__click_params__", [])
         declared.append(group)
         return command
@@ -226,6 +230,7 @@ def config_file(command: _F) -> _F:
         "--config",
         type=click.Path(path_type=Path),
         metavar="FILE",
+        # Eager: the defaults must be set before other options are read.
         is_eager=True,
         expose_value=False,
         callback=_take_settings,
@@ -235,7 +240,7 @@ def config_file(command: _F) -> _F:
 
 
 def typed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the values of options, those that were typed, or stand in a file of settings."""
+    """Select the values of options that were typed or stand in a file of settings."""
     source = click.get_current_context().get_parameter_source
     given = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
     return {name: value for name, value in values.items() if source(name) in given}
@@ -250,6 +255,7 @@ def config_of(values: Mapping[str, Any]) -> Any:
     left_out = set(limits) - set(here) if here else set()
     files = {
         name: str(Path(value).resolve())
+        # In full, so that the run can be opened from another folder.
         for name in ("data", "test_data")
         if (value := values[name]) and Path(value).suffix and Path(value).exists()
     }
@@ -268,7 +274,7 @@ def import_classes_of(values: Mapping[str, Any]) -> None:
 
 
 def import_from_here() -> None:
-    """Let classes be found in the folder one works in; last, to shadow nothing."""
+    """Append the working folder to the module search path; last, so that it shadows nothing."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
@@ -288,7 +294,7 @@ def _known(name: str) -> str:
 
 
 def _metavar(setting: Setting) -> str:
-    """What stands for a value in the help: ``N``, ``N,...``, ``[test|valid|train]``."""
+    """Placeholder of a value in the help: ``N``, ``N,...``, ``[test|valid|train]``."""
     if setting.name in pv.registry.KINDS:
         return "NAME"
     hint = setting.hint
@@ -343,4 +349,5 @@ def _settings_in(path: Path, options: Container[str]) -> dict[str, Any]:
         values = values["config"]
     if not isinstance(values, dict):
         raise click.BadParameter(f"{path} holds no settings: write lines such as epochs: 50")
+    # A date of YAML or TOML becomes text, the form that options read.
     return json.loads(json.dumps(values, default=str))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What commands print, and how they fail."""
+"""Output of commands, and their failures in one line."""
 
 import ast
 import json
@@ -46,9 +46,10 @@ _KEYWORD = re.compile(
 
 
 def in_options(message: str) -> str:
-    """A message of the library with its advice as options of the command line."""
+    """Rewrite the advice in a message of the library as options of the command line."""
     for python, option in _OPTIONS.items():
         message = message.replace(python, option)
+    # Keywords after the fixed phrases, some of which contain them.
     return _KEYWORD.sub(lambda found: _typed(found[1], found[2]) or found[0], message)
 
 
@@ -74,6 +75,7 @@ def show(text: str, values: dict[str, Any], as_json: bool) -> None:
 
 def say(text: str, *, err: bool = False) -> None:
     """Print text, from wherever it comes, without what would steer the terminal."""
+    # Names in a file may hold control characters, which move the cursor or hide text.
     click.echo(printable(text), err=err)
 
 
@@ -84,6 +86,7 @@ def notices() -> Iterator[None]:
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    # Or handlers of the root logger would print each line a second time.
     logger.propagate = False
     try:
         yield
@@ -108,7 +111,7 @@ class _Notices(logging.Handler):
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, on one line, with the file it is about."""
+    """Message of an exception on one line, with the file it is about."""
     message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         message = f"{error.filename}: {message}"
@@ -120,7 +123,7 @@ def one_line(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """What went wrong in one line; of a failure that was not foreseen, also where."""
+    """Describe a failure in one line; one that was not foreseen with its place in the code."""
     if isinstance(error, _FORESEEN):
         return one_line(error)
     if isinstance(error, RecursionError):
@@ -132,6 +135,7 @@ def describe_error(error: BaseException) -> str:
             f"out of memory: {first[:_END]}: take smaller chunks, batches or models, or another "
             "--device."
         )
+    # The innermost frame: of a failure that nobody foresaw, the place is the best hint.
     frame = traceback.extract_tb(error.__traceback__)[-1]
     reason = f"{type(error).__name__}: {one_line(error)}"
     return (

@@ -61,6 +61,7 @@ def evaluate(folder: Path, listed: bool, as_json: bool, **asked: Any) -> None:
         show(text, {"evaluations": [each.summary() for each in stored]}, as_json)
         return
     on, opening, shards = asked["on"], asked["opening"], asked["shards"]
+    # The split has a default, so that only a typed one contradicts a file.
     if on["file"] is not None and "split" in typed(on):
         raise click.BadParameter("the rows of --data have no splits", param_hint="split")
     estimator = pv.registry.build_estimator(**asked["estimator"], options=asked["options"])
@@ -87,6 +88,7 @@ def evaluate(folder: Path, listed: bool, as_json: bool, **asked: Any) -> None:
         share = f"{run.data.missing_share:.1%}"
         lines.append(f"log p of the observed cells; {share} of all cells are missing")
     if run.has_discrete_data:
+        # Bits of a density would depend on the unit of the data.
         bits = pv.evidence.bits_per_dimension(evidence.mean, run.data.schema.features)
         lines.append(f"{bits:.4f} bits per dimension, of {run.data.schema.features}")
         values["bits_per_dimension"] = bits
@@ -105,10 +107,11 @@ def evaluate(folder: Path, listed: bool, as_json: bool, **asked: Any) -> None:
 
 
 def _judged(estimator: Any, run: Any, rows: Any, seed: int) -> tuple[Any, Any, list[Path]]:
-    """The annealing of a sandwich, judged on simulated data, and the pictures of that."""
+    """Judge the annealing of a sandwich on simulated data; return estimator, sandwich, pictures."""
     if not isinstance(estimator, pv.BidirectionalMonteCarlo):
         return estimator, None, []
     programs = run.vae.model, run.vae.guide
+    # On simulated data both sides bound log p(x), so that their gap measures the annealing.
     levels = pv.evidence.sandwiches(estimator, *programs, rows, device=run.device, seed=seed)
     title = f"{run.config.objective} on {run.data.name}: simulated data"
     pictures = pv.report.write_sandwich(levels, run.folder, title)
@@ -277,6 +280,7 @@ def gradients_command(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+    # Replicates only where typed: the two benches have different defaults.
     asked = {**typed(numbers["asked"]), **numbers["seeding"]}
     if run is None:
         bench = pv.diagnostics.linear_gaussian_bench(families, **asked)

@@ -165,6 +165,7 @@ def show_results(results: Any, as_json: bool) -> None:
     text += f"\nnumbers:  {', '.join(str(results.folder / name) for name in names)}"
     files = {"report": str(page), "pictures": [str(path) for path in pictures]}
     show(text, {"notes": results.warnings, **(summary or {}), **files}, as_json)
+    # Last, so that a script sees the exit code and has all the files of the cells that are done.
     if failed := results.in_state("failed"):
         log = failed[0].folder / "log.txt"
         fail(f"{len(failed)} of {len(results.cells)} cells failed; the first: {log}", code=1)

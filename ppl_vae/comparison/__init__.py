@@ -1,4 +1,4 @@
-"""Statistics of comparison: arms over seeds and data, paired."""
+"""Statistics of paired comparisons: arms over seeds and data."""
 
 from ppl_vae.comparison._bootstrap import Rank
 from ppl_vae.comparison._cells import FactorTable

@@ -1,4 +1,4 @@
-"""The bootstrap over seeds and data, jointly for many means, and the ranks it gives."""
+"""Bootstrap over seeds and data, jointly for many means, and the ranks it gives."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _CHUNK = 200
 def hierarchical_bootstrap(
     cells: Sequence[Cells], data_factors: Sequence[float], replicates: int, seed: int
 ) -> Float[Array, "replicates means"]:
-    """Joint replicates of means, seeds and data resampled, the same ones for all means.
+    """Resample seeds and data, the same ones for all means, and return joint replicates.
 
     ``mean* = mean + sum_s z_s (y_s. - mean) / sqrt(S (S - 1) w) + c sum_i (n_i / N) (y_.i - mean)``
 
@@ -30,10 +30,10 @@ def hierarchical_bootstrap(
     exactly t's distribution. c is :func:`data_factor`.
 
     Args:
-        cells: Of each mean; seeds of one number are the same seeds.
-        data_factors: c of each mean.
-        replicates: How many.
-        seed: Of the random numbers.
+        cells: Values of each mean; seeds of one number are the same seeds.
+        data_factors: Factor c of each mean.
+        replicates: Number of replicates.
+        seed: Seed of the random numbers.
 
     References:
         Owen, 2007, The pigeonhole bootstrap.
@@ -48,7 +48,7 @@ def hierarchical_bootstrap(
     for start in range(0, replicates, _CHUNK):
         count = min(_CHUNK, replicates - start)
         drawn = generator.integers(num_data, size=(count, num_data))
-        # How often each datum is drawn, of all replicates by one count.
+        # A range of indices for each replicate, so that one bincount counts the data of all.
         drawn += num_data * np.arange(count)[:, None]
         times = np.bincount(drawn.ravel(), minlength=count * num_data).reshape(count, num_data)
         draws[start : start + count] += times.astype(float) @ data / num_data
@@ -58,7 +58,7 @@ def hierarchical_bootstrap(
 def bootstrap_intervals(
     cells: Sequence[Cells], confidence: float, replicates: int, seed: int
 ) -> list[tuple[float, float]]:
-    """Percentile intervals of :func:`hierarchical_bootstrap`, each for its own mean alone.
+    """Compute percentile intervals of :func:`hierarchical_bootstrap`, each for one mean alone.
 
     They cover 93 to 97% where 95% is stated from 5 seeds on, more than that with fewer, and less
     where few data are very skewed: a check of ``comparison/_confidence.py``, which holds
@@ -78,6 +78,7 @@ def _seed_part(
 ) -> Float[Array, "replicates means"]:
     seeds = sorted({seed for each in cells for seed in each.seeds})
     multipliers = generator.standard_normal((replicates, len(seeds)))
+    # One level for all means: where numbers of seeds are equal, differences keep t's distribution.
     level = generator.random((replicates, 1))
     freedom = np.array([len(each.seeds) - 1 for each in cells])
     deviations = np.zeros((len(seeds), len(cells)))
@@ -86,15 +87,17 @@ def _seed_part(
         rows = [seeds.index(seed) for seed in each.seeds]
         deviations[rows, column] = per_seed - per_seed.mean()
     kinds, which = np.unique(np.maximum(freedom, 1), return_inverse=True)
+    # The quantile is slow: once for each number of seeds, and not for each mean.
     w = (stats.chi2.ppf(level, kinds) / kinds)[:, which]
     scale = np.sqrt(np.maximum(freedom, 1) * (freedom + 1) * w)
     return np.asarray(multipliers @ deviations / scale)
 
 
 def data_factor(values: Float[Array, "seeds data"]) -> float:
-    """Factor c of :func:`hierarchical_bootstrap`: ``sqrt((1 - MS_rest / MS_datum)+ N / (N - 1))``.
+    """Compute factor c of the bootstrap: ``sqrt((1 - MS_rest / MS_datum)+ N / (N - 1))``.
 
-    It takes out the rest, which would be counted with the seeds and again with the data.
+    It removes the rest, which would be counted with the seeds and again with the data; N / (N - 1)
+    makes up for the spread that multinomial counts lack.
     """
     squares = mean_squares(values)
     num_data = values.shape[1]
@@ -105,13 +108,13 @@ def data_factor(values: Float[Array, "seeds data"]) -> float:
 @final
 @dataclass(frozen=True)
 class Rank:
-    """An arm's place by mean log p(x).
+    """Place of an arm by mean log p(x).
 
     Attributes:
-        rank: By the estimated means; 1 is the highest.
+        rank: Rank by the estimated means; 1 is the highest.
         best: Probability that its mean over all training runs and data is the highest: the share of
             joint bootstrap replicates.
-        interval: Of the true rank, at the comparison's confidence.
+        interval: Interval of the true rank, at the comparison's confidence.
     """
 
     rank: int
@@ -122,29 +125,31 @@ class Rank:
 def rank_arms(
     cells: Mapping[str, Cells], confidence: float, replicates: int = 2000, seed: int = 0
 ) -> dict[str, Rank]:
-    """Rank arms, best first, with what another set of data and training runs might say.
+    """Rank arms, best first, with their uncertainty over other data and training runs.
 
     Args:
         cells: log p(x) of each arm.
-        confidence: Of the intervals of ranks.
-        replicates: Of :func:`hierarchical_bootstrap`.
-        seed: Of its random numbers.
+        confidence: Confidence of the intervals of ranks.
+        replicates: Number of replicates of :func:`hierarchical_bootstrap`.
+        seed: Seed of its random numbers.
 
     References:
         Hall and Miller, 2009, Using the bootstrap to quantify the authority of an empirical
         ranking.
     """
     names = list(cells)
-    # What a datum adds to all arms alike moves no rank, but factor c would let it: it is taken off.
+    # An effect on all arms moves no rank; it is taken off: unequal factors c would let it.
     shared = torch.stack([each.values.mean(0) for each in cells.values()]).mean(0)
     apart = [
         replace(each, values=each.values - (shared - shared.mean())) for each in cells.values()
     ]
     draws = hierarchical_bootstrap(apart, _relative_factors(cells), replicates, seed)
     ranks = stats.rankdata(-draws, axis=1, method="average")
+    # Arms that tie share the win: equal arms are each best with probability 1 / A.
     winners = draws == draws.max(1, keepdims=True)
     best = (winners / winners.sum(1, keepdims=True)).mean(0)
     tail = (1 - confidence) / 2
+    # inverted_cdf: ranks that occurred, and none between two of them.
     low, high = (
         np.quantile(ranks, level, axis=0, method="inverted_cdf") for level in (tail, 1 - tail)
     )
@@ -158,7 +163,7 @@ def rank_arms(
 
 
 def _relative_factors(cells: Mapping[str, Cells]) -> list[float]:
-    """Factor c of each arm against the mean of the arms that have the same seed."""
+    """Compute factor c of each arm's deviation from the mean of the arms with the same seed."""
     rows: dict[int, list[Float[Array, " data"]]] = {}
     for each in cells.values():
         for seed, row in zip(each.seeds, each.values.numpy(), strict=True):

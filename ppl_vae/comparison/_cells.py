@@ -1,4 +1,4 @@
-"""Evidence of arms and seeds as arrays, what of it is missing, and means over factors."""
+"""Arrays of evidence by arm and seed, notes on what is missing, and means over factors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ Pair = tuple[str, str]
 @final
 @dataclass(frozen=True)
 class Cells:
-    """log p(x) of one arm, or differences of two.
+    """Values of log p(x) of one arm, or differences of two.
 
     Attributes:
-        seeds: The seeds there are, ascending.
+        seeds: Seeds that have results, ascending.
         values: log p(x) of each seed and datum, in nats.
-        monte_carlo_variance: The squared standard error of each; 0 where it is not known.
+        monte_carlo_variance: Squared standard error of each; 0 where it is not known.
     """
 
     seeds: tuple[int, ...]
@@ -40,16 +40,16 @@ class Cells:
 
     @property
     def mean(self) -> CrossedMean:
-        """The mean over seeds and data."""
+        """Mean over seeds and data."""
         return crossed_mean(self.values, self.monte_carlo_variance)
 
     def only(self, seeds: Sequence[int]) -> "Cells":
-        """Those of some of the seeds."""
+        """Select some of the seeds."""
         rows = [self.seeds.index(seed) for seed in seeds]
         return Cells(tuple(seeds), self.values[rows], self.monte_carlo_variance[rows])
 
     def minus(self, other: "Cells") -> "Cells | None":
-        """Differences by seed and datum, of the seeds that both have; None if there are none."""
+        """Subtract by seed and datum, over the seeds that both have; None if there are none."""
         seeds = _shared_seeds([self, other])
         if not seeds:
             return None
@@ -63,7 +63,7 @@ def _shared_seeds(cells: Sequence[Cells]) -> tuple[int, ...]:
 
 
 def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Cells], list[str]]:
-    """Arm to its cells, and what was left out, one sentence each.
+    """Gather the cells of each arm, and what was left out, one sentence each.
 
     Raises:
         ValueError: If results are of different data, of fewer than 2, or there are none.
@@ -83,7 +83,7 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
     for arm, results in evidence.items():
         impossible = [s for s, result in results.items() if bool(result.log_prob.isneginf().any())]
         if impossible:
-            # Without these runs the arm would be judged by its better ones.
+            # To leave out these runs alone would judge the arm by its better ones.
             seeds = ", ".join(map(str, sorted(impossible)))
             notes.append(
                 f"{arm} is left out: log p(x) is -inf for some data of seed {seeds}, and so is its "
@@ -120,12 +120,12 @@ class FactorTable:
     """Means of a factor's levels over the levels of the other factors.
 
     Attributes:
-        factor: Its name.
+        factor: Name of the factor.
         levels: Level to its mean log p(x), in nats per datum.
         differences: ``(a, b)`` to the mean of level a minus level b, paired by seed and datum.
-        tests: Of each difference, all of this factor together.
+        tests: Test of each difference, all of this factor together.
         cells: Combinations of the other factors' levels that each mean is over.
-        left_out: Arms of combinations that are not there for every level.
+        left_out: Arms of combinations that were not run at every level.
     """
 
     factor: str
@@ -139,15 +139,15 @@ class FactorTable:
 def factor_tables(
     cells: Mapping[str, Cells], levels: Levels, confidence: float
 ) -> dict[str, FactorTable]:
-    """The table of each factor that has two levels or more and a balanced part.
+    """Make the table of each factor that has two levels or more and a balanced part.
 
-    Balanced: only combinations of the other factors' levels in which every level of the factor was
-    run, over the seeds that all of these arms have.
+    The balanced part holds the combinations of the other factors' levels in which every level of
+    the factor was run, over the seeds that all of these arms have.
 
     Args:
         cells: log p(x) of each arm.
         levels: Arm to factor to its level.
-        confidence: Of the intervals.
+        confidence: Confidence of the intervals.
 
     Raises:
         ValueError: If an arm has no levels.
@@ -170,6 +170,7 @@ def _table(
             others = tuple(sorted(item for item in levels[arm].items() if item[0] != factor))
             blocks.setdefault(others, {})[levels[arm][factor]] = arm
     names = list(dict.fromkeys(levels[arm][factor] for arm in cells if factor in levels[arm]))
+    # A level must not look better because it was run with better levels of the other factors.
     balanced = [block for block in blocks.values() if len(block) == len(names)]
     inside = {arm for block in balanced for arm in block.values()}
     seeds = _shared_seeds([cells[arm] for arm in inside]) if inside else ()
@@ -192,5 +193,6 @@ def _table(
 
 def _average(cells: Sequence[Cells]) -> Cells:
     """Means over arms of the same seeds, by seed and datum."""
+    # The variance of a mean of independent estimates is their mean variance over their number.
     variance = torch.stack([each.monte_carlo_variance for each in cells]).mean(0) / len(cells)
     return Cells(cells[0].seeds, torch.stack([each.values for each in cells]).mean(0), variance)

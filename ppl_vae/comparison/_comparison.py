@@ -1,4 +1,4 @@
-"""Statistics of a comparison: several arms, each over seeds and the same data."""
+"""Comparison of several arms, each over seeds and the same data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ V = TypeVar("V")
 MOST_ARMS_IN_ALL_PAIRS = 12
 """More arms than this are compared with one of them, not each with each."""
 FEW_DATA = 50
-"""Least number of data for which the coverage of the intervals was measured."""
+"""Least number of data for which the intervals' coverage was measured (docs/comparison.md)."""
 VERY_SKEWED = 5.0
-"""Skewness beyond which it was not measured either."""
+"""Skewness beyond which it was not measured."""
 _NAMED = 3
 """Number of differences that a note names; more are counted."""
 
@@ -35,19 +35,19 @@ class Comparison(Result):
         arms: Arm to its mean log p(x), in nats per datum.
         differences: ``(a, b)`` to the mean of log p_a(x) - log p_b(x), paired by seed and datum,
             over the seeds that both have.
-        tests: Of each difference: intervals and p-values, alone and all together.
-        bootstrap: Of each difference alone: percentile interval of the bootstrap over seeds and
+        tests: Intervals and p-values of each difference, alone and all together.
+        bootstrap: Percentile interval of each difference alone, by the bootstrap over seeds and
             data, a check of the interval in ``tests``.
-        power: Of each difference: what it would take to show it.
-        random_effects: Of each arm with two seeds or more: how training runs differ.
-        ranking: Of each arm, best first: rank, its interval, probability of being best.
+        power: Seeds or data that it would take to show each difference.
+        random_effects: Spread of the training runs of each arm with two seeds or more.
+        ranking: Rank of each arm, best first, its interval, probability of being best.
         factors: Factor to the means of its levels over the other factors.
-        reference: The arm that all others are compared with; None where all pairs are.
-        confidence: Of every interval; of those of all differences together, too.
+        reference: Arm that all others are compared with; None where all pairs are.
+        confidence: Confidence of every interval, and of those of all differences together.
         seeds: Arm to the seeds it has.
-        warnings: Arm to why its log p(x) should not be trusted.
-        notes: What to know before believing the statistics, one sentence each.
-        methods: How log p(x) was estimated, in words; several where results differ in it.
+        warnings: Arm to the reason not to trust its log p(x).
+        notes: Limits of the statistics, one sentence each.
+        methods: Methods that estimated log p(x), in words; several where results differ in it.
         num_data: Number of test data.
         num_seeds: Number of runs of the arm with most.
         num_particles: Number of particles K of the estimates.
@@ -74,11 +74,11 @@ class Comparison(Result):
     num_particles: int
 
     def interval(self, pair: Pair) -> tuple[float, float]:
-        """Interval of one difference; all of them hold together at ``confidence``."""
+        """Look up the interval of one difference; all hold together at ``confidence``."""
         return self.tests[pair].simultaneous
 
     def verdict(self, pair: Pair) -> str:
-        """Which arm is higher, if the interval excludes 0, in words."""
+        """Say which arm is higher, if the interval excludes 0, in words."""
         return self.tests[pair].verdict(pair)
 
     def __str__(self) -> str:
@@ -138,7 +138,7 @@ class Comparison(Result):
         }
 
     def _rows(self) -> list[Row]:
-        """An arm each, and after them a difference each: ``a - b``."""
+        """Make a row for each arm, and after them one for each difference, ``a - b``."""
         ends = {arm: mean.interval(self.confidence) for arm, mean in self.arms.items()}
         ends |= {f"{a} - {b}": self.interval((a, b)) for a, b in self.differences}
         means = self.arms | {f"{a} - {b}": mean for (a, b), mean in self.differences.items()}
@@ -150,7 +150,7 @@ class Comparison(Result):
         ]
 
     def _panels(self) -> list[Panel]:
-        """Forest plots: each arm with its seeds, and their paired differences."""
+        """Make forest plots of the arms with their seeds, and of their paired differences."""
         points = [*self.arms.values(), *self.differences.values()]
         rows = [
             plots.ForestRow(row["arm"], row["mean"], row["low"], row["high"], points=mean.per_seed)
@@ -206,11 +206,11 @@ def compare(
         evidence: Arm to seed to log p(x) of the same data. A seed is the same in all arms: its
             results are paired. Seeds may be missing where a run failed.
         levels: Arm to factor to its level, for means over factors.
-        reference: The arm to compare all others with. If not given: all pairs, or, of more than
-            12 arms, the one with the highest mean.
-        confidence: Of the intervals.
-        replicates: Of the bootstrap, which ranks.
-        seed: Of its random numbers.
+        reference: Arm to compare all others with. If not given: all pairs, or, of more than 12
+            arms, the one with the highest mean.
+        confidence: Confidence of the intervals.
+        replicates: Number of replicates of the bootstrap, which ranks.
+        seed: Seed of its random numbers.
 
     Raises:
         ValueError: If arms differ in their data, or an argument is wrong.
@@ -233,6 +233,7 @@ def compare(
     differences = {pair: each.mean for pair, each in paired.items()}
     tests = dict(zip(paired, paired_tests(list(differences.values()), confidence), strict=True))
     bootstrap = bootstrap_intervals(list(paired.values()), confidence, replicates, seed)
+    # Bonferroni's, as in the tests: power is that of showing the difference among all others.
     level = (1 - confidence) / max(1, len(paired))
     results = [result for by_seed in evidence.values() for result in by_seed.values()]
     doubts = {
@@ -280,6 +281,7 @@ def _notes(cells: Mapping[str, Cells], differences: Mapping[Pair, CrossedMean]) 
     counts = {arm: len(each.seeds) for arm, each in cells.items()}
     num_data = next(iter(cells.values())).values.shape[1]
     notes = []
+    # A difference has the seeds that both arms have: these limit it, not those of each arm.
     fewest = min([len(mean.per_seed) for mean in differences.values()] or counts.values())
     if fewest == 1:
         notes.append(
@@ -313,5 +315,6 @@ def _skewness(mean: CrossedMean) -> float:
     squares = mean.squares
     if squares.datum == 0:
         return 0.0
+    # Skewness of a datum's mean over seeds: squares hold its third cumulant over N^2.
     variance = squares.datum / squares.num_seeds
     return float(abs(squares.third_cumulant) * squares.num_data**2 / variance**1.5)

@@ -36,7 +36,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _NODES = np.linspace(0.0, 1.0, 128)
 _BEYOND = 1e-13
-"""Probability of each tail of w that is left out."""
+"""Probability of each tail of w that the integral leaves out."""
 _TINY = 1e-200
 _CALIBRATED = 0.15
 """Constant c of the factor 1 + c V_data / V_seed whose coverage of 95% is nearest for S = 2."""
@@ -51,11 +51,12 @@ class MeanSquares:
     With one seed, MS_seed and MS_rest are 0: nothing is known of them.
 
     Attributes:
-        mean: Over all seeds and data.
+        mean: Mean over all seeds and data.
         seed: Mean square of the seeds.
         datum: Mean square of the data.
         rest: Mean square of what is left.
-        third_cumulant: Of the mean over data, the seeds held fixed: the source of its skewness.
+        third_cumulant: Third cumulant of the mean over data, given the seeds: the source of its
+            skewness.
         num_seeds: Number of seeds S of each case.
         num_data: Number of data N of each case.
     """
@@ -70,12 +71,12 @@ class MeanSquares:
 
     @property
     def seed_variance(self) -> Float[Array, "*cases"]:
-        """``MS_seed / (S N)``: variance of the mean from seeds and the rest."""
+        """Variance of the mean from seeds and the rest, ``MS_seed / (S N)``."""
         return np.asarray(self.seed / (self.num_seeds * self.num_data))
 
     @property
     def data_variance(self) -> Float[Array, "*cases"]:
-        """``(MS_datum - MS_rest)+ / (S N)``: variance of the mean from data alone."""
+        """Variance of the mean from data alone, ``(MS_datum - MS_rest)+ / (S N)``."""
         share = np.maximum(self.datum - self.rest, 0.0)
         return np.asarray(share / (self.num_seeds * self.num_data))
 
@@ -98,6 +99,7 @@ def mean_squares(values: Float[Array, "*cases seeds data"]) -> MeanSquares:
         seed, rest = np.zeros_like(mean), np.zeros_like(mean)
     else:
         seed = num_data * seed_means.var(-1, ddof=1)
+        # Residuals: a difference of sums of squares would lose digits where data effects are large.
         left = values - seed_means[..., None] - deviation[..., None, :]
         rest = np.einsum("...sn,...sn->...", left, left) / ((num_seeds - 1) * (num_data - 1))
     # Unbiased third cumulant of one datum's mean, over N^2 for the mean of N.
@@ -109,23 +111,23 @@ def mean_squares(values: Float[Array, "*cases seeds data"]) -> MeanSquares:
 @final
 @dataclass(frozen=True)
 class ConfidenceDistribution:
-    """The confidence distribution of means, elementwise; see the module.
+    """Confidence distribution of means, elementwise; see the module.
 
     Attributes:
         squares: Mean squares of the values of each mean.
-        cautious: Never covers too little, at any level; else calibrated at 95%.
+        cautious: Whether to cover enough at every level (Behrens-Fisher); else calibrated at 95%.
     """
 
     squares: MeanSquares
     cautious: bool = False
 
     def interval(self, confidence: float) -> tuple[Float[Array, "*cases"], Float[Array, "*cases"]]:
-        """Lower and upper end of equal-tailed intervals."""
+        """Compute lower and upper ends of equal-tailed intervals."""
         tail = (1 - confidence) / 2
         return self._end(tail, sign=-1.0), self._end(tail, sign=1.0)
 
     def p_value(self, value: float = 0.0) -> Float[Array, "*cases"]:
-        """Two-sided p-value: the interval of confidence 1 - p just reaches the value."""
+        """Compute two-sided p-values: the interval of confidence 1 - p just reaches the value."""
         distance = np.ravel(value - self.squares.mean)
         cases = np.arange(distance.size)
         below, above = (self._tail(sign)(distance, cases) for sign in (-1.0, 1.0))
@@ -147,7 +149,7 @@ class ConfidenceDistribution:
         return np.asarray(self.squares.mean + scale * np.sinh(root.x.reshape(scale.shape)))
 
     def _tail(self, sign: float) -> Callable[[Array, Any], Array]:
-        """Confidence that mu is beyond mean + distance, above it for sign 1.
+        """Make the confidence that mu is beyond mean + distance, above it for sign 1.
 
         Returns:
             A function of distances and of the indices of their cases: an integral over log w.
@@ -166,10 +168,12 @@ class ConfidenceDistribution:
         log_w = low + (high - low) * _NODES
         from_seeds = seed * np.exp(-log_w)
         variance = np.maximum(from_seeds + data, _TINY)
+        # The density of log w up to a factor, 1 at its mode: no gamma function, no overflow.
         weight = np.exp(freedom / 2 * (1 + log_w - np.exp(log_w)))
         if not self.cautious:
             weight = weight * (1 + _CALIBRATED * data / np.maximum(from_seeds, _TINY))
         skewness = np.clip(third / variance**1.5, -1.0, 1.0)
+        # Data alone have t with N - 1 degrees; the less they contribute, the nearer to normal.
         degrees = (num_data - 1) * (variance / np.maximum(data, 1e-6 * variance)) ** 2
 
         def tail(distance: Array, cases: Any) -> Array:

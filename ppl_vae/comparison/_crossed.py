@@ -1,4 +1,4 @@
-"""The mean over seeds and data, both random, with its errors apart; several of them tested."""
+"""Mean over random seeds and random data, with its sources of error, and tests of several."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ppl_vae.comparison._confidence import ConfidenceDistribution, MeanSquares, 
 @final
 @dataclass(frozen=True)
 class CrossedMean:
-    """The mean of values over seeds and data, with its sources of error apart; all in nats.
+    """Mean of values over seeds and data, with its sources of error apart; all in nats.
 
     The values are taken as ``y_si = mu + seed_s + datum_i + rest_si``, with seeds and data both
     random and crossed. With the mean squares of the two-way analysis of variance,
@@ -24,15 +24,15 @@ class CrossedMean:
     One seed says nothing of the seeds: ``Var(mean) = s^2 / N``, for that training run only.
 
     Attributes:
-        mean: Over all seeds and data.
+        mean: Mean over all seeds and data.
         error: Standard error of the mean, all sources joined.
-        degrees_of_freedom: Of the error.
-        seed_error: From the finite number of seeds; NaN with one seed.
-        data_error: From the finite number of data, the Monte Carlo noise removed.
-        monte_carlo_error: From the finite number of particles.
+        degrees_of_freedom: Degrees of freedom of the error.
+        seed_error: Error from the finite number of seeds; NaN with one seed.
+        data_error: Error from the finite number of data, the Monte Carlo noise removed.
+        monte_carlo_error: Error from the finite number of particles.
         seed_spread: Standard deviation over seeds of the per-seed means; NaN with one seed.
-        per_seed: The per-seed means.
-        squares: The mean squares that all of this and the intervals come from.
+        per_seed: Means of each seed.
+        squares: Mean squares that all of this and the intervals come from.
 
     References:
         Satterthwaite, 1946, An approximate distribution of estimates of variance components.
@@ -50,18 +50,18 @@ class CrossedMean:
     squares: MeanSquares
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Interval that holds its level, calibrated by simulation."""
+        """Compute the interval that holds its level, calibrated by simulation."""
         ((low,), (high,)) = ConfidenceDistribution(stack([self])).interval(confidence)
         return float(low), float(high)
 
     def t_interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student-t interval with Satterthwaite's degrees of freedom: too narrow for few seeds."""
+        """Compute Satterthwaite's Student-t interval, which is too narrow for few seeds."""
         half = self.error * float(stats.t.ppf(0.5 + confidence / 2, self.degrees_of_freedom))
         return self.mean - half, self.mean + half
 
 
 def stack(means: Sequence[CrossedMean]) -> MeanSquares:
-    """Stack the mean squares of many means, for what takes them all at once."""
+    """Stack the mean squares of many means, so that their intervals are found in one call."""
     names = [field.name for field in fields(MeanSquares)]
     return MeanSquares(*(np.array([getattr(m.squares, name) for m in means]) for name in names))
 
@@ -73,7 +73,7 @@ def crossed_mean(
 
     Args:
         values: One value a seed and datum, in nats.
-        monte_carlo_variance: The squared Monte Carlo standard error of each.
+        monte_carlo_variance: Squared Monte Carlo standard error of each.
 
     Raises:
         ValueError: If there are fewer than 2 data.
@@ -83,7 +83,7 @@ def crossed_mean(
     cells = num_seeds * num_data
     squares = mean_squares(values.double().numpy())
     seed, datum, rest = (float(each) for each in (squares.seed, squares.datum, squares.rest))
-    # By chance the difference can fall below one of its parts, which no variance here can.
+    # By chance the sum can fall below one of its terms, which no variance of the mean can.
     total = max(seed + datum - rest, seed, datum)
     freedom = float(num_data - 1)
     if total > 0:
@@ -100,6 +100,7 @@ def crossed_mean(
         error=math.sqrt(total / cells),
         degrees_of_freedom=freedom,
         seed_error=math.sqrt(max(0.0, (seed - rest) / cells)) if num_seeds > 1 else math.nan,
+        # The rest holds the Monte Carlo noise; with one seed no more is known of the rest.
         data_error=math.sqrt(max(0.0, (datum - max(rest, monte_carlo)) / cells)),
         monte_carlo_error=math.sqrt(monte_carlo / cells),
         seed_spread=seed_means.std().item() if num_seeds > 1 else math.nan,
@@ -120,12 +121,12 @@ class PairedTest:
     """Test of one paired difference among several.
 
     Attributes:
-        interval: Of this difference alone, at the comparison's confidence.
-        simultaneous: All of them together hold at the confidence (Bonferroni).
-        p_value: Of no difference, two-sided, of this one alone.
-        adjusted_p: Bonferroni's, ``min(1, m p)``: the simultaneous interval of confidence
+        interval: Interval of this difference alone, at the comparison's confidence.
+        simultaneous: Interval that holds together with all others at the confidence (Bonferroni).
+        p_value: Two-sided p-value of no difference, for this one alone.
+        adjusted_p: Bonferroni's p-value, ``min(1, m p)``; the simultaneous interval of confidence
             1 - adjusted_p just reaches 0.
-        num_seeds: That both arms have.
+        num_seeds: Number of seeds that both arms have.
     """
 
     interval: tuple[float, float]
@@ -141,7 +142,7 @@ class PairedTest:
         return low > 0 or high < 0
 
     def verdict(self, pair: tuple[str, str]) -> str:
-        """Which of the two compared is higher, if the difference is real, in words."""
+        """Say which of the two compared is higher, if the difference is real."""
         if not self.shown:
             return "no difference shown"
         return f"{pair[0] if self.simultaneous[0] > 0 else pair[1]} higher"
@@ -156,8 +157,8 @@ def paired_tests(differences: Sequence[CrossedMean], confidence: float) -> list[
     together with the others.
 
     Args:
-        differences: One or more.
-        confidence: Of each interval, and of all simultaneous ones together.
+        differences: Differences, one or more.
+        confidence: Confidence of each interval, and of all simultaneous ones together.
 
     References:
         Guilbaud, 2008, Simultaneous confidence regions corresponding to Holm's step-down procedure
@@ -167,6 +168,7 @@ def paired_tests(differences: Sequence[CrossedMean], confidence: float) -> list[
         return []
     squares, count = stack(differences), len(differences)
     alone = ConfidenceDistribution(squares)
+    # The factor is calibrated at 95%: at Bonferroni's levels two seeds would miss theirs.
     together = ConfidenceDistribution(squares, cautious=count > 1)
     adjusted = np.minimum(count * together.p_value(), 1.0)
     lows, highs = (ends.tolist() for ends in alone.interval(confidence))

@@ -1,4 +1,4 @@
-"""Training runs as draws from a population: how much they differ, and how many more are needed."""
+"""Training runs as draws from a population: their spread, and how many more are needed."""
 
 import bisect
 import math
@@ -21,17 +21,17 @@ _NODES = (np.arange(200) + 0.5) / 200
 @final
 @dataclass(frozen=True)
 class RandomEffects:
-    """Per-seed means as ``mean_s ~ N(mu, tau^2 + v_s)`` on these very data, in nats per datum.
+    """Model of per-seed means, ``mean_s ~ N(mu, tau^2 + v_s)``, on these data, in nats per datum.
 
     Attributes:
-        mean: Of all training runs like these, on these data.
-        error: Its standard error (Hartung and Knapp).
+        mean: Mean of all training runs like these, on these data.
+        error: Standard error of the mean (Hartung and Knapp).
         tau: Standard deviation over training runs, beyond Monte Carlo and data-sampling noise.
         i_squared: Share of the spread of the per-seed means that tau accounts for, 0 to 1.
-        interval: Of the mean, for these data; :class:`~ppl_vae.comparison.CrossedMean` has the one
-            for new data.
-        prediction_interval: Of the mean log p(x) of one new training run on these data.
-        num_seeds: The runs it rests on.
+        interval: Interval of the mean, for these data;
+            :class:`~ppl_vae.comparison.CrossedMean` has the one for new data.
+        prediction_interval: Interval of the mean log p(x) of one new training run on these data.
+        num_seeds: Number of training runs.
     """
 
     mean: float
@@ -65,6 +65,7 @@ def random_effects(cells: Cells, confidence: float) -> RandomEffects | None:
         return None
     means = cells.values.mean(1).numpy()
     spread_of_means = float(means.var(ddof=1))
+    # Without a spread the floor of the noise below is 0, and weights could be infinite.
     if spread_of_means == 0:
         value = float(means[0])
         return RandomEffects(value, 0.0, 0.0, 0.0, (value, value), (value, value), num_seeds)
@@ -84,6 +85,7 @@ def random_effects(cells: Cells, confidence: float) -> RandomEffects | None:
         tau = math.sqrt(optimize.brentq(lambda t: heterogeneity(t) - (num_seeds - 1), 0.0, most))
     weights = 1 / (noise + tau**2)
     center = float(np.average(means, weights=weights))
+    # Hartung and Knapp's factor Q / (S - 1) is 1 unless tau is cut off at 0.
     error = math.sqrt(heterogeneity(tau**2) / (num_seeds - 1) / float(weights.sum()))
     quantile = float(stats.t.ppf(0.5 + confidence / 2, num_seeds - 1))
     spread = quantile * math.sqrt(tau**2 + float(noise.mean()) + error**2)
@@ -100,9 +102,10 @@ def random_effects(cells: Cells, confidence: float) -> RandomEffects | None:
 
 
 def _noise(cells: Cells) -> np.ndarray:
-    """Variance of each seed's mean that the same model on the same data would show."""
+    """Estimate the variance of each seed's mean that one model on these data would show."""
     monte_carlo = cells.monte_carlo_variance.mean(1).numpy()
     rest = float(mean_squares(cells.values.numpy()).rest)
+    # The rest holds the Monte Carlo noise already: it is not counted twice.
     extra = max(0.0, rest - float(monte_carlo.mean()))
     return np.asarray((monte_carlo + extra) / cells.values.shape[1])
 
@@ -119,7 +122,7 @@ class Power:
             can on these data; else None.
         floor: Standard error that the finite test set leaves with any number of seeds, in nats.
         power_now: Probability that a new study of this size shows the difference.
-        text: In words.
+        text: Plan in words.
     """
 
     more_seeds: int | None
@@ -136,8 +139,8 @@ def power_of(difference: CrossedMean, level: float, *, shown: bool) -> Power:
     difference is taken for the true one: a plan, no finding.
 
     Args:
-        difference: Estimated.
-        level: Of the two-sided test, multiplicity accounted for.
+        difference: Estimated difference.
+        level: Level of the two-sided test, multiplicity accounted for.
         shown: Whether it is called real already.
 
     References:
@@ -156,12 +159,14 @@ def power_of(difference: CrossedMean, level: float, *, shown: bool) -> Power:
     if shown:
         return Power(0, None, floor, now, "")
     if power(squares, effect, MOST_SEEDS, level) >= POWER:
+        # Power rises with the number of seeds: bisection finds the first count that suffices.
         counts = range(num_seeds + 1, MOST_SEEDS + 1)
         place = bisect.bisect_left(counts, POWER, key=lambda s: power(squares, effect, s, level))
         more = counts[place] - num_seeds
         return Power(more, None, floor, now, f"about {more} more seed(s) of each")
     if effect == 0:
         return Power(None, None, floor, now, "no number of seeds can: the difference is 0")
+    # With infinitely many seeds the data alone make the error, which many data make normal.
     reach = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
     more = max(1, math.ceil(datum_variance * (reach / effect) ** 2) - num_data)
     words = (
@@ -172,7 +177,7 @@ def power_of(difference: CrossedMean, level: float, *, shown: bool) -> Power:
 
 
 def power(squares: MeanSquares, effect: float, num_seeds: int, level: float) -> float:
-    """Probability that a study with so many seeds shows a true difference of this size.
+    """Compute the probability that a study with so many seeds shows a difference of this size.
 
     The interval's half width is taken as ``sqrt(t_(S-1)^2 V_seed + t_(N-1)^2 V_data)``, which that
     of ``comparison/_confidence.py`` is close to (Banerjee 1960), and averaged over V_seed:
@@ -185,6 +190,7 @@ def power(squares: MeanSquares, effect: float, num_seeds: int, level: float) -> 
     error = math.sqrt(of_seeds + of_data)
     if error == 0:
         return 1.0 if effect > 0 else level
+    # At quantiles of the chi-square distribution: a sum without random numbers.
     estimated = of_seeds * stats.chi2.ppf(_NODES, num_seeds - 1) / (num_seeds - 1)
     of_seeds_t, of_data_t = (float(stats.t.isf(level / 2, n - 1)) for n in (num_seeds, num_data))
     half = np.sqrt(of_seeds_t**2 * estimated + of_data_t**2 * of_data)

@@ -1,4 +1,4 @@
-"""A comparison as text."""
+"""Text of a comparison."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from ppl_vae.comparison._crossed import CrossedMean, PairedTest
 _COLUMNS = f"{'log p(x)':>10} {'error':>8}   {'data':>7} {'seeds':>7} {'MC':>7}   {'seed sd':>7}"
 
 _FEW = 3
-"""Differences whose values of each seed fit on a line; more are in the JSON and the figure."""
+"""Number of differences whose values of each seed fit on a line; the JSON has all."""
 
 
 def format_comparison(comparison: Comparison, title: str, notes: Sequence[str] = ()) -> str:
-    """The table that ``ppl-vae compare`` prints: arms, then paired differences with a verdict."""
+    """Format the table of ``ppl-vae compare``: arms, then paired differences with a verdict."""
     arms, differences = comparison.arms, comparison.differences
     width = max(len(name) for name in [*arms, *(_pair(pair) for pair in differences)])
     first, *others = comparison.methods
@@ -41,6 +41,7 @@ def format_comparison(comparison: Comparison, title: str, notes: Sequence[str] =
                 for pair, mean in differences.items()
             )
             lines += ["", f"Per seed: {'; '.join(shown)}"]
+    # Pairs that need the same share a line: a dozen would say the same sentence.
     needed: dict[str, list[str]] = {}
     for pair, power in comparison.power.items():
         if power.text:
@@ -77,7 +78,7 @@ def _differences(
     tests: Mapping[Pair, PairedTest],
     width: int,
 ) -> list[str]:
-    """One line each; with several, adjusted p-values."""
+    """Format a line for each difference; with several, adjusted p-values."""
     several = len(differences) > 1
     p = f"{'p':>7}   " if several else ""
     lines = [f"{'':{width}} {'mean':>10} {'error':>8}   {'interval':>22}   {p}verdict"]
@@ -107,7 +108,7 @@ def _factor(table: FactorTable) -> list[str]:
 
 
 def _end(value: float) -> str:
-    """Three decimals, or as many as tell it from 0: on which side an end lies is the verdict."""
+    """Write three decimals, or as many as tell an end from 0, whose sign is the verdict."""
     return f"{value:+.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:+.0e}"
 
 

@@ -24,7 +24,7 @@ TestRows = Callable[[Schema], torch.Tensor]
 """Makes test rows that come from elsewhere, given what a row is."""
 MIN_ROWS = 10
 _NAMED = 3
-"""Columns that a message names."""
+"""Largest number of columns that a message names."""
 
 
 def dataset_from_array(
@@ -178,6 +178,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     unpacked = 0
     try:
         with zipfile.ZipFile(path) as packed:
+            # Sizes are stated in the archive: too large a content is refused before it is unpacked.
             unpacked = sum(entry.file_size for entry in packed.infolist())
     except (ValueError, OSError, NotImplementedError, struct.error, zipfile.BadZipFile):
         # A .npy file, or a damaged one, which NumPy reports below.
@@ -214,6 +215,7 @@ def _prepare(
     values, what = np.concatenate([first, *others]) if others else first, next(iter(flat))
     # Splits are looked at together: a dark one alone would pass for zeros and ones.
     grey = all(x.dtype == np.uint8 for x in numeric.values()) and int(values.max()) > 1
+    # A shift would move counts and positive numbers off their supports.
     may_shift = None if columns is None else [column.kind == "real" for column in columns]
     conversion = replace(
         conversion,
@@ -273,7 +275,7 @@ def _check_columns(dataset: Dataset) -> None:
 
 
 def _drop(dataset: Dataset, which: torch.Tensor) -> str:
-    """How the columns of a table are left out; arrays have no such setting."""
+    """Hint at the setting that leaves columns of a table out; arrays have none."""
     if dataset.feature_names is None:
         return ""
     names = [name for name, is_one in zip(dataset.feature_names, which, strict=True) if is_one]
@@ -281,7 +283,7 @@ def _drop(dataset: Dataset, which: torch.Tensor) -> str:
 
 
 def _phrase(conversion: Conversion, names: Sequence[str] | None) -> str:
-    """How values were scaled and shifted, in words."""
+    """Scaling and shifts of the values, in words."""
     if conversion.offsets is None:
         grey = conversion.divisor != 1
         return f"values divided by {conversion.divisor}" if grey else "values as given"

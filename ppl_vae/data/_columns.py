@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 ColumnKind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
-"""Real numbers, positive ones, whole ones from 0, one of two, one of several, one of an order."""
+"""Kind of a column's values: real, positive, whole from 0, of two, of several, of an order."""
 
 KINDS: tuple[ColumnKind, ...] = get_args(ColumnKind)
 CODED: tuple[ColumnKind, ...] = ("binary", "categorical", "ordinal")
 _MOST_LABELS = 1000
 _MANY_LABELS = 10
-"""A column of text with more labels, most of them once, is not taken for a category."""
+"""Largest number of labels of a category where most labels occur once."""
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?|[+-]?\d+")
 GROUPS_OF_DIGITS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
 _DATE = re.compile(
@@ -25,7 +25,7 @@ _DATE = re.compile(
 )
 _PERCENT = re.compile(r"[+-]?\d+([.,]\d+)?\s*%")
 _SHOWN = 60
-"""Characters of a cell in a message."""
+"""Largest number of characters of a cell in a message."""
 
 
 @final
@@ -36,7 +36,7 @@ class Column:
     Attributes:
         name: Its name.
         kind: What its values are.
-        labels: Of coded kinds, what the codes 0, 1, ... stand for; otherwise empty.
+        labels: Labels that the codes 0, 1, ... of coded kinds stand for; otherwise empty.
     """
 
     name: str
@@ -60,7 +60,7 @@ class UnreadableError(ValueError):
 def encode_table(
     table: pd.DataFrame, kinds: Mapping[str, str] | None = None, where: str = "table"
 ) -> tuple[np.ndarray, tuple[Column, ...]]:
-    """Numbers and codes for all cells, NaN for missing ones, and what they are.
+    """Encode a table as numbers and codes, NaN for missing cells, and describe its columns.
 
     A column is binary where it holds two different values, categorical where it holds text, and
     otherwise real, unless ``kinds`` says what it is. An order other than that of numbers or letters
@@ -135,7 +135,7 @@ def _require_columns(table: pd.DataFrame, names: Sequence[str], where: str) -> N
 
 
 def decode_table(values: np.ndarray, columns: Sequence[Column]) -> pd.DataFrame:
-    """The reverse: numbers and labels as a table; NaN becomes a missing cell."""
+    """Turn numbers and codes back into a table with labels; NaN becomes a missing cell."""
     decoded: dict[str, object] = {}
     for i, column in enumerate(columns):
         cells = values[:, i]
@@ -158,6 +158,7 @@ def _encode(
         )
     if kind not in CODED:
         values = _numbers(cells, where)
+        # A missing cell is of every kind.
         _require_kind(values[~np.isnan(values)], name, kind, where)
         return values, Column(name, kind)
     labels = tuple(order.split("<")) if order else _labels(cells)
@@ -176,7 +177,7 @@ def _encode(
 
 
 def _looks_like(cells: pd.Series, where: str) -> ColumnKind:
-    """What a column holds, as far as its cells say so plausibly.
+    """Kind of a column, as far as its cells make one plausible.
 
     Raises:
         ValueError: If it is text that is no plausible category: if most cells are numbers or dates,
@@ -186,6 +187,7 @@ def _looks_like(cells: pd.Series, where: str) -> ColumnKind:
     # Before two different values make a column binary: two dates are no labels.
     if _holds_dates(cells):
         raise _unreadable(cells, where)
+    # As text, since cells such as lists have no hash; those are refused below.
     if present.map(str).nunique() == 2:
         return "binary"
     if (
@@ -213,12 +215,14 @@ def _looks_like(cells: pd.Series, where: str) -> ColumnKind:
 
 
 def _labels(cells: pd.Series) -> tuple[str, ...]:
-    """All values that occur, numbers by size and text by letters, as text."""
+    """Labels of all values that occur, numbers sorted by size and text by letters."""
     present = cells.dropna().unique()
     try:
+        # As text, 10 would come before 2.
         ordered = sorted(present, key=float)
     except (TypeError, ValueError):
         ordered = sorted(present, key=str)
+    # The numbers 1 and 1.0 are one label.
     return tuple(dict.fromkeys(_text(value) for value in ordered))
 
 
@@ -252,6 +256,7 @@ def _numbers(cells: pd.Series, where: str) -> np.ndarray:
         if (cells.notna() & numbers.isna()).any():
             raise _unreadable(cells, where)
         cells = numbers
+    # pandas's nullable types have an NA that is no float.
     return cells.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
@@ -270,7 +275,7 @@ def _require_kind(present: np.ndarray, name: str, kind: str, where: str) -> None
 
 
 def _unreadable(cells: pd.Series, where: str) -> UnreadableError:
-    """Why a column of text is not read as numbers, and what to do about it."""
+    """Error that says why a column of text is not read as numbers, and what to do about it."""
     present = cells.dropna()
     text = present.astype(str)
     first, name = str(present.iloc[0])[:_SHOWN], cells.name
@@ -286,6 +291,7 @@ def _unreadable(cells: pd.Series, where: str) -> UnreadableError:
         return UnreadableError(
             f"{column} holds percentages such as {first!r}", "write them without the sign"
         )
+    # Before decimal commas, which 1,234 would pass for too.
     if text.str.fullmatch(GROUPS_OF_DIGITS).mean() > 0.5:
         return UnreadableError(
             f"{column} holds numbers such as {first!r}",
@@ -297,6 +303,7 @@ def _unreadable(cells: pd.Series, where: str) -> UnreadableError:
         )
     numbers = pd.to_numeric(present, errors="coerce")
     bad = int(numbers.isna().to_numpy().argmax())
+    # A row of the file: missing cells, dropped here, count there.
     row = int(np.flatnonzero(cells.notna())[bad]) + 1
     word = str(present.iloc[bad])[:_SHOWN]
     return UnreadableError(
@@ -333,5 +340,5 @@ def shown(cell: object) -> str:
 
 
 def drop_hint(*names: object) -> str:
-    """How columns of a table are left out."""
+    """Setting that leaves columns of a table out."""
     return f"drop={[str(name) for name in names]}"

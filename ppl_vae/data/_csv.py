@@ -1,4 +1,4 @@
-"""CSV files: how they are read, what is guessed with a check, and rows that end early."""
+"""CSV files: settings of their reading, guesses with a check, and rows that end early."""
 
 import csv
 import re
@@ -22,17 +22,17 @@ SEPARATORS = {",": ",", ";": ";", "tab": "\t", "|": "|", "space": r"\s+"}
 """Separators that are tried, by the names of the setting, in order of preference."""
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
 _SAMPLE = 200
-"""Lines that the form of a file is guessed from."""
+"""Number of lines that the form of a file is guessed from."""
 _CHUNK = 1 << 20
-"""Characters that are handed to pandas at once."""
+"""Number of characters that are handed to pandas at once."""
 _SHOWN = 300
-"""Characters of a parser's message in ours."""
+"""Largest number of characters of a parser's message in ours."""
 
 
 @final
 @dataclass(frozen=True)
 class Reading:
-    """How a table's file is read. What is ``auto`` or None is guessed, and the guess is checked.
+    """Settings of a table's reading. Those of ``auto`` or None are guessed, with a check.
 
     Attributes:
         separator: Separator of a CSV file: ``auto``, ``tab``, ``space`` (any number of them), or a
@@ -83,7 +83,7 @@ class Reading:
 @final
 @dataclass(frozen=True)
 class CsvForm:
-    """What a CSV file's rows are like.
+    """Form of a CSV file's rows.
 
     Attributes:
         separator: As pandas takes it.
@@ -139,20 +139,27 @@ def read_csv(path: Path, form: CsvForm, reading: Reading) -> pd.DataFrame:
         ValueError: If a row ends early. pandas would fill it up, but the last row of a file that
             was cut off ends early, and its last number is cut too.
     """
+    # utf-8-sig, else a byte order mark is part of the first name; newline="", so that line breaks
+    # within quotes stay as they are.
     with parsing(path), path.open(newline="", encoding="utf-8-sig") as file:
         source = _CheckedRows(file, form.separator)
         table: pd.DataFrame = pd.read_csv(
             cast("TextIO", source),
             sep=form.separator,
             header=0 if form.header else None,
+            # Else pandas takes the first of one cell too many for an index.
             index_col=False,
             skipinitialspace=True,
             # In a table of one column a blank line is a missing value.
             skip_blank_lines=form.width > 1,
+            # Missing words are read after this, column by column, where they are counted and
+            # logged.
             keep_default_na=False,
             na_values=["", *(reading.missing or ())],
             engine="c",
+            # Read in pieces, one column could get two types.
             low_memory=False,
+            # pandas would read 1.234 as a fraction where the point groups thousands.
             dtype=str if reading.thousands is not None or reading.decimal == "," else None,
         )
     if not form.header:
@@ -185,7 +192,7 @@ class _CheckedRows:
         return self._file
 
     def read(self, size: int) -> str:
-        """The next whole rows; how many is as this class finds it fast."""
+        """Read whole rows, as many as are fast to check, whatever size is asked for."""
         lines = self._file.readlines(_CHUNK)
         if self._separator == SEPARATORS["space"]:
             self._check([len(line.split()) for line in lines if not line.isspace()])
@@ -253,6 +260,7 @@ def _find_separator(lines: list[str], reading: Reading) -> str:
     best, most = ",", (False, 0.0)
     for candidate in SEPARATORS.values():
         rows = _split(lines, candidate)
+        # The names in a header would speak against numbers.
         body = rows[1:] or rows
         width = _width(body)
         cells = [cell for row in body for cell in row]
@@ -276,7 +284,7 @@ def _split(lines: Sequence[str], separator: str) -> list[list[str]]:
 
 
 def _width(rows: Sequence[Sequence[str]]) -> int:
-    """Cells in most rows."""
+    """Number of cells in most rows."""
     return Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
 
 
@@ -303,7 +311,9 @@ def _guess_header(rows: Sequence[Sequence[str]], missing: frozenset[str], path: 
             # Labels that come again are cells.
             return False
         others = [c for c in names if _is_number(c)]
+        # Words beside numbers are names if the numbers count the columns; else they may be data.
         is_header = True if not others or _consecutive(integers, len(others)) else None
+    # Fractions, missing words and repeated numbers name no columns.
     elif len(integers) < len(names) or len(set(integers)) < len(integers):
         return False
     else:
@@ -324,6 +334,7 @@ def _integers_are_names(names: list[int], places: list[str], *, nameless: bool) 
     all_outside = all(place == "outside" for place in places)
     numbered = _consecutive(names, len(names)) or nameless
     if len(names) == 1 and not nameless:
+        # One number is no sequence: it is refused where it is unusual, else it is data.
         suspicious = all_outside or (names == [0] and places == ["odd"])
         return None if suspicious else False
     if all_outside or (numbered and all(place != "usual" for place in places)):
@@ -338,11 +349,12 @@ def _consecutive(values: list[int], expected: int) -> bool:
 
 
 def _place(value: float, column: Sequence[str]) -> str:
-    """Where a whole number stands in a column: outside its range, odd among fractions, usual."""
+    """Place of a whole number in a column: outside its range, odd among fractions, or usual."""
     numbers = [float(cell.replace(",", ".")) for cell in column if _is_number(cell)]
     if not numbers:
         return "odd"
     low, high = min(numbers), max(numbers)
+    # A whole range further out, since the sample's range is less than the file's.
     if not low - (high - low) <= value <= high + (high - low):
         return "outside"
     fractions = sum(v != round(v) for v in numbers)

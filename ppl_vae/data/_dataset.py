@@ -24,15 +24,16 @@ from ppl_vae.identity import Source
 from ppl_vae.names import first_few
 
 SPLIT_SEED = 20110411
-"""Splits are the same for everyone, whatever seed a run has."""
+"""Seed of the splits, which are the same for everyone, whatever seed a run has."""
 
 RowData: TypeAlias = Any
-"""Data as they are handed over: whatever :func:`as_rows` takes, or names."""
+"""Data in any form that :func:`as_rows` takes, or refuses by name."""
 
 
+# A comparison of tensors has no single truth value; fingerprints compare data.
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Train, validation and test rows, and what they are.
+    """Train, validation and test rows with their description.
 
     Attributes:
         name: Short name, such as "mnist".
@@ -100,6 +101,7 @@ class Dataset:
         """
         digest = hashlib.sha256()
         for x in self._splits().values():
+            # With their shapes: rows of another size may have the same bytes.
             digest.update(repr(tuple(x.shape)).encode())
             digest.update(x.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
@@ -152,7 +154,7 @@ class Dataset:
 @final
 @dataclass(frozen=True)
 class Splitting:
-    """How rows are dealt out to training, validation and test.
+    """Shares of validation and test among the rows; the others train.
 
     Attributes:
         valid_fraction: Share of the rows for validation.
@@ -178,11 +180,12 @@ class Splitting:
                 f"valid_fraction {self.valid_fraction} and test_fraction {self.test_fraction} "
                 "leave nothing to train on: give less than 1 together."
             )
+        # The range that RandomState takes.
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"the split's seed is from 0 to 2^32 - 1, got {self.seed}.")
 
     def sizes(self, rows: int) -> tuple[int, int]:
-        """Validation and test rows of so many, at least one each."""
+        """Numbers of validation and test rows among all rows, at least one each."""
         shares = self.valid_fraction, self.test_fraction
         # Fractions of the decimal text, since 0.1 as a binary number is a little more.
         valid, test = (max(1, round(rows * Fraction(str(share)))) for share in shares)
@@ -212,7 +215,7 @@ def split_rows(
 @final
 @dataclass(frozen=True)
 class Rows:
-    """Data, and where they came from; taken wherever data are.
+    """Data and their source, accepted wherever data are.
 
     Attributes:
         x: Shape ``(num_data, *event)``.
@@ -224,7 +227,7 @@ class Rows:
 
     @classmethod
     def of(cls, x: RowData, what: str = "x") -> "Rows":
-        """The rows that ``x`` holds, as :func:`as_rows`, with their source where it tells one."""
+        """Take the rows of ``x`` as :func:`as_rows`, with their source if it has one."""
         source = x.source if isinstance(x, Rows) else Source()
         return cls(as_rows(x, what), source)
 
@@ -232,7 +235,7 @@ class Rows:
         return len(self.x)
 
     def __getitem__(self, which: slice) -> "Rows":
-        """Some of the rows; their source is that of all."""
+        """Select rows; their source is that of all."""
         return Rows(self.x[which], self.source)
 
 
@@ -269,6 +272,7 @@ def require_lossless(x: Tensor, dtype: torch.dtype, what: str = "x") -> Tensor:
     """
     cast = x.to(dtype)
     back = cast.to(x.dtype)
+    # NaN, a missing cell, differs from itself and is not rounded.
     same = (back == x) | (back.isnan() & x.isnan()) if x.is_floating_point() else back == x
     if bool(same.all()):
         return cast

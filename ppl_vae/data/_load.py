@@ -1,4 +1,4 @@
-"""One door to all data sets and to new rows: names, files and arrays."""
+"""Loading of all data sets and of new rows, by names, from files and from arrays."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
 
 
 class FileOptions(TypedDict, total=False):
-    """How a file is read and its rows are split, as :func:`load_dataset` takes it by name."""
+    """Options of a file's reading and of its split, which :func:`load_dataset` takes by name."""
 
     separator: str
     header: str
@@ -96,6 +96,7 @@ def load_dataset(
     if test_data is not None and options.get("test_fraction") is not None:
         raise ValueError("test rows come from test_data or are a test_fraction: give one of them.")
     reading, splitting = _parse_options(options)
+    # Read once the training rows have a schema, which converts these.
     test_rows = None if test_data is None else partial(read_rows, test_data)
     mixed = columns is not None
     split: dict[str, Any] = {"splitting": splitting, "test_rows": test_rows}
@@ -176,6 +177,7 @@ def _parse_options(options: Mapping[str, Any]) -> tuple[Reading, Splitting | Non
         if name not in known:
             others = ("binarize", "seed", "allow_missing", "columns", "test_data")
             raise TypeError(unknown_name("option of load_dataset", name, [*others, *known]))
+    # None stands for the defaults, which Reading and Splitting state.
     given = {name: value for name, value in options.items() if value is not None}
     names = ("valid_fraction", "test_fraction")
     shares: dict[str, Any] = {name: given.pop(name) for name in names if name in given}
@@ -184,6 +186,7 @@ def _parse_options(options: Mapping[str, Any]) -> tuple[Reading, Splitting | Non
     # Lists in a settings file, tuples where they are hashed and compared.
     for name in given.keys() & {"missing", "drop"}:
         given[name] = tuple(given[name])
+    # No splitting where none is asked for: data with splits of their own refuse one.
     return Reading(**given), Splitting(**shares) if shares else None
 
 

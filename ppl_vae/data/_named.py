@@ -29,7 +29,7 @@ IDX_UINT8_3D = 0x0803
 SIDE = 28
 PIXELS = SIDE * SIDE
 OMNIGLOT_FOLDER = "omniglot-py"
-"""Where torchvision puts it."""
+"""Folder that torchvision makes."""
 BASE_URL = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 BINARIZED_FOLDER = "binarized_mnist"
 _SHA256 = {
@@ -113,6 +113,7 @@ def _read_images(path: Path) -> np.ndarray:
     """Read an IDX file of images: uint8, shape (n, h, w)."""
     raw = path.read_bytes()
     header = raw[:IDX_HEADER_BYTES]
+    # Filled up with zeros, so that a file cut short in its header fails the check below.
     magic, *shape = np.frombuffer(header.ljust(IDX_HEADER_BYTES, b"\0"), ">u4").tolist()
     expected = IDX_HEADER_BYTES + int(np.prod(shape))
     if magic != IDX_UINT8_3D or len(raw) != expected or 0 in shape:
@@ -179,12 +180,14 @@ def _read_ink(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             ink = 1 - np.asarray(image.convert("L"), np.float32) / np.float32(255)
+    # Pillow raises SyntaxError for a damaged PNG.
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
             f"{path}: not a readable image: delete its set's folder and run again to download it"
         ) from error
     height, width = ink.shape
     small: np.ndarray = _area_weights(height) @ ink @ _area_weights(width).T
+    # The weights add up to 1 but for rounding.
     return small.clip(0, 1).ravel()
 
 
@@ -283,7 +286,9 @@ def _read_bits(path: Path) -> torch.Tensor:
     if bad.any():
         line = 1 + np.count_nonzero(text[: bad.argmax()] == ord("\n"))
         raise broken(f"line {line} holds something else")
+    # A line break at the end starts no line.
     starts = np.append(0, np.flatnonzero(text[:-1] == ord("\n")) + 1)
+    # As integers: sums of booleans are booleans to NumPy.
     counts = np.add.reduceat(is_digit, starts, dtype=np.int64) if len(text) else np.zeros(1, int)
     wrong = np.flatnonzero((counts != PIXELS) & (counts != 0))
     if len(wrong):

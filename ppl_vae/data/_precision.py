@@ -1,4 +1,4 @@
-"""Columns of numbers: what single precision keeps of them, their moments, whether they vary."""
+"""Columns of numbers: their values in single precision, their moments, whether they vary."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,13 @@ from torch import Tensor
 _LOST = 1e-3
 """Largest rounding error of a column, in units of its standard deviation, that is accepted."""
 _CENTRED = 1e-4
-"""A column whose rounding error is larger, in the same units, is centred."""
+"""Largest rounding error, in the same units, of a column that is not centred."""
 _KEPT = 0.9
 """Share of different whole numbers that must stay different."""
 _BLOCK = 64
+"""Columns whose copies in double precision are held at once."""
 _ROUNDING = 10
-"""A column whose spread is below so many rounding errors of its mean is constant."""
+"""Spread, in rounding errors of the mean, below which a column is constant."""
 
 
 def find_offsets(
@@ -60,6 +61,7 @@ def to_single(values: np.ndarray, offsets: Sequence[float] | None) -> np.ndarray
     """The values less the constants, as float32; too large ones become infinite."""
     with np.errstate(over="ignore"):
         if offsets is not None:
+            # In double, before the digits that the subtraction saves are rounded away.
             values = values.astype(np.float64) - np.asarray(offsets)
         return np.array(values, dtype=np.float32, order="C")
 
@@ -89,6 +91,7 @@ def standard_moments(
 ) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
     """Means and standard deviations to standardise by, computed in double; 1 for a constant."""
     exact = data.double()
+    # Asked of the data in their own type: its rounding decides whether a column varies.
     scale = torch.where(column_varies(data), column_variances(exact).sqrt(), 1.0)
     return column_means(exact).to(data.dtype), scale.to(data.dtype)
 
@@ -103,7 +106,9 @@ def _may_lose(block: np.ndarray) -> np.ndarray:
     finite = np.where(np.isfinite(exact), exact, np.nan)
     integer = (np.isnan(finite) | (finite == np.round(finite))).all(0)
     with np.errstate(over="ignore", invalid="ignore"):
+        # A column without a finite value has mean 0.
         mean = np.nansum(finite, 0) / np.maximum((~np.isnan(finite)).sum(0), 1)
+        # In two passes: the mean square less the squared mean would cancel where values are large.
         spread = np.sqrt(np.nansum((finite - mean) ** 2, 0) / len(finite))
     may_lose: np.ndarray = (error > 0) & (integer | (error > _CENTRED * spread))
     return may_lose
@@ -114,6 +119,7 @@ def _offset(column: np.ndarray, what: str, *, shift: bool) -> float:
     present = column[np.isfinite(column)] if column.dtype.kind == "f" else column
     before, exact = len(np.unique(present)), present.astype(np.float64)
     spread = float(exact.std()) if len(exact) else 0.0
+    # One value has nothing to be told apart from.
     if before < 2 or spread == 0:
         return 0.0
     integer = bool((exact == np.round(exact)).all())

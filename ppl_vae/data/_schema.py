@@ -1,4 +1,4 @@
-"""What a row of a data set is, and the one way from values as they were given to rows."""
+"""Description of a data set's rows, and the one way from values as given to rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +21,7 @@ TEST_STREAM = 2
 @final
 @dataclass(frozen=True)
 class Conversion:
-    """How values as they were given, a file's cells or an array's, became rows.
+    """Conversion of values as given, a file's cells or an array's, to rows.
 
     Attributes:
         reading: How a table's file is read.
@@ -66,6 +66,7 @@ class Conversion:
         Raises:
             ValueError: Also if the values are in neither unit, or it cannot be told.
         """
+        # Undivided, until it is known which unit they are in.
         given = replace(self, divisor=1).apply(values, what, names)
         bits = bool(((given == 0) | (given == 1) | given.isnan()).all())
         if self.binarize != "none" and bits:
@@ -94,6 +95,7 @@ class Conversion:
                     f"intensities in [0, 1]: divide them as those were (grey levels by 255)."
                 )
             return True
+        # A value above 1 can be a level only.
         if low >= 0 and 1 < high <= self.divisor and whole:
             return True
         if low < 0 or high > 1:
@@ -102,6 +104,7 @@ class Conversion:
                 f"levels from 0 to {self.divisor}, divided by {self.divisor}: give such levels, or "
                 "fractions in [0, 1]."
             )
+        # Zeros and ones may be the two lowest levels, or the ends of the interval.
         if high == 1 and values.dtype.kind in "iu":
             raise ValueError(
                 f"{what}: holds nothing but the whole numbers 0 and 1, while the model was trained "
@@ -114,7 +117,7 @@ class Conversion:
 @final
 @dataclass(frozen=True)
 class Schema:
-    """What a row is: enough to read new ones from another file.
+    """Description of a row, enough to read new ones from another file.
 
     Attributes:
         features: Number of values in a row.
@@ -180,7 +183,7 @@ class Schema:
 
 
 def require_numeric(x: np.ndarray | Tensor, what: str) -> np.ndarray:
-    """The array, or the tensor as one, if it holds real numbers.
+    """Take an array, or a tensor as one, if it holds real numbers.
 
     Raises:
         ValueError: If it does not.
@@ -261,6 +264,7 @@ def check_probabilities(x: Tensor, what: str) -> None:
         ValueError: If a value is outside [0, 1] or not a number.
     """
     low, high = (bound.item() for bound in torch.aminmax(x))
+    # Negated, so that NaN is refused too.
     if not (low >= 0 and high <= 1):
         raise ValueError(
             f"cannot binarise {what}: values range over [{low:g}, {high:g}], expected [0, 1]: "

@@ -1,4 +1,4 @@
-"""Where downloaded data sets live, and how they get there."""
+"""Folder of downloaded data sets, and downloads into it."""
 
 import contextlib
 import http.client
@@ -28,7 +28,7 @@ def find_data_root(data_root: os.PathLike[str] | str | None = None) -> Path:
 
 
 def _cache_folder() -> Path:
-    """Where the operating system keeps what can be downloaded again."""
+    """Folder in which the operating system keeps what can be downloaded again."""
     if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
         return Path(local, "ppl_vae", "ppl_vae", "Cache")
     if sys.platform == "darwin":
@@ -65,6 +65,8 @@ def fetch(
             downloaded = {path.name: path for path in staging.rglob("*")}
             for file in wanted:
                 if not (folder / file).exists():
+                    # The staging folder lies within the target, on its file system: a move leaves
+                    # no half file.
                     os.replace(downloaded[file], folder / file)
     except DOWNLOAD_ERRORS as error:
         if isinstance(error, urllib.error.HTTPError):

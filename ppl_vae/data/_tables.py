@@ -33,7 +33,7 @@ from ppl_vae.names import first_few
 
 _LOG = logging.getLogger(__name__)
 _DESCRIBED = 8
-"""Columns that a description names."""
+"""Largest number of columns that a description names."""
 _CELL = 8
 """Bytes of a number."""
 _COUNTED = 3
@@ -172,6 +172,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         content = pq.read_metadata(path)
         groups = sum(content.row_group(i).total_byte_size for i in range(content.num_row_groups))
         columns = [content.schema.column(i) for i in range(content.num_columns)]
+    # A page may hold one value for many rows: what the cells take in memory counts too.
     require_content(path, max(content.num_rows * content.num_columns * _CELL, groups))
     text = [c.name for c in columns if c.physical_type == "BYTE_ARRAY" and c.path == c.name
             and c.logical_type.type in ("STRING", "NONE")]  # fmt: skip
@@ -183,6 +184,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     size = 0
     for i in coded:
         cells = table.iloc[:, i].array
+        # A missing cell has the code -1, which takes the length 0 at the end.
         lengths = np.array([*(len(str(value)) for value in cells.categories), 0])
         size += int(lengths[cells.codes].sum())
     require_content(path, size)
@@ -269,7 +271,7 @@ def _has_decimal_commas(cells: pd.Series) -> bool:
 
 
 def _guesses(form: CsvForm | None, reading: Reading, names: list[str]) -> list[str]:
-    """What was guessed of a CSV file's form and is not the usual one."""
+    """Guesses about a CSV file's form that are not the usual ones."""
     if form is None:
         return []
     guesses = []
@@ -313,6 +315,7 @@ def _constant_columns(table: pd.DataFrame) -> list[tuple[str, str]]:
         cells = table.iloc[:, i].dropna()
         if len(cells) and pd.api.types.is_float_dtype(cells):
             values = torch.from_numpy(cells.to_numpy(dtype=np.float64, copy=True))
+            # An infinite cell leaves no variance; it is to be refused as such, not left out.
             varies = bool(column_varies(values[:, None]).item()) or bool(values.isinf().any())
         else:
             text = cells.map(str) if pd.api.types.is_object_dtype(cells) else cells
@@ -325,6 +328,7 @@ def _constant_columns(table: pd.DataFrame) -> list[tuple[str, str]]:
 def _require_constant(cells: pd.Series, value: str, path: Path) -> None:
     """Check that a column the model was trained without, since it never varied, does not here."""
     number = pd.to_numeric(value, errors="coerce")
+    # As numbers where they are: 1 and 1.0 are one constant.
     if pd.notna(number) and pd.to_numeric(cells, errors="coerce").notna().all():
         differs = cells.notna() & (cells != number)
     else:

@@ -1,4 +1,4 @@
-"""What a trained model and guide are like."""
+"""Diagnostics of a trained model and guide."""
 
 from ppl_vae.diagnostics._bound_curve import BoundCurve, Extrapolation, bound_against_particles
 from ppl_vae.diagnostics._calibration import Calibration, simulation_based_calibration

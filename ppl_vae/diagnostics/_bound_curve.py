@@ -78,7 +78,7 @@ class BoundCurve(Result):
 
     @property
     def notes(self) -> list[str]:
-        """Why the extrapolation should not be trusted; empty if nothing speaks against it."""
+        """Reasons not to trust the extrapolation; empty if nothing speaks against it."""
         notes = []
         if self.heavy_tails > _TOLERATED:
             notes.append(
@@ -195,6 +195,7 @@ def bound_against_particles(
                 own.draw(data, counts[-1]).log_weight.double().cpu() for _ in range(replicates)
             ]
             curves.append(torch.stack([_curve(log_weight, counts) for log_weight in drawn]))
+            # A datum's replicates are draws of one weight: all of them show its tail best.
             shapes.append(pareto_tail(RunningWeights.of(torch.cat(drawn))).pareto_k)
     by_replicate = torch.cat(curves, 2)
     values, noise = by_replicate.mean(0), by_replicate.var(0) / replicates
@@ -223,11 +224,13 @@ def _require_enough(counts: list[int], num_data: int, replicates: int) -> None:
         raise ValueError(f"num_particles needs {_LEAST_POINTS} or more different K, got {counts}.")
     if num_data < 2 or replicates < 2:
         raise ValueError(f"needs 2 data and 2 replicates or more, got {num_data} and {replicates}.")
+    # A covariance of few degrees of freedom is near singular, and its inverse weighs the fit.
     if num_data * (replicates - 1) < 10 * len(counts):
         raise ValueError(
             f"{num_data} data times {replicates} replicates are too few for the covariance of "
             f"{len(counts)} bounds: take more replicates."
         )
+    # A Pareto tail is fitted to 100 weights or more.
     if replicates * counts[-1] < 100:
         raise ValueError(
             f"{replicates} replicates of {counts[-1]} particles are too few for the weights' tail: "
@@ -252,6 +255,7 @@ def _extrapolate(
 ) -> Extrapolation:
     """Fit the largest K that may lie on the curve."""
     replicates, _, num_data = by_replicate.shape
+    # Data are independent, so the covariance of their mean is the sum of theirs over N^2.
     values, centred = by_replicate.mean(0), by_replicate - by_replicate.mean(0)
     # Of the mean over data, at fixed data.
     covariance = torch.einsum("rab,rcb->ac", centred, centred)
@@ -259,6 +263,7 @@ def _extrapolate(
     # What rounding alone makes, where all weights are equal.
     least = (1e-12 * values.abs().mean(1).clamp(min=1)).square()
     covariance = covariance + least.diag()
+    # The smallest K feel the orders of 1/K that are not fitted: they are left out first.
     for first in range(len(counts) - _LEAST_POINTS + 1):
         kept = slice(first, None)
         fit = _fit(values[kept], covariance[kept, kept], counts[kept])
@@ -276,6 +281,7 @@ def _fit(
     inverse_count = 1 / torch.tensor(counts, dtype=torch.float64)
     powers = [-(inverse_count**power) for power in range(1, _ORDER + 1)]
     design = torch.stack([torch.ones_like(inverse_count), *powers], 1)
+    # Bounds share their draws: after whitening their errors are independent, of variance 1.
     whitener = torch.linalg.cholesky(covariance)
     white_design = torch.linalg.solve_triangular(whitener, design, upper=False)
     # Each coefficient is a sum over K of the bounds, with these weights.
@@ -286,6 +292,7 @@ def _fit(
     residual = values.mean(1) - design @ coefficients.mean(1)
     white = torch.linalg.solve_triangular(whitener, residual.unsqueeze(-1), upper=False)
     misfit = white.square().sum().item()
+    # over_data takes the variance of each datum, whose mean has the variance errors[0]^2.
     noise = (errors[0] ** 2 * values.shape[1]).expand(values.shape[1])
     return Extrapolation(
         limit=over_data(coefficients[0], noise),

@@ -1,4 +1,4 @@
-"""Is q(z|x) as wide as it should be, and in the right place? Simulation-based calibration."""
+"""Simulation-based calibration: whether q(z|x) has the right width and place."""
 
 import math
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Calibration(Result):
 
     @property
     def num_simulations(self) -> int:
-        """How many (z*, x) were drawn."""
+        """Number of (z*, x) that were drawn."""
         return len(self.ranks)
 
     @property
@@ -76,23 +76,25 @@ class Calibration(Result):
 
     @property
     def ecdf_band(self) -> float:
-        """What no dimension's difference exceeds, at the false-alarm rate over all dimensions.
+        """Limit that no dimension's difference exceeds, at the false-alarm rate over all of them.
 
         By the inequality of Dvoretzky, Kiefer and Wolfowitz, with Massart's constant.
         """
+        # Bonferroni: dimensions share their simulations, and may depend on each other.
         each = self.false_alarm / len(self.names)
         return math.sqrt(math.log(2 / each) / (2 * self.num_simulations))
 
     @property
     def tests(self) -> list[RankTest]:
         """The tests of each dimension."""
+        # The false-alarm rate is split over every test of every dimension.
         level = self.false_alarm / (NUM_TESTS * len(self.names))
         columns = zip(self.names, self.normalized_ranks.unbind(1), strict=True)
         return [RankTest.of(name, ranks, self.num_draws, level) for name, ranks in columns]
 
     @property
     def findings(self) -> dict[str, list[str]]:
-        """Dimension to what is wrong with it, for those where something is."""
+        """Findings by dimension, for those that have any."""
         return {test.name: test.findings for test in self.tests if test.findings}
 
     @property
@@ -101,7 +103,7 @@ class Calibration(Result):
         return not self.findings
 
     def coverage(self, probability: float = 0.9) -> list[MonteCarlo]:
-        """How often the central interval of each dimension's draws holds z*.
+        """Fraction of simulations whose central interval of draws holds z*, by dimension.
 
         Raises:
             ValueError: If the probability is not between 0 and 1.
@@ -150,7 +152,7 @@ class Calibration(Result):
         ]
 
     def _variables(self) -> tuple[dict[str, Variable], dict[str, Any]]:
-        """What ``arviz_plots.plot_ecdf_pit`` takes: a variable a dimension, a draw a simulation.
+        """Input of ``arviz_plots.plot_ecdf_pit``, a variable a dimension, a draw a simulation.
 
         Each is the randomised rank ``(rank + u) / (L + 1)`` of z* among the guide's draws, u
         uniform over (0, 1) with a fixed seed: exactly uniform if the guide is calibrated. Without u
@@ -236,6 +238,7 @@ def simulation_based_calibration(
         Yao, Vehtari, Simpson and Gelman, 2018, Yes, but did it work? Evaluating variational
         inference.
     """
+    # A chi-squared test needs several expected ranks in each bin.
     least = NUM_BINS * _LEAST_PER_BIN
     if num_simulations < least:
         raise ValueError(f"num_simulations must be {least} or more, got {num_simulations}.")
@@ -252,6 +255,7 @@ def simulation_based_calibration(
     ):
         look.require_density("its draws have no spread to judge")
         identity = look.identity(settings, seed)
+        # Data are simulated in the shape and type of the first row; its values play no part.
         programs, first = look.programs, look.x[:1].to(look.device)
         template = first.expand(num_simulations, *first.shape[1:])
         for part in template.split(max(1, _ROWS // num_draws)):
@@ -271,12 +275,13 @@ def simulation_based_calibration(
 def _rank(
     truth: dict[str, Tensor], drawn: dict[str, Tensor], data_dim: int
 ) -> dict[str, Int[Tensor, "batch dimensions"]]:
-    """Of each site, how many draws are below the truth; ties are broken at random."""
+    """Rank of the truth among the draws, by site; ties are broken at random."""
     ranks = {}
     for name, values in drawn.items():
         draws = values.movedim(data_dim, 1).flatten(2) if values.dim() > 2 else values.unsqueeze(-1)
         true = truth[name].movedim(data_dim, 1).reshape(1, draws.shape[1], -1)
         ties = (draws == true).sum(0)
+        # Among t draws equal to it z* has any of t + 1 places: ranks stay uniform.
         among = (torch.rand(ties.shape, device=ties.device) * (ties + 1)).long()
         ranks[name] = (draws < true).sum(0) + among
     return ranks

@@ -46,7 +46,7 @@ class PerDimension:
 @final
 @dataclass(frozen=True)
 class ActiveUnits:
-    """How many latent dimensions of a site vary with the data.
+    """Number of latent dimensions of a site that vary with the data.
 
     Attributes:
         count: Dimensions whose activity is above the threshold.
@@ -245,7 +245,7 @@ _Table = dict[str, dict[str, DatumMeans]]
 
 
 def _tabulate(particles: Particles) -> _Table:
-    """What one batch contributes, per kind of quantity and site."""
+    """Means of one batch, per kind of quantity and site."""
     kl = {name: site_kl(particles, name) for name in particles.log_prior}
     log_likelihood = particles.log_likelihood
     # Subtracted draw by draw, so that the ELBO's error knows how its parts vary together.
@@ -277,8 +277,10 @@ def _guide_mean(particles: Particles, name: str) -> Float[Tensor, "particles bat
     draws = particles.latents[name]
     try:
         mean = particles.guide[name].mean
+    # Distributions without a known mean raise the one or the other.
     except (NotImplementedError, AttributeError):
         mean = draws
+    # A Cauchy has a mean, of NaN.
     known = mean.shape == draws.shape and bool(mean.isfinite().all())
     terms: Tensor = mean if known else draws
     return terms.reshape(particles.num_particles, particles.batch_size, -1)
@@ -296,14 +298,16 @@ def _active_units(means: DatumMeans, threshold: float) -> ActiveUnits:
     """The count at the data, and its spread over data drawn again with replacement."""
     num_data, latent = means.value.shape
     centred = means.value - means.value.mean(0)
+    # Both moments are means over the data, so that a resample is one product with its weights.
     moments = torch.cat([centred.square() * num_data / (num_data - 1) - means.noise, centred], 1)
 
     def count(weight: Float[Tensor, " num_data"]) -> Tensor:
+        # A resample has a mean of its own, which its variance is about.
         second, first = (weight @ moments).chunk(2)
         return (second - first.square() * num_data / (num_data - 1) > threshold).sum()
 
     def resampled() -> Tensor:
-        """How often each datum is drawn in num_data draws with replacement, as a fraction."""
+        """Frequency of each datum in num_data draws with replacement."""
         drawn = torch.randint(num_data, (num_data,))
         return torch.bincount(drawn, minlength=num_data).double() / num_data
 

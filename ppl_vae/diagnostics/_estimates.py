@@ -91,6 +91,7 @@ def over_data(value: Float[Tensor, " batch"], noise: Float[Tensor, " batch"]) ->
     return Estimate(
         value=value.mean().item(),
         monte_carlo_error=noise.sum().sqrt().item() / len(value),
+        # The spread over data holds the Monte Carlo noise already: adding it would count it twice.
         total_error=value.std().item() / math.sqrt(len(value)) if len(value) > 1 else math.nan,
     )
 

@@ -1,4 +1,4 @@
-"""How much of log p(x) the guide's family loses, and how much its amortisation."""
+"""Loss in log p(x) by the guide's family, and by its amortisation."""
 
 import math
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ _RESOLVED = 3.0
 @final
 @dataclass(frozen=True)
 class GapSettings:
-    """How q* is found for each datum, and how bounds are estimated.
+    """Settings of the search for q* of each datum, and of the estimates of bounds.
 
     Args:
         refinement: How far to go towards q*.
@@ -128,13 +128,14 @@ class InferenceGap(Result):
 
     @property
     def notes(self) -> list[str]:
-        """What to keep in mind of these numbers."""
+        """Reservations about these numbers."""
         notes = []
         if self.direction != "exact":
             notes.append(
                 f"log p(x) is estimated ({self.direction}): an error in it is one of the "
                 "approximation gap"
             )
+        # A gain within a few of its errors may be noise.
         if self.still_gained.value > _RESOLVED * self.still_gained.monte_carlo_error:
             notes.append(
                 "the refinement still gained at its end, so that part of the approximation gap is "
@@ -162,7 +163,7 @@ class InferenceGap(Result):
 @final
 @dataclass(frozen=True, repr=False)
 class GeneralizationGap(Result):
-    """How much more the encoder loses on test data than on training data, in nats per datum.
+    """Loss of the encoder on test data beyond that on training data, in nats per datum.
 
     Attributes:
         train: Amortisation gap on the training data.
@@ -256,6 +257,7 @@ def inference_gap(
         against = f"log p(x) of hash {hash_tensors(values)}"
         identity = look.identity(f"inference_gap({settings}) to {against}", seed)
         for number, (part, own) in enumerate(look.chunks()):
+            # By number of the batch: its draws do not depend on the batches before it.
             batches.append(_bounds(settings, own, part, derive_seed(seed, number)))
     bounds = {name: DatumMeans.joined([each[name] for each in batches]) for name in batches[0]}
     return replace(_gaps(bounds, log_evidence, settings.num_particles), identity=identity)
@@ -280,6 +282,7 @@ def _bounds(
     }
     for term, name in _RICHER.items():
         if name in weights:
+            # Draw by draw, as above: the noise that both guides share cancels.
             terms[term] = weights[name] - weights["refined"]
     return {name: DatumMeans.over_draws(values) for name, values in terms.items()}
 
@@ -303,6 +306,7 @@ def _gaps(
     bounds: dict[str, DatumMeans], log_evidence: Evidence, num_particles: int
 ) -> InferenceGap:
     log_prob, variance = log_evidence.log_prob.double(), log_evidence.standard_error.square()
+    # Evidence without an error of its own (one particle) adds none.
     variance = variance.double().nan_to_num()
     bound, refined, amortization = (
         bounds[name] for name in ("bound", "refined_bound", "amortization")
@@ -317,6 +321,7 @@ def _gaps(
         log_evidence=over_data(log_prob, variance),
         bound=bound.estimate(),
         refined_bound=refined.estimate(),
+        # Evidence and bound have draws of their own: their variances add.
         inference=over_data(per_datum["inference"], variance + bound.noise),
         approximation=over_data(per_datum["approximation"], variance + refined.noise),
         amortization=amortization.estimate(),

@@ -1,4 +1,4 @@
-"""What a gradient bench found, as a table, as plain values, as a data frame."""
+"""Results of a gradient bench: a table, plain values, a data frame."""
 
 import math
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class GroupGradient:
 
     @property
     def verdict(self) -> str:
-        """What the bias means, in words."""
+        """Meaning of the bias, in words."""
         if self.claim == "unbiased":
             return "BIASED, against its claim" if self.biased else "no bias found"
         return self.claim + (", found" if self.biased else ", not seen here")
@@ -122,6 +122,7 @@ class GradientBench(Result):
         self, objective: str, group: Group, confidence: float = 0.95
     ) -> tuple[float, float]:
         """The interval of one slope; those of all slopes hold together at the confidence."""
+        # Bonferroni, so that all intervals hold at once.
         each = 1 - (1 - confidence) / len(self.slopes)
         return self.slopes[objective, group].interval(each)
 
@@ -187,6 +188,7 @@ class GradientBench(Result):
             found, slope = self.curve(objective, group), self.slopes.get((objective, group))
             words = f"\n{slope.slope:+.2f} ± {slope.error:.2f}" if slope else ""
             values = [ratio.value for ratio in found.values()]
+            # On the log axis an interval that reaches 0 becomes an arrow.
             low = [ratio.low if ratio.resolved else 0.0 for ratio in found.values()]
             high = [ratio.high for ratio in found.values()]
             style = plots.style_of(index)
@@ -234,6 +236,7 @@ class GradientBench(Result):
             "replicates."
             for objective, group in curves
             if (objective, group) not in self.slopes
+            # With fewer than two K above 1 no slope is expected.
             and sum(K > 1 for K in self.curve(objective, group)) > 1
         ]
 
@@ -292,4 +295,5 @@ def _guide_lines(ax: Axes) -> None:
     for start in 10.0 ** np.arange(np.floor(np.log10(low / span)), np.log10(high * span) + 1):
         for slope in (0.5, -0.5):
             ax.plot(K, start * (K / left) ** slope, color=plots.GRID, lw=0.8, zorder=0)
+    # The lines must not stretch the axes that they were made for.
     ax.set(xlim=(left, right), ylim=(low, high))

@@ -63,6 +63,7 @@ class Groups:
         def chosen(size: int) -> Tensor:
             if size <= most_coordinates:
                 return torch.arange(size)
+            # A fixed subset: objectives are compared on the same coordinates.
             return torch.randperm(size, generator=generator(0))[:most_coordinates].sort().values
 
         used = {name: p for name, p in parameters.items() if any(name in g for g in found.values())}
@@ -83,7 +84,7 @@ class Groups:
 
     @property
     def num_coordinates(self) -> int:
-        """Of both groups."""
+        """Number of coordinates of both groups."""
         return sum(map(len, self.coordinates.values()))
 
     def pick(self, gradients: Mapping[str, Float[Tensor, "replicates *shape"]]) -> Sample:
@@ -125,12 +126,13 @@ class Loop:
         return {group: torch.cat([step[group] for step in steps]) for group in steps[0]}
 
     def seconds(self, objective: Objective) -> float:
-        """Of one step, the median of several after a first one."""
+        """Time of one step, the median of several after a first one."""
         taken = []
         for _ in range(_TIMED_STEPS + 1):
             start = time.perf_counter()
             self.groups.pick(self._step(objective))
             taken.append(time.perf_counter() - start)
+        # The first step pays for memory and caches; a median is not moved by a pause.
         return sorted(taken[1:])[_TIMED_STEPS // 2]
 
     def _step(self, objective: Objective) -> dict[str, Tensor]:
@@ -170,6 +172,7 @@ class ScoreReference(Objective):
     def draw(self, model: Program, guide: Program, x: Float[Tensor, "batch *event"]) -> Particles:
         """The particles, after others for the baseline."""
         with torch.no_grad():
+            # Draws of its own: a baseline that depends on z_k would bias the score.
             self._baseline = self.objective.bound(super().draw(model, guide, x))
         return super().draw(model, guide, x)
 
@@ -191,7 +194,8 @@ def reference_for(objective: Objective, particles: Particles) -> Objective:
 
 
 def target_of(objective: Objective, particles: Particles) -> Target:
-    """Which bound the objective reports, told by what it makes of scattered log-weights."""
+    """Bound that the objective reports, found by its value at scattered log-weights."""
+    # At the posterior all weights are equal, and all bounds; scattered weights tell them apart.
     noise = torch.randn(particles.log_likelihood.shape, generator=torch.Generator().manual_seed(0))
     scattered = replace(particles, log_likelihood=noise.to(particles.log_likelihood))
     found = objective.bound(scattered)
@@ -205,7 +209,7 @@ def target_of(objective: Objective, particles: Particles) -> Target:
 
 
 def claim_of(objective: Objective, group: Group, *, shared: bool) -> Claim:
-    """What the objective says of the gradient of this group.
+    """Claim of the objective about the gradient of this group.
 
     A parameter in both groups gets both gradients, so that both must be unbiased for it to be.
     """
@@ -213,6 +217,7 @@ def claim_of(objective: Objective, group: Group, *, shared: bool) -> Claim:
     if wanted <= objective.claims.unbiased_with(objective.num_particles):
         return "unbiased"
     clauses = objective.claims.gradient.split(";")
+    # A claim has a clause for theta and one for phi, or one for both.
     about = [clause for clause in clauses if any(name in clause for name in wanted)] or clauses
     says_so = any(re.search(r"\bbias(ed)?\b", clause) for clause in about)
     return "biased by design" if says_so else "follows another target"

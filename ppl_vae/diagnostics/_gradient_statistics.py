@@ -59,6 +59,7 @@ def bootstrap_moments(gradients: Float[Tensor, "replicates coordinates"]) -> Mom
     Draws from the caller's random state.
     """
     count, centre = len(gradients), gradients.mean(0)
+    # Centred, so that second moment minus squared mean does not cancel digits.
     blocks = (gradients - centre).tensor_split(min(count, _MOST_BLOCKS))
     size = gradients.new_tensor([len(block) for block in blocks])
     first = torch.stack([block.sum(0) for block in blocks])
@@ -118,7 +119,7 @@ def _interval(value: Tensor, resampled: Float[Tensor, " resamples"]) -> Interval
 @final
 @dataclass(frozen=True)
 class Bias:
-    """How far a mean gradient is from its reference, over the coordinates of a group.
+    """Distance of a mean gradient from its reference, over the coordinates of a group.
 
     Attributes:
         rms: Root mean square over coordinates of mean - reference, in nats per unit of the
@@ -145,6 +146,7 @@ def compare_means(sample: Moments, reference: Moments, rounding: float) -> Bias:
     """
     difference = sample.mean - reference.mean
     variance = sample.error.square() + reference.error.square()
+    # Where both sides are 0 but for rounding, the variance is 0 too: rounding stands in.
     z = difference / (variance + rounding**2).sqrt()
     coordinate = int(z.abs().argmax())
     return Bias(
@@ -160,6 +162,7 @@ def largest_innocent_z(false_alarm: float, comparisons: int, degrees_of_freedom:
 
     Bonferroni's share of the false alarms, under Student's t, as the errors are estimates too.
     """
+    # In the lower tail: 1 minus a small share would round.
     return float(-stdtrit(degrees_of_freedom, false_alarm / (2 * comparisons)))
 
 
@@ -201,6 +204,7 @@ def fit_slope(ratios: dict[int, Interval]) -> Slope | None:
     if len(points) < 2:
         return None
     K = torch.tensor(points, dtype=torch.float64)
+    # The term c / K takes a point more than slope and intercept, and one to check the fit by.
     terms = [K.log(), torch.ones_like(K)] + ([1 / K] if len(points) > 3 else [])
     # Each equation is divided by its error, so that all have the variance 1.
     root = torch.tensor([ratios[k].value / ratios[k].error for k in points], dtype=torch.float64)

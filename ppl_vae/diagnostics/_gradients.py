@@ -240,6 +240,7 @@ class _Bench:
         """Measure every objective."""
         groups = self.loop.groups
         comparisons = sum(map(len, families.values())) * groups.num_coordinates
+        # By the smaller sample of the two, which gives the wider limit.
         freedom = min(self.replicates, self.reference_replicates) - 1
         limit = largest_innocent_z(_FALSE_ALARM, comparisons, freedom)
         rows = tuple(
@@ -277,6 +278,7 @@ class _Bench:
             rounding = 16 * torch.finfo(self.loop.x.dtype).eps * float(largest)
             for group, gradients in sample.items():
                 moments, resampled = Moments.of(gradients), bootstrap_moments(gradients)
+                # Where a gradient is 0 but for rounding, its ratio would be one of rounding errors.
                 live = gradients.abs().amax(0) > rounding
                 bias = compare_means(moments, reference.moments[group], rounding)
                 row = GroupGradient(
@@ -308,10 +310,12 @@ class _Bench:
         target = target_of(objective, particles)
         if target == "ELBO" and self.exact_elbo is not None:
             exact = {
+                # An exact gradient has no error.
                 group: Moments(value, torch.zeros_like(value), 1)
                 for group, value in self.exact_elbo.items()
             }
             return _Reference("exact gradient of the ELBO", exact)
+        # A reference serves every objective that reports the same bound with the same K.
         own = repr(objective) if target == "its own bound" else ""
         key = f"{target} {own}", objective.num_particles
         if key not in self._references:
@@ -334,7 +338,7 @@ class _Bench:
 @final
 @dataclass(frozen=True)
 class _Reference:
-    """What a mean gradient is compared with, and how it was come by."""
+    """Reference of a mean gradient, and its origin in words."""
 
     description: str
     moments: dict[Group, Moments]

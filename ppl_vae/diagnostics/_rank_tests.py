@@ -21,7 +21,7 @@ _LEAST_VARIANCE = 1e-6
 @final
 @dataclass(frozen=True)
 class RankTest:
-    """What the ranks of one latent dimension say.
+    """Tests of the ranks of one latent dimension.
 
     Attributes:
         name: Site and dimension.
@@ -41,7 +41,7 @@ class RankTest:
 
     @property
     def findings(self) -> list[str]:
-        """What is wrong with the draws, in words; empty if nothing was found."""
+        """Faults of the draws, in words; empty if nothing was found."""
         low, narrow = self.location.value > 0, self.spread.value > 1
         words = {
             "location": "shifted: too low" if low else "shifted: too high",
@@ -59,6 +59,7 @@ class RankTest:
     ) -> "RankTest":
         """Compare normal scores and counts of the ranks with those of uniform ranks."""
         uniform = (torch.arange(num_draws + 1, dtype=torch.float64) + 0.5) / (num_draws + 1)
+        # Normal scores of discrete uniform ranks have a variance a little below 1: unit is theirs.
         scores, flat = torch.special.ndtri(ranks), torch.special.ndtri(uniform)
         root, unit = math.sqrt(len(ranks)), flat.square().mean()
         location, variance = scores.mean(), scores.var().clamp(min=_LEAST_VARIANCE)
@@ -67,10 +68,12 @@ class RankTest:
         loss = variances[(means - location).abs().argmin()] / variances[len(variances) // 2]
         ratio = variance / (unit * loss)
         fourth = (scores - location).pow(4).mean()
+        # Delta method: the variance of a sample variance is (mu_4 - sigma^4) / n.
         ratio_error = (fourth - variance.square()).clamp(min=0).sqrt() / variance / root
         # The tests take the null hypothesis' own errors, which are known.
         z_location = location / unit.sqrt() * root
         z_spread = (ratio - 1) / (flat.pow(4).mean() / unit.square() - 1).sqrt() * root
+        # Ranks that pile up at one end show a shift, and nothing of the width.
         at_the_ends = ((ranks == uniform[0]) | (ranks == uniform[-1])).double().mean()
         one_sided = bool((at_the_ends > 0.5) & (location.abs() > 1))
         # Bins hold unequal numbers of possible ranks.

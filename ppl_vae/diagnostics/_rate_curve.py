@@ -1,4 +1,4 @@
-"""The rate-distortion curve of a decoder, as it was found."""
+"""Rate-distortion curve of a decoder: the result."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -112,7 +112,7 @@ class RateDistortion(Result):
 
     @property
     def num_data(self) -> int:
-        """How many data the means are over."""
+        """Number of data that the means are over."""
         return self.effective_sample_size.shape[1]
 
     @property
@@ -129,7 +129,7 @@ class RateDistortion(Result):
 
     @property
     def notes(self) -> list[str]:
-        """What to keep in mind of these numbers."""
+        """Reservations about these numbers."""
         poor = [f"{point.beta:g}" for point in self.points if point.poor > TOLERATED_FRACTION]
         if not poor:
             return []
@@ -186,6 +186,7 @@ class RateDistortion(Result):
             ax.plot(self.guide_distortion.value, self.guide_rate.value, "D", markersize=6.5,
                     color=of_guide, label="the guide")  # fmt: skip
         ax.set(xlabel="distortion, E[-log p(x|z)] in nats", ylabel="rate, nats above the prior")
+        # Limits of the points: the tangent, a line without ends, must not stretch them.
         limits = ax.get_xlim(), ax.get_ylim()
         for point in points:
             if point.beta == 1:

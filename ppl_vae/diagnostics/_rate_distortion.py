@@ -1,4 +1,4 @@
-"""What a decoder could do at every rate: the rate-distortion curve, by annealing."""
+"""Rate-distortion curve of a decoder, by annealing."""
 
 import math
 from collections.abc import Sequence
@@ -147,10 +147,11 @@ def _levels(
 
 
 def _pass(annealer: Annealer, beta_at: dict[int, float]) -> dict[str, Float[Tensor, "batch betas"]]:
-    """What is seen of the chains on their way through the b's of the curve."""
+    """Quantities at each b of the curve, from chains that pass through all of them."""
     chains = annealer.path.draw()
     log_weight, seen = torch.zeros_like(chains.base, dtype=torch.float64), []
     for point in range(1, annealer.last + 1):
+        # As in annealed importance sampling, a weight takes the state before the transition.
         log_weight = log_weight + annealer.increment(chains, point - 1, point)
         chains, _ = annealer.move(chains, point)
         if point in beta_at:
@@ -188,6 +189,7 @@ def _at(
 
 def _error(influence: Float[Tensor, "chains batch"]) -> Float[Tensor, " batch"]:
     count = len(influence)
+    # Influences add up to 0: K - 1 of them are free, as for the error of a mean.
     return (influence.square().sum(0) * count / (count - 1)).sqrt()
 
 

@@ -117,7 +117,9 @@ def _ascend_or_stay(
     """
     start = [value.detach().clone() for value in values]
     refinement.ascend(programs, x, values)
+    # Copies, as values are overwritten in place while both ends are judged.
     found = [value.detach().clone() for value in values]
+    # One seed for both ends, whose difference then has little noise.
     seed = int(torch.randint(2**31, ()))
 
     def bound() -> Float[Tensor, " batch"]:
@@ -166,6 +168,7 @@ class _RowAffine:
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
         """The mean and the Cholesky factor."""
         shift, stretch, lower = self.values
+        # exp keeps the diagonal positive, so that every step leaves a Cholesky factor.
         factor = (self._scale * stretch.exp()).unsqueeze(-1) * (self._identity + lower.tril(-1))
         return self._loc + shift * self._scale, factor
 

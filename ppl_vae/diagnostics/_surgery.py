@@ -1,4 +1,4 @@
-"""The ELBO's KL: what the latents tell about the datum, and how far q(z) is from the prior."""
+"""Parts of the ELBO's KL: information about the datum, and distance of q(z) from the prior."""
 
 import math
 from collections.abc import Iterable
@@ -76,7 +76,7 @@ class ElboSurgery(Result):
 
     @property
     def notes(self) -> list[str]:
-        """What to keep in mind of these numbers."""
+        """Reservations about these numbers."""
         if self.information.value < self.most_information - _NEAR_THE_LIMIT:
             return []
         return [
@@ -162,8 +162,10 @@ def elbo_surgery(
         look.require_density("it has no KL to take apart")
         identity = look.identity(f"elbo_surgery({num_particles=})", seed)
         for part, own in look.chunks():
+            # Draws of a batch, but q(z) over all data: part of them would bias its logarithm.
             parts.append(_terms(own.draw(part, num_particles), look.programs, look.x))
     terms = _join(parts)
+    # Terms of (particles, batch) are means over draws; those by dimension follow below.
     named = {name: over_draws(values) for name, values in terms.items() if values.dim() == 2}
     dimensions = terms.get("per_dimension")
     return ElboSurgery(

@@ -51,7 +51,7 @@ class Couplings(NamedTuple):
         return linear(h, self.weight, self.visible)
 
     def sweep(self, z: Float[Tensor, "*shape latent"]) -> Float[Tensor, "*shape latent"]:
-        """One sweep of block Gibbs sampling: all of h given z, then all of z given h."""
+        """Take a sweep of block Gibbs sampling, first all of h given z, then all of z given h."""
         h = torch.bernoulli(torch.sigmoid(self.hidden_logits(z)))
         return torch.bernoulli(torch.sigmoid(self.visible_logits(h)))
 
@@ -88,7 +88,7 @@ class RestrictedBoltzmann(TorchDistribution):  # type: ignore[misc, unused-ignor
         super().__init__(torch.Size(batch_shape), event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "RestrictedBoltzmann":
-        """Independent copies of the given batch shape."""
+        """Broadcast the distribution to a batch shape."""
         return RestrictedBoltzmann(
             self.couplings, self.log_partition, self.draw, batch_shape, self._validate_args
         )
@@ -136,8 +136,9 @@ class LogPartition:
 
 
 def smaller_layer(couplings: Couplings) -> Couplings:
-    """The same machine with its smaller layer as the visible one."""
+    """Swap the layers where needed, so that the smaller one is the visible one."""
     visible, hidden, weight = couplings
+    # The sum is over 2^units states of the visible layer.
     return couplings if len(visible) <= len(hidden) else Couplings(hidden, visible, weight.mT)
 
 
@@ -220,6 +221,7 @@ def annealed_from_both_sides(
     drawn = couplings.sweep(z[chosen])
     path = _Path.from_draws(couplings, drawn)
     second, _ = path.forward(len(start), temperatures)
+    # Pooled by their weights: both estimate Z without bias.
     value, error = _mean_and_error(torch.cat([first, second]))
     upper = -_mean_and_error(path.backward(drawn, temperatures))[0]
     estimates = torch.stack([_mean_and_error(first)[0], _mean_and_error(second)[0], upper])

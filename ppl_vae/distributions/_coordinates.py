@@ -58,7 +58,7 @@ class Autoregressive(TorchDistribution):  # type: ignore[misc, unused-ignore]
         return constraints.independent(self._coordinate, 1)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Autoregressive":
-        """Independent copies of the given batch shape."""
+        """Broadcast the distribution to a batch shape."""
         return Autoregressive(
             self.network,
             self.read,
@@ -102,6 +102,7 @@ class Autoregressive(TorchDistribution):  # type: ignore[misc, unused-ignore]
                 f"an autoregressive distribution has values in {self._coordinate}, got others: "
                 "pair it with a guide or prior of the same support."
             )
+        # All conditionals at once: the masks keep each from the coordinates after it.
         log_prob: Tensor = self.read(self.network(value)).log_prob(value).sum(-1)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
@@ -122,6 +123,7 @@ class OneHotBlocks(constraints.Constraint):  # type: ignore[misc, unused-ignore]
         is_one_hot: Tensor = constraints.one_hot.check(blocks).all(-1)
         return is_one_hot
 
+    # Supports of a prior and a guide are compared, and torch does so by identity.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, OneHotBlocks) and other.classes == self.classes
 
@@ -181,7 +183,7 @@ class OneHotVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         return self.mean * (1 - self.mean)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "OneHotVector":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         expanded = self.logits.expand(*batch_shape, *self.event_shape)
         return OneHotVector(expanded, self.classes, validate_args=self._validate_args)
 

@@ -54,7 +54,7 @@ def _diagonal_normal(components: Any) -> Normal | None:
 
 
 def _draw_each(components: Any, index: Int[Tensor, " draws"]) -> Float[Tensor, "draws *event"]:
-    """One draw of each named component, differentiable where the components' draws are."""
+    """Draw once from each named component, differentiable where the components' draws are."""
     if isinstance(components, MultivariateNormal):
         noise = torch.randn_like(loc := components.loc[index])
         return loc + (components.scale_tril[index] @ noise.unsqueeze(-1)).squeeze(-1)
@@ -121,7 +121,7 @@ class Mixture(TorchDistribution):  # type: ignore[misc, unused-ignore]
         super().__init__(logits.shape[:-1], components.event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Mixture":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         # Its parameters stay as they are: what all of the batch shares is computed once.
         new = Mixture.__new__(Mixture)
         new.components, new.log_weights = self.components, self.log_weights

@@ -61,10 +61,11 @@ class LowRankNormal(dist.LowRankMultivariateNormal):  # type: ignore[misc, unuse
 def multiply(
     matrix: Float[Tensor, "*batch rows columns"], vectors: Float[Tensor, "*shape columns"]
 ) -> Float[Tensor, "*more rows"]:
-    """Each vector by the matrix of its batch; vectors may have more dimensions in front."""
+    """Multiply each vector by the matrix of its batch; vectors may have leading dimensions."""
     more = vectors.dim() - matrix.dim() + 1
     if more < 1:
         return (matrix @ vectors.unsqueeze(-1)).squeeze(-1)
+    # Draws side by side, for one product with a matrix that is not copied for each.
     side_by_side = vectors.flatten(0, more - 1)
     product = torch.einsum("...ij,k...j->k...i", matrix, side_by_side)
     return product.reshape(*vectors.shape[:more], *product.shape[1:])
@@ -73,6 +74,7 @@ def multiply(
 def _kl(q: FullNormal | LowRankNormal, p: Any) -> Tensor:
     """KL(q, p) for a p of independent normals, in nats."""
     if not isinstance(p.base_dist, Normal) or p.event_shape != q.event_shape:
+        # As torch says of any pair without a closed form.
         raise NotImplementedError
     scale, centred = p.base_dist.scale, q.loc - p.base_dist.loc
     distance = (centred.square() + q.variance) / scale.square()

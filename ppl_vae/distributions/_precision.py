@@ -12,6 +12,7 @@ from torch import Size, Tensor
 
 def in_double(x: Tensor) -> Tensor:
     """``x`` in double precision, where the device has it."""
+    # Apple's GPUs have no double precision.
     return x if x.device.type == "mps" else x.double()
 
 
@@ -42,7 +43,7 @@ class InDouble(TorchDistribution):  # type: ignore[misc, unused-ignore]
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "InDouble":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         return InDouble(self.base.expand(Size(batch_shape)), self.dtype)
 
     @property

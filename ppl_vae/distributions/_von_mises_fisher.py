@@ -182,7 +182,7 @@ class VonMisesFisher(TorchDistribution):  # type: ignore[misc, unused-ignore]
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "VonMisesFisher":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         loc = self.loc.expand(*batch_shape, self.dimension)
         return VonMisesFisher(loc, self.concentration, validate_args=self._validate_args)
 

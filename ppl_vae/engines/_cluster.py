@@ -36,7 +36,7 @@ def require_ray() -> Any:
 
 @contextmanager
 def connected(ray: Any, address: str | None) -> Iterator[None]:
-    """On the cluster at ``address``, or on one that is started here and stopped afterwards.
+    """Connect to the cluster at ``address``, or start one here and stop it afterwards.
 
     Where this process is connected already, that connection is used and left.
 
@@ -48,12 +48,14 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
         _require_same(address, ray.get_runtime_context().gcs_address)
         yield
         return
+    # Before the connection, in which Ray sets a handler of its own.
     handler = signal.getsignal(signal.SIGTERM)
     _connect(ray, address)
     try:
         yield
     finally:
         ray.shutdown()
+        # Python sets signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
             # Ray puts its own in place of the caller's.
             signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
@@ -78,7 +80,7 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _require_answer(address: str | None) -> None:
-    """Ask whether anybody is there, since Ray itself asks for minutes.
+    """Check that the address answers, since Ray itself tries for minutes.
 
     Raises:
         OSError: If nobody is.
@@ -115,14 +117,14 @@ def require_address(address: str | None) -> None:
 
 
 def living(ray: Any) -> list[_Resources]:
-    """What each node of the cluster that is alive has in all."""
+    """Total resources of each node of the cluster that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 @final
 @dataclass(frozen=True)
 class Request:
-    """What a task asks of a node."""
+    """Resources that a task asks of a node."""
 
     cpus: float
     gpus: float
@@ -133,11 +135,11 @@ class Request:
 
     def _fit(self, resources: _Resources) -> int:
         asked = (("CPU", self.cpus), ("GPU", self.gpus))
-        # Ray counts in ten thousandths.
+        # Ray counts in ten thousandths: a quotient such as 0.3 / 0.1 must not round down to 2.
         return min(int((resources.get(name, 0.0) + 1e-4) / n) for name, n in asked if n > 0)
 
     def refusal(self, machines: list[_Resources]) -> str:
-        """Why no node has room, in one line."""
+        """Explain in one line why no node has room."""
         sizes = {f"{r.get('CPU', 0):g} CPUs and {r.get('GPU', 0):g} GPUs" for r in machines}
         return (
             f"a task asks for {self.cpus:g} CPUs and {self.gpus:g} GPUs, and no node of the Ray "
@@ -155,6 +157,7 @@ def _loopback(ray: Any) -> Iterator[None]:
     """
     constants = ray._private.ray_constants
     before = constants.ENABLE_RAY_CLUSTER
+    # The constant is read at import, the variable by processes that Ray starts: both are set.
     constants.ENABLE_RAY_CLUSTER = False
     try:
         with _environment({constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
@@ -165,6 +168,7 @@ def _loopback(ray: Any) -> Iterator[None]:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
+    # Put back afterwards: the caller's environment, and programs started later, are not ours.
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

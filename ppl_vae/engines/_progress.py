@@ -23,14 +23,14 @@ _FINISHED = ("done", "failed")
 @final
 @dataclass(frozen=True)
 class ProgressRow:
-    """How far a task is.
+    """Progress of a task.
 
     Attributes:
-        name: The task's.
-        state: What has become of it.
+        name: Name of the task.
+        state: State of the task.
         done: Steps done, such as epochs.
-        total: Of so many; None where nobody knows.
-        text: What else there is to say, in a line.
+        total: Number of all steps; None where it is not known.
+        text: Further information, in a line.
     """
 
     name: str
@@ -55,9 +55,9 @@ def showing_progress(
     Args:
         rows: Gives all tasks as they are now; called from another thread. Where it cannot, because
             a file is just being written (OSError, ValueError), it is asked again later.
-        what: What the tasks are, in the plural.
+        what: Word for the tasks, in the plural.
         every: Seconds between two drawings.
-        file: Where to; the standard error stream by default.
+        file: Stream to write to; the standard error stream by default.
     """
     view = _View(rows, what, sys.stderr if file is None else file)
     stop = threading.Event()
@@ -66,6 +66,7 @@ def showing_progress(
         while not stop.wait(every):
             view.draw()
 
+    # A daemon, so that a view that hangs keeps no process alive.
     thread = threading.Thread(target=draw_repeatedly, name="progress", daemon=True)
     view.draw()
     thread.start()
@@ -120,6 +121,7 @@ class _View:
         running = [row for row in rows if row.state == "running"]
         longest = max((len(row.name) for row in running), default=0)
         table = [_gauge(row, longest) for row in running]
+        # Lines above the top of the terminal cannot be drawn anew: the table must fit.
         more = len(table) - max(1, height - 3)
         if more > 0:
             table = [*table[:-more], f"... and {more} more"]
@@ -135,6 +137,7 @@ class _View:
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             postfix=states or None,
         )
+        # Cut, as a line that wraps counts as two and the cursor would go up too few.
         return [*(line[: width - 1] for line in table), str(summary)]
 
 

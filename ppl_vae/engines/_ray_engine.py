@@ -92,12 +92,13 @@ class _Sent:
 
 @final
 class _Flight:
-    """The tasks under way, never more than a small multiple of what has room."""
+    """Tasks under way, never more than a small multiple of those that have room."""
 
     def __init__(self, ray: Any, request: Request, retries: int) -> None:
         self.ray, self.request, self.retries = ray, request, retries
         self.sent: dict[Any, _Sent] = {}
         threads = max(1, int(request.cpus))
+        # Put once: it is the same for every task.
         self.around = ray.put(Surroundings(threads, gpus=request.gpus > 0))
         # Attempts are counted here: Ray would start tasks that want for memory again for ever.
         options = {"num_cpus": request.cpus, "num_gpus": request.gpus, "max_retries": 0}
@@ -117,6 +118,8 @@ class _Flight:
                     more = False
                     continue
                 try:
+                    # Packed here: what cannot be packed is this task's failure, and no error of the
+                    # engine.
                     packed = self.ray.cloudpickle.dumps((task.function, task.arguments))
                 except Exception as error:
                     yield failed(task.name, error, attempts=0)
@@ -129,7 +132,7 @@ class _Flight:
             self._count_room()
 
     def _wait(self) -> list[Any]:
-        """The next that is done, or none after a while."""
+        """Wait for a task that is done; return none after a while."""
         if not self.sent:
             time.sleep(0.0 if self.room else _LOOK)
             return []
@@ -179,12 +182,13 @@ class _Flight:
             raise TimeoutError(f"nodes were lost: {self.request.refusal(machines)}")
 
     def cancel(self) -> None:
-        """Stop what is under way: as ctrl-C would at first, then for good."""
+        """Cancel the tasks under way: as ctrl-C would at first, then by force."""
         left = list(self.sent)
         self.sent.clear()
         for reference in left:
             self.ray.cancel(reference)
         if left:
+            # A task that may end by itself frees its lock and keeps what it has done so far.
             _, left = self.ray.wait(left, num_returns=len(left), timeout=_GENTLE)
         for reference in left:
             self.ray.cancel(reference, force=True)

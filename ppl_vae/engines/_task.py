@@ -24,8 +24,8 @@ class Task:
 
     Attributes:
         name: For people; unique among the tasks of one run.
-        function: At the top level of a module, so that another process can import it.
-        arguments: Of the function; small, and of classes that can be pickled.
+        function: Function at the top level of a module, so that another process can import it.
+        arguments: Arguments of the function; small, and of classes that can be pickled.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Outcome:
     """Result of a task, or the reason why there is none.
 
     Attributes:
-        name: The task's.
-        value: What its function returned; None if it failed.
-        error: Why it failed, in one line; None if it did not.
-        traceback: Where it failed.
-        attempts: How often it was started: more than once if a worker or a node died.
+        name: Name of the task.
+        value: Return value of its function; None if it failed.
+        error: Reason why it failed, in one line; None if it did not.
+        traceback: Traceback of the failure.
+        attempts: Number of times that it was started: more than one if a worker or a node died.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """Whatever runs tasks."""
+    """Protocol of engines, which run tasks."""
 
     def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """Run all tasks, and give the outcome of each as it finishes.
@@ -94,14 +94,14 @@ class InProcess:
 @final
 @dataclass(frozen=True)
 class Surroundings:
-    """What a worker takes over from the process that sends it tasks.
+    """Settings that a worker takes over from the process that sends it tasks.
 
     Attributes:
-        threads: Of torch.
+        threads: Number of torch's threads.
         gpus: Whether tasks may see a GPU: those given to them. A task that asked for none must not
             take one that is another's.
-        folder: Where relative paths start.
-        search_path: Where modules are found, after the worker's own.
+        folder: Folder where relative paths start.
+        search_path: Folders where modules are found, after the worker's own.
     """
 
     threads: int
@@ -114,15 +114,16 @@ def perform_in_worker(name: str, packed: bytes, around: Surroundings, attempts: 
     """Unpack a task and do its work; nothing here needs Ray.
 
     Args:
-        name: The task's.
+        name: Name of the task.
         packed: Its function and arguments, pickled.
-        around: Where it would be done in process.
-        attempts: How often it was started, this time included.
+        around: Settings of the process that sends the task.
+        attempts: Number of times that it was started, this time included.
     """
 
     def work() -> Any:
         sys.path.extend(entry for entry in around.search_path if entry not in sys.path)
         if not around.gpus:
+            # Before torch first asks for GPUs, after which the variable is not read any more.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if not around.folder.is_dir():
             raise FileNotFoundError(
@@ -142,6 +143,7 @@ def _perform(name: str, work: Callable[[], Any], threads: int | None, attempts: 
     with _torch_threads(threads):
         try:
             return Outcome(name, work(), attempts=attempts)
+        # SystemExit too: a task that calls sys.exit() must not end the worker or the study.
         except (Exception, SystemExit) as error:
             return failed(name, error, attempts)
 
@@ -160,6 +162,7 @@ def _torch_threads(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return
+    # Sums over threads differ in their last digits, so that the number is part of the result.
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -128,6 +128,7 @@ class AdaptiveSampling:
             num_particles=drawn,
             direction="consistent",
             method=f"importance sampling to a standard error of {self.target:g}",
+            # Draws are stopped by a standard error, which weights without a variance do not have.
             highest_pareto_k=_NO_VARIANCE,
             advice=ADVICE,
         )
@@ -144,6 +145,7 @@ class AdaptiveSampling:
         Where the pilot's tail is heavy, enough to tell; in any case enough for a tail to be seen.
         """
         needed = _MARGIN * self.first * (pilot.standard_error / self.target).square()
+        # With the pilot's draws at least 100 in all: a tail is fitted to no fewer.
         needed = needed.clamp(min=LEAST_PARTICLES - self.first)
         tail = pareto_tail(pilot)
         heavy = (tail.pareto_k > _NO_VARIANCE) & (tail.tail_share > TOLERATED_TAIL)
@@ -167,6 +169,7 @@ class AdaptiveSampling:
                 weights.add(part.cpu())
             return weights.columns()
 
+        # A stream's name holds the length of its path: the pilot shares no draw with stage 0.
         path = () if stage == "pilot" else (stage,)
         seed = None if call.seed is None else derive_seed(call.seed, Stream.EVALUATION, *path)
         results, left = Chunking(size, None, self.rows).run(
@@ -193,5 +196,6 @@ class AdaptiveSampling:
 
 def _error(sums: RunningWeights, every: RunningWeights) -> Float[Tensor, " batch"]:
     """The larger of the errors that the draws that count, and these with the pilot's, give."""
+    # Scaled to the draws that count: the estimate is the mean of these alone.
     by_every = every.standard_error * math.sqrt(every.num_particles / sums.num_particles)
     return torch.maximum(sums.standard_error, by_every)

@@ -24,7 +24,7 @@ _WIDEN = "take a guide that draws wherever the prior does, or defensive importan
 
 
 class Estimator(Protocol):
-    """Anything that estimates log p(x) of every datum, as ``ImportanceSampling`` does."""
+    """Estimator of log p(x) of every datum, such as ``ImportanceSampling``."""
 
     def __call__(
         self,
@@ -43,7 +43,7 @@ class Estimator(Protocol):
 @final
 @dataclass(frozen=True)
 class Chunk:
-    """Some data, the programs with the proposal for them, and particles to decode at once."""
+    """Chunk of the data: rows, programs with their proposal, and particles to decode at once."""
 
     programs: Programs
     x: Tensor
@@ -62,7 +62,7 @@ class Chunk:
 @final
 @dataclass(frozen=True)
 class Chunking:
-    """How an estimator wants its work cut.
+    """Cut of an estimator's work into chunks.
 
     Attributes:
         num_particles: Draws per datum.
@@ -162,7 +162,7 @@ class ChunkedEstimator(ABC):
 
     @abstractmethod
     def _chunking(self) -> Chunking:
-        """How the work is to be cut."""
+        """Cut of the work into chunks."""
 
     @abstractmethod
     def _estimate(self, chunk: Chunk) -> Columns:
@@ -170,7 +170,7 @@ class ChunkedEstimator(ABC):
 
     @abstractmethod
     def _claims(self) -> Claims:
-        """What the results are, for a guide without refinement that draws wherever the prior does.
+        """Claims for a guide without refinement that draws wherever the prior does.
 
         Particles, direction and method; what to try next where it is not more particles.
         """
@@ -260,6 +260,7 @@ def require_counts(name: str, **counts: int | None) -> None:
         ValueError: If one is less.
     """
     for field, value in counts.items():
+        # True is an int in Python, and would pass for 1.
         counted = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and (not counted or value < 1):
             raise ValueError(f"{name} needs {field} >= 1 (a whole number), got {describe(value)}.")

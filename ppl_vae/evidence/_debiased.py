@@ -87,6 +87,7 @@ class Jackknife(ChunkedEstimator):
 
     def _estimate(self, chunk: Chunk) -> Columns:
         each = self.num_particles // _BLOCKS
+        # Each block keeps a tail as long as that of all particles, as it may hold all of it.
         blocks = [RunningWeights(self.num_particles) for _ in range(_BLOCKS)]
         kept, position = [], 0
         for part in chunk.log_weights(self.num_particles):
@@ -163,6 +164,7 @@ class SUMO(ChunkedEstimator):
             raise ValueError(f"SUMO needs replicates >= 2 for an error, got {self.replicates}.")
 
     def _chunking(self) -> Chunking:
+        # E[N + 1] = sum_j P(N >= j) is about 5.
         typical = self.replicates * (self.first + 5)
         return Chunking(typical, self.refine, self.rows)
 
@@ -178,6 +180,7 @@ class SUMO(ChunkedEstimator):
     def _estimate(self, chunk: Chunk) -> Columns:
         # Lengths of each datum's own: shared ones would make the errors of the data dependent.
         lengths = draw_lengths(self.replicates, len(chunk.x))
+        # Data are decoded together: each has as many draws as the one that needs most.
         total = int((lengths + self.first + 1).sum(0).max())
         weights, parts = RunningWeights(total), []
         for part in chunk.log_weights(total):
@@ -247,5 +250,6 @@ def _effective_replicates(values: Float[Tensor, "replicates batch"]) -> Float[Te
     """
     squares = (values - values.mean(0)).square()
     total, fourth = squares.sum(0), squares.square().sum(0)
+    # Replicates that are all equal have no kurtosis, and count in full.
     ratio = torch.where(fourth > 0, 3 * total.square() / fourth, torch.full_like(total, 1e9))
     return ratio.clamp(max=float(len(values)))

@@ -188,6 +188,7 @@ class DefensiveSampling(ChunkedEstimator):
             )
 
     def _chunking(self) -> Chunking:
+        # Draws of the prior reach all of its support, whatever the guide leaves out.
         return Chunking(self.num_particles, self.refine, self.rows, from_prior=True)
 
     @property
@@ -207,6 +208,7 @@ class DefensiveSampling(ChunkedEstimator):
     def _estimate(self, chunk: Chunk) -> Columns:
         count, from_prior = self.num_particles, self._from_prior
         strata = []
+        # A fixed number of draws from each component; every weight is under the whole mixture.
         for prior, size in ((False, count - from_prior), (True, from_prior)):
             strata.append(RunningWeights(count))
             for at_once in pieces(size, chunk.particles_at_once):
@@ -216,6 +218,7 @@ class DefensiveSampling(ChunkedEstimator):
                 else:
                     particles = chunk.programs.draw(chunk.x, at_once, check_finite=False)
                 weight = _mixture_weights(particles, from_prior / count)
+                # The cast to double precision does not undo the rounding of the densities.
                 strata[-1].add(weight, particles.log_proposal.dtype)
         weights = strata[0].merged(strata[1])
         columns = measured(weights)

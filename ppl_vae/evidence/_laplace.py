@@ -78,7 +78,7 @@ def laplace_guide(
 @final
 @dataclass(frozen=True)
 class LaplaceApproximation:
-    """How to approximate posteriors by normals: the settings of :func:`laplace_guide`, as values.
+    """Approximation of posteriors by normals, by the settings of :func:`laplace_guide`.
 
     In the place of a :class:`~ppl_vae.refinement.Refinement`, such as
     ``ImportanceSampling(refine=LaplaceApproximation())``.
@@ -103,12 +103,12 @@ class LaplaceApproximation:
 
     @property
     def description(self) -> str:
-        """For the name of a method."""
+        """Description of the guide, for the name of a method."""
         return "guide by Laplace's approximation"
 
     @property
     def rows_per_datum(self) -> int:
-        """Decoded at once, with a graph that is differentiated twice."""
+        """Latents of each datum decoded at once, with a graph that is differentiated twice."""
         return 2 * self.starts
 
     def __call__(
@@ -125,6 +125,7 @@ class LaplaceApproximation:
     def _climb(self, joint: Joint, draws: Float[Tensor, "draws batch dim"]) -> Modes:
         """Ascents from the mean of the guide's draws and from some of them."""
         centre = draws.mean(0, keepdim=True)
+        # The guide may be a point: the prior's draws say how large the region is.
         region = torch.cat([draws, joint.prior_draws(_DRAWS)]) - centre
         return find_modes(
             joint,
@@ -161,6 +162,7 @@ class LaplaceGuide:
         # By the mass near a mode, not its height: a narrow mode may be high and hold little.
         approximation = modes.laplace()
         nowhere_a_mode = approximation.isneginf().all(0)
+        # Where no ascent has ended at a maximum, the highest point stands in for one.
         best = torch.where(nowhere_a_mode, modes.value, approximation).argmax(0)
         data = torch.arange(len(best), device=best.device)
         size, vectors = curvature(modes.precision[best, data])
@@ -215,7 +217,7 @@ def _standardized(u: Tensor, normal: FullNormal) -> Float[Tensor, "*shape size"]
 
 
 def _onto_support(site: SiteCoordinates) -> ComposeTransform:
-    """From a vector of unconstrained coordinates to the values of a site."""
+    """Transform of a vector of unconstrained coordinates to the values of a site."""
     vector, event = torch.Size((site.size,)), torch.Size(site.shape[site.num_plates :])
     parts: list[Any] = [] if event == vector else [ReshapeTransform(vector, event)]
     return ComposeTransform(parts if _is_identity(site.transform) else [*parts, site.transform])

@@ -27,8 +27,9 @@ _SECONDS_BETWEEN = 5.0
 
 
 class Purpose(IntEnum):
-    """What the random numbers of one chunk are for."""
+    """Purpose of the random numbers of one chunk."""
 
+    # A number is part of the name of its stream: another one would change all results.
     PILOT = 0
     FORWARD = 1
     REVERSE = 2
@@ -80,7 +81,7 @@ class ChunkResults:
 @final
 @dataclass(frozen=True)
 class Call:
-    """How one call of an estimator is to be carried out.
+    """Settings of one call of an estimator.
 
     Attributes:
         device: Where to compute; where the modules are, or else the data, if None.
@@ -138,6 +139,7 @@ class Call:
             try:
                 return self._pass(look, settings, estimate, path, data_at_once)
             except (RuntimeError, MemoryError) as error:
+                # Chunks of other rows have other streams: all of them are estimated anew.
                 smaller = look.halved()
                 if smaller is None or not is_out_of_memory(error):
                     raise
@@ -218,7 +220,7 @@ class Unfinished:
 
     @classmethod
     def open(cls, path: Path | None, identity: Identity) -> "Unfinished":
-        """Go on from what there is.
+        """Resume from the file, or start anew where there is none.
 
         Raises:
             ValueError: If the file is damaged, or of something else; says what differs.
@@ -233,7 +235,7 @@ class Unfinished:
 
     @staticmethod
     def identity_in(path: Path) -> Identity:
-        """What the numbers in a file are of.
+        """Identity of the numbers in a file.
 
         Raises:
             ValueError: If it is damaged.

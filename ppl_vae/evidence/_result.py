@@ -38,7 +38,7 @@ _CHECKED = (
     "method", "direction", "num_particles", "seconds", "gap", "support_gap", "advice",
     "highest_pareto_k", "least_effective", "identity",
 )  # fmt: skip
-"""Attributes that an estimate is made of again."""
+"""Attributes that an estimate is rebuilt from."""
 _MOST_BARS = 500
 
 
@@ -174,6 +174,7 @@ class Evidence(Result):
 
         With ``highest_pareto_k`` in place of 0.7 where that is another.
         """
+        # The threshold is 0 at 10 draws; for fewer it would be negative, and for 1 not defined.
         return min(1 - 1 / math.log10(max(self.num_particles, 10)), self.highest_pareto_k)
 
     @property
@@ -183,7 +184,7 @@ class Evidence(Result):
 
     @property
     def warning(self) -> str | None:
-        """Why the estimate should not be trusted, or None if nothing speaks against it."""
+        """Reasons not to trust the estimate, or None if nothing speaks against it."""
         if self.direction == "exact":
             return None
         if self.num_particles < 2:
@@ -257,7 +258,7 @@ class Evidence(Result):
         }
 
     def _rows(self) -> list[Row]:
-        """Of each datum."""
+        """Values of each datum."""
         known = {name: values.tolist() for name, values in self._per_datum().items()}
         return [
             {"datum": datum} | {name: values[datum] for name, values in known.items()}
@@ -272,7 +273,7 @@ class Evidence(Result):
         return {n: (["datum"], numpy_of(values)) for n, values in self._per_datum().items()}, {}
 
     def _attributes(self) -> dict[str, Attribute]:
-        """How they were made, what they come to, and ``sha256`` of what they are made of again."""
+        """Settings, summary and warning, and ``sha256`` of what an estimate is rebuilt from."""
         attrs = super()._attributes() | {"warning": self.warning or ""}
         tensors = {n: values.detach().cpu() for n, values in self._per_datum().items()}
         return attrs | {"sha256": checksum(tensors, attrs)}
@@ -314,6 +315,7 @@ def standard_error_of_mean(values: Float[Tensor, " batch"]) -> float:
 
 def remainder(total: float, part: float) -> float:
     """Root of what a part leaves of a squared error; rounding may bring it below 0."""
+    # max(0.0, NaN) is 0.0, which would pass an unknown error off as none.
     return math.nan if math.isnan(total + part) else math.sqrt(max(0.0, total**2 - part**2))
 
 

@@ -19,7 +19,7 @@ from ppl_vae.randomness import Stream, derive_seed
 @final
 @dataclass(frozen=True)
 class Shard:
-    """Some of the data, and the seed of their draws.
+    """Shard of the data, and the seed of its draws.
 
     Attributes:
         number: From 0.
@@ -63,7 +63,7 @@ class Sharded:
         require_counts("Sharded", shards=self.shards)
 
     def parts(self, num_data: int, seed: int | None = 0) -> list[Shard]:
-        """Which rows are in which part, and the part's seed.
+        """Cut the rows into parts, each with a seed.
 
         Raises:
             ValueError: If there are fewer data than parts.

@@ -43,6 +43,7 @@ class Finding:
 
 def verdict(findings: Sequence[Finding | None], advice: str) -> str | None:
     """All findings in words, serious ones first, with what to try next; None if there are none."""
+    # A stable sort: findings that are as serious keep their order.
     known = sorted((f for f in findings if f is not None), key=lambda f: not f.serious)
     if not known:
         return None
@@ -59,7 +60,7 @@ def required_effective(num_weights: int, least: float = MIN_EFFECTIVE_SAMPLE_SIZ
 
 
 def outside_support(support_gap: str | None) -> Finding | None:
-    """The guide draws from a part of the prior's support only."""
+    """Finding that the guide draws from a part of the prior's support only."""
     if support_gap is None:
         return None
     text = (
@@ -70,7 +71,7 @@ def outside_support(support_gap: str | None) -> Finding | None:
 
 
 def no_weight(log_prob: Float[Tensor, " batch"]) -> Finding | None:
-    """Some data have weights of 0 only."""
+    """Finding that some data have weights of 0 only."""
     poor = int(log_prob.isneginf().sum())
     text = (
         f"{poor} of {len(log_prob)} data have weights of 0 only: under none of their draws is x "
@@ -80,7 +81,7 @@ def no_weight(log_prob: Float[Tensor, " batch"]) -> Finding | None:
 
 
 def few_effective(below: Bool[Tensor, " batch"], least: float, direction: str) -> Finding | None:
-    """Some data have fewer than ``least`` effective samples."""
+    """Finding that some data have fewer than ``least`` effective samples."""
     side = {"lower": "too low", "upper": "too high"}.get(direction, "off")
     low = f"their log p(x) is likely {side} and its error understated"
     few = "a few replicates make their log p(x) and its error"
@@ -93,7 +94,7 @@ def few_effective(below: Bool[Tensor, " batch"], least: float, direction: str) -
 
 
 def heavy_tails(heavy: Bool[Tensor, " batch"], threshold: float) -> Finding | None:
-    """Some data have weights with a heavy tail that matters."""
+    """Finding that some data have weights with a heavy tail that matters."""
     return _some(
         heavy,
         f"have Pareto k above {threshold:.2f} in a tail that matters, so that neither their log "
@@ -103,7 +104,7 @@ def heavy_tails(heavy: Bool[Tensor, " batch"], threshold: float) -> Finding | No
 
 
 def rounded(rounding: Float[Tensor, " batch"]) -> Finding | None:
-    """Some data have log-densities that are too large for their type."""
+    """Finding that some data have log-densities that are too large for their type."""
     return _some(
         rounding > TOLERATED_ROUNDING,
         "have log-densities so large that rounding leaves up to "
@@ -114,7 +115,7 @@ def rounded(rounding: Float[Tensor, " batch"]) -> Finding | None:
 
 
 def wide_gap(gap: float | None) -> Finding | None:
-    """A sandwich by the same settings is wide."""
+    """Finding that a sandwich by the same settings is wide."""
     if gap is None or gap <= TOLERATED_GAP:
         return None
     text = (
@@ -125,7 +126,7 @@ def wide_gap(gap: float | None) -> Finding | None:
 
 
 def _some(poor: Bool[Tensor, " batch"], text: str, tolerated: float) -> Finding | None:
-    """How many data are poor; serious where these are more than the share that is tolerated."""
+    """Finding about the data that are poor; serious if their share is not tolerated."""
     count = int(poor.sum())
     serious = count > tolerated * len(poor)
     return Finding(f"{count} of {len(poor)} data {text}", serious) if count else None

@@ -56,6 +56,7 @@ def pareto_tail(weights: RunningWeights) -> Tail:
     largest, positive = weights.largest, weights.num_positive
     shape = torch.full_like(weights.log_mean, math.nan)
     share, smoothed = shape.clone(), largest.clone()
+    # Data with as many positive weights have tails of one size, and are fitted together.
     for count in positive.unique().tolist():
         if count < LEAST_PARTICLES:
             continue
@@ -87,7 +88,9 @@ def _fitted(
     shape, sigma = _generalised_pareto(torch.where(none, steps, above))
     probability = (steps - 0.5) / len(values)
     quantile = -torch.log1p(-probability)
+    # expm1(k q) / k is 0 / 0 at k = 0; its limit is q.
     stretched = torch.where(shape == 0, quantile, torch.expm1(shape * quantile) / shape)
+    # No smoothed weight exceeds the largest one that was drawn.
     fitted = (torch.exp(cutoff - values[0]) + sigma * stretched).clamp(max=1.0).log() + values[0]
     repeated = torch.where(values[0] == values[1], -math.inf, math.inf)
     shape = torch.where(flat, -math.inf, torch.where(discrete, repeated, shape))
@@ -103,6 +106,7 @@ def _generalised_pareto(
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Posterior mean shape and scale, from a tail's excess in descending order."""
     count = len(above)
+    # A mean over a grid of rates in place of a maximum of the likelihood, which may not exist.
     grid = torch.arange(1, _grid_size(count) + 1, dtype=above.dtype, device=above.device)
     spread = 1 - torch.sqrt(_grid_size(count) / (grid - 0.5))
     # The quartile in ascending order.

@@ -142,4 +142,5 @@ class DeltaEncoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch features"]) -> dist.Distribution:
         """The point as a distribution, event shape (latent,)."""
+        # Pyro gives a Delta the log-density 0 at its point.
         return dist.Delta(self.network(x), event_dim=1)

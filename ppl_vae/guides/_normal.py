@@ -99,6 +99,7 @@ class FullCovarianceEncoder(nn.Module):
         loc, unconstrained, below = output.split(
             [latent, latent, output.shape[-1] - 2 * latent], -1
         )
+        # The triangle below the diagonal, in the order of the outputs: by rows.
         rows, columns = torch.tril_indices(latent, latent, -1, device=output.device)
         correlation = torch.eye(latent, dtype=output.dtype, device=output.device)
         # Repeated, not expanded: its entries below the diagonal are written.
@@ -163,6 +164,7 @@ class LowRankEncoder(nn.Module):
 
 
 _CONTEXT = 32
+"""Number of features h that a flow is conditioned on, unless given."""
 
 
 @final

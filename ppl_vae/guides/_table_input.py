@@ -58,12 +58,13 @@ class TableInput(nn.Module):
             if column.kind == "categorical":
                 codes = x[..., place]
                 hot = functional.one_hot(codes.nan_to_num(0.0).long(), len(column.labels)).to(codes)
+                # All zeros where it is missing: code 0 only stood in for it.
                 inputs.append(torch.where(codes.isnan().unsqueeze(-1), 0.0, hot))
         output: Tensor = self.network(torch.cat(inputs, -1))
         return output
 
     def _numbers(self, x: Tensor) -> Tensor:
-        """All columns but the categorical ones, on the scale on which they are added up."""
+        """Columns other than categorical ones, on the scale on which they are standardised."""
         transforms = {"positive": torch.log, "count": torch.log1p}
         numbers = [
             transforms.get(column.kind, torch.positive)(x[..., place])

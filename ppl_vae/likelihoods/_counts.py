@@ -49,6 +49,7 @@ def _dispersions(
     if data is None:
         return torch.tensor(1.0)
     mean = column_means(data)
+    # A variance below the mean, which no negative binomial has, would make it negative.
     excess = (column_variances(data) - mean).clamp(min=_LEAST_MEAN)
     return (mean.square() / excess).clamp(0.1, 100.0)
 
@@ -155,13 +156,16 @@ _GATE_MARGIN = 1e-2
 
 def _starts(data: Tensor) -> list[Tensor]:
     """Log-means and gate logits: half of the zeros are extra ones, the mean is that of the data."""
+    # NaN is kept: a missing cell is no zero.
     zeros = column_means(torch.where(data.isnan(), data, (data == 0).to(data.dtype)))
     gate = (zeros / 2).clamp(min=_GATE_MARGIN)
+    # Divided by the share of counts that are no extra zeros: these make up the mean alone.
     return [_log_means(data) - torch.log1p(-gate), gate.logit()]
 
 
 def _with_zeros(counts: InDouble, gate: Tensor) -> InDouble:
     """Counts with extra zeros, by the logits of their probabilities."""
+    # Around the base, so that the zeros are mixed in double precision too.
     base = dist.ZeroInflatedDistribution(
         counts.base, gate_logits=in_double(gate), validate_args=False
     )

@@ -100,7 +100,7 @@ class BernoulliVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "BernoulliVector":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         expanded = self.logits.expand(*batch_shape, self.logits.shape[-1])
         return BernoulliVector(expanded, validate_args=self._validate_args)
 

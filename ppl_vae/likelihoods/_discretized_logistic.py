@@ -80,7 +80,7 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc, unused-ignor
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "DiscretizedLogistic":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         loc, scale = (x.expand(torch.Size(batch_shape)) for x in (self.loc, self.scale))
         return DiscretizedLogistic(loc, scale, self.levels, validate_args=self._validate_args)
 
@@ -106,6 +106,7 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc, unused-ignor
             shape = self._extended_shape(torch.Size(sample_shape))
             u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
             steps = (self.loc + self.scale * torch.logit(u)) * (self.levels - 1)
+            # A u of 0 gives minus infinity, which the clamp makes the first level.
             draws: Tensor = steps.round().clamp(0, self.levels - 1) / (self.levels - 1)
             return draws
 
@@ -117,6 +118,7 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc, unused-ignor
         # are near 0 or 1, and their difference has no digits.
         below_end = logsigmoid(((k + 0.5) / last - self.loc) / self.scale)
         above_start = logsigmoid((self.loc - (k - 0.5) / last) / self.scale)
+        # By expm1: 1 - exp(-t) has no digits where a bin is narrow against the scale.
         within = torch.log(-torch.expm1(-1 / (last * self.scale)))
         inner = below_end + above_start + within
         return torch.where(k <= 0, below_end, torch.where(k >= last, above_start, inner))
@@ -244,6 +246,7 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
         scale = scale.repeat(components) if scale.dim() else scale
         self.scale = Positive("scale", "network", scale)
         if data is not None:
+            # At quantiles of a normal with the data's moments: components start apart.
             places = torch.special.ndtri((torch.arange(components) + 0.5) / components)
             locs = column_means(data) + places.unsqueeze(-1) * column_spreads(data)
             start_blocks(network, [torch.zeros(locs.numel()), locs.flatten()], self.scale)

@@ -1,4 +1,4 @@
-"""Independent features as one event, what values they take, and cells that are missing."""
+"""Independent features as one event, the values they take, and cells that are missing."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ class FeatureVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "FeatureVector":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         return FeatureVector(
             self.base.expand((*batch_shape, *self.event_shape)),
             self._values,
@@ -166,6 +166,7 @@ def feature_log_prob(
     """
     take: Callable[[Tensor], Tensor] | None = getattr(distribution, "feature_log_prob", None)
     if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
+        # A base with an event of its own has no density for each feature.
         take = None if distribution.base_dist.event_shape else distribution.base_dist.log_prob
     if take is not None:
         return take(value)
@@ -214,7 +215,7 @@ class Observed(TorchDistribution):  # type: ignore[misc, unused-ignore]
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Observed":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         return Observed(self.base.expand(torch.Size(batch_shape)))
 
     @property
@@ -261,6 +262,7 @@ class Observed(TorchDistribution):  # type: ignore[misc, unused-ignore]
         self, value: Float[Tensor, "*batch features"]
     ) -> Float[Tensor, "*shape features"]:
         """The terms of :meth:`log_prob`, 0 for missing cells."""
+        # The value with its NaN, which what is learned from it leaves out.
         if isinstance(self.base, FeatureVector):
             self.base.observe(value)
         # A possible value in place of NaN: a NaN would pass through the gradient of torch.where.

@@ -72,6 +72,7 @@ class Positive(nn.Module):
                 raise ValueError(f"{name} must be positive and finite, got {source}.")
             start = torch.tensor(float(source))
         elif source == "shared":
+            # As standard deviations are pooled: by their squares.
             start = start.square().mean().sqrt()
         elif source == "feature" and start.dim() == 0:
             raise ValueError(f"{name} 'feature' has one value a feature: give data to count them.")
@@ -86,7 +87,7 @@ class Positive(nn.Module):
         return self.source == "network"
 
     def forward(self, free: Float[Tensor, "*shape features"] | None = None) -> Float[Tensor, "..."]:
-        """Its value; ``free`` is its block of the network's output, where it has one."""
+        """Value of the parameter; ``free`` is its block of the network's output, if any."""
         if not isinstance(self.source, str):
             # From the number itself: a buffer of a model made double has been rounded before.
             return torch.full_like(self.start, self.source)

@@ -54,7 +54,7 @@ class AutoregressiveImage(TorchDistribution):  # type: ignore[misc, unused-ignor
         return self._support
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "AutoregressiveImage":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         context = self._context.expand(*batch_shape, self._context.shape[-1])
         return AutoregressiveImage(
             self._conditionals,
@@ -94,6 +94,7 @@ class AutoregressiveImage(TorchDistribution):  # type: ignore[misc, unused-ignor
         pixels = self.event_shape[0] // self._channels
         with torch.no_grad():
             for pixel in range(pixels):
+                # Channels are outermost in a row: one pixel's values lie a plane apart.
                 here = slice(pixel, None, pixels)
                 conditional = self._conditionals(context, x)
                 x[..., here] = conditional.sample()[..., here].to(x.dtype)
@@ -123,10 +124,11 @@ class MaskedConv2d(nn.Conv2d):
         mask[: kernel // 2] = 1
         # Of the line itself, the pixels to the left; the first layer must not see its own pixel.
         mask[kernel // 2, : kernel // 2 + sees_itself] = 1
+        # Not saved: the arguments make it again.
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:  # noqa: A002
-        """Apply it."""
+        """Apply the convolution."""
         return functional.conv2d(input, self.weight * self.mask, self.bias, padding=self.padding)
 
 
@@ -138,7 +140,7 @@ class PixelCNNDecoder(nn.Module):
     of the pixels before. Pixels are read line by line; the channels of one pixel are independent
     given z and the pixels before. Stacked masked convolutions do not see some pixels above to the
     right (the blind spot), which costs fit and no correctness. A decoder this strong can model the
-    data without z: watch the KL. Missing cells cannot be left out, since later pixels depend on
+    data without z: monitor the KL. Missing cells cannot be left out, since later pixels depend on
     them. A density costs one pass, a draw one for each pixel.
 
     Args:
@@ -213,6 +215,7 @@ class PixelCNNDecoder(nn.Module):
     def forward(self, z: Float[Tensor, "*shape latent"]) -> AutoregressiveImage:
         """The distribution of x, event shape (features,)."""
         output = self.network(z)
+        # All rows have one support: it is asked of one, without a graph.
         with torch.no_grad():
             zeros = output.new_zeros(1, self._features)
             support = self._of_pixels(output.detach().reshape(-1, output.shape[-1])[:1], zeros)

@@ -103,6 +103,7 @@ class LaplaceDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
+        # The standard deviation of a Laplace is sqrt(2) times its scale.
         self.scale = Positive("scale", scale, column_spreads(data) / math.sqrt(2))
         if data is not None:
             start_blocks(network, [column_means(data)], self.scale)
@@ -157,6 +158,7 @@ class StudentTDecoder(nn.Module):
         super().__init__()
         self.network = network
         spreads = column_spreads(data)
+        # The variance of a Student-t is scale^2 df / (df - 2).
         self.scale = Positive("scale", scale, spreads * math.sqrt(1 - 2 / _START))
         if not isinstance(df, str):
             if not (df > 1 and math.isfinite(df)):
@@ -247,6 +249,7 @@ class OptimalSigmaDecoder(nn.Module):
         loc = self.network(z)
         follows = self.training and torch.is_grad_enabled()
         observe = partial(self._follow, loc.detach()) if follows else None
+        # The scale is read here, before this batch moves it: no x enters its own density.
         return FeatureVector(dist.Normal(loc, self.scale, validate_args=False), observe=observe)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A decoder of tables: what each kind of column takes from the network, and where it starts."""
+"""A decoder of tables: outputs of the network for each kind of column, and their start."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, final
@@ -66,6 +66,7 @@ class _Counts(ColumnGroup):
     def __init__(self, places: list[int], columns: Sequence[Column], data: Tensor) -> None:
         super().__init__()
         self.places, self.start = places, [0.0] * (2 * len(places))
+        # A column of zeros would have no logarithm.
         mean = data[:, places].nanmean(0).nan_to_num(1.0).clamp(min=1e-2)
         # The network's output is relative to the mean: 0 where nothing is learned yet.
         self.register_buffer("log_mean", mean.log())
@@ -109,6 +110,7 @@ class _Orders(ColumnGroup):
         super().__init__()
         self.places, self.start = places, [0.0] * len(places)
         self.sizes = [_num_codes(columns[place]) for place in places]
+        # The last cumulative frequency is 1 and has no threshold.
         thresholds = [
             _logits(data[:, p], size).softmax(0).cumsum(0)[:-1].logit()
             for p, size in zip(places, self.sizes, strict=True)
@@ -145,7 +147,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[..., ColumnGroup]], ...] = (
 
 
 def _categorical(logits: Sequence[Tensor]) -> dist.Categorical:
-    """One distribution for columns of different sizes: codes that one does not have get no mass."""
+    """Categorical of columns of different sizes: codes that one does not have get no mass."""
     most = max(own.shape[-1] for own in logits)
     padded = [functional.pad(own, (0, most - own.shape[-1]), value=-1e9) for own in logits]
     return dist.Categorical(logits=torch.stack(padded, -2), validate_args=False)

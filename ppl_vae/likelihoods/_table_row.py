@@ -82,6 +82,7 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
     ) -> None:
         self._groups, self._outputs, self._columns = groups, outputs, columns
         order = [place for group in groups for place in group.places]
+        # The inverse permutation, from the order of the groups back to that of the columns.
         self._back = torch.tensor(order).argsort().to(outputs[0].device)
         shape = outputs[0].shape[:-1]
         super().__init__(shape, Size((len(columns),)), validate_args=validate_args)
@@ -93,7 +94,7 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
         return _RowSupport(self._groups, discrete=discrete)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TableRow":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         outputs = [o.expand(*batch_shape, o.shape[-1]) for o in self._outputs]
         return TableRow(self._groups, outputs, self._columns, validate_args=self._validate_args)
 
@@ -150,5 +151,6 @@ class TableRow(TorchDistribution):  # type: ignore[misc, unused-ignore]
 
     def _together(self, by_group: list[Tensor]) -> Tensor:
         """Values of all groups in the order of the columns."""
+        # Codes are drawn as integers, and a row has one type.
         like = self._outputs[0].dtype
         return torch.cat([values.to(like) for values in by_group], -1)[..., self._back]

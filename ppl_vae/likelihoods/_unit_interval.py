@@ -28,6 +28,7 @@ _MEAN_MARGIN = 1e-2
 
 def _into_the_open_interval(x: Tensor) -> Tensor:
     kind = torch.finfo(x.dtype)
+    # A draw may round to 0 or 1, where a beta has no finite density; eps / 2 is the step below 1.
     return x.clamp(kind.tiny, 1 - kind.eps / 2)
 
 
@@ -130,6 +131,7 @@ def _log_sinhc_less_y(y: Tensor) -> Tensor:
     return _where_small(
         y,
         lambda y: y**2 * (1 / 6 + y**2 * (-1 / 180 + y**2 * (1 / 2835 - y**2 / 37800))) - y,
+        # Without sinh itself, which overflows.
         lambda y: torch.log1p(-torch.exp(-2 * y)) - torch.log(2 * y),
     )
 
@@ -148,6 +150,7 @@ def _langevin_slope(y: Tensor) -> Tensor:
     return _where_small(
         y,
         lambda y: 1 / 3 + y**2 * (-1 / 15 + y**2 * (2 / 189 - y**2 / 675)),
+        # 1 / sinh(y)^2 from exponentials that cannot overflow.
         lambda y: 1 / y**2 - 4 * torch.exp(-2 * y) / torch.expm1(-2 * y) ** 2,
     )
 
@@ -178,7 +181,7 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc, unused-ignor
         super().__init__(logits.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "ContinuousBernoulli":
-        """The same distribution with its batch shape broadcast."""
+        """Broadcast the distribution to a batch shape."""
         logits = self.logits.expand(torch.Size(batch_shape))
         return ContinuousBernoulli(logits, validate_args=self._validate_args)
 
@@ -195,6 +198,7 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc, unused-ignor
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draws by the inverse of the distribution function."""
         with torch.no_grad():
+            # At a logit of 0 the inverse is 0 / 0; at eps it is uniform but for rounding.
             size = self.logits.abs().clamp(min=torch.finfo(self.logits.dtype).eps)
             u = torch.rand(
                 self._extended_shape(torch.Size(sample_shape)), dtype=size.dtype, device=size.device

@@ -52,7 +52,7 @@ class ImageShape:
 
     @property
     def features(self) -> int:
-        """Numbers in an image."""
+        """Number of values in an image."""
         return self.channels * self.height * self.width
 
     def coarse(self, channels: Sequence[int]) -> tuple[int, int, int]:
@@ -73,13 +73,13 @@ class ImageShape:
     def images(
         self, rows: Float[Tensor, "*shape features"]
     ) -> Float[Tensor, "rows planes height width"]:
-        """All rows as images in one batch."""
+        """Reshape all rows to images in one batch."""
         planes = self.planes(rows.shape[-1])
         return rows.reshape(-1, planes, self.height, self.width)
 
 
 _KERNEL = 4
-"""Twice the stride: every pixel is seen equally often."""
+"""Side of a kernel: twice the stride, so that every pixel is seen equally often."""
 
 
 @final
@@ -107,7 +107,7 @@ class ResidualBlock(nn.Module):
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """The same in the layout in which convolutions are faster, and which they hand on."""
+    """Convert images to the layout in which convolutions are faster, and which they keep."""
     if images.shape[1] == 1:
         # With one channel both layouts are the same, and torch takes it for the slower one.
         return images.reshape(len(images), *images.shape[2:], 1).permute(0, 3, 1, 2)
@@ -130,6 +130,7 @@ def halving(before: int, after: int) -> nn.Conv2d:
 def doubling(before: int, after: int, *, last: bool = False) -> nn.ConvTranspose2d:
     """Transposed convolution that doubles both sides; a network's last has its bias elsewhere."""
     layer = nn.ConvTranspose2d(before, after, _KERNEL, STRIDE, padding=1, bias=not last)
+    # A pixel gets (kernel / stride)^2 places of the coarse image, not all of the kernel.
     _start(layer, before * (_KERNEL // STRIDE) ** 2, variance=1 / 3 if last else 2.0)
     return layer
 
@@ -238,6 +239,7 @@ class ConvDecoder(nn.Module):
         # No bias: one number for all pixels would be a part of FeatureBias, which has one for each.
         layers.append(doubling(channels[0], shape.planes(out_features), last=True))
         self.convolutions = nn.Sequential(*layers)
+        # Last, where set_output_bias finds it: decoders start at the mean of the data.
         self.output = FeatureBias(out_features)
 
     def forward(self, z: Float[Tensor, "*shape in_features"]) -> Float[Tensor, "*shape out"]:
@@ -291,6 +293,7 @@ class ResidualEncoder(nn.Sequential):
         blocks: int = 1,
     ) -> None:
         body = in_features, hidden, out_features, image_shape, activation, channels, blocks
+        # ConvEncoder is final: composed, not inherited.
         super().__init__(ConvEncoder(*body))
 
 
@@ -325,4 +328,5 @@ class ResidualDecoder(nn.Sequential):
         blocks: int = 1,
     ) -> None:
         body = in_features, hidden, out_features, image_shape, activation, channels, blocks
+        # ConvDecoder is final: composed, not inherited.
         super().__init__(ConvDecoder(*body))

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons, their activations, and what stands before and behind them."""
+"""Multilayer perceptrons, their activations, and layers before and behind them."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -105,6 +105,7 @@ class GatedMLP(nn.Module):
         sizes = _layer_sizes(in_features, hidden, out_features)
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes[:-1]):
+            # One layer for W and V: GLU multiplies one half by the sigmoid of the other.
             layers += [nn.Linear(before, 2 * after), nn.GLU()]
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(sizes[-2], out_features)
@@ -143,6 +144,7 @@ class ObservedInput(nn.Module):
     def forward(self, x: Float[Tensor, "*shape features"]) -> Float[Tensor, "*shape outputs"]:
         """The network's output."""
         missing = x.isnan()
+        # A NaN among the inputs would make every output NaN.
         filled = torch.where(missing, 0.0, x)
         if self.mask:
             filled = torch.cat([filled, (~missing).to(x.dtype)], -1)

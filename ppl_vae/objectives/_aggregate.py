@@ -28,7 +28,7 @@ class AggregateObjective(Objective):
 
     @abstractmethod
     def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
-        """What is differentiated and ascended, per datum."""
+        """Term that is differentiated and ascended, per datum."""
 
 
 @final
@@ -114,6 +114,7 @@ class InfoVAE(AggregateObjective):
         """The weighted ELBO minus the weighted discrepancy, which every datum shares."""
         kl = (particles.log_likelihood - particles.log_weight).mean(0)
         fit = particles.log_likelihood.mean(0) - (1 - self.alpha) * kl
+        # A factor of 0 is the weighted ELBO, which needs no pairs of data: a batch of 1 will do.
         factor = self.alpha + self.weight - 1
         return fit - factor * discrepancy(particles) if factor else fit
 
@@ -138,6 +139,7 @@ def discrepancy(particles: Particles) -> Float[Tensor, ""]:
         )
     q = _flat(particles.latents, particles)
     p = _flat(particles.simulation.latents, particles)
+    # E|a - b|^2 of two draws of a standard normal in d dimensions: kernels stand about this width.
     scale = 2.0 * q.shape[-1]
     same = _kernel(q, q, scale)
     # Draws of one datum are not independent draws of the aggregate posterior.
@@ -145,6 +147,7 @@ def discrepancy(particles: Particles) -> Float[Tensor, ""]:
     other = (owner.unsqueeze(0) != owner.unsqueeze(1)).to(same.dtype)
     within_q = (same * other).sum() / other.sum()
     prior = _kernel(p, p, scale)
+    # The prior's draws are independent: only pairs of a draw with itself are left out.
     pairs = len(p) * (len(p) - 1)
     within_p = (prior.sum() - prior.diagonal().sum()) / pairs
     return within_q + within_p - 2 * _kernel(q, p, scale).mean()
@@ -215,6 +218,7 @@ class BetaTC(AggregateObjective):
 
     def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
         """The log-likelihood minus the three weighted terms."""
+        # Where the size of the training set is unknown, the batch stands for it.
         num_data = self.context.num_data or particles.batch_size
         joint, product = aggregate_log_densities(particles, num_data)
         log_guide, log_prior = particles.log_proposal, particles.log_latent_prior
@@ -253,6 +257,7 @@ def aggregate_log_densities(particles: Particles, num_data: int) -> tuple[PerDra
 
 def _stratified_log_weights(batch: int, num_data: int) -> Float[Tensor, "batch batch"]:
     """Log of 1/N on the diagonal and (N - 1)/(N (B - 1)) elsewhere; rows sum to 1."""
+    # With N = B all weights are 1/B; a smaller N would give the own datum more than its share.
     num_data = max(num_data, batch)
     others = (num_data - 1) / (num_data * (batch - 1))
     weights = torch.full((batch, batch), others, dtype=torch.float64)

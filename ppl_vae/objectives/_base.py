@@ -1,4 +1,4 @@
-"""The template every training objective follows, and what an objective claims."""
+"""Template of the training objectives, and the claims of an objective."""
 
 import copy
 import inspect
@@ -64,7 +64,7 @@ class Claims:
     per_datum: bool = True
 
     def unbiased_with(self, num_particles: int) -> frozenset[Literal["theta", "phi"]]:
-        """Which gradients are unbiased with so many particles."""
+        """Parameters whose gradients are unbiased with so many particles."""
         if num_particles == 1 and self.unbiased_at_one is not None:
             return self.unbiased_at_one
         return self.unbiased
@@ -73,7 +73,7 @@ class Claims:
 @final
 @dataclass(frozen=True)
 class Context:
-    """What an objective may need to know of the training it is part of.
+    """State of the training that an objective may depend on.
 
     :func:`~ppl_vae.training.fit` sets it before every update; in your own loop, set
     ``objective.context`` yourself.
@@ -107,7 +107,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
 
     claims: Claims = Claims()
     graph: ClassVar[Graph] = "path"
-    """How gradients are to flow through the draws; see :data:`ppl_vae.particles.Graph`."""
+    """Kind of gradients through the draws; see :data:`ppl_vae.particles.Graph`."""
     least_particles: ClassVar[int] = 1
     simulates: Literal["nothing", "latents", "data"] = "nothing"
     """Whether draws from the model itself are needed, of the latents alone or of the data too."""
@@ -116,12 +116,14 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, num_particles: int) -> None:
         least = self.least_particles
+        # True is an int in Python, and would pass for one particle.
         whole = isinstance(num_particles, int) and not isinstance(num_particles, bool)
         if not whole or num_particles < least:
             raise ValueError(
                 f"{type(self).__name__} needs num_particles >= {least} (a whole number), "
                 f"got {describe(num_particles)}."
             )
+        # One plate, the data's, until the programs turn out to have more: see draw.
         super().__init__(num_particles=num_particles, max_plate_nesting=1)
         self.context = Context()
 
@@ -132,9 +134,10 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         return f"{type(self).__name__}({arguments})"
 
     def with_plate_nesting(self, used: int) -> "Objective":
-        """The same for programs that use so many plate dimensions, where it is for fewer."""
+        """Return this objective, or a copy where the programs use more plate dimensions."""
         if used <= self.max_plate_nesting:
             return self
+        # A copy: the caller may use this objective with other programs.
         deeper = copy.copy(self)
         deeper.max_plate_nesting = used
         return deeper
@@ -145,23 +148,23 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
 
     @abstractmethod
     def bound(self, particles: Particles) -> PerDatum:
-        """The bound on log p(x) per datum, in nats: what is reported."""
+        """Bound on log p(x) that is reported, per datum, in nats."""
 
     def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
-        """What is differentiated, per datum. Unless overridden, the bound itself."""
+        """Term that is differentiated, per datum; unless overridden, the bound itself."""
         return bound
 
     def ascended(self, particles: Particles, bound: PerDatum) -> PerDatum:
-        """What the gradient climbs, as a value per datum. Unless overridden, the bound.
+        """Value that the gradient climbs, per datum; unless overridden, the bound.
 
         The surrogate has its gradient, and may have any value.
         """
         return bound
 
     def ascended_at_end(self, particles: Particles) -> PerDatum:
-        """What the gradient climbs when training is done, as a value per datum.
+        """Value that the gradient climbs when training is done, per datum.
 
-        What is annealed has then arrived, so that values of any two epochs can be compared.
+        All annealing is complete then, so that values of any two epochs can be compared.
         """
         context = self.context
         self.context = replace(context, progress=1.0)
@@ -171,7 +174,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
             self.context = context
 
     def draw(self, model: Program, guide: Program, x: Float[Tensor, "batch *event"]) -> Particles:
-        """The particles this objective is computed from.
+        """Draw the particles that this objective is computed from.
 
         A non-finite density is an error here on the CPU only: a check would make a GPU wait.
         """
@@ -185,6 +188,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
     def _draw(self, programs: Programs, x: Tensor) -> Particles:
         finite = x.device.type == "cpu"
         particles = programs.draw(x, self.num_particles, graph=self.graph, check_finite=finite)
+        # Simulated draws enter the surrogate alone, which is not computed without gradients.
         if self.simulates == "nothing" or not torch.is_grad_enabled():
             return particles
         # Without a guide nothing evaluates log q at the simulated data, which only "data" needs.
@@ -209,6 +213,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         return -(particles.scale * value).sum(), bound.detach()
 
     def _require_gradient(self, particles: Particles) -> None:
+        # Score functions take no gradient through the draws.
         if self.graph == "score":
             return
         for name in particles.not_reparameterized:
@@ -231,6 +236,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
     def loss_and_grads(self, model: Program, guide: Program, x: Tensor) -> float:
         """The loss as a float, after adding its gradient to the parameters' ``.grad``."""
         loss = self.differentiable_loss(model, guide, x)
+        # Programs without parameters that require gradients are evaluated all the same.
         if loss.requires_grad:
             loss.backward()
         return float(loss.detach())
@@ -253,7 +259,7 @@ class ImportanceWeighted(Objective):
 
     @abstractmethod
     def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
-        """What is differentiated, per datum."""
+        """Term that is differentiated, per datum."""
 
 
 class ObjectiveModule(nn.Module):

@@ -49,6 +49,8 @@ class Renyi(Objective):
         if not math.isfinite(alpha):
             raise ValueError(f"Renyi needs a finite alpha, got {alpha}; -inf is vr-max:K.")
         self.alpha = alpha
+        # K = 1 is the ELBO for every alpha. More particles move the value towards the exact bound:
+        # past log p(x) for alpha < 0, down for alpha > 1.
         if alpha < 0:
             self.claims = replace(self.claims, direction="neither")
         if alpha > 1:
@@ -140,8 +142,10 @@ class CUBO(Objective):
         # Normalised weights w^n are the gradient of exp(n CUBO) over the estimate of it.
         down = normalized_weights(self.order * log_weight)
         if self.log_reference is not None:
+            # Undoes the normalisation but for a constant: w^n / K, whose gradient is unbiased.
             down = down * (self.order * (bound.detach() - self.log_reference)).exp()
         direct = normalized_weights(log_weight) * particles.log_joint
+        # log w holds -log q: to descend log w is to raise log q, and to go down its path.
         score = down * particles.log_proposal
         return (direct + score).sum(0) - path_term(particles, particles.log_weight, down)
 
@@ -262,6 +266,7 @@ class TVO(Objective):
         if side == "right":
             self.claims = replace(self.claims, direction="neither")
         if partition == "moment":
+            # Steps are found from the batch: a datum's value depends on the others.
             self.claims = replace(self.claims, per_datum=False)
 
     def bound(self, particles: Particles) -> PerDatum:
@@ -284,6 +289,7 @@ class TVO(Objective):
         for width, b in zip(ends.diff(), self._nodes(ends), strict=True):
             weight = torch.softmax(b * log_weight, 0)
             centred = correction * weight * (log_weight - (weight * log_weight).sum(0))
+            # log pi_b~ = b log p(x, z) + (1 - b) log q: the covariance has a gradient for either.
             model = weight * log_joint + centred * b * log_joint
             guide = -weight * log_guide + centred * (1 - b) * log_guide
             total = total + width * (model + sign * guide).sum(0)
@@ -299,6 +305,7 @@ class TVO(Objective):
         if self.partition == "linear" or self.num_terms == 1:
             return steps
         if self.partition == "log":
+            # b_0 = 0 has no logarithm: it stands before S points of constant ratio.
             within = steps[:-1] * self.num_terms / max(1, self.num_terms - 1)
             powers = torch.exp(math.log(self.smallest) * (1 - within))
             return torch.cat([steps[:1], powers])
@@ -322,4 +329,5 @@ def _moment_ends(log_weight: Tensor, steps: Float[Tensor, " ends"]) -> Float[Ten
     # Where all weights are equal the curve is flat, and any point of the interval would do.
     share = torch.where(high > low, (wanted - low) / (high - low).clamp(min=1e-30), 0.5)
     ends = grid[right - 1] + share.clamp(0, 1) / (_GRID - 1)
+    # 0 and 1 themselves: interpolation would return them only up to rounding.
     return torch.cat([steps[:1], ends[1:-1], steps[-1:]])

@@ -120,6 +120,7 @@ class AnalyticELBO(KLObjective):
         bias="none; the bound is low by KL(q, posterior)",
         use="the ELBO with less noise in the KL, far from the posterior",
         reference="Kingma and Welling, 2014, Auto-encoding variational Bayes, appendix B",
+        # An exact KL does not cancel the noise of log p(x|z), as log q - log p(z) does.
         exact_at_posterior=False,
     )
 

@@ -216,6 +216,7 @@ class IWAESTL(ImportanceWeighted):
         return direct + path_term(particles, particles.log_weight, weight)
 
 
+# Families with T(eps) = loc + scale * eps.
 _LOCATION_SCALE = (Normal, Laplace, Cauchy, Gumbel, Logistic)
 
 
@@ -318,6 +319,7 @@ def reparameterized(distribution: Any, z: Tensor) -> Tensor | None:
     base = distribution
     while isinstance(base, Independent):
         base = base.base_dist
+    # Noise is detached: otherwise T and its inverse cancel, and no gradient is left.
     again: Tensor | None = None
     if isinstance(base, _LOCATION_SCALE):
         again = base.loc + base.scale * ((z - base.loc) / base.scale).detach()

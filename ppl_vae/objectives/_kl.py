@@ -28,6 +28,7 @@ def site_kl(particles: Particles, name: str) -> Float[Tensor, "particles batch"]
         return monte_carlo
     try:
         kl: Tensor = kl_divergence(particles.guide[name], particles.prior[name])
+    # Torch has registered no closed form for this pair of distributions.
     except NotImplementedError:
         return monte_carlo
     # Between the particles and the batch stand the site's inner plates.
@@ -137,7 +138,7 @@ class Beta(KLShaping):
 @final
 @dataclass(frozen=True)
 class LinearAnnealing(KLShaping):
-    """beta rises linearly from ``start`` to ``end`` over the first ``ramp`` of training.
+    """Beta that rises linearly from ``start`` to ``end`` over the first ``ramp`` of training.
 
     References:
         Bowman et al., 2016, Generating sentences from a continuous space.
@@ -164,7 +165,7 @@ class LinearAnnealing(KLShaping):
 @final
 @dataclass(frozen=True)
 class CyclicalAnnealing(KLShaping):
-    """``cycles`` times over, beta rises from 0 to ``end`` in the first ``ramp`` of the cycle.
+    """Beta that rises from 0 to ``end`` in the first ``ramp`` of each of ``cycles`` cycles.
 
     References:
         Fu et al., 2019, Cyclical annealing schedule: a simple approach to mitigating KL vanishing.
@@ -184,6 +185,7 @@ class CyclicalAnnealing(KLShaping):
 
     def factors(self, kl: GroupKL, progress: float) -> GroupKL:
         """Beta at ``progress`` for every group."""
+        # At the very end fmod would give 0, the start of one more cycle.
         within = math.fmod(progress * self.cycles, 1.0) if progress < 1 else 1.0
         return _same(kl, self.end * min(within / self.ramp, 1.0))
 
@@ -219,7 +221,7 @@ class FreeBits(KLShaping):
 @final
 @dataclass(frozen=True)
 class Capacity(KLShaping):
-    """``gamma |KL - C|`` of the whole KL; C rises linearly from 0 to ``nats`` over ``ramp``.
+    """``gamma |KL - C|`` of the KL of all sites; C rises from 0 to ``nats`` over ``ramp``.
 
     References:
         Burgess et al., 2018, Understanding disentangling in beta-VAE.
@@ -241,6 +243,7 @@ class Capacity(KLShaping):
         """Gamma above the capacity, -gamma below it."""
         capacity = self.nats * min(progress / self.ramp, 1.0)
         excess = sum(kl.values(), torch.zeros(())) - capacity
+        # The gradient of |KL - C| is the sign times that of the KL, the same for every group.
         return {name: self.gamma * torch.sign(excess) for name in kl}
 
 

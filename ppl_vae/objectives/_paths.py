@@ -24,6 +24,7 @@ def leaf_gradients(
     if not log_density.requires_grad or not leaves:
         return {name: torch.zeros_like(z) for name, z in particles.latents.items()}
     # A density of particle k and datum i depends on no other draw: the sum keeps them apart.
+    # The loss goes through the same graph later on; a density may not depend on every site.
     per_leaf = torch.autograd.grad(
         log_density.sum(), list(leaves.values()), retain_graph=True, allow_unused=True
     )
@@ -47,6 +48,7 @@ def path_term(
         event = particles.guide[name].event_dim
         inner = z.dim() - event - 2
         shape = weight.shape[:1] + (1,) * inner + weight.shape[1:] + (1,) * event
+        # Weight and gradient are constants: the term has a gradient through z alone.
         product = weight.detach().reshape(shape) * gradients[name] * z
         total = total + product.sum([d for d in range(product.dim()) if d != 1 + inner])
     return total
@@ -55,7 +57,7 @@ def path_term(
 def split_parameters(
     programs: Programs, x: Float[Tensor, "batch *event"], parameters: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Which parameters are theta (of the model) and which phi (of the guide).
+    """Split parameters into theta (of the model) and phi (of the guide).
 
     theta: those that log p(x, z) depends on at fixed z. phi: those that the draws, or log q(z|x) at
     fixed z, depend on. The autograd graph decides, so that a parameter that both programs use is
@@ -68,6 +70,7 @@ def split_parameters(
     """
     with seeded(0), torch.enable_grad():
         particles = programs.draw(x, 2, graph="split")
+    # Discrete draws carry no gradient.
     paths = [z for z in (particles.paths or {}).values() if z.is_floating_point()]
     model_side = [particles.log_joint]
     guide_side = [particles.log_proposal, *paths]
@@ -81,6 +84,7 @@ def _depends(outputs: list[Tensor], parameter: Tensor) -> bool:
     reachable = [output.sum() for output in outputs if output.requires_grad]
     if not reachable:
         return False
+    # One sum, one backward pass. A gradient of 0 is a dependence; None alone is not.
     total = torch.stack(reachable).sum()
     (gradient,) = torch.autograd.grad(total, [parameter], retain_graph=True, allow_unused=True)
     return gradient is not None

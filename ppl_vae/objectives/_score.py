@@ -24,6 +24,7 @@ class Reinforce(KLObjective):
     """
 
     graph = "score"
+    # The baseline is made of the other draws: there must be one.
     least_particles = 2
     claims = Claims(
         name="reinforce:K",
@@ -125,6 +126,7 @@ class RWS(ImportanceWeighted):
     def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
         """wake-theta plus the chosen phi updates."""
         weight = normalized_weights(particles.log_weight.detach())
+        # Draws are constants with graph="score": the densities have direct parts only.
         total = (weight * particles.log_joint).sum(0)
         share = 0.5 if self.phi == "both" else 1.0
         if self.phi != "sleep":

@@ -1,4 +1,4 @@
-"""The first run of programs on data, and what every estimate takes for granted."""
+"""The first run of programs on data, and checks of every estimate's assumptions."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -66,6 +66,7 @@ def first_run(
         batch = prepare(x)
         return FirstRun(programs.modules(batch), x, batch)
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        # First the cause that has a plain name, as it may fail with any of these errors.
         with suppress(RuntimeError, TypeError, IndexError):
             require_few_rows(programs.model, programs.guide, prepare(x))
         # Pyro's, where rows are not of the shape that the networks take.
@@ -120,6 +121,7 @@ def checked(programs: Programs, x: Tensor, count: int, what: str) -> Particles |
     _require_rows(modelled, x, what)
     dims = programs.num_dims
     particles = None if drawn is None else assemble(modelled, drawn, dims)
+    # At the same draws: what differs then is random besides the sample sites.
     _require_same(modelled, programs.run_model(x, count, modelled.latents), dims, "model")
     _require_own(programs, x, modelled)
     if drawn is not None:
@@ -246,7 +248,7 @@ def _leaves_out_a_value(prior: Any, guide: Any) -> bool:
 
 
 def _impossible(distribution: Any) -> Tensor | None:
-    """Which values have probability 0, in the last dimension; None of another distribution."""
+    """Mask of values of probability 0, in the last dimension; None of another distribution."""
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     core = getattr(distribution, "_categorical", distribution)
@@ -261,7 +263,7 @@ def _impossible(distribution: Any) -> Tensor | None:
 
 
 def _where_less(wanted: Any, given: Any) -> tuple[str, str] | None:
-    """Both supports in words, where the second is less than the first."""
+    """Supports in words, where the second is less than the first; else None."""
     ours, theirs = core_of(wanted), core_of(given)
     bounds = bounds_of(ours), bounds_of(theirs)
     if bounds[0] is None or bounds[1] is None:
@@ -270,6 +272,7 @@ def _where_less(wanted: Any, given: Any) -> tuple[str, str] | None:
         return (in_words(wanted), in_words(given)) if less else None
     if ours.is_discrete != theirs.is_discrete:
         return None
+    # Bounds may be numbers, or tensors of different types and devices.
     values = [torch.as_tensor(b, dtype=torch.float64) for pair in bounds for b in pair or ()]
     low, high, guide_low, guide_high = torch.broadcast_tensors(*(v.cpu() for v in values))
     less = (guide_low - low > _slack(low)) | (high - guide_high > _slack(high))

@@ -84,7 +84,7 @@ class LatentDensity:
         self.dim = sum(site.size for site in self._sites.values())
 
     def __call__(self, u: Float[Tensor, "chains batch dim"]) -> LogDensities:
-        """All three log-densities; differentiable in u.
+        """Evaluate all three log-densities; differentiable in u.
 
         Raises:
             ValueError: If the guide is a point, without a density.
@@ -100,7 +100,7 @@ class LatentDensity:
     def of_model(
         self, u: Float[Tensor, "chains batch dim"]
     ) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, "chains batch"]]:
-        """Prior and likelihood alone; the guide does not run."""
+        """Evaluate prior and likelihood alone; the guide does not run."""
         return self._of_model(*self._unpack(u))
 
     def _of_model(
@@ -199,6 +199,7 @@ class _LatentSite:
                 "log p(x) by ImportanceSampling, or sum the site out by enumeration."
             )
         transform = _bijection(name, prior.support)
+        # The shape is that of the unconstrained values, of which a simplex has one less.
         free = value if transform is None else transform.inv(value)
         return cls(transform, free.movedim(data_dim, 1).shape, data_dim)
 
@@ -213,7 +214,7 @@ class _LatentSite:
         return value.movedim(self.data_dim, 1).reshape(*self.shape[:2], -1)
 
     def constrained(self, free: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The reverse, with log |dz/du| where it is not 0."""
+        """Map back onto the support, with log |dz/du| where it is not 0."""
         free = free.reshape(self.shape).movedim(1, self.data_dim)
         if self.transform is None:
             return free, None

@@ -1,4 +1,4 @@
-"""The door to every estimate: programs in evaluation mode, rows, a device, and their identity."""
+"""Entry to every estimate: programs in evaluation mode, rows, a device, and their identity."""
 
 import math
 from collections.abc import Iterator
@@ -62,16 +62,16 @@ class ChunkSize:
 
     @classmethod
     def of_data(cls, data_at_once: int) -> "ChunkSize":
-        """So many data, whatever there is of each."""
+        """Give chunks of so many data, with all particles of each."""
         return cls(1, data_at_once, whole=True)
 
     def data_for(self, rows: int, num_data: int) -> int:
-        """Data of a chunk of so many rows."""
+        """Number of data in a chunk of so many rows."""
         together = self.per_datum if self.whole else min(self.per_datum, PARTICLES_AT_ONCE)
         return max(1, min(num_data, rows // together))
 
     def rows_for(self, x: Tensor, device: torch.device) -> int:
-        """Rows for these data on this device."""
+        """Number of rows for these data on this device."""
         if self.given is not None:
             return self.given
         usual = self.cpu if device.type == "cpu" else self.gpu
@@ -109,6 +109,7 @@ class Evaluation:
         One particle of every datum is looked at, as supports may differ between data.
         """
         with seeded(0), torch.no_grad():
+            # With one particle of each, a chunk has as many data as rows.
             for start in range(0, len(self.x), self.rows):
                 part = self.x[start : start + self.rows].to(self.device)
                 programs = self.programs.rows(slice(start, start + len(part)))
@@ -136,28 +137,29 @@ class Evaluation:
 
     @property
     def data_at_once(self) -> int:
-        """Data of a chunk."""
+        """Number of data in a chunk."""
         return self.size.data_for(self.rows, len(self.x))
 
     def chunks(self) -> Iterator[tuple[Tensor, Programs]]:
-        """Each chunk's data, where to compute, and the programs for them."""
+        """Iterate over chunks: their data on the device, and the programs for them."""
         for start in range(0, len(self.x), self.data_at_once):
             part = self.x[start : start + self.data_at_once].to(self.device)
             yield part, self.programs.rows(slice(start, start + len(part)))
 
     def with_rows(self, rows: int) -> "Evaluation":
-        """The same with other chunks."""
+        """Copy with another number of rows in a chunk."""
         return replace(self, rows=rows)
 
     @contextmanager
     def reopened(self) -> "Iterator[Evaluation]":
-        """Evaluation mode again, for parameters that have changed; nothing is checked twice."""
+        """Enter evaluation mode again, for changed parameters; nothing is checked twice."""
         with self.modules.evaluating():
             # A new object, as this one keeps the hash of the parameters that were.
             yield replace(self)
 
     def halved(self) -> "Evaluation | None":
-        """The same with half the rows in a chunk; None where that makes it no smaller."""
+        """Copy with half the rows in a chunk; None where that makes it no smaller."""
+        # Particles of a datum that are held together cannot be divided.
         least = self.size.per_datum if self.size.whole else 1
         return self.with_rows(self.rows // 2) if self.rows // 2 >= least else None
 
@@ -227,16 +229,20 @@ def evaluation(
     """
     given = Rows.of(x, what)
     rows = given.x
+    # Found by reference alone, before anything runs: they tell where to compute.
     static = programs.modules()
     target = _device(device, static, rows)
     chunk = size.rows_for(rows, target)
     at_once = size.data_for(chunk, len(rows))
     ran = first_run(programs, rows, lambda part: part[:at_once].to(target), what)
     modules, rows = ran.modules, ran.rows
+    # At least what was announced, as other data may use plates that these do not.
     nesting = max(programs.max_plate_nesting, modules.max_plate_nesting)
     programs = replace(programs, max_plate_nesting=nesting)
     with modules.evaluating():
+        # The checks take no draws from the stream of the estimate and none of its evaluations.
         with seeded(0), torch.no_grad(), count_evaluations():
+            # No more rows at once than a chunk has.
             count = max(1, min(_CHECKED_PARTICLES, chunk // at_once))
             first = checked(programs, ran.batch, count, what)
         yield Evaluation(programs, rows, target, size, chunk, modules, first, given.source)

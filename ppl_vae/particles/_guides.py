@@ -43,15 +43,15 @@ class Offset:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Both offsets."""
+        """Offsets of the location and of the log-scale."""
         return self.loc_offset, self.log_scale_offset
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Offset":
-        """The offset with a function of both tensors in their place."""
+        """Apply a function to both tensors."""
         return Offset(function(self.loc_offset), function(self.log_scale_offset), self.event_dim)
 
     def rows(self, index: slice | Tensor) -> "Offset":
-        """The offsets of some data."""
+        """Select the offsets of some data."""
         at = (..., index, *[slice(None)] * self.event_dim)
         return self.map(lambda value: value[at])
 
@@ -91,16 +91,17 @@ class OffsetGuide:
     def rows(self, index: slice | Tensor) -> "OffsetGuide":
         """The guide for the data ``x[index]`` alone."""
         offsets = {name: offset.rows(index) for name, offset in self.offsets.items()}
+        # Counted by indexing, which serves slices, indices and masks alike.
         return OffsetGuide(self.guide, offsets, len(torch.arange(self.num_data)[index]))
 
     def detach(self) -> "OffsetGuide":
-        """The guide with its offsets held fixed."""
+        """Detach the offsets from the graph."""
         offsets = {name: offset.map(Tensor.detach) for name, offset in self.offsets.items()}
         return OffsetGuide(self.guide, offsets, self.num_data)
 
 
 def zero_offsets(guide: Program, x: Shaped[Tensor, "batch *event"]) -> OffsetGuide:
-    """The guide as it is, with offsets of zero that a gradient can be taken of.
+    """Wrap the guide with offsets of zero that need a gradient.
 
     Runs the guide once on ``x``.
 
@@ -112,6 +113,7 @@ def zero_offsets(guide: Program, x: Shaped[Tensor, "batch *event"]) -> OffsetGui
         guide(x)
     offsets = {}
     for name, site in recorder.sites.items():
+        # Elements of an expanded tensor share memory; the clones below are leaves with their own.
         zeros = torch.zeros_like(_base(site).loc).expand(site.batch_shape + site.event_shape)
         loc_offset, log_scale_offset = (zeros.clone().requires_grad_() for _ in range(2))
         offsets[name] = Offset(loc_offset, log_scale_offset, len(site.event_shape))
@@ -119,7 +121,7 @@ def zero_offsets(guide: Program, x: Shaped[Tensor, "batch *event"]) -> OffsetGui
 
 
 class _OffsetMessenger(Messenger):  # type: ignore[misc, unused-ignore]
-    """Moves and scales sites. It stands inside the particle plate, outside the data plate."""
+    """Messenger that moves and scales sites, inside the particle plate, outside the data plate."""
 
     def __init__(self, offsets: Mapping[str, Offset]) -> None:
         super().__init__()
@@ -150,6 +152,7 @@ class _NormalSites(Messenger):  # type: ignore[misc, unused-ignore]
                     "Normal (with to_event), MultivariateNormal and LowRankMultivariateNormal "
                     "sites only."
                 )
+            # An offset belongs to one datum, so that the data must be the last dimension.
             if site.batch_shape[-1:] != (self._num_data,):
                 raise ValueError(
                     f"guide site {name!r} has batch shape {tuple(site.batch_shape)}, expected "
@@ -159,7 +162,7 @@ class _NormalSites(Messenger):  # type: ignore[misc, unused-ignore]
 
 
 def moved(site: Any, offset: Offset) -> Any:
-    """The normal with both offsets.
+    """Move and scale a normal by both offsets.
 
     Of a correlated normal the rows of the covariance's factors are scaled: the standard deviations
     change, the correlations stay.
@@ -172,6 +175,7 @@ def moved(site: Any, offset: Offset) -> Any:
     if isinstance(base, LowRankMultivariateNormal):
         diagonal = base.cov_diag * factor.square()
         return LowRankNormal(loc, base.cov_factor * rows, diagonal, validate_args=False)
+    # Not validated: that would wait for the device at every step of a refinement.
     normal = dist.Normal(loc, base.scale * factor, validate_args=False)
     return normal.to_event(len(site.event_shape))
 
@@ -223,6 +227,7 @@ def aggregate_log_density(
     device = x.device if device is None else torch.device(device)
     batches = x.split(batch_size)
     sizes = [value[0].numel() for value in latents.values()]
+    # Every point meets every datum of a batch: memory grows with the product.
     at_once = max(1, _ELEMENTS // (min(batch_size, len(x)) * sum(sizes)))
     points = len(next(iter(latents.values())))
     chunks = []
@@ -236,7 +241,7 @@ def aggregate_log_density(
 
 
 def _run_at(programs: Programs, x: Tensor, latents: Mapping[str, Tensor]) -> SiteRun:
-    """The guide with every point as a particle, alike for every datum."""
+    """Run the guide with every point as a particle, alike for every datum."""
     expanded, dim = {}, programs.max_plate_nesting
     for name, value in latents.items():
         # (points, *plates, *event) gets the batch dimension that the data plate has.
@@ -252,6 +257,7 @@ def _average(programs: Programs, runs: Iterable[SiteRun], num_data: int) -> Aggr
     joint, marginals = [], []
     for ran in runs:
         total: Any = sum(log_densities(ran, programs.num_dims).values())
+        # In double: terms of a sum over all N data span many orders of magnitude.
         joint.append(torch.logsumexp(total.double(), 1))
         by_dimension = _by_dimension(ran, programs.num_dims)
         if by_dimension is not None:
@@ -271,6 +277,7 @@ def _by_dimension(ran: SiteRun, num_dims: int) -> Float[Tensor, "points batch la
         return None
     if guide.base_dist.event_shape:
         return None
+    # Before the sum over the event: one value for each dimension.
     values: Tensor = guide.base_dist.log_prob(site["value"])
     return values
 

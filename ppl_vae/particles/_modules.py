@@ -19,7 +19,7 @@ from ppl_vae.particles._run import Program
 
 _PLAIN = bool | int | float
 _REGISTERED = frozenset(vars(nn.Module()))
-"""Attributes of every module: its parameters, buffers, parts, hooks and mode."""
+"""Attributes of every module: its parameters, buffers, submodules, hooks and mode."""
 _DEEPEST = 12
 """Largest number of references between a program and a module."""
 
@@ -68,6 +68,7 @@ class ProgramModules:
         for index, root in enumerate(owners):
             prefix = "" if len(owners) == 1 else f"{index}."
             named.update({prefix + name: value for name, value in root.named_parameters()})
+        # A tied parameter has several names; the first one stands.
         unique: dict[int, tuple[str, Tensor]] = {}
         for name, value in {**named, **self.params}.items():
             unique.setdefault(id(value), (name, value))
@@ -78,6 +79,7 @@ class ProgramModules:
         """Name to tensor of the persistent buffers, as batch norm has them."""
         buffers: dict[str, Tensor] = {}
         for index, root in enumerate(self.roots):
+            # The state has a tied parameter under each of its names.
             parameters = dict(root.named_parameters(remove_duplicate=False))
             for name, value in root.state_dict(keep_vars=True).items():
                 if name not in parameters and isinstance(value, Tensor):
@@ -114,7 +116,7 @@ class ProgramModules:
         return None
 
     def to(self, device: torch.device) -> None:
-        """Move the modules."""
+        """Move the modules to a device."""
         for root in self.roots:
             root.to(device)
 
@@ -125,7 +127,7 @@ class ProgramModules:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside; afterwards mode and buffers are put back."""
+        """Enter evaluation mode; restore mode and buffers afterwards."""
         states = [_ModuleState(module) for module in self.modules]
         for state in states:
             state.module.training = False
@@ -146,13 +148,13 @@ def owners_of(*programs: Program) -> list[nn.Module]:
 
 @contextmanager
 def evaluating(*programs: Program) -> Iterator[None]:
-    """Evaluation mode of what programs refer to; mode and buffers are put back."""
+    """Set what programs refer to in evaluation mode; restore mode and buffers afterwards."""
     with ProgramModules(tuple(owners_of(*programs))).evaluating():
         yield
 
 
 class _ModuleState:
-    """A module's mode and buffers, to be put back."""
+    """Mode and buffers of a module, for restoring them."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self._training = module, module.training
@@ -177,10 +179,11 @@ class SeenModules:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record inside; afterwards mode and buffers of all recorded modules are put back."""
+        """Record modules; restore the mode and buffers of each afterwards."""
         thread = threading.get_ident()
 
         def see(module: nn.Module, args: Any) -> None:
+            # The hook is on the modules of all threads.
             if threading.get_ident() != thread:
                 return
             _require_width(module, args)
@@ -216,7 +219,7 @@ def _require_width(module: nn.Module, args: Any) -> None:
 
 
 def roots_of(modules: list[nn.Module]) -> tuple[nn.Module, ...]:
-    """Those that are part of no other."""
+    """Modules that are part of no other."""
     unique = {id(module): module for module in modules}
     inner = {
         id(part) for module in unique.values() for part in module.modules() if part is not module

@@ -17,7 +17,7 @@ from torch import Tensor
 @final
 @dataclass
 class EvaluationCount:
-    """Decoder evaluations so far.
+    """Number of decoder evaluations so far.
 
     Attributes:
         rows: Particles times batch, summed over the draws that ran the model.
@@ -26,6 +26,7 @@ class EvaluationCount:
     rows: int = 0
 
 
+# By context, so that threads count apart.
 _COUNT: ContextVar[EvaluationCount | None] = ContextVar("evaluations", default=None)
 
 
@@ -101,6 +102,7 @@ class NonFiniteDensityError(ValueError):
     """
 
     def __init__(self, value: float, site: str, datum: int) -> None:
+        # All arguments are handed on: pickling makes an exception again from them.
         super().__init__(value, site, datum)
         self.value, self.site, self.datum = value, site, datum
 
@@ -225,7 +227,7 @@ class Particles:
 
     @property
     def densities(self) -> dict[str, Float[Tensor, "particles batch"]]:
-        """Every log-density, by the site and the program that it is of."""
+        """Log-densities by site and program, in words."""
         return {
             **{f"site {name!r} of the guide": value for name, value in self.log_guide.items()},
             **{f"site {name!r} of the model": value for name, value in self.log_prior.items()},
@@ -244,7 +246,7 @@ class Particles:
             self._raise_non_finite(torch.ones_like(self.log_weight, dtype=torch.bool))
 
     def require_weights(self) -> None:
-        """Check that every log-weight is one: a weight of 0 is, as where p(x|z) is 0.
+        """Check every log-weight; a weight of 0 passes, as where p(x|z) is 0.
 
         Raises:
             NonFiniteDensityError: If one is NaN or infinitely large; names the site, the density

@@ -1,4 +1,4 @@
-"""A Pyro model and guide, and all that is done by running them."""
+"""A Pyro model and guide, and all results of running them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from ppl_vae.particles._sites import assemble, log_densities
 from ppl_vae.randomness import seeded
 
 Graph = Literal["path", "split", "score"]
-"""How draws and densities hang together in the autograd graph.
+"""Dependence of densities on draws in the autograd graph.
 
 ``path``: the draws are functions of the guide's parameters, and the densities of the draws.
 ``split``: the densities are taken at leaf copies of the draws, so that a parameter's direct effect
@@ -34,7 +34,7 @@ parameters the programs share. ``score``: the draws are constants.
 @final
 @dataclass(frozen=True)
 class Programs:
-    """A Pyro model and guide: what training and every estimate run.
+    """Pyro model and guide, which training and every estimate run.
 
     However they are written, the modules behind them are found: a module or a method of one, a
     function that refers to modules or calls ``pyro.module``, ``functools.partial``, and programs
@@ -77,6 +77,7 @@ class Programs:
         if x is None:
             return referred
         recorder, seen = ParameterRecorder(), SeenModules()
+        # The look leaves random streams, modes, buffers and graphs as they are.
         with seeded(0), torch.no_grad(), referred.evaluating(), seen.recording(), recorder:
             guide = None if self.guide is None else guide_of(self.guide, slice(0, len(x)))
             nesting = used_nesting(self.model, guide, x)
@@ -121,7 +122,7 @@ class Programs:
         *,
         simulated: bool = False,
     ) -> SiteRun:
-        """One run of the model; ``simulated`` draws the observed sites too."""
+        """Run the model once; ``simulated`` draws the observed sites too."""
         plates = num_particles, self.max_plate_nesting
         return run(self.model, x, *plates, latents, subsamples, simulated=simulated)
 
@@ -134,7 +135,7 @@ class Programs:
         *,
         detach: bool = False,
     ) -> SiteRun:
-        """One run of the guide; ``detach`` cuts each draw off the parameters.
+        """Run the guide once; ``detach`` cuts each draw off the parameters.
 
         Raises:
             ValueError: If there is no guide.
@@ -199,7 +200,7 @@ class Programs:
     def evaluate(
         self, x: Shaped[Tensor, "batch *event"], latents: Mapping[str, Tensor]
     ) -> Particles:
-        """The particles that given latents are, wherever they were drawn.
+        """Evaluate all densities at given latents, wherever they were drawn.
 
         Outside the guide's support its log-density is -inf.
 
@@ -329,6 +330,7 @@ def draw_particles(
         check_finite: Raise on a non-finite log-density.
     """
     programs = Programs(model, guide)
+    # Most programs have the data plate alone: to find out in advance would cost a run of both.
     try:
         return programs.draw(x, num_particles, graph=graph, check_finite=check_finite)
     except PlateNestingError as error:

@@ -20,7 +20,7 @@ Program = Callable[[Tensor], Any]
 
 @final
 class PlateNestingError(ValueError):
-    """Programs use more plate dimensions, ``used``, than were announced."""
+    """Error of programs with more plate dimensions, ``used``, than were announced."""
 
     def __init__(self, what: str, used: int, announced: int) -> None:
         super().__init__(
@@ -75,7 +75,7 @@ class SiteRun:
         )
 
     def at(self, latents: Mapping[str, Tensor]) -> "SiteRun":
-        """The same distributions with other values."""
+        """Copy with the same distributions and other values."""
         sites = {name: {**site, "value": latents[name]} for name, site in self.sites.items()}
         return SiteRun(sites, self.subsamples)
 
@@ -220,6 +220,7 @@ class _SiteRecorder(Messenger):  # type: ignore[misc, unused-ignore]
                     "infer={'enumerate': ...} or config_enumerate, or use TraceEnum_ELBO of Pyro."
                 )
             if self._detach and not msg["is_observed"]:
+                # In the message, so that sites drawn given this one see no gradient either.
                 msg["value"] = msg["value"].detach()
             simulated = msg["infer"].get("_simulated", False)
             self.sites[name] = {**msg, "is_observed": msg["is_observed"] or simulated}

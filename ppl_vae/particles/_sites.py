@@ -120,7 +120,7 @@ def _plates_in_words(plates: Mapping[int, int]) -> str:
 
 
 def _labelled(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> dict[str, Site]:
-    """Every site of both programs; a latent one is in each."""
+    """Sites of both programs by their names in messages; a latent one is in each."""
     return {
         **{f"{name!r} of the guide": site for name, site in guide_sites.items()},
         **{f"{name!r} of the model": site for name, site in model_sites.items()},
@@ -182,6 +182,7 @@ def _log_density(
             "inverse has that of its own draws alone; give it an inverse, or, if it is the "
             "guide's, use an objective that keeps the draws as they are, such as elbo:K or iwae:K."
         ) from error
+    # torch's validation raises where the value is outside the support: -inf, or a mistake.
     except ValueError as error:
         log_prob = _log_prob_or_zero_density(site["fn"], site["value"], num_dims, anywhere=anywhere)
         if log_prob is None and not site["is_observed"]:
@@ -210,6 +211,7 @@ def _log_density(
                 f"{size} values at dim {dim}, where it {stands}: sample it inside that plate, or "
                 "declare the dimension with .to_event(n)."
             )
+    # torch takes an empty tuple of dimensions for all of them.
     if num_dims == 2:
         return log_density
     return log_density.sum(tuple(range(1, num_dims - 1)))
@@ -246,6 +248,7 @@ def _common_scale(sites: Mapping[str, Site]) -> float | Tensor:
     reference: float | Tensor = sites[first]["scale"]
     for label in others:
         scale = sites[label]["scale"]
+        # Identity first: a comparison of tensors waits for the device.
         if scale is not reference and not bool(torch.as_tensor(scale == reference).all()):
             raise ValueError(
                 f"sites {first} and {label} have different scales, {reference} and {scale}: a "
@@ -301,6 +304,7 @@ def _log_prob_but_for(distribution: Any, value: Tensor, left_out: Tensor, instea
         # The distribution's own parameters are not finite.
         return torch.full(left_out.shape, math.nan, dtype=value.dtype, device=value.device)
     event = left_out.reshape(*left_out.shape, *[1] * len(distribution.event_shape))
+    # Replaced before and after, as a gradient of NaN passes through one where alone.
     log_prob: Tensor = distribution.log_prob(torch.where(event, inside.to(value), value))
     return torch.where(left_out, instead, log_prob)
 

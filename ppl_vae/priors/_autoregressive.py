@@ -17,6 +17,7 @@ from ppl_vae.flows import Flow, FlowKind
 from ppl_vae.priors._values import register, require_sizes
 
 _MIN_SCALE = 1e-6
+"""Least scale: log p stays finite where softplus underflows."""
 _UNIT = math.log(math.expm1(1.0))
 """Point where softplus is 1."""
 
@@ -127,6 +128,7 @@ class _MaskedNetwork(nn.Module):
             latent,
             [hidden] * layers,
             param_dims=[self.blocks],
+            # The order of the draws; Pyro's own is a random permutation.
             permutation=torch.arange(latent),
             skip_connections=True,
             nonlinearity=nn.Tanh(),
@@ -141,6 +143,7 @@ class _MaskedNetwork(nn.Module):
 
     def forward(self, z: Float[Tensor, "*shape latent"]) -> Float[Tensor, "*shape blocks latent"]:
         output: Tensor = self.masked(z)
+        # Pyro leaves the dimension of a single block out.
         return output.unsqueeze(-2) if self.blocks == 1 else output
 
 

@@ -99,6 +99,7 @@ _SHARE_IN_TRAINING = 50
 """Factor by which an update takes fewer temperatures than an evaluation."""
 
 _SWEEPS_OF_A_DRAW = 50
+"""Sweeps after which chains are taken for draws."""
 
 
 @final
@@ -199,10 +200,12 @@ class RBMPrior(nn.Module):
                 value = annealed(self.couplings, self.chains, temperatures).value
         else:
             value = self.log_partition().value
+        # Adds 0 to the value, and the gradient of contrastive divergence.
         return value + (negative - negative.detach())
 
     def _negative_phase(self) -> Float[Tensor, "chains latent"]:
         """The persistent chains, in training moved on by some sweeps."""
+        # The graph of the log-weights keeps z while the chains move on.
         z = self.chains.clone()
         if self.training:
             with torch.no_grad():

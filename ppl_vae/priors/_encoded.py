@@ -120,7 +120,7 @@ class EncodedMeans:
         return torch.cat(means)
 
     def remembered(self, x: Float[Tensor, "rows features"]) -> Float[Tensor, "rows latent"]:
-        """The same, from memory if this tensor was the last and the encoder is as it was then.
+        """Recall the means if this tensor was the last and the encoder is as it was then.
 
         The encoder must do the same each time, as it does in evaluation mode. A gradient for its
         parameters encodes again.
@@ -174,6 +174,7 @@ class RowIndex(nn.Module):
         self._dtype = table.dtype
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randint(-(2**62), 2**62, (table.shape[1],), generator=generator)
+        # Odd, hence with an inverse modulo 2^64: different bits have different products.
         register(self, learned=False, multipliers=(2 * drawn + 1).to(table.device))
         keys = torch.cat([self._key(rows) for rows in table.split(_KEYED_AT_ONCE)])
         # Stable: of equal rows the first is found.
@@ -291,6 +292,7 @@ class ExemplarPrior(nn.Module):
         self._looked = True
         means = self._means(self.data[subset])
         logits = means.new_zeros(len(x), len(subset))
+        # A log-weight of -inf leaves it out of the mean, which is over the others then.
         return self._mixture(means, logits.masked_fill(own.unsqueeze(-1) == subset, -math.inf))
 
     def _mixture(

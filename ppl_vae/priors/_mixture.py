@@ -15,6 +15,7 @@ from ppl_vae.distributions import Mixture
 from ppl_vae.priors._values import register, require_sizes
 
 _LEAST_VARIANCE = 1e-6
+"""Variance added to the pooled ones, so that points that coincide leave full rank."""
 
 
 class _Clusters(NamedTuple):
@@ -56,6 +57,7 @@ def _k_means(points: Float[Tensor, "points latent"], count: int) -> Int[Tensor, 
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
+    # scikit-learn has random states of its own: this one follows from that of torch.
     seed = int(torch.randint(2**31 - 1, ()))
     with warnings.catch_warnings():
         # Points that coincide leave clusters empty; those start with the pooled variances.
@@ -68,7 +70,7 @@ _MOST_SPREAD, _SEPARATION = 0.5, 2.0
 """Variance of the means at the start: at most, and times the number of dimensions."""
 
 _MOST_POINTS = 10_000
-"""Points that k-means looks at: more of them cost time and hardly move its clusters."""
+"""Largest number of points for k-means: more cost time and hardly move its clusters."""
 
 
 @final

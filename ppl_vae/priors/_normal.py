@@ -78,6 +78,7 @@ class FullCovarianceNormalPrior(nn.Module):
         super().__init__()
         require_sizes(latent=latent)
         self.loc = nn.Parameter(torch.zeros(latent))
+        # At zero the transform below has the identity: the exponential of 0 on the diagonal.
         self.root = nn.Parameter(torch.zeros(latent, latent))
 
     @property
@@ -190,6 +191,7 @@ class UniformSpherePrior(nn.Module):
             raise ValueError(
                 f"latent must be 2 or more, got {latent}: the sphere of a line is two points."
             )
+        # At concentration 0 the direction plays no part: any unit vector will do.
         register(self, learned=False, pole=torch.eye(latent)[0], zero=torch.zeros(()))
 
     def forward(self) -> VonMisesFisher:

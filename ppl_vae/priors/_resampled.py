@@ -83,7 +83,9 @@ class AcceptReject(TiltedDistribution):
         # Z rounds to 1 where a is 1 nearly everywhere, and then nothing is ever rejected.
         log_rejected = torch.log(-torch.expm1(self._constant.clamp(max=-1e-6)))
         log_rest = (self._count - 1) * log_rejected
+        # Log-space: (1 - r) a / Z + r, whose r is tiny where T is large.
         accepted = functional.logsigmoid(tilt) - self._constant
+        # r rounds to 1 where Z is near 0: then the last proposal is all there is.
         kept = torch.log(-torch.expm1(log_rest.clamp(max=-1e-12))) + accepted
         return torch.logaddexp(kept, log_rest)
 
@@ -92,6 +94,7 @@ class AcceptReject(TiltedDistribution):
         shape = self._extended_shape(Size(sample_shape))
         with torch.no_grad():
             z = torch.randn(shape, dtype=self._constant.dtype, device=self._constant.device)
+            # A view of z: rejected rows are drawn again in place.
             rows = z.view(-1, shape[-1])
             pending = torch.arange(len(rows), device=rows.device)
             for _ in range(self._count - 1):
@@ -136,6 +139,7 @@ class SelfNormalizedImportancePrior(nn.Module):
         if proposals < 2:
             raise ValueError(f"proposals must be 2 or more, got {proposals}.")
         self.tilt = Tilt(latent, hidden)
+        # The K-th draw is z itself.
         self.others = NormalDraws(latent, proposals - 1, proposals - 1)
 
     def forward(self) -> "SelfNormalizedImportance":
@@ -166,7 +170,7 @@ class SelfNormalizedImportance(TiltedDistribution):
 def resample_normals(
     tilt: Tilt, shape: Sequence[int], proposals: int, like: Tensor
 ) -> Float[Tensor, "..."]:
-    """One of so many normal draws by ``softmax U``, for each of a shape ``(..., latent)``."""
+    """Choose one of so many normal draws by ``softmax U``, in a shape ``(..., latent)``."""
     latent, count = shape[-1], math.prod(shape[:-1])
     at_once = max(1, _NUMBERS_AT_ONCE // (proposals * latent))
     rows = [like.new_zeros(0, latent)]
@@ -248,7 +252,7 @@ class EnergyPrior(nn.Module):
         learning_rate: float = 1e-3,
         seed: int = 0,
     ) -> None:
-        """Tell z from normal draws: at the optimum ``U = log p_z - log Normal`` and Z = 1.
+        """Train U to tell z from normal draws; at best ``U = log p_z - log Normal`` and Z = 1.
 
         Minimises the logistic loss of U(z) against U at as many normal draws. What is fitted is the
         distribution that z come from, such as the guide's draws over all training data.
@@ -277,6 +281,7 @@ class EnergyPrior(nn.Module):
             for _ in range(steps):
                 real = z[torch.randint(len(z), (batch_size,))].to(self.reference.like)
                 noise = torch.randn_like(real)
+                # The logistic loss of labels 1 and 0, with U itself as the logit.
                 loss = functional.softplus(-self.tilt(real)).mean()
                 loss = loss + functional.softplus(self.tilt(noise)).mean()
                 optimizer.zero_grad()
@@ -295,6 +300,6 @@ class TiltedNormal(TiltedDistribution):
         return tilt - self._constant
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
-        """The best of so many normal draws each: approximate."""
+        """Approximate draws, each chosen from so many normal draws."""
         shape = self._extended_shape(Size(sample_shape))
         return resample_normals(self._tilt, shape, self._count, self._constant)

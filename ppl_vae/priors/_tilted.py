@@ -128,7 +128,7 @@ class TiltedDistribution(TorchDistribution, ABC):  # type: ignore[misc, unused-i
         """``log f`` in nats, given U(z)."""
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TiltedDistribution":
-        """The same distribution for every element of a batch."""
+        """Broadcast the distribution to a batch shape."""
         return type(self)(
             self._tilt,
             self._constant,

@@ -1,4 +1,4 @@
-"""What the priors share: checks of arguments, tensors learned or not, values that are kept."""
+"""Checks of arguments, tensors learned or not, and kept values, which the priors share."""
 
 import math
 from collections.abc import Callable, Sequence

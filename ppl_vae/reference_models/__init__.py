@@ -1,4 +1,4 @@
-"""Models about which everything needed is known, for tests and for the gradient bench."""
+"""Models with known log p(x), posterior or gradients, for tests and the gradient bench."""
 
 from ppl_vae.reference_models._discrete import (
     DISCRETE_STATES,

@@ -1,4 +1,4 @@
-"""Discrete latents, of which every value can be listed; discrete data, which can be too."""
+"""Models whose discrete latents, or discrete data, can all be enumerated."""
 
 from dataclasses import replace
 from typing import final
@@ -25,11 +25,11 @@ DISCRETE_STATES = {
     "bits": torch.tensor([[i, j] for i in (0, 1) for j in (0, 1) for _ in range(3)]).double(),
     "kind": torch.tensor([k for _ in range(4) for k in range(3)]),
 }
-"""Every value of the latents of :func:`discrete` together, one a row: 4 times 3."""
+"""All joint values of the latents of :func:`discrete`, one a row: 4 times 3."""
 
 
 def discrete() -> ReferenceModel:
-    """Two bits, one of three kinds given the bits, a normal x given both; all learned."""
+    """Make two bits, one of three kinds given the bits, a normal x given both; all learned."""
     parameters = one_row(
         bits_logits=[0.4, -0.3],
         kind_logits=[[0.1, 0.3, -0.2], [0.4, -0.5, 0.2], [-0.3, 0.1, 0.2]],
@@ -63,7 +63,7 @@ def discrete() -> ReferenceModel:
 
 
 def discrete_data(batch: int) -> ReferenceModel:
-    """Several data for the discrete model; log p(x) by summing over all twelve states."""
+    """Make several data for the discrete model; log p(x) is a sum over all twelve states."""
     model = discrete()
     first = torch.linspace(-1.2, 1.5, batch, dtype=torch.float64)
     x = torch.stack([first, torch.zeros_like(first)], -1)
@@ -71,6 +71,7 @@ def discrete_data(batch: int) -> ReferenceModel:
         name: values.unsqueeze(1).expand(len(values), batch, *values.shape[1:])
         for name, values in DISCRETE_STATES.items()
     }
+    # One particle for each state: log p(x) is the logsumexp of the particles' joint densities.
     with given(states):
         joint = draw_particles(model.model, model.guide, x, len(states["kind"])).log_joint
     return replace(model, x=x, exact=joint.logsumexp(0))
@@ -82,6 +83,7 @@ class BinaryAutoencoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # nn.Linear draws its starting values: the caller's random state is left as it was.
         with same_draws(0):
             self.decoder = nn.Linear(1, 3, dtype=torch.float64)
             self.encoder = nn.Linear(3, 2, dtype=torch.float64)
@@ -93,7 +95,7 @@ class BinaryAutoencoder(nn.Module):
             self.encoder.bias.copy_(torch.tensor([-0.5, 0.1]))
 
     def likelihood(self, z: Tensor) -> dist.Distribution:
-        """p(x|z)."""
+        """Make the distribution p(x|z)."""
         return dist.Bernoulli(logits=self.decoder(z)).to_event(1)
 
     def model(self, x: Tensor) -> None:
@@ -109,7 +111,7 @@ class BinaryAutoencoder(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
     def log_evidence(self, x: Float[Tensor, "batch 3"]) -> Float[Tensor, " batch"]:
-        """By the trapezoidal rule, which is exact to rounding for a density as smooth as this."""
+        """Compute log p(x) by the trapezoidal rule, exact to rounding for a density this smooth."""
         z = torch.linspace(-_HALF_WIDTH, _HALF_WIDTH, _POINTS, dtype=x.dtype).reshape(-1, 1, 1)
         log_prior = dist.Normal(torch.zeros_like(z), 1.0).log_prob(z).squeeze(-1)
         log_joint: Tensor = log_prior + self.likelihood(z).log_prob(x)
@@ -117,8 +119,9 @@ class BinaryAutoencoder(nn.Module):
 
 
 def binary(module: BinaryAutoencoder) -> ReferenceModel:
-    """All eight data that there are, in no order of log p(x)."""
+    """Make the model with all eight possible data, which are in no order of log p(x)."""
     bits = torch.tensor([0.0, 1.0], dtype=torch.float64)
     x = torch.cartesian_prod(bits, bits, bits)
     programs = module.model, module.guide
+    # Parameters stand in the modules, as in a VAE: programs ignore those handed over.
     return ReferenceModel("binary", lambda _: programs, {}, x, module.log_evidence(x))

@@ -1,4 +1,4 @@
-"""Two layers of latents: scalars with a known posterior, and a learned chain."""
+"""Models of two layers of latents: scalars with a known posterior, and a learned chain."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ _WIDER = 1.3
 
 
 def exact_chain(batch: int, *, bottom_up: bool) -> ReferenceModel:
-    """Scalars u ~ N(0, 1), v|u ~ N(a u, s^2), x|v ~ N(b v, t^2), with the posterior as the guide.
+    """Make u ~ N(0, 1), v|u ~ N(a u, s^2), x|v ~ N(b v, t^2), with the posterior as the guide.
 
     The guide draws u and then v, or v and then u. Only it has parameters.
     """
@@ -30,7 +30,8 @@ def exact_chain(batch: int, *, bottom_up: bool) -> ReferenceModel:
     var_v = a**2 + s**2
     var_x = b**2 * var_v + t**2
     precision = 1 / s**2 + b**2 / t**2
-    # Of the first site: gain on x, variance. Of the second: gains on x and the first, variance.
+    # Conditional normals. First site: gain on x, variance; second: gains on x and the first,
+    # variance. Given v, u does not depend on x, so that bottom-up its gain on x is 0.
     if bottom_up:
         first = b * var_v / var_x, var_v - (b * var_v) ** 2 / var_x
         second = 0.0, a / var_v, s**2 / var_v
@@ -62,14 +63,14 @@ def exact_chain(batch: int, *, bottom_up: bool) -> ReferenceModel:
 
         return model, guide
 
-    # Any x will do: its log-density is known.
+    # Any x will do, drawn or not: its log-density is known.
     x = math.sqrt(var_x) * torch.linspace(-2, 2, batch, dtype=torch.float64).unsqueeze(-1)
     log_evidence = dist.Normal(x.new_zeros(()), math.sqrt(var_x)).log_prob(x[:, 0])
     return ReferenceModel(_order(bottom_up), programs, parameters, x, log_evidence)
 
 
 def wide_chain(batch: int) -> ReferenceModel:
-    """The chain with a guide that is wider than the posterior at both sites."""
+    """Make the chain with a guide that is wider than the posterior at both sites."""
     chain = exact_chain(batch, bottom_up=False)
     wider = {
         name: value + math.log(_WIDER) if name.endswith("log_scale") else value
@@ -83,7 +84,7 @@ def _order(bottom_up: bool) -> str:
 
 
 def two_layers(*, bottom_up: bool) -> ReferenceModel:
-    """Learned u ~ Normal, v|u ~ Normal, x|v ~ Normal; the guide's second site given its first.
+    """Make u ~ Normal, v|u ~ Normal, x|v ~ Normal, all learned; the guide's sites are a chain.
 
     The guide draws u and then v, as the model does, or v and then u. ``shared`` is a parameter of
     both programs.

@@ -1,4 +1,4 @@
-"""The linear-Gaussian model: near its optimum, far from it, with the posterior as the guide."""
+"""Linear-Gaussian models: near the optimum, far from it, with the posterior as the guide."""
 
 import math
 from collections.abc import Mapping
@@ -60,20 +60,20 @@ class LinearGaussianProblem:
         wider: float = _WIDER,
         seed: int = 6,
     ) -> "LinearGaussianProblem":
-        """Data from a model, and parameters a Gaussian perturbation away from it.
+        """Simulate data from a model; take parameters a Gaussian perturbation away from it.
 
         The columns of W are orthogonal, so that the family of the guide holds the posterior; the
         guide starts from it, its standard deviation times ``wider``.
 
         Args:
             features: Dimensions of x.
-            latent: Dimensions of z, at most as many.
+            latent: Dimensions of z, at most as many as x has.
             num_data: Data in the batch.
             perturbation: Standard deviation of what is added to every parameter.
             wider: Standard deviation of the guide over that of the posterior.
-            seed: Of model, data and perturbation. At the default the weights have a variance below
-                1/5, in units of p(x)^2, so that the laws in K hold from K = 4, and the gradient of
-                phi stands well out of its noise.
+            seed: Seed of model, data and perturbation. At the default the weights have a variance
+                below 1/5, in units of p(x)^2, so that the laws in K hold from K = 4, and the
+                gradient of phi stands well out of its noise.
 
         Raises:
             ValueError: If a size is out of range.
@@ -88,6 +88,7 @@ class LinearGaussianProblem:
                 f"needs perturbation >= 0 and wider > 0, got {perturbation} and {wider}."
             )
         drawn = LinearGaussian.random(features, latent, seed=seed).weight.detach()
+        # The factor keeps the norm of W at the root of features, whatever latent is.
         weight = torch.linalg.qr(drawn).Q * math.sqrt(features / latent)
         true = LinearGaussian(weight)
         return cls(_perturbed(true, perturbation, wider, seed), true.simulate(num_data, seed=seed))
@@ -95,10 +96,10 @@ class LinearGaussianProblem:
     def programs(
         self, parameters: Parameters, subsample: Tensor | None = None
     ) -> tuple[Program, Program]:
-        """Model and guide at parameters of shape (replicates, ...), for as many copies of x.
+        """Make model and guide at parameters of shape (replicates, ...), for as many copies of x.
 
         Args:
-            parameters: Those of one replicate are shared by data of any number.
+            parameters: Parameters; those of a single replicate are shared by all data.
             subsample: Rows that the plate holds; all if not given.
         """
 
@@ -120,7 +121,7 @@ class LinearGaussianProblem:
         return model, guide
 
     def _per_datum(self, parameters: Parameters, count: int) -> Parameters:
-        """``(replicates, *shape)`` -> ``(count, *shape)``: each datum has its replicate's."""
+        """Expand ``(replicates, *shape)`` to ``(count, *shape)``, by each datum's replicate."""
 
         def repeated(value: Tensor) -> Tensor:
             if len(value) == 1:
@@ -132,11 +133,11 @@ class LinearGaussianProblem:
         return {name: repeated(value) for name, value in parameters.items()}
 
     def copies(self, replicates: int) -> Parameters:
-        """Parameters of shape (replicates, ...), each replicate's its own leaf rows."""
+        """Copy the parameters to shape (replicates, ...), a leaf row for each replicate."""
         return leaves_of({n: v.expand(replicates, *v.shape) for n, v in self.parameters.items()})
 
     def gradients(self, objective: Objective, replicates: int) -> Parameters:
-        """Independent gradients of the bound summed over the data, (replicates, ...).
+        """Compute independent gradients of the bound summed over the data, (replicates, ...).
 
         Every replicate has parameters of its own, so that one backward pass gives all gradients.
         """
@@ -146,16 +147,17 @@ class LinearGaussianProblem:
         return ascent_direction(loss, parameters)
 
     def exact_gradients(self) -> Parameters:
-        """The gradient of the exact ELBO summed over the data, (1, ...)."""
+        """Compute the gradient of the exact ELBO summed over the data, (1, ...)."""
         parameters = self.copies(1)
         elbo = self.exact_elbo({name: value[0] for name, value in parameters.items()})
         return ascent_direction(-elbo, parameters)
 
     def mixes_data(self, objective: Objective) -> bool:
-        """Whether a datum's gradient depends on the other data: tried with other data beside it."""
+        """Try whether a datum's gradient changes with the data beside it."""
         found = []
         for shift in (0.0, 10.0):
             parameters, x = self.copies(2), self.x.repeat(2, 1)
+            # Only the second copy moves: gradients of the first are compared, on the same draws.
             x[len(self.x) :] += shift
             with seeded(0):
                 loss = objective.differentiable_loss(*self.programs(parameters), x)
@@ -163,7 +165,7 @@ class LinearGaussianProblem:
         return not all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
 
     def exact_elbo(self, parameters: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """The exact ELBO summed over the data, in nats."""
+        """Compute the exact ELBO summed over the data, in nats."""
         p, s = parameters, self.noise_scale
         mean = self.x @ p["guide_weight"] + p["guide_bias"]
         scale = p["guide_log_scale"].exp()
@@ -180,7 +182,7 @@ class LinearGaussianProblem:
 def _perturbed(
     true: LinearGaussian, perturbation: float, wider: float, seed: int
 ) -> dict[str, Tensor]:
-    """The parameters of a model and its guide, some way off."""
+    """Perturb the parameters of a model and of its best guide."""
     precision, weight = true.posterior_precision.detach(), true.weight.detach()
     gain = torch.linalg.solve(precision, weight.T / true.noise_scale**2).T
     latent = weight.shape[1]
@@ -191,6 +193,7 @@ def _perturbed(
         "prior_log_scale": weight.new_zeros(latent),
         "guide_weight": gain,
         "guide_bias": -true.bias.detach() @ gain,
+        # Orthogonal columns of W make the precision diagonal.
         "guide_log_scale": -0.5 * precision.diagonal().log() + math.log(wider),
     }
     source = generator(seed)
@@ -205,7 +208,7 @@ def _normal(loc: Tensor, scale: Tensor | float) -> dist.Distribution:
 
 
 def one_layer(batch: int = 1, subsample: Tensor | None = None) -> ReferenceModel:
-    """A learned linear-Gaussian model whose guide is not the best one, at hand-picked values."""
+    """Make a learned linear-Gaussian model at hand-picked values, its guide not the best one."""
     angle = torch.arange(batch, dtype=torch.float64)
     parameters = one_row(
         weight=[[0.8, 0.4], [-0.3, 0.6]],
@@ -228,10 +231,10 @@ _MODEL = LinearGaussian.random(3, 1, 0.7, seed=2)
 
 
 def exact(batch: int, *, shift: float = 0.0, wider: float = 1.0) -> ReferenceModel:
-    """The linear-Gaussian model of one latent, where a diagonal guide can be the posterior.
+    """Make the linear-Gaussian model of one latent, whose guide is the posterior by default.
 
-    It is, unless its mean is off by ``shift`` and its scale by a factor of ``wider``, in units of
-    the posterior's scale. Only the guide has parameters.
+    The guide's mean is off by ``shift``, in units of the posterior's scale, and its scale is larger
+    by a factor of ``wider``. Only the guide has parameters.
     """
     weight, bias, noise = _MODEL.weight.detach(), _MODEL.bias.detach(), _MODEL.noise_scale
     scale = _MODEL.posterior_precision.detach()[0].rsqrt()

@@ -1,4 +1,4 @@
-"""A model and a guide as functions of their parameters, replicated in one batch.
+"""Models and guides as functions of their parameters, replicated in one batch.
 
 Every parameter has a leading dimension of rows: with one row, all data share it; with as many rows
 as data, each datum has a copy of its own, so that one backward pass through a batch of equal data
@@ -27,8 +27,8 @@ class ReferenceModel:
     """A model and a guide as functions of their parameters, with data.
 
     Attributes:
-        name: For messages.
-        programs: Parameters to (model, guide).
+        name: Name for messages.
+        programs: Function from parameters to (model, guide).
         parameters: Name to values, shape ``(rows, ...)``.
         x: Data, shape ``(batch, features)``.
         exact: log p(x), shape (batch,), in nats, where it is known.
@@ -42,17 +42,17 @@ class ReferenceModel:
 
     @property
     def model(self) -> Program:
-        """The model at the parameters as they are."""
+        """Model at the parameters as they are."""
         return self.programs(self.parameters)[0]
 
     @property
     def guide(self) -> Program:
-        """The guide at the parameters as they are."""
+        """Guide at the parameters as they are."""
         return self.programs(self.parameters)[1]
 
     @property
     def log_evidence(self) -> Float[Tensor, " batch"]:
-        """The exact log p(x).
+        """Exact log p(x).
 
         Raises:
             ValueError: If it is not known.
@@ -62,17 +62,17 @@ class ReferenceModel:
         return self.exact
 
     def replicated(self, rows: int) -> "ReferenceModel":
-        """The first datum so many times, with parameters of its own each time."""
+        """Repeat the first datum, with parameters of its own each time."""
         parameters = {name: _repeat(value, rows) for name, value in self.parameters.items()}
         return replace(self.repeated(rows), parameters=parameters)
 
     def repeated(self, count: int) -> "ReferenceModel":
-        """The first datum so many times, with parameters that all share."""
+        """Repeat the first datum, with parameters that all share."""
         exact = None if self.exact is None else _repeat(self.exact, count)
         return replace(self, x=_repeat(self.x, count), exact=exact)
 
     def scaled(self, scale: Tensor | float) -> "ReferenceModel":
-        """The same with all log-densities times a factor, as in training on a subsample."""
+        """Multiply all log-densities by a factor, as in training on a subsample."""
 
         def programs(parameters: Parameters) -> tuple[Program, Program]:
             model, guide = self.programs(parameters)
@@ -81,7 +81,7 @@ class ReferenceModel:
         return replace(self, programs=programs)
 
     def leaves(self) -> Parameters:
-        """Fresh copies of the parameters that ask for gradients."""
+        """Make fresh copies of the parameters that require gradients."""
         return leaves_of(self.parameters)
 
 
@@ -90,17 +90,17 @@ def _repeat(value: Tensor, rows: int) -> Tensor:
 
 
 def leaves_of(parameters: Mapping[str, Tensor]) -> Parameters:
-    """Fresh copies that ask for gradients."""
+    """Make fresh copies that require gradients."""
     return {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}
 
 
 def one_row(**values: object) -> Parameters:
-    """Parameters in double precision that all data share."""
+    """Make parameters in double precision that all data share."""
     return {name: torch.tensor([value], dtype=torch.float64) for name, value in values.items()}
 
 
 def for_simulated(parameters: Parameters, x: Tensor) -> Parameters:
-    """Parameters for a guide that sees data simulated for each particle, one after another."""
+    """Tile parameters for a guide that sees data simulated for each particle in turn."""
 
     def tiled(value: Tensor) -> Tensor:
         times = len(x) // len(value) if len(value) > 1 else 1
@@ -110,12 +110,12 @@ def for_simulated(parameters: Parameters, x: Tensor) -> Parameters:
 
 
 def normal(loc: Tensor, log_scale: Tensor) -> dist.Distribution:
-    """Independent normals of a vector."""
+    """Make independent normals of a vector."""
     return dist.Normal(loc, log_scale.exp()).to_event(1)
 
 
 def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Matrices by rows, shape ``(rows, out, in)``, on vectors, shape ``(..., rows, in)``."""
+    """Apply matrices of shape ``(rows, out, in)`` to vectors of shape ``(..., rows, in)``."""
     return (matrix * vector.unsqueeze(-2)).sum(-1)
 
 
@@ -123,7 +123,7 @@ def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
 def same_draws(seed: int) -> Iterator[None]:
     """Draw from the seed inside; the caller's random state is left as it was.
 
-    It seeds the CPU alone, which is where checks run: cheap enough to be done hundreds of times.
+    It seeds the CPU alone, where checks compute: cheap enough to be done hundreds of times.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -132,7 +132,7 @@ def same_draws(seed: int) -> Iterator[None]:
 
 @contextmanager
 def given(latents: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, the latent sites of any program have these values in place of draws."""
+    """Give the latent sites of any program these values, inside, in place of draws."""
     trace = poutine.Trace()
     for name, value in latents.items():
         trace.add_node(name, type="sample", value=value, is_observed=False, infer={})
@@ -142,11 +142,11 @@ def given(latents: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def ascent_direction(loss: Tensor, parameters: Mapping[str, Tensor]) -> Parameters:
-    """The negative gradient of a loss, which training ascends; 0 where it depends on no parameter.
+    """Compute the negative gradient of a loss; 0 for parameters that it does not depend on.
 
     Args:
-        loss: A number.
-        parameters: Name to leaf tensor.
+        loss: Loss, a single number.
+        parameters: Leaf tensors by name.
     """
     if not loss.requires_grad:
         return {name: torch.zeros_like(value) for name, value in parameters.items()}

@@ -25,7 +25,7 @@ _PRIOR_STREAM = 1
 @final
 @dataclass(frozen=True)
 class Components:
-    """What a model and its guide are made of."""
+    """Components of a model and its guide."""
 
     prior: Component
     likelihood: Component
@@ -95,6 +95,7 @@ class ModelSettings:
         likelihood = self.likelihood
         if likelihood == "auto":
             likelihood = "table" if table else "bernoulli"
+        # As JSON, since a component may be written as a mapping, which no cache takes as a key.
         return _components(json.dumps([self.prior, likelihood, self.guide, self.network]))
 
     def build(self, components: Components, dataset: Dataset, seed: int) -> VAE | HierarchicalVAE:
@@ -139,6 +140,7 @@ class _Build:
             )
         (latent,) = self.sizes.layers
         encoder = self._encoder(latent)
+        # After the encoder, which a VampPrior passes its pseudo-inputs through.
         prior = self._prior(encoder, latent)
         # Of a one-hot code there are more than latent dimensions.
         return VAE(prior, self._decoder(prior().event_shape[0]), encoder)
@@ -185,7 +187,7 @@ class _Build:
         return self.components.guide(network=network, **self._context(latent))
 
     def _encoder_network(self, outputs: int) -> Any:
-        """The body of q(z|x), behind what makes numbers of a table, or of missing cells."""
+        """Network of q(z|x), behind the input that encodes a table or missing cells."""
         columns, features = self.dataset.columns, self.dataset.features
         if columns is not None:
             body = self._encoder_body(TableInput.num_inputs(columns), outputs)
@@ -208,7 +210,7 @@ class _Build:
         )
 
     def _upper(self, inputs: int, outputs: int, *, down: bool = False) -> Any:
-        """Between latents there are no images: gated layers or plain ones."""
+        """Network between two layers of latents: gated or plain, as there are no images there."""
         sizes = self.sizes.upper[:: -1 if down else 1]
         kind = GatedMLP if self.components.encoder_network.build is GatedMLP else MLP
         if kind is GatedMLP:
@@ -218,7 +220,7 @@ class _Build:
     def _prior(self, encoder: Any, latent: int) -> Any:
         with seeded(self.seed, Stream.INITIALIZATION, _PRIOR_STREAM):
             context = self._context(latent)
-            # Pseudo-inputs and exemplars are whole rows.
+            # Pseudo-inputs and exemplars are whole rows: means stand for missing cells.
             context["data"] = torch.where(
                 self.dataset.train.isnan(), context["data_mean"], self.dataset.train
             )
@@ -234,6 +236,7 @@ class _Build:
             image_shape=self.dataset.image_shape,
         )
         decoder = likelihood(network=network, **context)
+        # A table's decoder leaves missing cells out by itself.
         mixed = self.dataset.columns is not None
         return ObservedDecoder(decoder) if self.dataset.missing_share and not mixed else decoder
 
@@ -249,5 +252,5 @@ class _Build:
 
 
 def _mean(rows: Tensor) -> Tensor:
-    """Of each column; of what is there, where cells are missing."""
+    """Mean of each column, over the cells that are not missing."""
     return rows.nanmean(0) if bool(rows.isnan().any()) else rows.mean(0)

@@ -99,6 +99,7 @@ class RunConfig:
                 a class without trust.
         """
         if not trust:
+            # Before anything is parsed: to parse a class path imports its module.
             require_ours(values)
         return cls.of(**read(cls, values))
 
@@ -141,6 +142,7 @@ class RunConfig:
         Raises:
             ValueError: If a name or an argument is wrong.
         """
+        # Computed for its errors: a wrong name of any component is found here.
         _ = self.components
         return parse_objective(self.objective)
 
@@ -150,6 +152,7 @@ class RunConfig:
         Raises:
             ValueError: If a component cannot be built as it is written.
         """
+        # A stream of its own, so that arms of a study that differ elsewhere start alike.
         with seeded(self.seed, Stream.INITIALIZATION):
             return self.model.build(self.components, dataset, self.seed)
 

@@ -160,14 +160,14 @@ def diagnose_run(
     temperatures chains`` gradients for each of ``rate_data``.
 
     Args:
-        run: What to diagnose.
-        settings: How; those of :class:`DiagnosisSettings` by default.
+        run: Run to diagnose.
+        settings: Settings; the defaults of :class:`DiagnosisSettings` if not given.
         split: Which of its data.
         limit: At most so many of them, a fixed random subset.
         file: A file of other rows, in place of a split. Training data that are not there leave out
             what is against them.
         seed: Seed of the draws.
-        report: Is called with a line for each result.
+        report: Called with a line for each result.
 
     Raises:
         ValueError: If there are too few data or particles for standard errors, or the file of an
@@ -202,6 +202,7 @@ def diagnose_run(
     titles = {entry.name: entry.title for entry in DIAGNOSES if entry.title}
     decomposition = work.results.get("decomposition")
     if isinstance(decomposition, Decomposition) and decomposition.point:
+        # A point guide has no density: what is decomposed is log p(x, z) at the point, no ELBO.
         titles["decomposition"] = "The joint log-density"
     results = {name: result for name, result in work.results.items() if name in shown}
     words = ", ".join(f"{name}={value!r}" for name, value in asdict(settings).items())
@@ -231,6 +232,7 @@ class _Work:
             settings = entry.settings(self)
             if rows is None or settings is None:
                 return
+            # What needs no model is derived from other results, in no time: it is not kept.
             if "model" in inspect.signature(entry.compute).parameters:
                 self.results[entry.name] = self._kept(entry, rows, settings)
             else:
@@ -240,12 +242,14 @@ class _Work:
             self.report(f"{entry.name}: left out, {error}")
 
     def _kept(self, entry: "Entry", rows: Rows, settings: Mapping[str, Any]) -> Result:
-        """A result that is read back where it is there, and kept once it is."""
+        """Read a result back where it is kept; otherwise compute and keep it."""
         vae = self.run.vae
         call: dict[str, Any] = {
             "model": vae.model, "guide": vae.guide, "x": rows, "device": self.run.device,
             "seed": self.seed, **settings,
         }  # fmt: skip
+        # The computation starts and states its identity; a result kept under it is read in its
+        # place.
         identity = identity_of(lambda: entry.compute(**call))
         result: Result | None = self.kept.read(identity)
         if result is not None:
@@ -255,6 +259,7 @@ class _Work:
         if "checkpoint" in inspect.signature(entry.compute).parameters:
             call["checkpoint"] = unfinished
         result = entry.compute(**call)
+        # Kept first, then the unfinished file goes: a kill in between leaves both, never neither.
         self.kept.write(identity, result)
         unfinished.unlink(missing_ok=True)
         self.report(f"{entry.name}: done")
@@ -267,12 +272,12 @@ class Entry:
     """A diagnosis in the list.
 
     Attributes:
-        name: Of its group in the tree, its entry in the summary and its picture.
+        name: Name of its group in the tree, its entry in the summary and its picture.
         compute: Gives the result, whose class its annotation names, by ``compute(model, guide, x,
             device=, seed=, **settings)``; by the settings alone if it takes no model. Raises a
             ValueError where the result cannot be had.
         title: Heading in print; a result without one is not printed.
-        rows: Which data it is given.
+        rows: Name of the data that it is given.
         settings: Gives further arguments, or None where a result that it needs was left out.
         shown: Whether it belongs to the diagnosis, or only to other entries.
     """
@@ -324,7 +329,7 @@ def _evidence_settings(work: _Work) -> dict[str, Any]:
 
 
 def _gap_settings(work: _Work) -> dict[str, Any] | None:
-    """The inference gap is to log p(x), with richer families where the guide allows them."""
+    """Settings of the inference gap: log p(x), and richer families where the guide allows them."""
     if not isinstance(evidence := work.results.get("evidence"), Evidence):
         return None
     data = work.rows["data"]
@@ -352,7 +357,7 @@ def _rate_settings(work: _Work) -> dict[str, Any]:
 
 
 def _refinement_of(run: Run, x: Tensor) -> Refinement | None:
-    """A guide that is close to each posterior makes the better estimate; not all can be moved."""
+    """Refinement of the guide towards each posterior; None for a guide that cannot be moved."""
     try:
         zero_offsets(run.vae.guide, x[:1].to(run.device))
     except ValueError:
@@ -369,6 +374,7 @@ def _takes_full_covariance(run: Run, x: Tensor) -> bool:
     return loc.shape[-1] > 1
 
 
+# An entry comes after those whose results its settings ask for.
 DIAGNOSES = (
     Entry("decomposition", decompose, "The ELBO"),
     Entry("surgery", elbo_surgery, "Where the KL goes"),

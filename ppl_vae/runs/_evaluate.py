@@ -47,13 +47,13 @@ def evaluate_run(
 
     Args:
         run: A trained run; workers of an engine must see its folder under the same name.
-        estimator: Of log p(x).
+        estimator: Estimator of log p(x).
         split: The data to evaluate on.
         limit: At most so many of them, a fixed random subset.
         file: A file of other rows, in place of a split.
         seed: Seed of the draws.
         progress: Show a progress bar.
-        engine: What runs the shards, on the device that it grants them; None: this process.
+        engine: Engine that runs the shards, on the device that it grants them; None: this process.
 
     Raises:
         ValueError: If the file of the evaluation is damaged or of something else; if there are more
@@ -62,10 +62,12 @@ def evaluate_run(
     """
     rows = run.rows(split, limit, file)
     if engine is not None and not isinstance(estimator, Sharded):
+        # An engine runs shards only; one shard is the whole.
         estimator = Sharded(estimator, 1)
     device = run.device if engine is None else _device_of(engine, run)
     estimate = partial(estimator, run.vae.model, run.vae.guide, rows, device=run.device, seed=seed)
     identity = identity_of(estimate, _elsewhere(device, run))
+    # Looked up before the cost: nothing but the identity has been computed yet.
     if (kept := find_evaluation(run.folder, identity)) is not None:
         return kept
     if engine is not None and isinstance(estimator, Sharded):
@@ -75,28 +77,30 @@ def evaluate_run(
         unfinished["checkpoint"] = unfinished_file(run, identity)
     evidence = estimate(progress=progress, **unfinished)
     save_evaluation(evidence, file_of(run.folder, evidence), run)
+    # Only now: until the result is saved, the unfinished file is what a killed evaluation goes on
+    # from.
     for leftover in unfinished.values():
         leftover.unlink(missing_ok=True)
     return evidence
 
 
 def unfinished_file(run: Run, identity: Identity) -> Path:
-    """Where a computation keeps what it has done so far."""
+    """File in which a computation keeps what it has done so far."""
     return run.folder / f"unfinished-{key_of(identity)}.safetensors"
 
 
 @final
 @dataclass(frozen=True)
 class _ShardTask:
-    """All that a worker needs to know to evaluate a shard of the rows in ``place``.
+    """Task of a worker: evaluate a shard of the rows in ``place``.
 
     Attributes:
-        folder: Of the run; ``data_root`` and ``trust`` as it was opened.
-        estimator: With the number of shards.
-        shard: Which rows, and their seed.
+        folder: Folder of the run; ``data_root`` and ``trust`` as it was opened.
+        estimator: Estimator, with the number of shards.
+        shard: Rows of the shard, and their seed.
         place: Folder of the rows and of the shards' results.
-        device: Where to compute.
-        identity: What the result is computed from.
+        device: Device to compute on.
+        identity: Identity of the result.
     """
 
     folder: Path
@@ -110,12 +114,12 @@ class _ShardTask:
 
     @property
     def result(self) -> Evidence | None:
-        """What a worker has kept; None if it has not finished."""
+        """Result that a worker has kept; None if it has not finished."""
         return find_evaluation(self.place, self.identity)
 
 
 def _device_of(engine: Engine, run: Run) -> torch.device:
-    """Where tasks compute: a worker on a cluster sees a GPU only if it was granted one."""
+    """Device of the tasks: a worker on a cluster sees a GPU only if it was granted one."""
     if isinstance(engine, RayEngine):
         return torch.device("cuda" if engine.gpus else "cpu")
     return run.device
@@ -145,7 +149,9 @@ def _evaluate_on(
         )
         for shard in estimator.parts(len(rows), seed)
     ]  # fmt: skip
+    # The folder of the shards is shared by name: a second process would remove it under the first.
     with exclusive(place / "lock", f"this evaluation of {run.folder}"):
+        # Rows go to workers by file, as they may be many and a task should be small.
         if not _rows_file(place).exists():
             Stored({"rows": {"x": rows.x}}, asdict(rows.source)).write(
                 _rows_file(place), _ROWS_FORMAT
@@ -159,6 +165,7 @@ def _evaluate_on(
             )
         evidence = estimator.join([each for each in results if each is not None], identity)
         save_evaluation(evidence, file_of(run.folder, evidence), run)
+        # After the joined result is saved, so that a kill costs no shard.
         shutil.rmtree(place)
     return evidence
 

@@ -37,7 +37,7 @@ def key_of(identity: Identity) -> str:
 
 
 def file_of(folder: Path, result: Result) -> Path:
-    """Where the store of a run keeps this result: ``evaluations/METHOD-KEY.nc``.
+    """File in which a run keeps this result: ``evaluations/METHOD-KEY.nc``.
 
     Raises:
         ValueError: If it does not say what it was computed from.
@@ -64,6 +64,8 @@ def find_evaluation(folder: Path, wanted: Identity) -> Evidence | None:
     rows = wanted.chunk_rows
     while True:
         identity = replace(wanted, chunk_rows=rows or None)
+        # By the key alone: densities may differ in their last digits from those that named the
+        # file.
         name = f"{_words(identity)}-{identity.key[:_DIGITS]}-*.nc"
         for path in sorted((folder / EVALUATIONS).glob(name)):
             evidence = load_evidence(path)
@@ -76,6 +78,8 @@ def find_evaluation(folder: Path, wanted: Identity) -> Evidence | None:
                 return evidence
         if not rows:
             return None
+        # As chunks are halved where memory runs out; draws follow from their size, so do
+        # identities.
         rows //= 2
 
 
@@ -83,9 +87,9 @@ def save_evaluation(evidence: Evidence, path: Path, run: Run) -> None:
     """Keep an evaluation, atomically, with estimated constants of the model in ``normalizers``.
 
     Args:
-        evidence: With its identity.
+        evidence: Evaluation with its identity.
         path: The file.
-        run: What was evaluated.
+        run: Run that was evaluated.
 
     Raises:
         OSError: If it cannot be written.
@@ -104,7 +108,7 @@ class StoredEvaluation:
 
     Attributes:
         path: The file.
-        identity: What it was computed from.
+        identity: Identity of what it was computed from.
         evidence: log p(x) of each datum; of a diagnosis, that of its gap, where it has one.
         foreign: Whether it was made of another run and copied here.
     """
@@ -115,7 +119,7 @@ class StoredEvaluation:
     foreign: bool = False
 
     def summary(self) -> dict[str, Any]:
-        """What it is and comes to, as plain values, for JSON."""
+        """File, identity and values as plain values, for JSON."""
         values = {} if self.evidence is None else self.evidence.summary()
         identity = None if self.identity is None else self.identity.to_dict()
         return {"file": str(self.path), "foreign": self.foreign, **values, "identity": identity}

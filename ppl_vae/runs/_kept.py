@@ -27,7 +27,7 @@ class KeptResults:
 
     Args:
         path: The file, in the format of :mod:`ppl_vae.store`; written anew with every result.
-        classes: Of the results; those that their fields are made of are known with them.
+        classes: Classes of the results; classes of their fields are known with them.
 
     Raises:
         ValueError: If the file is there and no such file, or a part of one.
@@ -40,6 +40,7 @@ class KeptResults:
     _by_name: dict[str, type] = field(init=False)
 
     def __post_init__(self) -> None:
+        # Names in the file are looked up in this table alone, so that reading imports nothing.
         self._by_name = {kind.__name__: kind for kind in _with_fields(self.classes)}
         if self.path.exists():
             stored = Stored.read(self.path, _FORMAT, "file of diagnoses", _REMEDY)
@@ -105,13 +106,16 @@ class _Codec:
             return {"identity": value.to_dict()}
         if is_dataclass(value):
             name = type(value).__name__
+            # Refused when it is written: reading it would fail, when the work is done.
             if self.classes.get(name) is not type(value):
                 raise TypeError(f"a result of class {name} is none of {', '.join(self.classes)}.")
             named = {f.name: self.encode(getattr(value, f.name)) for f in fields(value)}
             return {"class": name, "fields": named}
         if isinstance(value, dict):
+            # Pairs, as JSON turns every key into text.
             return {"items": [[self.encode(each) for each in pair] for pair in value.items()]}
         if isinstance(value, tuple):
+            # Named, as JSON has lists only and a result must be read back as it was.
             return {"tuple": [self.encode(entry) for entry in value]}
         if isinstance(value, list):
             return [self.encode(entry) for entry in value]

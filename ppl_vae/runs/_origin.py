@@ -1,4 +1,4 @@
-"""What a run is of, as its folder keeps it: the configuration and a summary of the data."""
+"""Origin of a run, kept in its folder: the configuration and a summary of the data."""
 
 import json
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ class DataSummary:
     """The data of a run without their rows, enough to build its model again.
 
     Attributes:
-        name: Of the data set.
-        schema: What a row is.
+        name: Name of the data set.
+        schema: Columns and shape of a row.
         sha256: Hash of the three splits.
         num_train: Number of training rows.
         missing_share: Share of all cells that are missing.
@@ -49,8 +49,10 @@ class DataSummary:
         """Summarise a data set."""
         train = dataset.train
         missing = train.isnan()
+        # Missing cells are put beyond every value: NaN would be the minimum of its column.
         low = train.masked_fill(missing, torch.inf).amin(0)
         high = train.masked_fill(missing, -torch.inf).amax(0)
+        # Of a column without values no range is left, but the two infinities.
         rows = torch.stack([low, high]).where(~missing.all(0), 0.0)
         if dataset.missing_share:
             rows = torch.cat([rows, rows[1:].where(~missing.any(0), torch.nan)])
@@ -119,12 +121,12 @@ def origin_of(config: RunConfig, data_sha256: str) -> dict[str, str]:
 
 
 def write_origin(folder: Path, config: RunConfig, data: DataSummary, fixed_sha256: str) -> None:
-    """Write what the run is of, where it is not there already.
+    """Write the origin of a run, where it is not there already.
 
     Args:
-        folder: Of the run.
-        config: Its settings.
-        data: Its data.
+        folder: Folder of the run.
+        config: Settings of the run.
+        data: Summary of its data.
         fixed_sha256: Hash of the model's tensors that no checkpoint holds.
     """
     content = {
@@ -185,7 +187,7 @@ def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunCon
     """Check that a run planned into a folder can go on from the one that is there.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         saved: The settings in the folder; compared as they are written, so that nothing that they
             name is imported.
         config: The settings planned.
@@ -200,6 +202,7 @@ def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunCon
     if isinstance(training.rate_at, Constant) and not objective.anneals:
         same_kind = before.training.budget.kind == training.budget.kind
         may_differ = {"epochs", *(LIMITS if same_kind else ())}
+    # Through JSON both ways, so that a tuple here equals the list that the file has.
     there, here = json.loads(json.dumps(before.values())), config.complete()
     other = [
         f"{name} {there.get(name)} there, {value} here"

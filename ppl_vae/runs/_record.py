@@ -36,14 +36,14 @@ class RunRecord:
     """State of one training run, and where its results are.
 
     Attributes:
-        folder: Where it is kept.
+        folder: Folder that it is kept in.
         arm: Label of the combination of levels; of a run alone, its objective.
-        seed: Of everything random in it.
+        seed: Seed of everything random in it.
         levels: Factor to the label of its level; of a run alone, none.
         key: Hash of all that its results depend on, apart from the data.
         state: ``waiting``, ``running``, ``done`` or ``failed``.
-        reason: Why it failed, or has to be done again, in a line.
-        attempts: How often it was started.
+        reason: Reason why it failed or has to be done again, in a line.
+        attempts: Number of times that it was started.
         host: Machine of the last attempt; ``process``, ``started`` and ``finished`` likewise.
         seconds: Wall-clock time of training and evaluation.
         updates: Updates of the parameters.
@@ -94,6 +94,7 @@ class RunRecord:
             started = (folder / CONFIG).is_file()
             return replace(planned, reason=f"{path} is missing" if started else None)
         saved = read_sealed(path, remedy)
+        # These are the plan's: a record of another plan must not replace them.
         own = {"folder", "arm", "seed", "levels", "key"}
         known = {each.name for each in fields(cls)} - own
         try:
@@ -111,13 +112,15 @@ class RunRecord:
         return record
 
     def _is_alive(self) -> bool:
-        """Whether its process may be there still: on another machine, nobody can tell."""
+        """Whether its process may still exist; on another machine this cannot be checked."""
         if self.host != socket.gethostname() or self.process < 1:
             return True
         try:
+            # Signal 0 is not delivered: it asks whether the process exists.
             os.kill(self.process, 0)
         except ProcessLookupError:
             return False
+        # No permission to signal it is a sign of life.
         except (OSError, OverflowError):
             pass
         return True
@@ -145,18 +148,20 @@ class RunRecord:
             started=_now(),
             finished="",
         )
+        # Before the work, so that a killed attempt is seen as one whose process has ended.
         running.write()
         running.log(f"attempt {running.attempts} by {running.process} on {running.host}")
         try:
             yield running
         except Exception as error:
+            # Exceptions only: after an interruption the run waits, and goes on another time.
             running.log(traceback.format_exc().rstrip())
             reason = " ".join(str(error).split()) or type(error).__name__
             replace(running, state="failed", reason=reason, finished=_now()).write()
             raise
 
     def trained(self, result: FitResult) -> "RunRecord":
-        """The record with what training came to and spent."""
+        """A copy with the epochs and the cost of training."""
         records = result.history.records
         return replace(
             self,
@@ -168,8 +173,9 @@ class RunRecord:
         )
 
     def done(self, **results: Any) -> "RunRecord":
-        """Record what the run came to, with the hashes of its files as they are now."""
+        """Record the results of the run, with the hashes of its files as they are now."""
         record = replace(self, state="done", finished=_now(), **results)
+        # Hashed last, when every file is written.
         record = replace(record, files=hashes_of(self.folder, record.methods.values()))
         record.write()
         record.log("done")
@@ -214,6 +220,7 @@ class RunRecord:
         path = self.folder / PICTURES
         if not path.is_file():
             return {}
+        # A pickle would run code from the file.
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
 

@@ -35,9 +35,9 @@ class Run:
     """A trained run: its configuration, its model with the kept parameters, its data if needed.
 
     Attributes:
-        folder: Where its files are.
+        folder: Folder of its files.
         config: Its settings.
-        data: What is known of the data without them.
+        data: Summary of the data.
         vae: The model and guide, with the parameters that were kept.
         history: Learning curves.
         load: Loads the data.
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.vae.parameters()).device
 
     @property
@@ -116,6 +116,7 @@ class Run:
             source = Source(Path(file).name)
         if limit is None or limit >= len(data):
             return Rows(data, source)
+        # Always the same subset: evaluations of two runs on it can be paired.
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
         return Rows(data[order[:limit]], replace(source, limit=limit))
 
@@ -166,6 +167,7 @@ def open_run(
                 "back a copy of the run's own files, or train anew."
             )
     load = partial(config.load, data_root)
+    # Without the data first: the folder of a run can be passed on alone.
     vae = config.build_vae(summary.stand_in())
     if fixed_tensors(vae) != saved.get("fixed_sha256"):
         # The model holds rows of the data, which are not in the checkpoint.
@@ -188,6 +190,7 @@ def fixed_tensors(vae: VAE | HierarchicalVAE) -> str:
     """Hash of what a checkpoint does not hold: frozen parameters, buffers that are not saved."""
     saved = vae.state_dict()
     frozen = {name: value for name, value in vae.named_parameters() if not value.requires_grad}
+    # Buffers that are not persistent are in no state_dict, so in no checkpoint.
     unsaved = {name: value for name, value in vae.named_buffers() if name not in saved}
     return hash_tensors({**frozen, **unsaved})
 
@@ -208,18 +211,19 @@ def is_point_guide(vae: VAE | HierarchicalVAE, x: Tensor) -> bool:
 def require_support(
     checked: Iterable[Tensor], vae: VAE | HierarchicalVAE, what: str | None = None
 ) -> None:
-    """Fail before anything is computed, on all of the data at once, where p(x|z) takes no x.
+    """Check, before anything is computed, that p(x|z) takes all of the data.
 
     Args:
         checked: Data.
         vae: The model.
-        what: What they are, for the message; None: torch's own.
+        what: Name of the data for the message; None: torch's own message.
 
     Raises:
         ValueError: If a value is outside the support of the likelihood.
     """
     device = next(vae.parameters()).device
     with torch.no_grad(), validation_enabled(), seeded(0, Stream.SAMPLING):
+        # In pieces, so that memory does not grow with the data.
         for part in (part for x in checked for part in x.split(_ROWS)):
             try:
                 vae.generate(len(part)).log_prob(part.to(device))
@@ -241,9 +245,9 @@ class Normalizer:
     data holds: not an estimate's, nor that of a difference between two models.
 
     Attributes:
-        name: Of the module, as ``prior``.
-        value: Of log Z, in nats.
-        standard_error: Of the value, in nats.
+        name: Name of the module, such as ``prior``.
+        value: Estimate of log Z, in nats.
+        standard_error: Standard error of the estimate, in nats.
     """
 
     name: str

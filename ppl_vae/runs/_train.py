@@ -1,4 +1,4 @@
-"""Training into a folder: checked first, recorded, its learning curves to be seen as they grow."""
+"""Training into a folder: checked first, recorded, with learning curves written as they grow."""
 
 import importlib
 import os
@@ -38,7 +38,7 @@ def train_run(
 
     Args:
         config: The run.
-        folder: Of its files; others may be there only if they are a study's.
+        folder: Folder of its files; others may be there only if they are a study's.
         data_root: Folder of the data sets.
         device: Where to compute.
         progress: Show a progress bar when on a terminal.
@@ -60,6 +60,7 @@ def train_run(
     vae = config.build_vae(dataset)
     checked = [dataset.valid, dataset.test]
     dynamic = config.dataset.binarize == "dynamic"
+    # Dynamic binarisation makes bits of grey values batch by batch: these are not in the support.
     if not dynamic:
         checked.append(dataset.train)
     require_support(checked, vae)
@@ -72,8 +73,11 @@ def train_run(
 
         def start(past: History) -> None:
             if attempt is None:
+                # Here and not earlier: a lock file in the folder is the first thing written, after
+                # all checks.
                 stack.enter_context(exclusive(folder / LOCK, f"run {folder}"))
                 key = hash_values(config.complete())
+                # Under the lock, or two processes would count the same attempt.
                 before = RunRecord.read(folder, config.objective, config.seed, key)
                 records.append(stack.enter_context(before.attempt()))
             write_origin(folder, config, summary, fixed)
@@ -103,6 +107,7 @@ def train_run(
             origin=origin_of(config, summary.sha256),
             **flat(config.training),
         )
+        # Once more, whole and on the disk, before the record says done and holds its hash.
         write_atomically(folder / HISTORY, result.history.to_csv())
         run = Run(
             folder, config, summary, vae, result.history, lambda: dataset, data_root, trust=True
@@ -167,6 +172,7 @@ class TensorBoardCurves:
 
     def __init__(self, folder: Path, history: History) -> None:
         make = require_tensorboard().SummaryWriter
+        # purge_step=0 makes TensorBoard drop the points of earlier sessions from step 0 on.
         self._writers = {axis: make(str(folder / f"by-{axis}"), purge_step=0) for axis in _AXES}
         for record in history.records:
             self(record)

@@ -44,7 +44,7 @@ def build_arms(config: RunConfig, factors: Mapping[str, Sequence[Any]]) -> dict[
     the prior does too, ``learning_rate=0.01``.
 
     Args:
-        config: What all arms share.
+        config: Settings that all arms share.
         factors: Setting to its levels, one or more.
 
     Raises:
@@ -57,7 +57,9 @@ def build_arms(config: RunConfig, factors: Mapping[str, Sequence[Any]]) -> dict[
     for combination in product(*factors.values()):
         chosen = dict(zip(factors, combination, strict=True))
         arm = config.changed(**chosen)
+        # Called for its errors: a wrong name is found before any cell is trained.
         arm.build_objective()
+        # The value as it is kept, so that levels written in two ways are found to be the same.
         given = arm.values()
         label = " ".join(_label(factor, given[factor]) for factor in varying)
         if label in arms:
@@ -80,7 +82,7 @@ def _label(factor: str, value: Any) -> str:
 
 
 def level_label(value: Any) -> str:
-    """A level as tables name it."""
+    """Label of a level in tables."""
     if isinstance(value, Mapping) and "class_path" in value:
         name = re.split(r"[.:]", str(value.get("class_path")))[-1]
         given = (value.get("init_args") or {}).items()
@@ -98,5 +100,6 @@ def folder_name(label: str, seed: int) -> str:
     plain = label.replace(":", "-").replace(" ", "-")
     name = re.sub(r"[^A-Za-z0-9_.+,=-]", "-", plain)
     if name != plain or len(name) > _LONGEST:
+        # A cut or changed label might equal another's: the hash keeps their folders apart.
         name = f"{name[:_LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
     return f"{name}-seed{seed}"

@@ -53,7 +53,7 @@ _PICTURES = 10
 @final
 @dataclass(frozen=True)
 class Place:
-    """Where a study's cells are computed.
+    """Place where a study's cells are computed.
 
     Attributes:
         data_root: Folder of the data sets.
@@ -82,9 +82,9 @@ def run_cell(plan: CellPlan, study: Path, place: Place) -> RunRecord:
     Whatever goes wrong in it is its result: the other cells are not concerned.
 
     Args:
-        plan: What it is; a plain value, so that it can be sent anywhere.
+        plan: Plan of the cell; a plain value, so that it can be sent anywhere.
         study: Folder of the study.
-        place: Where to compute.
+        place: Folder of the data, and device to compute on.
 
     Raises:
         KeyboardInterrupt: If one is sent.
@@ -93,6 +93,7 @@ def run_cell(plan: CellPlan, study: Path, place: Place) -> RunRecord:
     folder = study / CELLS / plan.folder
     with exclusive(folder / LOCK, f"cell {plan.name}", wait=_WAIT):
         before = read_cell(plan, study)
+        # Read under the lock: the worker that was waited for may have finished the cell.
         if before.state == "done":
             return before
         # Made again below. A checkpoint stays: training is what takes long, and there may be a
@@ -105,6 +106,7 @@ def run_cell(plan: CellPlan, study: Path, place: Place) -> RunRecord:
             with before.attempt() as attempt:
                 return _carry_out(plan, place, attempt)
         except Exception:
+            # The attempt has recorded its failure; what could not be recorded is raised.
             failed = read_cell(plan, study)
             if failed.state != "failed":
                 raise
@@ -162,10 +164,12 @@ def _measure(run: Run, name: str, rows: Rows) -> None:
     if kept["keys"].get(name) == key:
         if name != "pictures":
             return
+        # Pictures have a file of their own, which may be gone or changed.
         if pictures.is_file() and hash_bytes(pictures.read_bytes()) == kept.get("pictures_sha256"):
             return
     if name == "pictures":
         content = _pictures(run)
+        # Before the key: a kill in between makes them again, and never leaves a key without a file.
         write_atomically(pictures, content)
         kept["pictures_sha256"] = hash_bytes(content)
     else:

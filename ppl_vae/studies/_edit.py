@@ -1,4 +1,4 @@
-"""More seeds or levels in a study's file, its comments and layout kept."""
+"""Adding seeds and levels to a study's file, whose comments and layout are kept."""
 
 import io
 import json
@@ -53,6 +53,7 @@ def add_to_study(
     values = parse_settings(text, path.suffix)
     changes: list[_Change] = []
     if isinstance(values.get("seeds"), list):
+        # After the largest, as every seed may be there once only.
         changes += [(("seeds",), max(before.seeds) + number) for number in range(1, seeds + 1)]
     elif seeds:
         changes += [(("seeds",), len(before.seeds) + seeds)]
@@ -64,6 +65,7 @@ def add_to_study(
             )
         changes += [(("factors", factor), level) for level in added]
     text = _edit_toml(text, changes) if path.suffix == ".toml" else _edit_yaml(text, changes)
+    # Checked as a whole before it is written: a file that plans nothing valid is never left behind.
     planned = parse_study(text, path, trust=trust)
     write_atomically(path, text)
     return planned
@@ -80,6 +82,7 @@ def _apply(values: Any, change: _Change) -> None:
 
 
 def _edit_yaml(text: str, changes: Sequence[_Change]) -> str:
+    # The loader that keeps comments and quotes, unlike the one for settings.
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 100
@@ -94,6 +97,8 @@ def _edit_yaml(text: str, changes: Sequence[_Change]) -> str:
 def _edit_toml(text: str, changes: Sequence[_Change]) -> str:
     """Try each place where a value may stand; take the first at which the text says the change."""
     for change in changes:
+        # tomllib reads only. Trying places keeps comments and layout without a library for writing,
+        # and the comparison with the expected values makes a wrong place impossible.
         expected = tomllib.loads(text)
         _apply(expected, change)
         for candidate in _candidates(text, change):
@@ -109,7 +114,7 @@ def _edit_toml(text: str, changes: Sequence[_Change]) -> str:
 
 
 def _candidates(text: str, change: _Change) -> Iterator[str]:
-    """The text with a value in place of each number, before each bracket, or on a first line."""
+    """Texts with a value in place of each number, before each bracket, or on a first line."""
     (*_, name), value = change
     literal = json.dumps(value, ensure_ascii=False)
     for number in re.finditer(r"\d+", text):

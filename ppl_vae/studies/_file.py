@@ -77,6 +77,7 @@ def _beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
         if isinstance(data, str) and Path(data).suffix:
             places = [place for place in (Path(data), path.parent / data) if place.exists()]
             if places:
+                # In full, since workers and later commands may start in another folder.
                 located[name] = str(places[0].resolve())
     return {**values, "config": {**config, **located}} if located else values
 
@@ -85,7 +86,7 @@ def study_from_mapping(values: Mapping[str, Any], text: str = "", *, trust: bool
     """The study with these values, as a file has them.
 
     Args:
-        values: Of the file.
+        values: Values of the file.
         text: The file's own text.
         trust: As for :func:`read_study`.
 
@@ -93,6 +94,7 @@ def study_from_mapping(values: Mapping[str, Any], text: str = "", *, trust: bool
         ValueError: If a name is unknown or a value out of range or of a wrong type.
     """
     _require_names("entry", values, _ENTRIES)
+    # An entry left empty in YAML is null, and keeps its default.
     given = {name: value for name, value in values.items() if value is not None}
     config, factors = (_mapping(name, given.pop(name, None)) for name in ("config", "factors"))
     sections = {name: _mapping(name, given.pop(name, None)) for name in _SECTIONS}
@@ -220,6 +222,7 @@ def _factors(base: RunConfig, values: Mapping[str, Any], trust: bool) -> dict[st
         setting = name.replace("-", "_")
         require_known("factor", setting, settings_of(RunConfig))
         factors[setting] = tuple(
+            # Through a configuration of its own, so that a level is converted as its setting is.
             RunConfig.from_mapping({setting: level}, trust=trust).values()[setting]
             for level in _list(f"factor {name}", levels)
         )

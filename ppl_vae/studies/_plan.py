@@ -1,4 +1,4 @@
-"""What a study is: arms by seeds, and what is measured of each."""
+"""Plan of a study: arms by seeds, and what is measured of each."""
 
 import re
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Method:
         self.build()
 
     def build(self) -> Any:
-        """The estimator.
+        """Build the estimator.
 
         Raises:
             ValueError: If the name or an option is wrong.
@@ -97,6 +97,7 @@ class Resources:
         """
         build = ENGINES.resolve(name)
         if build is RayEngine:
+            # On a cluster every task claims cores, so that None cannot mean all of them.
             return RayEngine(address, cpus=self.cpus or 1, gpus=self.gpus)
         if address is not None:
             raise ValueError('an address belongs to engine="ray".')
@@ -112,11 +113,11 @@ class CellPlan:
         arm: Label of its combination of levels.
         levels: Factor to the label of its level.
         config: All settings of the run, the seed among them.
-        folder: Its name within the study's folder.
-        measures: What is measured of it beside log p(x).
-        methods: Of estimating log p(x).
+        folder: Name of its folder within the study's folder.
+        measures: Measures that are taken of it beside log p(x).
+        methods: Methods of estimating log p(x).
         split: The data to evaluate on.
-        limit: At most so many of them.
+        limit: Largest number of these data; None: all.
         shards: Parts that the evaluation is cut in.
     """
 
@@ -137,12 +138,12 @@ class CellPlan:
 
     @cached_property
     def config_hash(self) -> str:
-        """Names the settings of its run."""
+        """Hash of the settings of its run."""
         return hash_values(self.config.complete())
 
     @cached_property
     def key(self) -> str:
-        """Names all that its results depend on, apart from the data."""
+        """Hash of all that its results depend on, apart from the data."""
         return hash_values(
             {
                 "config": self.config_hash,
@@ -205,6 +206,8 @@ class Study:
             raise ValueError(f"confidence must be in [0.5, 1), got {self.confidence}.")
         if self.reference is not None:
             require_known("reference", self.reference, self.arms)
+        # File names are narrower than labels, and cells that share a folder would overwrite each
+        # other.
         folders = [cell.folder for cell in self.cells]
         if len(set(folders)) < len(folders):
             raise ValueError("two arms would share a folder: change a label.")
@@ -217,6 +220,7 @@ class Study:
             raise ValueError(f"methods need labels of their own, got {labels}: give label: NAME.")
         for measure in self.measures:
             require_known("measure", measure, MEASURES)
+        # A standard error over data needs two.
         if self.limit is not None and self.limit < 2:
             raise ValueError(f"limit must be 2 or more data, got {self.limit}.")
         if self.shards < 1:
@@ -260,5 +264,5 @@ class Study:
 
     @property
     def title(self) -> str:
-        """What the numbers are of."""
+        """Title of tables, with the split and the data of log p(x)."""
         return f"{self.split} log p(x) on {self.config.dataset.data}"

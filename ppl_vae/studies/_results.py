@@ -1,4 +1,4 @@
-"""What a study's folder holds, and how far it is, read without a model or data."""
+"""Results and progress of a study, read from its folder without a model or data."""
 
 import os
 import time
@@ -28,7 +28,7 @@ _TAIL = 4096
 @final
 @dataclass(frozen=True)
 class StudyResults:
-    """A study's folder: the plan, how it was carried out, and what came of each cell.
+    """Contents of a study's folder: the plan, the manifest and the record of each cell.
 
     Attributes:
         folder: The study's.
@@ -70,6 +70,7 @@ class StudyResults:
             method: Label of one of the study's methods; the first if not given.
         """
         label, study = method or self.study.methods[0].label, self.study
+        # A comparison is made once: table, page and notes all ask for it.
         if label not in self._compared:
             evidence = self.evidence(label)
             # With one factor that varies, its levels are the arms.
@@ -81,6 +82,7 @@ class StudyResults:
                 else compare(
                     evidence,
                     levels=levels if len(varying) > 1 else None,
+                    # The reference may not be done yet; until then all pairs are compared.
                     reference=study.reference if study.reference in evidence else None,
                     confidence=study.confidence,
                 )
@@ -89,7 +91,7 @@ class StudyResults:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader should know before believing the numbers, one sentence each."""
+        """Warnings to read before the numbers, one sentence each."""
         notes = [f"{cell.name} failed: {cell.reason}" for cell in self.in_state("failed")]
         waiting = self.in_state("waiting")
         notes += [f"{cell.name} is left out: {cell.reason}." for cell in waiting if cell.reason]
@@ -193,6 +195,7 @@ def last_epoch(folder: Path) -> dict[str, float] | None:
     with path.open("rb") as file:
         head = file.readline().decode().strip().split(",")
         size = file.seek(0, 2)
+        # The tail only: progress is drawn every second, for all cells that run.
         file.seek(max(0, size - _TAIL))
         lines = file.read().decode().split("\n")[:-1]
     # The first line may be cut, the last one is whole: it ends with a line break.
@@ -237,7 +240,7 @@ def format_status(results: StudyResults) -> str:
 
 
 def status_summary(results: StudyResults) -> dict[str, Any]:
-    """The same as plain values, for JSON."""
+    """State of every cell as plain values, for JSON."""
     return {
         "folder": str(results.folder),
         "title": results.study.title,

@@ -71,7 +71,7 @@ def write_tables(results: StudyResults) -> list[Path]:
 
 
 def _write(path: Path, schema: pa.Schema | None, tables: Iterator[dict[str, Any]]) -> None:
-    """One row group for each of the tables; with no schema, that of the first one."""
+    """Write one row group for each table; without a schema, that of the first table holds."""
     writer = None
     with replacing(path) as temporary:
         try:
@@ -82,6 +82,7 @@ def _write(path: Path, schema: pa.Schema | None, tables: Iterator[dict[str, Any]
                     writer = pq.ParquetWriter(temporary, schema)
                 writer.write_table(table)
             if writer is None:
+                # Without a row too there is a file, with the columns that are known.
                 writer = pq.ParquetWriter(temporary, schema or pa.schema([]))
         finally:
             if writer is not None:
@@ -120,6 +121,7 @@ def _result_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
 def _column(evidence: Evidence, name: str) -> np.ndarray:
     values = getattr(evidence, name)
     if values is None:
+        # A method without this column has NaN, so that all methods share one schema.
         return np.full(len(evidence), np.nan)
     return np.asarray(values.double().numpy())
 
@@ -134,7 +136,7 @@ def _cell_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
 
 
 def _history_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
-    """Epoch by epoch, in long form: sites of arms differ, so that the KL of each is a row."""
+    """Learning curves in long form: sites of arms differ, so that the KL of each is a row."""
     for cell in results.cells:
         rows = [
             (record.epoch, name, value)
@@ -144,6 +146,7 @@ def _history_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
         keys = zip(_key_fields(results), _key(cell, len(rows)).values(), strict=True)
         epochs, names, values = zip(*rows, strict=True) if rows else ((), (), ())
         yield {
+            # Typed here, as a cell without epochs has empty columns, whose type nothing tells.
             **{name: pa.array(column, kind) for (name, kind), column in keys},
             "epoch": pa.array(epochs, pa.int64()),
             "quantity": pa.array(names, pa.string()),
@@ -163,8 +166,10 @@ def _write_netcdf(results: StudyResults, path: Path) -> None:
     arms, seeds = list(results.study.arms), list(results.study.seeds)
     first = results.study.methods[0].label
     evaluated = (cell.evidence(first) for cell in results.in_state("done"))
+    # All cells are evaluated on the same data, so that the first tells their number.
     num_data = next((len(evidence) for evidence in evaluated if evidence is not None), 0)
     shape = ("arm", "seed", "datum")
+    # Written in place cell by cell: one array of all cells might not fit into memory.
     with h5netcdf.File(path, "w") as file:
         file.attrs["title"] = results.study.title
         file.attrs["unit"] = "nats per datum"

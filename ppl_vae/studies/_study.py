@@ -65,11 +65,11 @@ def run_study(
 
     Args:
         study: The plan.
-        folder: Of the study; made if it is not there.
-        engine: What runs the cells; by default this process, with the study's number of threads.
-        place: Where the data are, and on which device to compute.
+        folder: Folder of the study; made if it is not there.
+        engine: Engine of the cells; by default this process, with the study's number of threads.
+        place: Folder of the data, and device to compute on.
         work: Carries out a cell, given its plan, the study's folder and the place.
-        command: What the report names as the command to do it again.
+        command: Command that the report names for doing it again.
         progress: Show how far all cells are.
 
     Returns:
@@ -88,6 +88,7 @@ def run_study(
         dataset = _load(study, place.data_root)
         _require_guide_densities(study, place.data_root)
         manifest = _describe(study, dataset, place.device, command, type(engine).__name__)
+        # After all checks, so that a refused plan leaves the folder as it was.
         write_plan(study, folder)
         write_sealed(folder / MANIFEST, manifest)
         plans = {plan.name: plan for plan in study.cells}
@@ -136,7 +137,7 @@ def comparison_summary(results: StudyResults) -> dict[str, Any] | None:
 
 
 def study_notes(comparison: Comparison, results: StudyResults) -> list[str]:
-    """What a reader should know before believing the numbers, one sentence each."""
+    """Warnings to read before the numbers, one sentence each."""
     return [f"{arm}: {text}." for arm, text in comparison.warnings.items()] + results.warnings
 
 
@@ -151,6 +152,7 @@ def _record_failure(cell: RunRecord, outcome: Outcome) -> None:
 def _require_same_plan(study: Study, folder: Path) -> None:
     """Refuse a folder of something else, and cells whose settings are not those planned."""
     if not any((folder / name).is_file() for name in (PLAN, MANIFEST)):
+        # The lock is there already, taken by this run.
         foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".", LOCK))]
         if foreign:
             raise ValueError(
@@ -197,6 +199,7 @@ def _require_guide_densities(study: Study, data_root: Path | None) -> None:
     Arms that cannot be built are left to their cells, which say why.
     """
     needing = [m.name for m in study.methods if needs_guide_density(m.build())]
+    # One arm for each guide: a point is told by the guide, whatever else varies.
     guides = {
         repr(arm.config.model.guide): (label, arm.config) for label, arm in study.arms.items()
     }
@@ -219,12 +222,14 @@ def _load(study: Study, data_root: Path | None) -> Dataset:
     loaded: dict[str, tuple[str, Dataset]] = {}
     for label, arm in study.arms.items():
         key = repr([arm.config.dataset, arm.config.model.likelihood])
+        # Arms mostly share their data: each way of reading them is loaded once.
         if key not in loaded:
             loaded[key] = label, arm.config.load(data_root)
     (first, dataset), *others = loaded.values()
     rows = getattr(dataset, study.split)
     for label, other in others:
         there = getattr(other, study.split)
+        # NaN is unequal to itself, so that missing cells are filled before the comparison.
         if there.shape != rows.shape or not torch.equal(there.nan_to_num(), rows.nan_to_num()):
             raise ValueError(
                 f"arms {first} and {label} have other {study.split} data, so that their log p(x) "

@@ -1,4 +1,4 @@
-"""Checks for people who write parts of their own: does it do what it says?"""
+"""Checks of a user's own objectives, estimators, priors, likelihoods and guides."""
 
 from ppl_vae.testing._comparison import Discrepancy, Report, Rung
 from ppl_vae.testing._evidence import check_evidence

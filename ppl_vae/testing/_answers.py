@@ -1,4 +1,4 @@
-"""The rungs of an estimator about its answers for given data, and about its side effects."""
+"""Rungs that check an estimator's answers for given data, and its side effects."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ _FEW_ROWS, _ALL_ROWS = 32, 10**6
 
 
 def result(trial: Trial, seed: int) -> Answer:
-    """An ``Evidence`` in the right form, for several data and for one, with everything given."""
+    """Require an ``Evidence`` in the right form, for one datum too, with all arguments given."""
     one = trial.estimate(off_posterior(1), seed, device=torch.device("cpu"), progress=False)
     if one.direction != trial.direction:
         raise AssertionError(
@@ -37,7 +37,7 @@ def result(trial: Trial, seed: int) -> Answer:
 
 
 def evidence_at_posterior(trial: Trial, seed: int) -> Answer:
-    """With the posterior as the guide, log p(x) within the error: to rounding, if that is 0."""
+    """Compare with log p(x) where the guide is the posterior: to rounding, if the error is 0."""
     comparisons = []
     for number, known in enumerate((exact(_DATA), exact_chain(_DATA, bottom_up=True))):
         found = trial.estimate(known, derive_seed(seed, number))
@@ -46,11 +46,12 @@ def evidence_at_posterior(trial: Trial, seed: int) -> Answer:
 
 
 def every_datum(trial: Trial, seed: int) -> Answer:
-    """Data with different log p(x) get their own, in three models."""
+    """Compare data that have different log p(x), each with its own, in three models."""
     found = [(trial.few, trial.first)]
+    # Equal data would hide answers that are permuted or averaged over the batch.
     others = [wide_chain(_DATA)]
     if trial.centred:
-        # Elsewhere the gap of a bound is not the same for all data.
+        # For a loose bound the gap differs between these data, and would fail the contrast.
         others.append(binary(BinaryAutoencoder()))
     for number, known in enumerate(others):
         found.append((known, trial.estimate(known, derive_seed(seed, number))))
@@ -62,7 +63,7 @@ def every_datum(trial: Trial, seed: int) -> Answer:
 
 
 def scale(trial: Trial, seed: int) -> Answer:
-    """What multiplies all log-densities of a training step is none of the evidence's."""
+    """Compare under ``poutine.scale``: a factor of the training loss must not change log p(x)."""
     known = wide_chain(_DATA)
     found = trial.estimate(known.scaled(_SCALE), seed)
     what = f"log p(x), scaled by {_SCALE:g}"
@@ -70,13 +71,14 @@ def scale(trial: Trial, seed: int) -> Answer:
 
 
 def discrete(trial: Trial, seed: int) -> Answer:
-    """With discrete latents log p(x) too, or a ValueError that names a site."""
+    """Compare with discrete latents; a ValueError that names a site is an answer too."""
     if not trial.centred:
         return "not applicable"
     known = discrete_data(_DATA)
     try:
         found = trial.estimate(known, seed)
     except ValueError as error:
+        # Estimators that need gradients may refuse, but a message without the site does not help.
         if "'bits'" in str(error) or "'kind'" in str(error):
             return "not applicable"
         raise AssertionError(
@@ -87,26 +89,29 @@ def discrete(trial: Trial, seed: int) -> Answer:
 
 
 def chunks(trial: Trial, seed: int) -> Answer:
-    """However few or many rows are decoded at once."""
+    """Compare estimates that decode few rows at once with those that decode all."""
     few = with_field(trial.estimator, "rows", lambda _: _FEW_ROWS)
     every = with_field(trial.estimator, "rows", lambda _: _ALL_ROWS)
     if few is None or every is None:
         # A dataclass without the field has no such setting; what another callable does is unseen.
         return "not applicable" if dataclasses.is_dataclass(trial.estimator) else "not looked"
-    # Few data: an estimator may have a pilot run for each chunk.
+    # Three data only: with few rows each is a chunk, and a chunk may cost a pilot run.
     known = off_posterior(3)
     by_parts = trial.estimate(known, seed, estimator=few)
+    # Independent draws: chunks have streams of their own, so that one seed gives other numbers.
     at_once = trial.estimate(known, derive_seed(seed, 1), estimator=every)
     what = f"log p(x) with rows={_FEW_ROWS} against rows={_ALL_ROWS}"
     return agreement(what, by_parts, at_once.log_prob, at_once.standard_error)
 
 
 def seeds(trial: Trial, seed: int) -> Answer:
-    """The seed, and it alone, decides on the numbers; the caller's random state stays as it was."""
+    """Require that the seed alone decides on the numbers and the caller's random state is kept."""
     given = short_seed(trial.first_seed)
+    # Another state of the caller than in the first call: numbers drawn from it would differ.
     again = _with_state_kept(trial, derive_seed(seed, 1), given)
     _require(_equal(trial.first, again), f"the same numbers for the same seed, {given}", "others")
     if trial.random:
+        # The same state of the caller: what differs now can only come from the seed.
         other = _with_state_kept(trial, derive_seed(seed, 1), given + 1)
         _require(not _equal(again, other), f"other numbers for seed {given + 1}", "the same")
         with same_draws(seed):
@@ -130,8 +135,9 @@ def _ask(trial: Trial, seed: int | None) -> Evidence:
 
 
 def no_trace_left(trial: Trial, seed: int) -> Answer:
-    """Programs, data, gradients and modes stay as they were, with autograd on and off."""
+    """Require programs, data, gradients and modes as they were, with autograd on and off."""
     module = BinaryAutoencoder()
+    # Modes and flags differ between the modules: an estimator that sets all alike shows, too.
     module.encoder.eval()
     module.decoder.bias.requires_grad_(False)
     module.decoder.weight.grad = torch.ones_like(module.decoder.weight)
@@ -152,7 +158,7 @@ def no_trace_left(trial: Trial, seed: int) -> Answer:
 
 
 def _state(module: nn.Module, x: Tensor) -> dict[str, object]:
-    """Everything that an estimator could leave a trace in."""
+    """Copy everything that an estimator could leave a trace in."""
     state: dict[str, object] = {"x": x.clone(), "Pyro's store": sorted(get_param_store())}
     for name, part in module.named_modules():
         state[f"training mode of {name or 'the module'}"] = part.training
@@ -171,7 +177,7 @@ def _same(old: object, new: object) -> bool:
 
 
 def no_data(trial: Trial, seed: int) -> Answer:
-    """Without data there is a ValueError."""
+    """Require a ValueError where there are no data."""
     few = trial.few
     try:
         found = trial.estimator(few.model, few.guide, few.x[:0], seed=short_seed(seed))
@@ -181,7 +187,7 @@ def no_data(trial: Trial, seed: int) -> Answer:
 
 
 def _equal(a: Evidence, b: Evidence) -> bool:
-    """To the bit."""
+    """Compare bit by bit."""
     names = ("log_prob", "standard_error", "effective_sample_size")
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
 

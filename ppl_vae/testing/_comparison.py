@@ -1,4 +1,4 @@
-"""Comparisons of numbers with what they should be, rungs of comparisons, and their report."""
+"""Comparisons of numbers with their expected values, rungs of comparisons, and their report."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ ROUNDING = 1e-8
 difference, relative to values of 1 and more. No mistake in a formula is as small."""
 
 Skip = Literal["not claimed", "not applicable", "not looked", "not reached"]
-"""Why a rung has no comparisons. ``not looked``: the question stands, and there was no way to
-answer it, so that the whole has not passed."""
+"""Reason why a rung has no comparisons. ``not looked``: the question is open, since there was no
+way to answer it, and the whole check has not passed."""
 _Outcome = Literal["passed", "failed"] | Skip
 
 
@@ -58,6 +58,7 @@ class Discrepancy:
         # Estimates that are equal draw by draw have no standard error but that of rounding.
         z = difference / math.hypot(self.error, ROUNDING * unit)
         s = self.skewness
+        # The cubic is monotone in z for every skewness: a larger deviation never counts for less.
         return z + s * (z**2 / 3 + 1 / 6) + s**2 * z**3 / 27
 
     def excess(self, limit: float) -> float:
@@ -68,6 +69,7 @@ class Discrepancy:
         allowed = ROUNDING if self.error is None else limit
         wrong = {"=": abs(self.deviation), "<=": self.deviation, ">=": -self.deviation}
         size = wrong[self.relation] / allowed
+        # Every comparison with NaN is false: it would pass.
         return math.inf if math.isnan(size) else max(size, 0.0)
 
     def __str__(self) -> str:
@@ -102,11 +104,11 @@ class Rung:
 
     @property
     def num_statistical(self) -> int:
-        """Comparisons by a z-score."""
+        """Number of comparisons by a z-score."""
         return sum(comparison.error is not None for comparison in self.comparisons)
 
     def failed(self, limit: float) -> list[Discrepancy]:
-        """The comparisons that do not hold, worst first."""
+        """List the comparisons that do not hold, worst first."""
         ordered = sorted(self.comparisons, key=lambda c: -c.excess(limit))
         return [comparison for comparison in ordered if comparison.excess(limit) > 1]
 
@@ -118,7 +120,7 @@ class Rung:
 
     @property
     def largest(self) -> str:
-        """The largest error and z, for the table; z has a sign where one side is innocent."""
+        """Largest error and z, for the table; z has a sign where one side is allowed."""
         statistical = [c for c in self.comparisons if c.error is not None]
         relative = [abs(c.deviation) for c in self.comparisons if c.error is None]
         parts = [f"error {max(relative):.0e}"] if relative else []
@@ -129,8 +131,9 @@ class Rung:
         return ", ".join(parts)
 
     def complaint(self, limit: float) -> str:
-        """One line on what is wrong."""
+        """Describe what is wrong in one line."""
         if self.raised is not None:
+            # An AssertionError is a check's own sentence; of others the type says what happened.
             kind = (
                 "" if isinstance(self.raised, AssertionError) else f"{type(self.raised).__name__}: "
             )
@@ -158,7 +161,8 @@ class Report:
 
     @classmethod
     def of(cls, subject: str, rungs: list[Rung], false_alarm: float) -> "Report":
-        """A report whose limit of z follows from the rate and the number of comparisons."""
+        """Make a report whose limit of z follows from the rate and the number of comparisons."""
+        # Two-sided, and split over statistical comparisons alone: identities raise no false alarm.
         count = sum(rung.num_statistical for rung in rungs)
         return cls(subject, tuple(rungs), float(norm.isf(false_alarm / 2 / max(count, 1))))
 
@@ -179,7 +183,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """``passed``, or why it has neither passed nor failed."""
+        """``passed``, or the reason why the check has neither passed nor failed."""
         if not self.not_looked:
             return "passed"
         return f"not passed, could not look whether {', '.join(self.not_looked)}"
@@ -194,7 +198,7 @@ class Report:
 
 
 def same(what: str, found: Tensor | float, expected: Tensor | float) -> Discrepancy:
-    """That two tensors, or numbers, are equal to rounding: their worst entries."""
+    """Compare two tensors, or numbers, for equality to rounding, by their worst entries."""
     values = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (found, expected))
     a, b = torch.broadcast_tensors(*values)
     worst = int(((a - b).abs() / (1 + b.abs())).nan_to_num(nan=math.inf).argmax())
@@ -207,7 +211,7 @@ def mean_is(
     expected: Float[Tensor, " rows"],
     relation: Literal["=", "<=", ">="] = "=",
 ) -> Discrepancy:
-    """That the mean of independent ``found - expected`` is 0, or on one side of it."""
+    """Compare the mean of independent ``found - expected`` with 0, or with one side of it."""
     difference = (found - expected).detach().double()
     centred, count = difference - difference.mean(), len(difference)
     # Powers of a spread at the level of rounding would be 0 / 0.
@@ -216,6 +220,7 @@ def mean_is(
         what,
         found.mean().item(),
         expected.mean().item(),
+        # The spread divides by n; n - 1 here makes the variance of the mean unbiased.
         error=spread.item() / math.sqrt(count - 1),
         relation=relation,
         skewness=((centred / spread) ** 3).mean().item() / math.sqrt(count),
@@ -225,15 +230,17 @@ def mean_is(
 def share_is(
     what: str, hits: Bool[Tensor, " rows"], share: float, relation: Literal["<=", ">="]
 ) -> Discrepancy:
-    """That independent trials hit with at most, or at least, such a probability.
+    """Compare the share of independent trials that hit with a probability that bounds it.
 
     On the wrong side z has the binomial's exact tail probability.
     """
     count, trials = int(hits.sum()), len(hits)
+    # sf is P(> k): count - 1 makes the tail hold the count itself, as cdf does.
     tail = {"<=": binom.sf(count - 1, trials, share), ">=": binom.cdf(count, trials, share)}
     z = float(norm.isf(tail[relation]))
     found, error = count / trials, math.sqrt(share * (1 - share) / trials)
-    # Near the share itself the two agree, and so far away that the tail is 0 either will do.
+    # The error that gives this z. Near the share the normal error agrees with it; where the tail
+    # underflows to 0, z is infinite and either error fails.
     error = abs(found - share) / z if 1 < z < math.inf else error
     return Discrepancy(what, found, share, error, relation)
 
@@ -260,8 +267,10 @@ def run_ladder(
     if not 0 < false_alarm < 1:
         raise ValueError(f"false_alarm must be between 0 and 1, got {false_alarm}.")
     rungs: list[Rung] = []
+    # A caller may have switched autograd off; rungs compare gradients.
     with torch.enable_grad():
         for name, rung in ladder.items():
+            # A foundation that raised has no results: each later rung would raise the same.
             broken = any(r.name == foundation and r.raised is not None for r in rungs)
             rungs.append(Rung(name, skipped="not reached") if broken else _run(name, rung))
     report = Report.of(subject, rungs, false_alarm)
@@ -272,6 +281,6 @@ def run_ladder(
 def _run(name: str, rung: Callable[[], Answer]) -> Rung:
     try:
         answer = rung()
-    except Exception as error:  # what anybody wrote may raise anything
+    except Exception as error:  # code under test may raise anything
         return Rung(name, raised=error)
     return Rung(name, skipped=answer) if isinstance(answer, str) else Rung(name, tuple(answer))

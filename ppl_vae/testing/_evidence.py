@@ -1,4 +1,4 @@
-"""Whether an estimator of log p(x) is what it says it is."""
+"""Check of an estimator of log p(x) against what it says it is."""
 
 from collections.abc import Callable
 from functools import partial
@@ -107,9 +107,11 @@ def check_evidence(
         )
     if replicates < _LEAST_REPLICATES:
         raise ValueError(f"replicates must be {_LEAST_REPLICATES} or more, got {replicates}.")
+    # Rungs have the streams 0 to len(LADDER) - 1; what they share has one of its own.
     trial = Trial(estimator, replicates, unbiased_exp, derive_seed(seed, len(LADDER)))
     ladder = {
         name: partial(rung, trial, derive_seed(seed, number))
         for number, (name, rung) in enumerate(LADDER.items())
     }
+    # Every later rung takes an Evidence in the right form for granted.
     return run_ladder(repr(estimator), ladder, false_alarm, foundation="result")

@@ -1,4 +1,4 @@
-"""The rungs of an objective that hold in expectation: over replicates, or over all draws."""
+"""Rungs that check an objective in expectation: over replicates, or over all draws."""
 
 import copy
 from collections.abc import Callable
@@ -40,20 +40,21 @@ _STEP = 6e-6
 
 
 def num_replicates(objective: Objective) -> int:
-    """Data of one estimate, fewer for an objective with more particles."""
+    """Number of data of one estimate, smaller for an objective with more particles."""
     return max(_FEWEST, _DRAWS // int(objective.num_particles))
 
 
 def with_particles(objective: Objective, num_particles: int) -> Objective:
-    """A copy of the objective with another number of particles."""
+    """Copy an objective, with another number of particles."""
     other = copy.copy(objective)
     other.num_particles = num_particles
     return other
 
 
 def evidence_at_posterior(objective: Objective, seed: int) -> Answer:
-    """With the posterior as the guide the bound is log p(x): every draw's, if so claimed."""
+    """Compare with log p(x) where the guide is the posterior: every draw, if so claimed."""
     precise = objective.claims.exact_at_posterior
+    # An identity holds for each draw: a few are enough. A mean needs replicates.
     count = 64 if precise else num_replicates(objective)
     cases = [
         exact(count),
@@ -69,11 +70,12 @@ def evidence_at_posterior(objective: Objective, seed: int) -> Answer:
 
 
 def _far_from_posterior(objective: Objective) -> ReferenceModel:
+    # At the posterior bounds have no gap, and one of the wrong direction would pass.
     return exact(num_replicates(objective), shift=1.0, wider=1.4)
 
 
 def direction_of_bound(objective: Objective, seed: int) -> Answer:
-    """The expectation of a lower bound is not above log p(x), of an upper one not below."""
+    """Compare the mean of a lower bound with log p(x) from above, of an upper one from below."""
     direction = objective.claims.direction
     if direction == "neither":
         return "not claimed"
@@ -84,10 +86,11 @@ def direction_of_bound(objective: Objective, seed: int) -> Answer:
 
 
 def grows_with_particles(objective: Objective, seed: int) -> Answer:
-    """The expectation with twice the particles is not below that with as many as given."""
+    """Compare the mean with twice the particles with the mean of as many as given."""
     if not objective.claims.grows:
         return "not claimed"
     case, count = _far_from_posterior(objective), objective.num_particles
+    # Streams by k: the two bounds are independent, as the error of their difference assumes.
     few, many = (
         bound_of(with_particles(objective, k), case, derive_seed(seed, k))
         for k in (count, 2 * count)
@@ -98,15 +101,16 @@ def grows_with_particles(objective: Objective, seed: int) -> Answer:
 def central_differences(
     value: Callable[[Parameters], Float[Tensor, " rows"]], parameters: Parameters
 ) -> Parameters:
-    """The derivative of each row's value by each parameter of its row.
+    """Differentiate each row's value by each parameter of its row, by central differences.
 
-    Not by autograd: what a value detaches counts like everything else. ``gradcheck`` compares a
+    Not by autograd, so that what a value detaches counts too. ``gradcheck`` compares a
     value with its own gradient; here the gradient is a surrogate's, and compared in the mean.
     """
     gradients = {}
     for name, at in parameters.items():
         columns = []
         for direction in torch.eye(at[0].numel(), dtype=at.dtype):
+            # All rows move at once: a row's value depends on its own parameters only.
             step = _STEP * direction.reshape(at[:1].shape)
             ends = [value({**parameters, name: at + sign * step}) for sign in (1, -1)]
             columns.append((ends[0] - ends[1]) / (2 * _STEP))
@@ -121,7 +125,7 @@ def claims_unbiased(objective: Objective, group: _Group) -> bool:
 
 
 def groups_of(case: ReferenceModel) -> dict[_Group, list[str]]:
-    """Names of the parameters of the model alone, of the guide alone, and of both."""
+    """Name the parameters of the model alone, of the guide alone, and of both."""
     leaves = case.leaves()
     theta, phi = split_parameters(Programs(*case.programs(leaves)), case.x, leaves)
     return {
@@ -132,9 +136,10 @@ def groups_of(case: ReferenceModel) -> dict[_Group, list[str]]:
 
 
 def unbiased(objective: Objective, seed: int, group: _Group) -> Answer:
-    """The mean gradient is the derivative of the mean bound, in models with learned priors."""
+    """Compare mean gradients with the derivative of the mean bound, where priors are learned."""
     if not claims_unbiased(objective, group):
         return "not claimed"
+    # With two sites, detaching q's parameters would cut the second off from the first draw.
     cases = [one_layer(), two_layers(bottom_up=False), two_layers(bottom_up=True)]
     comparisons = []
     for number, case in enumerate(cases):
@@ -149,7 +154,7 @@ def _unbiased_in(
     replicates = case.replicated(num_replicates(objective))
     everything = replicates.parameters
     found = gradient_of(objective, replicates, replicates.leaves(), seed)
-    # On the same draws, which takes from the difference what they have in common.
+    # On the same draws: noise that both sides share cancels in the difference.
     expected = central_differences(
         lambda p: bound_of(objective, replace(replicates, parameters={**everything, **p}), seed),
         {name: everything[name] for name in names},
@@ -164,7 +169,8 @@ def _unbiased_in(
 
 
 def discrete_latents(objective: Objective, seed: int) -> Answer:
-    """The exact mean gradient is the derivative of the exact mean bound; or a ValueError."""
+    """Compare the exact mean gradient with the derivative of the exact mean bound."""
+    # Discrete draws have no pathwise gradient: phi would be trained on a wrong one in silence.
     if objective.graph != "score":
         return _refuses(objective, seed)
     if objective.simulates != "nothing":
@@ -175,6 +181,7 @@ def discrete_latents(objective: Objective, seed: int) -> Answer:
     if not names:
         return "not claimed"
     if objective.num_particles > _MOST_ENUMERATED:
+        # 12 states each: 12^K joint values. Two particles are the fewest that show how they mix.
         objective = with_particles(objective, max(2, objective.least_particles))
     return _enumerate(objective, names)
 
@@ -197,9 +204,9 @@ def _refuses(objective: Objective, seed: int) -> Answer:
 
 
 def _enumerate(objective: Objective, names: list[str]) -> Answer:
-    """Every tuple of the particles' values is a datum, which weighs what its probability is."""
+    """Lay out every tuple of the particles' values as a datum, weighted by its probability."""
     case, count = discrete(), objective.num_particles
-    # Every joint value of all particles, one a datum: (particles, *plates, batch, *event).
+    # Shape (particles, *plates, batch, *event): the batch runs over the joint values.
     states = torch.arange(len(DISCRETE_STATES["kind"]))
     tuples = torch.cartesian_prod(*[states] * count).reshape(-1, count).mT
     plates = (1,) * (objective.max_plate_nesting - 1)
@@ -221,6 +228,7 @@ def _enumerate(objective: Objective, names: list[str]) -> Answer:
     probability, _ = weighed(case.parameters)
     leaves = case.leaves()
     with given(latents):
+        # A scale multiplies a datum's loss: the sum over the batch is then the expectation.
         model, guide = case.scaled(probability).programs(leaves)
         found = ascent_direction(objective.differentiable_loss(model, guide, x), leaves)
     expected = central_differences(mean_bound, {name: case.parameters[name] for name in names})

@@ -1,4 +1,4 @@
-"""The rungs of an objective that hold exactly, draw by draw."""
+"""Rungs that check identities of an objective, which hold exactly, draw by draw."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ _SCALES = (0.3, 25.0)
 
 
 def bound_of(objective: Objective, case: ReferenceModel, seed: int) -> Float[Tensor, " batch"]:
-    """The reported bound per datum on the draws of a seed, without gradient."""
+    """Compute the reported bound per datum on the draws of a seed, without gradient."""
     with same_draws(seed), torch.no_grad():
         bound = objective.bound(objective.draw(case.model, case.guide, case.x))
     if bound.shape != case.x.shape[:1]:
@@ -41,18 +41,19 @@ def bound_of(objective: Objective, case: ReferenceModel, seed: int) -> Float[Ten
 def gradient_of(
     objective: Objective, case: ReferenceModel, leaves: Parameters, seed: int
 ) -> Parameters:
-    """The gradient that training would ascend, on the draws of a seed."""
+    """Compute the gradient that training would ascend, on the draws of a seed."""
     with same_draws(seed):
         loss = objective.differentiable_loss(*case.programs(leaves), case.x)
         return ascent_direction(loss, leaves)
 
 
 def zero_at_posterior(objective: Objective, seed: int) -> Answer:
-    """With the posterior as the guide, every draw gives the guide a gradient of 0."""
+    """Compare the guide's gradient with 0, on every draw, where the guide is the posterior."""
     if not objective.claims.zero_at_posterior:
         return "not claimed"
     comparisons = []
     for posterior in (exact(1), exact_chain(1, bottom_up=False), exact_chain(1, bottom_up=True)):
+        # Parameters of its own for each datum: gradients of opposite sign cannot cancel in a sum.
         case = posterior.replicated(_BATCH)
         gradients = gradient_of(objective, case, case.leaves(), seed)
         comparisons += [
@@ -63,7 +64,7 @@ def zero_at_posterior(objective: Objective, seed: int) -> Answer:
 
 
 def reported_value(objective: Objective, seed: int) -> Answer:
-    """Every way to the loss gives ``-scale * sum of bound``, on one seed."""
+    """Compare every way to the loss with ``-scale * sum of bound``, on one seed."""
     case, scale = one_layer(_BATCH), _SCALES[0]
     model, guide = case.scaled(scale).programs(case.leaves())
     svi = SVI(model, guide, pyro.optim.SGD({"lr": 0.1}), loss=objective)
@@ -94,6 +95,7 @@ def _measure(
     with same_draws(seed), torch.no_grad():
         bound = objective.bound(objective.draw(model, guide, x))
     for leaf in leaves.values():
+        # loss_and_grads accumulates: what an earlier call left would be added.
         leaf.grad = None
     with same_draws(seed):
         loss = objective.loss_and_grads(model, guide, x)
@@ -105,7 +107,7 @@ def _measure(
 
 
 def scale_and_subsampling(objective: Objective, seed: int) -> Answer:
-    """A scale or a subsampled plate multiplies loss and gradients, and leaves the bound alone."""
+    """Check that a scale multiplies loss and gradients, and leaves the bound alone."""
     case = one_layer(_BATCH)
     leaves = case.leaves()
 
@@ -130,12 +132,13 @@ def scale_and_subsampling(objective: Objective, seed: int) -> Answer:
         return comparisons
     rows = torch.tensor([1, 4, 6])
     alone = _measure(objective, case, case.x[rows], leaves, seed)
+    # The plate scales by 8 / 3: what is left must be the three rows by themselves.
     subsampled = _measure(objective, one_layer(_BATCH, subsample=rows), case.x, leaves, seed)
     return comparisons + multiplied("subsampled", subsampled, alone, _BATCH / len(rows))
 
 
 def each_datum_by_itself(objective: Objective, seed: int) -> Answer:
-    """On the same draws, a datum's bound does not depend on the others of its batch."""
+    """Check that, on the same draws, a datum's bound does not depend on the rest of its batch."""
     if not objective.claims.per_datum:
         return "not claimed"
     case = one_layer(_BATCH)
@@ -145,6 +148,7 @@ def each_datum_by_itself(objective: Objective, seed: int) -> Answer:
         together = objective.bound(particles)
         comparisons = []
         for rows in torch.tensor([[1, 4], [6, 7]]):
+            # The same seed would draw other values for a smaller batch: the draws are handed over.
             latents = {
                 name: z.index_select(objective.max_plate_nesting, rows)
                 for name, z in particles.latents.items()
@@ -156,12 +160,13 @@ def each_datum_by_itself(objective: Objective, seed: int) -> Answer:
 
 
 def finite_differences(objective: Objective, seed: int) -> Answer:
-    """Where the bound itself is differentiated on joined draws, its gradient is a derivative."""
+    """Compare gradient and difference quotient where the bound itself is differentiated."""
     case = one_layer().replicated(4)
     leaves = case.leaves()
     with same_draws(seed):
         particles = objective.draw(*case.programs(leaves), case.x)
     bound = objective.bound(particles)
+    # A surrogate's gradient is the derivative in the mean only, which the rungs "unbiased" test.
     if objective.graph != "path" or objective.surrogate(particles, bound) is not bound:
         return "not applicable"
 
@@ -177,7 +182,7 @@ def finite_differences(objective: Objective, seed: int) -> Answer:
 def require_gradient(what: str, function: Any, *inputs: Tensor) -> None:
     """Check that the gradient is the derivative, by differences of the value.
 
-    A value that detaches something has a gradient that is none of its own derivative.
+    A value that detaches something has a gradient that is not its own derivative.
 
     Raises:
         AssertionError: If it is not.

@@ -1,4 +1,4 @@
-"""Whether an objective is what it claims to be."""
+"""Check of an objective against its claims."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""The rungs of an estimator that hold over replicates: is it what it says, and how far off?"""
+"""Rungs that check an estimator over replicates: its bias, its stated error, its coverage."""
 
 import math
 
@@ -11,8 +11,9 @@ from ppl_vae.testing._trial import Relation, Replicates, Trial, off_posterior, w
 _LEAST_COVERAGE, _MOST_COVERAGE = 0.93, 0.97
 """Coverage of intervals of 1.96 standard errors, called 95%."""
 _Z = float(norm.isf(0.025))
-# What they come to where estimates are normal: bounds of a stated error over the right one, and the
-# largest bias in standard errors, the root of Phi(1.96 - d) - Phi(-1.96 - d) = 0.93.
+# One tolerance for all: that coverage, translated for normal estimates to the ratio of the stated
+# error to the right one, and to a bias d in standard errors, the root of
+# Phi(1.96 - d) - Phi(-1.96 - d) = 0.93.
 _LEAST_RATIO = float(norm.isf((1 - _LEAST_COVERAGE) / 2)) / _Z
 _MOST_RATIO = float(norm.isf((1 - _MOST_COVERAGE) / 2)) / _Z
 _MOST_BIAS = 0.4155
@@ -26,7 +27,7 @@ _SIZES = ("num_particles", "num_temperatures", "num_chains")
 
 
 def truth(trial: Trial, seed: int) -> Answer:
-    """The mean estimate is on its side of log p(x), equal to it, or nearly so."""
+    """Compare the mean estimate with log p(x), from the side that the direction says."""
     if not trial.random:
         return _within_the_stated_error(trial)
     found, truth = trial.replicates.log_prob, trial.replicates.truth
@@ -39,6 +40,7 @@ def truth(trial: Trial, seed: int) -> Answer:
             mean_is(what.format(where), sample.log_prob, sample.truth, side)
             for where, sample in _samples(trial)
         ]
+    # A logarithm of an unbiased estimate has a bias: it may be as large as intervals tolerate.
     bias = _MOST_BIAS * trial.replicates.standard_error
     what = f"mean estimate against log p(x) {{}} {_MOST_BIAS:.2f} standard errors"
     return [
@@ -57,7 +59,7 @@ def _within_the_stated_error(trial: Trial) -> Answer:
 
 
 def exponential(trial: Trial, seed: int) -> Answer:
-    """``E exp(estimate) = p(x)``; for an upper bound ``E exp(-estimate) = 1 / p(x)``."""
+    """Compare ``E exp(estimate)`` with p(x), or ``E exp(-estimate)`` with 1 / p(x)."""
     if trial.direction not in ("lower", "upper") or not trial.unbiased_exp:
         return "not claimed"
     lower = trial.direction == "lower"
@@ -67,21 +69,22 @@ def exponential(trial: Trial, seed: int) -> Answer:
         deviation = sample.log_prob - sample.truth
         ratio = deviation.exp() if lower else (-deviation).exp()
         comparisons.append(mean_is(f"{what}{where}", ratio, torch.ones_like(ratio)))
-    # Of few draws the mean may be too skewed for its z-score to be one.
+    # With the fewest draws a ratio may be so skewed that its mean has no usable z-score.
     skewed = [abs(c.skewness) > _MOST_SKEWNESS for c in comparisons[1:]]
     return comparisons[:1] if any(skewed) else comparisons
 
 
 def _samples(trial: Trial) -> list[tuple[str, Replicates]]:
-    """Replicates of the estimator as it is, and with the fewest draws."""
+    """List the replicates of the estimator as it is, and with the fewest draws."""
     found = [("", trial.replicates)]
     return found if trial.fewest is None else [*found, (" of the fewest draws", trial.fewest)]
 
 
 def growth(trial: Trial, seed: int) -> Answer:
-    """A lower bound does not fall, and an upper does not rise, with more draws.
+    """Check that a lower bound does not fall, and an upper one does not rise, with more draws.
 
-    With twice the particles, temperatures or chains, and from the fewest draws to what there are.
+    Compared are twice the particles, temperatures or chains with as many as given, and these with
+    the fewest draws.
     """
     if trial.direction not in ("lower", "upper"):
         return "not claimed"
@@ -95,6 +98,7 @@ def growth(trial: Trial, seed: int) -> Answer:
     for number, name in enumerate(_SIZES):
         larger = with_field(trial.estimator, name, lambda size: 2 * size)
         if larger is not None:
+            # One of the two calls is enough: as many replicates on both sides of the difference.
             known = off_posterior(1).repeated(len(few))
             many = trial.estimate(known, seed + number, estimator=larger)
             what = f"mean {trial.direction} bound with twice the {name}"
@@ -103,11 +107,12 @@ def growth(trial: Trial, seed: int) -> Answer:
 
 
 def standard_error(trial: Trial, seed: int) -> Answer:
-    """The stated variance is that of replicates, as far as 95% intervals need it."""
+    """Compare the stated variance with that of replicates, as far as 95% intervals need it."""
     if not trial.random:
         return "not applicable"
     log_prob, stated = trial.replicates.log_prob, trial.replicates.standard_error.square()
     count = len(log_prob)
+    # With n / (n - 1) their mean is the unbiased variance; a mean of terms has a z-score.
     squares = ((log_prob - log_prob.mean()) * math.sqrt(count / (count - 1))).square()
     if min(stated.mean().sqrt().item(), squares.mean().sqrt().item()) > _LINEAR:
         return "not looked"
@@ -120,9 +125,9 @@ def standard_error(trial: Trial, seed: int) -> Answer:
 
 
 def coverage(trial: Trial, seed: int) -> Answer:
-    """Intervals of 1.96 standard errors hold log p(x) in 93 to 97% of replicates.
+    """Check that intervals of 1.96 standard errors hold log p(x) in 93 to 97% of replicates.
 
-    Of a bound that is no estimate of log p(x), they are to hold its own mean.
+    Those of a bound that is no estimate of log p(x) must hold its own mean.
     """
     if not trial.random:
         return "not applicable"
@@ -145,10 +150,10 @@ def _few_effective(trial: Trial) -> bool:
 
 
 def independent_data(trial: Trial, seed: int) -> Answer:
-    """The errors of different data have nothing in common.
+    """Check that the errors of different data are independent.
 
     No two replicates are the same number, and the means of two calls differ no more than those of
-    independent replicates: what the data of a call shared would part them.
+    independent replicates: a noise that the data of a call share would part them.
     """
     if not trial.random:
         return "not applicable"

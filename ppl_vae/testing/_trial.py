@@ -21,7 +21,7 @@ _FEW = 8
 _DRAWS = ("num_particles", "num_chains")
 """Fields for the number of independent draws."""
 _LEAST_DRAWS = 2
-"""One draw has no standard error."""
+"""Fewest draws that have a standard error."""
 _ALWAYS = ("log_prob", "standard_error", "effective_sample_size")
 _SOMETIMES = ("pareto_k", "tail_share", "rounding", "evaluations")
 _FINITE = (*_ALWAYS, "evaluations")
@@ -30,7 +30,8 @@ _SLACK = 1e-6
 
 
 def off_posterior(batch: int) -> ReferenceModel:
-    """One layer, with a guide that is off by a standard deviation and wider than the posterior."""
+    """Make one layer, its guide off by a standard deviation and wider than the posterior."""
+    # Wider, so that importance weights are bounded in the tails and their moments exist.
     return exact(batch, shift=1.0, wider=1.4)
 
 
@@ -49,12 +50,12 @@ class Replicates:
 
     @property
     def log_prob(self) -> Float[Tensor, " replicates"]:
-        """The estimates."""
+        """Estimates of both calls."""
         return torch.cat([call.log_prob for call in self.calls])
 
     @property
     def standard_error(self) -> Float[Tensor, " replicates"]:
-        """The errors that the estimates state."""
+        """Errors that the estimates state."""
         return torch.cat([call.standard_error for call in self.calls])
 
 
@@ -78,9 +79,9 @@ class Trial:
     def estimate(
         self, known: ReferenceModel, seed: int, *, estimator: Estimator | None = None, **call: Any
     ) -> Evidence:
-        """The result of the estimator, or of a variant of it, checked for its form.
+        """Call the estimator, or a variant of it, and check the form of its result.
 
-        The seed stands for two: what the estimator is given, and the caller's random state.
+        Two seeds follow from the one: the estimator's own, and that of the caller's random state.
         """
         compute = self.estimator if estimator is None else estimator
         call = {"seed": short_seed(seed), **call}
@@ -111,6 +112,7 @@ class Trial:
         return self._replicates((1, 2), None)
 
     def _replicates(self, streams: tuple[int, int], estimator: Estimator | None) -> Replicates:
+        # Copies of one datum are independent replicates, and cost one call in place of hundreds.
         known = off_posterior(1).repeated(self._half)
         first, second = (
             self.estimate(known, derive_seed(self._seed, stream), estimator=estimator)
@@ -120,7 +122,7 @@ class Trial:
 
     @cached_property
     def fewest(self) -> Replicates | None:
-        """As :attr:`replicates`, with the fewest draws that the estimator takes: 2, 4, 8, ...
+        """Replicates with the fewest draws, 2, 4, 8, ..., that the estimator takes.
 
         A bound's claims hold for any number of draws, and biases are largest with few. None where
         the estimator has no field for their number, or takes no half as many.
@@ -130,7 +132,7 @@ class Trial:
 
     @property
     def direction(self) -> Direction:
-        """What the estimator says that it is."""
+        """Direction that the estimator states."""
         return self.first.direction
 
     @property
@@ -158,22 +160,23 @@ def agreement(
     error: Float[Tensor, " batch"] | float = 0.0,
     relation: Relation = "=",
 ) -> list[Discrepancy]:
-    """That estimates for different data are near what they should be, by the errors they state.
+    """Compare estimates for different data with their expected values, by the stated errors.
 
     Compared are the mean over the data, and a contrast: a weighted sum, with the weight of a datum
     the distance of what is expected from its mean, by which answers for other data show.
 
     Args:
-        what: What is compared.
+        what: Name of the quantity.
         found: The estimates.
-        expected: What they should be.
-        error: Standard error of what is expected.
-        relation: Relation of the mean to what is expected.
+        expected: Their expected values.
+        error: Standard error of the expected values.
+        relation: Relation of the mean to the expected one.
     """
     errors = torch.hypot(found.standard_error, torch.as_tensor(error, dtype=torch.float64))
     distance = expected - expected.mean()
     weights = {
         f"mean {what}": (torch.full_like(distance, 1 / len(distance)), relation),
+        # A bound of one gap for all data has the right contrast: equality, whatever the relation.
         f"contrast of {what}": (distance / distance.abs().sum(), "="),
     }
     return [
@@ -189,7 +192,7 @@ def agreement(
 
 
 def with_field(estimator: Any, name: str, change: Callable[[Any], Any]) -> Any | None:
-    """A copy with a field changed, its own or that of a dataclass it holds; None without one."""
+    """Copy with a field changed, its own or that of a dataclass it holds; None without one."""
     if not dataclasses.is_dataclass(estimator) or isinstance(estimator, type):
         return None
     for field in (field for field in dataclasses.fields(estimator) if field.init):
@@ -201,8 +204,9 @@ def with_field(estimator: Any, name: str, change: Callable[[Any], Any]) -> Any |
 
 
 def _with_fewest(estimator: Any) -> Any | None:
-    """A copy with the fewest particles, or chains, of 2, 4, 8, ... that it can be built with."""
+    """Copy with the fewest particles, or chains, of 2, 4, 8, ... that it can be built with."""
     for name in _DRAWS:
+        # with_field finds the field where it is nested: a change that only looks reads its value.
         sizes: list[int] = []
 
         def seen(value: int, sizes: list[int] = sizes) -> int:
@@ -214,13 +218,14 @@ def _with_fewest(estimator: Any) -> Any | None:
         while sizes and 2 * fewest <= sizes[0]:
             try:
                 return with_field(estimator, name, partial(min, fewest))
+            # The constructor says how few are too few.
             except ValueError:
                 fewest *= 2
     return None
 
 
 def short_seed(seed: int) -> int:
-    """A seed that every random number generator takes."""
+    """Shorten a seed to the 31 bits that every random number generator takes."""
     return seed >> 32
 
 
@@ -247,7 +252,7 @@ def _require_evidence(evidence: Evidence, x: Tensor, wall_clock: float) -> None:
 
 
 def _require_values(name: str, value: Tensor, x: Tensor) -> None:
-    """One number for each datum, as they are passed on: in double precision, on the CPU."""
+    """Check for one number for each datum, in double precision, on the CPU."""
     if not isinstance(value, Tensor):
         raise AssertionError(f"{name}: expected a tensor, found {type(value).__name__}")
     if value.shape != x.shape[:1]:
@@ -269,7 +274,7 @@ def _require_values(name: str, value: Tensor, x: Tensor) -> None:
 
 
 def _numbers(evidence: Evidence, wall_clock: float) -> Iterator[tuple[str, str, object, bool]]:
-    """What, expected, found, and whether it holds."""
+    """Yield name, expectation, value, and whether it holds, of each plain number."""
     count, error = evidence.num_particles, evidence.standard_error.min().item()
     whole = isinstance(count, int) and count >= 1
     yield "num_particles", "a whole number of 1 or more", repr(count), whole

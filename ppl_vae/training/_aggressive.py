@@ -71,6 +71,7 @@ class AggressiveStep(AdamStep):
         self._fit_guide(x, learning_rate)
         sums = batch_sums(*self.update(x, learning_rate, "model"))
         programs = self.objective.programs(self.model, self.guide)
+        # Every draw is weighed under every datum's guide: the cost is quadratic in the batch.
         information = batch_information(programs, x[:MOST_CROSSED])
         self._information.add(information, len(x), self.objective.context.num_data)
         return sums
@@ -81,6 +82,7 @@ class AggressiveStep(AdamStep):
             bounds = [self.update(x, learning_rate, "guide")[1].mean() for _ in range(BLOCK)]
             # One wait for the device a block, not one an update.
             mean = torch.stack(bounds).mean().item()
+            # Written so that a NaN bound ends the updates too.
             if not mean > best:
                 return
             best = mean
@@ -90,14 +92,14 @@ class AggressiveStep(AdamStep):
         return {**super().state(), **self._information.state()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Set both."""
+        """Restore the optimiser and the trend."""
         super().load_state(state)
         self._information.load_state(state)
 
 
 @final
 class InformationTrend:
-    """Whether the mutual information, averaged over a pass through the data, still climbs."""
+    """Trend of the mutual information, averaged over passes through the training data."""
 
     _KEY = "information/"
 
@@ -108,10 +110,11 @@ class InformationTrend:
         self._batches = self._data = 0
 
     def add(self, information: float, size: int, num_data: int | None) -> None:
-        """Take in one batch of so many data; at the end of a pass, compare."""
+        """Add a batch of ``size`` data; at the end of a pass, compare it with the pass before."""
         self._sum += information
         self._batches += 1
         self._data += size
+        # Batches differ in their information, so that only means over whole passes are compared.
         ended = self._batches >= BATCHES_A_PASS if num_data is None else self._data >= num_data
         if ended:
             mean = self._sum / self._batches
@@ -119,14 +122,16 @@ class InformationTrend:
             self._previous, self._sum, self._batches, self._data = mean, 0.0, 0, 0
 
     def state(self) -> dict[str, Tensor]:
-        """Its numbers, exactly."""
+        """Numbers of the trend, without rounding."""
         return {
+            # One type for flag, counts and sums: float64 holds all of them exactly, so that a
+            # resumed run switches to joint updates at the same batch.
             f"{self._KEY}{name.lstrip('_')}": torch.tensor(value, dtype=torch.float64)
             for name, value in vars(self).items()
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from the numbers of :meth:`state`."""
+        """Restore the numbers of :meth:`state`."""
         for name, value in vars(self).items():
             saved = state[f"{self._KEY}{name.lstrip('_')}"].item()
             setattr(self, name, type(value)(saved))

@@ -59,11 +59,14 @@ class TrainingData:
         missing = any(bool(x.isnan().any()) for x in self.named.values())
         if missing:
             with seeded(seed, Stream.TRAINING):
+                # The model is run only if there are NaNs to ask about; two rows will do, as its
+                # likelihoods answer, not the data.
                 few = self.train[:2].to(device, programs.modules().dtype)
                 missing = programs.accepts_missing(few)
         for name, x in self.named.items():
             if len(x) == 0:
                 raise ValueError(f"{name} holds no data.")
+            # A missing cell is NaN; an infinite one is never a missing cell.
             bad = (x.isinf() if missing else ~x.isfinite()).reshape(len(x), -1).any(1)
             if bool(bad.any()):
                 raise ValueError(
@@ -89,6 +92,7 @@ class TrainingData:
             return self.prepared(make_resident(x[:2], device), device)
 
         ran = first_run(programs, self.train, small_batch, "train")
+        # Plates that the run has shown count too: shapes are read by their depth.
         nesting = max(programs.max_plate_nesting, ran.modules.max_plate_nesting)
         require_rows(replace(programs, max_plate_nesting=nesting), ran.batch, "train")
         data = replace(self, train=ran.rows)
@@ -98,11 +102,13 @@ class TrainingData:
                     f"valid has rows of shape {tuple(self.valid.shape[1:])}, train of "
                     f"{tuple(self.train.shape[1:])}: give both alike, rows first."
                 )
+            # Validation rows take the type of the training rows: the programs were run on those.
             data = replace(data, valid=require_lossless(self.valid, ran.rows.dtype, "valid"))
         return data, ran.modules, ran.batch
 
     def prepared(self, batch: Tensor, device: torch.device) -> Tensor:
         """A batch of training data as the programs get it."""
+        # Data too large for the device are in pinned memory, from where a copy need not block.
         batch = batch.to(device, non_blocking=True)
         return batch if self.transform is None else self.transform(batch)
 
@@ -140,6 +146,7 @@ class Batches:
         self, number: int
     ) -> Iterator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch *event"]]]:
         """Rows of the training data, and the batch made of them, in an order of the epoch's own."""
+        # From the seed and the epoch alone: a resumed run needs no state of a generator.
         shuffle = generator(self._seed, Stream.DATA_ORDER, number)
         order = torch.randperm(len(self.train), generator=shuffle)
         # Near-equal batches weigh every datum alike; a short last batch would not.

@@ -26,7 +26,7 @@ from ppl_vae.training._trainer import Trainer
 @final
 @dataclass(frozen=True)
 class FitResult:
-    """What :func:`fit` returns; the model itself holds the parameters that were kept.
+    """Result of :func:`fit`; the model itself holds the parameters that were kept.
 
     Attributes:
         history: One record an epoch.
@@ -89,9 +89,9 @@ def fit(
         checkpoint: File to go on from, if it exists, and to save to.
         checkpoint_seconds: Least time between saves; the last epoch is always saved.
         progress: Show a progress bar when on a terminal.
-        on_start: Is called once, when everything is checked and nothing is written yet, with the
+        on_start: Called once, when everything is checked and nothing is written yet, with the
             history that training goes on from.
-        on_epoch: Is handed each record as soon as it is made; not those of a resumed run's past.
+        on_epoch: Called with each record as soon as it is made, except those of earlier sessions.
         origin: What a checkpoint is of besides settings and data, such as the hash of a
             configuration; a checkpoint that says otherwise is refused.
         **settings: Fields of :class:`FitSettings`.
@@ -110,6 +110,7 @@ def fit(
         raise TypeError(_not_an_objective(objective))
     if budget is not None:
         limit = {budget.kind: budget.limit}
+        # A budget of another kind replaces epochs; two limits would be refused.
         settings = {name: value for name, value in settings.items() if name != "epochs"} | limit
     chosen = read_settings(settings)
     data = TrainingData(
@@ -123,9 +124,11 @@ def fit(
     if file is not None and file.exists():
         trainer.resume(Snapshot.load(file), f"the checkpoint {file}")
     if on_start is not None:
+        # The checkpoint was the last check: what a caller writes now is of a run that trains.
         on_start(trainer.history)
     _train(trainer, file, checkpoint_seconds, progress, on_epoch)
     trainer.keep_best()
+    # Patience is the only other reason to end.
     return FitResult(trainer.history, stopped_early=not trainer.exhausted)
 
 
@@ -137,6 +140,7 @@ def _train(
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> None:
     """Train to the end, with a bar, and save now and then."""
+    # What a kill loses is at most this time; the resumed run computes it again, the same.
     saved, budget = time.monotonic(), trainer.settings.budget
     with tqdm(
         total=budget.limit,

@@ -26,7 +26,7 @@ class EpochRecord:
         bound: The objective's bound.
         log_likelihood: E_q log p(x|z).
         kl: Latent site to E_q (log q - log p), the site's KL by Monte Carlo.
-        learning_rate: At the end of the epoch.
+        learning_rate: Learning rate at the end of the epoch.
         seconds: Wall-clock time of the epoch, validation included.
         validation: Many-sample bound on the validation data, if it was computed.
         validation_error: Its standard error over the validation data.
@@ -99,6 +99,7 @@ class History:
         Raises:
             ValueError: If a column is missing or an entry is no number; names the line.
         """
+        # The file grows by appending, so that only its last line can be incomplete.
         finished = text[: text.rfind("\n") + 1]
         rows = csv.DictReader(io.StringIO(finished, newline=""))
         return cls([_record(row, number) for number, row in enumerate(rows, 2)])

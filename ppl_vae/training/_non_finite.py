@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppl_vae.particles import NonFiniteDensityError, Particles, Programs, evaluating
 
+# A context, not an argument of the step: a user's own step need not know of the checks.
 _CHECKED: ContextVar[bool] = ContextVar("finite", default=False)
 
 
@@ -63,7 +64,7 @@ class NonFiniteError(ValueError):
         epoch: int,
         rows: Tensor,
     ) -> "NonFiniteError":
-        """The failure of an update whose batch has these rows of the training data."""
+        """Failure of an update whose batch has these rows of the training data."""
         site, datum = cause.site, cause.datum
         row = None if datum is None else int(rows[datum])
         message = f"update {update} (epoch {epoch}) is not finite: {cause}"
@@ -74,7 +75,7 @@ class NonFiniteError(ValueError):
 
 @contextmanager
 def finite_checks() -> Iterator[None]:
-    """Every update inside checks its densities and its gradient; it waits for the device."""
+    """Make every update inside check its densities and its gradient, which waits for the device."""
     token = _CHECKED.set(True)
     try:
         yield
@@ -89,6 +90,7 @@ def checks_finite() -> bool:
 
 def all_finite(tensors: Mapping[str, Tensor]) -> bool:
     """Whether every element is finite; waits for the device once."""
+    # One stacked result, as each .item() or bool() of a GPU tensor waits for the device.
     return bool(torch.stack([value.detach().isfinite().all() for value in tensors.values()]).all())
 
 
@@ -107,6 +109,7 @@ def require_finite_gradient(
         NonFiniteUpdateError: If one is not finite; names the first log-density, and its datum, that
             has such a gradient at the draws.
     """
+    # None is a parameter that nothing trains, of which the step warns.
     gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     bad = [name for name, value in gradients.items() if not bool(value.isfinite().all())]
     if not bad:
@@ -140,9 +143,9 @@ def require_finite_result(sums: Tensor, parameters: Mapping[str, Tensor]) -> Non
 def _origin(
     programs: Programs, x: Tensor, particles: Particles, parameters: list[Tensor]
 ) -> tuple[str | None, int | None]:
-    """The first datum, and the log-density of it, with a gradient that is not finite.
+    """Find the first log-density with a gradient that is not finite, and its datum.
 
-    Data are run alone: in a batch 0 times infinity makes NaN of everybody's gradient.
+    Data are run alone: in a batch 0 times infinity makes the gradient of every datum NaN.
     """
     dim = programs.max_plate_nesting
     # A search must not end in an error of its own, as of a program that takes no single datum.
@@ -165,5 +168,6 @@ def _origin(
 def _has_finite_gradient(density: Tensor, inputs: list[Tensor]) -> bool:
     if not density.requires_grad:
         return True
+    # The densities of a datum share one graph, which the next of them needs too.
     gradients = torch.autograd.grad(density.sum(), inputs, retain_graph=True, allow_unused=True)
     return all(bool(value.isfinite().all()) for value in gradients if value is not None)

@@ -91,13 +91,14 @@ class Budget:
 
     @property
     def limit(self) -> float:
-        """Its value."""
+        """Value of the limit."""
         value: float = getattr(self, self.kind)
         return value
 
     def fraction(self, spent: Spent, updates_per_epoch: int) -> float:
-        """The part of the budget that is spent; 1 or more when there is none left."""
+        """Fraction of the budget that is spent; 1 or more when there is none left."""
         if self.epochs is not None:
+            # By updates, as schedules move inside an epoch too.
             return spent.updates / (self.epochs * updates_per_epoch)
         if self.updates is not None:
             return spent.updates / self.updates
@@ -205,6 +206,7 @@ class FitSettings:
         budget = self.budget
         return {
             "batch_size": self.batch_size,
+            # The schedule, not how it was written: a name and its object are one run.
             "learning_rate": repr(self.rate_at),
             "budget": budget.kind,
             # A schedule spreads over the budget; at a constant rate a run may be made longer.
@@ -219,6 +221,7 @@ class FitSettings:
 
 def _describe(step: StepFactory) -> str:
     """The step's class and its arguments, to tell whether a resumed run takes the same."""
+    # A component's arguments include its defaults, so that alternating and alternating:1 are one.
     if isinstance(step, Component):
         return str(step)
     if isinstance(step, partial):

@@ -22,7 +22,7 @@ Tensors = Mapping[str, Tensor]
 @final
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything a run needs to go on as if it had never stopped, in a file or in memory.
+    """State that a run needs to go on as if it had never stopped, in a file or in memory.
 
     Random numbers and data order are derived from the seed and the epoch, so that the number of
     finished epochs is all there is to keep of them. A file is safetensors: loading it never runs
@@ -54,9 +54,9 @@ class Snapshot:
     before: "Snapshot | None" = None
 
     def start(self, limit: float) -> "Snapshot":
-        """The state that a run with this limit goes on from.
+        """State that a run with this limit goes on from.
 
-        Itself, unless its budget ended inside an epoch and the new one is longer.
+        It is this state, unless its budget ended inside an epoch and the new one is longer.
         """
         if self.before is None or self.ended is None or limit <= self.ended:
             return self
@@ -85,6 +85,7 @@ class Snapshot:
         groups, record = self._groups(), self._record()
         if self.before is not None:
             groups |= {_BEFORE + name: group for name, group in self.before._groups().items()}
+            # In the same file, so that no crash can leave the two states out of step.
             record["whole"] = self.before._record()
         Stored(groups, record).write(path, FORMAT)
 
@@ -159,4 +160,6 @@ def load_parameters(target: Tensors, source: Tensors, what: str = "checkpoint") 
                 f"{value.dtype}."
             )
     for name, value in target.items():
+        # In place, and only after all checks: the optimiser and the modules hold these tensors.
+        # Through .data, as autograd refuses to change a leaf that requires a gradient.
         value.data.copy_(source[name])

@@ -78,13 +78,16 @@ class Step(ABC):
         loss = total / len(x)
         if checks_finite():
             particles.require_finite()
+        # To these parameters alone: the others keep grad None, so that Adam passes over them.
         loss.backward(inputs=list(parameters.values()))
         if checks_finite():
             programs = self.objective.programs(self.model, guide)
             require_finite_gradient(programs, x, particles, parameters)
+        # Empty after the first update of each parameter, so that later updates look at nothing.
         if not self._never_updated.isdisjoint(parameters):
             self._warn_of_untrained(parameters)
         if self.clip_norm is not None:
+            # After the check: a norm that is NaN would make every parameter's gradient NaN.
             torch.nn.utils.clip_grad_norm_(list(parameters.values()), self.clip_norm)
         return loss.detach(), particles, bound
 
@@ -101,7 +104,7 @@ class Step(ABC):
             )
 
     def state(self) -> dict[str, Tensor]:
-        """All that the step remembers, key/parameter-name to tensor."""
+        """State of the optimisers: ``key/parameter-name`` to tensor."""
         kept = {p: values for each in self._optimizers for p, values in each.state.items()}
         return {
             f"{key}/{name}": value
@@ -110,7 +113,7 @@ class Step(ABC):
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Set what :meth:`state` gave; an empty state is that before the first update."""
+        """Restore what :meth:`state` gave; an empty state is that before the first update."""
         names = {parameter: name for name, parameter in self.parameters.items()}
         for optimizer in self._optimizers:
             own = [names[p] for group in optimizer.param_groups for p in group["params"]]
@@ -121,6 +124,7 @@ class Step(ABC):
                 if f"{ADAM_STATE[0]}/{name}" in state
             }
             # Torch's own loader puts each tensor on the device and in the type where it belongs.
+            # Its own groups: the learning rate in them is set anew at every update.
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": saved, "param_groups": groups})
 
@@ -133,6 +137,7 @@ class AdamStep(Step):
 
     def make_optimizers(self) -> list[torch.optim.Optimizer]:
         """One Adam."""
+        # Fused: one kernel, with the step count on the device, so that nothing waits.
         return [torch.optim.Adam(list(self.parameters.values()), fused=True)]
 
     def update(
@@ -227,6 +232,7 @@ class SVIStep(Step):
         with ParameterRecorder() as recorder:
             loss, particles, bound = self.gradient(x, self.parameters, guide)
         self._sums = batch_sums(particles, bound)
+        # By identity, as Pyro has names of its own for the parameters of modules.
         seen = {id(parameter) for parameter in recorder.parameters.values()}
         self._unseen = [value for value in self.parameters.values() if id(value) not in seen]
         return loss
@@ -316,6 +322,7 @@ class SemiAmortisedStep(AdamStep):
         """Refine, then update once."""
         programs = self.objective.programs(self.model, self.guide)
         refine = Refinement(self.refinements, num_particles=self.objective.num_particles)
+        # No seed of its own: the epoch's random state gives every update fresh draws, and resumes.
         refined = refine(programs, x, seed=None)
         return batch_sums(*self.update(x, learning_rate, guide=refined))
 
@@ -327,6 +334,7 @@ def batch_sums(particles: Particles, bound: Float[Tensor, " batch"]) -> Float[Te
     """
     count = particles.num_particles
     sums = [bound.sum(), particles.log_likelihood.detach().sum() / count]
+    # Sums, not means: batches differ in size, and the epoch divides once by its number of data.
     for name, log_prior in particles.log_prior.items():
         sums.append((particles.log_guide[name] - log_prior).detach().sum() / count)
     return torch.stack(sums)

@@ -37,7 +37,7 @@ from ppl_vae.training._validation import Validation, require_maximum
 @final
 @dataclass
 class _Epoch:
-    """Sums over the updates of an epoch, or of a part of one."""
+    """Sums over the updates of an epoch or of a part of it."""
 
     sums: Tensor
     num_data: int = 0
@@ -81,6 +81,7 @@ class Trainer:
         programs.modules().train(False)
         data.require_rows(programs, device, seed)
         with seeded(seed, Stream.TRAINING):
+            # Seeded: looking at the programs leaves the caller's random state alone.
             data, self.modules, batch = data.fitted(programs, device)
         self.batches = Batches(data, settings.batch_size, seed, device)
         self.objective = objective.with_plate_nesting(self.modules.max_plate_nesting)
@@ -115,12 +116,13 @@ class Trainer:
         self.epoch_start = self.snapshot()
 
     def _identify(self, data: TrainingData, origin: dict[str, str]) -> dict[str, Any]:
-        """What a snapshot must share with this run."""
+        """Collect what a snapshot must share with this run."""
         budget, valid = self.settings.budget, self._validation
         return {
             **self.settings.to_json(),
             "seed": self._seed,
             "objective": repr(self.objective),
+            # Annealing spreads over the budget as a schedule does: a longer run is another run.
             **({budget.kind: budget.limit} if self.objective.anneals else {}),
             "train_shape": list(data.train.shape),
             "valid_shape": None if valid is None else list(valid.x.shape),
@@ -130,7 +132,7 @@ class Trainer:
 
     @property
     def fraction(self) -> float:
-        """The part of the budget that is spent."""
+        """Fraction of the budget that is spent."""
         return self.settings.budget.fraction(self.spent, len(self.batches))
 
     @property
@@ -142,6 +144,7 @@ class Trainer:
     @property
     def exhausted(self) -> bool:
         """Whether the budget has no room for another update."""
+        # An update that would not fit may have ended training before the fraction came to 1.
         ended = self._ended is not None and self.settings.budget.limit <= self._ended
         return ended or self.fraction >= 1
 
@@ -179,6 +182,7 @@ class Trainer:
         due = cut or number % self.settings.validate_every == 0
         validate = self._validation if due else None
         score = None if validate is None else validate(self._programs)
+        # Per datum, not per batch: batches of an epoch may differ by one datum.
         bound, log_likelihood, *kl = (epoch.sums / epoch.num_data).tolist()
         record = EpochRecord(
             epoch=number,
@@ -227,10 +231,13 @@ class Trainer:
                 # Torch refuses parameters and values of a distribution that are not finite.
                 failure = error
         # Checks take time, and a budget of seconds would end the search too soon.
+        # The update that raised an error is not among those counted.
         most = self.spent.updates - self.epoch_start.spent.updates + (failure is not None)
         self.restore(self.epoch_start)
+        # Data outside of the support are named by the error already; no update has caused it.
         if isinstance(failure, OutsideSupportError) and failure.is_data:
             raise failure
+        # Without torch's own refusals, so that the check behind each update names site and datum.
         with pyro.validation_enabled(False):
             self._train_epoch(most, check=True)
         raise failure or NonFiniteError(
@@ -250,11 +257,13 @@ class Trainer:
                 if (progress == 1 and not check) or epoch.updates == most:
                     break
                 epoch.rate = self.settings.rate_at(progress)
+                # Set before every update: annealed objectives read their progress off it.
                 self.objective.context = Context(progress, len(self.batches.train))
                 if check:
                     sums = self._checked_update(rows, batch, epoch.rate)
                 else:
                     sums = self.step(batch, epoch.rate)
+                # Added on the device, so that no update waits; the first sums bring their device.
                 epoch.sums = epoch.sums + sums if epoch.updates else sums
                 epoch.updates, epoch.num_data = epoch.updates + 1, epoch.num_data + len(batch)
                 if budget.seconds is not None:
@@ -267,6 +276,7 @@ class Trainer:
                 )
                 if self.spent.decoder_evaluations > (budget.decoder_evaluations or math.inf):
                     break
+            # This waits for the device: the time below includes all updates.
             epoch.sums = epoch.sums.double().cpu()
         self.spent = replace(self.spent, seconds=before.seconds + time.perf_counter() - start)
         return epoch
@@ -285,7 +295,7 @@ class Trainer:
         return sums
 
     def snapshot(self) -> Snapshot:
-        """The state now, in tensors of its own, which further updates leave as they are."""
+        """Copy the current state, in tensors that further updates leave as they are."""
         return Snapshot(
             identity=self._identity,
             history=History(list(self.history.records)),
@@ -294,6 +304,7 @@ class Trainer:
             parameter=copied(self.step.parameters),
             buffer=copied(self.buffers),
             optimizer=copied(self.step.state()),
+            # Not copied: a better epoch replaces these dictionaries, and changes none.
             best=self._best,
             best_buffer=self._best_buffers,
             before=self._cut,

@@ -46,13 +46,15 @@ class Validation:
         point: Objective | None,
     ) -> None:
         self.x = x
+        # Only the mean and its error are used: no Pareto tails are fitted to the weights.
         self._bound = ImportanceSampling(num_particles, tails=False)
         self._seed, self._point = seed, point
         self._opened: Evaluation | None = None
 
     def __call__(self, programs: Programs) -> Score:
-        """The score of the programs, in evaluation mode; the first call checks them."""
+        """Score the programs in evaluation mode; the first call checks them."""
         with self._open(programs) as look:
+            # The first draw serves the checks alone, and would stay in memory until training ends.
             self._opened = replace(look, first=None)
             if self._point is not None:
                 return self._at_point(look, self._point)
@@ -70,12 +72,14 @@ class Validation:
     def _at_point(self, look: Evaluation, objective: Objective) -> Score:
         """The value that is maximised: ``log p(x, z)`` at the point, unless it is shaped."""
         programs, values = look.programs, []
+        # The same draws in every epoch, so that epochs differ by their parameters alone.
         with seeded(self._seed, Stream.VALIDATION):
             for part in look.x.split(look.data_at_once):
                 # With a gradient an objective has all its draws, those of the prior too.
                 with torch.enable_grad():
                     particles = objective.draw(programs.model, programs.required_guide, part)
                     values.append(objective.ascended_at_end(particles).detach())
+        # In float64: a float32 sum over many data would round differences between late epochs.
         total = torch.cat(values).double()
         error = total.std().item() / math.sqrt(len(total)) if len(total) > 1 else math.nan
         return Score(total.mean().item(), error)
@@ -90,7 +94,7 @@ def require_maximum(
     another latent, closes in on the points, and its density there grows without end.
 
     Args:
-        objective: Is asked whether the prior's density is part of what is ascended.
+        objective: Objective that may ascend the prior's density.
         programs: Model and guide, as trained.
         x: Some data.
         parameters: Parameters that are trained.
@@ -120,6 +124,7 @@ def _ascended_densities(objective: Objective, programs: Programs, x: Tensor) -> 
     """Sites whose prior's density is part of what the objective ends at ascending."""
     with torch.enable_grad():
         particles = objective.draw(programs.model, programs.required_guide, x)
+        # Made leaves, the prior's densities get a gradient exactly where the value contains them.
         leaves = {n: p.detach().requires_grad_() for n, p in particles.log_prior.items()}
         value = objective.ascended_at_end(replace(particles, log_prior=leaves)).sum()
         gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
@@ -131,17 +136,19 @@ def _ascended_densities(objective: Objective, programs: Programs, x: Tensor) -> 
 
 
 def _require_fixed_prior(particles: Particles, name: str, parameters: Mapping[str, Tensor]) -> None:
-    """The prior's density at a site must depend on nothing else that can move."""
+    """Check that the prior's density at a site depends on nothing else that can move."""
     others = {
         f"latent site {other!r}": value
         for other, value in particles.latents.items()
         if other != name and value.requires_grad
     }
     movable = {**{f"parameter {key}": value for key, value in parameters.items()}, **others}
+    # The latents are leaves here: a gradient shows what the prior depends on, not the guide.
     density = particles.log_prior[name].sum()
     if not density.requires_grad:
         return
     gradients = torch.autograd.grad(density, list(movable.values()), allow_unused=True)
+    # allow_unused gives None where the density does not depend on it at all, whatever its value.
     causes = [key for key, slope in zip(movable, gradients, strict=True) if slope is not None]
     if causes:
         listed = ", ".join(causes[:3]) + (", ..." if len(causes) > 3 else "")

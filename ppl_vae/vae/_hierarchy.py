@@ -91,6 +91,7 @@ class Ladder(nn.Module):
     def forward(self, x: Float[Tensor, "batch *event"], sample: _Sample) -> None:
         """Draw all layers from the top, each by ``sample``."""
         upwards = self._upwards(x)
+        # The top has no conditional above it: there q is the normal of the data alone.
         layer = len(upwards)
         z = sample(layer, upwards.pop())
         for conditional in self._conditionals:
@@ -205,6 +206,7 @@ class HierarchicalVAE(nn.Module):
         drawn: dict[int, Tensor] = {}
 
         def sample(layer: int, distribution: Any) -> Tensor:
+            # Kept by layer, as the order of the layers is that of the inference.
             return drawn.setdefault(layer, distribution.sample())
 
         self.inference(x, sample)

@@ -1,4 +1,4 @@
-"""The variational autoencoder with one layer of latents, and what all autoencoders check."""
+"""The variational autoencoder with one layer of latents, and checks that all share."""
 
 from collections.abc import Callable
 from itertools import count
@@ -40,19 +40,20 @@ def _free_name(name: str, module: nn.Module) -> str:
     stored = dict(store.named_parameters())
     for number in count(1):
         candidate = name if number == 1 else f"{name}.{number}"
+        # One parameter tells modules apart: those of a name are stored together, by identity.
         if stored.get(f"{candidate}$$${path}", parameter) is parameter:
             return candidate
     raise AssertionError("unreachable: count() does not end")
 
 
 def prior_of(prior: Callable[[], Any], x: Tensor) -> Any:
-    """The prior p(z); one made of training data as it is for these: ``prior.without(x)``."""
+    """Call the prior p(z); one made of training data leaves x out: ``prior.without(x)``."""
     without = getattr(prior, "without", None)
     return prior() if without is None else without(x)
 
 
 def as_event(component: str, distribution: Any) -> Any:
-    """The distribution of a component, checked: of Pyro, over an event.
+    """Check that the distribution of a component is one of Pyro, over an event.
 
     Raises:
         TypeError: If it is no Pyro distribution; names the component.

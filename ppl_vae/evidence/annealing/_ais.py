@@ -244,6 +244,7 @@ class AnnealedImportanceSampling(AnnealedEstimator):
                 f"guide=None, but the annealing has start={self.start!r} and mass={self.mass!r}: "
                 "give the guide, or take start='prior' and mass='unit', which need none."
             )
+        # The pilot's chains must fit as well.
         per_datum = max(self.num_chains, self._num_pilots)
         size = ChunkSize(per_datum, self.rows, _CPU_ROWS, _GPU_ROWS, whole=True)
         with call.open(programs, x, size) as look:
@@ -272,6 +273,7 @@ class AnnealedImportanceSampling(AnnealedEstimator):
         )
 
     def _path(self, programs: Programs, x: Tensor, num_chains: int) -> GeometricPath:
+        # A guide that plays no part is not run.
         needed = self.start == "guide" or self.mass == "guide"
         density = LatentDensity(programs if needed else programs.with_guide(None), x, num_chains)
         return GeometricPath(density, self.start)

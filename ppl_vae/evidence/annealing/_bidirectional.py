@@ -63,6 +63,7 @@ class Sandwich(Result):
         """Standard error of the gap from the spread over the data, which are independent."""
         if len(self) < 2:
             return math.nan
+        # Not from the errors of the sides: those leave out that chains backwards share their start.
         width = self.upper.log_prob - self.lower.log_prob
         return width.std().item() / math.sqrt(len(self))
 
@@ -158,6 +159,7 @@ class BidirectionalMonteCarlo:
         with call.open(programs, x, ChunkSize(1)) as example:
             first = example.x[:1].to(example.device)
             rows = first.expand(self.num_simulated, *first.shape[1:])
+            # From a stream of its own: annealings that are compared see the same data.
             with seeded(seed, Stream.SAMPLING):
                 latents, x = example.programs.simulate_data(rows)
             dim = example.programs.max_plate_nesting

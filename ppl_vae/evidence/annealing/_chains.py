@@ -47,7 +47,7 @@ class Chains(NamedTuple):
 
 
 def select(condition: Bool[Tensor, "chains batch"], new: Chains, old: Chains) -> Chains:
-    """Where the condition holds the new chains, elsewhere the old ones.
+    """Select the new chains where the condition holds, elsewhere the old ones.
 
     A choice, and no arithmetic: ``condition * new + (1 - condition) * old`` would let a new NaN
     into the chains that it was rejected for.
@@ -212,6 +212,7 @@ def systematic_ancestors(
     # The last cumulative weight is 1 up to rounding: teeth are spread over what there is.
     offset = torch.rand_like(cumulative[..., :1])
     teeth = (torch.arange(count, device=weight.device) + offset) / count * cumulative[..., -1:]
+    # A tooth that rounding puts beyond the last weight belongs to the last chain.
     return torch.searchsorted(cumulative, teeth).clamp(max=count - 1).transpose(1, 2)
 
 

@@ -63,6 +63,7 @@ def interval_length(log_increment: Float[Tensor, "chains batch"]) -> Float[Tenso
         Monte Carlo approach.
     """
     log_fraction = 2 * log_increment.logsumexp(0) - (2 * log_increment).logsumexp(0)
+    # Rounding may bring equal increments, whose length is 0, below 0.
     return (math.log(len(log_increment)) - log_fraction).clamp(min=0).sqrt()
 
 
@@ -82,6 +83,7 @@ def of_equal_steps(
     ends = [(t.gather(1, right - 1), t.gather(1, right)) for t in (travelled, points)]
     (before, after), (low, high) = ends
     levels = low + (high - low) * (wanted - before) / (after - before)
+    # Exactly: a path that ends beside b = 1 has weights of another mean than p(x).
     levels[:, 0], levels[:, -1] = 0.0, 1.0
     return levels.mT.contiguous()
 
@@ -103,7 +105,7 @@ class Precisions:
     end: Tensor
 
     def scale(self, level: Float[Tensor, " levels"]) -> Tensor:
-        """By dimension, at temperature b."""
+        """Scale of each dimension at temperature b."""
         level = level.unsqueeze(-1)
         along = (1 - level) * self.start + level * self.end
         return torch.maximum(along, torch.minimum(self.start, self.end)).rsqrt()
@@ -171,6 +173,7 @@ class Pilot:
     ) -> tuple[Tensor, Tensor]:
         """Step size at each temperature, and how hard each interval is."""
         chains = path.draw()
+        # Step sizes of one acceptance fall as dim^(-1/4).
         log_step = torch.full_like(chains.base[0], -0.25 * math.log(path.density.dim))
         repeats = math.ceil(_TRANSITIONS / (len(schedule) - 1))
         lengths, steps = [], []
@@ -191,7 +194,7 @@ class Pilot:
 
 
 def precisions(path: GeometricPath, mass: Mass, like: Tensor) -> Precisions:
-    """No mass matrix, or by the spread of draws from the start and, for the posterior, the guide.
+    """Unit mass matrices, or by the spread of draws from the start and, for the end, the guide.
 
     Args:
         path: Where to draw.

@@ -65,6 +65,7 @@ def reverse_ais(
                 chains, _ = annealer.move(chains, annealer.last)
         with streams.stream(Purpose.REVERSE):
             log_weight = annealer.reverse(chains)
+        # There and back, after one pilot.
         spent = ais.evaluations(annealer) * 2 + ais.num_chains * transitions * ais.leapfrog_steps
         spent -= ais.pilot_evaluations(annealer)
         columns = weight_columns(log_weight, spent, annealer.computed_in)
@@ -105,6 +106,7 @@ def jackknife_error(log_weight: Float[Tensor, "chains batch"]) -> Float[Tensor, 
     before = torch.cat([nothing, log_weight.logcumsumexp(0)[:-1]])
     after = torch.cat([log_weight.flip(0).logcumsumexp(0).flip(0)[1:], nothing])
     left_out = torch.logaddexp(before, after)
+    # A value without one chain of n shows 1 / (n - 1) of its influence: hence the factor.
     variance = left_out.var(0, correction=0) * (count - 1)
     error = variance.sqrt() * float(stdtrit(count - 1, 0.975) / ndtri(0.975))
     return error.nan_to_num(nan=math.inf)

@@ -84,6 +84,7 @@ class ThermodynamicIntegration(AnnealedEstimator):
         moves = annealer.last * (self.burn_in + self.num_samples)
         spent = chains * (self.num_samples + moves * self.annealing.leapfrog_steps)
         spent += self.annealing.pilot_evaluations(annealer)
+        # From integrals of whole chains: samples along a chain depend on each other.
         variance = integral.trapezoid.var(0) / chains
         log_prob = integral.trapezoid.mean(0) + integral.correction + integral.log_share
         rounding = torch.finfo(annealer.computed_in).eps * log_prob.abs()
@@ -129,7 +130,7 @@ class ThermodynamicIntegration(AnnealedEstimator):
 @final
 @dataclass(frozen=True)
 class _Integral:
-    """What was integrated, in nats.
+    """Integral of each chain, with its corrections, in nats.
 
     Attributes:
         trapezoid: By each chain alone, shape (chains, batch).
@@ -150,7 +151,7 @@ class _Integral:
 
     @property
     def share_variance(self) -> Float[Tensor, " batch"]:
-        """Of ``log S``, by the delta method."""
+        """Variance of ``log S``, by the delta method."""
         return (self.draws - self.possible) / (self.possible * self.draws)
 
 
@@ -189,7 +190,7 @@ class _Start:
 @final
 @dataclass(frozen=True)
 class _Moments:
-    """Of d/db log f_b at one temperature: each chain's mean, the variance over all samples."""
+    """Moments of d/db log f_b at a temperature: each chain's mean, the variance over all."""
 
     mean: Tensor
     variance: Tensor

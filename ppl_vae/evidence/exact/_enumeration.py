@@ -114,6 +114,7 @@ class Enumeration:
             index = torch.arange(first, min(first + size, states.count), device=x.device)
             latents = states.at(index, len(x))
             modelled = programs.run_model(x, len(index), latents)
+            # In every chunk: a support may depend on the datum, or on a latent enumerated with it.
             states.require_all(modelled)
             densities = list(log_densities(modelled, programs.num_dims).values())
             # Sites add up in double precision: single ones would lose digits at every site.
@@ -146,7 +147,7 @@ class SiteStates:
 
     @classmethod
     def of(cls, name: str, prior: Any, value: Tensor, num_plates: int) -> "SiteStates":
-        """Of a site of which one draw, ``(1, *plates, 1, *event)``, is seen.
+        """Make the states of a site from one draw, ``(1, *plates, 1, *event)``.
 
         Raises:
             ValueError: If the site is not discrete and finite.
@@ -190,7 +191,7 @@ class States:
 
     @classmethod
     def of(cls, modelled: SiteRun, num_plates: int) -> "States":
-        """Of a model that has run once, on one datum."""
+        """Make the states of a model that has run once, on one datum."""
         return cls(
             {
                 name: SiteStates.of(name, modelled.sites[name]["fn"], value, num_plates)

@@ -79,6 +79,7 @@ def integrate_on_grid(
     dim = len(box.low)
     depth = float(hot_depth(torch.tensor(tolerance)))
     box, spent = _find_box(log_joint, row, box, known, depth)
+    # The width of a peak may be so small that the ratio has no whole number: hence the limit.
     number = max(_FIRST[dim], int((box.width.max() / finest).clamp(max=1e6)) + 2)
     # Room for three grids within max_nodes: their changes are the error.
     number = min(number, int(max_nodes ** (1 / dim) / _FINER**2) - 2)
@@ -94,7 +95,7 @@ def integrate_on_grid(
 
 
 def _change(values: list[float], last: int) -> float:
-    """What the steps between the last so many values have changed in all."""
+    """Sum of the absolute changes between the last so many values."""
     if len(values) < _AGREEING:
         return math.inf
     return sum(abs(b - a) for a, b in pairwise(values[-last:]))
@@ -111,6 +112,7 @@ def _find_box(
         values = log_joint(row, points)[:, 0]
         spent += len(values)
         top = torch.maximum(top, values.amax())
+        # Known points count as hot, as a narrow peak may stand between the nodes.
         hot = torch.cat([points[values > top - depth, 0], known])
         spacing = box.width / (number - 1)
         at_low = hot.amin(0) <= box.low + 0.5 * spacing
@@ -120,6 +122,7 @@ def _find_box(
         rise = torch.where(at_high, 0.5 * box.width, spacing)
         next_box = Box(hot.amin(0) - step, hot.amax(0) + rise)
         settled = not bool((at_low | at_high).any())
+        # A box that would shrink by less than a fifth is as good as the next.
         if settled and bool((next_box.width > 0.8 * box.width).all()):
             break
         box = next_box

@@ -137,7 +137,7 @@ class Joint:
         return torch.arange(len(self.x), device=self.x.device)
 
     def rounding(self, log_density: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """How far a log-density of that size may be off in the precision of the sites, in nats."""
+        """Rounding error of a log-density of that size, in the precision of the sites, in nats."""
         epsilon = max(torch.finfo(site.dtype).eps for site in self.sites.values())
         return _ROUNDINGS * epsilon * log_density.abs()
 
@@ -146,6 +146,7 @@ class Joint:
     ) -> Float[Tensor, "points batch"]:
         """Log p(x_rows, u); -inf where the model gives no number."""
         x = self.x[rows]
+        # A graph keeps every piece anyway: pieces save memory only without one.
         if u.requires_grad:
             return self._evaluate(x, u)
         parts = u.split(max(1, self.rows // len(x)))
@@ -163,11 +164,11 @@ class Joint:
         return total.nan_to_num(nan=-torch.inf)
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "points batch dim"]:
-        """U of given draws of all sites."""
+        """Unconstrained coordinates u of given draws of all sites."""
         return torch.cat([site.unconstrain(latents[n]) for n, site in self.sites.items()], -1)
 
     def prior_draws(self, count: int) -> Float[Tensor, "points batch dim"]:
-        """U of draws from the prior."""
+        """Unconstrained coordinates u of draws from the prior."""
         return self.unconstrain(self.programs.simulate(self.x, count).latents)
 
 
@@ -201,7 +202,7 @@ def _one_for_all(name: str, bound: Any, event_dim: int) -> Any:
 @final
 @dataclass(frozen=True)
 class Modes:
-    """Where the ascents ended.
+    """Ends of the ascents.
 
     Attributes:
         point: Shape (starts, batch, dim).
@@ -267,6 +268,7 @@ def find_modes(
         improvement = best - value
         moved = tried.gather(0, index).squeeze(0)
         point[:, active] = torch.where(improvement.unsqueeze(-1) > 0, moved, here)
+        # A gain that rounding can make is none: an ascent by such gains would not end.
         rounding = torch.finfo(value.dtype).eps * value.abs().clamp(min=1)
         active = active[(improvement > rounding.clamp(min=tolerance)).any(0)]
         if not len(active):

@@ -165,7 +165,7 @@ class Quadrature:
 @final
 @dataclass(frozen=True)
 class AdaptiveIntegral:
-    """What it takes to integrate p(x, u) over u for a batch of data.
+    """Integration of p(x, u) over u for a batch of data.
 
     Attributes:
         joint: log p(x, u).
@@ -201,6 +201,7 @@ class AdaptiveIntegral:
         for datum in (misled | (integral.error > self.tolerance)).nonzero()[:, 0].tolist():
             value, error, spent = self._on_grid(datum, seen[datum], max_nodes)
             integral.evaluations[datum] += spent
+            # Rules that were misled state too small an error: it is not compared.
             if misled[datum] or error < float(integral.error[datum]):
                 integral.log_value[datum], integral.error[datum] = value, error
         return integral
@@ -224,16 +225,18 @@ class AdaptiveIntegral:
         tail = torch.from_numpy(chdtrc(dim, integral.reach.cpu().square().numpy())).to(fraction)
         hot = values > values.amax(0).maximum(integral.log_value) - hot_depth(self.tolerance)
         seen = [points[hot[:, datum], datum] for datum in range(len(integral.log_value))]
+        # Negated, so that a fraction that is no number counts as mass elsewhere.
         return ~(fraction < self.tolerance + 10 * tail), seen
 
     def _on_grid(self, datum: int, seen: Tensor, max_nodes: int) -> tuple[float, float, int]:
-        """By a grid along the axes of the datum's first mode, in units of its widths."""
+        """Integrate on a grid along the axes of the datum's first mode, in units of its widths."""
         own = (self.placement.datum == datum).nonzero()[:, 0]
         axes = self.placement.at.rows(own[:1])
         if self.placement.improper[datum]:  # a ridge's widths are of no use
             axes = Gaussian(axes.mean, torch.eye(self.joint.dim).to(axes.factor).unsqueeze(0))
 
         def standardized(row: Tensor, t: Tensor) -> Tensor:
+            # In t with u = mean + L t the density has the factor det L.
             return self.joint(row, axes.place(t[:, 0])) + axes.log_det
 
         modes = torch.cat([self.placement.at.mean[own], seen])
@@ -245,6 +248,7 @@ class AdaptiveIntegral:
         return integrate_on_grid(
             standardized,
             self.placement.datum[own[:1]],
+            # Points that coincide, too, get a box with a width.
             Box(points.amin(0) - 1e-3, points.amax(0) + 1e-3),
             modes,
             finest=float(torch.linalg.svdvals(factors).min()),

@@ -25,13 +25,13 @@ _PLATEAU = 30.0
 @final
 @dataclass(frozen=True)
 class Gaussian:
-    """Where a rule is placed: a mean (batch, dim) and a factor L of the covariance L L'."""
+    """Place of a rule: a mean (batch, dim) and a factor L of the covariance L L'."""
 
     mean: Float[Tensor, "batch dim"]
     factor: Float[Tensor, "batch dim dim"]
 
     def rows(self, index: Tensor) -> "Gaussian":
-        """Of some of the data."""
+        """Gaussians of some of the data."""
         return Gaussian(self.mean[index], self.factor[index])
 
     def place(self, t: Float[Tensor, "points dim"]) -> Float[Tensor, "points batch dim"]:
@@ -129,6 +129,7 @@ def hermite_nodes(order: int, dim: int) -> tuple[Tensor, Tensor]:
     node, weight = torch.from_numpy(roots), torch.from_numpy(weights)
     kept = weight > 0  # the outermost weights of a high order are below the smallest number
     node, weight = node[kept], weight[kept]
+    # The weights hold exp(-t^2/2), which is taken out: f is the density itself.
     log_weight = weight.log() + 0.5 * node.square()
     t = torch.cartesian_prod(*[node] * dim).reshape(-1, dim)
     return t, torch.cartesian_prod(*[log_weight] * dim).reshape(-1, dim).sum(-1)
@@ -186,7 +187,7 @@ class Placement:
     def distances(
         self, datum: Tensor, u: Float[Tensor, "points batch dim"]
     ) -> Float[Tensor, "points batch modes"]:
-        """Of a point of each datum from its modes, in standard deviations; inf for no mode."""
+        """Distances of points from their datum's modes, in standard deviations; inf for no mode."""
         rows = self.table[datum]
         known = [self.at.rows(row).distance(u) for row in rows.unbind(1)]
         return torch.where(rows >= 0, torch.stack(known, -1), torch.inf)
@@ -194,7 +195,7 @@ class Placement:
     def log_responsibility(
         self, rows: Tensor, u: Float[Tensor, "points rows dim"]
     ) -> Float[Tensor, "points rows"]:
-        """How much of the density at u belongs to each row's mode, among its datum's: sums to 1."""
+        """Log share of each row's mode in the density at u, among its datum's: shares sum to 1."""
         datum = self.datum[rows]
         log_scale = (self.log_mass.nan_to_num(neginf=0.0) - self.at.log_det)[self.table[datum]]
         scores = torch.log_softmax(log_scale - 0.5 * self.distances(datum, u).square(), -1)
@@ -207,6 +208,7 @@ def integrate_modes(
     log_joint: LogJoint, placement: Placement, order: int, tolerance: Float[Tensor, " batch"]
 ) -> Integral:
     """The sum over a datum's modes of ``integral p(x, u) r_mode(u) du``; r sums to 1."""
+    # With one mode for each datum all responsibilities are 1.
     alone = len(placement.datum) == len(placement.improper)
 
     def part(rows: Tensor, u: Tensor) -> Tensor:
@@ -225,6 +227,7 @@ def integrate_modes(
         log_value=torch.logsumexp(values, 1),
         error=(share * placement.padded(rows.error).clamp(min=0)).nan_to_num(nan=torch.inf).sum(1),
         evaluations=sums.index_add(0, placement.datum, rows.evaluations),
+        # The least of a datum's modes; padding is -inf, hence the signs.
         reach=-placement.padded(-rows.reach).amax(1),
     )
 
@@ -233,6 +236,7 @@ def _repeated(modes: Modes, log_mass: Tensor) -> Bool[Tensor, "starts batch"]:
     """Ascents that end where another of more mass, or an earlier one, has ended."""
     between = modes.point.unsqueeze(0) - modes.point.unsqueeze(1)
     squared = torch.einsum("abni,bnij,abnj->abn", between, modes.precision, between)
+    # A precision that is not positive definite makes squares below 0.
     same = squared.abs() < _SAME**2
     mass = log_mass.nan_to_num(neginf=-torch.finfo(log_mass.dtype).max)
     order = torch.arange(len(mass), device=mass.device)

@@ -1,4 +1,4 @@
-"""Whether a density integrates or sums to 1, and whether draws have that density."""
+"""Checks that a density integrates or sums to 1, and that draws have that density."""
 
 import math
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ from ppl_vae.testing.distributions._target import TargetDistribution, target_of,
 from ppl_vae.weights import RunningWeights
 
 _UNSEEN = 5
-"""Draws whose share of the mass may lie where none of the draws is."""
+"""Number of draws whose share of the mass may lie where none of the draws is."""
 _FEW = 4000
 """Draws that show where a lattice is."""
 _MOST_UNSEEN = 0.05
@@ -37,7 +37,7 @@ _MOST_UNSEEN = 0.05
 _MOST_DIMENSIONS = 32
 _MOST_STATES = 2**16
 _HEAVY = 0.5
-"""Pareto's k of weights whose variance is not finite."""
+"""Pareto k from which weights have no finite variance."""
 _LARGEST_SHARE = 0.01
 """Largest share of the sum of all weights that one discrete vector may have."""
 _LEAST_OVERLAP = 0.01
@@ -63,12 +63,14 @@ class Examination(ABC):
     def draws(self, number: int, count: int) -> tuple[Tensor, Tensor]:
         """Draws of a numbered stream, and their log-densities."""
         with same_draws(derive_seed(self.seed, number)):
+            # Moments and identities are compared in double precision; draws may be whole numbers.
             draws = self.target.draw(count).double()
         return draws, self.target.log_prob(draws).double()
 
     @cached_property
     def placing(self) -> tuple[Tensor, Tensor]:
         """Draws that functions, boxes and proposals are fitted to; others are tested."""
+        # Levels fitted to the draws under test would have the right means by construction.
         return self.draws(0, NUM_DRAWS)
 
     @cached_property
@@ -91,7 +93,7 @@ class Examination(ABC):
 
 
 def examination(target: TargetDistribution, seed: int) -> Examination | None:
-    """The way to examine a target distribution; None where there is none."""
+    """Choose the way to examine a target distribution; None where there is none."""
     with same_draws(seed):
         few, space = target.draw(16), target.space
         if space == "discrete":
@@ -106,6 +108,7 @@ def examination(target: TargetDistribution, seed: int) -> Examination | None:
             return ByProposal(target, seed, OnSphere)
         if space == "unknown":
             return None
+        # The points of cubature grow exponentially with the dimension: more take a proposal.
         free = target.unconstrained()
         if free.draw(1).shape[-1] <= MOST_DIMENSIONS:
             return ByCubature(free, seed)
@@ -121,19 +124,20 @@ class ByStates(Examination):
 
     @cached_property
     def log_probs(self) -> Float[Tensor, " states"]:
-        """Log-probabilities of all states."""
+        """Log-probabilities of all states, in nats."""
         return self.target.log_prob(self.states).double()
 
     def normalised(self) -> Answer:
-        """The sum is 1."""
+        """Compare the sum with 1."""
         total = self.log_probs.exp().sum()
         what = f"sum of {self.target.name} over {len(self.states)} values"
         if self.target.log_error:
+            # An error of the logarithm is, near 1, that of the sum itself.
             return [Discrepancy(what, total.item(), 1.0, self.target.log_error)]
         return [same(what, total, 1.0)]
 
     def followed(self) -> Answer:
-        """Means over draws are those over all states."""
+        """Compare means over draws with those over all states."""
         values = self.functions.values(self.states.double(), self.log_probs)
         expected = (self.log_probs.exp().unsqueeze(-1) * values).sum(0)
         found = self.functions.values(*self.tested)
@@ -152,6 +156,7 @@ class ByCubature(Examination):
 
         def integrand(w: Tensor) -> Tensor:
             log_prob = self.target.log_prob(w)
+            # Levels jump, and rules of cubature converge for smooth integrands only.
             values = self.functions.values(w, log_prob)[:, : self.functions.num_smooth]
             rounded = self.target.rounded(w).to(values).unsqueeze(-1)
             values = torch.cat([torch.ones_like(rounded), rounded, values], -1)
@@ -163,16 +168,17 @@ class ByCubature(Examination):
     def error(self) -> float:
         """Error of the integrals: the rule's, and shares that are unseen, or lost by rounding."""
         rounded = _ROUNDED * self.integral.total[1].item()
+        # Errors of the integral are bounds and add up; the constant's is random and independent.
         own = self.integral.error + rounded + _UNSEEN / len(self.placing[0])
         return math.hypot(own, self.target.log_error)
 
     def normalised(self) -> Answer:
-        """The integral is 1."""
+        """Compare the integral with 1."""
         total = self.integral.total[0].item()
         return [Discrepancy(f"integral of {self.target.name}", total, 1.0, self.error)]
 
     def followed(self) -> Answer:
-        """Means over draws are the integrals; in one dimension the distribution functions agree."""
+        """Compare means over draws with integrals and, in one dimension, distribution functions."""
         values = self.functions.values(*self.tested)[:, : self.functions.num_smooth]
         names = self.functions.names[: self.functions.num_smooth]
         expected, what = self.integral.total[2:], f"mean under {self.target.name} of"
@@ -182,13 +188,17 @@ class ByCubature(Examination):
         return comparisons
 
     def _kolmogorov(self) -> Discrepancy:
-        """The largest difference at the boxes' ends, which is at most that anywhere."""
+        """Compare distribution functions at the boxes' ends, by their largest difference.
+
+        It is at most the largest difference anywhere, so that the test keeps its level.
+        """
         ends, order = self.integral.high[:, 0].sort()
         share = self.integral.value[order, 0].cumsum(0)
         draws = self.tested[0][:, 0].sort().values
         below = torch.searchsorted(draws, ends, right=True) / len(draws)
         distance = max(0.0, (below - share).abs().max().item() - self.error)
         tail = kstwobign.sf(math.sqrt(len(draws)) * distance)
+        # As a z-score with the same p-value, so that one limit holds for all comparisons.
         z = float(norm.isf(tail / 2))
         what = f"distance of distribution functions of {self.target.name} (Kolmogorov)"
         return Discrepancy(what, distance, 0.0, distance / z if z > 0 else 1.0, "<=")
@@ -214,7 +224,7 @@ class ByProposal(Examination):
 
     @cached_property
     def proposal(self) -> StudentMixture | OnSphere | OnValues:
-        """Fitted to draws."""
+        """Proposal, fitted to draws."""
         return self.kind.fit(self.placing[0])
 
     @cached_property
@@ -228,9 +238,10 @@ class ByProposal(Examination):
         return draws, log_prob.where(inside, -torch.inf), self.proposal.log_prob(draws)
 
     def normalised(self) -> Answer:
-        """The mean importance weight is 1, where its variance is finite."""
+        """Compare the mean importance weight with 1, where its variance is finite."""
         _, log_p, log_q = self.others
         log_weight = log_p - log_q
+        # Without a variance the mean has no z-score; values never seen would be missing in the sum.
         if self._is_heavy(log_weight) or self.proposal.unseen > _MOST_UNSEEN:
             return "not looked"
         weight, error = log_weight.exp(), math.hypot(self.target.log_error, self.proposal.unseen)
@@ -238,20 +249,24 @@ class ByProposal(Examination):
         return means_are("", what, weight.unsqueeze(-1), torch.ones(1).to(weight), error)
 
     def _is_heavy(self, log_weight: Float[Tensor, " draws"]) -> bool:
-        """Whether few weights would make up the mean: by their tail, which discrete ones lack."""
+        """Judge whether few weights make up the mean: by their tail, or by the largest."""
         if not isinstance(self.proposal, OnValues):
             tail = pareto_tail(RunningWeights.of(log_weight.unsqueeze(-1)))
+            # A k that is NaN is heavy, too.
             return not tail.pareto_k.item() <= _HEAVY
         draws, log_p = self.tested
+        # Draws of the target itself show large weights that the proposal rarely meets.
         own = log_p - self.proposal.log_prob(draws)
         largest = torch.cat([log_weight, own[own < math.inf]]).max().item()
         return largest > math.log(_LARGEST_SHARE * len(log_weight))
 
     def followed(self) -> Answer:
-        """The two sides of the identity are equal, for 1 and for every function."""
+        """Compare the two sides of the identity, for 1 and for every function."""
         (z, log_p), (y, log_p_y, log_q_y) = self.tested, self.others
+        # sigmoid(log q - log p) = q / (p + q), without overflow of either density.
         of_draws = torch.sigmoid(self.proposal.log_prob(z) - log_p)
         of_others = torch.sigmoid(log_p_y - log_q_y)
+        # Where p and q hardly overlap both sides are near 0 and would agree whatever the draws are.
         if max(of_draws.mean(), of_others.mean()) < _LEAST_OVERLAP:
             return "not looked"
         what = f"under {self.target.name} against its density, mean of"
@@ -269,7 +284,7 @@ class ByProposal(Examination):
 
 
 def _states(target: TargetDistribution, few: Tensor) -> Tensor | None:
-    """Every value of a discrete target, or all with any probability; None if too many."""
+    """Lay out every value of a discrete target, or all with any probability; None if too many."""
     try:
         sites = SiteStates.of("z", target, few[:1].unsqueeze(0), 0)
     except ValueError:
@@ -280,15 +295,17 @@ def _states(target: TargetDistribution, few: Tensor) -> Tensor | None:
 
 
 def _lattice(target: TargetDistribution) -> Tensor | None:
-    """Equally spaced numbers, both ways from the draws, until nothing is left."""
+    """Lay out equally spaced numbers, both ways from the draws, until no mass is left."""
     draws = target.draw(_FEW).unique()
     if len(draws) < 2:
         return None
+    # The support names no lattice: the smallest distance between draws is taken for its step.
     step, reach = draws.diff().min(), 64
     while reach <= _MOST_STATES:
         span = int((draws[-1] - draws[0]) / step) + 1
         values: Tensor = (draws[0] + step * torch.arange(-reach, span + reach)).unsqueeze(-1)
         values = values[target.support.check(values)]
+        # The outer half of the margin on either side: without mass there, the sum has converged.
         outer = (values < draws[0] - step * reach / 2) | (values > draws[-1] + step * reach / 2)
         outside = values[outer[:, 0]]
         if not len(outside) or float(target.log_prob(outside).exp().sum()) < _NEGLIGIBLE:
@@ -300,7 +317,7 @@ def _lattice(target: TargetDistribution) -> Tensor | None:
 @final
 @dataclass(frozen=True)
 class Examined:
-    """The first rows' distributions, whole where that can be done, and those of single features.
+    """Examinations of the first rows: of their vectors where possible, and of single features.
 
     Attributes:
         case: The module, in double precision.
@@ -316,7 +333,7 @@ class Examined:
         found: list[Examination] = []
         likelihood = self.case.part == "likelihood"
         for number in range(min(_ROWS, self.case.num_rows)):
-            # Of a likelihood, one row says how features hang together.
+            # One row of a likelihood is enough to see how features depend on each other.
             many = likelihood and number > 0
             seed, target = derive_seed(self.seed, number, 0), target_of(self.case, number)
             whole = None if many else examination(target, seed)
@@ -337,11 +354,11 @@ class Examined:
         return [examined for examined in found if examined]
 
     def normalised(self) -> Answer:
-        """Every density's integral, or sum, is 1."""
+        """Compare every density's integral, or sum, with 1."""
         return self._all(lambda examined: examined.normalised())
 
     def followed(self) -> Answer:
-        """All draws have their density."""
+        """Compare all draws with their density."""
         return self._all(lambda examined: examined.followed())
 
     def _all(self, question: Callable[[Examination], Answer]) -> Answer:

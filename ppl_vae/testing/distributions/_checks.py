@@ -1,4 +1,4 @@
-"""Whether a prior, a likelihood or a guide is what the rest of the package takes it for."""
+"""Checks of a prior, a likelihood or a guide against what the package expects of it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -215,4 +215,5 @@ def _check(case: ModuleCase, seed: int, false_alarm: float) -> Report:
         "density normalises": lambda: examined.normalised(),
         "draws follow density": lambda: examined.followed(),
     }
+    # The first rungs again: one report, and one false-alarm rate over all comparisons.
     return run_ladder(name, {**first, **agreement, **then}, false_alarm)

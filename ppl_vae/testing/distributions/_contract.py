@@ -1,4 +1,4 @@
-"""The rungs about the form of what a module returns, its support, and missing cells."""
+"""Rungs that check the form of a module's distribution, its support, and missing cells."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ _REMEDY = (
 
 
 def contract(case: ModuleCase, seed: int) -> Answer:
-    """A Pyro distribution of vectors; batch shape, draws and densities have the right shapes."""
+    """Require a Pyro distribution of vectors; check shapes of batch, draws and densities."""
     found = case()
     if not isinstance(found, TorchDistributionMixin):
         raise AssertionError(
@@ -44,6 +44,7 @@ def contract(case: ModuleCase, seed: int) -> Answer:
     with same_draws(seed), torch.no_grad():
         draws = found.sample(_LEAD)
         log_prob = found.log_prob(draws)
+        # A call that draws, or updates a buffer, has another density the second time.
         again = case().log_prob(draws)
     shape = (*_LEAD, *batch)
     require_equal(f"shape of sample({_LEAD})", tuple(draws.shape), (*shape, *found.event_shape))
@@ -66,7 +67,7 @@ def require_finite(what: str, found: Tensor) -> None:
 
 
 def leading_shapes(case: ModuleCase, seed: int) -> Answer:
-    """Values and rows of (particles, batch) have the densities that they have one by one."""
+    """Compare the densities of (particles, batch) values and rows with those one by one."""
     with same_draws(seed), unvalidated():
         found = case()
         draws = found.sample(_LEAD)
@@ -79,10 +80,11 @@ def leading_shapes(case: ModuleCase, seed: int) -> Answer:
 
 
 def _leading_rows(case: ModuleCase) -> list[Discrepancy]:
-    """A decoder takes z of any leading shape."""
+    """Check that a decoder takes z of any leading shape."""
     given = case.given
     if given is None:
         return []
+    # Two particles that differ: equal ones would hide that particles and rows are mixed up.
     particles = torch.stack([given, given.roll(1, 0)])
     found, first = case(particles), case(given[0])
     require_equal(
@@ -98,7 +100,7 @@ def _leading_rows(case: ModuleCase) -> list[Discrepancy]:
 
 
 def expand(case: ModuleCase, seed: int) -> Answer:
-    """Expanded, the densities are the same and the draws are as many independent ones."""
+    """Check that expanding keeps the density and gives as many independent draws."""
     with unvalidated():
         found = case.row(0)
         expanded = found.expand((_EXPANDED, *found.batch_shape))
@@ -124,7 +126,7 @@ def expand(case: ModuleCase, seed: int) -> Answer:
 def same_draws_of(
     target: TargetDistribution, placing: Tensor, draws: Tensor, others: Tensor, what: str
 ) -> list[Discrepancy]:
-    """That two samples are of one distribution."""
+    """Compare two samples, by the means of functions fitted to a third one."""
     functions = BoundedFunctions.fit(placing, target.log_prob(placing), 0)
     found, expected = (
         functions.values(points, target.log_prob(points)) for points in (others, draws)
@@ -133,7 +135,7 @@ def same_draws_of(
 
 
 def each_datum(case: ModuleCase, seed: int) -> Answer:
-    """The distribution of a row is the same whatever the other rows are."""
+    """Check that the distribution of a row is the same whatever the other rows are."""
     given = case.given
     if given is None:
         return "not applicable"
@@ -143,6 +145,7 @@ def each_datum(case: ModuleCase, seed: int) -> Answer:
         log_prob = found.log_prob(draws)
         alone = torch.cat([case.row(i).log_prob(draws[i : i + 1]) for i in range(case.num_rows)])
         reversed_ = case(given.flip(0)).log_prob(draws.flip(0)).flip(0)
+        # Statistics of a batch are the same in reverse, but not where all rows are equal.
         row = given[:1].expand_as(given)
         equal = case(row).log_prob(draws[:1].expand_as(draws))
     return [
@@ -153,7 +156,7 @@ def each_datum(case: ModuleCase, seed: int) -> Answer:
 
 
 def features(case: ModuleCase, seed: int) -> Answer:
-    """Log-densities of single features, if there are such, add up to that of the whole row."""
+    """Check that log-densities of single features, if offered, add up to that of the row."""
     with same_draws(seed), unvalidated():
         found = case()
         x = found.sample()
@@ -165,7 +168,8 @@ def features(case: ModuleCase, seed: int) -> Answer:
 
 
 def support(case: ModuleCase, seed: int) -> Answer:
-    """Draws are inside; outside, the log-density raises a ValueError or is -inf."""
+    """Check that draws are inside, and that values outside raise a ValueError or have -inf."""
+    # Refusing is the validation's work, which training switches off after the first epoch.
     with pyro.validation_enabled(True), torch.no_grad():
         found = case()
         with same_draws(seed):
@@ -180,7 +184,7 @@ def support(case: ModuleCase, seed: int) -> Answer:
 
 
 def _strangers(found: Any, draw: Tensor) -> list[Tensor]:
-    """Draws with one coordinate elsewhere, or all of them, that are outside of the support."""
+    """Make values outside of the support: draws with one coordinate elsewhere, or with all."""
     values = []
     for elsewhere in _ELSEWHERE:
         one = draw.clone()
@@ -208,7 +212,7 @@ def _shown(vector: Tensor) -> str:
 
 
 def missing_values(case: ModuleCase, seed: int) -> Answer:
-    """A NaN in the data is refused, or its cell left out where that is said."""
+    """Check that a NaN in the data is refused, or its cell left out where that is declared."""
     with same_draws(seed), torch.no_grad():
         if case.part == "guide":
             return _incomplete_rows(case)
@@ -222,7 +226,7 @@ def missing_values(case: ModuleCase, seed: int) -> Answer:
 
 
 def _incomplete_rows(case: ModuleCase) -> Answer:
-    """A guide is finite, or refuses."""
+    """Check that a guide's density is finite, or that it refuses."""
     holed = _with_a_hole(case.rows)
 
     def log_prob() -> Tensor:
@@ -251,7 +255,7 @@ def _takes(density: Callable[[], Tensor]) -> bool:
 
 
 def _left_out(found: Any, x: Tensor) -> Answer:
-    """The log-density of a likelihood is that of the other cells."""
+    """Compare the log-density of a likelihood with that of the other cells."""
     densities = density_by_feature(found, x)
     if densities is None:
         raise AssertionError("accepts_missing: expected feature_log_prob(x), found no such method")

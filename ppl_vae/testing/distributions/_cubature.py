@@ -23,7 +23,7 @@ _SHARE = 1 / 128
 _FEW = 5
 """Draws that ask for boxes of their own."""
 _GAP, _MARGIN = 0.25, 0.05
-"""Share of a box without draws that is cut out, and share of it that is left on either side."""
+"""Share of a box without draws that is cut out, and share of it that stays on either side."""
 _NARROWEST = 1e-9
 _RULE: dict[int, Literal["gk15", "genz-malik"]] = {1: "gk15", 2: "genz-malik"}
 _TOLERANCE = {1: 1e-7, 2: 1e-6}
@@ -46,7 +46,9 @@ class FittedCoordinates:
     def of(cls, draws: Float[Tensor, "draws dim"]) -> "FittedCoordinates":
         """Coordinates fitted by quantiles, which heavy tails do not sway."""
         centre, scale = placement(draws)
+        # Clamped: a single draw far out in a heavy tail would decide the correlation.
         inner = ((draws - centre) / scale).clamp(-_STRAIGHT, _STRAIGHT)
+        # A small multiple of the identity keeps it positive definite where coordinates are equal.
         correlation = inner.T @ inner / len(inner) + 1e-3 * torch.eye(len(centre)).to(draws)
         return cls(centre, scale.unsqueeze(-1) * torch.linalg.cholesky(correlation))
 
@@ -66,6 +68,7 @@ class FittedCoordinates:
 def placement(draws: Float[Tensor, "draws dim"]) -> tuple[Tensor, Tensor]:
     """Median and scale of each coordinate, by quartiles; the scale of one that stays put is 1."""
     quarter, centre, three = torch.quantile(draws, torch.tensor([0.25, 0.5, 0.75]).to(draws), dim=0)
+    # 1.35 is the interquartile range of a standard normal.
     scale = (three - quarter) / 1.35
     return centre, torch.where(scale > 0, scale, 1.0)
 
@@ -78,7 +81,7 @@ class Integral:
     Attributes:
         value: The integral over each box, shape (boxes, outputs).
         high: Highest corner of each box, shape (boxes, dim).
-        error: What all of it may be off by, by the difference of two rules.
+        error: Error of the total, from the difference of two rules.
     """
 
     value: Float[Tensor, "boxes outputs"]
@@ -103,6 +106,7 @@ def integrate(integrand: Callable[[Tensor], Tensor], draws: Float[Tensor, "draws
         draws: Draws of the density that is integrated.
     """
     dim = draws.shape[-1]
+    # A finite box will do: beyond FARTHEST even Cauchy tails have a negligible mass.
     edge = torch.full_like(draws[0], FARTHEST + _BEYOND)
     tiling = boxes(draws.clamp(-FARTHEST, FARTHEST), -edge, edge, _SHARE * len(draws))
     low, high = (torch.stack(corners) for corners in zip(*tiling, strict=True))
@@ -118,15 +122,17 @@ def integrate(integrand: Callable[[Tensor], Tensor], draws: Float[Tensor, "draws
         np.zeros(dim),
         np.ones(dim),
         rule=_RULE[dim],
+        # Absolute: a box without mass would never reach a relative tolerance.
         rtol=0.0,
         atol=_TOLERANCE[dim],
         max_subdivisions=_MOST_SPLITS[dim],
     )
+    # The worst output of each box, added up: a bound for every output of the total.
     return Integral(torch.from_numpy(found.estimate), high, float(found.error.max(-1).sum()))
 
 
 def boxes(draws: Tensor, low: Tensor, high: Tensor, most: float) -> list[tuple[Tensor, Tensor]]:
-    """Corners of boxes that tile one: cut at gaps between draws, and where these are crowded.
+    """Tile a box: cut at gaps between draws, and where draws are crowded; return the corners.
 
     Args:
         draws: Draws inside, shape (draws, dim).
@@ -150,7 +156,7 @@ def boxes(draws: Tensor, low: Tensor, high: Tensor, most: float) -> list[tuple[T
 
 
 def _cut(draws: Tensor, low: Tensor, high: Tensor, most: float) -> tuple[int, float] | None:
-    """Axis and place of a cut: at an end of the largest gap, or else at the median."""
+    """Find axis and place of a cut: at an end of the largest gap, or else at the median."""
     width = high - low
     places = torch.cat([low.unsqueeze(0), draws.sort(0).values, high.unsqueeze(0)])
     gaps, first = (places.diff(dim=0) / width).max(0)
@@ -163,5 +169,6 @@ def _cut(draws: Tensor, low: Tensor, high: Tensor, most: float) -> tuple[int, fl
     if len(draws) > most:
         axis = int(width.argmax())
         place = draws[:, axis].median().item()
+        # Many equal draws can have their median on an edge: a cut there would leave an empty box.
         return (axis, place) if low[axis] < place < high[axis] else None
     return None

@@ -41,14 +41,15 @@ class BoundedFunctions:
     def fit(
         cls, draws: Float[Tensor, "draws size"], log_prob: Float[Tensor, " draws"], seed: int
     ) -> "BoundedFunctions":
-        """Functions that vary over these draws."""
+        """Choose functions that vary over these draws."""
         source, size = generator(seed), draws.shape[-1]
         chosen = torch.randperm(size, generator=source)[:_MOST_COORDINATES].sort().values
         centre, scale = placement(draws)
+        # Marginals may be right where the dependence is wrong: projections mix all coordinates.
         directions = torch.randn(size, _PROJECTIONS, generator=source).to(draws)
         directions = directions / directions.norm(dim=0)
         phases = 2 * math.pi * torch.rand(_PROJECTIONS, generator=source).to(draws)
-        # A little lower: equal log-densities must not fall on both sides by rounding.
+        # Slightly lower: equal log-densities must not fall on both sides by rounding.
         levels = torch.quantile(log_prob, torch.tensor(_LEVELS).to(log_prob)) - _TIE
 
         def values(vectors: Tensor, log_prob: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class BoundedFunctions:
 
     @property
     def num_smooth(self) -> int:
-        """Functions that are no levels: those that rules of quadrature integrate."""
+        """Number of functions that are not levels: those that rules of quadrature integrate."""
         return len(self.names) - len(_LEVELS)
 
 
@@ -82,7 +83,7 @@ def means_are(
     expected: Float[Tensor, " functions"],
     error: float = 0.0,
 ) -> list[Discrepancy]:
-    """That the mean of each column is a given number, itself known up to an error."""
+    """Compare the mean of each column with a number, itself known up to an error."""
     columns = zip(names, found.unbind(-1), expected.unbind(-1), strict=True)
     made = [mean_is(f"{what} {name}".strip(), a, b.expand_as(a)) for name, a, b in columns]
     return [_with_error(one, error) for one in made]
@@ -95,7 +96,7 @@ def means_agree(
     expected: Float[Tensor, "others functions"],
     error: float = 0.0,
 ) -> list[Discrepancy]:
-    """That the means of two independent samples are one, column by column, up to an error."""
+    """Compare the means of two independent samples, column by column, up to an error."""
     columns = zip(names, found.unbind(-1), expected.unbind(-1), strict=True)
     made = [_same_mean(f"{what} {name}", a.double(), b.double()) for name, a, b in columns]
     return [_with_error(one, error) for one in made]
@@ -107,6 +108,7 @@ def _with_error(comparison: Discrepancy, error: float) -> Discrepancy:
 
 def _same_mean(what: str, a: Tensor, b: Tensor) -> Discrepancy:
     variance = a.var() / len(a) + b.var() / len(b)
+    # Third cumulants of independent means add up; that of -b has the opposite sign.
     third = _third_moment(a) / len(a) ** 2 - _third_moment(b) / len(b) ** 2
     error = math.sqrt(float(variance))
     # Powers of a spread at the level of rounding would be 0 / 0.

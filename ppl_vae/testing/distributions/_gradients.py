@@ -1,4 +1,4 @@
-"""The rungs about derivatives: of densities, and of draws that are functions of parameters."""
+"""Rungs that check derivatives: of densities, and of draws as functions of parameters."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,19 +26,20 @@ _Parameters = Mapping[str, Tensor]
 
 
 def parameters_of(case: ModuleCase) -> dict[str, Tensor]:
-    """Name to those that ask for gradients."""
+    """Map names to the parameters that require a gradient."""
     return {n: p for n, p in case.module.named_parameters() if p.requires_grad}
 
 
 def gradients(case: ModuleCase, seed: int) -> Answer:
-    """Every parameter gets a gradient from the density or the draws, and the density's is right."""
+    """Check that every parameter gets a gradient, and that the density's is right."""
     parameters = parameters_of(case)
     with same_draws(seed):
         distribution = case()
         totals = [distribution.log_prob(distribution.sample((_FEW,)).detach()).sum()]
         if distribution.has_rsample:
+            # A fresh distribution: backward through one whose graph is used up would raise.
             totals.append(case().rsample((_FEW,)).sin().sum())
-    # By way of the density and of the draws; None where there is no such way.
+    # By way of the density and of the draws; None where a parameter has no part in it.
     by_way = [_gradients_by(total, parameters) for total in totals]
     missing = [name for name in parameters if all(found[name] is None for found in by_way)]
     if missing:
@@ -70,6 +71,7 @@ def _require_derivatives(case: ModuleCase, parameters: _Parameters, seed: int) -
         total: Tensor = case().log_prob(value).mean()
         return total
 
+    # A difference quotient may step outside of the support.
     with pyro.validation_enabled(False):
         for name, parameter in parameters.items():
             # gradcheck moves the parameter itself, in place.
@@ -79,7 +81,7 @@ def _require_derivatives(case: ModuleCase, parameters: _Parameters, seed: int) -
             space = target.space
         if space not in ("free", "sphere"):
             return
-        # Coordinates from where a value can take a small step to its support.
+        # Unconstrained coordinates, in which a small step stays inside of the support.
         transform = biject_to(target.support) if space == "free" else identity_transform
         point = transform.inv(value).requires_grad_()
         require_gradient(
@@ -88,7 +90,7 @@ def _require_derivatives(case: ModuleCase, parameters: _Parameters, seed: int) -
 
 
 def _directions(parameters: _Parameters, seed: int) -> dict[str, Tensor]:
-    """A random direction of length 1 in each parameter."""
+    """Draw a random direction of length 1 in each parameter."""
     source = generator(seed)
     noise = {
         name: torch.randn(p.shape, generator=source, dtype=torch.float64).to(p)
@@ -98,7 +100,7 @@ def _directions(parameters: _Parameters, seed: int) -> dict[str, Tensor]:
 
 
 def pathwise(case: ModuleCase, seed: int) -> Answer:
-    """Draws that carry a gradient are of the same target, and theirs is that of the expectation."""
+    """Check that reparameterised draws are of the same target, and that their gradient is right."""
     with same_draws(seed):
         found = case()
         if found.sample().requires_grad:
@@ -107,6 +109,7 @@ def pathwise(case: ModuleCase, seed: int) -> Answer:
             return "not claimed"
         if found.support.is_discrete:
             raise AssertionError("has_rsample: expected False of a discrete target, found True")
+        # rsample may be code of its own, apart from sample.
         comparisons = _same_distribution(case, seed)
     parameters = parameters_of(case)
     return comparisons + (_same_derivative(case, parameters, seed) if parameters else [])
@@ -141,7 +144,7 @@ def _replicate(
     directions: _Parameters,
     wave: Callable[[Any], Tensor],
 ) -> dict[str, float]:
-    """Difference of the two derivatives, along each direction."""
+    """Compute the difference of the two derivatives, along each direction."""
     found = case()
     draws = found.rsample((_DRAWS,))
     values = wave(draws)
@@ -149,14 +152,16 @@ def _replicate(
     # Leaving out the draw itself, the mean of the others is independent of it.
     baseline = (fixed.sum(0) - fixed) / (_DRAWS - 1)
     by_score = (fixed - baseline) * found.log_prob(draws.detach())
+    # The same draws in both: their difference has less noise, and one backward pass is enough.
     gradient = ascent_direction(-(values - by_score).mean(0).sum(), parameters)
     return {name: (gradient[name] * d).sum().item() for name, d in directions.items()}
 
 
 def _wave(case: ModuleCase, seed: int) -> Callable[[Any], Tensor]:
-    """A bounded function of a draw, in units of the draws."""
+    """Choose a bounded function of a draw, in units of the draws."""
     with same_draws(seed), unvalidated():
         draws = case().sample((_DRAWS,)).flatten(0, -2)
+    # A quantile, since heavy tails may have no standard deviation; not 0 for a constant.
     scale = torch.quantile((draws - draws.median(0).values).abs(), 0.7, dim=0).clamp(min=1e-6)
     source = generator(seed)
     direction = torch.randn(draws.shape[-1], generator=source).to(draws)
@@ -166,11 +171,12 @@ def _wave(case: ModuleCase, seed: int) -> Callable[[Any], Tensor]:
 
 
 def _zero_mean(what: str, values: list[float]) -> Discrepancy:
-    """That the mean of a few independent, nearly normal values is 0: by Student's t."""
+    """Compare the mean of a few independent, nearly normal values with 0, by Student's t."""
     found = torch.tensor(values, dtype=torch.float64)
     count, error = len(values), float(found.std()) / math.sqrt(len(values))
     mean = float(found.mean())
     t = abs(mean) / error if error > 0 else (math.inf if mean else 0.0)
+    # As a z-score with the same p-value, so that one limit holds for all comparisons.
     z = float(-norm.ppf(student.sf(t, count - 1)))
     return Discrepancy(
         f"{what}, less that by the score", mean, 0.0, abs(mean) / z if z > 0 else error

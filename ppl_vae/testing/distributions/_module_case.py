@@ -53,14 +53,14 @@ class ModuleCase:
 
     @property
     def rows(self) -> Tensor:
-        """The rows it is called on, of a likelihood or a guide."""
+        """Rows that a likelihood or a guide is called on."""
         if self.given is None:
             raise ValueError(f"a {self.part} has no rows.")
         return self.given
 
     @property
     def num_rows(self) -> int:
-        """Rows that there are distributions of; 1 for a prior."""
+        """Number of rows; 1 for a prior."""
         return 1 if self.given is None else len(self.given)
 
     def row(self, number: int) -> Any:
@@ -77,9 +77,11 @@ class ModuleCase:
     ) -> "ModuleCase":
         """A copy in evaluation mode, in another precision or elsewhere if one is given."""
         module, given = copy.deepcopy(self.module), self.given
+        # Modules in a list or a closure of the module are not reached by its own eval() and to().
         for part in (module, *_borrowed(module)):
             part.eval().to(device=device, dtype=dtype)
         if given is not None:
+            # Discrete latents stay whole numbers, as a discrete prior draws them.
             kind = dtype if given.is_floating_point() else None
             given = given.to(device=device, dtype=kind)
         return replace(self, module=module, given=given)
@@ -104,14 +106,14 @@ class ModuleCase:
 
 
 def _borrowed(module: nn.Module) -> list[nn.Module]:
-    """Modules that others own, which this one keeps out of torch's sight."""
+    """List modules that this one holds without having them registered."""
     values = [value for part in module.modules() for value in vars(part).values()]
     own = set(module.modules())
     return [one for value in values for one in _inside(value, depth=3) if one not in own]
 
 
 def _inside(value: Any, depth: int) -> list[nn.Module]:
-    """Modules in a tuple or list, an object or a method of one."""
+    """List modules in a tuple or list, an object or a method of one."""
     if isinstance(value, nn.Module):
         return [value]
     if depth == 0 or isinstance(value, Tensor):
@@ -133,7 +135,7 @@ def move(tensors: list[Tensor], seed: int) -> None:
 
 @contextmanager
 def unvalidated() -> Iterator[None]:
-    """No value is checked inside, and no gradient kept: for densities far outside the draws."""
+    """Check no value inside, and keep no gradient: for densities far outside the draws."""
     with pyro.validation_enabled(False), torch.no_grad():
         yield
 
@@ -198,7 +200,7 @@ class FullModel:
 
 
 def full_model(case: ModuleCase, seed: int) -> FullModel:
-    """A model of a copy of the case with plain modules beside it, in the case's precision."""
+    """Build a model of a copy of the case and plain modules, in the case's precision."""
     case = case.copied()
     with same_draws(seed), torch.no_grad():
         distribution, module = case(), case.module
@@ -217,6 +219,7 @@ def full_model(case: ModuleCase, seed: int) -> FullModel:
             if everywhere:
                 encoder = DiagonalNormalEncoder(nn.Linear(_FEATURES, 2 * size))
             else:
+                # A normal guide would draw outside of the support. A copy: the two train apart.
                 encoder = _PriorAsGuide(case.copied().module)
             x = torch.randn(_BATCH, _FEATURES)
             vae = VAE(module, _Decoder(size, _FEATURES), encoder)

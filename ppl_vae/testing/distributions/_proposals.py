@@ -38,18 +38,20 @@ class StudentMixture:
         fitted = min(_candidates(draws), key=lambda mixture: mixture.bic(draws.numpy()))
         loc = torch.cat([torch.from_numpy(fitted.means_), draws.mean(0, keepdim=True)])
         overall = torch.cov(draws.T).reshape(1, *[draws.shape[-1]] * 2)
+        # Too narrow a proposal has weights without variance; too wide a one only costs draws.
         covariance = torch.cat(
             [torch.from_numpy(fitted.covariances_) * _WIDENED**2, overall * _WIDE**2]
         )
         shares = torch.from_numpy(fitted.weights_) * (1 - _WIDE_SHARE)
         df = torch.full((len(loc),), _DEGREES, dtype=draws.dtype)
+        # Heavier tails than all others: it bounds the weights where no component is near.
         df[-1] = _WIDE_DEGREES
         components = dist.MultivariateStudentT(df, loc, torch.linalg.cholesky(covariance))
         shares = torch.cat([shares, shares.new_tensor([_WIDE_SHARE])])
         return cls(dist.MixtureSameFamily(dist.Categorical(shares), components))
 
     def draw(self, count: int) -> Float[Tensor, "count dim"]:
-        """Draws."""
+        """Draw vectors."""
         draws: Tensor = self.target.sample((count,))
         return draws
 
@@ -61,9 +63,11 @@ class StudentMixture:
 
 def _candidates(draws: Tensor) -> list[GaussianMixture]:
     dim = draws.shape[-1]
+    # dim + dim (dim + 1) / 2 + 1: mean, covariance and weight of a component.
     most = max(1, len(draws) // (_PER_COMPONENT * (dim * (dim + 3) // 2 + 1)))
     found = []
     with warnings.catch_warnings():
+        # A rough fit is enough: the identity holds for any proposal.
         warnings.simplefilter("ignore", ConvergenceWarning)
         for count in sorted({min(count, most) for count in _COMPONENTS}):
             mixture = GaussianMixture(count, max_iter=30, tol=1e-2, random_state=0)
@@ -74,7 +78,7 @@ def _candidates(draws: Tensor) -> list[GaussianMixture]:
 @final
 @dataclass(frozen=True)
 class OnSphere:
-    """Of unit vectors, with respect to area: one part uniform, one part angular Gaussians.
+    """Proposal of unit vectors, with respect to area: a uniform share and angular Gaussians.
 
     An angular Gaussian is ``z / |z|``, z normal. It has the same density at opposite points.
 
@@ -88,14 +92,15 @@ class OnSphere:
 
     @classmethod
     def fit(cls, draws: Float[Tensor, "draws dim"]) -> "OnSphere":
-        """By second moments, whose smallest directions are widened."""
+        """Fit second moments, whose smallest directions are widened."""
         draws = draws[:_FITTED]
         moment = draws.T @ draws / len(draws)
+        # Draws may lie in a plane: without it the Cholesky factor would not exist.
         least = float(moment.trace()) * 1e-4
         return cls(torch.linalg.cholesky(moment + least * torch.eye(len(moment)).to(moment)))
 
     def draw(self, count: int) -> Float[Tensor, "count dim"]:
-        """Draws."""
+        """Draw unit vectors."""
         noise = torch.randn(count, len(self.scale)).to(self.scale)
         uniform = torch.rand(count, 1).to(self.scale) < _WIDE_SHARE
         z = torch.where(uniform, noise, noise @ self.scale.T)
@@ -115,15 +120,15 @@ class OnSphere:
 @final
 @dataclass(frozen=True)
 class OnValues:
-    """Of discrete vectors: each coordinate by itself takes a value that it has had in draws.
+    """Proposal of discrete vectors: each coordinate, independently, takes a value seen in draws.
 
-    By how often it had it, or with a small probability any of them alike.
+    Its probability is the relative frequency, mixed with a uniform share.
 
     Attributes:
         values: The values of each coordinate.
         log_probs: Log-probabilities of those values.
-        unseen: About the probability that a coordinate has a value not among them: by how many
-            values were drawn once.
+        unseen: Estimated probability that a coordinate has a value not among them (Good, 1953),
+            from the number of values that were drawn once.
 
     References:
         Good, 1953, The population frequencies of species and the estimation of population
@@ -136,7 +141,7 @@ class OnValues:
 
     @classmethod
     def fit(cls, draws: Float[Tensor, "draws dim"]) -> "OnValues":
-        """By relative frequencies."""
+        """Fit relative frequencies."""
         found = [column.unique(return_counts=True) for column in draws.unbind(-1)]
         shares = [counts / len(draws) for _, counts in found]
         log_probs = [
@@ -147,7 +152,7 @@ class OnValues:
         return cls(tuple(v for v, _ in found), tuple(log_probs), once / len(draws))
 
     def draw(self, count: int) -> Float[Tensor, "count dim"]:
-        """Draws."""
+        """Draw vectors of seen values."""
         columns = [
             values[log_prob.exp().multinomial(count, replacement=True)]
             for values, log_prob in zip(self.values, self.log_probs, strict=True)
@@ -160,6 +165,7 @@ class OnValues:
         for column, values, log_prob in zip(
             value.unbind(-1), self.values, self.log_probs, strict=True
         ):
+            # clamp: searchsorted gives len(values) beyond the last; the comparison then gives -inf.
             at = torch.searchsorted(values, column.contiguous()).clamp(max=len(values) - 1)
             total = total + log_prob[at].where(values[at] == column, -torch.inf)
         return total

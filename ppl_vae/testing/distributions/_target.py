@@ -52,9 +52,9 @@ class TargetDistribution:
 
     @property
     def space(self) -> Space:
-        """The space of the vectors, on which the way to examine them depends."""
+        """Kind of space of the vectors, on which the way to examine them depends."""
         draws = self.draw(_SEEN)
-        # Values that come again and again; a point has but one.
+        # A support may not say that it is discrete, but repeated values do; a point has only one.
         most = max(len(column.unique()) for column in draws.unbind(-1))
         if self.support.is_discrete or 1 < most <= len(draws) // 2:
             return "discrete"
@@ -68,7 +68,7 @@ class TargetDistribution:
         return "free"
 
     def unconstrained(self) -> "TargetDistribution":
-        """The distribution of w, where vectors are ``T(w)`` and T maps the space to the support.
+        """Transform to w, where vectors are ``T(w)`` and T maps the space to the support.
 
         ``log p(w) = log p(T(w)) + log |dT/dw|``; the tails of w are light.
         """
@@ -85,6 +85,7 @@ class TargetDistribution:
 
         def rounded(w: Float[Tensor, "points free"]) -> Bool[Tensor, " points"]:
             u = coordinates(w)[0]
+            # NaN counts as lost: every comparison with it is false.
             lost: Tensor = ~((transform.inv(transform(u)) - u).abs() < _DIGITS).all(-1)
             return lost
 
@@ -97,7 +98,7 @@ class TargetDistribution:
 
 
 def target_of(case: ModuleCase, number: int) -> TargetDistribution:
-    """The distribution of a row's whole vector."""
+    """Make the target distribution of a row's vector."""
     with unvalidated():
         distribution = case.row(number)
 
@@ -119,7 +120,7 @@ def target_of(case: ModuleCase, number: int) -> TargetDistribution:
 
 
 def density_by_feature(distribution: Any, x: Tensor) -> Tensor | None:
-    """``log p(x_d|z)`` of each feature, shape ``(..., features)``; None if it is not offered."""
+    """Compute ``log p(x_d|z)``, shape ``(..., features)``; None if it is not offered."""
     try:
         return feature_log_prob(distribution, x)
     except TypeError:
@@ -129,7 +130,7 @@ def density_by_feature(distribution: Any, x: Tensor) -> Tensor | None:
 def targets_of_features(
     case: ModuleCase, number: int, features: Sequence[int]
 ) -> list[TargetDistribution]:
-    """Distributions of single features of a row; none if its density is no sum of theirs."""
+    """Make targets of single features of a row; none if its density is no sum of theirs."""
     with unvalidated():
         distribution = case.row(number)
         x = distribution.sample()
@@ -160,7 +161,7 @@ def _target_of_feature(distribution: Any, x: Tensor, j: int, symbol: str) -> Tar
     if isinstance(support, constraints.independent):
         support = _column(support, j)
     else:
-        # A row has one constraint: what a column takes is found out by trying.
+        # One constraint of the row as a vector: what a column takes is found by trying values.
         def check(value: Tensor) -> Tensor:
             taken: Tensor = distribution.support.check(rows(value)).reshape(len(value))
             return taken
@@ -191,7 +192,7 @@ class _InRow(constraints.Constraint):  # type: ignore[misc, unused-ignore]
 
 
 def _column(support: Any, j: int) -> Any:
-    """The constraint of one feature, as one of vectors of length 1."""
+    """Make the constraint of one feature, as one of vectors of length 1."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     for name in ("lower_bound", "upper_bound"):

@@ -1,4 +1,4 @@
-"""The rungs about a module's use: precision, devices, copies; particles, annealing, training."""
+"""Rungs that check a module's use: precision, devices, copies, particles, training."""
 
 import copy
 import pickle
@@ -34,14 +34,14 @@ _DRAWS = 16
 _FACTORS = (1.0, 1e3, 1e6)
 """Factors on the usual data, where the support has such values: counts of millions, other units."""
 _TOLERANCE = 1e-4
-"""Nats a row."""
+"""Tolerance of the log-density of a row, in nats."""
 _SAFE = 4.0
 """Factor on what rounding explains: operations come one after the other."""
 _ROUNDINGS = 4
 
 
 def precision_and_device(case: ModuleCase, seed: int) -> Answer:
-    """In float32 and float64, and on a GPU where there is one, all that is computed is there."""
+    """Check that results have the module's precision and device, on a GPU where there is one."""
     _require_registered(case.module)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for dtype in (torch.float32, torch.float64):
@@ -54,6 +54,7 @@ def _require_registered(module: nn.Module) -> None:
     own = nn.Module().__dict__
     for name, part in module.named_modules():
         for attribute, value in vars(part).items():
+            # torch's own registries, in which parameters and buffers stand.
             if attribute in own and attribute.startswith("_"):
                 continue
             for one in value if isinstance(value, list | tuple) else [value]:
@@ -81,10 +82,11 @@ def _require_there(case: ModuleCase, dtype: torch.dtype, device: torch.device, s
 
 
 def checkpoint(case: ModuleCase, seed: int) -> Answer:
-    """The state_dict, in another module with other values, gives the same density."""
+    """Check that the state_dict, in another module with other values, gives the same density."""
     if case.fresh is None:
         other = case.copied()
         state = other.module.state_dict().values()
+        # Buffers, too: what they hold must come from the state_dict.
         move([value for value in state if value.is_floating_point()], derive_seed(seed, 1))
     else:
         other = replace(case, module=case.fresh()).copied(torch.float64)
@@ -100,7 +102,7 @@ def _same_density(case: ModuleCase, other: ModuleCase, what: str, seed: int) -> 
 
 
 def copies(case: ModuleCase, seed: int) -> Answer:
-    """Copied and pickled modules have the same density; the seed decides on the draws."""
+    """Check that copies have the same density, and that the seed decides on the draws."""
     loaded = pickle.loads(pickle.dumps(case.module))
     copied = copy.deepcopy(case.module)
     with unvalidated():
@@ -116,7 +118,7 @@ def copies(case: ModuleCase, seed: int) -> Answer:
 
 
 def particles(case: ModuleCase, seed: int) -> Answer:
-    """In a model, K particles for each datum have the densities of the modules called directly."""
+    """Compare densities of K particles in a model with those of the modules called directly."""
     model = full_model(case, seed)
     drawn = {}
     graphs: tuple[Graph, ...] = ("path", "split", "score")
@@ -140,7 +142,7 @@ def particles(case: ModuleCase, seed: int) -> Answer:
 
 
 def annealing(case: ModuleCase, seed: int) -> Answer:
-    """Continuous latents can be moved along the gradient of their density."""
+    """Check densities and gradients at the positions that annealing moves continuous latents to."""
     model = full_model(case, seed)
     with torch.no_grad():
         support = model.vae.prior().support
@@ -159,18 +161,20 @@ def annealing(case: ModuleCase, seed: int) -> Answer:
     with unvalidated():
         prior, guide = model.vae.prior().log_prob(z), model.vae.encoder(model.x).log_prob(z)
     return [
+        # Both hold the Jacobian of the unconstrained positions: it cancels in the difference.
         same("log p(z) - log q(z|x) of positions", found.prior - found.guide, prior - guide),
         same("log p(x|z) of positions", found.likelihood, model.vae.decoder(z).log_prob(model.x)),
     ]
 
 
 def training(case: ModuleCase, seed: int) -> Answer:
-    """An epoch of training has a finite bound, and its checkpoint carries over what was learned."""
+    """Train for an epoch, and check that its checkpoint carries over what was learned."""
     model, other = full_model(case, seed), full_model(case, seed)
     move(list(other.vae.parameters()), derive_seed(seed, 1))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.safetensors"
         _train(model, file, seed)
+        # The same run is finished in the checkpoint: the second call only loads it.
         _train(other, file, seed)
     log_weights = []
     for each in (model, other):
@@ -192,12 +196,13 @@ def _train(model: FullModel, file: Path, seed: int) -> None:
 
 
 def digits(case: ModuleCase, seed: int) -> Answer:
-    """In single precision the log-density is that of a double copy, at small and large data.
+    """Compare the log-density in single precision with a double copy, at small and large data.
 
     It may differ by 1e-4 nats a row, and by what the rounding of parameters, of single features'
     log-densities and of their sum explains.
     """
     single = case.copied(torch.float32)
+    # From the single copy: both have the same rounded parameters.
     double = single.copied(torch.float64)
     with unvalidated(), same_draws(seed):
         draws = single().sample((_DRAWS,))
@@ -241,7 +246,7 @@ def _require_digits(
 
 
 def _rounded_otherwise(case: ModuleCase, seed: int) -> Iterator[ModuleCase]:
-    """Copies whose parameters and buffers have been moved by single precision's rounding."""
+    """Yield copies whose parameters and buffers are moved by single precision's rounding."""
     epsilon = torch.finfo(torch.float32).eps
     for number in range(_ROUNDINGS):
         copied = case.copied()
