@@ -218,10 +218,10 @@ rows = settings("runs.evaluate_run", "on", without=("run", "estimator", "progres
 opening = settings("runs.open_run", "opening", without=("folder",))
 methods = settings(lambda: pv.registry.method_settings(), "options", "Method")
 engine = settings(
-    "studies.Resources.engine", "engine", without=("self",), flags={"name": "--engine"}
+    "engines.Resources.engine", "engine", without=("self",), flags={"name": "--engine"}
 )
-resources = settings("studies.Resources", "resources")
-place = settings("studies.Place", "place")
+resources = settings("engines.Resources", "resources")
+place = settings("runs.train_run", "place", chosen=("data_root", "device", "tensorboard"))
 
 
 def config_file(command: _F) -> _F:

@@ -65,7 +65,7 @@ def evaluate(folder: Path, listed: bool, as_json: bool, **asked: Any) -> None:
     if on["file"] is not None and "split" in typed(on):
         raise click.BadParameter("the rows of --data have no splits", param_hint="split")
     estimator = pv.registry.build_estimator(**asked["estimator"], options=asked["options"])
-    engine = pv.studies.Resources(**asked["resources"]).engine(**asked["engine"])
+    engine = pv.engines.Resources(**asked["resources"]).engine(**asked["engine"])
     run = pv.runs.open_run(folder, **opening)
     rows = run.rows(on["split"], on["limit"], on["file"])
     estimator, sandwich, pictures = _judged(estimator, run, rows, on["seed"])

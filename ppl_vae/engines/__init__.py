@@ -1,12 +1,9 @@
 """Running many tasks: one after the other in this process, or on a Ray cluster."""
 
-from ppl_vae.components import Kind
 from ppl_vae.engines._progress import ProgressRow, showing_progress
 from ppl_vae.engines._ray_engine import RayEngine
+from ppl_vae.engines._resources import ENGINES, Resources
 from ppl_vae.engines._task import Engine, InProcess, Outcome, Task
-
-ENGINES = Kind("engine", {"in-process": InProcess, "ray": RayEngine})
-"""Engines by name."""
 
 __all__ = [
     "ENGINES",
@@ -15,6 +12,7 @@ __all__ = [
     "Outcome",
     "ProgressRow",
     "RayEngine",
+    "Resources",
     "Task",
     "showing_progress",
 ]

@@ -10,7 +10,7 @@ from ppl_vae.studies._file import (
     study_to_mapping,
     write_yaml,
 )
-from ppl_vae.studies._plan import MEASURES, CellPlan, Method, Resources, Study
+from ppl_vae.studies._plan import MEASURES, CellPlan, Method, Study
 from ppl_vae.studies._results import StudyResults, format_status, open_study, status_summary
 from ppl_vae.studies._study import (
     command_line,
@@ -26,7 +26,6 @@ __all__ = [
     "CellPlan",
     "Method",
     "Place",
-    "Resources",
     "Study",
     "StudyResults",
     "add_to_study",

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ppl_vae.engines import Resources
 from ppl_vae.names import require_known
 from ppl_vae.runs import RunConfig
 from ppl_vae.settings import flat, nested, read, settings_of
 from ppl_vae.settings_file import parse_settings, write_yaml_text
-from ppl_vae.studies._plan import Method, Resources, Study
+from ppl_vae.studies._plan import Method, Study
 from ppl_vae.training import LIMITS
 
 _SECTIONS = {

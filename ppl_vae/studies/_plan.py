@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal, final
+from typing import Any, final
 
-from ppl_vae.engines import ENGINES, Engine, InProcess, RayEngine
+from ppl_vae.engines import Resources
 from ppl_vae.files import require_file_name
 from ppl_vae.identity import hash_values
 from ppl_vae.names import require_known
@@ -59,49 +59,6 @@ class Method:
             ValueError: If the name or an option is wrong.
         """
         return build_estimator(self.name, self.options)
-
-
-@final
-@dataclass(frozen=True)
-class Resources:
-    """Processors for one piece of work: a cell of a study, a part of an evaluation.
-
-    Attributes:
-        cpus: Threads of a piece of work, and cores that it takes on Ray; None: all here, 1 on Ray.
-        gpus: GPUs that a piece of work takes on Ray; 0.25 puts four on one.
-    """
-
-    cpus: int | None = None
-    gpus: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.cpus is not None and self.cpus < 1:
-            raise ValueError(f"resources: cpus must be 1 or more, got {self.cpus}.")
-        if self.gpus < 0:
-            raise ValueError(f"resources: gpus must be 0 or more, got {self.gpus}.")
-
-    def engine(
-        self, name: Literal["in-process", "ray"] = "in-process", address: str | None = None
-    ) -> Engine:
-        """The engine of this name, for pieces of work that take these resources.
-
-        Args:
-            name: Engine: one piece of work after the other here (in-process), or as many at once as
-                a Ray cluster has room for (ray).
-            address: Address of a Ray cluster as HOST:PORT, or auto for the one of this machine;
-                None: start one here.
-
-        Raises:
-            ValueError: If the name is unknown, or an address is given to what has none.
-            ImportError: If Ray is asked for and not installed.
-        """
-        build = ENGINES.resolve(name)
-        if build is RayEngine:
-            # On a cluster every task claims cores, so that None cannot mean all of them.
-            return RayEngine(address, cpus=self.cpus or 1, gpus=self.gpus)
-        if address is not None:
-            raise ValueError('an address belongs to engine="ray".')
-        return InProcess(cpus=self.cpus)
 
 
 @final
@@ -193,7 +150,7 @@ class Study:
     question: str = ""
     reference: str | None = None
     confidence: float = 0.95
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     text: str = ""
 
     def __post_init__(self) -> None:

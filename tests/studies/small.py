@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from ppl_vae.engines import Resources
 from ppl_vae.runs import RunConfig
-from ppl_vae.studies import Method, Place, Resources, Study, run_study
+from ppl_vae.studies import Method, Place, Study, run_study
 
 CONFIG = RunConfig.of(hidden=(8,), latent=2, epochs=3, batch_size=300, validation_particles=3)
 STUDY = Study(

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from ppl_vae.cli import main
+from ppl_vae.engines import Resources
 from ppl_vae.runs import DIAGNOSES, RunConfig, RunRecord, list_evaluations, train_run
-from ppl_vae.studies import Method, Resources, Study, format_status, open_study, read_cell
+from ppl_vae.studies import Method, Study, format_status, open_study, read_cell
 
 from .small import carry_out
 

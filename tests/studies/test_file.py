@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ppl_vae.engines import Resources
 from ppl_vae.settings_file import parse_settings
 from ppl_vae.studies import (
     Method,
-    Resources,
     add_to_study,
     read_study,
     study_from_mapping,
