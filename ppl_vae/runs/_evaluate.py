@@ -64,7 +64,7 @@ def evaluate_run(
     if engine is not None and not isinstance(estimator, Sharded):
         # An engine runs shards only; one shard is the whole.
         estimator = Sharded(estimator, 1)
-    device = run.device if engine is None else _device_of(engine, run)
+    device = run.device if engine is None else _device_of(engine, run.device)
     estimate = partial(estimator, run.vae.model, run.vae.guide, rows, device=run.device, seed=seed)
     identity = identity_of(estimate, _elsewhere(device, run))
     # Looked up before the cost: nothing but the identity has been computed yet.
@@ -118,11 +118,11 @@ class _ShardTask:
         return find_evaluation(self.place, self.identity)
 
 
-def _device_of(engine: Engine, run: Run) -> torch.device:
+def _device_of(engine: Engine, here: torch.device) -> torch.device:
     """Device of the tasks: a worker on a cluster sees a GPU only if it was granted one."""
     if isinstance(engine, RayEngine):
         return torch.device("cuda" if engine.gpus else "cpu")
-    return run.device
+    return here
 
 
 def _elsewhere(device: torch.device, run: Run) -> str | None:

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -334,6 +333,5 @@ def test_ray_is_not_there(monkeypatch):
 
 
 def test_workers_compute_where_they_are_granted_a_place():
-    run = SimpleNamespace(device=torch.device("cuda"))
-    devices = [RayEngine(gpus=0.5), RayEngine(), InProcess()]
-    assert [_device_of(engine, run).type for engine in devices] == ["cuda", "cpu", "cuda"]
+    here, engines = torch.device("cuda"), [RayEngine(gpus=0.5), RayEngine(), InProcess()]
+    assert [_device_of(engine, here).type for engine in engines] == ["cuda", "cpu", "cuda"]
