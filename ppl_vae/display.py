@@ -1,4 +1,4 @@
-"""Results: in a line, in a notebook, as plain values, as a table, as a tree and as a figure."""
+"""Displays of results: a line, a notebook, plain values, a table, a tree and a figure."""
 
 import html
 import json
@@ -26,21 +26,21 @@ else:  # matplotlib is imported with the first figure
 
 Row = Mapping[Any, Any]
 Panel = tuple[Callable[[Axes], None], float]
-"""Function that draws on axes, and the height of these in inches."""
+"""Function that draws on axes, and the height of the axes in inches."""
 
 _LONGEST = 200
-"""Characters of a result's ``repr``."""
+"""Longest ``repr`` of a result, in characters."""
 
 
 class Result(ABC):
-    """A result: a dataclass declared with ``repr=False``, so that it shows no tensors.
+    """Base of results: dataclasses declared with ``repr=False``, so that they show no tensors.
 
-    A subclass writes ``__str__``, which a notebook shows, and fills in what it has of:
+    A subclass defines ``__str__``, which a notebook shows, and those of the following that it has:
 
     - ``_group``: the name of its group in a tree.
     - ``_derived``: properties that belong to the result as its fields do.
     - ``_rows``: the rows of its table; the first entry of each is its name.
-    - ``_arrays``: what its tree holds beside the table, such as values of each datum.
+    - ``_arrays``: arrays of its tree beside the table, such as values of each datum.
     - ``_panels``: drawings; by default the intervals of the table's values.
     """
 
@@ -48,15 +48,15 @@ class Result(ABC):
     _derived: ClassVar[tuple[str, ...]] = ()
 
     def summary(self) -> dict[str, Any]:
-        """The result as plain values, for JSON, which has no NaN: means over the data."""
+        """Return means over the data as plain values, for JSON, which has no NaN."""
         return dict(plain(self._values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values, those of each datum among them."""
+        """Return all fields as plain values, those of each datum among them."""
         return dict(plain(self))
 
     def to_frame(self) -> "pd.DataFrame":
-        """The table of the result; a value with errors has columns ``NAME`` and ``NAME_error``."""
+        """Return the table of the result; a value with errors has ``NAME``, ``NAME_error``."""
         import pandas as pd
 
         rows = self._rows() or [self._values()]
@@ -69,10 +69,10 @@ class Result(ABC):
         datum_names: Sequence[str | int] | None = None,
         attrs: Mapping[str, Attribute] | None = None,
     ) -> xr.DataTree:
-        """The result as a group of a tree in ArviZ's schema, for netCDF.
+        """Return the result as a group of a tree in ArviZ's schema, for netCDF.
 
         Args:
-            group: Its name; that of the kind of result if not given.
+            group: Name of the group; that of the kind of result if not given.
             datum_names: Coordinates of the data, where there are any; 0, 1, ... if not given.
             attrs: Attributes besides the result's own.
 
@@ -99,8 +99,8 @@ class Result(ABC):
         """Draw the result.
 
         Args:
-            ax: Where: axes, or as many as it has panels. If not given, a new figure, that is not
-                pyplot's: a notebook shows it, ``savefig`` writes PNG, SVG or PDF.
+            ax: Axes to draw on, one for each panel. If not given, a new figure that pyplot does not
+                keep: a notebook shows it, ``savefig`` writes PNG, SVG or PDF.
 
         Returns:
             The axes that were given, or the new figure.
@@ -112,13 +112,14 @@ class Result(ABC):
 
     @abstractmethod
     def __str__(self) -> str:
-        """The result as text of several lines."""
+        """Format the result as text of several lines."""
 
     def __repr__(self) -> str:
-        """Name and single numbers of the summary, as many as stand in one line."""
+        """Format the name and those single numbers of the summary that fit in one line."""
         text = ""
         for name, value in _scalars(self.summary()):
             more = f"{text}, {name}={value}" if text else f"{name}={value}"
+            # 7 characters: the parentheses, and ", ..." after the last number.
             if len(more) > _LONGEST - len(type(self).__name__) - 7:
                 text += ", ..."
                 break
@@ -126,10 +127,11 @@ class Result(ABC):
         return f"{type(self).__name__}({text})"
 
     def _repr_html_(self) -> str:
+        # Names of arms and sites are other people's text, which may hold HTML.
         return f"<pre>{html.escape(str(self))}</pre>"
 
     def _values(self) -> dict[str, Any]:
-        """Fields and what is derived of them, as :meth:`summary` holds them."""
+        """Return fields and derived values, as :meth:`summary` holds them."""
         return fields_of(self) | {name: getattr(self, name) for name in self._derived}
 
     def _rows(self) -> list[Row]:
@@ -139,12 +141,12 @@ class Result(ABC):
         return {}
 
     def _variables(self) -> tuple[dict[str, Variable], dict[str, Sequence[Any]]]:
-        """The table's numbers and the arrays beside it, and the coordinates of the rows."""
+        """Return the table's numbers, the arrays beside it, and the coordinates of the rows."""
         variables, coords = rows_to_variables([dict(_flat(row)) for row in self._rows()])
         return variables | self._arrays(), coords
 
     def _attributes(self) -> dict[str, Attribute]:
-        """Texts and single numbers, also those of a value with errors."""
+        """Collect texts and single numbers, also those of a value with errors."""
         own = fields_of(self) | {name: getattr(self, name) for name in self._derived}
         known = {name: _attribute(value) for name, value in _flat(own, depth=1)}
         return {name: value for name, value in known.items() if value is not None}
@@ -154,7 +156,7 @@ class Result(ABC):
 
 
 def intervals_of(rows: Sequence[Row]) -> list[Panel]:
-    """A panel with the values of a table and two of their standard errors."""
+    """Make a panel with the values of a table and two of their standard errors."""
     drawn = [plots.ForestRow(*_interval(dict(_flat(row)))) for row in rows]
 
     def draw(ax: Axes) -> None:
@@ -165,12 +167,13 @@ def intervals_of(rows: Sequence[Row]) -> list[Panel]:
 
 
 def fields_of(result: Any) -> dict[str, Any]:
-    """Name to value of a dataclass' fields."""
+    """Map names of a dataclass' fields to their values, which are not copied."""
     return {field.name: getattr(result, field.name) for field in fields(result)}
 
 
 def plain(value: Any) -> Any:
-    """Anything that results are made of, as JSON has it: NaN and infinity are None."""
+    """Convert a value of a result to JSON's types: NaN and infinity become None."""
+    # Before dataclasses in general: an identity is one, with a form of its own in files.
     if isinstance(value, Identity):
         return value.to_dict()
     if isinstance(value, Tensor | np.ndarray):
@@ -189,7 +192,7 @@ def _key(name: Any) -> str:
 
 
 def _flat(row: Row, depth: int = 9) -> Iterator[tuple[str, Any]]:
-    """Values inside others under joined names; what is called ``value`` has the plain name."""
+    """Flatten nested values under joined names; one called ``value`` keeps the outer name."""
     for name, value in row.items():
         inner = fields_of(value) if is_dataclass(value) else value
         if isinstance(inner, Mapping) and depth and not isinstance(value, Identity):
@@ -200,9 +203,10 @@ def _flat(row: Row, depth: int = 9) -> Iterator[tuple[str, Any]]:
 
 
 def _attribute(value: Any) -> Attribute | None:
-    """What netCDF can keep of a value as an attribute."""
+    """Convert a value to an attribute that netCDF can hold; None if there is none."""
     if isinstance(value, Identity):
         return json.dumps(value.to_dict(), sort_keys=True)
+    # netCDF has no booleans, and Python takes them for numbers.
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
@@ -211,9 +215,10 @@ def _attribute(value: Any) -> Attribute | None:
 
 
 def _interval(row: Row) -> tuple[str, float, float, float]:
-    """Name, value, and two standard errors to both sides: the total error if it is there."""
+    """Return name, value and ends two standard errors away: the total error if there is one."""
     name, value = next(iter(row.values())), row["value"]
     errors = (row[error] for error in ("total_error", "standard_error") if error in row)
+    # One particle has no error, NaN: the point is drawn without a bar.
     half = 2 * next((error for error in errors if math.isfinite(error)), 0.0)
     return str(name), value, value - half, value + half
 

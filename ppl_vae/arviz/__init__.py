@@ -1,4 +1,4 @@
-"""Draws, pointwise log p(x) and ranks in the form that ArviZ takes, and back from files."""
+"""Draws, pointwise log p(x) and ranks in ArviZ's form, and estimates read back from files."""
 
 from ppl_vae.arviz._draws import particles_to_datatree
 from ppl_vae.arviz._results import (

@@ -1,4 +1,4 @@
-"""Draws of the latents with their weights, as a DataTree."""
+"""DataTrees of latent draws with their weights."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -40,7 +40,7 @@ GROUPS = ("posterior_predictive", "log_prior", "prior", "prior_predictive")
 _OF_POSTERIOR_DRAWS = GROUPS[:2]
 
 _ROWS = 10_000
-"""Particles times data decoded at once."""
+"""Number of rows, particles times data, decoded at once."""
 
 _WEIGHTED = (
     "Draws from the guide q(z|x): for posterior expectations weight them, for each datum, by the "
@@ -70,7 +70,7 @@ def particles_to_datatree(
     seed: int | None = 0,
     datum_names: Sequence[str | int] | None = None,
 ) -> xr.DataTree:
-    """Draws of the latents with their log-weights, for ArviZ.
+    """Make a tree of the latents' draws with their log-weights, for ArviZ.
 
     Groups, all log-densities in nats:
 
@@ -104,10 +104,10 @@ def particles_to_datatree(
         guide: Pyro guide over the same latents.
         x: The data, shape ``(num_data, *event)``.
         num_particles: Number of particles K, draws per datum over all chains.
-        chains: How many chains the independent draws are cut into; divides num_particles.
-        resample: Draw anew with the weights.
+        chains: Number of chains that the independent draws are cut into; divides num_particles.
+        resample: Whether to draw anew with the weights.
         groups: Names of further groups; the first two are of posterior draws and need ``resample``.
-        device: Where to compute; the data's device if not given.
+        device: Device to compute on; the data's device if not given.
         seed: Seed of the draws; ``None`` uses the caller's random state.
         datum_names: Coordinates of the data; 0, 1, ... if not given.
 
@@ -127,6 +127,7 @@ def particles_to_datatree(
     groups = [groups] if isinstance(groups, str) else list(groups)
     _require_groups(groups, resample)
     programs = Programs(model, guide)
+    # whole: all particles of a datum are drawn in one call, whatever their number.
     size = ChunkSize(num_particles, cpu=_ROWS, gpu=_ROWS, whole=True)
     with (
         evaluation(programs, x, size, device=device) as look,
@@ -140,6 +141,7 @@ def particles_to_datatree(
             streams = Streams(seed, number, 0)
             with streams.stream(Purpose.FORWARD):
                 particles = own.draw(part, num_particles)
+            # A stream of its own: to ask for further groups does not change the draws.
             with streams.stream(Purpose.PREDICTION):
                 further = _further(groups, own, part, particles)
             parts.append(_variables(particles, own.max_plate_nesting) | further)
@@ -148,6 +150,7 @@ def particles_to_datatree(
         if resample:
             draws = _resample(draws, log_weight)
     variables = _by_chain(draws, chains)
+    # From the weights before resampling: after it all draws have the same weight.
     ess = effective_sample_size(log_weight)
     variables["sample_stats"]["effective_sample_size"] = (["datum"], numpy_of(ess))
     variables["observed_data"] = {name: observed_of(x) for name in draws["log_likelihood"]}
@@ -185,12 +188,13 @@ def _variables(particles: Particles, data_dim: int) -> _Draws:
 def _further(
     groups: Collection[str], programs: Programs, x: Tensor, particles: Particles
 ) -> _Draws:
-    """The groups that are asked for, in the order of ``GROUPS``."""
+    """Draw the groups that are asked for, in the order of ``GROUPS``."""
     count, further = particles.num_particles, _Draws()
     if "posterior_predictive" in groups:
         further["posterior_predictive"] = programs.predict(x, count, particles.latents)[1]
     if {"prior", "prior_predictive"} & set(groups):
         latents, data = programs.predict(x, count)
+        # One run for both: the data belong to the latents beside them.
         drawn = {"prior": latents, "prior_predictive": data}
         further |= {name: drawn[name] for name in drawn if name in groups}
     data_dim = programs.max_plate_nesting
@@ -204,7 +208,7 @@ def _further(
 
 
 def _data_second(draws: Tensor, data_dim: int) -> Float[Tensor, "particles batch *event"]:
-    """Plates left of the data's become event dimensions; those of size 1 are dropped."""
+    """Move plates left of the data's to the event; drop those of size 1."""
     particles, *plates, batch = draws.shape[: data_dim + 1]
     event = draws.shape[data_dim + 1 :]
     kept = [size for size in plates if size > 1]
@@ -220,12 +224,13 @@ def _join(batches: Iterable[_Draws]) -> _Draws:
 
 
 def _resample(draws: _Draws, log_weight: Float[Tensor, "particles num_data"]) -> _Draws:
-    """Each datum's draws anew, with replacement; all variables of a draw stay together."""
+    """Resample each datum's draws, with replacement; all variables of a draw stay together."""
     num_particles, num_data = log_weight.shape
     weights = normalized_weights(log_weight.double())
     index = torch.multinomial(weights.mT, num_particles, replacement=True).mT
     datum = torch.arange(num_data)
     return {
+        # Draws from the model alone have no weights.
         group: variables
         if group.startswith("prior")
         else {name: values[index, datum] for name, values in variables.items()}

@@ -1,4 +1,4 @@
-"""Estimates of log p(x) from trees and files, and estimates and ranks as ArviZ takes them."""
+"""Estimates of log p(x) from trees and files, and estimates and ranks in ArviZ's form."""
 
 import importlib
 import io
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 4
 _PANEL = 2.4, 2.0
-"""Inches."""
+"""Width and height of a panel, in inches."""
 
 
 def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
@@ -65,8 +65,8 @@ def read_evidence(content: bytes, where: str) -> Evidence:
     """Read the estimate in the content of a file.
 
     Args:
-        content: Of the file.
-        where: Its name, for messages.
+        content: Content of the file.
+        where: Name of the file, for messages.
 
     Raises:
         ValueError: As :func:`load_evidence`.
@@ -91,7 +91,7 @@ def read_evidence(content: bytes, where: str) -> Evidence:
 
 
 def _from_values(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> Evidence:
-    """Check values by datum and attributes against the hash among these; make the estimate."""
+    """Check values and attributes against the hash among these, and make the estimate."""
     try:
         identity = attributes.get("identity")
         plain: dict[str, Any] = {
@@ -110,6 +110,7 @@ def _from_values(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no whole estimate of log p(x): {error}") from error
     attrs = {name: value for name, value in plain.items() if value is not None}
+    # The hash is of the identity's text as it was written, before it was parsed.
     if identity is not None:
         attrs["identity"] = str(identity)
     if checksum(tensors, attrs) != written:
@@ -121,7 +122,7 @@ def _from_values(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -
 def evidence_to_elpd(
     evidence: Evidence, *, datum_names: Sequence[str | int] | None = None
 ) -> "ELPDData":
-    """Pointwise log p(x_i) as what ``arviz_stats.compare`` takes: a sum over data with its error.
+    """Convert pointwise log p(x_i) for ``arviz_stats.compare``: a sum over data with its error.
 
     For data that the model was not trained on, log p(x_i) is itself the log predictive density that
     leave-one-out cross-validation approximates, so that nothing is left out and there is no number
@@ -131,7 +132,7 @@ def evidence_to_elpd(
     leave-one-out estimates, which are of something else.
 
     Args:
-        evidence: Of test data, the same for all models to be compared.
+        evidence: Estimates for test data, the same for all models to be compared.
         datum_names: Coordinates of the data; 0, 1, ... if not given.
 
     Raises:
@@ -141,7 +142,7 @@ def evidence_to_elpd(
         Vehtari, Gelman and Gabry, 2017, Practical Bayesian model evaluation using leave-one-out
         cross-validation and WAIC.
     """
-    # Brings scipy.stats along, two seconds of a command that does not compare.
+    # Imported here: it imports scipy.stats, two seconds for a command that does not compare.
     from arviz_stats import ELPDData
 
     count = len(evidence)
@@ -172,7 +173,7 @@ def comparison_to_datatree(
     seeds: Sequence[int] | None = None,
     datum_names: Sequence[str | int] | None = None,
 ) -> xr.DataTree:
-    """Estimates of log p(x) by several arms, each over the same seeds and data.
+    """Make a tree of log p(x) by several arms, each over the same seeds and data.
 
     A group ``evidence`` with log_prob, standard_error (nats) and effective_sample_size, dimensions
     (arm, seed, datum).
@@ -203,7 +204,7 @@ def comparison_to_datatree(
 
 
 def arviz_plots_works() -> bool:
-    """Whether the extra ``plots`` is there, and can be imported."""
+    """Check whether the extra ``plots`` is installed and can be imported."""
     try:
         _arviz_plots()
     except ImportError:
@@ -212,7 +213,7 @@ def arviz_plots_works() -> bool:
 
 
 def plot_ranks(calibration: Calibration, *, count: int = 12, probability: float = 0.99) -> Any:
-    """``arviz_plots.plot_ecdf_pit`` of the dimensions that look least calibrated.
+    """Plot ``arviz_plots.plot_ecdf_pit`` of the dimensions that look least calibrated.
 
     Each panel is a latent dimension: the ECDF of its ranks minus that of uniform ones, and the band
     that holds all of it with the given probability if that dimension is calibrated. A band is of
@@ -220,9 +221,9 @@ def plot_ranks(calibration: Calibration, *, count: int = 12, probability: float 
     ``Calibration.findings`` takes account of how many there are.
 
     Args:
-        calibration: The ranks.
-        count: How many dimensions to show, those with the smallest p-values.
-        probability: Of each band.
+        calibration: Calibration with its ranks.
+        count: Number of dimensions to show, those with the smallest p-values.
+        probability: Probability of each band.
 
     Raises:
         ImportError: If arviz-plots is not installed; names the extra.
@@ -246,13 +247,13 @@ def plot_ranks(calibration: Calibration, *, count: int = 12, probability: float 
     )
     figure = drawn.viz["figure"].item()
     figure.set_layout_engine("constrained")
-    # It is one of pyplot's, which would keep it for good.
+    # The figure is one of pyplot's, which would keep it in memory until it is closed.
     importlib.import_module("matplotlib.pyplot").close(figure)
     return figure
 
 
 def _arviz_plots() -> Any:
-    """The library arviz-plots; imported when a figure is drawn, since it takes seconds.
+    """Import arviz-plots, only when a figure is drawn, since it takes seconds.
 
     Raises:
         ImportError: If it is not installed, or not for this matplotlib.

@@ -138,7 +138,7 @@ def rank_arms(
         ranking.
     """
     names = list(cells)
-    # An effect on all arms moves no rank; it is taken off: unequal factors c would let it.
+    # A datum's effect on all arms moves no rank, but unequal factors c would let it: taken off.
     shared = torch.stack([each.values.mean(0) for each in cells.values()]).mean(0)
     apart = [
         replace(each, values=each.values - (shared - shared.mean())) for each in cells.values()

@@ -1,4 +1,4 @@
-"""Figures: drawings on axes, how they look, and those of images and tables."""
+"""Figures: drawings on axes, their style, and figures of images and tables."""
 
 from ppl_vae.names import names_of_stub
 

@@ -24,13 +24,13 @@ from ppl_vae.plots._style import (
 )
 
 _LONGEST = 50
-"""Characters that stand beside each other in a figure."""
+"""Longest label of a figure, in characters."""
 _ROW = 0.46
-"""Inches that a row with its label above takes."""
+"""Height of a row with its label above, in inches."""
 _STRETCH = 8.0
 """Least ratio of largest to smallest at which costs are on a log axis."""
 _IMAGES = 10
-"""Images in a row."""
+"""Number of images in a row."""
 _MOST_COLUMNS = 24
 _QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
 _APART = 0.035
@@ -41,7 +41,7 @@ _SI = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 @final
 @dataclass(frozen=True)
 class ForestRow:
-    """A row of a forest plot: an estimate, its interval, single values below it."""
+    """Row of a forest plot: an estimate, its interval, single values below it."""
 
     label: str
     mean: float
@@ -54,7 +54,7 @@ class ForestRow:
 @final
 @dataclass(frozen=True)
 class Curve:
-    """y against x with bars or a band from low to high; a label where the panel has a legend."""
+    """Curve of y against x with bars or a band; labelled where the panel has a legend."""
 
     style: Style
     x: Sequence[float]
@@ -67,7 +67,7 @@ class Curve:
 @final
 @dataclass(frozen=True)
 class ElboTerms:
-    """``ELBO = log-likelihood - sum of KL`` of an arm, and a remark."""
+    """Terms of an arm's ``ELBO = log-likelihood - sum of KL``, and a remark."""
 
     label: str
     style: Style
@@ -79,7 +79,7 @@ class ElboTerms:
 @final
 @dataclass(frozen=True)
 class Cost:
-    """What an arm costs, and what it comes to, with its error."""
+    """Cost of an arm, and its mean log p(x) with its error."""
 
     style: Style
     cost: float
@@ -88,12 +88,12 @@ class Cost:
 
 
 def rows_height(count: int) -> float:
-    """Inches of a figure with so many rows, each with its label above."""
+    """Compute the inches of a figure with so many rows, each with its label above."""
     return 0.65 + _ROW * max(count, 1)
 
 
 def draw_forest(ax: Axes, rows: Sequence[ForestRow], xlabel: str, *, zero: bool = False) -> None:
-    """Estimates with intervals, one below the other; a line at 0 where they are differences.
+    """Draw estimates with intervals as rows, with a line at 0 where they are differences.
 
     An interval that holds 0 has an open marker.
     """
@@ -105,6 +105,7 @@ def draw_forest(ax: Axes, rows: Sequence[ForestRow], xlabel: str, *, zero: bool 
         face = PAPER if zero and row.low <= 0 <= row.high else color
         ax.plot([row.low, row.high], [height, height], color=color, lw=2, solid_capstyle="butt")
         ax.plot(row.mean, height, marker, color=color, markerfacecolor=face, markersize=6.5)
+        # A single seed is the mean itself.
         if len(row.points) > 1:
             ax.plot(row.points, [height + 0.2] * len(row.points), "|", color=color, markersize=6)
         _row_label(ax, height, row.label)
@@ -112,9 +113,9 @@ def draw_forest(ax: Axes, rows: Sequence[ForestRow], xlabel: str, *, zero: bool 
 
 
 def draw_bands(ax: Axes, curves: Sequence[Curve], ylabel: str, cost: str = "") -> None:
-    """A line and a band for each curve; the first fifth may leave the panel.
+    """Draw a line and a band for each curve; the first fifth may leave the panel.
 
-    Against the epoch, or against the cost that is named, on a log axis.
+    The axis is the epoch, or the cost that is named, on a log axis.
     """
     for curve in curves:
         ax.fill_between(curve.x, curve.low, curve.high, color=curve.style.color, alpha=0.2, lw=0)
@@ -124,6 +125,7 @@ def draw_bands(ax: Axes, curves: Sequence[Curve], ylabel: str, cost: str = "") -
         ax.plot(
             curve.x[few], curve.y[few], curve.style.marker, color=curve.style.color, markersize=4.5
         )
+    # The lowest values come first, and would press all later differences together.
     later = [
         value
         for curve in curves
@@ -132,6 +134,7 @@ def draw_bands(ax: Axes, curves: Sequence[Curve], ylabel: str, cost: str = "") -
         if math.isfinite(value)
     ]
     if later:
+        # Constant curves have a range of 0, which no axis can have.
         margin = 0.05 * (max(later) - min(later)) or 0.5
         ax.set_ylim(min(later) - margin, max(later) + margin)
     ax.set(xlabel=cost or "epoch", ylabel=ylabel)
@@ -147,7 +150,7 @@ def draw_bands(ax: Axes, curves: Sequence[Curve], ylabel: str, cost: str = "") -
 def draw_against(
     ax: Axes, curves: Sequence[Curve], xlabel: str, ylabel: str, *, log_y: bool = False
 ) -> None:
-    """A line with bars for each curve, against a number on a log axis.
+    """Draw a line with bars for each curve, against a number on a log axis.
 
     On a log axis for y, a bar that reaches 0 gives way to an arrow at its upper end.
     """
@@ -158,6 +161,7 @@ def draw_against(
         shown = list(np.where(seen, y, np.nan))
         draw_line(ax, list(x), shown, curve.style, label=curve.label)
         ax.vlines(x[seen], low[seen], high[seen], color=curve.style.color, lw=1.2)
+        # An upper limit is all that a log axis can show of such an interval.
         ax.plot(x[~seen], high[~seen], ls="none", marker=CARETDOWN, color=curve.style.color)
     ticks = sorted({value for curve in curves for value in curve.x})
     ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
@@ -166,12 +170,13 @@ def draw_against(
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.minorticks_off()
+    # Ticks at the values there are: a few K or temperatures, and no powers of ten between.
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.xaxis.minorticks_off()
 
 
 def draw_parts(ax: Axes, rows: Sequence[ElboTerms]) -> None:
-    """For each arm the log-likelihood from 0, below it the KL of each site from there to the ELBO.
+    """Draw each arm's log-likelihood from 0, below it the KL of each site from there to the ELBO.
 
     Full: log-likelihood. Pale: KL, one piece a site. The mark at the end is the ELBO.
     """
@@ -190,7 +195,7 @@ def draw_parts(ax: Axes, rows: Sequence[ElboTerms]) -> None:
 
 
 def draw_costs(ax: Axes, points: Sequence[Cost], front: Sequence[Cost], xlabel: str) -> None:
-    """Mean log p(x) against cost, two standard errors each; the Pareto front is a line of steps."""
+    """Draw mean log p(x) against cost, two standard errors each, with the Pareto front as steps."""
     for point in points:
         bar = [point.value - 2 * point.error, point.value + 2 * point.error]
         ax.plot([point.cost] * 2, bar, color=point.style.color, lw=1.2)
@@ -214,7 +219,7 @@ def draw_costs(ax: Axes, points: Sequence[Cost], front: Sequence[Cost], xlabel: 
 
 
 def draw_profiles(ax: Axes, rows: Sequence[Sequence[float]], color: str, xlabel: str) -> None:
-    """Data that are no images and whose columns have no names: one line a row."""
+    """Draw data without names of columns, one line a row."""
     for row in rows:
         ax.plot(range(len(row)), row, color=color, lw=0.9, alpha=0.6)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -227,7 +232,7 @@ def draw_columns(
     names: Sequence[str],
     colors: Sequence[str],
 ) -> None:
-    """Columns of a table, one below the other, in each the groups of rows that are compared.
+    """Draw columns of a table, one below the other, in each the groups of rows to compare.
 
     Thin: from the 5% to the 95% quantile, thick: from 25% to 75%, mark: the median, all in standard
     deviations from the mean of the first group's column; both stand beside its name. Missing cells
@@ -237,6 +242,7 @@ def draw_columns(
     center, scale = np.nanmean(first, 0), np.nanstd(first, 0)
     count = min(len(names), _MOST_COLUMNS)
     for index, ((label, rows), color) in enumerate(zip(groups.items(), colors, strict=True)):
+        # A constant column has no scale, and stays in its own units.
         scaled = (rows - center) / np.where(scale > 0, scale, 1)
         heights = np.arange(count) + 0.3 * (index - (len(groups) - 1) / 2)
         low, first_quarter, median, last_quarter, high = np.nanquantile(
@@ -254,14 +260,14 @@ def draw_columns(
 
 
 def columns_height(count: int) -> float:
-    """Inches of a figure with so many columns of data, one below the other."""
+    """Compute the inches of a figure with so many columns of data, one below the other."""
     return 0.9 + 0.32 * min(count, _MOST_COLUMNS)
 
 
 def image_grid(
     images: Float[np.ndarray, "images features"], shape: Sequence[int], columns: int = _IMAGES
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Images in rows, a pixel of white between; grey ones from white (0) to black (1)."""
+    """Lay out images in rows, a white pixel between; grey ones from white (0) to black (1)."""
     values = np.nan_to_num(images).clip(0, 1).reshape(len(images), *shape)
     if len(shape) == 2:
         values = np.repeat(1 - values[:, None], 3, axis=1)
@@ -269,6 +275,7 @@ def image_grid(
     padded = np.pad(colors, [(0, -len(colors) % columns), (0, 1), (0, 1), (0, 0)],
                     constant_values=1)  # fmt: skip
     rows = padded.reshape(-1, columns, *padded.shape[1:]).swapaxes(1, 2)
+    # Without the white pixels beside the last column and below the last row.
     joined = rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)[:-1, :-1]
     return np.asarray((255 * joined).round(), dtype=np.uint8)
 
@@ -280,13 +287,13 @@ def plot_images(
     row_names: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Any:
-    """A grid of images, one given batch a row, values in [0, 1] from white to black.
+    """Plot a grid of images, one given batch a row, values in [0, 1] from white to black.
 
     Args:
         rows: Batches of images, all of one size.
         image_shape: (height, width), or (channels, height, width).
-        row_names: Beside the rows, the first ones.
-        ax: Where to draw; a new figure if not given.
+        row_names: Names beside the first rows.
+        ax: Axes to draw on; a new figure if not given.
 
     Returns:
         The axes that were given, or the new figure.
@@ -311,12 +318,14 @@ def plot_columns(
     *,
     ax: Axes | None = None,
 ) -> Any:
-    """Groups of rows of a table, beside each other in every column; see :func:`draw_columns`.
+    """Plot groups of rows of a table, beside each other in every column.
+
+    See :func:`draw_columns`.
 
     Args:
         groups: Name to rows; the first sets the scale of each column.
-        names: Of the columns. Where they have none, a row is a line over the features.
-        ax: Where to draw; a new figure if not given.
+        names: Names of the columns. Where they have none, a row is a line over the features.
+        ax: Axes to draw on; a new figure if not given.
 
     Returns:
         The axes that were given, or the new figure.
@@ -330,6 +339,7 @@ def plot_columns(
         for (label, rows), color in zip(arrays.items(), colors, strict=True):
             if names is None:
                 draw_profiles(ax, rows.tolist(), color, "feature")
+                # One entry in the legend for all lines of a group.
                 ax.plot([], [], color=color, label=label)
         legend(ax)
 
@@ -353,13 +363,13 @@ def draw_on(panels: Sequence[tuple[Drawing, float]], ax: Axes | Sequence[Axes] |
 
 
 def legend(ax: Axes, title: str | None = None) -> None:
-    """What lines and markers stand for, at the right of the panel, where nothing is drawn."""
+    """Add a legend at the right of the panel, where nothing is drawn."""
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8.5, title=title,
               title_fontsize=8.5)  # fmt: skip
 
 
 def label_points(ax: Axes, labels: Sequence[str], x: Sequence[float], y: Sequence[float]) -> None:
-    """Labels beside points of a curve, left out where they would stand on one already there.
+    """Label points of a curve, except where a label would overlap one already there.
 
     The ends come first, then those between, from the middle of the widest space without one.
     """
@@ -367,6 +377,7 @@ def label_points(ax: Axes, labels: Sequence[str], x: Sequence[float], y: Sequenc
     placed: list[tuple[float, float]] = []
     for index in _ends_first(len(labels)):
         place = (x[index] - left) / (right - left), (y[index] - low) / (high - low)
+        # A label is wider than high.
         if all(abs(place[0] - a) > 2 * _APART or abs(place[1] - b) > _APART for a, b in placed):
             placed.append(place)
             ax.annotate(labels[index], (x[index], y[index]), (6, 3), textcoords="offset points",
@@ -374,7 +385,7 @@ def label_points(ax: Axes, labels: Sequence[str], x: Sequence[float], y: Sequenc
 
 
 def _ends_first(count: int) -> list[int]:
-    """0, the last, and then the index that is farthest from those before, again and again."""
+    """Order indices: the first, the last, and then always the one farthest from all before."""
     order = [0, count - 1][:count]
     while len(order) < count:
         rest = [index for index in range(count) if index not in order]
@@ -383,7 +394,7 @@ def _ends_first(count: int) -> list[int]:
 
 
 def shortened(label: str, longest: int = _LONGEST) -> str:
-    """A long label without its middle."""
+    """Shorten a long label by its middle."""
     if len(label) <= longest:
         return label
     half = (longest - 1) // 2
@@ -403,6 +414,7 @@ def _row_label(ax: Axes, height: float, label: str, remark: str = "") -> None:
 
 
 def _rows_axis(ax: Axes, count: int, xlabel: str) -> None:
+    # Upside down: the first row stands at the top, with room for its label above.
     ax.set(ylim=(count - 0.4, -0.75), yticks=[], xlabel=xlabel)
     ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(5))

@@ -1,4 +1,4 @@
-"""How figures look, and figures as SVG that is part of a page, in its colours and its font."""
+"""Style of figures, and figures as SVG within a page, in its colours and its font."""
 
 import html
 import io
@@ -13,11 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Those of the page in light, by which the SVG knows what to leave to the page.
+# The page's colours in light; in SVG they give way to the page's variables.
 INK: Final = "#1b1f24"
 MUTED: Final = "#5b6570"
 GRID: Final = "#dfe3e7"
 PAPER: Final = "#ffffff"
+# Distinguishable without red, green or blue, too, in light and dark: test_colours.py.
 ARMS: Final = ("#4a8ae9", "#db710c", "#7d9166", "#973c7b", "#4b2c04", "#2f28cd", "#04001b")
 _ROLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
     color: f"arm-{index}" for index, color in enumerate(ARMS)
@@ -31,12 +32,13 @@ Drawing = Callable[[Axes], None]
 
 HEIGHT: Final = 3.1
 _WIDTH = 5.0
-"""Inches of 72 units: as many units as a phone is wide, where the text is read as it is."""
+"""Width in inches of 72 units, about as many as a phone has, where text keeps its size."""
 _DPI = 130
 _KEY = 34 / 72, 14 / 72
 
 _FONT_SIZE = 10.5
 _STYLE = {
+    # Text stays text: it has the page's font, and can be searched.
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": _FONT_SIZE,
@@ -73,9 +75,10 @@ class Style:
 
 
 def style_of(index: int) -> Style:
-    """The style of the arm with this index; different for the first 21."""
+    """Choose the style of the arm with this index; different for the first 21."""
     return Style(
         color=ARMS[index % len(ARMS)],
+        # 13 markers against 7 colours: a pair of both repeats only after 91 arms.
         marker=_MARKERS[index % len(_MARKERS)],
         dashes=_DASHES[index // len(ARMS) % len(_DASHES)],
     )
@@ -83,7 +86,7 @@ def style_of(index: int) -> Style:
 
 @final
 class NotebookFigure(Figure):
-    """A figure that pyplot does not keep, which a notebook shows all the same."""
+    """Figure that a notebook shows although pyplot does not keep it."""
 
     def _repr_png_(self) -> bytes:
         return png_of(self)
@@ -102,6 +105,7 @@ def new_figure(panels: Sequence[tuple[Drawing, float]]) -> Figure:
     rows = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
     width = _WIDTH * (1.4 if columns == 1 else 2)
     with mpl.rc_context(_STYLE):
+        # Not by pyplot, which would keep a reference to every figure.
         figure = NotebookFigure(figsize=(width, sum(rows)), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows).ravel()
@@ -113,7 +117,7 @@ def new_figure(panels: Sequence[tuple[Drawing, float]]) -> Figure:
 
 
 def png_of(figure: Figure, title: str = "") -> bytes:
-    """A figure as the content of a PNG file, with a title above it."""
+    """Write a figure as the content of a PNG file, with a title above it."""
     if title:
         figure.suptitle(title, fontsize=_FONT_SIZE + 1, parse_math=False)
     out = io.BytesIO()
@@ -127,17 +131,18 @@ def remark(ax: Axes, text: str) -> None:
 
 
 def svg_panel(draw: Drawing, name: str, description: str, height: float = HEIGHT) -> str:
-    """A figure of one panel as an ``<svg>`` element.
+    """Draw a figure of one panel as an ``<svg>`` element.
 
     Colours are the page's CSS variables ``--ink``, ``--muted``, ``--grid``, ``--paper`` and
     ``--arm-0`` to ``--arm-6``, so that they follow its light and dark.
 
     Args:
-        draw: Draws on the axes it is given.
-        name: All ids begin with it; the same figure has the same ids.
-        description: For people who cannot see it.
-        height: In inches of 72 units.
+        draw: Function that draws on axes.
+        name: Beginning of all ids; the same figure has the same ids.
+        description: Text for people who cannot see the figure.
+        height: Height in inches of 72 units.
     """
+    # Without a salt ids are random: the same study would have another page each time.
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
@@ -149,7 +154,7 @@ def svg_panel(draw: Drawing, name: str, description: str, height: float = HEIGHT
 
 
 def svg_symbol(style: Style, name: str) -> str:
-    """An arm's line and marker as a ``<symbol>`` with this id, for a key beside figures."""
+    """Draw an arm's line and marker as a ``<symbol>`` with this id, for a key beside figures."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=_KEY)
         FigureCanvasSVG(figure)
@@ -171,7 +176,7 @@ def draw_line(
     marker: bool = True,
     label: str = "",
 ) -> None:
-    """An arm's line, with its marker at every point where there is to be one."""
+    """Draw an arm's line, with its marker at every point if wanted."""
     ax.plot(
         x, y, color=style.color, linestyle=style.dashes, lw=1.5,
         marker=style.marker if marker else "", markersize=5, label=label or None,
@@ -180,16 +185,20 @@ def draw_line(
 
 def _body(figure: Figure, name: str) -> str:
     out = io.StringIO()
+    # Transparent: the page's own paper, light or dark, shows through.
     figure.patch.set_visible(False)
     for ax in figure.axes:
         ax.patch.set_visible(False)
+    # No date and no version: the same figure is the same text.
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = out.getvalue()
     text = text[text.index("<svg") :].partition(">")[2].rpartition("</svg>")[0]
-    # What stands in <style> would hold for the whole page; groups have ids that nobody asks for.
+    # A <style> would hold for the whole page; nothing refers to the ids of groups.
     text = re.sub(r"<style.*?</style>|<!--.*?-->|<defs>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
+    # Ids are unique within a page, which has many figures.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    # The font is the page's; a rotation by -0 degrees is none.
     text = re.sub(r" font-family: [^;\"]*;| transform=\"rotate\(-0 [^\"]*\"", "", text)
     for color, role in _ROLES.items():
         text = text.replace(color, f"var(--{role})")

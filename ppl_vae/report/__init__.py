@@ -1,4 +1,4 @@
-"""Runs and studies as files that people look at."""
+"""Reports and figures of runs and studies, as files."""
 
 from ppl_vae.report._folders import (
     write_diagnosis,

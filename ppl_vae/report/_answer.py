@@ -1,4 +1,4 @@
-"""What a comparison came to, in words."""
+"""Answer of a comparison, in words."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,11 +9,11 @@ from ppl_vae.plots import ForestRow
 from ppl_vae.report import _numbers as numbers
 
 _MOST_NAMED = 4
-"""Arms that a sentence names."""
+"""Largest number of arms that a sentence names."""
 
 
 def answer(comparison: Comparison) -> list[Markup]:
-    """What came out, in plain words with numbers and intervals; HTML, names escaped."""
+    """State the result in plain words with numbers and intervals; HTML, names escaped."""
     ranked = list(comparison.ranking)
     best = ranked[0]
     mean = comparison.arms[best]
@@ -39,7 +39,7 @@ def answer(comparison: Comparison) -> list[Markup]:
 
 
 def _compared(comparison: Comparison, best: str) -> list[Markup]:
-    """How the best arm stands to the others; how all stand to the reference, if it is another."""
+    """Compare the best arm with the others, or all with the reference if it is another arm."""
     ranked, reference = list(comparison.ranking), comparison.reference
     sentences = []
     if reference in (None, best):
@@ -55,7 +55,8 @@ def _compared(comparison: Comparison, best: str) -> list[Markup]:
 
 
 def _best(rows: Mapping[str, ForestRow]) -> list[Markup]:
-    """The best arm minus each other one."""
+    """State the differences of the best arm and each other one."""
+    # Only an interval that excludes 0 is called a difference, as in the tables.
     lower = [arm for arm, row in rows.items() if row.low > 0]
     near = [arm for arm in rows if arm not in lower]
     sentences = []
@@ -83,7 +84,7 @@ def _best(rows: Mapping[str, ForestRow]) -> list[Markup]:
 
 
 def _reference(rows: Mapping[str, ForestRow], reference: str) -> list[Markup]:
-    """Each arm minus the reference."""
+    """State the differences of each arm and the reference."""
     if not rows:
         return []
     higher = sum(row.low > 0 for row in rows.values())
@@ -109,6 +110,7 @@ def _reference(rows: Mapping[str, ForestRow], reference: str) -> list[Markup]:
 
 
 def _name(arm: str) -> Markup:
+    # Markup.format escapes what it inserts: a name is shown as text.
     return Markup("<b>{}</b>").format(arm)
 
 
@@ -122,10 +124,11 @@ def _listed(arms: Sequence[str]) -> Markup:
 
 
 def oriented(comparison: Comparison, a: str, b: str) -> ForestRow | None:
-    """Mean of log p_a - log p_b, its simultaneous interval; None where they were not compared."""
+    """Orient a difference as a minus b, with its interval; None where they were not compared."""
     for pair, sign in (((a, b), 1), ((b, a), -1)):
         if pair in comparison.differences:
             mean = comparison.differences[pair]
+            # A change of sign swaps the ends.
             low, high = sorted(sign * end for end in comparison.interval(pair))
             points = tuple(sign * value for value in mean.per_seed)
             return ForestRow(f"{a} {numbers.MINUS} {b}", sign * mean.mean, low, high, None, points)
@@ -133,5 +136,5 @@ def oriented(comparison: Comparison, a: str, b: str) -> ForestRow | None:
 
 
 def percent_of(comparison: Comparison) -> str:
-    """Its confidence, as text."""
+    """Write the confidence of a comparison as text."""
     return f"{100 * comparison.confidence:g}%"

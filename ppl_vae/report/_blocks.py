@@ -1,4 +1,4 @@
-"""Blocks of a page: sections of paragraphs, tables, figures and pictures, with their data."""
+"""Blocks of a page: sections of paragraphs, tables, figures and pictures, with data."""
 
 import base64
 import csv
@@ -19,14 +19,14 @@ _SHORT, _TALL = 15, 30
 @final
 @dataclass(frozen=True)
 class TableColumn:
-    """A column of a table.
+    """Column of a table.
 
     Attributes:
-        title: Its heading; the name of the column in the data.
+        title: Name of the column in the data, and its heading.
         kind: ``arm`` has the arm's key beside it; ``error`` stands close to the column before it;
             ``prose`` needs room.
-        form: A number as text.
-        heading: Where the page says it otherwise than the data.
+        form: Function that writes a number as text.
+        heading: Heading on the page, where it is not the title.
     """
 
     title: str
@@ -35,27 +35,28 @@ class TableColumn:
     heading: str = ""
 
     def written(self, value: Value) -> str:
-        """A value as the page shows it."""
+        """Write a value as the page shows it."""
         if isinstance(value, str):
             return value
         return self.form(value) if self.kind in ("number", "error") else str(value or "")
 
     def key(self, value: Value) -> str:
-        """What a row is sorted by; empty is last."""
+        """Return the sort key of a row; empty is last."""
+        # The value and not its rounded text: rows that look equal are still in order.
         return "" if numbers.is_missing(value) else str(value)
 
 
 @final
 @dataclass(frozen=True)
 class Table:
-    """Rows of values, that the page can sort and filter and that are there to download.
+    """Table of values that the page can sort and filter, with its data to download.
 
     Attributes:
-        name: Of its file of data.
-        caption: What it shows, in which unit.
-        columns: What the rows hold.
-        rows: A value for each column.
-        beside: Narrow enough to stand beside a figure.
+        name: Name of its file of data.
+        caption: Caption, with the unit.
+        columns: Columns of the table.
+        rows: Rows, a value for each column.
+        beside: Whether it is narrow enough to stand beside a figure.
     """
 
     name: str
@@ -67,27 +68,27 @@ class Table:
 
     @property
     def size(self) -> Literal["short", "long", "tall"]:
-        """``short`` ones stay whole on paper, ``tall`` ones scroll on a screen."""
+        """Size class; ``short`` tables stay whole on paper, ``tall`` ones scroll on a screen."""
         if len(self.rows) <= _SHORT:
             return "short"
         return "tall" if len(self.rows) > _TALL else "long"
 
     @cached_property
     def data(self) -> str:
-        """The rows as the URI of a CSV file."""
+        """Rows as the URI of a CSV file."""
         return csv_uri([column.title for column in self.columns], self.rows)
 
 
 @final
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with the numbers it shows.
+    """Drawing with the numbers it shows.
 
     Attributes:
-        name: Of its file of data.
-        caption: What is shown, in which unit.
-        svg: An ``<svg>`` element, its text escaped.
-        data: The numbers as the URI of a CSV file.
+        name: Name of its file of data.
+        caption: Caption, with the unit.
+        svg: ``<svg>`` element, its text escaped.
+        data: Numbers shown, as the URI of a CSV file.
     """
 
     name: str
@@ -110,12 +111,12 @@ class Figure:
         """Draw a panel.
 
         Args:
-            name: Of its file of data; ids in the drawing begin with it.
-            caption: What is shown, in which unit.
-            draw: Draws on the axes it is given.
-            description: For people who cannot see it.
+            name: Name of its file of data; ids in the drawing begin with it.
+            caption: Caption, with the unit.
+            draw: Function that draws on axes.
+            description: Text for people who cannot see the figure.
             data: Titles and rows of the numbers shown.
-            height: In inches.
+            height: Height in inches.
         """
         return cls(name, caption, svg_panel(draw, name, description, height), csv_uri(*data))
 
@@ -123,7 +124,7 @@ class Figure:
 @final
 @dataclass(frozen=True)
 class Picture:
-    """An image, as the URI of a PNG file, or a drawing as SVG."""
+    """Image, as the URI of a PNG file, or a drawing as SVG."""
 
     label: str
     alt: str
@@ -134,7 +135,7 @@ class Picture:
 @final
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side, one an arm."""
+    """Gallery of pictures side by side, one for each arm."""
 
     name: str
     caption: str
@@ -146,7 +147,7 @@ class Gallery:
 @final
 @dataclass(frozen=True)
 class Verbatim:
-    """Text as it stands in a file."""
+    """Verbatim text of a file."""
 
     title: str
     text: str
@@ -157,7 +158,7 @@ class Verbatim:
 @final
 @dataclass(frozen=True)
 class Facts:
-    """Names and what they stand for."""
+    """List of names and their values."""
 
     items: Sequence[tuple[str, str]]
     block: ClassVar[str] = "facts"
@@ -170,13 +171,13 @@ Block = Table | Figure | Gallery | Verbatim | Facts
 @final
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """Section of the page.
 
     Attributes:
-        name: Of its anchor.
-        title: Its heading.
-        blocks: In their order.
-        paragraphs: Before the blocks.
+        name: Name of its anchor.
+        title: Heading.
+        blocks: Blocks in their order.
+        paragraphs: Paragraphs before the blocks.
         key: Whether the figures need the key of the arms beside them.
     """
 
@@ -188,7 +189,7 @@ class Section:
 
 
 def csv_uri(titles: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
-    """A CSV file within a link: no script and no second file is needed to download it."""
+    """Write a CSV file within a link, which needs no script and no second file to download."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(titles)

@@ -1,4 +1,4 @@
-"""Runs and studies drawn into their folders."""
+"""Figures and tables that runs and studies keep in their folders."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
 
     Args:
         run: A trained run.
-        count: Columns of the pictures.
+        count: Number of columns of the pictures.
         seed: Seed of the draws.
 
     Raises:
@@ -43,6 +43,7 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     schema, data = run.data.schema, data.cpu()
     titles = "draws from the prior: mean of p(x|z), z ~ p(z)", "mean of p(x|z), z ~ q(z|x)"
     if (shape := schema.image_shape) is None:
+        # Named columns are drawn by quantiles, which need all draws; else each row is a line.
         names = schema.feature_names
         rows = prior_means if names else prior_means[:count]
         given = schema.restore(data.numpy())
@@ -83,7 +84,7 @@ def write_gradient_bench(bench: GradientBench, folder: Path, title: str) -> list
 
 
 def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path]:
-    """Write a diagnosis and a figure of each part that has one beside the run's evaluations.
+    """Write a diagnosis, and figures of its results that have one, beside the run's evaluations.
 
     ``diagnosis-KEY.nc``, ``diagnosis-KEY.json``, ``diagnosis-KEY-bound_curve.png``, likewise for
     the other parts, and, where the extra ``plots`` is installed, ArviZ's ``ranks``; the key follows
@@ -113,6 +114,7 @@ def write_sandwich(sandwiches: Mapping[int, Sandwich], folder: Path, title: str)
 def write_imputation(found: ImputedTable, path: Path) -> list[Path]:
     """Write all completed tables to ``path``, the single best one beside it; return both paths."""
     numbered = [
+        # The number of the imputation comes first, before the columns of the table.
         draw.assign(imputation=number).iloc[:, [-1, *range(draw.shape[1])]]
         for number, draw in enumerate(found.draws, start=1)
     ]

@@ -1,4 +1,4 @@
-"""Sections of what a study measured beside log p(x): bounds, the ELBO's terms, gradients."""
+"""Sections on the measures of a study beside log p(x): bounds, the ELBO's terms, gradients."""
 
 import math
 import re
@@ -19,9 +19,9 @@ _GROUPS = {"phi": "phi, of the guide", "theta": "theta, of the model"}
 
 
 def done(cells: Sequence[RunRecord], arm: str | None = None) -> Iterator[RunRecord]:
-    """The finished cells of an arm, or of all, in order.
+    """Yield the finished cells of an arm, or of all, in order.
 
-    Each is a copy: what is read from its folder goes when the caller lets it go.
+    Each is a copy: the results that it reads from its folder and keeps are freed with it.
     """
     for cell in cells:
         if cell.state == "done" and arm in (None, cell.arm):
@@ -31,7 +31,7 @@ def done(cells: Sequence[RunRecord], arm: str | None = None) -> Iterator[RunReco
 def _measured(
     cells: Sequence[RunRecord], name: str, arms: Sequence[str]
 ) -> dict[str, dict[int, Summary]]:
-    """Arm to seed to the summary of a measure, where it was measured."""
+    """Look up the summaries of a measure, by arm and seed, where it was measured."""
     by_arm = {
         arm: {
             cell.seed: _with_nan(cell.measures[name])
@@ -44,13 +44,13 @@ def _measured(
 
 
 def _first(cells: Sequence[RunRecord], name: str, arms: Sequence[str]) -> dict[str, Summary]:
-    """Arm to the summary of a measure of the first seed that has one."""
+    """Look up, by arm, the summary of a measure of the first seed that has one."""
     found = _measured(cells, name, arms)
     return {arm: next(iter(by_seed.values())) for arm, by_seed in found.items()}
 
 
 def _with_nan(value: Any) -> Any:
-    """NaN in place of None, which JSON has for it."""
+    """Replace None, which JSON has for NaN, by NaN."""
     if isinstance(value, Mapping):
         return {name: _with_nan(entry) for name, entry in value.items()}
     if isinstance(value, list):
@@ -59,7 +59,7 @@ def _with_nan(value: Any) -> Any:
 
 
 def bound_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Section | None:
-    """E[L_K] against K, and its limit."""
+    """Make the section of E[L_K] against K, and its limit."""
     by_arm = _measured(cells, "bound_curve", list(styles))
     if not by_arm:
         return None
@@ -116,7 +116,7 @@ def _limits(by_arm: Mapping[str, Mapping[int, Summary]]) -> Table:
 
 
 def _joined(notes: Sequence[str]) -> str:
-    """Remarks on several seeds; those that differ only by the percentage in front are one."""
+    """Join remarks on several seeds; those that differ only by a leading percentage are one."""
     shares: dict[str, list[int]] = {}
     for note in notes:
         share = re.match(r"\d+(?=%)", note)
@@ -128,13 +128,14 @@ def _joined(notes: Sequence[str]) -> str:
 
 
 def sandwich_block(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Section | None:
-    """Lower and upper bound of log p(x) on simulated data, against the temperatures."""
+    """Make the section of bounds of log p(x) on simulated data, against the temperatures."""
     by_arm = _first(cells, "sandwich", list(styles))
     if not by_arm:
         return None
     sides, gaps = [], []
     for arm, summary in by_arm.items():
         temperatures = summary["temperatures"]
+        # Each arm simulates its own data: levels of log p(x) do not compare, widths do.
         middle = (summary["lower"][-1] + summary["upper"][-1]) / 2
         for side in ("lower", "upper"):
             values = [value - middle for value in summary[side]]
@@ -191,10 +192,10 @@ def sandwich_block(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> S
 def decompositions(
     cells: Sequence[RunRecord], arms: Sequence[str], styles: Mapping[str, Style]
 ) -> Section | None:
-    """``ELBO = log-likelihood - KL``: bars of the arms shown, a table of all."""
+    """Make the section of ``ELBO = log-likelihood - KL``, bars of some arms, a table of all."""
     means = {}
     for arm in arms:
-        # Arm by arm: of all runs together the summaries would be many.
+        # Arm by arm, so that the summaries of one arm only are in memory.
         for summaries in _measured(cells, "decomposition", [arm]).values():
             # A guide that is a point has a joint density, and no ELBO to be taken apart.
             if bounds := [summary for summary in summaries.values() if "elbo" in summary]:
@@ -282,7 +283,7 @@ def _active(units: Mapping[str, tuple[float, int]]) -> str:
 
 
 def gradients_block(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Section | None:
-    """Signal-to-noise ratio of the gradients of guide and model against K."""
+    """Make the section of the gradients' signal-to-noise ratios against K."""
     by_arm = _first(cells, "gradients", list(styles))
     if not by_arm:
         return None

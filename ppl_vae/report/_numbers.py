@@ -1,4 +1,4 @@
-"""Means over seeds with their errors, and numbers as a page writes them; a dash for none."""
+"""Means over seeds with their errors, and the text of numbers on a page; a dash for none."""
 
 import math
 import statistics
@@ -11,74 +11,74 @@ _SMALLEST_P = 0.001
 
 
 def mean(values: Sequence[float]) -> float:
-    """Mean of one value or more."""
+    """Compute the mean of one value or more."""
     return sum(values) / len(values)
 
 
 def joint_error(values: Sequence[float], noise: Sequence[float]) -> float:
-    """Standard error over seeds, which holds the particles' noise; of one seed that noise alone."""
+    """Compute the error over seeds, which holds the particles' noise; with one seed that alone."""
     if len(values) > 1:
         return statistics.stdev(values) / math.sqrt(len(values))
     return known(noise[0])
 
 
 def known(error: float) -> float:
-    """An error, 0 where there is none."""
+    """Return an error, 0 where there is none."""
     return 0.0 if math.isnan(error) else error
 
 
 def bars(values: Sequence[float], errors: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Lower and upper ends of bars of two standard errors to each side."""
+    """Compute the ends of bars of two standard errors to each side."""
     pairs = list(zip(values, errors, strict=True))
     return [value - 2 * error for value, error in pairs], [v + 2 * error for v, error in pairs]
 
 
 def nats(value: float | None) -> str:
-    """Three decimals."""
+    """Write three decimals."""
     return _written(value, ".3f")
 
 
 def signed(value: float | None) -> str:
-    """Three decimals and a sign."""
+    """Write three decimals and a sign."""
     return _written(value, "+.3f")
 
 
 def error(value: float | None) -> str:
-    """To stand beside what it is the error of."""
+    """Write an error, to stand beside its value."""
     return MISSING if is_missing(value) else f"± {value:.3f}"
 
 
 def probability(value: float | None) -> str:
-    """Three decimals, or below the least that three decimals have."""
+    """Write three decimals, or that it is below the least that three decimals can show."""
     if value is not None and 0 <= value < _SMALLEST_P:
         return f"< {_SMALLEST_P}"
     return _written(value, ".3f")
 
 
 def chance(value: float | None) -> str:
-    """A probability found by simulation, which is never known to be 1."""
+    """Write a probability found by simulation, which is never known to be 1."""
     if value is not None and value > 1 - _SMALLEST_P / 2:
         return f"> {1 - _SMALLEST_P}"
     return probability(value)
 
 
 def count(value: float | None) -> str:
-    """A whole number, its thousands apart."""
+    """Write a whole number with separators of thousands."""
     return _written(value, ",.0f")
 
 
 def tenths(value: float | None) -> str:
-    """One decimal, its thousands apart."""
+    """Write one decimal, with separators of thousands."""
     return _written(value, ",.1f")
 
 
 def interval(low: float, high: float) -> str:
-    """Both ends, in a sentence."""
+    """Write both ends, for a sentence."""
     return f"{nats(low)} to {nats(high)}"
 
 
 def plural(number: int, noun: str) -> str:
-    """``1 seed``, ``2 seeds``."""
+    """Write ``1 seed``, ``2 seeds``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

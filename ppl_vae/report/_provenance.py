@@ -1,4 +1,4 @@
-"""What was planned, what became of each cell, and what one needs to do it again."""
+"""Sections on the plan, the state of each cell, and how to reproduce the study."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from ppl_vae.studies import Study, StudyResults
 
 _TIMES = f" {numbers.TIMES} "
 _HASH = 12
-"""Characters of a hash that tell files apart."""
+"""Number of characters of a hash that tell files apart."""
 
 
 def design(results: StudyResults, comparison: Comparison | None) -> Section:
-    """Data, arms, factors, seeds, budget, evaluation."""
+    """Make the section of data, arms, factors, seeds, budget and evaluation."""
     study = results.study
     states = [cell.state for cell in results.cells]
     finished = f"{states.count('done'):,} of {len(states):,} done"
@@ -82,15 +82,16 @@ def _evaluation(study: Study, comparison: Comparison | None) -> str:
 
 
 def cells_table(cells: Sequence[RunRecord], values: Mapping[tuple[str, int], float]) -> Section:
-    """Every planned cell: what became of it, what it took, what it came to.
+    """Make the table of all planned cells: state, cost and mean log p(x).
 
     Args:
-        cells: All of them.
-        values: Arm and seed to the mean log p(x), of those that are done.
+        cells: All cells.
+        values: Mean log p(x) by arm and seed, of finished cells.
     """
     rows: list[list[Value]] = [
         [
             cell.arm, cell.seed, cell.state, values.get((cell.arm, cell.seed)),
+            # A cell that nobody began has no cost: empty cells of the table, and no zeros.
             *((cell.epochs, cell.kept_epoch, cell.evaluations, cell.seconds, cell.attempts)
               if cell.attempts else [None] * 5),
             cell.reason or "",
@@ -108,6 +109,7 @@ def cells_table(cells: Sequence[RunRecord], values: Mapping[tuple[str, int], flo
         TableColumn("seconds", "number", numbers.tenths),
         TableColumn("attempts", "number", numbers.count),
     ]
+    # The last column, so that rows can be cut to the columns there are.
     if any(cell.reason for cell in cells):
         columns.append(TableColumn("reason", "prose"))
     table = Table(
@@ -120,7 +122,7 @@ def cells_table(cells: Sequence[RunRecord], values: Mapping[tuple[str, int], flo
 
 
 def reproduction(results: StudyResults) -> Section:
-    """The command, the plan, all settings, versions."""
+    """Make the section of command, plan, all settings and versions."""
     manifest, study = results.manifest, results.study
     varied = {"seed", *study.factors}
     shared = {name: value for name, value in study.config.values().items() if name not in varied}
@@ -156,7 +158,7 @@ def _revision(git: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, which YAML has."""
+    """Convert tuples to lists, which YAML has."""
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

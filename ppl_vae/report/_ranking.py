@@ -15,7 +15,7 @@ from ppl_vae.studies import StudyResults
 _Pair = tuple[str, str]
 
 _MOST_PAIRS = 15
-"""Differences that one figure shows."""
+"""Largest number of differences that one figure shows."""
 _DIFFERENCE = [
     TableColumn("a", "arm", heading="arm"),
     TableColumn("b", "arm", heading="minus"),
@@ -38,7 +38,7 @@ _MEAN = [
 
 
 def ranked(comparison: Comparison, styles: Mapping[str, Style]) -> Section:
-    """The table of arms, best first; their intervals and those of their differences drawn."""
+    """Make the table of arms, best first, and figures of their intervals and differences."""
     percent = percent_of(comparison)
     table = Table(
         name="ranking",
@@ -118,7 +118,7 @@ def _random_effects(comparison: Comparison) -> Table:
 
 
 def differences(comparison: Comparison) -> Section | None:
-    """Table of paired differences; None with a single arm."""
+    """Make the table of paired differences; None with a single arm."""
     if not comparison.differences:
         return None
     percent = percent_of(comparison)
@@ -165,13 +165,13 @@ def _difference(pair: _Pair, mean: CrossedMean, test: PairedTest) -> list[Value]
 
 
 def _drawn(comparison: Comparison, styles: Mapping[str, Style]) -> tuple[list[ForestRow], str]:
-    """The differences that a figure has room for, and what they are."""
+    """Choose the differences that a figure has room for, and describe them."""
     pairs = [pair for pair in comparison.differences if set(pair) <= set(styles)]
     if comparison.reference is None and len(pairs) <= _MOST_PAIRS:
         drawn = [oriented(comparison, *pair) for pair in pairs]
         return [row for row in drawn if row is not None], "All paired differences"
     against = comparison.reference or next(iter(comparison.ranking))
-    # Each row is named by its arm alone: what is taken off is the same for all.
+    # Each row is named by its arm alone: the arm subtracted is the same for all.
     rows = [
         replace(row, label=arm, style=styles[arm])
         for arm in comparison.ranking
@@ -182,7 +182,8 @@ def _drawn(comparison: Comparison, styles: Mapping[str, Style]) -> tuple[list[Fo
 
 
 def factors(comparison: Comparison) -> Section | None:
-    """A table of levels and one of their differences for each of several factors."""
+    """Make tables of levels and of their differences for each of several factors."""
+    # A single factor's levels are the arms, which the ranking shows already.
     if len(comparison.factors) < 2:
         return None
     blocks: list[Block] = []
@@ -239,7 +240,7 @@ def _forest(
 
 
 def methods(results: StudyResults, comparison: Comparison) -> Section | None:
-    """Means of each arm by each method; None where there is one method only."""
+    """Make the table of means by arm and method; None where there is one method only."""
     labels = [method.label for method in results.study.methods]
     if len(labels) < 2:
         return None
@@ -269,7 +270,7 @@ def methods(results: StudyResults, comparison: Comparison) -> Section | None:
 
 
 def _row(results: StudyResults, arm: str, label: str) -> list[list[Value]]:
-    """One row, or none where no cell has such an estimate. Holds one cell's values at a time."""
+    """Make one row, or none without such an estimate; hold one cell's values at a time."""
     values, variances, costs, direction = [], [], [], ""
     for cell in done(results.cells, arm):
         evidence = cell.evidence(label)
@@ -280,5 +281,6 @@ def _row(results: StudyResults, arm: str, label: str) -> list[list[Value]]:
             direction = evidence.direction
     if not values:
         return []
+    # Monte Carlo errors of different runs are independent: variances add up.
     error = mean_of(variances) ** 0.5 / len(values) ** 0.5
     return [[arm, label, mean_of(values), error, direction, mean_of(costs), len(values)]]

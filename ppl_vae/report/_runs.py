@@ -60,11 +60,11 @@ _COSTS = {
     "seconds": "seconds of training and evaluation, per run",
 }
 _PROFILES = 10
-"""Rows of data drawn as lines."""
+"""Number of rows of data drawn as lines."""
 
 
 def learning_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Section | None:
-    """Training and validation bound against the epoch; None where no run has a history."""
+    """Make the section of bounds against the epoch; None where no run has a history."""
     histories = {arm: _histories(cells, arm) for arm in styles}
     figures = [_curves_figure(histories, styles, quantity) for quantity in _TITLES]
     drawn = [figure for figure in figures if figure is not None]
@@ -111,8 +111,8 @@ def costs(
     values: Mapping[str, tuple[float, float]],
     styles: Mapping[str, Style],
 ) -> Section | None:
-    """Mean log p(x) of each arm, ``(mean, error)``, against what its training cost."""
-    # Arm to the means of each kind of cost over its seeds.
+    """Make the section of mean log p(x), ``(mean, error)`` by arm, against the cost of training."""
+    # Means over seeds, by arm and kind of cost.
     spent: dict[str, dict[str, float]] = {}
     for arm in values:
         if runs := list(done(cells, arm)):
@@ -151,8 +151,9 @@ def costs(
 
 
 def _front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Arms that no other arm beats in one of cost and value without being worse in the other."""
+    """Find arms that no other beats in cost or value without being worse in the other."""
     best, front = float("-inf"), []
+    # By rising cost, and of equal costs the best first: only a higher value than before counts.
     for arm, (_, value) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
         if value > best:
             best = value
@@ -185,7 +186,7 @@ def _cost_figure(
 
 
 def _cost_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> list[Figure]:
-    """Validation bound against decoder evaluations, where both are recorded."""
+    """Draw the validation bound against decoder evaluations, where both are recorded."""
     curves, rows = [], list[list[Value]]()
     for arm, style in styles.items():
         histories = list(_histories(cells, arm).values())
@@ -196,6 +197,7 @@ def _cost_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> lis
         x = [mean([by_epoch[int(epoch)] for by_epoch in spent]) for epoch in curve.x]
         curves.append(replace(curve, x=x))
         rows += [[arm, *row] for row in zip(x, curve.y, curve.low, curve.high, strict=True)]
+    # A log axis has no place for 0, where evaluations were not counted.
     if not any(curve.x for curve in curves) or min(x for c in curves for x in c.x) <= 0:
         return []
     figure = Figure.drawn(
@@ -213,12 +215,12 @@ def _cost_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> lis
 def pictures(
     cells: Sequence[RunRecord], styles: Mapping[str, Style], data: Mapping[str, Any]
 ) -> Section | None:
-    """Samples and reconstructions of the first seed of each arm that has them, or None.
+    """Make galleries of the first seed of each arm that has samples; None if there are none.
 
     Args:
-        cells: Of the study.
-        styles: Of the arms to show.
-        data: What the study's manifest says of the data.
+        cells: Cells of the study.
+        styles: Styles of the arms to show.
+        data: Entry of the study's manifest on the data.
     """
     rows_of = {}
     for arm in styles:
@@ -265,10 +267,11 @@ def pictures(
 
 
 def _images(rows: Mapping[str, _Rows], kind: str, shape: tuple[int, ...]) -> str:
-    """A grid of images as the URI of a PNG file."""
+    """Write a grid of images as the URI of a PNG file."""
     shown = [rows["samples"]] if kind == "samples" else [rows["data"], rows["reconstruction"]]
     out = io.BytesIO()
     pixels = image_grid(np.concatenate(shown), shape)
+    # Without the version of matplotlib: the same picture has the same bytes.
     imsave(out, pixels, format="png", metadata={"Software": ""})
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
@@ -276,7 +279,7 @@ def _images(rows: Mapping[str, _Rows], kind: str, shape: tuple[int, ...]) -> str
 def _columns(
     rows: Mapping[str, _Rows], names: Sequence[str] | None, style: Style, name: str, alt: str
 ) -> str:
-    """Data and means of p(x|z) as SVG: columns of a table, or lines where they have no names."""
+    """Draw data and means of p(x|z) as SVG: columns by name, or lines where there are none."""
     key = "samples" if name.startswith("samples") else "reconstruction"
     groups, colors = {"data": rows["data"], key: rows[key]}, (MUTED, style.color)
 

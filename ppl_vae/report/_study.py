@@ -1,4 +1,4 @@
-"""A study as one HTML file that needs nothing else: no network, no script, no second file."""
+"""Report of a study as one HTML file, without network, script or second file."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -22,9 +22,9 @@ from ppl_vae.studies import StudyResults
 
 PAGE = "report.html"
 _MOST_SHOWN = 12
-"""Arms that a figure shows beside the reference; more would hide each other."""
+"""Number of arms that a figure shows beside the reference; more would hide each other."""
 _MOST_LINES = 6
-"""Lines of a group of warnings that are open from the start."""
+"""Number of lines of a group of warnings that are open from the start."""
 
 
 class _Warnings(NamedTuple):
@@ -36,14 +36,14 @@ class _Warnings(NamedTuple):
 
 
 def write_report(results: StudyResults, path: Path | None = None) -> Path:
-    """Write what a study came to as one HTML file, from its folder alone; return its path.
+    """Write the report of a study as one HTML file, from its folder alone; return its path.
 
-    Tables hold all arms and cells; figures the best arms and the reference. What is read of a cell
-    is let go before the next, apart from the log p(x) that the comparison is made of.
+    Tables hold all arms and cells; figures the best arms and the reference. Values read from a cell
+    are freed before the next, apart from the log p(x) that the comparison is made of.
 
     Args:
-        results: Of the study.
-        path: Of the page; ``report.html`` in the study's folder if not given.
+        results: Results of the study.
+        path: Path of the page; ``report.html`` in the study's folder if not given.
 
     Raises:
         OSError: If the page cannot be written; an earlier one stays whole.
@@ -55,11 +55,11 @@ def write_report(results: StudyResults, path: Path | None = None) -> Path:
 
 
 def render(results: StudyResults, comparison: Comparison | None) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
-        results: Of the study.
-        comparison: Of its arms; None before any cell is done.
+        results: Results of the study.
+        comparison: Comparison of its arms; None before any cell is done.
     """
     study = results.study
     styles: dict[str, Style] = {}
@@ -144,6 +144,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ppl_vae.report", "page"),
         autoescape=True,
+        # A name that the template misspells raises, and is not written as nothing.
         undefined=jinja2.StrictUndefined,
         # A stranger's cell may hold what would steer a terminal that the page is printed on.
         finalize=lambda value: type(value)(printable(value)) if isinstance(value, str) else value,
@@ -154,7 +155,7 @@ def _template() -> jinja2.Template:
 
 
 def _rows(blocks: Sequence[Block]) -> list[tuple[bool, list[Block]]]:
-    """Figures that follow each other, and narrow tables, stand side by side where there is room."""
+    """Group adjacent figures and narrow tables, which stand side by side where there is room."""
     groups = groupby(blocks, key=lambda block: block.beside)
     return [(beside, list(group)) for beside, group in groups]
 
