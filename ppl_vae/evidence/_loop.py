@@ -151,6 +151,9 @@ class Call:
                     stacklevel=3,
                 )
             look = smaller
+            if path is not None:
+                # Its chunks, which this call has written or matched, are of more rows at once.
+                path.unlink(missing_ok=True)
 
     def _with_rows_of_file(self, look: Evaluation, settings: str, path: Path | None) -> Evaluation:
         """Take the file's rows at once, where these are all that it has other than this run.

@@ -346,3 +346,22 @@ def test_out_of_memory_goes_on_with_half_the_rows():
     assert torch.equal(found[8].columns["draw"], found[4].columns["draw"])
     assert found[8].identity == found[4].identity
     assert found[8].identity.chunk_rows == 4
+
+
+def test_out_of_memory_after_some_chunks_starts_again_with_a_checkpoint_too(tmp_path):
+    """The chunks that are kept are of more rows at once, and of no use with fewer."""
+
+    def estimate(memory, look, x, streams):
+        if look.rows == 2 and streams.first >= memory:
+            raise MemoryError
+        with streams.stream(Purpose.FORWARD):
+            return {"draw": torch.rand(len(x))}
+
+    drawn = []
+    for rows, memory, checkpoint in ((1, 99, None), (2, 2, tmp_path / "unfinished")):
+        call, size = Call(checkpoint=checkpoint), ChunkSize(1, None, cpu=rows)
+        with call.open(Programs(model, guide), X, size) as look:
+            results = call.by_chunk(look, "test", lambda *a, k=memory: estimate(k, *a))
+        drawn.append((results.columns["draw"], results.identity))
+    assert torch.equal(drawn[0][0], drawn[1][0])
+    assert drawn[0][1] == drawn[1][1]
