@@ -188,6 +188,7 @@ def _difference_values(pair: Pair, mean: CrossedMean, test: PairedTest) -> dict[
 
 
 def _mean_values(mean: CrossedMean) -> dict[str, Any]:
+    # Without the mean squares, from which all the other numbers come.
     return {name: value for name, value in vars(mean).items() if name != "squares"}
 
 
@@ -277,7 +278,7 @@ def _known(values: Mapping[K, V | None]) -> dict[K, V]:
 
 
 def _notes(cells: Mapping[str, Cells], differences: Mapping[Pair, CrossedMean]) -> list[str]:
-    """One sentence for each lack of seeds or data that limits what the statistics say."""
+    """Write a sentence for each lack of seeds or data that limits the statistics."""
     counts = {arm: len(each.seeds) for arm, each in cells.items()}
     num_data = next(iter(cells.values())).values.shape[1]
     notes = []

@@ -41,7 +41,7 @@ class LinearGaussianProblem:
         parameters: Name to value, in double precision: ``weight`` (latent, features), ``bias``,
             ``prior_loc``, ``prior_log_scale`` of the model; ``guide_weight`` (features, latent),
             ``guide_bias``, ``guide_log_scale`` of the guide.
-        x: The data, shape (num_data, features).
+        x: Data, shape (num_data, features).
         noise_scale: s, in the units of x.
     """
 

@@ -24,7 +24,7 @@ Parameters = dict[str, Tensor]
 @final
 @dataclass(frozen=True)
 class ReferenceModel:
-    """A model and a guide as functions of their parameters, with data.
+    """Model and guide as functions of their parameters, with data.
 
     Attributes:
         name: Name for messages.
@@ -148,6 +148,7 @@ def ascent_direction(loss: Tensor, parameters: Mapping[str, Tensor]) -> Paramete
         loss: Loss, a single number.
         parameters: Leaf tensors by name.
     """
+    # autograd.grad would raise where the loss depends on no parameter at all.
     if not loss.requires_grad:
         return {name: torch.zeros_like(value) for name, value in parameters.items()}
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)

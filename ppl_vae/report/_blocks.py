@@ -193,6 +193,7 @@ def csv_uri(titles: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(titles)
+    # None is an empty cell of a CSV file, where NaN would be a text.
     writer.writerows([None if numbers.is_missing(v) else v for v in row] for row in rows)
     encoded = base64.b64encode(out.getvalue().encode()).decode()
     return f"data:text/csv;charset=utf-8;base64,{encoded}"

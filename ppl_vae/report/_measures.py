@@ -65,6 +65,7 @@ def bound_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Sec
         return None
     curves = []
     for arm, summaries in by_arm.items():
+        # Keys of JSON are texts, in whose order 16 comes before 2.
         counts = sorted({int(K) for summary in summaries.values() for K in summary["bounds"]})
         bounds = [[s["bounds"][str(K)] for s in summaries.values() if str(K) in s["bounds"]]
                   for K in counts]  # fmt: skip
@@ -100,6 +101,7 @@ def _limits(by_arm: Mapping[str, Mapping[int, Summary]]) -> Table:
         values = [limit["value"] for limit in limits]
         error = joint_error(values, [limit["monte_carlo_error"] for limit in limits])
         rows.append([arm, mean(values), error, _joined(notes)])
+    # A column of remarks takes the width that a figure beside the table would need.
     remarked = any(row[-1] for row in rows)
     return Table(
         name="limits",

@@ -141,6 +141,7 @@ def _power(comparison: Comparison) -> list[Block]:
     rows: list[list[Value]] = [
         [*pair, power.power_now, power.more_seeds, power.text]
         for pair, power in comparison.power.items()
+        # Differences that are shown already need 0 more.
         if power.more_seeds != 0
     ]
     table = Table(

@@ -23,12 +23,12 @@ _Outcome = Literal["passed", "failed"] | Skip
 @final
 @dataclass(frozen=True)
 class Discrepancy:
-    """A number found, what it should be, and how far apart they may be.
+    """Comparison of a number with its expected value, and how far apart they may be.
 
     Attributes:
         what: Name of the quantity.
-        found: The number.
-        expected: The number that it is compared with.
+        found: Number under test.
+        expected: Number that it is compared with.
         error: Standard error of their difference; None where they should be equal to rounding.
         relation: ``found`` equals ``expected``, or is at most or at least that.
         skewness: Skewness of the difference: that of the replicates over the root of their number.
@@ -88,7 +88,7 @@ Answer = list[Discrepancy] | Skip
 @final
 @dataclass(frozen=True)
 class Rung:
-    """One rung of the ladder.
+    """Rung of the ladder, with its comparisons.
 
     Attributes:
         name: Name of the rung.
@@ -146,7 +146,7 @@ class Rung:
 @final
 @dataclass(frozen=True)
 class Report:
-    """The rungs of a check, in order; prints as a table.
+    """Report of a check: its rungs in order; prints as a table.
 
     Attributes:
         subject: Name of what was checked.
@@ -255,10 +255,10 @@ def run_ladder(
     """Test every rung, in order.
 
     Args:
-        subject: What is checked, as the report calls it.
+        subject: Name of what is checked, for the report.
         ladder: Name to the rung.
         false_alarm: Probability that a right subject fails, over all rungs together (Bonferroni).
-        foundation: The rung without which those after it would only repeat what it says.
+        foundation: Rung without which those after it would only repeat its failure.
 
     Raises:
         AssertionError: If a rung fails; one line for each.

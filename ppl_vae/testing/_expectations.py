@@ -119,7 +119,7 @@ def central_differences(
 
 
 def claims_unbiased(objective: Objective, group: _Group) -> bool:
-    """Whether the gradient of a group is claimed; of parameters of both programs, if both are."""
+    """Check whether a group's gradient is claimed; shared parameters need both groups claimed."""
     wanted = {"theta", "phi"} if group == "shared" else {group}
     return wanted <= objective.claims.unbiased_with(objective.num_particles)
 

@@ -1,4 +1,4 @@
-"""An estimator of log p(x) under test, and how its answers are compared with the truth."""
+"""Trial of an estimator of log p(x), and comparisons of its answers with the truth."""
 
 import dataclasses
 import math
@@ -41,7 +41,7 @@ class Replicates:
     """Independent estimates of one log p(x), in two calls of equal size.
 
     Attributes:
-        calls: The results of both calls.
+        calls: Results of both calls.
         truth: log p(x), as many times as there are replicates.
     """
 
@@ -61,10 +61,10 @@ class Replicates:
 
 @final
 class Trial:
-    """An estimator, what is claimed of it, and the results that several rungs use.
+    """Trial of an estimator, with its claims and the results that several rungs use.
 
     Args:
-        estimator: The estimator under test.
+        estimator: Estimator under test.
         num_replicates: Estimates of one log p(x).
         unbiased_exp: Whether the exponential of a bound is claimed to be unbiased.
         seed: Seed of everything that rungs share.
@@ -93,7 +93,7 @@ class Trial:
 
     @cached_property
     def few(self) -> ReferenceModel:
-        """A few data, away from the posterior."""
+        """Few data, with a guide away from the posterior."""
         return off_posterior(_FEW)
 
     @property
@@ -103,7 +103,7 @@ class Trial:
 
     @cached_property
     def first(self) -> Evidence:
-        """The first result, on the few data."""
+        """First result, on the few data."""
         return self.estimate(self.few, self.first_seed)
 
     @cached_property
@@ -137,12 +137,12 @@ class Trial:
 
     @property
     def random(self) -> bool:
-        """Whether it is subject to chance at all."""
+        """Whether the estimate is random."""
         return self.direction != "exact"
 
     @property
     def centred(self) -> bool:
-        """Whether estimates are to be log p(x) within their errors, and not a bound far off."""
+        """Whether estimates must be log p(x) within their errors, and not only a bound."""
         return self.unbiased_exp or self.direction not in ("lower", "upper")
 
     @property
@@ -167,7 +167,7 @@ def agreement(
 
     Args:
         what: Name of the quantity.
-        found: The estimates.
+        found: Estimates.
         expected: Their expected values.
         error: Standard error of the expected values.
         relation: Relation of the mean to the expected one.
@@ -233,8 +233,8 @@ def _require_evidence(evidence: Evidence, x: Tensor, wall_clock: float) -> None:
     """Check the form of a result and the plain numbers in it.
 
     Args:
-        evidence: The result.
-        x: The data it is for.
+        evidence: Result to check.
+        x: Data that it is for.
         wall_clock: Seconds that the call took.
 
     Raises:

@@ -50,10 +50,10 @@ _ROUNDED = 10.0
 
 @dataclass(frozen=True)
 class Examination(ABC):
-    """A target distribution with its draws, examined in the way that its space allows.
+    """Examination of a target distribution and its draws, in the way that its space allows.
 
     Attributes:
-        target: The target distribution.
+        target: Target distribution.
         seed: Seed of all draws.
     """
 
@@ -320,7 +320,7 @@ class Examined:
     """Examinations of the first rows: of their vectors where possible, and of single features.
 
     Attributes:
-        case: The module, in double precision.
+        case: Module, in double precision.
         seed: Seed of all draws.
     """
 

@@ -76,10 +76,10 @@ def placement(draws: Float[Tensor, "draws dim"]) -> tuple[Tensor, Tensor]:
 @final
 @dataclass(frozen=True)
 class Integral:
-    """An integral over boxes that tile the space.
+    """Integral over boxes that tile the space.
 
     Attributes:
-        value: The integral over each box, shape (boxes, outputs).
+        value: Integral over each box, shape (boxes, outputs).
         high: Highest corner of each box, shape (boxes, dim).
         error: Error of the total, from the difference of two rules.
     """
@@ -90,7 +90,7 @@ class Integral:
 
     @property
     def total(self) -> Float[Tensor, " outputs"]:
-        """The integral over everything."""
+        """Integral over all boxes."""
         return self.value.sum(0)
 
 

@@ -1,4 +1,4 @@
-"""A prior, decoder or encoder under test, by itself and in a full model."""
+"""Cases of a prior, decoder or encoder under test, by itself and in a full model."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -27,11 +27,11 @@ _FEATURES, _BATCH = 3, 8
 @final
 @dataclass(frozen=True)
 class ModuleCase:
-    """A module that gives a distribution for each row it is called on; a prior has no rows.
+    """Module that gives a distribution for each row it is called on; a prior has no rows.
 
     Attributes:
         part: Kind of the module.
-        module: The module.
+        module: Module under test.
         given: Rows, shape (batch, size); None for a prior.
         fresh: Makes another module like it, with starting values of its own.
         missing: Whether a guide says that it takes data with NaN cells.
@@ -46,7 +46,7 @@ class ModuleCase:
     log_error: float = 0.0
 
     def __call__(self, given: Tensor | None = None) -> Any:
-        """The distribution, of all rows or of those given."""
+        """Make the distribution, of all rows or of those given."""
         if self.given is None:
             return self.module()
         return self.module(self.given if given is None else given)
@@ -64,7 +64,7 @@ class ModuleCase:
         return 1 if self.given is None else len(self.given)
 
     def row(self, number: int) -> Any:
-        """The distribution of one row, batch shape () for a prior and (1,) else."""
+        """Make the distribution of one row, batch shape () for a prior and (1,) else."""
         return self() if self.given is None else self(self.given[number : number + 1])
 
     def symbol(self, number: int) -> str:
@@ -75,7 +75,7 @@ class ModuleCase:
     def copied(
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> "ModuleCase":
-        """A copy in evaluation mode, in another precision or elsewhere if one is given."""
+        """Copy in evaluation mode, in another precision or on another device if one is given."""
         module, given = copy.deepcopy(self.module), self.given
         # Modules in a list or a closure of the module are not reached by its own eval() and to().
         for part in (module, *_borrowed(module)):
@@ -87,7 +87,7 @@ class ModuleCase:
         return replace(self, module=module, given=given)
 
     def moved(self, seed: int) -> "ModuleCase":
-        """A copy in double precision with its parameters moved, where none is 0 or 1 by chance.
+        """Copy in double precision with moved parameters, none of which is 0 or 1 by chance.
 
         At starting values much that is wrong cannot show: a scale is as good as its logarithm's
         exponential where it is 1, and a flow may begin as the identity.
@@ -142,7 +142,7 @@ def unvalidated() -> Iterator[None]:
 
 @final
 class _Decoder(nn.Module):
-    """A normal likelihood of any latents, whole numbers too."""
+    """Normal likelihood of any latents, whole numbers too."""
 
     def __init__(self, latent: int, features: int) -> None:
         super().__init__()
@@ -183,10 +183,10 @@ class _GuideAsPrior(nn.Module):
 @final
 @dataclass(frozen=True)
 class FullModel:
-    """A model to draw from and to train.
+    """Full model to draw from and to train.
 
     Attributes:
-        vae: The model.
+        vae: Model.
         x: Data for it, shape (batch, features).
     """
 

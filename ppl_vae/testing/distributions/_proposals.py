@@ -125,7 +125,7 @@ class OnValues:
     Its probability is the relative frequency, mixed with a uniform share.
 
     Attributes:
-        values: The values of each coordinate.
+        values: Values of each coordinate.
         log_probs: Log-probabilities of those values.
         unseen: Estimated probability that a coordinate has a value not among them (Good, 1953),
             from the number of values that were drawn once.

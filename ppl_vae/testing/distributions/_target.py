@@ -1,4 +1,4 @@
-"""A target distribution: a sampler and a log-density that should belong together."""
+"""Target distributions: a sampler and a log-density that should belong together."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -32,13 +32,13 @@ def _nowhere(vectors: Float[Tensor, "points size"]) -> Bool[Tensor, " points"]:
 @final
 @dataclass(frozen=True)
 class TargetDistribution:
-    """A distribution of vectors, known by its sampler and its density.
+    """Distribution of vectors, known by its sampler and its density.
 
     Attributes:
-        name: For messages.
+        name: Name for messages.
         draw: Number to so many draws, shape (draws, size).
         log_prob: Vectors, shape (points, size), to their log-density, shape (points,), in nats.
-        support: The constraint that it declares, of a vector.
+        support: Constraint on vectors that it declares.
         log_error: Standard error of a constant in ``log_prob``, in nats.
         rounded: Vectors to whether they stand for others that rounding takes for the same.
     """
