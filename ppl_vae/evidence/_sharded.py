@@ -162,7 +162,8 @@ def concatenate(parts: list[Evidence], identity: Identity | None) -> Evidence:
         }
         for part in parts
     ]
-    first = parts[0]
+    # A gap that one part has seen holds of all, with what follows for the direction.
+    first = next((part for part in parts if part.support_gap), parts[0])
     claims = Claims(
         num_particles=max(part.num_particles for part in parts),
         direction=first.direction,
@@ -170,7 +171,7 @@ def concatenate(parts: list[Evidence], identity: Identity | None) -> Evidence:
         highest_pareto_k=first.highest_pareto_k,
         least_effective=first.least_effective,
         gap=first.gap,
-        support_gap=next((part.support_gap for part in parts if part.support_gap), None),
+        support_gap=first.support_gap,
         advice=first.advice,
     )
     seconds = sum(part.seconds for part in parts)
