@@ -179,10 +179,10 @@ def diagnose_run(
         train = run.rows("train", limit)
     except FileNotFoundError as error:
         train, left_out["inference_gap_train"] = None, str(error)
-    if min(len(data), 2 if train is None else len(train), settings.particles) < 2:
+    if min(len(data), 2 if train is None else len(train)) < 2:
         raise ValueError(
-            f"a diagnosis needs 2 data and particles >= 2 for standard errors, got {len(data)} "
-            f"{split if file is None else file} data and particles={settings.particles}."
+            f"a diagnosis needs 2 data for standard errors, got {len(data)} "
+            f"{split if file is None else file} data."
         )
     rates = run.rows(split, settings.rate_data, file) if settings.rate_data else None
     work = _Work(
