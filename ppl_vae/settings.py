@@ -19,7 +19,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, final, get_args, get_origin
 
-from ppl_vae.names import describe, require_known
+from ppl_vae.names import describe, require_known, unknown_name
 
 _T = TypeVar("_T")
 REQUIRED = inspect.Parameter.empty
@@ -122,11 +122,17 @@ def nested(
         owner: Function or class that takes them.
         values: Setting to value; what is left out keeps its default.
         base: Instance whose values are kept in place of the defaults.
+
+    Raises:
+        TypeError: If there is no such setting; names the nearest.
     """
     arguments: dict[str, Any] = {}
     inside: dict[str, dict[str, Any]] = {}
+    known = settings_of(owner)
     for name, value in values.items():
-        path = settings_of(owner)[name].path
+        if name not in known:
+            raise TypeError(unknown_name("setting", name, known))
+        path = known[name].path
         (inside.setdefault(path[0], {}) if path else arguments)[name] = value
     for name, inner in inside.items():
         start = getattr(base, name, None)

@@ -173,7 +173,8 @@ class _Value(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         try:
             return convert(value, self.hint)
         except ValueError as error:
-            self.fail(f"{value!r} is not {error}", param, ctx)
+            # Words of files: nobody types null.
+            self.fail(f"{value!r} is not {str(error).removesuffix(' or null')}.", param, ctx)
 
 
 def settings(

@@ -14,6 +14,12 @@ def test_a_configuration_survives_json():
         RunConfig.from_mapping({"epoch": 3})
 
 
+def test_a_wrong_setting_in_python_is_answered_with_the_nearest():
+    for make in (RunConfig.of, RunConfig().changed):
+        with pytest.raises(TypeError, match="unknown setting 'latents': did you mean 'latent'"):
+            make(latents=3)
+
+
 def test_one_layer_of_latents_is_written_in_one_way():
     config = RunConfig.of(latent=(3,))
     assert config == RunConfig.of(latent=3) == RunConfig.from_mapping({"latent": [3]})
