@@ -115,6 +115,7 @@ def test_the_doubt_is_kept_with_the_numbers(tmp_path):
     read = [evidence_from_datatree(tree), load_evidence(tmp_path / "found.nc")]
     for kept in (*read, concatenate([sound, found], None)):
         assert kept.support_gap == found.support_gap
+        assert (kept.direction, kept.advice) == (found.direction, found.advice)
         assert "is a part of the prior's" in kept.warning
     assert found.summary()["support_gap"] == found.support_gap
 
