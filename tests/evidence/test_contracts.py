@@ -29,6 +29,7 @@ from ppl_vae.evidence import (
     SequentialMonteCarlo,
     ThermodynamicIntegration,
 )
+from ppl_vae.evidence._loop import Unfinished
 from ppl_vae.particles import ChunkSize, PlateNestingError, Programs, draw_particles
 
 # What is refused and what is the same does not depend on how well step sizes are tuned.
@@ -365,3 +366,26 @@ def test_out_of_memory_after_some_chunks_starts_again_with_a_checkpoint_too(tmp_
         drawn.append((results.columns["draw"], results.identity))
     assert torch.equal(drawn[0][0], drawn[1][0])
     assert drawn[0][1] == drawn[1][1]
+
+
+def test_adaptive_sampling_gives_one_value_a_datum_where_memory_runs_out_in_a_pass(monkeypatch):
+    """Chunks of a pass that starts again are not kept beside those of the second."""
+    events = []
+
+    def short_of_memory(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", normal())
+            if "chunk" in events and z.numel() > 100:
+                events.append("error")
+                raise MemoryError
+            pyro.sample("x", normal(z), obs=x)
+
+    def add(self, columns, kept=Unfinished.add):
+        events.append("chunk")
+        kept(self, columns)
+
+    monkeypatch.setattr(ChunkSize, "rows_for", lambda *_: 200)
+    monkeypatch.setattr(Unfinished, "add", add)
+    found = AdaptiveSampling(0.2, first=50)(short_of_memory, guide, X, seed=0)
+    assert events[:2] == ["chunk", "error"]
+    assert len(found) == len(X)
