@@ -312,11 +312,11 @@ def refusal(make):
 model = pv.LinearGaussian.random(4, 2)
 vae, x = model.mean_field_vae(), model.simulate(3)
 evidence = pv.ImportanceSampling(10)(vae.model, vae.guide, x)
-gap = pv.diagnostics.inference_gap
+gap, settings = pv.diagnostics.inference_gap, pv.diagnostics.GapSettings
 print(
     flows.zuko_installed(),
-    gap(vae.model, vae.guide, x, evidence, num_particles=2).shape,
-    refusal(lambda: gap(vae.model, vae.guide, x, evidence, flow=True)),
+    gap(vae.model, vae.guide, x, evidence, settings(num_particles=2)).shape,
+    refusal(lambda: gap(vae.model, vae.guide, x, evidence, settings(flow=True))),
     refusal(lambda: pv.priors.FlowPrior(2)),
     refusal(lambda: pv.guides.FlowEncoder(torch.nn.Linear(4, 36), 2)),
     refusal(lambda: flows.RowFlows(2, 2)),
