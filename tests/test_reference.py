@@ -38,15 +38,12 @@ def exported():
                 yield f"{module.__name__}.{name}"
 
 
-def test_the_pages_build_without_warnings(built):
-    done, _ = built
+def test_the_pages_build_without_warnings_and_hold_every_exported_name(built):
+    done, documented = built
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("name", sorted(set(exported())))
-def test_every_exported_name_is_in_the_reference(built, name):
-    _, documented = built
-    assert name in documented, "add its folder to a page under docs/api"
+    names = set(exported())
+    assert len(names) > 300
+    assert names - documented == set(), "add their folder to a page under docs/api"
 
 
 def test_names_at_the_top_are_exported_by_their_folders():
