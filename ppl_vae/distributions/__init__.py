@@ -4,12 +4,18 @@ from ppl_vae.distributions._boltzmann import (
     Couplings,
     LogPartition,
     RestrictedBoltzmann,
-    annealed,
-    annealed_from_both_sides,
     draw_exactly,
     log_total,
     smaller_layer,
     state_log_weights,
+)
+from ppl_vae.distributions._boltzmann_path import (
+    BinaryUnits,
+    BoltzmannPath,
+    NormalUnits,
+    VisibleUnits,
+    annealed,
+    annealed_from_both_sides,
 )
 from ppl_vae.distributions._coordinates import Autoregressive, OneHotBlocks, OneHotVector
 from ppl_vae.distributions._mixture import Mixture
@@ -20,15 +26,19 @@ from ppl_vae.distributions._von_mises_fisher import VonMisesFisher
 
 __all__ = [
     "Autoregressive",
+    "BinaryUnits",
+    "BoltzmannPath",
     "Couplings",
     "FullNormal",
     "InDouble",
     "LogPartition",
     "LowRankNormal",
     "Mixture",
+    "NormalUnits",
     "OneHotBlocks",
     "OneHotVector",
     "RestrictedBoltzmann",
+    "VisibleUnits",
     "VonMisesFisher",
     "annealed",
     "annealed_from_both_sides",

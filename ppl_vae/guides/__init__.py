@@ -3,10 +3,12 @@
 from torch import nn
 
 from ppl_vae.components import MODEL_CONTEXT, Kind
+from ppl_vae.guides._corrupted import CORRUPTIONS, CorruptedInput, GaussianNoise, MaskNoise
 from ppl_vae.guides._nonnormal import (
     BernoulliEncoder,
     CategoricalEncoder,
     DeltaEncoder,
+    SparseEncoder,
     VonMisesFisherEncoder,
 )
 from ppl_vae.guides._normal import (
@@ -25,6 +27,7 @@ GUIDES = Kind(
         "low-rank": LowRankEncoder,
         "flow": FlowEncoder,
         "delta": DeltaEncoder,
+        "sparse": SparseEncoder,
         "bernoulli": BernoulliEncoder,
         "categorical": CategoricalEncoder,
         "sphere": VonMisesFisherEncoder,
@@ -35,14 +38,19 @@ GUIDES = Kind(
 """Guides q(z|x) of one layer of latents by name."""
 
 __all__ = [
+    "CORRUPTIONS",
     "GUIDES",
     "BernoulliEncoder",
     "CategoricalEncoder",
+    "CorruptedInput",
     "DeltaEncoder",
     "DiagonalNormalEncoder",
     "FlowEncoder",
     "FullCovarianceEncoder",
+    "GaussianNoise",
     "LowRankEncoder",
+    "MaskNoise",
+    "SparseEncoder",
     "TableInput",
     "VonMisesFisherEncoder",
 ]

@@ -1,6 +1,6 @@
 """Guides of binary and categorical latents, on a sphere, and at a point."""
 
-from typing import final
+from typing import Literal, final
 
 import pyro.distributions as dist
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppl_vae.distributions import OneHotVector, VonMisesFisher
+from ppl_vae.names import require_known, require_least
 
 
 @final
@@ -57,8 +58,7 @@ class CategoricalEncoder(nn.Module):
 
     def __init__(self, network: nn.Module, classes: int) -> None:
         super().__init__()
-        if classes < 2:
-            raise ValueError(f"classes must be 2 or more, got {classes}.")
+        require_least(2, classes=classes)
         self.network, self.classes = network, classes
 
     @classmethod
@@ -144,3 +144,56 @@ class DeltaEncoder(nn.Module):
         """The point as a distribution, event shape (latent,)."""
         # Pyro gives a Delta the log-density 0 at its point.
         return dist.Delta(self.network(x), event_dim=1)
+
+
+_CODES = {"none": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+
+
+@final
+class SparseEncoder(nn.Module):
+    """q(z|x) = Delta(z; top(a(network(x)))): a point with activations, of which the largest count.
+
+    With ``relu`` codes are 0 or more, and can be 0; with ``sigmoid`` they are in (0, 1), for a
+    penalty on their means; ``top`` sets all but the ``keep`` largest of each datum to 0. What else
+    keeps codes sparse is the objective's: see :class:`ppl_vae.objectives.Reconstruction`. As every
+    point it has no density, see :class:`DeltaEncoder`.
+
+    Args:
+        network: Maps (batch, features) to (batch, latent).
+        activation: a: ``relu``, ``sigmoid`` or ``none``.
+        keep: Number of codes that are kept; None: all.
+
+    Raises:
+        ValueError: If keep is less than 1, or the activation unknown.
+
+    References:
+        Makhzani and Frey, 2014, k-sparse autoencoders.
+        Ng, 2011, Sparse autoencoder.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        activation: Literal["relu", "sigmoid", "none"] = "relu",
+        keep: int | None = None,
+    ) -> None:
+        super().__init__()
+        require_known("activation", activation, _CODES)
+        if keep is not None:
+            require_least(1, keep=keep)
+        self.network, self.keep = network, keep
+        self.activation = _CODES[activation]()
+
+    @classmethod
+    def num_outputs(cls, latent: int) -> int:
+        """Outputs of the network: the point."""
+        return latent
+
+    def forward(self, x: Float[Tensor, "batch features"]) -> dist.Distribution:
+        """The point as a distribution, event shape (latent,)."""
+        codes = self.activation(self.network(x))
+        if self.keep is not None and self.keep < codes.shape[-1]:
+            # By index, so that ties leave no more than were asked for.
+            kept = codes.topk(self.keep, -1).indices
+            codes = torch.zeros_like(codes).scatter(-1, kept, codes.gather(-1, kept))
+        return dist.Delta(codes, event_dim=1)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ppl_vae.data import RowTensor, converted
 from ppl_vae.distributions import InDouble, in_double
 from ppl_vae.likelihoods._features import FeatureVector, Values
 from ppl_vae.likelihoods._outputs import (
@@ -37,13 +38,13 @@ _POISSON = _count_values("a Poisson")
 _NEGATIVE_BINOMIAL = _count_values("a negative binomial")
 
 
-def _log_means(data: Float[Tensor, "num_data features"]) -> Float[Tensor, " features"]:
+def _log_means(data: Float[RowTensor, "num_data features"]) -> Float[Tensor, " features"]:
     """Logarithms of the means of the columns."""
     return column_means(data).clamp(min=_LEAST_MEAN).log()
 
 
 def _dispersions(
-    data: Float[Tensor, "num_data features"] | None,
+    data: Float[RowTensor, "num_data features"] | None,
 ) -> Float[Tensor, " features"] | Float[Tensor, ""]:
     """Inverse dispersions by the method of moments, ``m^2 / (v - m)``, within sane bounds."""
     if data is None:
@@ -86,7 +87,7 @@ class PoissonDecoder(nn.Module):
         self,
         network: nn.Module,
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -126,7 +127,7 @@ class NegativeBinomialDecoder(nn.Module):
         network: nn.Module,
         inverse_dispersion: float | ParameterSource = "feature",
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -154,10 +155,15 @@ _GATE_MARGIN = 1e-2
 """Gates start at least this far from 0, so that they are not saturated."""
 
 
-def _starts(data: Tensor) -> list[Tensor]:
+def _is_zero(counts: Tensor) -> Tensor:
+    """1 for a zero, 0 for other counts."""
+    return torch.where(counts.isnan(), counts, (counts == 0).to(counts.dtype))
+
+
+def _starts(data: RowTensor) -> list[Tensor]:
     """Log-means and gate logits: half of the zeros are extra ones, the mean is that of the data."""
     # NaN is kept: a missing cell is no zero.
-    zeros = column_means(torch.where(data.isnan(), data, (data == 0).to(data.dtype)))
+    zeros = column_means(converted(data, _is_zero))
     gate = (zeros / 2).clamp(min=_GATE_MARGIN)
     # Divided by the share of counts that are no extra zeros: these make up the mean alone.
     return [_log_means(data) - torch.log1p(-gate), gate.logit()]
@@ -191,7 +197,7 @@ class ZeroInflatedPoissonDecoder(nn.Module):
         self,
         network: nn.Module,
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -237,7 +243,7 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
         network: nn.Module,
         inverse_dispersion: float | ParameterSource = "feature",
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
         self.network = network

@@ -11,8 +11,10 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ppl_vae.data import RowTensor, row_chunks
 from ppl_vae.likelihoods._features import FeatureVector, Values
 from ppl_vae.likelihoods._outputs import read_blocks, start_blocks
+from ppl_vae.names import require_least
 from ppl_vae.networks import set_output_bias
 
 _MEAN_MARGIN = 1e-2
@@ -228,15 +230,17 @@ class CategoricalDecoder(nn.Module):
         network: nn.Module,
         categories: int,
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
-        if categories < 2:
-            raise ValueError(f"categories must be 2 or more, got {categories}.")
+        require_least(2, categories=categories)
         self.network, self.categories = network, categories
         if data is not None:
             # One more of each: a class that the data lack does not start at minus infinity.
-            counts = [1 + (data == index).sum(0) for index in range(categories)]
+            counts = [
+                1 + torch.stack([(part == index).sum(0) for part in row_chunks(data)]).sum(0)
+                for index in range(categories)
+            ]
             total = torch.stack(counts).sum(0)
             start_blocks(network, [(count / total).log() for count in counts])
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 from torch.nn.functional import logsigmoid
 
+from ppl_vae.data import RowTensor
 from ppl_vae.likelihoods._features import FeatureVector, Values
 from ppl_vae.likelihoods._outputs import (
     ParameterSource,
@@ -23,6 +24,7 @@ from ppl_vae.likelihoods._outputs import (
     read_blocks,
     start_blocks,
 )
+from ppl_vae.names import require_least
 
 _ROUNDING = 1e-2
 """Largest distance of a value from its level, in steps: k / (levels - 1) is rounded."""
@@ -134,11 +136,6 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc, unused-ignor
         return first, second
 
 
-def _require_levels(levels: int) -> None:
-    if levels < 2:
-        raise ValueError(f"levels must be 2 or more, got {levels}.")
-
-
 def _values(levels: int) -> Values:
     return Values(
         "a discretised logistic",
@@ -149,7 +146,7 @@ def _values(levels: int) -> Values:
     )
 
 
-def _scales(data: Tensor | None, levels: int) -> Tensor:
+def _scales(data: RowTensor | None, levels: int) -> Tensor:
     """Scales at the start, shape (features,), or () without data; not below a bin's width."""
     spreads = torch.tensor(0.25) if data is None else column_spreads(data)
     return _PER_SPREAD * spreads.clamp(min=1 / levels)
@@ -186,10 +183,10 @@ class DiscretizedLogisticDecoder(nn.Module):
         levels: int = 256,
         scale: float | ParameterSource = "network",
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
-        _require_levels(levels)
+        require_least(2, levels=levels)
         self.network, self.levels = network, levels
         self.scale = Positive("scale", scale, _scales(data, levels))
         if data is not None:
@@ -234,12 +231,11 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
         components: int = 5,
         levels: int = 256,
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
-        _require_levels(levels)
-        if components < 1:
-            raise ValueError(f"components must be 1 or more, got {components}.")
+        require_least(2, levels=levels)
+        require_least(1, components=components)
         self.network, self.components, self.levels = network, components, levels
         # Narrower than the data, since each component covers a part of them.
         scale = _scales(data, levels) / components

@@ -8,14 +8,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.data import column_means, column_variances, column_varies
+from ppl_vae.data import RowTensor, column_means, column_moments, column_variances
+from ppl_vae.names import require_positive
 from ppl_vae.networks import set_output_bias
 
 __all__ = ["column_means", "column_spreads", "column_variances"]
 
 
 def column_spreads(
-    data: Float[Tensor, "num_data features"] | None,
+    data: Float[RowTensor, "num_data features"] | None,
 ) -> Float[Tensor, " features"] | Float[Tensor, ""]:
     """Standard deviations of the columns; of a constant one, that of the others.
 
@@ -23,7 +24,7 @@ def column_spreads(
     """
     if data is None:
         return torch.tensor(1.0)
-    variance, varies = column_variances(data), column_varies(data)
+    _, variance, varies = column_moments(data)
     pooled = variance[varies].mean() if varies.any() else variance.new_tensor(1.0)
     return torch.where(varies, variance, pooled).sqrt()
 
@@ -68,8 +69,7 @@ class Positive(nn.Module):
         super().__init__()
         self.source = source
         if not isinstance(source, str):
-            if not (source > 0 and math.isfinite(source)):
-                raise ValueError(f"{name} must be positive and finite, got {source}.")
+            require_positive(**{name: source})
             start = torch.tensor(float(source))
         elif source == "shared":
             # As standard deviations are pooled: by their squares.
@@ -85,6 +85,19 @@ class Positive(nn.Module):
     def in_network(self) -> bool:
         """Whether it takes a block of the network's output."""
         return self.source == "network"
+
+    def set_number(self, value: float) -> None:
+        """Make the number another one.
+
+        Raises:
+            ValueError: If the parameter is learned, or the number not positive.
+        """
+        if isinstance(self.source, str):
+            raise ValueError(f"a parameter that is learned ({self.source}) has no number to set.")
+        require_positive(value=value)
+        self.source = value
+        # What is hashed: the same module with another number is another density.
+        self.start.fill_(value)
 
     def forward(self, free: Float[Tensor, "*shape features"] | None = None) -> Float[Tensor, "..."]:
         """Value of the parameter; ``free`` is its block of the network's output, if any."""

@@ -10,6 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.nn import functional
 
+from ppl_vae.data import RowTensor
 from ppl_vae.likelihoods._discrete import BernoulliDecoder
 from ppl_vae.likelihoods._discretized_logistic import DiscretizedLogisticMixtureDecoder
 from ppl_vae.networks import FeatureBias
@@ -175,7 +176,7 @@ class PixelCNNDecoder(nn.Module):
         context: int = 2,
         components: int = 5,
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
         data_mean: Float[Tensor, " features"] | None = None,
     ) -> None:
         super().__init__()

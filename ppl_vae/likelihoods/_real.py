@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ppl_vae.data import RowTensor
 from ppl_vae.distributions import InDouble, in_double
 from ppl_vae.likelihoods._features import FeatureVector
 from ppl_vae.likelihoods._outputs import (
@@ -53,7 +54,7 @@ class NormalDecoder(nn.Module):
         scale: float | ParameterSource = "shared",
         *,
         learn_scale: bool = False,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
         data_mean: Float[Tensor, " features"] | None = None,
     ) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class LaplaceDecoder(nn.Module):
         network: nn.Module,
         scale: float | ParameterSource = "shared",
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -153,7 +154,7 @@ class StudentTDecoder(nn.Module):
         scale: float | ParameterSource = "shared",
         df: float | ParameterSource = "shared",
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -227,7 +228,7 @@ class OptimalSigmaDecoder(nn.Module):
         network: nn.Module,
         momentum: float = 0.1,
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
         if not 0 < momentum <= 1:

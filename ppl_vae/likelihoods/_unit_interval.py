@@ -10,6 +10,7 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
+from ppl_vae.data import RowTensor
 from ppl_vae.distributions import InDouble, in_double
 from ppl_vae.likelihoods._features import FeatureVector, Values
 from ppl_vae.likelihoods._outputs import (
@@ -69,7 +70,7 @@ class BetaDecoder(nn.Module):
         network: nn.Module,
         precision: float | ParameterSource = "network",
         *,
-        data: Float[Tensor, "num_data features"] | None = None,
+        data: Float[RowTensor, "num_data features"] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -93,7 +94,7 @@ class BetaDecoder(nn.Module):
         return FeatureVector(base, _BETA_VALUES)
 
 
-def _precisions(data: Tensor | None) -> Tensor:
+def _precisions(data: RowTensor | None) -> Tensor:
     """Precisions by the method of moments, ``m (1 - m) / v - 1``, within sane bounds."""
     if data is None:
         return torch.tensor(2.0)

@@ -12,6 +12,7 @@ from ppl_vae.networks._mlp import (
     ObservedInput,
     set_output_bias,
 )
+from ppl_vae.networks._norms import UnitColumns, hold_columns
 
 _CONTEXT = frozenset({"in_features", "out_features", "hidden", "activation", "image_shape"})
 ENCODER_NETWORKS = Kind(
@@ -41,5 +42,7 @@ __all__ = [
     "ObservedInput",
     "ResidualDecoder",
     "ResidualEncoder",
+    "UnitColumns",
+    "hold_columns",
     "set_output_bias",
 ]

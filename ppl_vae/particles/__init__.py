@@ -6,10 +6,12 @@ objective, estimator and diagnostic is a function of the :class:`Particles` it r
 
 from ppl_vae.particles._checks import FirstRun, first_run, is_out_of_memory, require_rows
 from ppl_vae.particles._density import LatentDensity, LogDensities, bijection_onto
+from ppl_vae.particles._draws import Share, row_draws, shared_draws
 from ppl_vae.particles._evaluation import ChunkSize, Evaluation, evaluation
 from ppl_vae.particles._guides import (
     Offset,
     OffsetGuide,
+    Refiner,
     aggregate_log_density,
     cross_log_guide,
     zero_offsets,
@@ -26,6 +28,7 @@ from ppl_vae.particles._particles import (
     OutsideSupportError,
     Particles,
     Simulation,
+    add_evaluations,
     count_evaluations,
     is_point,
     point_site,
@@ -33,6 +36,7 @@ from ppl_vae.particles._particles import (
     side_by_side,
 )
 from ppl_vae.particles._programs import Graph, Programs, draw_particles
+from ppl_vae.particles._replays import Replays
 from ppl_vae.particles._run import (
     BatchGuide,
     PlateNestingError,
@@ -41,7 +45,8 @@ from ppl_vae.particles._run import (
     guide_of,
     require_all_rows,
 )
-from ppl_vae.particles._sites import in_words, log_densities
+from ppl_vae.particles._sites import log_densities
+from ppl_vae.particles._supports import in_words
 
 __all__ = [
     "BatchGuide",
@@ -62,8 +67,12 @@ __all__ = [
     "Program",
     "ProgramModules",
     "Programs",
+    "Refiner",
+    "Replays",
+    "Share",
     "Simulation",
     "SiteRun",
+    "add_evaluations",
     "aggregate_log_density",
     "bijection_onto",
     "count_evaluations",
@@ -82,6 +91,8 @@ __all__ = [
     "require_all_rows",
     "require_density",
     "require_rows",
+    "row_draws",
+    "shared_draws",
     "side_by_side",
     "zero_offsets",
 ]

@@ -1,34 +1,25 @@
 """The first run of programs on data, and checks of every estimate's assumptions."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Independent, constraints
 
-from ppl_vae.data import require_lossless
+from ppl_vae.data import RowTensor, require_lossless
 from ppl_vae.particles._modules import ProgramModules, SeenModules
 from ppl_vae.particles._particles import Particles, UnknownDensityError
-from ppl_vae.particles._programs import Programs, changed_density
+from ppl_vae.particles._programs import Programs
 from ppl_vae.particles._run import SiteRun, require_all_rows, require_few_rows
 from ppl_vae.particles._sites import (
     assemble,
-    bounds_of,
-    core_of,
+    changed_density,
     data_plate_size,
-    in_words,
-    interval,
     log_densities,
     require_observed,
-    support_of,
 )
-
-_SLACK = 1e-6
-"""Largest relative difference of bounds that is rounding."""
 
 
 @final
@@ -43,12 +34,12 @@ class FirstRun:
     """
 
     modules: ProgramModules
-    rows: Tensor
+    rows: RowTensor
     batch: Tensor
 
 
 def first_run(
-    programs: Programs, x: Tensor, prepare: Callable[[Tensor], Tensor], what: str = "x"
+    programs: Programs, x: RowTensor, prepare: Callable[[RowTensor], Tensor], what: str = "x"
 ) -> FirstRun:
     """Run programs once, in evaluation mode, on data of any type that loses nothing in theirs.
 
@@ -75,7 +66,8 @@ def first_run(
         dtype = programs.modules().dtype
         if is_out_of_memory(error) or dtype is None:
             raise
-        _require_no_single_datum(programs, x.to(dtype), prepare, what)
+        if isinstance(x, Tensor) and x.dim() == 1:
+            _require_no_single_datum(programs, x.to(dtype), prepare, what)
         if isinstance(error, ValueError):
             raise
         if x.dtype == dtype:
@@ -90,7 +82,7 @@ def first_run(
 
 
 def _require_no_single_datum(
-    programs: Programs, x: Tensor, prepare: Callable[[Tensor], Tensor], what: str
+    programs: Programs, x: Tensor, prepare: Callable[[RowTensor], Tensor], what: str
 ) -> None:
     """Check whether flat data that programs do not run on are one row of what they take."""
     if x.dim() != 1:
@@ -102,7 +94,7 @@ def _require_no_single_datum(
     raise ValueError(_batch_missing(what, 1))
 
 
-def _not_run(x: Tensor, what: str, error: Exception) -> ValueError:
+def _not_run(x: RowTensor, what: str, error: Exception) -> ValueError:
     reason = str(error).split("\n")[0].rstrip(".")
     return ValueError(
         f"the programs do not run on {what}, rows of shape {tuple(x.shape[1:])} in {x.dtype} "
@@ -209,79 +201,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and words
     )
-
-
-def support_gap(prior: Mapping[str, Any], guide: Mapping[str, Any]) -> str | None:
-    """Name the latent site that a guide draws in a part of the prior's support only; None: no site.
-
-    What lies outside is never drawn, so that weights estimate the integral of p(x, z) over the
-    guide's support: a lower bound of p(x), however many they are.
-
-    Args:
-        prior: Site name to distribution in the model.
-        guide: Site name to distribution in the guide.
-    """
-    for name, proposal in guide.items():
-        if _leaves_out_a_value(prior[name], proposal):
-            return (
-                f"at latent site {name!r} the guide gives probability 0 to a value that the prior "
-                "can take"
-            )
-        wanted, given = support_of(prior[name]), support_of(proposal)
-        if wanted is None or given is None:
-            continue
-        parts = _where_less(wanted, given)
-        if parts is not None:
-            return (
-                f"at latent site {name!r} the guide's support, {parts[1]}, is a part of the "
-                f"prior's, {parts[0]}"
-            )
-    return None
-
-
-def _leaves_out_a_value(prior: Any, guide: Any) -> bool:
-    """Whether probabilities of 0, as they are given, keep a guide of few values off one of them."""
-    ours, theirs = _impossible(prior), _impossible(guide)
-    if ours is None or theirs is None or ours.shape[-1] != theirs.shape[-1]:
-        return False
-    return bool((theirs & ~ours).any())
-
-
-def _impossible(distribution: Any) -> Tensor | None:
-    """Mask of values of probability 0, in the last dimension; None of another distribution."""
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    core = getattr(distribution, "_categorical", distribution)
-    if not isinstance(core, Bernoulli | Categorical):
-        return None
-    # As given: those that torch computes from logits round to 0 and 1.
-    given, by_logits = core._param, "logits" in core.__dict__ and core._param is core.logits
-    low = given == (-math.inf if by_logits else 0.0)
-    if isinstance(core, Categorical):
-        return low
-    return torch.stack([low, given == (math.inf if by_logits else 1.0)], -1)
-
-
-def _where_less(wanted: Any, given: Any) -> tuple[str, str] | None:
-    """Supports in words, where the second is less than the first; else None."""
-    ours, theirs = core_of(wanted), core_of(given)
-    bounds = bounds_of(ours), bounds_of(theirs)
-    if bounds[0] is None or bounds[1] is None:
-        # Only the kind is known, as of simplices; on all of space there is more than on any other.
-        less = ours is constraints.real and theirs is not constraints.real
-        return (in_words(wanted), in_words(given)) if less else None
-    if ours.is_discrete != theirs.is_discrete:
-        return None
-    # Bounds may be numbers, or tensors of different types and devices.
-    values = [torch.as_tensor(b, dtype=torch.float64) for pair in bounds for b in pair or ()]
-    low, high, guide_low, guide_high = torch.broadcast_tensors(*(v.cpu() for v in values))
-    less = (guide_low - low > _slack(low)) | (high - guide_high > _slack(high))
-    if not bool(less.any()):
-        return None
-    where = tuple(less.nonzero()[0])
-    ends = [value[where].item() for value in (low, high, guide_low, guide_high)]
-    return interval(ours, *ends[:2]), interval(theirs, *ends[2:])
-
-
-def _slack(bound: Tensor) -> Tensor:
-    return _SLACK * (1 + torch.where(bound.isfinite(), bound.abs(), 0.0))

@@ -14,7 +14,8 @@ from torch.distributions.transforms import ComposeTransform
 from ppl_vae.particles._particles import require_density
 from ppl_vae.particles._programs import Programs
 from ppl_vae.particles._run import SiteRun, require_all_rows
-from ppl_vae.particles._sites import core_of, log_densities
+from ppl_vae.particles._sites import log_densities
+from ppl_vae.particles._supports import core_of
 
 
 class LogDensities(NamedTuple):

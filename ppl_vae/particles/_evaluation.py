@@ -11,24 +11,24 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from ppl_vae.data import RowData, Rows
+from ppl_vae.cpu import suited
+from ppl_vae.data import RowData, Rows, RowTensor, row_chunks, rows_hash
 from ppl_vae.devices import resolve_device
 from ppl_vae.identity import (
     Identity,
     Source,
     asked_device,
-    hash_rows,
     hash_tensors,
     state,
 )
-from ppl_vae.particles._checks import checked, first_run, support_gap
+from ppl_vae.particles._checks import checked, first_run
 from ppl_vae.particles._modules import ProgramModules
 from ppl_vae.particles._particles import Particles, count_evaluations, require_density
 from ppl_vae.particles._programs import Programs
+from ppl_vae.particles._replays import Replays
 from ppl_vae.particles._run import SiteRun
-from ppl_vae.particles._sites import (
-    log_densities,
-)
+from ppl_vae.particles._sites import log_densities
+from ppl_vae.particles._supports import support_gap
 from ppl_vae.randomness import seeded
 
 PARTICLES_AT_ONCE = 500
@@ -70,12 +70,12 @@ class ChunkSize:
         together = self.per_datum if self.whole else min(self.per_datum, PARTICLES_AT_ONCE)
         return max(1, min(num_data, rows // together))
 
-    def rows_for(self, x: Tensor, device: torch.device) -> int:
+    def rows_for(self, x: RowTensor, device: torch.device) -> int:
         """Number of rows for these data on this device."""
         if self.given is not None:
             return self.given
         usual = self.cpu if device.type == "cpu" else self.gpu
-        return max(1, min(usual, usual * _FEATURES // max(1, x[0].numel())))
+        return max(1, min(usual, usual * _FEATURES // max(1, x.shape[1:].numel())))
 
 
 @final
@@ -95,7 +95,7 @@ class Evaluation:
     """
 
     programs: Programs
-    x: Shaped[Tensor, "num_data *event"]
+    x: Shaped[RowTensor, "num_data *event"]
     device: torch.device
     size: ChunkSize
     rows: int
@@ -142,9 +142,11 @@ class Evaluation:
 
     def chunks(self) -> Iterator[tuple[Tensor, Programs]]:
         """Iterate over chunks: their data on the device, and the programs for them."""
-        for start in range(0, len(self.x), self.data_at_once):
-            part = self.x[start : start + self.data_at_once].to(self.device)
+        start = 0
+        for read in row_chunks(self.x, self.data_at_once):
+            part = read.to(self.device)
             yield part, self.programs.rows(slice(start, start + len(part)))
+            start += len(part)
 
     def with_rows(self, rows: int) -> "Evaluation":
         """Copy with another number of rows in a chunk."""
@@ -164,8 +166,13 @@ class Evaluation:
         return self.with_rows(self.rows // 2) if self.rows // 2 >= least else None
 
     @cached_property
+    def replays(self) -> Replays:
+        """Compiled forms of what is computed in every chunk."""
+        return Replays(self.modules, math.ceil(len(self.x) / self.data_at_once))
+
+    @cached_property
     def _hashes(self) -> tuple[str, str]:
-        return hash_tensors(self.modules.all_tensors), hash_rows(self.x)
+        return hash_tensors(self.modules.all_tensors), rows_hash(self.x)
 
     @cached_property
     def _densities(self) -> dict[str, float]:
@@ -239,7 +246,7 @@ def evaluation(
     # At least what was announced, as other data may use plates that these do not.
     nesting = max(programs.max_plate_nesting, modules.max_plate_nesting)
     programs = replace(programs, max_plate_nesting=nesting)
-    with modules.evaluating():
+    with suited(modules.num_weights, target), modules.evaluating():
         # The checks take no draws from the stream of the estimate and none of its evaluations.
         with seeded(0), torch.no_grad(), count_evaluations():
             # No more rows at once than a chunk has.
@@ -248,7 +255,9 @@ def evaluation(
         yield Evaluation(programs, rows, target, size, chunk, modules, first, given.source)
 
 
-def _device(wanted: torch.device | str | None, modules: ProgramModules, x: Tensor) -> torch.device:
+def _device(
+    wanted: torch.device | str | None, modules: ProgramModules, x: RowTensor
+) -> torch.device:
     there = modules.device
     if wanted is None:
         return x.device if there is None else there

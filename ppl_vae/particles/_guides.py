@@ -1,9 +1,9 @@
 """Guides moved datum by datum, averaged over data, and at other data's draws."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import pyro.distributions as dist
 import torch
@@ -20,10 +20,29 @@ from torch.distributions import (
 
 from ppl_vae.distributions import FullNormal, LowRankNormal
 from ppl_vae.particles._programs import Programs
-from ppl_vae.particles._run import Program, SiteRun
+from ppl_vae.particles._run import BatchGuide, Program, SiteRun
 from ppl_vae.particles._sites import log_densities
 
 _MOVABLE = Normal, MultivariateNormal, LowRankMultivariateNormal
+
+
+@runtime_checkable
+class Refiner(Protocol):
+    """Procedure that makes the guide for a batch, as :class:`~ppl_vae.refinement.Refinement` does.
+
+    It must not change parameters, and what it finds for a datum must not depend on the others.
+    """
+
+    @property
+    def description(self) -> str:
+        """Description of the guide, for the name of a method."""
+
+    @property
+    def rows_per_datum(self) -> int:
+        """Latents of each datum that are decoded at once, with a graph to differentiate."""
+
+    def __call__(self, programs: Programs, x: Tensor, *, seed: int | None = 0) -> BatchGuide:
+        """The guide for the batch."""
 
 
 @final
@@ -87,6 +106,27 @@ class OffsetGuide:
             )
         with _OffsetMessenger(self.offsets):
             return self.guide(x)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Offsets of the location and of the log-scale, site by site."""
+        return [value for offset in self.offsets.values() for value in offset.tensors]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "OffsetGuide":
+        """The same guide at other offsets, in the order of :attr:`tensors`."""
+        pairs = zip(tensors[::2], tensors[1::2], self.offsets.items(), strict=True)
+        offsets = {name: Offset(loc, scale, each.event_dim) for loc, scale, (name, each) in pairs}
+        return OffsetGuide(self.guide, offsets, self.num_data)
+
+    @staticmethod
+    def joined(guides: Sequence["OffsetGuide"]) -> "OffsetGuide":
+        """The guide for the data of several, one after another."""
+        first = guides[0]
+        dims = [-1 - each.event_dim for each in first.offsets.values() for _ in each.tensors]
+        columns = zip(*(guide.tensors for guide in guides), strict=True)
+        tensors = [torch.cat(each, dim) for each, dim in zip(columns, dims, strict=True)]
+        count = sum(guide.num_data for guide in guides)
+        return OffsetGuide(first.guide, first.offsets, count).with_tensors(tensors)
 
     def rows(self, index: slice | Tensor) -> "OffsetGuide":
         """The guide for the data ``x[index]`` alone."""

@@ -75,6 +75,11 @@ class ProgramModules:
         return dict(unique.values())
 
     @property
+    def num_weights(self) -> int:
+        """Number of all parameters."""
+        return sum(value.numel() for value in self.parameters.values())
+
+    @property
     def buffers(self) -> dict[str, Tensor]:
         """Name to tensor of the persistent buffers, as batch norm has them."""
         buffers: dict[str, Tensor] = {}
@@ -85,6 +90,12 @@ class ProgramModules:
                 if name not in parameters and isinstance(value, Tensor):
                     buffers[f"{index}.{name}"] = value
         return buffers
+
+    @property
+    def unique_buffers(self) -> list[Tensor]:
+        """All buffers, each once, also those that no state has."""
+        found = {id(b): b for m in self.modules for b in m._buffers.values() if b is not None}
+        return list(found.values())
 
     @property
     def all_tensors(self) -> dict[str, Tensor]:

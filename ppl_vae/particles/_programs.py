@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from ppl_vae.names import describe
+from ppl_vae.names import describe, require_least
 from ppl_vae.particles._modules import (
     ParameterRecorder,
     ProgramModules,
@@ -18,7 +18,7 @@ from ppl_vae.particles._modules import (
 )
 from ppl_vae.particles._particles import Particles, Simulation, add_evaluations
 from ppl_vae.particles._run import PlateNestingError, Program, SiteRun, guide_of, run, used_nesting
-from ppl_vae.particles._sites import assemble, log_densities
+from ppl_vae.particles._sites import assemble, changed_density, log_densities
 from ppl_vae.randomness import seeded
 
 Graph = Literal["path", "split", "score"]
@@ -169,8 +169,7 @@ class Programs:
                 not finite, or a guide to be split gives other densities when run again. Names the
                 site.
         """
-        if num_particles < 1:
-            raise ValueError(f"num_particles must be 1 or more, got {num_particles}.")
+        require_least(1, num_particles=num_particles)
         drawn = self.run_guide(x, num_particles, detach=graph == "score")
         latents, paths = drawn.latents, None
         if graph == "split":
@@ -336,15 +335,6 @@ def draw_particles(
     except PlateNestingError as error:
         programs = replace(programs, max_plate_nesting=error.used)
     return programs.draw(x, num_particles, graph=graph, check_finite=check_finite)
-
-
-def changed_density(first: SiteRun, second: SiteRun, num_dims: int) -> tuple[str, float] | None:
-    """First site whose log-densities differ between two runs, and by how many nats; None: none."""
-    again = log_densities(second, num_dims)
-    for name, value in log_densities(first, num_dims).items():
-        if not torch.allclose(value, again[name], rtol=1e-4, atol=1e-4, equal_nan=True):
-            return name, (value - again[name]).abs().max().item()
-    return None
 
 
 def _leaf(value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Densities of sample sites, supports, and checks that a model and a guide fit."""
+"""Densities of sample sites, and checks that a model and a guide fit."""
 
 import math
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import constraints
 
 from ppl_vae.particles._particles import OutsideSupportError, Particles, UnknownDensityError
 from ppl_vae.particles._run import PARTICLES, PlateNestingError, Site, SiteRun, nesting_of
+from ppl_vae.particles._supports import bounds_of, core_of, in_words, support_of
 from ppl_vae.randomness import seeded
 
 
@@ -23,6 +23,15 @@ def log_densities(
     With ``anywhere``, -inf outside of any support.
     """
     return {name: _log_density(s, num_dims, anywhere=anywhere) for name, s in sites.sites.items()}
+
+
+def changed_density(first: SiteRun, second: SiteRun, num_dims: int) -> tuple[str, float] | None:
+    """First site whose log-densities differ between two runs, and by how many nats; None: none."""
+    again = log_densities(second, num_dims)
+    for name, value in log_densities(first, num_dims).items():
+        if not torch.allclose(value, again[name], rtol=1e-4, atol=1e-4, equal_nan=True):
+            return name, (value - again[name]).abs().max().item()
+    return None
 
 
 def assemble(
@@ -307,46 +316,3 @@ def _log_prob_but_for(distribution: Any, value: Tensor, left_out: Tensor, instea
     # Replaced before and after, as a gradient of NaN passes through one where alone.
     log_prob: Tensor = distribution.log_prob(torch.where(event, inside.to(value), value))
     return torch.where(left_out, instead, log_prob)
-
-
-def in_words(support: Any) -> str:
-    """A support in short, with bounds that differ between draws or data left out."""
-    core = core_of(support)
-    bounds = bounds_of(core)
-    ends = [torch.as_tensor(bound).unique() for bound in bounds or ()]
-    if not ends or any(len(end) > 1 for end in ends):
-        return type(core).__name__.lstrip("_")
-    return interval(core, *(end.item() for end in ends))
-
-
-def support_of(distribution: Any) -> Any:
-    try:
-        return distribution.support
-    except NotImplementedError:
-        return None
-
-
-def core_of(support: Any) -> Any:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
-
-
-def bounds_of(core: Any) -> tuple[float | Tensor, float | Tensor] | None:
-    """Least and largest of numbers on a line; None of anything else."""
-    if core is constraints.boolean:
-        return 0.0, 1.0
-    lower, upper = getattr(core, "lower_bound", None), getattr(core, "upper_bound", None)
-    if lower is None and upper is None and core is not constraints.real:
-        return None
-    return -math.inf if lower is None else lower, math.inf if upper is None else upper
-
-
-def interval(core: Any, low: float, high: float) -> str:
-    if (low, high) == (-math.inf, math.inf):
-        return "all real numbers"
-    kind = "whole numbers" if core.is_discrete else "numbers"
-    if high == math.inf:
-        return f"{kind} from {low:.4g} on"
-    start = "" if low == -math.inf else f" from {low:.4g}"
-    return f"{kind}{start} {'to' if start else 'up to'} {high:.4g}"

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from ppl_vae.distributions import Autoregressive
 from ppl_vae.flows import Flow, FlowKind
-from ppl_vae.priors._values import register, require_sizes
+from ppl_vae.names import require_sizes
+from ppl_vae.priors._values import register
 
 _MIN_SCALE = 1e-6
 """Least scale: log p stays finite where softplus underflows."""

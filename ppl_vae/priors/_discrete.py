@@ -20,7 +20,8 @@ from ppl_vae.distributions import (
     smaller_layer,
     state_log_weights,
 )
-from ppl_vae.priors._values import KeptValue, register, require_sizes
+from ppl_vae.names import require_sizes
+from ppl_vae.priors._values import KeptValue, register
 from ppl_vae.randomness import Stream, seeded
 
 

@@ -11,8 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ppl_vae.data import RowTensor, column_means, column_range, in_memory
 from ppl_vae.distributions import Mixture
-from ppl_vae.priors._values import KeptValue, register, require_sizes
+from ppl_vae.names import require_sizes
+from ppl_vae.priors._values import KeptValue, register
 
 _ENCODED_AT_ONCE = 5_000
 _KEYED_AT_ONCE = 2_000
@@ -61,7 +63,7 @@ class VampPrior(nn.Module):
     def __init__(
         self,
         encoder: Callable[[Tensor], Any],
-        data: Float[Tensor, "num_data features"],
+        data: Float[RowTensor, "num_data features"],
         components: int = 500,
         weighted: bool = False,
     ) -> None:
@@ -74,10 +76,10 @@ class VampPrior(nn.Module):
             )
         # In a tuple a module is not registered: it stays the guide's, under the guide's names.
         self._encoder = (encoder,)
-        known = data[~data.isnan()]
-        self._in_unit_interval = bool(((known >= 0) & (known <= 1)).all())
+        low, high = column_range(data)
+        self._in_unit_interval = bool((low >= 0).all() and (high <= 1).all())
         rows = data[torch.randperm(len(data))[:components]]
-        means = data.nanmean(0).nan_to_num(nan=0.0)
+        means = column_means(data)
         self.pseudo_inputs = nn.Parameter(torch.where(rows.isnan(), means, rows))
         register(self, weighted, logits=rows.new_zeros(components))
 
@@ -243,11 +245,12 @@ class ExemplarPrior(nn.Module):
     def __init__(
         self,
         encoder: Callable[[Tensor], Any],
-        data: Float[Tensor, "num_data features"],
+        data: Float[RowTensor, "num_data features"],
         exemplars: int = 500,
         evaluation_exemplars: int | None = None,
     ) -> None:
         super().__init__()
+        data = in_memory(data, "an exemplar prior")
         some = len(data) if evaluation_exemplars is None else evaluation_exemplars
         require_sizes(evaluation_exemplars=some)
         if not 2 <= exemplars <= len(data) or some > len(data):

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import pyro.distributions as dist
 import torch
@@ -12,7 +12,8 @@ from torch.distributions import constraints, transform_to
 from torch.nn import functional
 
 from ppl_vae.distributions import Mixture
-from ppl_vae.priors._values import register, require_sizes
+from ppl_vae.names import require_sizes
+from ppl_vae.priors._values import register
 
 _LEAST_VARIANCE = 1e-6
 """Variance added to the pooled ones, so that points that coincide leave full rank."""
@@ -158,3 +159,71 @@ class GaussianMixturePrior(nn.Module):
             self.root.copy_(transform_to(constraints.lower_cholesky).inv(scale_tril))
         if self.logits.requires_grad:
             self.logits.copy_(clusters.shares.log())
+
+    @torch.no_grad()
+    def fit(
+        self,
+        z: Float[Tensor, "points latent"],
+        held_out: Float[Tensor, "others latent"] | None = None,
+    ) -> float | None:
+        """Fit by maximum likelihood to latent points, as the density of an autoencoder's codes.
+
+        By scikit-learn's EM from k-means. A variance is added to all directions, as maximum
+        likelihood over the points alone closes in on them: of some shares of the mean variance,
+        that under which held-out points are the most likely, or 1/1000 without such points.
+
+        Args:
+            z: Points, such as codes of training data; at most 10,000 random ones are taken.
+            held_out: Points that choose the added variance, such as codes of validation data.
+
+        Returns:
+            Mean log-density of the held-out points, in nats; None without them.
+
+        Raises:
+            ValueError: If there are fewer points than components, or one is not finite.
+
+        References:
+            Ghosh, Sajjadi, Vergari, Black and Schoelkopf, 2020, From variational to deterministic
+            autoencoders.
+        """
+        points = z[torch.randperm(len(z))[:_MOST_POINTS]]
+        given = [points] if held_out is None else [points, held_out]
+        if len(points) < len(self.loc) or not all(bool(each.isfinite().all()) for each in given):
+            raise ValueError(
+                f"{len(self.loc)} components need as many finite latent points, got {len(points)}: "
+                "take fewer components, or look at the encoder."
+            )
+        arrays = [each.double().cpu().numpy() for each in given]
+        shares = _SHARES if held_out is not None else _SHARES[1:2]
+        seed = int(torch.randint(2**31 - 1, ()))
+        fits = [_em(arrays[0], len(self.loc), share, self._diagonal, seed) for share in shares]
+        scores = [float(each.score(arrays[-1])) for each in fits]
+        best = fits[max(range(len(fits)), key=scores.__getitem__)]
+        self.loc.copy_(torch.from_numpy(best.means_))
+        covariances = torch.from_numpy(best.covariances_)
+        if self._diagonal:
+            self.root.copy_(covariances.log() / 2)
+        else:
+            scale_tril = torch.linalg.cholesky(covariances)
+            self.root.copy_(transform_to(constraints.lower_cholesky).inv(scale_tril))
+        self.logits.copy_(torch.from_numpy(best.weights_).clamp(min=1e-12).log())
+        return None if held_out is None else max(scores)
+
+
+_SHARES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3)
+"""Shares of the mean variance that are tried as the variance to add."""
+
+
+def _em(points: Any, components: int, share: float, diagonal: bool, seed: int) -> Any:
+    """Fit a mixture by EM; ``share`` of the mean variance is added to all directions."""
+    # Here, as for k-means.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    least = max(share * float(points.var(0).mean()), _LEAST_VARIANCE)
+    kind = "diag" if diagonal else "full"
+    with warnings.catch_warnings():
+        # A few iterations more or less are nothing beside the choice of the added variance.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return GaussianMixture(components, covariance_type=kind, reg_covar=least,
+                               random_state=seed).fit(points)  # fmt: skip

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from ppl_vae.distributions import VonMisesFisher
-from ppl_vae.priors._values import register, require_positive, require_sizes
+from ppl_vae.names import require_positive, require_sizes
+from ppl_vae.priors._values import register
 
 
 @final

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Size, Tensor, nn
 from torch.nn import functional
 
+from ppl_vae.names import require_least, require_sizes
 from ppl_vae.priors._tilted import NormalDraws, Tilt, TiltedDistribution, log_mean_exp_with_error
-from ppl_vae.priors._values import require_sizes
 from ppl_vae.randomness import Stream, seeded
 
 _NUMBERS_AT_ONCE = 2_000_000
@@ -54,8 +54,7 @@ class LearnedAcceptRejectPrior(nn.Module):
     ) -> None:
         super().__init__()
         require_sizes(latent=latent, draws=draws, evaluation_draws=evaluation_draws)
-        if truncation < 2:
-            raise ValueError(f"truncation must be 2 or more, got {truncation}.")
+        require_least(2, truncation=truncation)
         self.truncation = truncation
         self.tilt = Tilt(latent, hidden)
         self.reference = NormalDraws(latent, draws, evaluation_draws)
@@ -136,8 +135,7 @@ class SelfNormalizedImportancePrior(nn.Module):
     ) -> None:
         super().__init__()
         require_sizes(latent=latent)
-        if proposals < 2:
-            raise ValueError(f"proposals must be 2 or more, got {proposals}.")
+        require_least(2, proposals=proposals)
         self.tilt = Tilt(latent, hidden)
         # The K-th draw is z itself.
         self.others = NormalDraws(latent, proposals - 1, proposals - 1)

@@ -1,6 +1,5 @@
 """Checks of arguments, tensors learned or not, and kept values, which the priors share."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, final
 
@@ -8,28 +7,6 @@ import torch
 from torch import Tensor, nn
 
 Value = TypeVar("Value")
-
-
-def require_sizes(**sizes: int) -> None:
-    """Check whole numbers of 1 or more.
-
-    Raises:
-        ValueError: If one is less; names it.
-    """
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be 1 or more, got {size}.")
-
-
-def require_positive(**values: float) -> None:
-    """Check positive, finite numbers.
-
-    Raises:
-        ValueError: If one is not; names it.
-    """
-    for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value}.")
 
 
 def register(module: nn.Module, learned: bool, **values: Tensor) -> None:
