@@ -63,6 +63,12 @@ class Component:
             return self.build(*first, **given, **nested(self.build, self.arguments))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.kind.name} {self.text}: {error}") from error
+        except Exception as error:
+            if is_ours(class_path(self.build)):
+                raise
+            # A class of the user's may fail in any way.
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{self.kind.name} {self.text} cannot be built: {reason}") from error
 
     def __str__(self) -> str:
         given = ",".join(f"{name}={value}" for name, value in self.arguments.items())
@@ -301,9 +307,12 @@ class Kind(Mapping[str, Class]):
 def class_path(build: Class) -> str:
     """``module.Class``, by the folder that exports the class rather than by its private module."""
     # Stored configurations then read the same after a class has moved to another private module.
-    public = re.sub(r"\._\w+", "", build.__module__)
-    exported = getattr(sys.modules.get(public), build.__qualname__, None)
-    return f"{public if exported is build else build.__module__}.{build.__qualname__}"
+    public, name = re.sub(r"\._\w+", "", build.__module__), build.__qualname__
+    # A folder in a folder has no face: the outer one exports what is in it.
+    for folder in (public, public.rpartition(".")[0]):
+        if getattr(sys.modules.get(folder), name, None) is build:
+            return f"{folder}.{name}"
+    return f"{build.__module__}.{name}"
 
 
 def is_class_path(name: str) -> bool:

@@ -33,9 +33,11 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 
 def make_resident(x: Tensor, device: torch.device) -> Tensor:
     """``x`` on ``device`` when it fits there, else in pinned memory, to be sent batch by batch."""
-    if device.type != "cuda":
-        return x.to(device)
-    free, _ = torch.cuda.mem_get_info(device)
-    if x.numel() * x.element_size() <= RESIDENT_FRACTION * free:
+    if device.type != "cuda" or fits(x.numel() * x.element_size(), device):
         return x.to(device)
     return x.cpu().pin_memory()
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether data of so many bytes may stay on the device, if that is a GPU."""
+    return device.type == "cuda" and size <= RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]

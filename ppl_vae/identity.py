@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
@@ -16,6 +16,8 @@ from torch import Tensor
 _PACKAGES = ("ppl_vae", "torch", "pyro-ppl")
 _RECORDED = ("versions", "densities")
 """Fields outside of the key: another version gives the same number but for rounding."""
+_HASHED_ROWS = 4096
+"""Rows hashed at once."""
 _SAME = 1e-3
 """Difference of log-densities that is rounding, absolute and relative."""
 
@@ -29,11 +31,9 @@ def hash_tensors(named: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     # Sorted, so that the order in which modules were registered does not matter.
     for name in sorted(named):
-        content = named[name].detach().cpu().contiguous()
-        # Zero bytes between the fields: no two lists of names and shapes give the same bytes.
-        digest.update(f"{name}\0{content.dtype}\0{tuple(content.shape)}\0".encode())
-        # A view of the bytes: NumPy has no bfloat16, and a copy would double the memory.
-        digest.update(content.reshape(-1).view(torch.uint8).numpy().data)
+        content = named[name]
+        digest.update(_heading(name, content.dtype, content.shape))
+        digest.update(bytes_of(content))
     return digest.hexdigest()
 
 
@@ -43,7 +43,28 @@ def hash_rows(x: Tensor) -> str:
     Args:
         x: Rows first, shape ``(num_data, *event)``.
     """
-    return hash_tensors({"x": x})
+    digest = rows_digest(x.dtype, x.shape)
+    # Some at a time: rows of another order in memory, or on a GPU, are copied to be hashed.
+    for part in x.split(_HASHED_ROWS):
+        digest.update(bytes_of(part))
+    return digest.hexdigest()
+
+
+def rows_digest(dtype: torch.dtype, shape: Sequence[int]) -> "hashlib._Hash":
+    """A SHA-256 that gives :func:`hash_rows` of rows, once it is updated with their bytes."""
+    return hashlib.sha256(_heading("x", dtype, shape))
+
+
+def bytes_of(x: Tensor) -> memoryview:
+    """The bytes of a tensor, in the order of its elements."""
+    # A view: NumPy has no bfloat16, and a copy would double the memory.
+    content: memoryview = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return content
+
+
+def _heading(name: str, dtype: torch.dtype, shape: Sequence[int]) -> bytes:
+    # Zero bytes between the fields: no two lists of names and shapes give the same bytes.
+    return f"{name}\0{dtype}\0{tuple(shape)}\0".encode()
 
 
 def hash_bytes(content: bytes) -> str:

@@ -1,8 +1,9 @@
-"""Names: imported on their first use, and in messages the nearest to a wrong one."""
+"""Names: loaded on first use, the nearest to a wrong one; checks of arguments by their names."""
 
 import ast
 import difflib
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -79,6 +80,67 @@ def first_few(words: Sequence[str], most: int = 3) -> str:
     """The first words of a list and how many more there are: ``a, b, c and 2 more``."""
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
+
+
+def plural(number: int, noun: str) -> str:
+    """A number and its noun: ``1 row``, ``2,000 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def require_instance(name: str, value: object, kind: type, how: str) -> None:
+    """Check that an argument is of a class, at the door of what would use its attributes.
+
+    Args:
+        name: The argument.
+        value: What was given.
+        kind: Class that it must be of.
+        how: How to get one, for the message.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(value, kind):
+        got = f"the class {value.__name__}" if isinstance(value, type) else describe(value)
+        raise TypeError(f"{name} is {got}, expected a {kind.__name__}: {how}.")
+
+
+def require_least(least: int, **values: float) -> None:
+    """Check that arguments, given by name, are ``least`` or more; raise a ValueError if not."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, got {value}.")
+
+
+def require_positive(**values: float) -> None:
+    """Check that arguments, given by name, are positive and finite; raise a ValueError if not."""
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, got {value}.")
+
+
+def require_sizes(**sizes: int) -> None:
+    """Check whole numbers of 1 or more.
+
+    Raises:
+        ValueError: If one is less; names it.
+    """
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be 1 or more, got {size}.")
+
+
+def require_not_negative(**values: float) -> None:
+    """Check that arguments, given by name, are 0 or more, and finite; raise a ValueError if not."""
+    for name, value in values.items():
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be 0 or more and finite, got {value}.")
+
+
+def require_share(**values: float) -> None:
+    """Check that arguments, given by name, are between 0 and 1; raise a ValueError if not."""
+    for name, value in values.items():
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must be between 0 and 1, got {value}.")
 
 
 LONGEST_SHOWN = 60

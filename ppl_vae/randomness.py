@@ -6,6 +6,7 @@ from enum import IntEnum
 
 import numpy as np
 import torch
+from torch import Tensor
 
 _END = 2**31
 """Number larger than any part of a path: added to a path's length, it is not taken for a part."""
@@ -66,3 +67,20 @@ def seed_devices(seed: int) -> None:
         torch.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> Tensor:
+    """State of the generator that draws on a device come from."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def set_random_state(state: Tensor, device: torch.device) -> None:
+    """Draw on a device from a state that :func:`random_state` gave."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)

@@ -1,17 +1,20 @@
 """Refinement of the guide for each datum: semi-amortised inference."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from functools import partial
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.objectives import STL, Objective
-from ppl_vae.particles import BatchGuide, OffsetGuide, Program, Programs, zero_offsets
+from ppl_vae.particles import OffsetGuide, Program, Programs, zero_offsets
 from ppl_vae.randomness import Stream, seeded
+
+__all__ = ["Refinement", "refine", "require_refinable"]
 
 _DRAWS = 8
 
@@ -69,28 +72,13 @@ def refine(
     # Estimators run without gradients, which the ascent needs.
     with seeded(seed, Stream.TRAINING), torch.enable_grad():
         refined = zero_offsets(guide, x)
-        values = [value for offset in refined.offsets.values() for value in offset.tensors]
-        _ascend(objective, model, refined, x, values, steps, learning_rate)
+        values = refined.tensors
+
+        def gradient_of(values: Sequence[Tensor]) -> Sequence[Tensor]:
+            return _gradient(objective, model, refined, x, values)
+
+        _ascend(gradient_of, values, steps, learning_rate)
     return refined.detach()
-
-
-@runtime_checkable
-class Refiner(Protocol):
-    """Procedure that makes the guide for a batch: a :class:`Refinement` or another one.
-
-    It must not change parameters, and what it finds for a datum must not depend on the others.
-    """
-
-    @property
-    def description(self) -> str:
-        """Description of the guide, for the name of a method."""
-
-    @property
-    def rows_per_datum(self) -> int:
-        """Latents of each datum that are decoded at once, with a graph to differentiate."""
-
-    def __call__(self, programs: Programs, x: Tensor, *, seed: int | None = 0) -> BatchGuide:
-        """The guide for the batch."""
 
 
 @final
@@ -140,8 +128,33 @@ class Refinement:
             seed=seed,
         )
 
+    def gradient(
+        self,
+        programs: Programs,
+        x: Float[Tensor, "batch *event"],
+        values: Sequence[Tensor],
+        *,
+        check_finite: bool = True,
+    ) -> Sequence[Tensor]:
+        """Gradient of the loss on fresh draws, in tensors of a guide's own.
+
+        Args:
+            programs: Model, and the guide that the values are tensors of.
+            x: The batch.
+            values: Leaf tensors with an entry for every datum, which need a gradient.
+            check_finite: Raise on a density that is not finite, on a CPU.
+        """
+        objective = STL(self.num_particles).with_plate_nesting(programs.max_plate_nesting)
+        return _gradient(
+            objective, programs.model, programs.required_guide, x, values, check_finite=check_finite
+        )
+
     def ascend(
-        self, programs: Programs, x: Float[Tensor, "batch *event"], values: Sequence[Tensor]
+        self,
+        programs: Programs,
+        x: Float[Tensor, "batch *event"],
+        values: Sequence[Tensor],
+        gradient_of: Callable[[Sequence[Tensor]], Sequence[Tensor]] | None = None,
     ) -> None:
         """Climb the ELBO in tensors of a guide's own, as :func:`refine` does in its offsets.
 
@@ -151,13 +164,17 @@ class Refinement:
             programs: Model, and the guide that the values are tensors of.
             x: The batch.
             values: Leaf tensors with an entry for every datum; changed in place.
+            gradient_of: Computes :meth:`gradient` in another way, as by a compiled graph.
         """
-        model, guide = programs.model, programs.required_guide
-        objective = STL(self.num_particles).with_plate_nesting(programs.max_plate_nesting)
         for value in values:
             value.requires_grad_()
         with torch.enable_grad():
-            _ascend(objective, model, guide, x, values, self.steps, self.learning_rate)
+            _ascend(
+                gradient_of or partial(self.gradient, programs, x),
+                values,
+                self.steps,
+                self.learning_rate,
+            )
         for value in values:
             value.requires_grad_(False)
 
@@ -175,11 +192,23 @@ def require_refinable(objective: Objective) -> None:
         )
 
 
-def _ascend(
+def _gradient(
     objective: Objective,
     model: Program,
     guide: Program,
     x: Tensor,
+    values: Sequence[Tensor],
+    *,
+    check_finite: bool = True,
+) -> Sequence[Tensor]:
+    """Gradient of the summed loss, not the mean: a datum's must not shrink with the batch."""
+    loss, _ = objective.loss_of(objective.draw(model, guide, x, check_finite=check_finite))
+    # Not backward, which would add to the gradients of the model's and the guide's parameters.
+    return torch.autograd.grad(loss, values)
+
+
+def _ascend(
+    gradient_of: Callable[[Sequence[Tensor]], Sequence[Tensor]],
     values: Sequence[Tensor],
     steps: int,
     learning_rate: float,
@@ -188,10 +217,7 @@ def _ascend(
     for step in range(steps):
         # Noisy gradients keep Adam at a distance from the optimum that grows with the rate.
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-        # The sum, not the mean: a datum's gradient must not shrink with the batch.
-        loss = objective.differentiable_loss(model, guide, x)
-        # Not backward, which would add to the gradients of the model's and the guide's parameters.
-        for value, gradient in zip(values, torch.autograd.grad(loss, values), strict=True):
+        for value, gradient in zip(values, gradient_of(values), strict=True):
             value.grad = gradient
         optimizer.step()
 

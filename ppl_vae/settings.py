@@ -26,7 +26,13 @@ REQUIRED = inspect.Parameter.empty
 """Default of a setting that has none, and annotation of a parameter without one."""
 # Not followed by a closing bracket before an opening one, so not inside of a list.
 _COMMA = re.compile(r",(?![^\[]*\])")
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
 _LARGEST = 1 << 63
 """Bound of whole numbers: torch has 64 bits, and much larger ones overflow a float."""
 
@@ -197,9 +203,9 @@ def in_words(hint: Any) -> str:
     if origin is Literal:
         *first, last = map(str, inner)
         return f"{', '.join(first)} or {last}" if first else last
-    if _is_sequence(hint):
+    if origin_of(hint) in (tuple, list, Sequence):
         return f"a list of {in_words(inner[0]).removeprefix('a ')}s".replace("texts", "words")
-    if _is_mapping(hint):
+    if origin_of(hint) in (dict, Mapping):
         return "a mapping"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
@@ -207,14 +213,6 @@ def in_words(hint: Any) -> str:
 def origin_of(hint: Any) -> Any:
     """Generic type of an annotation, ``tuple`` of ``tuple[int, ...]``; a plain type is its own."""
     return get_origin(hint) or hint
-
-
-def _is_sequence(hint: Any) -> bool:
-    return origin_of(hint) in (tuple, list, Sequence)
-
-
-def _is_mapping(hint: Any) -> bool:
-    return origin_of(hint) in (dict, Mapping)
 
 
 def _union(value: Any, hint: Any) -> Any:
@@ -244,7 +242,7 @@ def _number(value: Any, hint: Any) -> Any:
         # Only what the pattern takes: float() alone reads nan, inf and 1_000, which nobody means.
         value = hint(value)
     # bool is a subclass of int, and true is no number in a file.
-    good = isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    good = _is_number(value) and (hint is float or isinstance(value, int))
     if not good or (isinstance(value, int) and abs(value) >= _LARGEST):
         raise ValueError(in_words(hint))
     if not math.isfinite(value):
@@ -255,15 +253,23 @@ def _number(value: Any, hint: Any) -> Any:
 def _sequence(value: Any, hint: Any) -> Any:
     one = next(iter(get_args(hint)), str)
     if isinstance(value, str):
-        bare = value[1:-1] if re.fullmatch(r"\[.*\]", value, re.DOTALL) else value
+        text = value
+        bare = text[1:-1] if re.fullmatch(r"\[.*\]", text, re.DOTALL) else text
         value = [entry for entry in split_entries(bare) if entry or one is not str]
+        value = [] if bare is not text and not bare.strip() else value
     if not isinstance(value, list | tuple):
         raise ValueError(in_words(hint))
     try:
-        entries = [convert(entry, one) for entry in value]
+        # A file's number may stand for a word, as -999 for a missing cell.
+        entries = [convert(str(e) if one is str and _is_number(e) else e, one) for e in value]
     except ValueError:
         raise ValueError(in_words(hint)) from None
     return entries if origin_of(hint) is list else tuple(entries)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a file's value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _mapping(value: Any, hint: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ppl_vae.objectives._base import Claims, Objective, PerDatum, PerDraw
@@ -59,6 +59,7 @@ class MMD(AggregateObjective):
     )
 
     simulates = "latents"
+    couples = "MMD over pairs of data of a batch"
 
     def __init__(self, num_particles: int = 1, *, weight: float = 100.0) -> None:
         super().__init__(num_particles)
@@ -109,6 +110,8 @@ class InfoVAE(AggregateObjective):
         if not (alpha + weight >= 1 and math.isfinite(weight)):
             raise ValueError(f"InfoVAE needs a weight of 1 - alpha or more, got {weight}.")
         self.alpha, self.weight = alpha, weight
+        if alpha + weight > 1:
+            self.couples = "MMD over pairs of data of a batch"
 
     def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
         """The weighted ELBO minus the weighted discrepancy, which every datum shares."""
@@ -139,18 +142,42 @@ def discrepancy(particles: Particles) -> Float[Tensor, ""]:
         )
     q = _flat(particles.latents, particles)
     p = _flat(particles.simulation.latents, particles)
-    # E|a - b|^2 of two draws of a standard normal in d dimensions: kernels stand about this width.
-    scale = 2.0 * q.shape[-1]
-    same = _kernel(q, q, scale)
     # Draws of one datum are not independent draws of the aggregate posterior.
     owner = torch.arange(len(q), device=q.device) % particles.batch_size
+    # E|a - b|^2 of two draws of a standard normal in d dimensions: kernels stand about this width.
+    return squared_mmd(q, p, 2.0 * q.shape[-1], owner)
+
+
+def squared_mmd(
+    a: Float[Tensor, "left features"],
+    b: Float[Tensor, "right features"],
+    scale: float,
+    owner: Int[Tensor, " left"] | None = None,
+) -> Float[Tensor, ""]:
+    """Unbiased MMD^2 between two distributions, from independent draws of each.
+
+    ``E k(a, a') + E k(b, b') - 2 E k(a, b)`` with ``k(a, b) = sum_c c scale / (c scale +
+    |a - b|^2)`` over seven factors c from 0.1 to 10.
+
+    Args:
+        a: Draws of the one.
+        b: Draws of the other.
+        scale: Squared distance that is typical of two draws.
+        owner: Pairs of draws a with the same number are dependent, and left out; None: all draws
+            are independent.
+
+    References:
+        Gretton, Borgwardt, Rasch, Scholkopf and Smola, 2012, A kernel two-sample test.
+    """
+    owner = torch.arange(len(a), device=a.device) if owner is None else owner
+    same = _kernel(a, a, scale)
     other = (owner.unsqueeze(0) != owner.unsqueeze(1)).to(same.dtype)
-    within_q = (same * other).sum() / other.sum()
-    prior = _kernel(p, p, scale)
-    # The prior's draws are independent: only pairs of a draw with itself are left out.
-    pairs = len(p) * (len(p) - 1)
-    within_p = (prior.sum() - prior.diagonal().sum()) / pairs
-    return within_q + within_p - 2 * _kernel(q, p, scale).mean()
+    within_a = (same * other).sum() / other.sum()
+    within = _kernel(b, b, scale)
+    # These are independent: only pairs of a draw with itself are left out.
+    pairs = len(b) * (len(b) - 1)
+    within_b = (within.sum() - within.diagonal().sum()) / pairs
+    return within_a + within_b - 2 * _kernel(a, b, scale).mean()
 
 
 def _flat(latents: dict[str, Tensor], particles: Particles) -> Float[Tensor, "draws latent"]:
@@ -201,6 +228,7 @@ class BetaTC(AggregateObjective):
         reference="Chen et al., 2018, Isolating sources of disentanglement",
         unbiased=frozenset(),
     )
+    couples = "log q(z) over the data of a batch"
 
     def __init__(
         self,

@@ -2,8 +2,10 @@
 
 import copy
 import inspect
+import math
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import pyro.infer
@@ -79,12 +81,17 @@ class Context:
     ``objective.context`` yourself.
 
     Attributes:
-        progress: Fraction of training done, 0 at the first update.
+        progress: Fraction of training done, 0 at the first update; a scalar tensor where the update
+            is recorded as a graph, for which it is an input.
         num_data: Size of the training set; None if unknown.
+        epochs: Passes over the training data done, with their fractions.
+        planned: Number of updates that training is to make, by batch size; empty if unknown.
     """
 
-    progress: float = 0.0
+    progress: float | Float[Tensor, ""] = 0.0
     num_data: int | None = None
+    epochs: float | Float[Tensor, ""] = 0.0
+    planned: Mapping[int, float] = field(default_factory=dict)
 
 
 class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
@@ -113,6 +120,9 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
     """Whether draws from the model itself are needed, of the latents alone or of the data too."""
     anneals: bool = False
     """Whether the gradient depends on the progress of training."""
+    couples: str | None = None
+    """What the gradient has of all data of a batch together; None where it is a sum over data, so
+    that workers may share the batch, and training may divide it."""
 
     def __init__(self, num_particles: int) -> None:
         least = self.least_particles
@@ -167,26 +177,37 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         All annealing is complete then, so that values of any two epochs can be compared.
         """
         context = self.context
-        self.context = replace(context, progress=1.0)
+        self.context = replace(context, progress=1.0, epochs=math.inf)
         try:
             return self.ascended(particles, self.bound(particles))
         finally:
             self.context = context
 
-    def draw(self, model: Program, guide: Program, x: Float[Tensor, "batch *event"]) -> Particles:
+    def draw(
+        self,
+        model: Program,
+        guide: Program,
+        x: Float[Tensor, "batch *event"],
+        *,
+        check_finite: bool = True,
+    ) -> Particles:
         """Draw the particles that this objective is computed from.
 
-        A non-finite density is an error here on the CPU only: a check would make a GPU wait.
+        Args:
+            model: Pyro model.
+            guide: Pyro guide.
+            x: The batch.
+            check_finite: Raise on a non-finite density, on a CPU: a check would make a GPU wait.
         """
+        finite = check_finite and x.device.type == "cpu"
         try:
-            return self._draw(self.programs(model, guide), x)
+            return self._draw(self.programs(model, guide), x, finite)
         except PlateNestingError as error:
             # As Pyro's own objectives do, this one finds the plates when it first runs.
             self.max_plate_nesting = error.used
-        return self._draw(self.programs(model, guide), x)
+        return self._draw(self.programs(model, guide), x, finite)
 
-    def _draw(self, programs: Programs, x: Tensor) -> Particles:
-        finite = x.device.type == "cpu"
+    def _draw(self, programs: Programs, x: Tensor, finite: bool) -> Particles:
         particles = programs.draw(x, self.num_particles, graph=self.graph, check_finite=finite)
         # Simulated draws enter the surrogate alone, which is not computed without gradients.
         if self.simulates == "nothing" or not torch.is_grad_enabled():

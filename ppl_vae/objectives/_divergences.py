@@ -268,6 +268,7 @@ class TVO(Objective):
         if partition == "moment":
             # Steps are found from the batch: a datum's value depends on the others.
             self.claims = replace(self.claims, per_datum=False)
+            self.couples = "steps found from the mean over a batch"
 
     def bound(self, particles: Particles) -> PerDatum:
         """The Riemann sum of self-normalised expectations, in nats."""

@@ -1,4 +1,4 @@
-"""The evidence lower bound: by Monte Carlo, with analytic KL terms, without the guide's score."""
+"""The ELBO: by Monte Carlo, with analytic KL terms, without the score of q, by it alone."""
 
 from abc import abstractmethod
 from dataclasses import replace
@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives._base import Claims, Objective, PerDatum, PerDraw
-from ppl_vae.objectives._kl import KLShaping, dimension_kl, dimension_log_densities, site_kl
+from ppl_vae.objectives._kl import (
+    GroupKL,
+    KLShaping,
+    dimension_kl,
+    dimension_log_densities,
+    site_kl,
+)
 from ppl_vae.objectives._paths import path_term
 from ppl_vae.particles import Particles
 
@@ -25,6 +31,8 @@ class KLObjective(Objective):
         super().__init__(num_particles)
         self.kl = kl
         self.anneals = kl is not None and kl.anneals
+        if kl is not None and kl.measures_kl:
+            self.couples = "the mean KL of a batch"
         if kl is not None:
             # The gradient of a shaped KL is that of no bound on log p(x).
             self.claims = replace(
@@ -49,6 +57,10 @@ class KLObjective(Objective):
     def elbo_terms(self, particles: Particles) -> PerDraw:
         """Terms whose mean over particles estimates the ELBO."""
 
+    def factors(self, kl: KLShaping, means: GroupKL) -> GroupKL:
+        """Factors of the KL terms at this point of training."""
+        return kl.factors(means, self.context.epochs if kl.in_epochs else self.context.progress)
+
     def shaped_densities(self, particles: Particles) -> tuple[Tensor, Tensor]:
         """Log q and log p of the latents, each group times its factor, both (particles, batch)."""
         if self.kl is None:
@@ -61,7 +73,7 @@ class KLObjective(Objective):
         }
         # A factor that depends on the KL is a constant of the gradient, as in the papers.
         means = {name: (q - p).detach().mean((0, 1)) for name, (q, p) in densities.items()}
-        factors = self.kl.factors(means, self.context.progress)
+        factors = self.factors(self.kl, means)
         log_guide = [_over_dimensions(factors[n] * q) for n, (q, _) in densities.items()]
         log_prior = [_over_dimensions(factors[n] * p) for n, (_, p) in densities.items()]
         return torch.stack(log_guide).sum(0), torch.stack(log_prior).sum(0)
@@ -137,7 +149,7 @@ class AnalyticELBO(KLObjective):
             return bound
         terms = {name: self._terms(particles, name) for name in particles.log_prior}
         means = {name: value.detach().mean((0, 1)) for name, value in terms.items()}
-        factors = self.kl.factors(means, self.context.progress)
+        factors = self.factors(self.kl, means)
         total = particles.log_likelihood
         for name, value in terms.items():
             total = total - _over_dimensions(factors[name] * value)
@@ -189,3 +201,46 @@ class STL(KLObjective):
         # log q enters the path alone: its score, of expectation 0, is the noise that is left out.
         weight = log_joint.new_full(log_joint.shape, 1 / particles.num_particles)
         return log_joint.mean(0) + path_term(particles, log_joint - log_guide, weight)
+
+
+@final
+class Reinforce(KLObjective):
+    """``mean_k log w_k``; phi: ``mean_k (log w_k - mean of the others) grad log q(z_k)``.
+
+    The leave-one-out mean is a baseline that does not depend on z_k, so that the gradient is
+    unbiased for the ELBO, and it vanishes draw by draw where q is the posterior. theta: ``mean_k
+    grad log p(x, z_k)``. The term -grad log q of log w itself has expectation 0 and is left out.
+    Any latents. Costs K >= 2 decoder evaluations per datum, none differentiated to z.
+
+    References:
+        Kool, van Hoof and Welling, 2019, Buy 4 REINFORCE samples, get a baseline for free!
+        Williams, 1992, Simple statistical gradient-following algorithms for connectionist
+        reinforcement learning.
+    """
+
+    graph = "score"
+    # The baseline is made of the other draws: there must be one.
+    least_particles = 2
+    claims = Claims(
+        name="reinforce:K",
+        formula="mean_k log w_k",
+        gradient="unbiased for theta and phi; phi by the score function",
+        bias="none; the bound is low by KL(q, posterior)",
+        use="the ELBO with discrete latents",
+        reference="Kool, van Hoof and Welling, 2019, Buy 4 REINFORCE samples",
+        zero_at_posterior=True,
+    )
+
+    def elbo_terms(self, particles: Particles) -> PerDraw:
+        """Log-weights log w_k."""
+        return particles.log_weight
+
+    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
+        """Direct part of log p(x, z), and the score of q times what the draw gained."""
+        log_guide, log_prior = self.shaped_densities(particles)
+        log_joint = particles.log_likelihood + log_prior
+        value = (log_joint - log_guide).detach()
+        count = particles.num_particles
+        # A value less the mean of the others is its distance from the mean of all by K / (K - 1).
+        gain = (value - value.mean(0)) * count / (count - 1)
+        return (log_joint + gain * particles.log_proposal).mean(0)

@@ -5,16 +5,16 @@ particles, and the progress of training to a factor for the gradient of each gro
 that a paper adds to the objective have no gradient and do not appear.
 """
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, TypeAlias, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from ppl_vae.names import require_not_negative, require_positive
 from ppl_vae.particles import Particles, side_by_side
 
 
@@ -91,6 +91,7 @@ def factorises(distribution: Any) -> bool:
     )
 
 
+Progress: TypeAlias = float | Float[Tensor, ""]
 GroupKL = dict[str, Float[Tensor, "..."]]
 """Latent site to its mean KL in nats: a scalar, or one value for each dimension."""
 
@@ -102,16 +103,20 @@ class KLShaping(ABC):
     """Whether a group is one dimension of a site rather than the site."""
     anneals: ClassVar[bool] = False
     """Whether the factors depend on the progress of training."""
+    in_epochs: ClassVar[bool] = False
+    """Whether progress is counted in epochs in place of a fraction of training."""
     measures_kl: ClassVar[bool] = False
     """Whether the factors depend on the KL, which a guide that is a point does not have."""
 
     @abstractmethod
-    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+    def factors(self, kl: GroupKL, progress: Progress) -> GroupKL:
         """A factor for each group.
 
         Args:
             kl: Mean KL of each group over batch and particles, in nats, detached.
-            progress: Fraction of training done.
+            progress: Fraction of training done; with :attr:`in_epochs`, passes over the training
+                data done, with their fractions. A tensor where the update is compiled, so that what
+                looks at its value, as min() and if do, keeps the update from being compiled.
         """
 
 
@@ -128,9 +133,9 @@ class Beta(KLShaping):
     beta: float
 
     def __post_init__(self) -> None:
-        _require_not_negative("beta", self.beta)
+        require_not_negative(beta=self.beta)
 
-    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+    def factors(self, kl: GroupKL, progress: Progress) -> GroupKL:
         """Beta for every group."""
         return _same(kl, self.beta)
 
@@ -153,13 +158,40 @@ class LinearAnnealing(KLShaping):
 
     def __post_init__(self) -> None:
         _require_fraction("ramp", self.ramp)
-        _require_not_negative("start", self.start)
-        _require_not_negative("end", self.end)
+        require_not_negative(start=self.start, end=self.end)
 
-    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+    def factors(self, kl: GroupKL, progress: Progress) -> GroupKL:
         """Beta at ``progress`` for every group."""
-        done = min(progress / self.ramp, 1.0)
+        done = _ramp(progress, self.ramp)
         return _same(kl, self.start + (self.end - self.start) * done)
+
+
+@final
+@dataclass(frozen=True)
+class WarmUp(KLShaping):
+    """Beta that rises linearly from ``start`` to 1 over the first ``epochs`` passes over the data.
+
+    The same for every length of training, where ``linear`` is a fraction of it.
+
+    References:
+        Sonderby et al., 2016, Ladder variational autoencoders. Tomczak and Welling, 2018, VAE with
+        a VampPrior, where beta rises from epoch to epoch; here from update to update.
+    """
+
+    anneals = True
+    in_epochs = True
+
+    epochs: float = 100.0
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_positive(epochs=self.epochs)
+        require_not_negative(start=self.start)
+
+    def factors(self, kl: GroupKL, progress: Progress) -> GroupKL:
+        """Beta after so many epochs for every group."""
+        done = _ramp(progress, self.epochs)
+        return _same(kl, self.start + (1 - self.start) * done)
 
 
 @final
@@ -181,13 +213,14 @@ class CyclicalAnnealing(KLShaping):
         if self.cycles < 1 or self.cycles != int(self.cycles):
             raise ValueError(f"cycles must be a whole number of 1 or more, got {self.cycles}.")
         _require_fraction("ramp", self.ramp)
-        _require_not_negative("end", self.end)
+        require_not_negative(end=self.end)
 
-    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+    def factors(self, kl: GroupKL, progress: Progress) -> GroupKL:
         """Beta at ``progress`` for every group."""
+        done = torch.as_tensor(progress, dtype=torch.float64)
         # At the very end fmod would give 0, the start of one more cycle.
-        within = math.fmod(progress * self.cycles, 1.0) if progress < 1 else 1.0
-        return _same(kl, self.end * min(within / self.ramp, 1.0))
+        within = torch.where(done < 1, torch.fmod(done * self.cycles, 1.0), 1.0)
+        return _same(kl, self.end * _ramp(within, self.ramp))
 
 
 @final
@@ -211,9 +244,9 @@ class FreeBits(KLShaping):
     per_dimension: bool = True
 
     def __post_init__(self) -> None:
-        _require_not_negative("free nats", self.nats)
+        require_not_negative(**{"free nats": self.nats})
 
-    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+    def factors(self, kl: GroupKL, progress: Progress) -> GroupKL:
         """1 where the group's KL exceeds its free nats, else 0."""
         return {name: (value > self.nats).to(value.dtype) for name, value in kl.items()}
 
@@ -235,25 +268,32 @@ class Capacity(KLShaping):
     ramp: float = 0.5
 
     def __post_init__(self) -> None:
-        _require_not_negative("capacity", self.nats)
-        _require_not_negative("gamma", self.gamma)
+        require_not_negative(capacity=self.nats)
+        require_not_negative(gamma=self.gamma)
         _require_fraction("ramp", self.ramp)
 
-    def factors(self, kl: GroupKL, progress: float) -> GroupKL:
+    def factors(self, kl: GroupKL, progress: Progress) -> GroupKL:
         """Gamma above the capacity, -gamma below it."""
-        capacity = self.nats * min(progress / self.ramp, 1.0)
-        excess = sum(kl.values(), torch.zeros(())) - capacity
+        capacity = self.nats * _ramp(progress, self.ramp)
+        total = sum(kl.values(), torch.zeros(()))
+        excess = total - capacity.to(total)
         # The gradient of |KL - C| is the sign times that of the KL, the same for every group.
         return {name: self.gamma * torch.sign(excess) for name in kl}
 
 
-def _same(kl: GroupKL, factor: float) -> GroupKL:
-    return {name: torch.full_like(value, factor) for name, value in kl.items()}
+def _ramp(progress: Progress, ramp: float) -> Float[Tensor, ""]:
+    """``min(progress / ramp, 1)`` in double precision."""
+    return (torch.as_tensor(progress, dtype=torch.float64) / ramp).clamp(max=1.0)
 
 
-def _require_not_negative(name: str, value: float) -> None:
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be 0 or more and finite, got {value}.")
+def _same(kl: GroupKL, factor: float | Tensor) -> GroupKL:
+    return {
+        # One number for all: a tensor of it is an operation more, and no constant of a graph.
+        name: torch.full_like(value, factor)
+        if isinstance(factor, float | int)
+        else factor.to(value).expand_as(value)
+        for name, value in kl.items()
+    }
 
 
 def _require_fraction(name: str, value: float) -> None:

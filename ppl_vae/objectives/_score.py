@@ -1,54 +1,10 @@
-"""Score-function objectives, for latents of any kind: REINFORCE, VIMCO, wake-sleep."""
+"""Importance-weighted bounds by score functions, for latents of any kind: VIMCO, wake-sleep."""
 
 from typing import Literal, final
 
-from ppl_vae.objectives._base import Claims, ImportanceWeighted, PerDatum, PerDraw
-from ppl_vae.objectives._elbo import KLObjective
+from ppl_vae.objectives._base import Claims, ImportanceWeighted, PerDatum
 from ppl_vae.particles import Particles
 from ppl_vae.weights import leave_one_out_log_mean_exp, normalized_weights
-
-
-@final
-class Reinforce(KLObjective):
-    """``mean_k log w_k``; phi: ``mean_k (log w_k - mean of the others) grad log q(z_k)``.
-
-    The leave-one-out mean is a baseline that does not depend on z_k, so that the gradient is
-    unbiased for the ELBO, and it vanishes draw by draw where q is the posterior. theta: ``mean_k
-    grad log p(x, z_k)``. The term -grad log q of log w itself has expectation 0 and is left out.
-    Any latents. Costs K >= 2 decoder evaluations per datum, none differentiated to z.
-
-    References:
-        Kool, van Hoof and Welling, 2019, Buy 4 REINFORCE samples, get a baseline for free!
-        Williams, 1992, Simple statistical gradient-following algorithms for connectionist
-        reinforcement learning.
-    """
-
-    graph = "score"
-    # The baseline is made of the other draws: there must be one.
-    least_particles = 2
-    claims = Claims(
-        name="reinforce:K",
-        formula="mean_k log w_k",
-        gradient="unbiased for theta and phi; phi by the score function",
-        bias="none; the bound is low by KL(q, posterior)",
-        use="the ELBO with discrete latents",
-        reference="Kool, van Hoof and Welling, 2019, Buy 4 REINFORCE samples",
-        zero_at_posterior=True,
-    )
-
-    def elbo_terms(self, particles: Particles) -> PerDraw:
-        """Log-weights log w_k."""
-        return particles.log_weight
-
-    def surrogate(self, particles: Particles, bound: PerDatum) -> PerDatum:
-        """Direct part of log p(x, z), and the score of q times what the draw gained."""
-        log_guide, log_prior = self.shaped_densities(particles)
-        log_joint = particles.log_likelihood + log_prior
-        value = (log_joint - log_guide).detach()
-        count = particles.num_particles
-        # A value less the mean of the others is its distance from the mean of all by K / (K - 1).
-        gain = (value - value.mean(0)) * count / (count - 1)
-        return (log_joint + gain * particles.log_proposal).mean(0)
 
 
 @final

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.particles import Programs, cross_log_guide
-from ppl_vae.training._steps import AdamStep, batch_sums
+from ppl_vae.training._steps import AdamStep
 from ppl_vae.weights import log_mean_exp
 
 BLOCK = 10
@@ -55,6 +55,8 @@ class AggressiveStep(AdamStep):
         collapse in variational autoencoders.
     """
 
+    couples = "the mean bound and the mutual information of a batch"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._information = InformationTrend()
@@ -67,9 +69,9 @@ class AggressiveStep(AdamStep):
     def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
         """Update phi as often as it helps, theta once; or both together once."""
         if not self.aggressive:
-            return batch_sums(*self.update(x, learning_rate))
+            return self.update(x, learning_rate).sums
         self._fit_guide(x, learning_rate)
-        sums = batch_sums(*self.update(x, learning_rate, "model"))
+        sums = self.update(x, learning_rate, "model").sums
         programs = self.objective.programs(self.model, self.guide)
         # Every draw is weighed under every datum's guide: the cost is quadratic in the batch.
         information = batch_information(programs, x[:MOST_CROSSED])
@@ -79,7 +81,7 @@ class AggressiveStep(AdamStep):
     def _fit_guide(self, x: Tensor, learning_rate: float) -> None:
         best = -math.inf
         for _ in range(MOST_GUIDE_UPDATES // BLOCK):
-            bounds = [self.update(x, learning_rate, "guide")[1].mean() for _ in range(BLOCK)]
+            bounds = [self.update(x, learning_rate, "guide").bound.mean() for _ in range(BLOCK)]
             # One wait for the device a block, not one an update.
             mean = torch.stack(bounds).mean().item()
             # Written so that a NaN bound ends the updates too.

@@ -9,11 +9,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ppl_vae.data import require_lossless
-from ppl_vae.devices import make_resident
-from ppl_vae.identity import hash_rows
+from ppl_vae.data import (
+    RowTensor,
+    bad_rows,
+    load,
+    missing_cells,
+    read_ahead,
+    require_lossless,
+    rows_hash,
+)
+from ppl_vae.devices import fits, make_resident
 from ppl_vae.particles import ProgramModules, Programs, first_run, require_rows
 from ppl_vae.randomness import Stream, generator, seeded
+from ppl_vae.training._workers import Workers
 
 Transform = Callable[[Tensor], Tensor]
 """A change of each batch on its device, as dynamic binarisation is."""
@@ -30,19 +38,19 @@ class TrainingData:
         transform: Change of each training batch on its device.
     """
 
-    train: Tensor
-    valid: Tensor | None = None
+    train: RowTensor
+    valid: RowTensor | None = None
     transform: Transform | None = None
 
     @property
-    def named(self) -> dict[str, Tensor]:
+    def named(self) -> dict[str, RowTensor]:
         """Name to rows, of those there are."""
         valid = {} if self.valid is None else {"valid": self.valid}
         return {"train": self.train, **valid}
 
     def hashes(self) -> dict[str, str]:
         """Hash of each kind of rows."""
-        return {f"{name}_sha256": hash_rows(x) for name, x in self.named.items()}
+        return {f"{name}_sha256": rows_hash(x) for name, x in self.named.items()}
 
     def require_rows(self, programs: Programs, device: torch.device, seed: int) -> None:
         """Check that there are rows, without NaN unless that is a missing cell to the model.
@@ -56,7 +64,7 @@ class TrainingData:
             ValueError: If there are no rows or some hold what cannot be trained on; names the
                 first.
         """
-        missing = any(bool(x.isnan().any()) for x in self.named.values())
+        missing = any(bool(missing_cells(x)) for x in self.named.values() if len(x))
         if missing:
             with seeded(seed, Stream.TRAINING):
                 # The model is run only if there are NaNs to ask about; two rows will do, as its
@@ -67,11 +75,11 @@ class TrainingData:
             if len(x) == 0:
                 raise ValueError(f"{name} holds no data.")
             # A missing cell is NaN; an infinite one is never a missing cell.
-            bad = (x.isinf() if missing else ~x.isfinite()).reshape(len(x), -1).any(1)
-            if bool(bad.any()):
+            count, first = bad_rows(x, allow_missing=missing)
+            if count:
                 raise ValueError(
-                    f"{name} has {int(bad.sum())} rows with NaN or infinite values, the first at "
-                    f"row {int(bad.nonzero()[0])}: remove or fill them in, or leave missing cells "
+                    f"{name} has {count} rows with NaN or infinite values, the first at "
+                    f"row {first}: remove or fill them in, or leave missing cells "
                     "out of the likelihood with ObservedDecoder."
                 )
 
@@ -87,7 +95,7 @@ class TrainingData:
             ValueError: If rows would be rounded, or are no data of the model.
         """
 
-        def small_batch(x: Tensor) -> Tensor:
+        def small_batch(x: RowTensor) -> Tensor:
             # On the way of every batch of training, to be what the programs will see.
             return self.prepared(make_resident(x[:2], device), device)
 
@@ -113,7 +121,7 @@ class TrainingData:
         return batch if self.transform is None else self.transform(batch)
 
     def validation_subset(self, size: int) -> Tensor | None:
-        """At most ``size`` rows of the validation data, the same ones for every run."""
+        """At most ``size`` rows of the validation data, the same ones for every run, in memory."""
         if self.valid is None:
             return None
         # At random: neighbouring rows are often alike, so the first ones would not do.
@@ -130,25 +138,83 @@ class Batches:
         batch_size: Largest number of data in a batch.
         seed: Seed of the order.
         device: Device of the batches.
+        shuffled: Whether the order is random; otherwise it is that of the data.
+        workers: Processes that share each batch; each reads its own rows.
     """
 
     def __init__(
-        self, data: TrainingData, batch_size: int, seed: int, device: torch.device
+        self,
+        data: TrainingData,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        *,
+        shuffled: bool = True,
+        workers: Workers | None = None,
     ) -> None:
-        self.train = make_resident(data.train, device)
-        self._data, self._batch_size = data, batch_size
-        self._seed, self._device = seed, device
+        self.train = _resident(data.train, device)
+        self.num_data = len(self.train)
+        self._data, self._count = data, math.ceil(self.num_data / batch_size)
+        self._seed, self._device, self._shuffled = seed, device, shuffled
+        self._workers = workers or Workers()
+        if self._workers.size > min(self.sizes):
+            raise ValueError(
+                f"batches of {min(self.sizes)} data cannot be shared by {self._workers.size} "
+                "workers: give a larger batch_size, or fewer workers."
+            )
 
     def __len__(self) -> int:
-        return math.ceil(len(self.train) / self._batch_size)
+        return self._count
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Number of batches in an epoch, by their size."""
+        size, larger = divmod(self.num_data, len(self))
+        counts = {size + 1: larger, size: len(self) - larger}
+        return {size: count for size, count in counts.items() if count}
 
     def epoch(
         self, number: int
     ) -> Iterator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch *event"]]]:
-        """Rows of the training data, and the batch made of them, in an order of the epoch's own."""
-        # From the seed and the epoch alone: a resumed run needs no state of a generator.
-        shuffle = generator(self._seed, Stream.DATA_ORDER, number)
-        order = torch.randperm(len(self.train), generator=shuffle)
+        """Rows of the training data, and the batch made of them, in an order of the epoch's own.
+
+        Where workers share batches the rows are those of the batch, the data this worker's.
+        """
+        order = torch.arange(self.num_data)
+        if self._shuffled:
+            # From the seed and the epoch alone: a resumed run needs no state of a generator.
+            shuffle = generator(self._seed, Stream.DATA_ORDER, number)
+            order = torch.randperm(self.num_data, generator=shuffle)
         # Near-equal batches weigh every datum alike; a short last batch would not.
-        for rows in order.to(self.train.device).tensor_split(len(self)):
-            yield rows, self._data.prepared(self.train[rows], self._device)
+        order = order.to(self.train.device)
+        batches, pin = _split_evenly(order, len(self)), self._device.type == "cuda"
+        if self._workers.size == 1:
+            for rows, batch in read_ahead(self.train, batches, pin=pin):
+                yield rows, self._data.prepared(batch, self._device)
+            return
+        mine = (self._mine(rows) for rows in _split_evenly(order, len(self)))
+        read = read_ahead(self.train, mine, pin=pin)
+        for rows, (_, batch) in zip(batches, read, strict=True):
+            with self._workers.drawing(len(rows)):
+                prepared = self._data.prepared(batch, self._device)
+            yield rows, prepared
+
+    def _mine(self, rows: Tensor) -> Tensor:
+        share = self._workers.share_of(len(rows))
+        return rows if share is None else share.of(rows)
+
+
+def _split_evenly(order: Tensor, count: int) -> Iterator[Tensor]:
+    """``order.tensor_split(count)``, one by one: all at once take more memory than the order."""
+    size, longer, start = len(order) // count, len(order) % count, 0
+    for number in range(count):
+        end = start + size + (number < longer)
+        yield order[start:end]
+        start = end
+
+
+def _resident(x: RowTensor, device: torch.device) -> RowTensor:
+    """The rows on the device where they fit there; lazy ones stay lazy elsewhere."""
+    if isinstance(x, Tensor):
+        return make_resident(x, device)
+    return load(x, device) if fits(x.numel() * x.dtype.itemsize, device) else x

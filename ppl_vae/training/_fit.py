@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, final
@@ -10,17 +11,20 @@ from typing import Any, final
 import torch
 from tqdm.auto import tqdm
 
+from ppl_vae.cpu import suited
 from ppl_vae.data import RowData, as_rows
 from ppl_vae.devices import resolve_device
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Program, Programs
 from ppl_vae.progress import no_bar
+from ppl_vae.training._budget import Budget
 from ppl_vae.training._data import TrainingData, Transform
 from ppl_vae.training._history import EpochRecord, History
 from ppl_vae.training._non_finite import NonFiniteError
-from ppl_vae.training._settings import Budget, read_settings, with_settings
+from ppl_vae.training._settings import read_settings, with_settings
 from ppl_vae.training._snapshot import Snapshot
 from ppl_vae.training._trainer import Trainer
+from ppl_vae.training._workers import Workers
 
 
 @final
@@ -31,15 +35,15 @@ class FitResult:
     Attributes:
         history: One record an epoch.
         stopped_early: Whether the validation bound ended training before the budget did.
+        kept_epoch: Epoch whose parameters the model holds, the best validated one or the last.
+        phases: Histories of earlier phases of training by name, such as pretraining of layers; not
+            of :func:`fit` itself, which is one phase.
     """
 
     history: History
     stopped_early: bool
-
-    @property
-    def kept_epoch(self) -> int:
-        """Epoch whose parameters the model holds, the best validated one or else the last."""
-        return self.history.best_epoch or len(self.history)
+    kept_epoch: int
+    phases: Mapping[str, History] = field(default_factory=dict)
 
 
 @with_settings
@@ -60,9 +64,10 @@ def fit(
     on_start: Callable[[History], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     origin: Mapping[str, str] | None = None,
+    workers: Workers | None = None,
     **settings: Any,
 ) -> FitResult:
-    """Maximise the objective over all parameters of the model and guide, by Adam.
+    """Maximise the objective over all parameters of the model and guide.
 
     With validation data, the parameters kept are those of the epoch with the highest importance-
     weighted bound on them, the same for every objective. A guide that is a point has no such bound;
@@ -74,6 +79,9 @@ def fit(
     epochs. Such a limit may end training inside an epoch, which is recorded and validated as far
     as it went. A run stopped and gone on is the undisturbed one, bit for bit on a CPU, except by
     seconds, which no two runs have alike.
+
+    On a CPU a model of fewer than 100,000 weights is trained on one thread, unless the number of
+    threads is chosen; see :func:`ppl_vae.cpu.suited`.
 
     Args:
         model: Pyro model with its data plate at dim -1.
@@ -94,6 +102,8 @@ def fit(
         on_epoch: Called with each record as soon as it is made, except those of earlier sessions.
         origin: What a checkpoint is of besides settings and data, such as the hash of a
             configuration; a checkpoint that says otherwise is refused.
+        workers: Processes that train this model together, each of which calls this function with
+            the same arguments; the first of them validates, saves, shows and is called back.
         **settings: Fields of :class:`FitSettings`.
 
     Raises:
@@ -119,17 +129,22 @@ def fit(
     if guide is None:
         raise ValueError("fit trains a model with its guide q(z|x), got guide=None.")
     programs, where = Programs(model, guide), resolve_device(device)
-    trainer = Trainer(programs, objective, data, chosen, where, seed, origin)
+    together = workers or Workers()
+    trainer = Trainer(programs, objective, data, chosen, where, seed, origin, together)
     file = None if checkpoint is None else Path(checkpoint)
-    if file is not None and file.exists():
-        trainer.resume(Snapshot.load(file), f"the checkpoint {file}")
+    saved = together.from_first(lambda: Snapshot.load(file) if file and file.exists() else None)
+    if saved is not None:
+        trainer.resume(saved, f"the checkpoint {file}")
     if on_start is not None:
+        start = on_start
         # The checkpoint was the last check: what a caller writes now is of a run that trains.
-        on_start(trainer.history)
-    _train(trainer, file, checkpoint_seconds, progress, on_epoch)
-    trainer.keep_best()
+        together.from_first(lambda: start(trainer.history))
+    with suited(trainer.modules.num_weights, where):
+        _train(trainer, file, checkpoint_seconds, progress, on_epoch)
+    trainer.keep()
     # Patience is the only other reason to end.
-    return FitResult(trainer.history, stopped_early=not trainer.exhausted)
+    kept = trainer.kept_epoch or len(trainer.history)
+    return FitResult(trainer.history, stopped_early=not trainer.exhausted, kept_epoch=kept)
 
 
 def _train(
@@ -147,7 +162,7 @@ def _train(
         initial=trainer.done,
         desc=repr(trainer.objective),
         unit=budget.kind.removesuffix("s").replace("_", " "),
-        disable=no_bar(progress),
+        disable=no_bar(progress) or not trainer.workers.is_first,
     ) as bar:
         while not trainer.finished:
             try:
@@ -155,17 +170,22 @@ def _train(
             except NonFiniteError:
                 # Going on with the file comes to the same update again.
                 if file is not None and trainer.epoch_start.history.records:
-                    trainer.epoch_start.save(file)
+                    trainer.workers.from_first(partial(trainer.epoch_start.save, file))
                 raise
             if record is not None:
                 bar.update(trainer.done - bar.n)
                 bar.set_postfix_str(f"bound {record.bound:.2f} nats")
-            due = time.monotonic() - saved >= checkpoint_seconds
-            if file is not None and (due or trainer.finished):
-                trainer.snapshot().save(file)
-                saved = time.monotonic()
-            if record is not None and on_epoch is not None:
-                on_epoch(record)
+
+            def write(record: EpochRecord | None = record) -> None:
+                nonlocal saved
+                due = time.monotonic() - saved >= checkpoint_seconds
+                if file is not None and (due or trainer.finished):
+                    trainer.snapshot().save(file)
+                    saved = time.monotonic()
+                if record is not None and on_epoch is not None:
+                    on_epoch(record)
+
+            trainer.workers.from_first(write)
 
 
 def _not_an_objective(given: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any, final
 from ppl_vae import plots
 
 _KL = "kl/"
+_MEASURE = "measure/"
 _PANELS = {
     "bound": "training: each arm's own bound",
     "validation": "validation: one bound for all",
@@ -33,6 +34,9 @@ class EpochRecord:
         updates: Batches that the model was updated on, in all epochs so far.
         evaluations: Decoder evaluations (particles times batch) spent on training in all epochs so
             far; validation is not counted.
+        compiled: Fraction of the epoch's gradients that a compiled graph gave.
+        measures: Name to mean of what a training rule without a bound reports beside these, such
+            as the loss of a discriminator; a rule without a bound has NaN as the bound.
     """
 
     epoch: int
@@ -45,6 +49,8 @@ class EpochRecord:
     validation_error: float | None = None
     updates: int = 0
     evaluations: int = 0
+    compiled: float = 0.0
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 @final
@@ -62,6 +68,12 @@ class History:
         """The epoch with the highest validation bound; None without validation."""
         scores = {r.epoch: r.validation for r in self.records if r.validation is not None}
         return max(scores, key=scores.__getitem__) if scores else None
+
+    @property
+    def compiled(self) -> float | None:
+        """Share of gradients that compiled graphs gave, mean over epochs; None before the first."""
+        shares = [record.compiled for record in self.records]
+        return sum(shares) / len(shares) if shares else None
 
     def column(self, name: str) -> list[float | None]:
         """One field of every record, in order."""
@@ -84,7 +96,8 @@ class History:
     def to_csv(self) -> str:
         """One line an epoch, one column a field, ``kl/SITE`` for each latent site.
 
-        Numbers are written with all their digits: :meth:`from_csv` gives back the same history.
+        Measures have columns ``measure/NAME``. Numbers are written with all their digits:
+        :meth:`from_csv` gives back the same history.
         """
         if not self.records:
             return ""
@@ -151,8 +164,11 @@ def _draw(ax: Any, *, curves: list[Any], title: str, legend: bool = False) -> No
 
 def _row(record: EpochRecord) -> dict[str, Any]:
     values = asdict(record)
-    kl = values.pop("kl")
-    return {**values, **{_KL + site: term for site, term in kl.items()}}
+    groups = {_KL: values.pop("kl"), _MEASURE: values.pop("measures")}
+    columns = {
+        prefix + name: term for prefix, terms in groups.items() for name, term in terms.items()
+    }
+    return {**values, **columns}
 
 
 def _line(entries: Iterable[Any]) -> str:
@@ -163,15 +179,20 @@ def _line(entries: Iterable[Any]) -> str:
 
 def _record(row: dict[str, Any], line: int) -> EpochRecord:
     try:
+        # Histories from before there were compiled updates have no such column.
+        row = {"compiled": "0.0", **row}
         values: dict[str, Any] = {name: read(row[name]) for name, read in _READ.items()}
-        kl = {name.removeprefix(_KL): float(row[name]) for name in row if name.startswith(_KL)}
+        kl, measures = (
+            {name.removeprefix(to): float(row[name]) for name in row if name.startswith(to)}
+            for to in (_KL, _MEASURE)
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"line {line} of the history is damaged ({reason}): go on with the run, which writes "
             "it anew."
         ) from error
-    return EpochRecord(kl=kl, **values)
+    return EpochRecord(kl=kl, measures=measures, **values)
 
 
 def _perhaps(entry: str) -> float | None:
@@ -180,7 +201,7 @@ def _perhaps(entry: str) -> float | None:
 
 _READ: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("epoch", "updates", "evaluations"), int),
-    **dict.fromkeys(("bound", "log_likelihood", "learning_rate", "seconds"), float),
+    **dict.fromkeys(("bound", "log_likelihood", "learning_rate", "seconds", "compiled"), float),
     **dict.fromkeys(("validation", "validation_error"), _perhaps),
 }
 """Column, without those of the KL terms, to the reader of its entries."""

@@ -74,6 +74,15 @@ class NonFiniteError(ValueError):
 
 
 @contextmanager
+def counted_from(first: int) -> Iterator[None]:
+    """Name data by their place in a batch, where programs run on those from ``first`` on."""
+    try:
+        yield
+    except NonFiniteDensityError as error:
+        raise NonFiniteDensityError(error.value, error.site, first + error.datum) from error
+
+
+@contextmanager
 def finite_checks() -> Iterator[None]:
     """Make every update inside check its densities and its gradient, which waits for the device."""
     token = _CHECKED.set(True)
@@ -90,12 +99,22 @@ def checks_finite() -> bool:
 
 def all_finite(tensors: Mapping[str, Tensor]) -> bool:
     """Whether every element is finite; waits for the device once."""
-    # One stacked result, as each .item() or bool() of a GPU tensor waits for the device.
-    return bool(torch.stack([value.detach().isfinite().all() for value in tensors.values()]).all())
+    values = [value.detach() for value in tensors.values()]
+    # One stacked result, as each .item() or bool() of a GPU tensor waits for the device. A sum is
+    # finite only if every element is, and takes a tenth of the time.
+    if bool(torch.stack([value.sum() for value in values]).isfinite().all()):
+        return True
+    # Finite elements too may have a sum that is not.
+    return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
 
 def require_finite_gradient(
-    programs: Programs, x: Tensor, particles: Particles, parameters: Mapping[str, Tensor]
+    programs: Programs,
+    x: Tensor,
+    particles: Particles,
+    parameters: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor | None],
+    first: int = 0,
 ) -> None:
     """Check the gradient that an update is about to take.
 
@@ -103,18 +122,20 @@ def require_finite_gradient(
         programs: Model and guide.
         x: The batch.
         particles: Draws of the update.
-        parameters: Name to leaf tensor with its gradient.
+        parameters: Name to leaf tensor.
+        gradients: Name to gradient; None is of a parameter that nothing trains.
+        first: Number of data of the batch before these.
 
     Raises:
         NonFiniteUpdateError: If one is not finite; names the first log-density, and its datum, that
             has such a gradient at the draws.
     """
-    # None is a parameter that nothing trains, of which the step warns.
-    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-    bad = [name for name, value in gradients.items() if not bool(value.isfinite().all())]
+    given = {name: value for name, value in gradients.items() if value is not None}
+    bad = [name for name, value in given.items() if not bool(value.isfinite().all())]
     if not bad:
         return
     where, datum = _origin(programs, x, particles, list(parameters.values()))
+    datum = None if datum is None else first + datum
     source = "" if where is None else f" by {where} (datum {datum} of the batch)"
     raise NonFiniteUpdateError(
         f"the gradient of {bad[0]} is not finite{source}: keep scales away from 0, or lower the "

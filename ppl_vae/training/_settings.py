@@ -4,114 +4,61 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial, wraps
-from typing import Any, TypeVar, cast, final
+from typing import Any, Literal, TypeVar, cast, final
+
+from torch import Tensor
 
 from ppl_vae.components import Component, Kind
-from ppl_vae.names import unknown_name
+from ppl_vae.objectives import Objective
+from ppl_vae.particles import Program
 from ppl_vae.schedules import SCHEDULES, Constant, Schedule
+from ppl_vae.settings import nested
 from ppl_vae.training._aggressive import AggressiveStep
+from ppl_vae.training._budget import EPOCHS, LIMITS, Budget
+from ppl_vae.training._optimizers import OPTIMIZERS, Adam, OptimizerSettings, optimizer_name
+from ppl_vae.training._precision import Precision
 from ppl_vae.training._steps import (
-    AlternatingStep,
-    SemiAmortisedStep,
+    AutoStep,
+    CompiledStep,
     Step,
-    SVIStep,
     TorchStep,
 )
+from ppl_vae.training._svi import SVIStep
+from ppl_vae.training._turns import AlternatingStep, SemiAmortisedStep
 
 STEPS = Kind(
     "step",
     {
+        "auto": AutoStep,
+        "compiled": CompiledStep,
         "torch": TorchStep,
         "svi": SVIStep,
         "alternating": AlternatingStep,
         "aggressive": AggressiveStep,
         "semi-amortised": SemiAmortisedStep,
     },
-    context=frozenset({"objective", "model", "guide", "parameters", "clip_norm"}),
+    context=frozenset(
+        {"objective", "model", "guide", "parameters", "clip_norm", "optimizer", "precision"}
+    ),
 )
 """Steps of training by name."""
 
 StepFactory = Callable[..., Step]
-"""Makes a step of ``objective, model, guide, parameters, clip_norm``, in this order."""
+"""Makes a step of ``objective, model, guide, parameters, clip_norm``, in this order, and of
+``optimizer`` and ``precision`` by name, where others than the usual are given."""
 
-
-@final
-@dataclass(frozen=True)
-class Spent:
-    """What training has cost so far, validation not counted.
-
-    Attributes:
-        updates: Batches that the model was updated on.
-        seconds: Time spent in updates.
-        decoder_evaluations: Particles times batch, over all draws of the model.
-    """
-
-    updates: int = 0
-    seconds: float = 0.0
-    decoder_evaluations: int = 0
-
-
-@final
-@dataclass(frozen=True)
-class Budget:
-    """Exactly one limit on what training may cost; :class:`FitSettings` says what each means.
-
-    Raises:
-        ValueError: If not exactly one is given, or it is not positive.
-    """
-
-    epochs: int | None = None
-    updates: int | None = None
-    seconds: float | None = None
-    decoder_evaluations: int | None = None
-
-    def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        given = {name: value for name, value in given.items() if value is not None}
-        if len(given) != 1:
-            names = " and ".join(given) or "none"
-            raise ValueError(
-                "a budget has exactly one limit of epochs, updates, seconds and "
-                f"decoder_evaluations, got {names}."
-            )
-        ((name, value),) = given.items()
-        number = isinstance(value, int | float) and math.isfinite(value)
-        if name == "seconds":
-            if not (number and value > 0):
-                raise ValueError(f"seconds must be positive and finite, got {value!r}.")
-        elif not (number and value >= 1 and value == int(value)):
-            raise ValueError(f"{name} must be 1 or more, got {value!r}.")
-
-    @property
-    def kind(self) -> str:
-        """The name of the limit that is given."""
-        return next(f.name for f in fields(self) if getattr(self, f.name) is not None)
-
-    @property
-    def limit(self) -> float:
-        """Value of the limit."""
-        value: float = getattr(self, self.kind)
-        return value
-
-    def fraction(self, spent: Spent, updates_per_epoch: int) -> float:
-        """Fraction of the budget that is spent; 1 or more when there is none left."""
-        if self.epochs is not None:
-            # By updates, as schedules move inside an epoch too.
-            return spent.updates / (self.epochs * updates_per_epoch)
-        if self.updates is not None:
-            return spent.updates / self.updates
-        if self.seconds is not None:
-            return spent.seconds / self.seconds
-        return spent.decoder_evaluations / self.limit
-
-
-EPOCHS = 100
-"""Passes over the training data where no limit is given."""
-
-LIMITS = tuple(field.name for field in fields(Budget))
-"""Settings that say how long to train; at most one of them is given."""
+ADDED: Mapping[str, Any] = {
+    "optimizer": "adam",
+    "warmup_epochs": 0.0,
+    "ema_decay": None,
+    "keep": "best",
+    "unshuffled": False,
+    "precision": "single",
+}
+"""Settings without which a run is the one of these values: at them they are in no hash, so that
+runs and checkpoints made before there were such settings are known again."""
 
 
 @final
@@ -128,15 +75,27 @@ class FitSettings:
         decoder_evaluations: Rows to run the model on (particles times batch, summed over all draws
             in training), in place of epochs; training ends with the last update within them.
         batch_size: At most this many data a batch; batches of an epoch differ by at most one.
-        learning_rate: Adam's rate at the start, or a schedule over the fraction of training done.
+        learning_rate: The optimiser's rate at the start, or a schedule over the fraction of
+            training done.
         schedule: Name of the schedule that a learning rate follows; ``exponential`` falls to a
             tenth.
+        warmup_epochs: Epochs over which the learning rate rises from 0 to what the schedule says;
+            the schedule runs meanwhile.
+        optimizer: Optimiser by name, such as ``adam:beta1=0.99,eps=1e-4``; its rate is
+            learning_rate, never part of the name.
+        ema_decay: Decay of an exponential moving average of the parameters, such as 0.999, that is
+            validated and kept in their place; None: no average.
         clip_norm: Largest global gradient norm, of the loss in nats per datum; None: no clipping.
         patience: Epochs without a better validation bound before training stops; None: never.
         validate_every: Epochs between validations.
         validation_particles: Number of particles K of the validation bound.
         validation_size: At most this many validation data, a fixed random subset.
-        step: Step of training by name, such as ``alternating:5``, or a class of the form of
+        keep: Epoch whose parameters are kept: that of the best validation bound, or the last.
+        unshuffled: Make batches of neighbouring rows, in the order of the data, in every epoch.
+        precision: Precision of matrix products in training: ``single``, or ``bf16`` for bfloat16
+            with sums in single precision; validation and estimates are in the model's own.
+        step: Step of training by name: ``auto`` (compiled where it pays), ``compiled``, ``torch``,
+            ``svi``, ``alternating:5`` and others, or a class of the form of
             :class:`~ppl_vae.training.Step`.
 
     Raises:
@@ -150,12 +109,18 @@ class FitSettings:
     batch_size: int = 128
     learning_rate: float | Schedule = 1e-3
     schedule: str = "constant"
+    warmup_epochs: float = 0.0
+    optimizer: str | OptimizerSettings = "adam"
+    ema_decay: float | None = None
     clip_norm: float | None = None
     patience: int | None = None
     validate_every: int = 1
     validation_particles: int = 50
     validation_size: int = 1000
-    step: str | StepFactory = "torch"
+    keep: Literal["best", "last"] = "best"
+    unshuffled: bool = False
+    precision: Precision = "single"
+    step: str | StepFactory = "auto"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "validate_every", "validation_particles", "validation_size"):
@@ -168,14 +133,28 @@ class FitSettings:
                 f"validate_every ({self.validate_every}) exceeds epochs ({epochs}): the "
                 "validation bound would never be computed."
             )
+        self._check_numbers()
+        for name, words in (("keep", ("best", "last")), ("precision", ("single", "bf16"))):
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name} is {' or '.join(words)}, got {getattr(self, name)!r}.")
+        given = self.optimizer
+        if isinstance(given, OptimizerSettings) and type(given) in OPTIMIZERS.values():
+            # As it would be written, so that settings of a run can be kept in a file.
+            object.__setattr__(self, "optimizer", optimizer_name(given))
+        # A bad name or learning rate is an error here, not in the first update.
+        _ = self.make_step, self.rate_at, self.optimizer_settings
+
+    def _check_numbers(self) -> None:
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be 1 or more epochs, got {self.patience}.")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, got {self.clip_norm}.")
-        # A bad name or learning rate is an error here, not in the first update.
-        _ = self.make_step, self.rate_at
+        if not (self.warmup_epochs >= 0 and math.isfinite(self.warmup_epochs)):
+            raise ValueError(f"warmup_epochs must be 0 or more, got {self.warmup_epochs!r}.")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay!r}.")
 
-    @property
+    @cached_property
     def budget(self) -> Budget:
         """The limit that is given, or that of 100 epochs."""
         limits = {name: getattr(self, name) for name in LIMITS}
@@ -196,14 +175,74 @@ class FitSettings:
             )
         return rate
 
+    def rate(self, progress: float, epochs: float) -> float:
+        """The learning rate of an update, warm-up included.
+
+        Args:
+            progress: Fraction of training done.
+            epochs: Passes over the training data done, with their fractions.
+        """
+        rate = self.rate_at(progress)
+        return rate if epochs >= self.warmup_epochs else rate * epochs / self.warmup_epochs
+
+    @cached_property
+    def optimizer_settings(self) -> OptimizerSettings:
+        """The optimiser that is named or given."""
+        given = self.optimizer
+        if isinstance(given, OptimizerSettings):
+            return given
+        if not isinstance(given, str):
+            raise TypeError(
+                f"optimizer is {given!r}: give a name, such as 'adam:beta1=0.99', or an object "
+                "such as pv.training.Adam(beta1=0.99)."
+            )
+        for argument in OPTIMIZERS.split(given)[1]:
+            if argument.partition("=")[0] in ("lr", "learning_rate"):
+                raise ValueError(
+                    f"optimizer {given!r}: the rate is the setting learning_rate, which schedule "
+                    f"and warmup_epochs act on: leave {argument!r} out and give it there."
+                )
+        built: OptimizerSettings = OPTIMIZERS.parse(given)()
+        return built
+
     @cached_property
     def make_step(self) -> StepFactory:
         """The step's class, or what makes one."""
         return STEPS.parse(self.step) if isinstance(self.step, str) else self.step
 
+    def build_step(
+        self, objective: Objective, model: Program, guide: Program, parameters: dict[str, Tensor]
+    ) -> Step:
+        """The step of a model and guide.
+
+        Raises:
+            ValueError: If another optimiser than Adam or another precision is given, and the step
+                takes none.
+        """
+        make = self.make_step
+        arguments = objective, model, guide, parameters, self.clip_norm
+        given = {"optimizer": self.optimizer_settings, "precision": self.precision}
+        usual = {"optimizer": Adam(), "precision": "single"}
+        # A step of the user's need not know of these.
+        given = {name: value for name, value in given.items() if value != usual[name]}
+        asked = inspect.signature(make).parameters
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in asked.values())
+        for name in given:
+            if not (isinstance(make, Component) or takes_all or name in asked):
+                raise ValueError(
+                    f"step {_describe(make)} takes no {name}, got {getattr(self, name)!r}: give it "
+                    f"a parameter of that name, or leave the {name} out."
+                )
+        return make(*arguments, **given)
+
     def to_json(self) -> dict[str, Any]:
         """Values that a resumed run must have in common with the one it goes on from."""
         budget = self.budget
+        added = {name: getattr(self, name) for name in ADDED} | {
+            # As the class has it: a name and its object are one run.
+            "optimizer": repr(self.optimizer_settings)
+        }
+        usual = {**ADDED, "optimizer": repr(Adam())}
         return {
             "batch_size": self.batch_size,
             # The schedule, not how it was written: a name and its object are one run.
@@ -216,6 +255,7 @@ class FitSettings:
             "validation_particles": self.validation_particles,
             "validation_size": self.validation_size,
             "step": _describe(self.make_step),
+            **{name: value for name, value in added.items() if value != usual[name]},
         }
 
 
@@ -266,8 +306,4 @@ def read_settings(values: Mapping[str, Any]) -> FitSettings:
         TypeError: If one is unknown; names the nearest.
         ValueError: As :class:`FitSettings`.
     """
-    known = [field.name for field in fields(FitSettings)]
-    for name in values:
-        if name not in known:
-            raise TypeError(unknown_name("setting", name, known))
-    return FitSettings(**values)
+    return FitSettings(**nested(FitSettings, values))

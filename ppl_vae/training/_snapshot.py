@@ -8,11 +8,11 @@ from typing import Any, final
 from torch import Tensor
 
 from ppl_vae.store import Stored
+from ppl_vae.training._budget import Spent
 from ppl_vae.training._history import History
-from ppl_vae.training._settings import Spent
 
 FORMAT = "ppl_vae checkpoint 3"
-_GROUPS = ("parameter", "buffer", "best", "best_buffer", "optimizer")
+_GROUPS = ("parameter", "buffer", "best", "best_buffer", "optimizer", "average")
 _BEFORE = "whole_"
 """Prefix of the groups of the state before an epoch that was cut short."""
 
@@ -36,8 +36,10 @@ class Snapshot:
         parameter: Name to value after the last finished epoch.
         buffer: Likewise of what modules keep outside of parameters.
         optimizer: The step's state.
-        best: Name to value of the parameters at the best validation so far.
+        best: Name to value of the parameters to keep, averaged where they are: those at the best
+            validation so far, or the last.
         best_buffer: Likewise of the buffers.
+        average: Name to value of the averaged parameters, where they are averaged.
         before: Where the budget ended inside an epoch, the state before that epoch: what a run
             with a longer budget goes on from.
     """
@@ -51,6 +53,7 @@ class Snapshot:
     optimizer: Tensors
     best: Tensors
     best_buffer: Tensors
+    average: Tensors
     before: "Snapshot | None" = None
 
     def start(self, limit: float) -> "Snapshot":
@@ -69,9 +72,10 @@ class Snapshot:
             ValueError: If one differs; names all that do.
         """
         other = [
-            f"{key} {self.identity.get(key)} there, {value} here"
-            for key, value in identity.items()
-            if self.identity.get(key) != value
+            f"{key} {self.identity.get(key)} there, {identity.get(key)} here"
+            # Of both: a setting that is at its default may be written on one side alone.
+            for key in {**identity, **self.identity}
+            if self.identity.get(key) != identity.get(key)
         ]
         if other:
             raise ValueError(f"{where} is of a run with other settings: {'; '.join(other)}.")

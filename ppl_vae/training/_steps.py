@@ -1,31 +1,33 @@
-"""Training steps: one update of all parameters, of model and guide by turns, at a refined guide."""
+"""Training steps: their base, one update of all parameters together."""
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
-import pyro
-import pyro.optim
 import torch
 from jaxtyping import Float
-from pyro.infer import SVI
 from torch import Tensor
 
 from ppl_vae.objectives import Objective, split_parameters
 from ppl_vae.particles import (
-    ParameterRecorder,
-    Particles,
+    OffsetGuide,
     Program,
     ProgramModules,
     count_evaluations,
     evaluating,
 )
-from ppl_vae.refinement import Refinement, require_refinable
-from ppl_vae.training._non_finite import checks_finite, require_finite_gradient
+from ppl_vae.randomness import random_state, set_random_state
+from ppl_vae.training._chunks import Chunks
+from ppl_vae.training._compiled import CompiledGradients
+from ppl_vae.training._gradients import Differentiated, differentiate, over_chunks
+from ppl_vae.training._non_finite import NonFiniteUpdateError, checks_finite
+from ppl_vae.training._optimizers import Adam, OptimizerSettings
+from ppl_vae.training._precision import Precision
+from ppl_vae.training._workers import share_here, workers_here
 
-ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+_COMPILED = "compiled/"
 
 Whose = Literal["guide", "model", "both"]
 """Programs whose parameters an update changes; those that both programs use are of each."""
@@ -45,17 +47,30 @@ class Step(ABC):
         guide: Pyro guide.
         parameters: Name to leaf tensor.
         clip_norm: Largest norm of the gradient that one update takes; None: no clipping.
+        optimizer: Optimiser, by keyword.
+        precision: Precision of matrix products, by keyword.
     """
+
+    couples: ClassVar[str | None] = None
+    """What a step decides by that is of all data of a batch, which workers that share it lack."""
 
     objective: Objective
     model: Program
     guide: Program
     parameters: dict[str, Tensor]
     clip_norm: float | None = None
+    # By keyword, so that fields of a subclass keep their place behind the others.
+    optimizer: OptimizerSettings = field(default=Adam(), kw_only=True)
+    precision: Precision = field(default="single", kw_only=True)
 
     def __post_init__(self) -> None:
+        self._chunks = Chunks(self.objective)
         self._optimizers = self.make_optimizers()
         self._never_updated = set(self.parameters)
+        self.taken = self.taken_compiled = 0
+        """Number of gradients that were taken, and of those that a compiled graph gave."""
+        self.reduced = 0
+        """Number of gradients that were added up over workers."""
 
     @abstractmethod
     def make_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -65,33 +80,71 @@ class Step(ABC):
     def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
         """Update once; return :func:`batch_sums`."""
 
-    def gradient(
-        self, x: Tensor, parameters: dict[str, Tensor], guide: Program
-    ) -> tuple[Tensor, Particles, Tensor]:
-        """Add the clipped gradient of the loss to the ``.grad`` of parameters.
+    def differentiate(
+        self, x: Tensor, parameters: Mapping[str, Tensor], guide: Program
+    ) -> Differentiated:
+        """Draw from a guide, and take the clipped gradient of the loss in these parameters.
 
-        Returns:
-            The loss, the particles, and the bound per datum.
+        Where workers share the batch, it is the gradient of all their rows. A batch whose graph
+        would not fit into memory is taken chunk by chunk.
         """
-        particles = self.objective.draw(self.model, guide, x)
-        total, bound = self.objective.loss_of(particles)
-        loss = total / len(x)
-        if checks_finite():
-            particles.require_finite()
-        # To these parameters alone: the others keep grad None, so that Adam passes over them.
-        loss.backward(inputs=list(parameters.values()))
-        if checks_finite():
-            programs = self.objective.programs(self.model, guide)
-            require_finite_gradient(programs, x, particles, parameters)
+        return self._of_all(lambda: self._of_rows(x, parameters, guide), parameters)
+
+    def _of_rows(
+        self, x: Tensor, parameters: Mapping[str, Tensor], guide: Program
+    ) -> Differentiated:
+        """The gradient of these rows; clipped, unless they are a worker's share of a batch."""
+        programs, share = self.objective.programs(self.model, guide), share_here()
+        chunks, precision = self.chunks(x, guide), self.precision
+        if len(chunks) == 1:
+            return differentiate(
+                self.objective,
+                programs,
+                x,
+                parameters,
+                self.clip_norm if share is None else None,
+                precision=precision,
+                batch_size=None if share is None else share.size,
+            )
+
+        def gradient_of(rows: slice) -> Differentiated:
+            some = programs.rows(rows), x[rows], parameters
+            return differentiate(self.objective, *some, precision=precision, first=rows.start)
+
+        return over_chunks(chunks, gradient_of, self.clip_norm)
+
+    def chunks(self, x: Tensor, guide: Program | None = None) -> list[slice]:
+        """Rows of a batch that are differentiated together; one slice if all are."""
+        if share_here() is not None:
+            # A share has the draws that its rows have among those of the batch, all at once.
+            return [slice(0, len(x))]
+        guide = self.guide if guide is None else guide
+        return self._chunks.of(self.objective.programs(self.model, guide), x)
+
+    def _of_all(
+        self, compute: Callable[[], Differentiated], parameters: Mapping[str, Tensor]
+    ) -> Differentiated:
+        """The gradient of the batch: what is computed here, and in the workers that share it.
+
+        Every step's gradients pass here, outside of graphs that are recorded.
+        """
+        workers = workers_here()
+        if workers is None:
+            return compute()
+        self.reduced += 1
+        return workers.together(compute, parameters, self.clip_norm)
+
+    def take(self, found: Differentiated, parameters: Mapping[str, Tensor]) -> None:
+        """Make what was found the ``.grad`` of these parameters."""
+        for parameter, gradient in zip(parameters.values(), found.gradients, strict=True):
+            parameter.grad = gradient
+        self.taken += 1
+        self.taken_compiled += found.compiled
         # Empty after the first update of each parameter, so that later updates look at nothing.
         if not self._never_updated.isdisjoint(parameters):
             self._warn_of_untrained(parameters)
-        if self.clip_norm is not None:
-            # After the check: a norm that is NaN would make every parameter's gradient NaN.
-            torch.nn.utils.clip_grad_norm_(list(parameters.values()), self.clip_norm)
-        return loss.detach(), particles, bound
 
-    def _warn_of_untrained(self, parameters: dict[str, Tensor]) -> None:
+    def _warn_of_untrained(self, parameters: Mapping[str, Tensor]) -> None:
         """Name parameters that nothing trains, once."""
         first = [name for name in parameters if name in self._never_updated]
         untrained = [name for name in first if parameters[name].grad is None]
@@ -106,23 +159,31 @@ class Step(ABC):
     def state(self) -> dict[str, Tensor]:
         """State of the optimisers: ``key/parameter-name`` to tensor."""
         kept = {p: values for each in self._optimizers for p, values in each.state.items()}
-        return {
+        state = {
             f"{key}/{name}": value
             for name, parameter in self.parameters.items()
             for key, value in kept.get(parameter, {}).items()
         }
+        for key, value in state.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{self.optimizer!r} keeps {key} = {value!r}, which no checkpoint holds: an "
+                    "optimiser's state must be tensors."
+                )
+        return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state` gave; an empty state is that before the first update."""
         names = {parameter: name for name, parameter in self.parameters.items()}
+        kept: dict[str, dict[str, Tensor]] = {}
+        for entry, value in state.items():
+            # At the first slash: names may contain slashes, keys do not.
+            key, _, name = entry.partition("/")
+            kept.setdefault(name, {})[key] = value
         for optimizer in self._optimizers:
             own = [names[p] for group in optimizer.param_groups for p in group["params"]]
             # A parameter that no update has reached has no state yet.
-            saved = {
-                i: {key: state[f"{key}/{name}"] for key in ADAM_STATE}
-                for i, name in enumerate(own)
-                if f"{ADAM_STATE[0]}/{name}" in state
-            }
+            saved = {i: kept[name] for i, name in enumerate(own) if name in kept}
             # Torch's own loader puts each tensor on the device and in the type where it belongs.
             # Its own groups: the learning rate in them is set anew at every update.
             groups = optimizer.state_dict()["param_groups"]
@@ -131,40 +192,108 @@ class Step(ABC):
 
 @dataclass(eq=False, repr=False)
 class AdamStep(Step):
-    """A step under one fused Adam for all parameters; nothing waits for the device."""
+    """A step under one optimiser for all parameters, a fused Adam unless another is given.
 
-    _of_program: dict[Whose, dict[str, Tensor]] = field(default_factory=dict, init=False)
+    Nothing waits for the device.
+
+    A compiled update replays a graph of the objective, its gradient and its records: the same
+    numbers up to rounding, from the same draws.
+
+    Attributes:
+        compiled: Whether updates are compiled; None: those of a batch size that is to come so often
+            that it pays, which what is left of training decides, not a clock.
+    """
+
+    compiled: bool | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._of_program: dict[Whose, dict[str, Tensor]] = {}
+        programs = self.objective.programs(self.model, self.guide)
+        self.replays = CompiledGradients(
+            self.objective,
+            programs,
+            self.parameters,
+            self.compiled,
+            clip_norm=self.clip_norm,
+            precision=self.precision,
+            calls=self.calls_per_graph,
+        )
+
+    @property
+    def calls_per_graph(self) -> float:
+        """Gradients of an update, in the mean over the graphs that it is recorded as."""
+        return 1.0
 
     def make_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One Adam."""
-        # Fused: one kernel, with the step count on the device, so that nothing waits.
-        return [torch.optim.Adam(list(self.parameters.values()), fused=True)]
+        """One optimiser."""
+        return [self.optimizer.build(list(self.parameters.values()))]
 
     def update(
         self, x: Tensor, learning_rate: float, whose: Whose = "both", guide: Program | None = None
-    ) -> tuple[Particles, Tensor]:
+    ) -> Differentiated:
         """Update once, on fresh draws.
 
         Args:
             x: The batch.
-            learning_rate: Adam's.
+            learning_rate: The optimiser's.
             whose: Parameters that are updated; the gradient is clipped by the norm of these.
             guide: The guide to draw from, in place of the step's.
 
         Returns:
-            The particles, and the bound per datum before the update.
+            Sums and bounds before the update, and the gradient that it took.
         """
         if whose != "both" and not self._of_program:
             self._of_program = self._split(x)
         parameters = self.parameters if whose == "both" else self._of_program[whose]
         (optimizer,) = self._optimizers
         optimizer.param_groups[0]["lr"] = learning_rate
-        # Adam passes over a parameter without a gradient, its moments included.
-        optimizer.zero_grad(set_to_none=True)
-        guide = self.guide if guide is None else guide
-        _, particles, bound = self.gradient(x, parameters, guide)
+        # Optimisers pass over a parameter without a gradient, its moments included.
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        found = self._of_all(lambda: self._found(x, parameters, guide), parameters)
+        self.take(found, parameters)
         optimizer.step()
-        return particles, bound
+        return found
+
+    def _found(
+        self, x: Tensor, parameters: Mapping[str, Tensor], guide: Program | None
+    ) -> Differentiated:
+        # A graph takes the offsets of a refined guide as inputs; any other is another program.
+        refined = guide if isinstance(guide, OffsetGuide) and guide.guide == self.guide else None
+        if guide is not None and refined is None:
+            return self._of_rows(x, parameters, guide)
+        guide = self.guide if guide is None else guide
+        before = random_state(x.device) if checks_finite() else None
+        found = self.replays(x, parameters, self.chunks(x, guide), refined, share_here())
+        if found is None:
+            return self._of_rows(x, parameters, guide)
+        if before is None or found.finite:
+            return found
+        # A graph cannot say where a number came from: the same draws again, under the checks.
+        set_random_state(before, x.device)
+        self._of_rows(x, parameters, guide)
+        raise NonFiniteUpdateError(
+            "the compiled update is not finite, and the one that is not compiled is: take "
+            "step='torch', or lower the learning rate."
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """State of the optimiser, and which batch sizes are compiled."""
+        decided = {
+            f"{_COMPILED}{size}": torch.tensor(float(made))
+            for size, made in self.replays.decided.items()
+        }
+        return {**super().state(), **decided}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the optimiser; a run that goes on compiles what it compiled."""
+        super().load_state(state)
+        self.replays.decided = {
+            int(name.removeprefix(_COMPILED)): bool(value)
+            for name, value in state.items()
+            if name.startswith(_COMPILED)
+        }
 
     def _split(self, x: Tensor) -> dict[Whose, dict[str, Tensor]]:
         """Parameters of the model and of the guide, as the autograd graph has them."""
@@ -183,161 +312,37 @@ class AdamStep(Step):
         return {"guide": phi, "model": theta | idle}
 
 
-@final
-class TorchStep(AdamStep):
-    """The objective as a torch module under one fused Adam; nothing waits for the device."""
+@dataclass(eq=False, repr=False)
+class JointStep(AdamStep):
+    """One update of model and guide together; subclasses say whether it is compiled."""
 
     def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
         """Update once."""
-        return batch_sums(*self.update(x, learning_rate))
-
-
-@final
-class SVIStep(Step):
-    """``pyro.infer.SVI`` with ``pyro.optim.Adam``: Pyro's own path, one optimiser a parameter."""
-
-    def make_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Pyro's optimisers."""
-        self._adam = pyro.optim.Adam({})
-        self._svi = SVI(
-            self.model,
-            self.guide,
-            self._adam,
-            loss=self.objective.loss,
-            loss_and_grads=self._loss_and_grads,
-        )
-        self._sums: Tensor | None = None
-        self._unseen: list[Tensor] = []
-        # SVI clears gradients after an update only: what an interruption left must not be added.
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        # Without gradients a call makes each parameter's optimiser and leaves the parameter alone.
-        self._adam(list(self.parameters.values()))
-        return list(self._adam.optim_objs.values())
-
-    def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
-        """Update once."""
-        for optimizer in self._optimizers:
-            optimizer.param_groups[0]["lr"] = learning_rate
-        self._svi.step(x)
-        if self._sums is None:
-            raise RuntimeError("SVI made a step without evaluating its loss.")
-        # SVI updates what a pyro.param statement shows it; a module's methods may make none.
-        self._adam(self._unseen)
-        for parameter in self._unseen:
-            parameter.grad = None
-        return self._sums
-
-    def _loss_and_grads(self, model: Program, guide: Program, x: Tensor) -> Tensor:
-        with ParameterRecorder() as recorder:
-            loss, particles, bound = self.gradient(x, self.parameters, guide)
-        self._sums = batch_sums(particles, bound)
-        # By identity, as Pyro has names of its own for the parameters of modules.
-        seen = {id(parameter) for parameter in recorder.parameters.values()}
-        self._unseen = [value for value in self.parameters.values() if id(value) not in seen]
-        return loss
+        return self.update(x, learning_rate).sums
 
 
 @final
 @dataclass(eq=False, repr=False)
-class AlternatingStep(AdamStep):
-    """N updates of phi at fixed theta (E-steps), then one of theta at fixed phi (M-step).
+class AutoStep(JointStep):
+    """One optimiser for model and guide together, compiled where it pays."""
 
-    Every update draws afresh from the same batch, so that no update follows the noise of another,
-    and uses Adam at the same rate. A parameter that model and guide share is updated in both
-    phases. The bound recorded is that of the draws theta was updated on, after the guide's updates
-    on the same batch: in training it is a little above that of a batch not seen yet.
-
-    N = 1 is not the joint step: theta moves on new draws of a guide that has moved. It costs twice
-    as much; phi's first update is the joint step's. Costs N + 1 times the decoder evaluations of
-    the joint step for as many updates of theta.
-
-    Args:
-        objective: The bound to maximise.
-        model: Pyro model.
-        guide: Pyro guide.
-        parameters: Name to leaf tensor.
-        clip_norm: Largest norm of the gradient that one update takes; None: no clipping.
-        guide_updates: N.
-
-    References:
-        Neal and Hinton, 1998, A view of the EM algorithm that justifies incremental, sparse, and
-        other variants.
-    """
-
-    guide_updates: int = 1
-
-    def __post_init__(self) -> None:
-        if self.guide_updates < 1:
-            raise ValueError(f"alternating:N needs N >= 1, got {self.guide_updates}.")
-        super().__post_init__()
-
-    def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
-        """Update phi N times, theta once."""
-        for _ in range(self.guide_updates):
-            self.update(x, learning_rate, "guide")
-        return batch_sums(*self.update(x, learning_rate, "model"))
+    compiled: bool | None = field(default=None, init=False)
 
 
 @final
 @dataclass(eq=False, repr=False)
-class SemiAmortisedStep(AdamStep):
-    """Refine q by N updates for each datum of the batch, then update theta and phi at it.
+class CompiledStep(JointStep):
+    """The same, compiled; programs that cannot be are refused with the reason."""
 
-    With lambda_0 = encoder(x) and lambda_N = lambda_0 + offset: theta follows the objective's
-    gradient at lambda_N, phi the gradient at lambda_N through lambda_0 alone, the offset held
-    fixed. Kim et al. differentiate through the refinement as well, ``d lambda_N / d lambda_0``,
-    which costs second derivatives; here that factor is 1. So phi's gradient is 0 where the
-    refinement has converged: the encoder is asked to mend what N updates cannot, and no more.
-
-    The refinement ascends the ELBO, whatever the objective, with as many draws. The bound recorded
-    in training is that of the refined guide, on draws of its own; validation is with the guide as
-    it is. Costs N + 1 times the decoder evaluations of the ``torch`` step.
-
-    Args:
-        objective: The bound to maximise; any but one that simulates data for the guide.
-        model: Pyro model.
-        guide: Pyro guide of normal sites.
-        parameters: Name to leaf tensor.
-        clip_norm: Largest norm of the gradient that one update takes; None: no clipping.
-        refinements: N.
-
-    Raises:
-        ValueError: If N is less than 1, or the objective needs the guide for simulated data.
-
-    References:
-        Kim et al., 2018, Semi-amortized variational autoencoders.
-        Marino, Yue and Mandt, 2018, Iterative amortized inference.
-    """
-
-    refinements: int = 20
-
-    def __post_init__(self) -> None:
-        if self.refinements < 1:
-            raise ValueError(f"semi-amortised:N needs N >= 1, got {self.refinements}.")
-        require_refinable(self.objective)
-        super().__post_init__()
-
-    def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
-        """Refine, then update once."""
-        programs = self.objective.programs(self.model, self.guide)
-        refine = Refinement(self.refinements, num_particles=self.objective.num_particles)
-        # No seed of its own: the epoch's random state gives every update fresh draws, and resumes.
-        refined = refine(programs, x, seed=None)
-        return batch_sums(*self.update(x, learning_rate, guide=refined))
+    compiled: bool | None = field(default=True, init=False)
 
 
-def batch_sums(particles: Particles, bound: Float[Tensor, " batch"]) -> Float[Tensor, " terms"]:
-    """Batch sums, detached: the bound, log p(x|z), and log q - log p of each site in order.
+@final
+@dataclass(eq=False, repr=False)
+class TorchStep(JointStep):
+    """The same, never compiled."""
 
-    The last two are means over particles, so that their data means add up to the ELBO.
-    """
-    count = particles.num_particles
-    sums = [bound.sum(), particles.log_likelihood.detach().sum() / count]
-    # Sums, not means: batches differ in size, and the epoch divides once by its number of data.
-    for name, log_prior in particles.log_prior.items():
-        sums.append((particles.log_guide[name] - log_prior).detach().sum() / count)
-    return torch.stack(sums)
+    compiled: bool | None = field(default=False, init=False)
 
 
 def find_parameters(modules: ProgramModules) -> dict[str, Tensor]:

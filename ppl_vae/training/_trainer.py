@@ -3,8 +3,8 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, final
 
 import pyro
 import torch
@@ -19,6 +19,8 @@ from ppl_vae.particles import (
     point_site,
 )
 from ppl_vae.randomness import Stream, derive_seed, seeded
+from ppl_vae.training._average import ParameterAverage
+from ppl_vae.training._budget import Spent
 from ppl_vae.training._data import Batches, TrainingData
 from ppl_vae.training._history import EpochRecord, History
 from ppl_vae.training._non_finite import (
@@ -28,10 +30,13 @@ from ppl_vae.training._non_finite import (
     finite_checks,
     require_finite_result,
 )
-from ppl_vae.training._settings import FitSettings, Spent
 from ppl_vae.training._snapshot import Snapshot, copied, load_parameters
 from ppl_vae.training._steps import find_parameters
 from ppl_vae.training._validation import Validation, require_maximum
+from ppl_vae.training._workers import Workers, require_sum_over_data
+
+if TYPE_CHECKING:
+    from ppl_vae.training._settings import FitSettings
 
 
 @final
@@ -57,9 +62,11 @@ class Trainer:
         device: Where to compute.
         seed: Seed of data order, draws and validation.
         origin: What a snapshot is of besides settings and data.
+        workers: Processes that train together, each with a trainer of its own; None: this one.
 
     Raises:
-        ValueError: If programs, data and settings do not fit each other.
+        ValueError: If programs, data and settings do not fit each other, or workers cannot share
+            the batches.
     """
 
     def __init__(
@@ -67,14 +74,17 @@ class Trainer:
         programs: Programs,
         objective: Objective,
         data: TrainingData,
-        settings: FitSettings,
+        settings: "FitSettings",
         device: torch.device,
         seed: int,
         origin: Mapping[str, str] | None = None,
+        workers: Workers | None = None,
     ) -> None:
         if settings.patience is not None and data.valid is None:
             raise ValueError("patience needs validation data: give valid, or leave patience out.")
         self.settings, self._seed = settings, seed
+        # What they know of gradients and buffers is of one model.
+        self.workers = Workers() if workers is None else Workers(workers.rank, workers.size)
         model, guide = programs.model, programs.required_guide
         programs = objective.programs(model, guide)
         programs.modules().to(device)
@@ -83,7 +93,10 @@ class Trainer:
         with seeded(seed, Stream.TRAINING):
             # Seeded: looking at the programs leaves the caller's random state alone.
             data, self.modules, batch = data.fitted(programs, device)
-        self.batches = Batches(data, settings.batch_size, seed, device)
+        shuffled = not settings.unshuffled
+        self.batches = Batches(
+            data, settings.batch_size, seed, device, shuffled=shuffled, workers=self.workers
+        )
         self.objective = objective.with_plate_nesting(self.modules.max_plate_nesting)
         self._programs = self.objective.programs(model, guide)
         # Again, as the run may have shown more modules; and looking for sites must not move the
@@ -104,8 +117,12 @@ class Trainer:
             draws = settings.validation_particles, derive_seed(seed, Stream.VALIDATION)
             point = None if has_density else self.objective
             self._validation = Validation(valid.to(device), *draws, point)
-        clip_norm = settings.clip_norm
-        self.step = settings.make_step(self.objective, model, guide, parameters, clip_norm)
+        self._planned = self._plan()
+        self.step = settings.build_step(self.objective, model, guide, parameters)
+        if self.workers.size > 1:
+            require_sum_over_data(self.objective, self.step, self.modules.modules)
+            self.workers.make_equal([*parameters.values(), *self.modules.unique_buffers])
+        self._average = ParameterAverage(self.step.parameters, settings.ema_decay)
         self.buffers = self.modules.buffers
         self._identity = self._identify(data, dict(origin or {}))
         self.history, self.spent = History(), Spent()
@@ -113,7 +130,23 @@ class Trainer:
         self._best, self._best_buffers = copied(self.step.parameters), copied(self.buffers)
         self._cut: Snapshot | None = None
         self._support_checked = False
-        self.epoch_start = self.snapshot()
+        self.epoch_start: Snapshot
+
+    def _plan(self) -> dict[int, float]:
+        """Number of updates that the budget has room for, by batch size."""
+        sizes, batches = self.batches.sizes, len(self.batches)
+        rows = int(self.objective.num_particles) * max(sizes)
+        total = self.settings.budget.updates_of(batches, rows)
+        if self.settings.patience is not None:
+            # Who asks for an early end sets a limit that is not to be reached.
+            total /= 4
+        planned: dict[int, float] = {}
+        for size, count in sizes.items():
+            # By the number of rows that are run here, of which a compiled update is one.
+            share = self.workers.share_of(size)
+            rows = size if share is None else share.rows
+            planned[rows] = planned.get(rows, 0.0) + total * count / batches
+        return planned
 
     def _identify(self, data: TrainingData, origin: dict[str, str]) -> dict[str, Any]:
         """Collect what a snapshot must share with this run."""
@@ -149,6 +182,11 @@ class Trainer:
         return ended or self.fraction >= 1
 
     @property
+    def kept_epoch(self) -> int | None:
+        """Epoch whose parameters are kept; None: the last, as none has been validated."""
+        return len(self.history) if self.settings.keep == "last" else self.history.best_epoch
+
+    @property
     def finished(self) -> bool:
         """Whether the budget is spent or the validation bound has stopped improving."""
         best, patience = self.history.best_epoch, self.settings.patience
@@ -167,8 +205,11 @@ class Trainer:
             ValueError: If the budget is too small for one update.
         """
         start = time.perf_counter()
+        # Rounding is the same everywhere, as far as machines are alike.
+        self.workers.make_equal([*self.step.parameters.values(), *self.modules.unique_buffers])
         self._ended = self._cut = None
         self.epoch_start = self.snapshot()
+        taken = self.step.taken, self.step.taken_compiled
         epoch = self._train_within_budget()
         cut = epoch.updates < len(self.batches)
         if cut or self.exhausted:
@@ -181,7 +222,11 @@ class Trainer:
         # Never merely because it is the last: a run made longer must equal one planned so.
         due = cut or number % self.settings.validate_every == 0
         validate = self._validation if due else None
-        score = None if validate is None else validate(self._programs)
+        with self._average.applied():
+            score = None
+            if validate is not None:
+                scored = validate
+                score = self.workers.from_first(lambda: scored(self._programs))
         # Per datum, not per batch: batches of an epoch may differ by one datum.
         bound, log_likelihood, *kl = (epoch.sums / epoch.num_data).tolist()
         record = EpochRecord(
@@ -195,10 +240,11 @@ class Trainer:
             validation_error=None if score is None else score.error,
             updates=self.spent.updates,
             evaluations=self.spent.decoder_evaluations,
+            compiled=(self.step.taken_compiled - taken[1]) / max(self.step.taken - taken[0], 1),
         )
         self.history.records.append(record)
-        if self.history.best_epoch == number:
-            self._best, self._best_buffers = copied(self.step.parameters), copied(self.buffers)
+        if self.kept_epoch == number:
+            self._best, self._best_buffers = copied(self._average.values), copied(self.buffers)
         return record
 
     def _train_within_budget(self) -> _Epoch:
@@ -230,6 +276,7 @@ class Trainer:
             except ValueError as error:
                 # Torch refuses parameters and values of a distribution that are not finite.
                 failure = error
+        failure = self.workers.first_failure(failure)
         # Checks take time, and a budget of seconds would end the search too soon.
         # The update that raised an error is not among those counted.
         most = self.spent.updates - self.epoch_start.spent.updates + (failure is not None)
@@ -252,41 +299,82 @@ class Trainer:
         budget = self.settings.budget
         self.modules.train()
         with seeded(self._seed, Stream.TRAINING, number), count_evaluations() as count:
+            evaluations = 0
             for rows, batch in self.batches.epoch(number):
                 progress = min(self.fraction, 1.0)
                 if (progress == 1 and not check) or epoch.updates == most:
                     break
-                epoch.rate = self.settings.rate_at(progress)
+                epochs = self.spent.updates / len(self.batches)
+                epoch.rate = self.settings.rate(progress, epochs)
                 # Set before every update: annealed objectives read their progress off it.
-                self.objective.context = Context(progress, len(self.batches.train))
+                self.objective.context = Context(
+                    progress, self.batches.num_data, epochs, self._planned
+                )
+                counted = count.rows
                 if check:
                     sums = self._checked_update(rows, batch, epoch.rate)
                 else:
-                    sums = self.step(batch, epoch.rate)
+                    sums = self._update(len(rows), batch, epoch.rate)
+                # Those of all workers, whose rows are the batch.
+                evaluations += (count.rows - counted) * len(rows) // batch.shape[0]
+                self._average.update()
                 # Added on the device, so that no update waits; the first sums bring their device.
                 epoch.sums = epoch.sums + sums if epoch.updates else sums
-                epoch.updates, epoch.num_data = epoch.updates + 1, epoch.num_data + len(batch)
+                epoch.updates, epoch.num_data = epoch.updates + 1, epoch.num_data + len(rows)
                 if budget.seconds is not None:
                     # The time that the device takes, not the time to tell it.
                     sums[0].item()
+                # Asked for only where workers share the clock: calls of every update add up.
+                timed = budget.seconds is not None
                 self.spent = Spent(
                     before.updates + epoch.updates,
-                    before.seconds + time.perf_counter() - start,
-                    before.decoder_evaluations + count.rows,
+                    before.seconds + (self._clock(start) if timed else time.perf_counter() - start),
+                    before.decoder_evaluations + evaluations,
                 )
                 if self.spent.decoder_evaluations > (budget.decoder_evaluations or math.inf):
                     break
+                if self.workers.size > 1 and self._failed_together(epoch):
+                    break
             # This waits for the device: the time below includes all updates.
             epoch.sums = epoch.sums.double().cpu()
-        self.spent = replace(self.spent, seconds=before.seconds + time.perf_counter() - start)
+        self.spent = replace(self.spent, seconds=before.seconds + self._clock(start))
         return epoch
+
+    def _clock(self, start: float) -> float:
+        """Seconds since a start; where they are the budget, those of the first worker."""
+        seconds = time.perf_counter() - start
+        if self.settings.budget.seconds is None:
+            return seconds
+        return self.workers.from_first(lambda: seconds)
+
+    def _update(self, size: int, batch: Tensor, rate: float) -> Tensor:
+        """Update on a batch, or on this worker's rows of it together with the others."""
+        if self.workers.size == 1:
+            return self.step(batch, rate)
+        before = copied(self.buffers) if self.workers.looks_for_moving_buffers else {}
+        reduced, terms = self.step.reduced, len(self.sites) + 2
+        with self.workers.sharing(size, batch, self.modules.modules, terms):
+            sums = self.step(batch, rate)
+            self.workers.average_buffers(self.buffers, before)
+        if self.step.reduced == reduced:
+            raise ValueError(
+                f"step {type(self.step).__name__} takes no gradient by Step.differentiate, which "
+                "adds up those of all workers: take another step, or train in one process."
+            )
+        return sums
+
+    def _failed_together(self, epoch: _Epoch) -> bool:
+        """Whether a worker has failed, where it costs nothing to see: all see the same sums."""
+        if epoch.updates > 1 and epoch.sums.device.type != "cpu":
+            return False
+        return not bool(epoch.sums.isfinite().all())
 
     def _checked_update(self, rows: Tensor, batch: Tensor, rate: float) -> Tensor:
         """Update, and undo it where a density, a gradient or a result of it is not finite."""
         before = self.snapshot()
         try:
             with finite_checks():
-                sums = self.step(batch, rate)
+                sums = self._update(len(rows), batch, rate)
             require_finite_result(sums, self.step.parameters)
         except (NonFiniteDensityError, NonFiniteUpdateError) as cause:
             self.restore(before)
@@ -307,6 +395,7 @@ class Trainer:
             # Not copied: a better epoch replaces these dictionaries, and changes none.
             best=self._best,
             best_buffer=self._best_buffers,
+            average=copied(self._average.state),
             before=self._cut,
         )
 
@@ -320,6 +409,7 @@ class Trainer:
         load_parameters(self.buffers, snapshot.buffer)
         # An optimiser keeps the tensors that it is given, and changes them.
         self.step.load_state(copied(snapshot.optimizer))
+        self._average.load_state(snapshot.average)
         self.history = History(list(snapshot.history.records))
         self.spent, self._ended, self._cut = snapshot.spent, snapshot.ended, snapshot.before
         self._best, self._best_buffers = dict(snapshot.best), dict(snapshot.best_buffer)
@@ -338,20 +428,14 @@ class Trainer:
         snapshot.require_same_run(self._identity, where)
         budget = self.settings.budget
         snapshot = snapshot.start(budget.limit)
-        # A run may be made longer, never shorter: its parameters are of all that was spent. Of
-        # seconds the last update may take more than there were.
-        fraction = budget.fraction(snapshot.spent, len(self.batches))
-        if budget.kind != "seconds" and fraction > 1:
-            spent = {"epochs": len(snapshot.history), **asdict(snapshot.spent)}
-            raise ValueError(
-                f"{where} is of a run that went further: {budget.kind} {spent[budget.kind]} there, "
-                f"{budget.limit:g} here: give as many or more, or take another folder."
-            )
+        budget.require_not_exceeded(snapshot.spent, len(snapshot.history), len(self.batches), where)
         self.restore(snapshot)
 
-    def keep_best(self) -> None:
+    def keep(self) -> None:
         """Leave the model with the parameters to keep, in evaluation mode."""
-        if self.history.best_epoch is not None:
+        if self.kept_epoch is None:
+            load_parameters(self.step.parameters, copied(self._average.values))
+        else:
             load_parameters(self.step.parameters, self._best)
             load_parameters(self.buffers, self._best_buffers)
         self.modules.train(False)

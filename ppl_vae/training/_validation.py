@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.data import row_chunks
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import ChunkSize, Evaluation, Particles, Programs, evaluation, is_point
@@ -74,7 +75,7 @@ class Validation:
         programs, values = look.programs, []
         # The same draws in every epoch, so that epochs differ by their parameters alone.
         with seeded(self._seed, Stream.VALIDATION):
-            for part in look.x.split(look.data_at_once):
+            for part in row_chunks(look.x, look.data_at_once):
                 # With a gradient an objective has all its draws, those of the prior too.
                 with torch.enable_grad():
                     particles = objective.draw(programs.model, programs.required_guide, part)

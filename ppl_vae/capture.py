@@ -1,0 +1,351 @@
+"""Functions of tensors recorded as one graph of torch operations, compiled and replayed.
+
+Pyro runs a program through handlers and dictionaries, which for a small network take as long as its
+arithmetic. A recorded graph holds the operations alone. What the function reads by reference, such
+as parameters and buffers, is an input of the graph, so that an update of them in place is seen.
+Random draws are operations of the graph, so that a replay draws what the function itself would
+draw from the same random state, and leaves the generator where the function would.
+"""
+
+import copy
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from ppl_vae.randomness import seeded
+
+Function: TypeAlias = Callable[..., Sequence[Tensor]]
+"""Takes tensors, gives tensors; may change buffers in place, and nothing else."""
+
+_TOLERANCE = 1e-3
+"""Largest relative difference between replay and function; rounding in single precision, which a
+discrete draw at its threshold can magnify, stays below, and a number held fixed does not."""
+_SMALL = 1e-2
+"""Norm, as a share of the largest, below which an output is compared on the scale of this share."""
+_COST = 15.0
+"""Seconds that it takes to record and compile a function at one shape, at most."""
+_PER_CALL = 2e-3
+"""Seconds that a compiled call saves at least: Pyro's handlers and torch's autograd."""
+_PER_PRODUCT = 2e-11
+"""Seconds that it saves for each row of the decoder and weight of the networks."""
+_NUDGE = 1 + 2.0**-10
+"""Factor by which parameters differ between two recordings."""
+
+
+def pays(calls: float, rows: int, weights: int) -> bool:
+    """Whether so many calls of one shape save the time that compiling takes.
+
+    A rule of counts, not a measurement: the same run is compiled on every machine, or on none.
+
+    Args:
+        calls: Number of calls that are planned.
+        rows: Rows that the model is run on in a call, particles times batch.
+        weights: Number of all parameters.
+    """
+    return calls * (_PER_CALL + _PER_PRODUCT * rows * weights) > _COST
+
+
+@final
+class CaptureError(ValueError):
+    """A function that a recorded graph cannot stand for; says why."""
+
+
+@final
+class Captured:
+    """A function recorded at the shapes of some inputs, and compiled.
+
+    Args:
+        function: Function of tensors.
+        inputs: Tensors to record it at; later calls give tensors of the same shapes.
+        others: Other inputs of the same shapes: a number that the function reads off its inputs
+            differs between the two.
+        held: Parameters and buffers that the function reads by reference.
+
+    Raises:
+        CaptureError: If the function reads numbers off tensors, draws by Python or NumPy, or gives
+            other results than its graph; names the first operation in question.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        inputs: Sequence[Tensor],
+        others: Sequence[Tensor],
+        held: Sequence[Tensor],
+    ) -> None:
+        graph, constants = _record_twice(function, inputs, others, held)
+        self._code, self._held = graph.code, [value.detach() for value in constants]
+        self._run = _compile(graph, [*self._held, *inputs])
+        if inputs[0].device.type == "cuda":
+            self._run = _on_gpu(self._run, [*self._held, *inputs], held)
+        self._require_same(function, inputs, held)
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """The function's results, in tensors that later calls leave as they are."""
+        return list(self._run(*self._held, *inputs))
+
+    def holding(self, function: Function, inputs: Sequence[Tensor]) -> "Captured | None":
+        """The same graph, of another function's tensors; None where it runs other operations.
+
+        Such as the density of another batch, which holds other data.
+        """
+        with _untouched([]):
+            graph, constants = _lifted(_record(function, inputs))
+        if graph.code != self._code:
+            return None
+        other = copy.copy(self)
+        other._held = [value.detach() for value in constants]
+        return other
+
+    def _require_same(
+        self, function: Function, inputs: Sequence[Tensor], held: Sequence[Tensor]
+    ) -> None:
+        """Compare a replay with the function, from one random state and the same buffers."""
+        with _untouched(held):
+            expected = list(function(*inputs))
+            after = _copies(held)
+        with _untouched(held):
+            replayed = self(*inputs)
+            differs = _differs([*replayed, *_copies(held)], [*expected, *after])
+        if differs is not None:
+            raise CaptureError(
+                f"a replay differs from the programs by {differs:.1e} of the value: they keep a "
+                "state outside of parameters and buffers, or change one of these in a way of their "
+                "own."
+            )
+
+
+def _record_twice(
+    function: Function, inputs: Sequence[Tensor], others: Sequence[Tensor], held: Sequence[Tensor]
+) -> tuple[fx.GraphModule, list[Tensor]]:
+    """Record twice, with other random draws, inputs and parameters, and compare the records.
+
+    A number that the function has drawn by other means than torch, or read off a tensor, stands in
+    the graph as a constant, and nothing in one record tells it from a constant of the program.
+    """
+    with _untouched(held):
+        first = _record(function, inputs)
+        with torch.no_grad():
+            for value in held:
+                if value.is_floating_point():
+                    value.mul_(_NUDGE)
+        second = _record(function, others)
+    lines = [each.code.splitlines() for each in (first, second)]
+    for one, other in zip(*lines, strict=False):
+        if one != other:
+            raise CaptureError(
+                "the programs run other operations when run again, which a replay would not "
+                f"({_operation(one)}, then {_operation(other)}): do not draw by Python or NumPy, "
+                "or read numbers off tensors, as .item() does."
+            )
+    if len(lines[0]) != len(lines[1]):
+        raise CaptureError("the programs run other operations when run again.")
+    constants = [_constants(each) for each in (first, second)]
+    for name, value in constants[0].items():
+        again = constants[1][name]
+        if value is not again and not torch.equal(value, again):
+            raise CaptureError(
+                "the programs make a tensor of other numbers when run again, which a replay would "
+                f"not (shape {tuple(value.shape)}): draw by torch, and keep tensors as tensors."
+            )
+    return _lifted(first)
+
+
+def _record(function: Function, inputs: Sequence[Tensor]) -> fx.GraphModule:
+    # Torch's tools of compilation take seconds to import, which only who compiles should pay for.
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    try:
+        # Real tensors: Pyro's programs look at shapes and values that fake ones would not have.
+        # In a function of its own, as torch would count the self of a method as an input.
+        made = make_fx(
+            lambda *given: function(*given), tracing_mode="real", _allow_non_fake_inputs=True
+        )(*inputs)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        if "data-dependent" in str(error):
+            reason = "they read a number off a tensor, as .item() or an if on its values does"
+        raise CaptureError(f"the programs cannot be recorded: {reason}.") from error
+    return made
+
+
+def _constants(graph: fx.GraphModule) -> dict[str, Tensor]:
+    """Tensors that a record holds by reference, by name."""
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    return {name: getattr(graph, name) for name in names}
+
+
+def _operation(line: str) -> str:
+    """The operation of a line of a record, without the names of its results."""
+    return line.partition(" = ")[2].partition(";")[0].replace("torch.ops.", "")[:80] or line.strip()
+
+
+def _lifted(made: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
+    """The graph with the tensors that it holds as its first inputs, and these tensors."""
+    _move_literals(made)
+    graph, first = made.graph, next(iter(made.graph.nodes))
+    inputs: dict[int, fx.Node] = {}
+    constants: list[Tensor] = []
+    for node in list(graph.nodes):
+        if node.op != "get_attr":
+            continue
+        value = getattr(made, str(node.target))
+        # One input a tensor, under however many names: an update must be seen under all of them.
+        if id(value) not in inputs:
+            with graph.inserting_before(first):
+                inputs[id(value)] = graph.placeholder(f"held_{len(constants)}")
+            constants.append(value)
+        node.replace_all_uses_with(inputs[id(value)])
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    graph.lint()
+    # Without the record's attributes, each of which a compiler would make one more input.
+    return fx.GraphModule({}, graph), constants
+
+
+def _move_literals(made: fx.GraphModule) -> None:
+    """Hold numbers of the program where they are used, such as the 0 of ``Normal(0.0, scale)``.
+
+    Torch makes a tensor of them on the CPU and sends it to the device, for which it waits.
+    """
+    aten = torch.ops.aten
+    literals: dict[fx.Node, Tensor] = {}
+    for node in list(made.graph.nodes):
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node):
+            continue
+        if node.target is aten.lift_fresh_copy.default and source.op == "get_attr":
+            literals[node] = getattr(made, str(source.target))
+        elif node.target is aten._to_copy.default and source in literals:
+            literals[node] = aten._to_copy.default(literals[source], **node.kwargs)
+            if literals[node].device != literals[source].device:
+                name = f"_literal_{len(literals)}"
+                made.register_buffer(name, literals[node])
+                with made.graph.inserting_before(node):
+                    moved = made.graph.get_attr(name)
+                    # A copy, as the literal is one: the programs may change it in place.
+                    node.replace_all_uses_with(
+                        made.graph.call_function(aten.clone.default, (moved,))
+                    )
+    made.graph.eliminate_dead_code()
+
+
+def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    import torch._inductor as inductor
+
+    options = {
+        # Torch's own generators, so that a compiled step draws what the plain one draws.
+        "fallback_random": True,
+        # A pool of processes, each of which imports torch, costs more than it saves.
+        "compile_threads": 1,
+        # The graph of the whole is made here, whatever the environment says.
+        "triton.cudagraphs": False,
+    }
+    try:
+        # What torch and its tools warn of on the way is no failure, even where warnings are errors.
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run: Callable[..., Any] = inductor.compile(graph, list(inputs), options=options)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        # Without a compiler, as on a bare machine: the graph saves Pyro's handlers all the same.
+        warnings.warn(f"torch's kernels are replayed, none compiled: {reason}.", stacklevel=2)
+        return graph
+    return run
+
+
+def _on_gpu(
+    run: Callable[..., Any], inputs: Sequence[Tensor], held: Sequence[Tensor]
+) -> Callable[..., Any]:
+    """One launch for all kernels; the kernels one by one, if the processor waits for any.
+
+    As it does for Cholesky factors. Found before a CUDA graph is recorded, since a recording that
+    fails leaves torch's generator unusable.
+    """
+    with torch.cuda.device(inputs[-1].device), torch.no_grad():
+        with _untouched(held):
+            run(*inputs)
+            mode = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                run(*inputs)
+            except RuntimeError:
+                return run
+            finally:
+                torch.cuda.set_sync_debug_mode(mode)
+        return _Replay(run, inputs, held)
+
+
+@final
+class _Replay:
+    """A CUDA graph: one launch for all kernels, at fixed addresses."""
+
+    def __init__(
+        self, run: Callable[..., Any], inputs: Sequence[Tensor], held: Sequence[Tensor]
+    ) -> None:
+        self._inputs = list(inputs)
+        # Parameters and buffers stay where they are; all else is copied in before every replay.
+        kept = {value.data_ptr() for value in held}
+        self._copied = [i for i, v in enumerate(inputs) if v.data_ptr() not in kept]
+        for i in self._copied:
+            self._inputs[i] = inputs[i].clone()
+        self._graph = torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with _untouched(held):
+            # Lazy initialisation, as of cuBLAS, may not happen while a graph is recorded.
+            with torch.cuda.stream(side):
+                run(*self._inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(self._graph):
+                self._outputs = list(run(*self._inputs))
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
+        for i in self._copied:
+            self._inputs[i].copy_(inputs[i], non_blocking=True)
+        self._graph.replay()
+        # The next replay writes where this one did, and a chain or a sum keeps what it was given.
+        outputs = [torch.empty_like(value) for value in self._outputs]
+        torch._foreach_copy_(outputs, self._outputs)
+        return outputs
+
+
+@contextmanager
+def _untouched(held: Sequence[Tensor]) -> Iterator[None]:
+    """Run a function from one random state; leave held tensors and random states alone."""
+    before = _copies(held)
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - programs may draw from it
+    try:
+        with seeded(0):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        with torch.no_grad():
+            for value, kept in zip(held, before, strict=True):
+                value.copy_(kept)
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [value.detach().clone() for value in tensors]
+
+
+def _differs(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float | None:
+    """Largest relative difference, if it is too large for rounding."""
+    norms = [float(value.double().norm()) for value in expected]
+    finite = [norm for norm in norms if norm < float("inf")]
+    scale = _SMALL * max(finite, default=0.0)
+    worst = 0.0
+    for value, wanted, norm in zip(values, expected, norms, strict=True):
+        # An update that is not finite is found and named elsewhere.
+        if norm in finite and norm > 0:
+            distance = float((value.double() - wanted.double()).norm())
+            worst = max(worst, distance / max(norm, scale))
+    return worst if worst > _TOLERANCE else None
