@@ -166,20 +166,28 @@ def append_text(path: Path, text: str) -> None:
     """Add text to the end of a file, which is made if it is not there.
 
     Raises:
-        OSError: If it cannot be written, or ``path`` is a symbolic link.
+        OSError: If it cannot be written, or ``path`` is a symbolic link; names ``path`` and says
+            why.
     """
     # O_NOFOLLOW refuses a link without a gap between looking and opening.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags, 0o666)
+        with os.fdopen(descriptor, "a", newline="") as file:
+            file.write(text)
     except OSError as error:
+        reason = f"could not write {path}: {error.strerror or error}"
         if error.errno == errno.ELOOP:
-            raise OSError(
-                error.errno, f"{path} is a symbolic link, which is not written through: remove it"
-            ) from error
-        raise
-    with os.fdopen(descriptor, "a", newline="") as file:
-        file.write(text)
+            reason = f"{path} is a symbolic link, which is not written through: remove it"
+        raise OSError(error.errno, reason) from error
+
+
+def not_a_file(path: Path, message: str) -> OSError:
+    """The error for a file that is not there, with this message unless a folder is in its place."""
+    if path.is_dir():
+        reason = "is a folder, a file is expected: move the folder away, or name another"
+        return IsADirectoryError(f"{path} {reason}.")
+    return FileNotFoundError(message)
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Missing cells filled in by draws from p(x_missing | x_observed)."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ppl_vae.data import CODED, Column, decode_table, read_table, rows_of_table
+from ppl_vae.data import CODED, Column, decode_table, in_memory, read_table, rows_of_table
+from ppl_vae.names import require_instance
 from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs import Run
@@ -173,7 +175,7 @@ class ImputedTable:
 
 def impute_run(
     run: Run,
-    data: Path | None = None,
+    data: str | os.PathLike[str] | None = None,
     *,
     num_draws: int = 20,
     num_particles: int = 1000,
@@ -189,9 +191,11 @@ def impute_run(
         seed: Seed of the draws.
 
     Raises:
-        ValueError: If the run's data are no table, or another table does not have its columns.
+        ValueError: If the run's data are no table or were changed since, or another table does not
+            have its columns.
         FileNotFoundError: If the table is not there.
     """
+    require_instance("run", run, Run, "open_run(FOLDER) reads one")
     schema = run.data.schema
     columns = schema.columns
     if columns is None:
@@ -199,11 +203,14 @@ def impute_run(
             f"{run.folder} was not trained on a table: impute takes runs of a .csv or .parquet "
             'file under likelihood="table".'
         )
-    path = Path(run.config.dataset.data) if data is None else data
+    path = Path(run.config.dataset.data if data is None else data)
+    if data is None:
+        # As of any other use of the training data: a file that was changed since is refused.
+        run.rows("train", 1)
     table = read_table(path, schema.conversion.reading)
     imputation = impute(
         run.vae,
-        rows_of_table(table, schema, path),
+        in_memory(rows_of_table(table, schema, path), "an imputation"),
         num_draws=num_draws,
         num_particles=num_particles,
         columns=columns,

@@ -5,15 +5,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_vae.files import require_content, write_atomically
+from ppl_vae.files import not_a_file, require_content, write_atomically
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Variable = tuple[Sequence[str], NDArray[Any]]
 """Dimension names and values."""
@@ -28,13 +29,15 @@ def tree_of(
     groups: TreeGroups,
     attrs: Mapping[str, Attribute],
     coords: Mapping[str, Sequence[str | int | float]],
-) -> xr.DataTree:
+) -> "xr.DataTree":
     """A tree of groups; dimensions without coordinates in ``coords`` count from 0.
 
     Every group carries all attributes, since it is often cut out of the tree. None holds a time:
     the same inputs give the same file.
     """
-    # Brings matplotlib along, which whoever only reads a tree has no use for.
+    # Imported with the first tree: training makes results without one. This one brings matplotlib
+    # along, which whoever only reads a tree has no use for.
+    import xarray as xr
     from arviz_base import dict_to_dataset
 
     attrs = {**attrs, **_versions()}
@@ -63,7 +66,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def joined(trees: Iterable[xr.DataTree], attrs: Mapping[str, Attribute]) -> xr.DataTree:
+def joined(trees: "Iterable[xr.DataTree]", attrs: Mapping[str, Attribute]) -> "xr.DataTree":
     """One tree with the groups of all; each keeps its attributes, the root gets those given.
 
     Raises:
@@ -124,7 +127,7 @@ def rows_to_variables(
     return dict(numbers), {dimension: [row[dimension] for row in rows]}
 
 
-def save_netcdf(tree: xr.DataTree, path: Path | str) -> None:
+def save_netcdf(tree: "xr.DataTree", path: Path | str) -> None:
     """Write a tree to a netCDF-4 file; on failure an earlier file at ``path`` stays whole.
 
     Raises:
@@ -133,20 +136,22 @@ def save_netcdf(tree: xr.DataTree, path: Path | str) -> None:
     write_atomically(Path(path), netcdf_bytes(tree))
 
 
-def netcdf_bytes(tree: xr.DataTree) -> bytes:
+def netcdf_bytes(tree: "xr.DataTree") -> bytes:
     """The content of a netCDF-4 file."""
     return bytes(tree.to_netcdf(engine="h5netcdf"))
 
 
-def load_netcdf(path: Path | str) -> xr.DataTree:
+def load_netcdf(path: Path | str) -> "xr.DataTree":
     """Read a tree from a netCDF-4 file into memory.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no netCDF-4 file, or a part of one.
     """
+    import xarray as xr
+
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no file at {path}: write one with save_netcdf.")
+        raise not_a_file(Path(path), f"no file at {path}: write one with save_netcdf.")
     # A file of a few kilobytes may stand for more than fits into memory: look before reading.
     with _reading(path):
         size = _declared_bytes(Path(path))
@@ -170,6 +175,8 @@ def _reading(path: Path | str) -> Iterator[None]:
 
 def _declared_bytes(path: Path) -> int:
     """Bytes of all variables of a file by their shapes, whether they are in it or not."""
+    import h5py
+
     sizes: list[int] = []
 
     def add(_name: str, node: Any) -> None:

@@ -1,8 +1,6 @@
 """Data sets from arrays, tensors and NumPy's files: checked, scaled, flattened, split."""
 
 import logging
-import struct
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +8,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ppl_vae.data._columns import Column, drop_hint
 from ppl_vae.data._dataset import SPLIT_SEED, Dataset, Splitting, split_rows
+from ppl_vae.data._kinds import Column, drop_hint
+from ppl_vae.data._numpy_files import read_arrays
 from ppl_vae.data._precision import column_varies, find_offsets
+from ppl_vae.data._rows import (
+    ArrayRows,
+    LazyRows,
+    RowTensor,
+    missing_by_column,
+    missing_cells,
+    most_in_memory,
+    row_chunks,
+)
 from ppl_vae.data._schema import Conversion, Schema, require_numeric
-from ppl_vae.files import require_content
 from ppl_vae.names import first_few
 
 _LOG = logging.getLogger(__name__)
 
 Array = np.ndarray | torch.Tensor
-TestRows = Callable[[Schema], torch.Tensor]
+TestRows = Callable[[Schema], RowTensor]
 """Makes test rows that come from elsewhere, given what a row is."""
 MIN_ROWS = 10
 _NAMED = 3
@@ -68,10 +75,15 @@ def dataset_from_array(
     names = None if feature_names is None else tuple(feature_names)
     split = f"{name}: {len(rows)} rows split {splitting}"
     if test_rows is not None:
-        schema = Schema(rows.shape[1], names, columns, image_shape, conversion)
         n_test = 0
         split = f"{name}: {len(rows)} rows, {n_valid} for validation, test rows from another file"
     train, valid, test = split_rows(rows, n_valid, n_test, splitting.seed)
+    # The splits are copies: from here on all rows at once would be a second set in memory.
+    features = rows.shape[1]
+    del rows
+    own = [train, valid] if test_rows is not None else [train, valid, test]
+    conversion = _noted(conversion, own, name, names)
+    schema = Schema(features, names, columns, image_shape, conversion)
     dataset = Dataset(
         name,
         train,
@@ -127,6 +139,8 @@ def dataset_from_splits(
         n_valid = max(1, round(len(train_rows) / 10))
         train_rows, valid_rows, _ = split_rows(train_rows, n_valid, 0)
         origin = f"valid a tenth of train by a permutation with the constant seed {SPLIT_SEED}"
+    own = [train_rows, valid_rows, test_rows]
+    conversion = _noted(conversion, own, f"{name} train", None)
     dataset = Dataset(
         name,
         train_rows,
@@ -169,70 +183,71 @@ def dataset_from_file(
     )
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npy or .npz file by name.
-
-    Raises:
-        ValueError: If the file is broken or holds Python objects.
-    """
-    unpacked = 0
-    try:
-        with zipfile.ZipFile(path) as packed:
-            # Sizes are stated in the archive: too large a content is refused before it is unpacked.
-            unpacked = sum(entry.file_size for entry in packed.infolist())
-    except (ValueError, OSError, NotImplementedError, struct.error, zipfile.BadZipFile):
-        # A .npy file, or a damaged one, which NumPy reports below.
-        pass
-    require_content(path, unpacked)
-    try:
-        with path.open("rb") as file:
-            # Unpickling would run whatever code the file holds.
-            loaded = np.load(file, allow_pickle=False)
-            return {path.stem: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    # NumPy raises whatever it comes upon in a damaged header.
-    except Exception as error:
-        if "Object arrays" in str(error):
-            raise ValueError(
-                f"{path}: holds Python objects, expected an array of numbers: convert it with "
-                "x.astype('float32') and save it again"
-            ) from error
-        raise ValueError(
-            f"{path}: not a readable NumPy file (corrupt or cut short): save or copy it again"
-        ) from error
-
-
 def _prepare(
     arrays: Mapping[str, Array],
     feature_names: Sequence[str] | None,
     columns: Sequence[Column] | None,
     conversion: Conversion,
-) -> tuple[list[torch.Tensor], tuple[int, ...] | None, Conversion]:
-    """Turn arrays into float32 rows, their image shape, and how that was done."""
+) -> tuple[list[RowTensor], tuple[int, ...] | None, Conversion]:
+    """Turn arrays into float32 rows, their image shape, and how that was done.
+
+    Rows that are too many for memory are lazy: converted and checked as they are read.
+    """
     numeric = {what: require_numeric(x, what) for what, x in arrays.items()}
     _check_shapes({what: x.shape for what, x in numeric.items()})
     flat = {what: x.reshape(len(x), -1) for what, x in numeric.items()}
-    first, *others = flat.values()
-    values, what = np.concatenate([first, *others]) if others else first, next(iter(flat))
+    first = next(iter(flat.values()))
+    large = sum(map(len, flat.values())) > most_in_memory(first.shape[1])
+    # Numbers that torch has no type for, such as long doubles, are converted in memory.
+    # Columns of mixed kinds were made in memory.
+    large = large and columns is None and all(x.dtype.itemsize <= 8 for x in flat.values())
+    what = next(iter(flat))
     # Splits are looked at together: a dark one alone would pass for zeros and ones.
-    grey = all(x.dtype == np.uint8 for x in numeric.values()) and int(values.max()) > 1
+    grey = all(x.dtype == np.uint8 for x in numeric.values()) and any(
+        map(_exceeds_one, numeric.values())
+    )
     # A shift would move counts and positive numbers off their supports.
     may_shift = None if columns is None else [column.kind == "real" for column in columns]
-    conversion = replace(
-        conversion,
-        divisor=255 if grey else 1,
-        offsets=find_offsets(values, what, feature_names, may_shift),
-    )
-    rows = [conversion.apply(x, what, feature_names) for what, x in flat.items()]
-    if conversion.allow_missing and all(bool(x.isnan().all()) for x in rows):
-        raise ValueError(f"{what}: nothing to learn from: every cell is missing.")
+    offsets = find_offsets(list(flat.values()), what, feature_names, may_shift, sampled=large)
+    conversion = replace(conversion, divisor=255 if grey else 1, offsets=offsets)
+    make = conversion.lazily if large else conversion.apply
+    rows: list[RowTensor] = [make(x, what, feature_names) for what, x in flat.items()]
     if conversion.offsets is not None:
         _LOG.warning("%s: %s", what, _phrase(conversion, feature_names))
-    if feature_names is None and not grey:
-        inside = all(bool(((x >= 0) & (x <= 1) | x.isnan()).all()) for x in rows)
-        fractions = inside and any(bool(((x > 0) & (x < 1)).any()) for x in rows)
-        conversion = replace(conversion, unit_interval=fractions)
     shape = next(iter(numeric.values())).shape[1:]
     return rows, shape if len(shape) in (2, 3) else None, conversion
+
+
+def _exceeds_one(x: np.ndarray) -> bool:
+    return any(int(part.max()) > 1 for part in row_chunks(ArrayRows(x)))
+
+
+def _noted(
+    conversion: Conversion, splits: Sequence[RowTensor], what: str, names: Sequence[str] | None
+) -> Conversion:
+    """Note whether undivided values are intensities in [0, 1].
+
+    Raises:
+        ValueError: If every cell is missing.
+    """
+    if conversion.allow_missing and all(missing_cells(x) == x.numel() for x in splits):
+        raise ValueError(f"{what}: nothing to learn from: every cell is missing.")
+    if names is not None or conversion.divisor != 1:
+        return conversion
+    unit = all(map(_lies_in_unit_interval, splits)) and any(map(_has_fractions, splits))
+    return replace(conversion, unit_interval=unit)
+
+
+def _lies_in_unit_interval(x: RowTensor) -> bool:
+    if isinstance(x, LazyRows):
+        return bool((x.summary.low >= 0).all() and (x.summary.high <= 1).all())
+    return all(bool(((part >= 0) & (part <= 1) | part.isnan()).all()) for part in row_chunks(x))
+
+
+def _has_fractions(x: RowTensor) -> bool:
+    if isinstance(x, LazyRows):
+        return x.summary.has_fractions
+    return any(bool(((part > 0) & (part < 1)).any()) for part in row_chunks(x))
 
 
 def _check_columns(dataset: Dataset) -> None:
@@ -248,7 +263,7 @@ def _check_columns(dataset: Dataset) -> None:
     names = dataset.feature_names
     named = [str(i + 1) if names is None else repr(names[i]) for i in range(dataset.features)]
     # A column may hold values in valid or test alone, of which nothing can be learnt.
-    empty = dataset.train.isnan().all(0)
+    empty = missing_by_column(dataset.train) == len(dataset.train)
     constant = ~column_varies(dataset.train) & ~empty
     if empty.any():
         raise ValueError(

@@ -4,17 +4,19 @@ import datetime
 import decimal
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, final, get_args
 
 import numpy as np
 import pandas as pd
 
-ColumnKind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
-"""Kind of a column's values: real, positive, whole from 0, of two, of several, of an order."""
+from ppl_vae.data._kinds import (
+    CODED,
+    KINDS,
+    Column,
+    ColumnKind,
+    UnreadableError,
+    drop_hint,
+)
 
-KINDS: tuple[ColumnKind, ...] = get_args(ColumnKind)
-CODED: tuple[ColumnKind, ...] = ("binary", "categorical", "ordinal")
 _MOST_LABELS = 1000
 _MANY_LABELS = 10
 """Largest number of labels of a category where most labels occur once."""
@@ -26,35 +28,6 @@ _DATE = re.compile(
 _PERCENT = re.compile(r"[+-]?\d+([.,]\d+)?\s*%")
 _SHOWN = 60
 """Largest number of characters of a cell in a message."""
-
-
-@final
-@dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Attributes:
-        name: Its name.
-        kind: What its values are.
-        labels: Labels that the codes 0, 1, ... of coded kinds stand for; otherwise empty.
-    """
-
-    name: str
-    kind: ColumnKind
-    labels: tuple[str, ...] = ()
-
-
-@final
-class UnreadableError(ValueError):
-    """Cells that cannot be read.
-
-    Attributes:
-        problem: What is wrong, and where.
-    """
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem}: {remedy}.")
-        self.problem = problem
 
 
 def encode_table(
@@ -337,8 +310,3 @@ def shown(cell: object) -> str:
     """A cell in quotes, as much of it as a message has room for."""
     text = str(cell)
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
-
-
-def drop_hint(*names: object) -> str:
-    """Setting that leaves columns of a table out."""
-    return f"drop={[str(name) for name in names]}"

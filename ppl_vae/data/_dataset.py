@@ -1,39 +1,37 @@
-"""Rows in memory: data sets with splits, and whatever holds rows as one tensor."""
+"""Data sets with splits."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, TypeAlias, final
+from functools import cached_property
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
-from torch.utils.data import Dataset as TorchDataset
 
-from ppl_vae.data._columns import Column
-from ppl_vae.data._schema import (
+from ppl_vae.data._binarization import (
     BINARIZATION_MODES,
     TEST_STREAM,
-    Conversion,
-    Schema,
     binarize_static,
     check_probabilities,
 )
-from ppl_vae.identity import Source
-from ppl_vae.names import first_few
+from ppl_vae.data._kinds import Column
+from ppl_vae.data._rows import LazyRows, RowTensor, is_binary, missing_cells, row_chunks, select
+from ppl_vae.data._schema import Conversion, Schema
+from ppl_vae.identity import bytes_of
 
 SPLIT_SEED = 20110411
 """Seed of the splits, which are the same for everyone, whatever seed a run has."""
-
-RowData: TypeAlias = Any
-"""Data in any form that :func:`as_rows` takes, or refuses by name."""
 
 
 # A comparison of tensors has no single truth value; fingerprints compare data.
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Train, validation and test rows with their description.
+
+    Rows of more than 1 GiB are not held in memory: they are :class:`~ppl_vae.data.LazyRows`, read
+    batch by batch.
 
     Attributes:
         name: Short name, such as "mnist".
@@ -48,9 +46,9 @@ class Dataset:
     """
 
     name: str
-    train: Tensor = field(repr=False)
-    valid: Tensor = field(repr=False)
-    test: Tensor = field(repr=False)
+    train: RowTensor = field(repr=False)
+    valid: RowTensor = field(repr=False)
+    test: RowTensor = field(repr=False)
     image_shape: tuple[int, ...] | None = None
     feature_names: tuple[str, ...] | None = None
     description: str = ""
@@ -83,27 +81,36 @@ class Dataset:
             conversion=self.conversion,
         )
 
-    @property
+    @cached_property
     def is_binary(self) -> bool:
         """Whether every value of every split is 0 or 1, missing cells apart."""
-        return all(bool(((x == 0) | (x == 1) | x.isnan()).all()) for x in self._splits().values())
+        return all(is_binary(x) for x in self._splits().values())
 
-    @property
+    @cached_property
     def missing_share(self) -> float:
         """Share of all cells that are missing."""
         splits = self._splits().values()
-        return sum(int(x.isnan().sum()) for x in splits) / sum(x.numel() for x in splits)
+        return sum(missing_cells(x) for x in splits) / sum(x.numel() for x in splits)
 
     def fingerprint(self) -> str:
         """Hash the three splits: SHA-256, in hex, of their shapes and values in order.
 
         Equal fingerprints mean equal data, whatever the name or description.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for x in self._splits().values():
+        for split, x in self._splits().items():
+            if split == "train" and isinstance(x, LazyRows):
+                # Their one pass has hashed them so: they come first.
+                digest = x.summary.digest.copy()
+                continue
             # With their shapes: rows of another size may have the same bytes.
             digest.update(repr(tuple(x.shape)).encode())
-            digest.update(x.detach().cpu().contiguous().numpy().data)
+            for part in row_chunks(x):
+                digest.update(bytes_of(part))
         return digest.hexdigest()
 
     def binarized(self, mode: str, seed: int = 0) -> "Dataset":
@@ -130,7 +137,12 @@ class Dataset:
         if mode == "none":
             return self
         for split, x in self._splits().items():
-            check_probabilities(x, f"{split} of {self.name!r}")
+            # Lazy rows that are drawn are checked as they are read.
+            if isinstance(x, Tensor):
+                check_probabilities(x, f"{split} of {self.name!r}")
+            elif split == "train" and mode == "dynamic":
+                ends = torch.stack([x.summary.low.amin(), x.summary.high.amax()])
+                check_probabilities(ends, f"{split} of {self.name!r}")
         sentence = f"Binarised by one fixed Bernoulli draw per value (seed {seed})."
         if mode == "dynamic":
             sentence = (
@@ -144,10 +156,15 @@ class Dataset:
             valid=binarize_static(self.valid, seed, 1),
             test=binarize_static(self.test, seed, TEST_STREAM),
             description=f"{self.description} {sentence}",
-            conversion=replace(self.conversion, binarize=mode, binarize_seed=seed),
+            conversion=replace(
+                self.conversion,
+                binarize=mode,
+                binarize_seed=seed,
+                drawn_by_row=isinstance(self.test, LazyRows),
+            ),
         )
 
-    def _splits(self) -> dict[str, Tensor]:
+    def _splits(self) -> dict[str, RowTensor]:
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
 
@@ -201,130 +218,12 @@ class Splitting:
 
 
 def split_rows(
-    x: Tensor, n_valid: int, n_test: int, seed: int = SPLIT_SEED
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: RowTensor, n_valid: int, n_test: int, seed: int = SPLIT_SEED
+) -> tuple[RowTensor, RowTensor, RowTensor]:
     """Deal rows out by a permutation: train, valid and test, disjoint, and together all rows."""
     # RandomState, because NumPy promises never to change its streams.
     order = np.random.RandomState(seed).permutation(len(x))
     rows = torch.from_numpy(order)
     n_train = len(x) - n_valid - n_test
     train, valid, test = rows.split([n_train, n_valid, n_test])
-    return x[train], x[valid], x[test]
-
-
-@final
-@dataclass(frozen=True)
-class Rows:
-    """Data and their source, accepted wherever data are.
-
-    Attributes:
-        x: Shape ``(num_data, *event)``.
-        source: In words.
-    """
-
-    x: Tensor
-    source: Source = field(default_factory=Source)
-
-    @classmethod
-    def of(cls, x: RowData, what: str = "x") -> "Rows":
-        """Take the rows of ``x`` as :func:`as_rows`, with their source if it has one."""
-        source = x.source if isinstance(x, Rows) else Source()
-        return cls(as_rows(x, what), source)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, which: slice) -> "Rows":
-        """Select rows; their source is that of all."""
-        return Rows(self.x[which], self.source)
-
-
-def as_rows(x: RowData, what: str = "x") -> Tensor:
-    """The rows that ``x`` holds, without loss.
-
-    Tensors are taken as they are; NumPy arrays, data frames of numbers and a ``TensorDataset`` of
-    one tensor become one. Whatever else holds data is named, with what to give in its place.
-
-    Args:
-        x: The data.
-        what: What they are called where they are handed over, for messages.
-
-    Returns:
-        Shape ``(num_data, *event)``, in the type of the data.
-
-    Raises:
-        TypeError: If it is nothing of the above; one line.
-        ValueError: If it has no dimension or no rows, or columns that are no numbers.
-    """
-    rows = _tensor_of(x.x if isinstance(x, Rows) else x, what)
-    if rows.dim() == 0:
-        raise ValueError(f"{what} is one number: give a tensor, rows first.")
-    if len(rows) == 0:
-        raise ValueError(f"{what} holds no data: give at least one row.")
-    return rows
-
-
-def require_lossless(x: Tensor, dtype: torch.dtype, what: str = "x") -> Tensor:
-    """The rows in another type, if that loses nothing.
-
-    Raises:
-        ValueError: If values would be rounded; says in which type to give them.
-    """
-    cast = x.to(dtype)
-    back = cast.to(x.dtype)
-    # NaN, a missing cell, differs from itself and is not rounded.
-    same = (back == x) | (back.isnan() & x.isnan()) if x.is_floating_point() else back == x
-    if bool(same.all()):
-        return cast
-    method = {torch.float32: "float()", torch.float64: "double()"}.get(dtype, f"to({dtype})")
-    ours, theirs = (str(each).removeprefix("torch.") for each in (x.dtype, dtype))
-    raise ValueError(
-        f"{what} is {ours} and the model {theirs}, which would round it: give {what}.{method}, or "
-        f"a model of that precision (module.to({x.dtype}))."
-    )
-
-
-def _tensor_of(x: Any, what: str) -> Tensor:
-    if isinstance(x, Tensor):
-        return x.detach()
-    if isinstance(x, Dataset):
-        raise TypeError(f"{what} is a whole data set with its splits: give data.train, or another.")
-    if isinstance(x, TensorDataset) and len(x.tensors) == 1:
-        return x.tensors[0].detach()
-    if isinstance(x, np.ndarray) or hasattr(x, "to_numpy"):
-        array = x if isinstance(x, np.ndarray) else _numbers_of(x, what)
-        try:
-            # A copy: torch warns of arrays that cannot be written to, and rows of a data frame lie
-            # apart in memory, which makes other rounding.
-            return torch.from_numpy(np.array(array, order="C"))
-        except TypeError as error:
-            raise TypeError(
-                f"{what} is an array of {array.dtype}: give one of numbers, such as float32, rows "
-                "first."
-            ) from error
-    if isinstance(x, DataLoader):
-        remedy = f"torch.cat([x for x, *_ in {what}])"
-    elif isinstance(x, TensorDataset):
-        remedy = "the tensor of the data, such as dataset.tensors[0]"
-    elif isinstance(x, TorchDataset):
-        remedy = f"torch.stack([x for x, *_ in {what}])"
-    else:
-        remedy = "torch.as_tensor of the numbers"
-    raise TypeError(f"{what} is a {type(x).__name__}: give a tensor, rows first; {remedy}.")
-
-
-def _numbers_of(x: Any, what: str) -> Any:
-    """The values of a data frame or a series, all numbers."""
-    dtypes = getattr(x, "dtypes", None)
-    if hasattr(x, "columns") and dtypes is not None:
-        # The kinds of pandas's types: text ("O") and dates have no numbers.
-        words = [
-            str(n) for n, t in zip(x.columns, dtypes, strict=True)
-            if getattr(t, "kind", "O") not in "biuf"
-        ]  # fmt: skip
-        if words:
-            raise ValueError(
-                f"{what} has {len(words)} columns that are no numbers ({first_few(words, 5)}): "
-                "encode them with encode_table, or leave them out."
-            )
-    return np.asarray(x.to_numpy())
+    return select(x, train), select(x, valid), select(x, test)

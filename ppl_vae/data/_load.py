@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -10,16 +10,18 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from ppl_vae.data._arrays import dataset_from_array, dataset_from_file, read_arrays
-from ppl_vae.data._columns import UnreadableError
+from ppl_vae import data  # for its names of tables, which import pandas at their first use: 1 s
+from ppl_vae.data._arrays import dataset_from_array, dataset_from_file
 from ppl_vae.data._csv import Reading
 from ppl_vae.data._dataset import Dataset, Splitting
+from ppl_vae.data._kinds import UnreadableError
 from ppl_vae.data._named import load_binarized_mnist, load_digits, load_mnist, load_omniglot
+from ppl_vae.data._numpy_files import read_arrays
+from ppl_vae.data._rows import RowTensor, in_memory
 from ppl_vae.data._schema import Schema
 from ppl_vae.data._storage import find_data_root
-from ppl_vae.data._tables import load_table_file, read_table, rows_of_table
+from ppl_vae.files import not_a_file
 from ppl_vae.names import unknown_name
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -58,6 +60,7 @@ def load_dataset(
     allow_missing: bool = False,
     columns: Mapping[str, str] | None = None,
     test_data: str | os.PathLike[str] | None = None,
+    valid_rows: int | None = None,
     **options: Unpack[FileOptions],
 ) -> Dataset:
     """Load a data set by name, from a file, or from an array.
@@ -78,6 +81,8 @@ def load_dataset(
             are not named are taken for what they look like. None: all columns are numbers.
         test_data: File of the test rows, with the same columns; all other rows are divided into
             training and validation.
+        valid_rows: Of a named set, number of validation rows: the last of those that it has for
+            training and validation; None: as it is divided.
         **options: Of a .csv or .parquet file what :class:`~ppl_vae.data.Reading` takes:
             ``separator``, ``header``, ``decimal``, ``thousands``, ``missing`` (words for missing
             cells) and ``drop`` (columns to leave out). Of any file or array ``valid_fraction`` and
@@ -100,6 +105,8 @@ def load_dataset(
     test_rows = None if test_data is None else partial(read_rows, test_data)
     mixed = columns is not None
     split: dict[str, Any] = {"splitting": splitting, "test_rows": test_rows}
+    if valid_rows is not None and str(source) not in DATASETS:
+        raise ValueError("valid_rows divides a named set anew; of other data give valid_fraction.")
     if isinstance(source, np.ndarray | torch.Tensor):
         _require_no_table_settings(reading, mixed, "an array")
         dataset = dataset_from_array(source, allow_missing=allow_missing, **split)
@@ -114,22 +121,23 @@ def load_dataset(
         _require_no_table_settings(reading, mixed, repr(name))
         if splitting is not None or test_rows is not None:
             raise ValueError(f"{name} has splits of its own: leave out fractions and test data.")
-        return DATASETS[name](find_data_root(data_root)).binarized(binarize, seed)
+        dataset = _divided(DATASETS[name](find_data_root(data_root)), valid_rows)
+        return dataset.binarized(binarize, seed)
     if path.suffix.lower() not in FILE_SUFFIXES:
         raise ValueError(
             f"{unknown_name('data set', name, DATASETS)} A file is .npy, .npz, .csv or .parquet."
         )
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: check the path, or give a data set's name")
+        raise not_a_file(path, f"{path}: no such file: check the path, or give a data set's name")
     if path.suffix.lower() in TABLE_SUFFIXES:
-        dataset = load_table_file(path, reading, columns, allow_missing=allow_missing, **split)
+        dataset = data.load_table_file(path, reading, columns, allow_missing=allow_missing, **split)
     else:
         _require_no_table_settings(reading, mixed, repr(path.name))
         dataset = dataset_from_file(path, allow_missing=allow_missing, **split)
     return dataset.binarized(binarize, seed)
 
 
-def read_rows(path: str | os.PathLike[str], like: Schema) -> Float[Tensor, "rows features"]:
+def read_rows(path: str | os.PathLike[str], like: Schema) -> Float[RowTensor, "rows features"]:
     """Rows of a .npy, .npz, .csv or .parquet file, as the model was trained with them.
 
     Columns of a table are matched by name, whatever their order; further ones are left out. Values
@@ -141,7 +149,8 @@ def read_rows(path: str | os.PathLike[str], like: Schema) -> Float[Tensor, "rows
         like: What a row of the training data was, such as ``dataset.schema``.
 
     Returns:
-        The rows, float32, NaN for missing cells; codes for labels.
+        The rows, float32, NaN for missing cells; codes for labels. Lazy, where they are too many
+        for memory.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -152,10 +161,10 @@ def read_rows(path: str | os.PathLike[str], like: Schema) -> Float[Tensor, "rows
     if path.suffix.lower() not in FILE_SUFFIXES:
         raise ValueError(f"{path}: expected a file of type {', '.join(FILE_SUFFIXES)}.")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: check the path.")
+        raise not_a_file(path, f"{path}: no such file: check the path.")
     if path.suffix.lower() in TABLE_SUFFIXES:
         try:
-            return rows_of_table(read_table(path, like.conversion.reading), like, path)
+            return data.rows_of_table(data.read_table(path, like.conversion.reading), like, path)
         except UnreadableError as error:
             # How files are read was settled when the model was trained.
             raise ValueError(
@@ -171,11 +180,27 @@ def read_rows(path: str | os.PathLike[str], like: Schema) -> Float[Tensor, "rows
     return like.rows(values, str(path))
 
 
+def _divided(dataset: Dataset, valid_rows: int | None) -> Dataset:
+    """Divide the training and validation rows anew, in their order; None: leave them."""
+    if valid_rows is None:
+        return dataset
+    # Of a named set, all of which are held in memory.
+    rest = torch.cat([in_memory(x, "valid_rows") for x in (dataset.train, dataset.valid)])
+    if not 0 < valid_rows < len(rest):
+        raise ValueError(
+            f"valid_rows must be from 1 to {len(rest) - 1} of the {len(rest)} training and "
+            f"validation rows of {dataset.name}, got {valid_rows}."
+        )
+    train, valid = rest[:-valid_rows], rest[-valid_rows:]
+    anew = f"Divided anew into {len(train)} train and {valid_rows} valid rows, the last ones."
+    return replace(dataset, train=train, valid=valid, description=f"{dataset.description} {anew}")
+
+
 def _parse_options(options: Mapping[str, Any]) -> tuple[Reading, Splitting | None]:
     known = FileOptions.__annotations__
     for name in options:
         if name not in known:
-            others = ("binarize", "seed", "allow_missing", "columns", "test_data")
+            others = ("binarize", "seed", "allow_missing", "columns", "test_data", "valid_rows")
             raise TypeError(unknown_name("option of load_dataset", name, [*others, *known]))
     # None stands for the defaults, which Reading and Splitting state.
     given = {name: value for name, value in options.items() if value is not None}

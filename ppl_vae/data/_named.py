@@ -4,6 +4,7 @@ import functools
 import gzip
 import hashlib
 import importlib
+import importlib.metadata
 import shutil
 import urllib.request
 import zlib
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ppl_vae.data._dataset import SPLIT_SEED, Dataset, split_rows
@@ -19,6 +21,7 @@ from ppl_vae.data._schema import Conversion
 from ppl_vae.data._storage import fetch, torchvision_dataset
 from ppl_vae.files import largest_content, require_content
 
+DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"
 N_VALID, N_TEST = 180, 360
 MNIST_KINDS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 """Names to torchvision's classes, which are also the names of its folders."""
@@ -45,12 +48,22 @@ BINARIZED_FILES = tuple(_SHA256)
 TIMEOUT_SECONDS = 30
 
 
+def _digits() -> NDArray[np.float64]:
+    """Grey values 0 to 16, one row of 64 a digit, as of scikit-learn's ``load_digits().data``."""
+    # Its file alone, rows of 64 values and the label: importing scikit-learn takes three seconds.
+    package = importlib.metadata.distribution("scikit-learn")
+    try:
+        with gzip.open(str(package.locate_file(DIGITS_FILE)), "rt") as file:
+            return np.loadtxt(file, delimiter=",")[:, :-1]
+    except FileNotFoundError:
+        # A version that keeps it elsewhere.
+        return np.asarray(importlib.import_module("sklearn.datasets").load_digits().data)
+
+
 def load_digits() -> Dataset:
     """Load the 1,797 digits: 1,257 train, 180 valid and 360 test rows of 64 values in [0, 1]."""
-    # Imported when asked for: most data are not these, and it takes two seconds.
-    images = importlib.import_module("sklearn.datasets").load_digits().data
     conversion = Conversion(divisor=16)
-    train, valid, test = split_rows(conversion.apply(images, "digits"), N_VALID, N_TEST)
+    train, valid, test = split_rows(conversion.apply(_digits(), "digits"), N_VALID, N_TEST)
     return Dataset(
         "digits",
         train,

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ppl_vae.data._rows import LazyRows, RowTensor
+
 _LOST = 1e-3
 """Largest rounding error of a column, in units of its standard deviation, that is accepted."""
 _CENTRED = 1e-4
@@ -14,27 +16,34 @@ _CENTRED = 1e-4
 _KEPT = 0.9
 """Share of different whole numbers that must stay different."""
 _BLOCK = 64
-"""Columns whose copies in double precision are held at once."""
+"""Columns whose temporaries are held at once."""
+_CELLS = 2**20
+"""Cells of an array that are looked at together."""
 _ROUNDING = 10
 """Spread, in rounding errors of the mean, below which a column is constant."""
 
 
 def find_offsets(
-    values: np.ndarray,
+    arrays: Sequence[np.ndarray],
     what: str,
     names: Sequence[str] | None = None,
     may_shift: Sequence[bool] | None = None,
+    *,
+    sampled: bool = False,
 ) -> tuple[float, ...] | None:
     """Constants to subtract from the columns before they are rounded to single precision.
 
     A density does not change when a constant is subtracted, but the digits that tell one value
-    from another do: seconds since 1970 differ in digits that single precision does not have.
+    from another do: seconds since 1970 differ in digits that single precision does not have. One
+    pass finds the columns that may lose values; :func:`_offset` then decides.
 
     Args:
-        values: Cells, shape (rows, columns), of any type of numbers.
+        arrays: Cells, each of shape (rows, columns), of any type of numbers.
         what: What they are, for messages.
         names: Names of the columns, or None to count them from 1.
         may_shift: Whether a column may be shifted, which a count may not; None: all may.
+        sampled: Whether these columns are judged by at most a million values each, taken evenly,
+            as those of arrays too large for memory; else by all.
 
     Returns:
         A constant for each column, 0 for most; None where none needs one.
@@ -44,17 +53,43 @@ def find_offsets(
             values; names it and the remedy.
     """
     # Half and single precision, bytes and booleans lose nothing.
-    if np.can_cast(values.dtype, np.float32):
+    if all(np.can_cast(x.dtype, np.float32) for x in arrays):
         return None
-    offsets = np.zeros(values.shape[1])
-    for start in range(0, values.shape[1], _BLOCK):
-        block = values[:, start : start + _BLOCK]
-        for place in np.flatnonzero(_may_lose(block)):
-            column = start + int(place)
-            name = f"column {column + 1}" if names is None else f"column {names[column]!r}"
-            shift = may_shift is None or may_shift[column]
-            offsets[column] = _offset(values[:, column], f"{what}: {name}", shift=shift)
+    width = arrays[0].shape[1]
+    offsets = np.zeros(width)
+    step = 1 + sum(map(len, arrays)) // _CELLS if sampled else 1
+    for column in np.flatnonzero(_may_lose(arrays)).tolist():
+        name = f"column {column + 1}" if names is None else f"column {names[column]!r}"
+        some = np.concatenate([x[::step, column] for x in arrays])
+        shift = may_shift is None or may_shift[column]
+        offsets[column] = _offset(some, f"{what}: {name}", shift=shift)
     return tuple(offsets.tolist()) if offsets.any() else None
+
+
+def _may_lose(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Whether a column's rounding errors are large, by one pass; of integers any error counts."""
+    width = arrays[0].shape[1]
+    error, integer = np.zeros(width), np.ones(width, bool)
+    count, mean, squares = np.zeros(width), np.zeros(width), np.zeros(width)
+    rows = max(1, _CELLS // width)
+    for part in (x[i : i + rows] for x in arrays for i in range(0, len(x), rows)):
+        exact = part.astype(np.float64)
+        error = np.maximum(error, _rounding_error(exact).max(0, initial=0.0))
+        finite = np.where(np.isfinite(exact), exact, np.nan)
+        integer &= (np.isnan(finite) | (finite == np.round(finite))).all(0)
+        # Sums of squares about means of parts, put together by the distances of the means (Chan,
+        # Golub and LeVeque, 1983): squares of large values would cancel.
+        n = (~np.isnan(finite)).sum(0)
+        total = np.maximum(count + n, 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            # A column without a finite value has mean 0.
+            at = np.nansum(finite, 0) / np.maximum(n, 1)
+            squares += np.nansum((finite - at) ** 2, 0)
+            squares += (at - mean) ** 2 * count * n / total
+            mean, count = mean + (at - mean) * n / total, count + n
+    spread = np.sqrt(squares / sum(map(len, arrays)))
+    may_lose: np.ndarray = (error > 0) & (integer | (error > _CENTRED * spread))
+    return may_lose
 
 
 def to_single(values: np.ndarray, offsets: Sequence[float] | None) -> np.ndarray:
@@ -66,52 +101,75 @@ def to_single(values: np.ndarray, offsets: Sequence[float] | None) -> np.ndarray
         return np.array(values, dtype=np.float32, order="C")
 
 
-def column_means(data: Float[Tensor, "num_data features"]) -> Float[Tensor, " features"]:
+def column_means(data: Float[RowTensor, "num_data features"]) -> Float[Tensor, " features"]:
     """Means of the columns, NaN left out; 0 where a column holds nothing."""
-    return data.nanmean(0).nan_to_num(0.0)
+    return column_moments(data, variances=False)[0]
 
 
-def column_variances(data: Float[Tensor, "num_data features"]) -> Float[Tensor, " features"]:
+def column_variances(data: Float[RowTensor, "num_data features"]) -> Float[Tensor, " features"]:
     """Variances of the columns, NaN left out; 0 where a column holds nothing."""
-    return (data - column_means(data)).square().nanmean(0).nan_to_num(0.0)
+    return column_moments(data)[1]
 
 
-def column_varies(data: Float[Tensor, "num_data features"]) -> Bool[Tensor, " features"]:
+def column_varies(data: Float[RowTensor, "num_data features"]) -> Bool[Tensor, " features"]:
     """Whether a column holds different values; one with none, or with equal ones, does not.
 
     The mean of equal numbers is not exactly that number: a spread within the rounding error of the
     mean is none.
     """
-    error = _ROUNDING * torch.finfo(data.dtype).eps * column_means(data).abs()
-    return column_variances(data) > error.square()
+    return column_moments(data)[2]
+
+
+def column_moments(
+    data: Float[RowTensor, "num_data features"], *, variances: bool = True
+) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"], Bool[Tensor, " features"]]:
+    """Means and variances of the columns, and whether they vary, NaN left out.
+
+    Args:
+        data: Rows; of those that are read as they are asked for, from their one pass.
+        variances: Whether more than the means is of use; else variances of 0 are returned.
+    """
+    if isinstance(data, LazyRows):
+        seen = data.summary
+        mean, variance = seen.mean.to(data.dtype), seen.variance.to(data.dtype)
+        return mean, variance, seen.varies & (variance > _tolerated(mean).square())
+    means, spreads = [], []
+    # A few columns at a time: temporaries of all would be as large as the data.
+    # Whole vectors of a processor each, but for the last: so sums are in the order of all columns.
+    ends = range(_BLOCK, data.shape[1] - _BLOCK + 1, _BLOCK)
+    for block in data.tensor_split(tuple(ends), 1):
+        mean = _mean(block)
+        means.append(mean)
+        spreads.append(_mean((block - mean).square_()) if variances else torch.zeros_like(mean))
+    mean, variance = torch.cat(means), torch.cat(spreads)
+    return mean, variance, variance > _tolerated(mean).square()
+
+
+def _mean(block: Tensor) -> Tensor:
+    """``block.nanmean(0)``, bit for bit, but quick where nothing is missing."""
+    total = block.nansum(0)
+    if bool(block.sum().isnan()):
+        return total.div((~block.isnan()).sum(0)).nan_to_num(0.0)
+    return total.div(torch.full_like(total, len(block), dtype=torch.long)).nan_to_num(0.0)
+
+
+def _tolerated(mean: Tensor) -> Tensor:
+    """Spread of a constant column that rounding of its mean may show."""
+    return _ROUNDING * torch.finfo(mean.dtype).eps * mean.abs()
 
 
 def standard_moments(
-    data: Float[Tensor, "num_data features"],
+    data: Float[RowTensor, "num_data features"],
 ) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
     """Means and standard deviations to standardise by, computed in double; 1 for a constant."""
+    if isinstance(data, LazyRows):
+        seen = data.summary
+        scale = torch.where(column_varies(data), seen.variance.sqrt(), 1.0)
+        return seen.mean.to(data.dtype), scale.to(data.dtype)
     exact = data.double()
     # Asked of the data in their own type: its rounding decides whether a column varies.
     scale = torch.where(column_varies(data), column_variances(exact).sqrt(), 1.0)
     return column_means(exact).to(data.dtype), scale.to(data.dtype)
-
-
-def _may_lose(block: np.ndarray) -> np.ndarray:
-    """Whether a column's rounding errors are large: a fast look at many columns at once.
-
-    Of integers any error counts. :func:`_offset` then decides.
-    """
-    exact = block.astype(np.float64)
-    error = _rounding_error(exact).max(0, initial=0.0)
-    finite = np.where(np.isfinite(exact), exact, np.nan)
-    integer = (np.isnan(finite) | (finite == np.round(finite))).all(0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # A column without a finite value has mean 0.
-        mean = np.nansum(finite, 0) / np.maximum((~np.isnan(finite)).sum(0), 1)
-        # In two passes: the mean square less the squared mean would cancel where values are large.
-        spread = np.sqrt(np.nansum((finite - mean) ** 2, 0) / len(finite))
-    may_lose: np.ndarray = (error > 0) & (integer | (error > _CENTRED * spread))
-    return may_lose
 
 
 def _offset(column: np.ndarray, what: str, *, shift: bool) -> float:

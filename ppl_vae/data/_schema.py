@@ -1,5 +1,6 @@
 """Description of a data set's rows, and the one way from values as given to rows."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, final
@@ -9,13 +10,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data._columns import Column, UnreadableError
+from ppl_vae.data._binarization import (
+    TEST_STREAM,
+    binarize_static,
+    check_probabilities,
+    draw_by_row,
+)
 from ppl_vae.data._csv import Reading
+from ppl_vae.data._kinds import Column, UnreadableError
 from ppl_vae.data._precision import to_single
+from ppl_vae.data._rows import (
+    ArrayRows,
+    ConvertedRows,
+    LazyRows,
+    RowTensor,
+    is_binary,
+    most_in_memory,
+)
 
-BINARIZATION_MODES = ("none", "static", "dynamic")
-TEST_STREAM = 2
-"""Stream of the fixed draws of test rows, and of new ones; those of train and valid are 0 and 1."""
+_ROWS = 4096
+"""Rows checked at once."""
 
 
 @final
@@ -33,6 +47,7 @@ class Conversion:
         constants: Columns that never vary, which are left out, and their one value.
         binarize: How intensities become 0 and 1, as in ``Dataset.binarized``.
         binarize_seed: Of the fixed draws.
+        drawn_by_row: Whether these follow from the rows' numbers, as those of lazy rows do.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -43,21 +58,51 @@ class Conversion:
     constants: tuple[tuple[str, str], ...] = ()
     binarize: str = "none"
     binarize_seed: int = 0
+    drawn_by_row: bool = False
 
-    def apply(self, values: np.ndarray, what: str, names: Sequence[str] | None = None) -> Tensor:
+    def apply(
+        self,
+        values: np.ndarray,
+        what: str,
+        names: Sequence[str] | None = None,
+        numbers: Tensor | None = None,
+    ) -> Tensor:
         """Rows of the values of training, before binarisation: float32, shape (n, features).
+
+        Args:
+            values: As they were given, rows first.
+            what: What they are, for messages.
+            names: Names of the columns, or None to count them from 1.
+            numbers: Numbers of the rows among all; None: these are all.
 
         Raises:
             ValueError: If a value is infinite, or NaN where that is no missing cell.
         """
         single = to_single(values.reshape(len(values), -1), self.offsets)
         # A number too large for single precision is infinite now.
-        check_finite(single, what, names, allow_missing=self.allow_missing)
+        check_finite(single, what, names, allow_missing=self.allow_missing, numbers=numbers)
         return torch.from_numpy(single if self.divisor == 1 else single / np.float32(self.divisor))
+
+    def lazily(self, values: np.ndarray, what: str, names: Sequence[str] | None = None) -> LazyRows:
+        """The rows that :meth:`apply` makes, made and checked as they are read."""
+
+        def convert(read: Tensor, index: Tensor) -> Tensor:
+            return self.apply(read.numpy(), what, names, index)
+
+        flat = values.reshape(len(values), -1)
+        return ConvertedRows(ArrayRows(flat), convert, torch.float32)
+
+    def rows_of(
+        self, values: np.ndarray, what: str, names: Sequence[str] | None = None
+    ) -> RowTensor:
+        """The rows that :meth:`apply` makes; lazy ones where they are too many for memory."""
+        large = len(values) > most_in_memory(values[0].size) and values.dtype.itemsize <= 8
+        make = self.lazily if large else self.apply
+        return make(values, what, names)
 
     def apply_to_new(
         self, values: np.ndarray, what: str, names: Sequence[str] | None = None
-    ) -> Tensor:
+    ) -> RowTensor:
         """Rows of values from elsewhere: :meth:`apply`, their units checked, binarised.
 
         Intensities are taken as the training data were given, or in [0, 1]; zeros and ones as they
@@ -67,14 +112,17 @@ class Conversion:
             ValueError: Also if the values are in neither unit, or it cannot be told.
         """
         # Undivided, until it is known which unit they are in.
-        given = replace(self, divisor=1).apply(values, what, names)
-        bits = bool(((given == 0) | (given == 1) | given.isnan()).all())
-        if self.binarize != "none" and bits:
+        given = replace(self, divisor=1).rows_of(values, what, names)
+        if self.binarize != "none" and is_binary(given):
             return given
-        rows = self.apply(values, what, names) if self._is_as_given(values, what) else given
+        rows = self.rows_of(values, what, names) if self._is_as_given(values, what) else given
         if self.binarize == "none":
             return rows
-        check_probabilities(rows, what)
+        if isinstance(rows, Tensor):
+            check_probabilities(rows, what)
+            if self.drawn_by_row:
+                # A file of the test rows has the draws of the test split, which is lazy.
+                return draw_by_row(rows, torch.arange(len(rows)), self.binarize_seed, TEST_STREAM)
         return binarize_static(rows, self.binarize_seed, TEST_STREAM)
 
     def _is_as_given(self, values: np.ndarray, what: str) -> bool:
@@ -83,11 +131,17 @@ class Conversion:
         Raises:
             ValueError: If they are in neither, or it cannot be told.
         """
-        present = values[~np.isnan(values)] if values.dtype.kind == "f" else values
-        if not (self.divisor != 1 or self.unit_interval) or not present.size:
+        if not (self.divisor != 1 or self.unit_interval):
             return True
-        low, high = float(present.min()), float(present.max())
-        whole = bool((present == np.round(present)).all())
+        low, high, whole = math.inf, -math.inf, True
+        for start in range(0, len(values), _ROWS):
+            part = values[start : start + _ROWS]
+            present = part[~np.isnan(part)] if part.dtype.kind == "f" else part
+            if present.size:
+                low, high = min(low, float(present.min())), max(high, float(present.max()))
+                whole = whole and bool((present == np.round(present)).all())
+        if low > high:
+            return True
         if self.divisor == 1:
             if high > 1 and whole:
                 raise ValueError(
@@ -133,7 +187,7 @@ class Schema:
     image_shape: tuple[int, ...] | None = None
     conversion: Conversion = field(default_factory=Conversion)
 
-    def rows(self, values: np.ndarray, what: str) -> Float[Tensor, "rows features"]:
+    def rows(self, values: np.ndarray, what: str) -> Float[RowTensor, "rows features"]:
         """New values as rows like those of the training data.
 
         Args:
@@ -205,71 +259,31 @@ def check_finite(
     feature_names: Sequence[str] | None = None,
     *,
     allow_missing: bool = False,
+    numbers: Tensor | None = None,
 ) -> None:
     """Check that no value of shape (n, features) is infinite, or NaN where that is no missing cell.
 
     Raises:
-        UnreadableError: If one is; names the first.
+        UnreadableError: If one is; names the first, by its row's number where ``numbers`` has them.
     """
+    if numbers is None:
+        # Some at a time: where there is nothing to tell, there is nothing to keep in memory.
+        parts = (x[start : start + _ROWS] for start in range(0, len(x), _ROWS))
+        if all(np.isfinite(part).all() for part in parts):
+            return
     bad = np.isinf(x) if allow_missing else ~np.isfinite(x)
     if not bad.any():
         return
     row, column = divmod(int(bad.argmax()), bad.shape[1])
+    number = row if numbers is None else int(numbers[row])
+    among = "" if numbers is None else f" among the {len(x)} rows read last"
     where = f"column {column + 1}" if feature_names is None else f"column {feature_names[column]!r}"
     keep = ", or keep missing cells (allow_missing=True)" if np.isnan(x[row, column]) else ""
     raise UnreadableError(
-        f"{what}: {bad.sum()} missing or non-finite value(s), the first in row {row + 1}, {where} "
-        "(counted from 1), expected finite numbers",
+        f"{what}: {bad.sum()} missing or non-finite value(s){among}, the first in row "
+        f"{number + 1}, {where} (counted from 1), expected finite numbers",
         f"drop or impute these rows{keep}",
     )
-
-
-def binarize_batch(x: Tensor) -> Tensor:
-    """Draw every value afresh; the `transform` of training under dynamic binarisation.
-
-    Args:
-        x: Probabilities in [0, 1], any shape, on any device.
-
-    Returns:
-        Zeros and ones, same shape, dtype and device, from that device's global generator.
-    """
-    return torch.bernoulli(x)
-
-
-def binarize_static(x: Tensor, seed: int, stream: int = 0) -> Tensor:
-    """Draw every value once, the same for the same seed and stream.
-
-    Args:
-        x: Probabilities in [0, 1], any shape, on the CPU.
-        seed: The user's seed, not negative.
-        stream: Which of the seed's independent streams to use (one per split).
-
-    Returns:
-        Zeros and ones, same shape and dtype.
-
-    Raises:
-        ValueError: If the seed is negative.
-    """
-    if seed < 0:
-        raise ValueError(f"binarisation seed is {seed}, expected 0 or more: give another seed")
-    # Hashing the seed keeps these draws apart from those of torch.manual_seed(seed) elsewhere.
-    hashed = np.random.SeedSequence([seed, stream]).generate_state(1)[0]
-    return torch.bernoulli(x, generator=torch.Generator().manual_seed(int(hashed)))
-
-
-def check_probabilities(x: Tensor, what: str) -> None:
-    """Check that values, of any shape, can be probabilities.
-
-    Raises:
-        ValueError: If a value is outside [0, 1] or not a number.
-    """
-    low, high = (bound.item() for bound in torch.aminmax(x))
-    # Negated, so that NaN is refused too.
-    if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"cannot binarise {what}: values range over [{low:g}, {high:g}], expected [0, 1]: "
-            'rescale them to [0, 1], or take binarize="none"'
-        )
 
 
 def _tuples(value: Any) -> Any:

@@ -9,33 +9,32 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from ppl_vae.data._arrays import TestRows, dataset_from_array
 from ppl_vae.data._columns import (
     DECIMAL_COMMA,
     GROUPS_OF_DIGITS,
     code_with,
-    drop_hint,
     encode_table,
     read_numbers,
     shown,
 )
-from ppl_vae.data._csv import CsvForm, Reading, find_form, parsing, read_csv
+from ppl_vae.data._csv import CsvForm, Reading, read_csv
+from ppl_vae.data._csv_form import find_form
 from ppl_vae.data._dataset import Dataset, Splitting
+from ppl_vae.data._kinds import drop_hint, is_nameless
+from ppl_vae.data._parquet import large_parquet, read_parquet
 from ppl_vae.data._precision import column_varies
+from ppl_vae.data._rows import RowTensor
 from ppl_vae.data._schema import Conversion, Schema, check_finite
-from ppl_vae.files import require_content
-from ppl_vae.names import first_few
+from ppl_vae.files import not_a_file
+from ppl_vae.names import first_few, plural
 
 _LOG = logging.getLogger(__name__)
 _DESCRIBED = 8
 """Largest number of columns that a description names."""
-_CELL = 8
-"""Bytes of a number."""
 _COUNTED = 3
 """Smallest number of rows that a column 0, 1, 2, ... is taken to count."""
 
@@ -58,11 +57,22 @@ def load_table_file(
     Raises:
         ValueError: If the file is broken, a cell is not of its column's kind, or no column varies.
     """
+    if kinds is None and (numbers := large_parquet(path, reading)) is not None:
+        _LOG.info("%s: %s, read from a temporary file", path.name, plural(len(numbers[0]), "row"))
+        return dataset_from_array(
+            numbers[0],
+            path.stem,
+            feature_names=numbers[1],
+            allow_missing=allow_missing,
+            splitting=splitting,
+            conversion=Conversion(reading),
+            test_rows=test_rows,
+        )
     table, guesses = read_cells(path, reading, keep=kinds or {})
     constants: list[tuple[str, str]] = []
     if kinds is None:
         values, columns = read_numbers(table, str(path)), None
-        what = f"{_plural(table.shape[1], 'column')} of numbers"
+        what = f"{plural(table.shape[1], 'column')} of numbers"
     else:
         constants = _constant_columns(table)
         if constants and len(constants) == table.shape[1] and len(table):
@@ -78,8 +88,8 @@ def load_table_file(
         listed = ", ".join(f"{number} {kind}" for kind, number in count.items())
         what = f"{listed} column{'s' if len(columns) > 1 else ''}"
     missing = int(np.isnan(values).sum())
-    notes = [*guesses, *([f"{_plural(missing, 'missing cell')} in all"] if missing else [])]
-    line = "; ".join([f"{path.name}: {_plural(len(values), 'row')}, {what}", *notes])
+    notes = [*guesses, *([f"{plural(missing, 'missing cell')} in all"] if missing else [])]
+    line = "; ".join([f"{path.name}: {plural(len(values), 'row')}, {what}", *notes])
     # What was guessed may be wrong, and is to be read.
     _LOG.log(logging.WARNING if guesses else logging.INFO, line)
     if columns is None:
@@ -101,7 +111,9 @@ def load_table_file(
     return replace(dataset, description=f"{dataset.description}; {share}; columns: {described}")
 
 
-def rows_of_table(table: pd.DataFrame, like: Schema, path: Path) -> Float[Tensor, "rows features"]:
+def rows_of_table(
+    table: pd.DataFrame, like: Schema, path: Path
+) -> Float[RowTensor, "rows features"]:
     """Rows of the cells of a table, as :func:`~ppl_vae.data.read_rows` makes them.
 
     Args:
@@ -152,9 +164,9 @@ def read_cells(
     columns to be left out must be there.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: check the path.")
+        raise not_a_file(path, f"{path}: no such file: check the path.")
     form = find_form(path, reading) if path.suffix.lower() == ".csv" else None
-    table = _read_parquet(path) if form is None else read_csv(path, form, reading)
+    table = read_parquet(path) if form is None else read_csv(path, form, reading)
     table, index = _without_index(table, keep)
     table.columns = pd.Index([str(name) for name in table.columns])
     for name in reading.drop:
@@ -165,32 +177,6 @@ def read_cells(
     commas = form is not None and form.separator != ","
     table, read = _read_text_columns(table, reading, str(path), commas=commas)
     return table, [*_guesses(form, reading, list(table.columns)), *index, *read]
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    with parsing(path):
-        content = pq.read_metadata(path)
-        groups = sum(content.row_group(i).total_byte_size for i in range(content.num_row_groups))
-        columns = [content.schema.column(i) for i in range(content.num_columns)]
-    # A page may hold one value for many rows: what the cells take in memory counts too.
-    require_content(path, max(content.num_rows * content.num_columns * _CELL, groups))
-    text = [c.name for c in columns if c.physical_type == "BYTE_ARRAY" and c.path == c.name
-            and c.logical_type.type in ("STRING", "NONE")]  # fmt: skip
-    # A long text that comes again and again is in the file once: as codes and categories its size
-    # is known before it is unfolded.
-    with parsing(path):
-        table = pd.read_parquet(path, engine="pyarrow", read_dictionary=text)
-    coded = [i for i, kind in enumerate(table.dtypes) if isinstance(kind, pd.CategoricalDtype)]
-    size = 0
-    for i in coded:
-        cells = table.iloc[:, i].array
-        # A missing cell has the code -1, which takes the length 0 at the end.
-        lengths = np.array([*(len(str(value)) for value in cells.categories), 0])
-        size += int(lengths[cells.codes].sum())
-    require_content(path, size)
-    for i in coded:
-        table.isetitem(i, table.iloc[:, i].to_numpy(dtype=object))
-    return table
 
 
 def _read_text_columns(
@@ -291,8 +277,7 @@ def _without_index(
     if table.shape[1] < 2 or len(table) < _COUNTED:
         return table, []
     name, cells = str(table.columns[0]), table.iloc[:, 0]
-    nameless = name == "" or name.startswith(("Unnamed: 0", "__index_level_0__"))
-    if nameless and name not in keep:
+    if is_nameless(name) and name not in keep:
         is_text = not pd.api.types.is_numeric_dtype(cells)
         if _counts_rows(cells) or (is_text and cells.is_unique):
             return table.iloc[:, 1:], ["left out: a first column without a name, one for each row"]
@@ -340,7 +325,3 @@ def _require_constant(cells: pd.Series, value: str, path: Path) -> None:
             f"and was {value or 'empty'} in all rows that the model was trained with: leave these "
             "rows out."
         )
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
