@@ -10,7 +10,6 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
-import xarray as xr
 from torch import Tensor
 
 from ppl_vae import plots
@@ -19,6 +18,7 @@ from ppl_vae.netcdf import Attribute, Variable, names_of, rows_to_variables, tre
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure
 else:  # matplotlib is imported with the first figure
@@ -68,7 +68,7 @@ class Result(ABC):
         group: str = "",
         datum_names: Sequence[str | int] | None = None,
         attrs: Mapping[str, Attribute] | None = None,
-    ) -> xr.DataTree:
+    ) -> "xr.DataTree":
         """Return the result as a group of a tree in ArviZ's schema, for netCDF.
 
         Args:

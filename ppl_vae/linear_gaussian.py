@@ -1,7 +1,7 @@
 """The linear-Gaussian model, in which everything the package estimates is known exactly."""
 
 import math
-from typing import final
+from typing import Any, final
 
 import pyro.distributions as dist
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ppl_vae.names import require_positive
 from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.vae import VAE
@@ -19,7 +20,7 @@ _WEIGHT_ROUNDING = 1e-4
 
 @final
 class LinearGaussian(nn.Module):
-    """z ~ Normal(0, I), x|z ~ Normal(W z + b, s^2 I).
+    """z ~ Normal(0, I), x|z ~ Normal(W z + b, s^2 I), or diag(s)^2 in the place of s^2 I.
 
     Then x ~ Normal(b, W W' + s^2 I), and the posterior is Normal(M^-1 W'(x - b)/s^2, M^-1) with
     M = I + W'W/s^2. At the exact posterior every importance weight equals p(x).
@@ -27,13 +28,16 @@ class LinearGaussian(nn.Module):
     Args:
         weight: W, shape (features, latent).
         bias: b, shape (features,); zeros if not given.
-        noise_scale: s, the standard deviation of the noise, in the units of x.
+        noise_scale: s, the standard deviation of the noise, in the units of x: a number stays as
+            it is, a tensor is learned, by its logarithm. Shape () or, a value for each feature,
+            (features,).
 
     Raises:
-        ValueError: If noise_scale is not positive.
+        ValueError: If noise_scale is not positive, or of another shape.
 
     References:
         Tipping and Bishop, 1999, Probabilistic principal component analysis.
+        Rubin and Thayer, 1982, EM algorithms for ML factor analysis.
     """
 
     weight: Tensor
@@ -43,11 +47,12 @@ class LinearGaussian(nn.Module):
         self,
         weight: Float[Tensor, "features latent"],
         bias: Float[Tensor, " features"] | None = None,
-        noise_scale: float = 1.0,
+        noise_scale: float | Float[Tensor, "*features"] = 1.0,
     ) -> None:
         super().__init__()
-        if not (noise_scale > 0 and math.isfinite(noise_scale)):
-            raise ValueError(f"noise_scale must be positive and finite, got {noise_scale}.")
+        learned = isinstance(noise_scale, Tensor)
+        least = noise_scale.min().item() if isinstance(noise_scale, Tensor) else noise_scale
+        require_positive(noise_scale=least)
         weight = torch.as_tensor(weight)
         bias = weight.new_zeros(len(weight)) if bias is None else torch.as_tensor(bias)
         if weight.dim() != 2 or bias.shape != weight.shape[:1]:
@@ -56,7 +61,16 @@ class LinearGaussian(nn.Module):
                 f"{tuple(weight.shape)} and {tuple(bias.shape)}."
             )
         self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-        self.noise_scale = noise_scale
+        self._noise_scale = noise_scale
+        self.log_noise: nn.Parameter | None = None
+        if learned:
+            noise = torch.as_tensor(noise_scale)
+            if noise.shape not in ((), bias.shape):
+                raise ValueError(
+                    f"noise_scale is of shape () or (features,), got {tuple(noise.shape)} with "
+                    f"{len(weight)} features."
+                )
+            self.log_noise = nn.Parameter(noise.detach().to(weight).log())
         self.prior = StandardNormalPrior(weight.shape[1]).to(weight.dtype)
 
     @classmethod
@@ -70,6 +84,11 @@ class LinearGaussian(nn.Module):
             bias = torch.randn(features, dtype=torch.float64)
         return cls(weight, bias, noise_scale)
 
+    @property
+    def noise_scale(self) -> Any:
+        """The number s that was given, or the tensor that is learned."""
+        return self._noise_scale if self.log_noise is None else self.log_noise.exp()
+
     def decoder(self, z: Float[Tensor, "*shape latent"]) -> dist.Distribution:
         """p(x|z), event shape (features,)."""
         loc = functional.linear(z, self.weight, self.bias)
@@ -79,10 +98,22 @@ class LinearGaussian(nn.Module):
     def posterior_precision(self) -> Float[Tensor, "latent latent"]:
         """M = I + W'W/s^2, the same for every x."""
         identity = torch.eye(self.weight.shape[1], dtype=self.weight.dtype)
-        return identity.to(self.weight.device) + self.weight.T @ self.weight / self.noise_scale**2
+        return identity.to(self.weight.device) + self.weight.T @ self._weight_by_variance
+
+    @property
+    def _weight_by_variance(self) -> Float[Tensor, "features latent"]:
+        # Rows by the variance of their feature; a number divides them all.
+        weighed: Tensor = (self.weight.T / self.noise_scale**2).T
+        return weighed
+
+    @property
+    def gain(self) -> Float[Tensor, "latent features"]:
+        """B of the posterior mean, ``E[z|x] = B (x - b)``, the same for every x."""
+        gain: Tensor = torch.linalg.solve(self.posterior_precision, self._weight_by_variance.T)
+        return gain
 
     def _posterior_mean(self, x: Tensor) -> Tensor:
-        projected = (x - self.bias) @ self.weight / self.noise_scale**2
+        projected = (x - self.bias) @ self._weight_by_variance
         mean: Tensor = torch.linalg.solve(self.posterior_precision, projected.mT).mT
         return mean
 
@@ -161,15 +192,16 @@ class LinearGaussian(nn.Module):
 def _log_marginal(
     centred: Float[Tensor, "*components batch features"],
     weight: Float[Tensor, "*components features latent"],
-    noise_scale: float,
+    noise_scale: float | Tensor,
 ) -> Float[Tensor, "*components batch"]:
     """``log Normal(x; 0, W W' + s^2 I)``."""
     # Woodbury and the determinant lemma: features^2 never appears.
-    scaled, weight = centred / noise_scale, weight / noise_scale
+    scale = torch.as_tensor(noise_scale, dtype=weight.dtype, device=weight.device)
+    scaled, weight = centred / scale, weight / scale.expand(weight.shape[-2]).unsqueeze(-1)
     identity = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
     precision, projected = identity + weight.mT @ weight, scaled @ weight
     explained = (torch.linalg.solve(precision, projected.mT).mT * projected).sum(-1)
     quadratic: Tensor = scaled.square().sum(-1) - explained
     # Division by s took the factor s^(2 features) out of the determinant.
-    log_norm = weight.shape[-2] * math.log(2 * math.pi * noise_scale**2)
+    log_norm = weight.shape[-2] * (math.log(2 * math.pi) + 2 * scale.log().mean())
     return -0.5 * (quadratic + torch.logdet(precision).unsqueeze(-1) + log_norm)

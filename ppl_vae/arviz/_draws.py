@@ -1,12 +1,13 @@
 """DataTrees of latent draws with their weights."""
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.data import in_memory
 from ppl_vae.evidence import Purpose, Streams
 from ppl_vae.names import require_known
 from ppl_vae.netcdf import (
@@ -25,6 +26,9 @@ from ppl_vae.particles import (
     Programs,
     evaluation,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.weights import effective_sample_size, normalized_weights
 
@@ -69,7 +73,7 @@ def particles_to_datatree(
     device: torch.device | str | None = None,
     seed: int | None = 0,
     datum_names: Sequence[str | int] | None = None,
-) -> xr.DataTree:
+) -> "xr.DataTree":
     """Make a tree of the latents' draws with their log-weights, for ArviZ.
 
     Groups, all log-densities in nats:
@@ -134,7 +138,7 @@ def particles_to_datatree(
         torch.no_grad(),
         seeded(seed, Stream.EVALUATION),
     ):
-        x = look.x
+        x = in_memory(look.x, "the group observed_data")
         parts = []
         for number, (part, own) in enumerate(look.chunks()):
             # The streams of an estimate of log p(x): the same draws for the same chunks.

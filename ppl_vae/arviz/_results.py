@@ -9,32 +9,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
-from ppl_vae.diagnostics import Calibration
 from ppl_vae.evidence import OPTIONAL, PER_DATUM, Evidence, checksum
+from ppl_vae.files import not_a_file
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import Variable, names_of, numpy_of, tree_of
 
 if TYPE_CHECKING:
+    import xarray as xr
     from arviz_stats import ELPDData
+
+    from ppl_vae.diagnostics import Calibration
 
 _COLUMNS = 4
 _PANEL = 2.4, 2.0
 """Width and height of a panel, in inches."""
 
 
-def evidence_from_datatree(tree: xr.DataTree) -> Evidence:
+def evidence_from_datatree(tree: "xr.DataTree") -> Evidence:
     """Read the estimate that a tree was made of by its ``to_datatree``.
 
     Raises:
         ValueError: If the tree holds no group ``evidence`` by datum, or other values than those
             that it was made with.
     """
+    import xarray as xr
+
     group = tree.children["evidence"].to_dataset() if "evidence" in tree.children else xr.Dataset()
     if "log_prob" not in group or group["log_prob"].dims != ("datum",):
         raise ValueError(
@@ -57,7 +60,7 @@ def load_evidence(path: str | os.PathLike[str]) -> Evidence:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}: write one with save_netcdf.")
+        raise not_a_file(path, f"no file at {path}: write one with save_netcdf.")
     return read_evidence(path.read_bytes(), str(path))
 
 
@@ -71,6 +74,8 @@ def read_evidence(content: bytes, where: str) -> Evidence:
     Raises:
         ValueError: As :func:`load_evidence`.
     """
+    import h5py
+
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             group = file["evidence"]
@@ -102,6 +107,9 @@ def _from_values(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -
             "highest_pareto_k": float(attributes["highest_pareto_k"]),
             "least_effective": float(attributes["least_effective"]),
             "gap": float(attributes["gap"]) if "gap" in attributes else None,
+            "shared_error": (
+                float(attributes["shared_error"]) if "shared_error" in attributes else None
+            ),
             "support_gap": attributes.get("support_gap"),
             "advice": str(attributes["advice"]),
         }
@@ -143,6 +151,7 @@ def evidence_to_elpd(
         cross-validation and WAIC.
     """
     # Imported here: it imports scipy.stats, two seconds for a command that does not compare.
+    import xarray as xr
     from arviz_stats import ELPDData
 
     count = len(evidence)
@@ -172,7 +181,7 @@ def comparison_to_datatree(
     *,
     seeds: Sequence[int] | None = None,
     datum_names: Sequence[str | int] | None = None,
-) -> xr.DataTree:
+) -> "xr.DataTree":
     """Make a tree of log p(x) by several arms, each over the same seeds and data.
 
     A group ``evidence`` with log_prob, standard_error (nats) and effective_sample_size, dimensions
@@ -212,7 +221,7 @@ def arviz_plots_works() -> bool:
     return True
 
 
-def plot_ranks(calibration: Calibration, *, count: int = 12, probability: float = 0.99) -> Any:
+def plot_ranks(calibration: "Calibration", *, count: int = 12, probability: float = 0.99) -> Any:
     """Plot ``arviz_plots.plot_ecdf_pit`` of the dimensions that look least calibrated.
 
     Each panel is a latent dimension: the ECDF of its ranks minus that of uniform ones, and the band

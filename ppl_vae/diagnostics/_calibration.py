@@ -15,6 +15,7 @@ from ppl_vae.diagnostics._estimates import MonteCarlo, table
 from ppl_vae.diagnostics._rank_tests import NUM_BINS, NUM_TESTS, RankTest
 from ppl_vae.display import Axes, Panel, Result, Row
 from ppl_vae.identity import Identity
+from ppl_vae.names import require_least, require_share
 from ppl_vae.netcdf import Variable, numpy_of
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.randomness import Stream, generator, seeded
@@ -108,8 +109,7 @@ class Calibration(Result):
         Raises:
             ValueError: If the probability is not between 0 and 1.
         """
-        if not 0 < probability < 1:
-            raise ValueError(f"probability must be between 0 and 1, got {probability}.")
+        require_share(probability=probability)
         inside = ((self.normalized_ranks - 0.5).abs() < probability / 2).double().mean(0)
         error = (inside * (1 - inside) / self.num_simulations).sqrt()
         return [MonteCarlo(*pair) for pair in zip(inside.tolist(), error.tolist(), strict=True)]
@@ -239,13 +239,9 @@ def simulation_based_calibration(
         inference.
     """
     # A chi-squared test needs several expected ranks in each bin.
-    least = NUM_BINS * _LEAST_PER_BIN
-    if num_simulations < least:
-        raise ValueError(f"num_simulations must be {least} or more, got {num_simulations}.")
-    if num_draws < NUM_BINS - 1:
-        raise ValueError(f"num_draws must be {NUM_BINS - 1} or more, got {num_draws}.")
-    if not 0 < false_alarm < 1:
-        raise ValueError(f"false_alarm must be between 0 and 1, got {false_alarm}.")
+    require_least(NUM_BINS * _LEAST_PER_BIN, num_simulations=num_simulations)
+    require_least(NUM_BINS - 1, num_draws=num_draws)
+    require_share(false_alarm=false_alarm)
     parts, programs = [], Programs(model, guide)
     settings = f"simulation_based_calibration({num_simulations=}, {num_draws=}, {false_alarm=})"
     with (

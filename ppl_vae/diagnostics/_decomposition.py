@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae import plots
-from ppl_vae.data import RowData, as_rows
+from ppl_vae.data import RowData, Rows
 from ppl_vae.diagnostics._estimates import COLUMNS, DatumMeans, Estimate, table
 from ppl_vae.display import Axes, Panel, Result, Row, fields_of
 from ppl_vae.identity import Identity
+from ppl_vae.names import require_least, require_not_negative
 from ppl_vae.netcdf import Attribute, Variable, numpy_of
 from ppl_vae.objectives import dimension_kl, site_kl
 from ppl_vae.particles import ChunkSize, Particles, Program, Programs, evaluation, point_site
@@ -198,17 +199,16 @@ def decompose(
         Hoffman and Johnson, 2016, ELBO surgery: yet another way to carve up the variational
         evidence lower bound.
     """
-    num_data, programs = len(as_rows(x)), Programs(model, guide)
+    x = Rows.of(x)
+    num_data, programs = len(x), Programs(model, guide)
     if num_data < 2:
         raise ValueError(f"decompose needs 2 data or more for a standard error, got {num_data}.")
     if num_particles < 2:
         raise ValueError(
             f"decompose needs num_particles >= 2 for a Monte Carlo error, got {num_particles}."
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
-    if not 0 <= threshold < math.inf:
-        raise ValueError(f"threshold must be 0 or more and finite, got {threshold}.")
+    require_least(1, batch_size=batch_size)
+    require_not_negative(threshold=threshold)
     with (
         evaluation(programs, x, ChunkSize.of_data(batch_size), device=device) as look,
         torch.no_grad(),

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from ppl_vae.display import Row, fields_of
 
 COLUMNS = ("mean", "Monte Carlo", "total error")
 """Headings of an :class:`Estimate` in a table."""
@@ -94,6 +96,12 @@ def over_data(value: Float[Tensor, " batch"], noise: Float[Tensor, " batch"]) ->
         # The spread over data holds the Monte Carlo noise already: adding it would count it twice.
         total_error=value.std().item() / math.sqrt(len(value)) if len(value) > 1 else math.nan,
     )
+
+
+def rows_of(result: Any, kind: type) -> list[Row]:
+    """Rows of a result's table: its fields of a kind, each under its name."""
+    terms = fields_of(result).items()
+    return [{"term": n} | fields_of(term) for n, term in terms if isinstance(term, kind)]
 
 
 def table(title: str, columns: tuple[str, ...], rows: dict[str, str]) -> str:

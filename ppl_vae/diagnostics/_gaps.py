@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data import RowData, as_rows
-from ppl_vae.diagnostics._estimates import COLUMNS, DatumMeans, Estimate, over_data, table
+from ppl_vae.data import RowData, Rows
+from ppl_vae.diagnostics._estimates import COLUMNS, DatumMeans, Estimate, over_data, rows_of, table
 from ppl_vae.diagnostics._richer_posteriors import refine_flow, refine_full_covariance
-from ppl_vae.display import Result, Row, fields_of
+from ppl_vae.display import Result, Row
 from ppl_vae.evidence import Evidence
 from ppl_vae.flows import require_zuko
 from ppl_vae.identity import Identity, hash_tensors
@@ -154,7 +154,7 @@ class InferenceGap(Result):
         return "\n".join([table("nats per datum", COLUMNS, rows), *self.notes, last])
 
     def _rows(self) -> list[Row]:
-        return _estimates_of(self)
+        return rows_of(self, Estimate)
 
     def _arrays(self) -> dict[str, Variable]:
         return {name: (["datum"], numpy_of(values)) for name, values in self.per_datum.items()}
@@ -182,12 +182,7 @@ class GeneralizationGap(Result):
         return table("amortisation gap", COLUMNS, {name: str(row) for name, row in rows.items()})
 
     def _rows(self) -> list[Row]:
-        return _estimates_of(self)
-
-
-def _estimates_of(result: InferenceGap | GeneralizationGap) -> list[Row]:
-    terms = fields_of(result).items()
-    return [{"term": n} | fields_of(term) for n, term in terms if isinstance(term, Estimate)]
+        return rows_of(self, Estimate)
 
 
 def generalization_gap(train: InferenceGap, test: InferenceGap) -> GeneralizationGap:
@@ -245,7 +240,8 @@ def inference_gap(
     References:
         Cremer, Li and Duvenaud, 2018, Inference suboptimality in variational autoencoders.
     """
-    num_data, programs = len(as_rows(x)), Programs(model, guide)
+    x = Rows.of(x)
+    num_data, programs = len(x), Programs(model, guide)
     if len(log_evidence) != num_data:
         raise ValueError(f"log_evidence is of {len(log_evidence)} data, but x holds {num_data}.")
     if num_data < 2:

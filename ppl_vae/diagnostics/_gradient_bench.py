@@ -290,6 +290,9 @@ def _guide_lines(ax: Axes) -> None:
     """Grey lines of slope 1/2 and -1/2, a factor of 10 apart, behind the data."""
     low, high = ax.get_ylim()
     left, right = ax.get_xlim()
+    if not 0 < low < high < math.inf:
+        # No ratio above 0 was found: there is no scale for lines.
+        return
     K = np.array([left, right])
     span = (right / left) ** 0.5
     for start in 10.0 ** np.arange(np.floor(np.log10(low / span)), np.log10(high * span) + 1):

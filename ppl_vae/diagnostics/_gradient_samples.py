@@ -169,12 +169,19 @@ class ScoreReference(Objective):
         self.objective = objective
         self._baseline: Tensor | None = None
 
-    def draw(self, model: Program, guide: Program, x: Float[Tensor, "batch *event"]) -> Particles:
+    def draw(
+        self,
+        model: Program,
+        guide: Program,
+        x: Float[Tensor, "batch *event"],
+        *,
+        check_finite: bool = True,
+    ) -> Particles:
         """The particles, after others for the baseline."""
         with torch.no_grad():
             # Draws of its own: a baseline that depends on z_k would bias the score.
             self._baseline = self.objective.bound(super().draw(model, guide, x))
-        return super().draw(model, guide, x)
+        return super().draw(model, guide, x, check_finite=check_finite)
 
     def bound(self, particles: Particles) -> Float[Tensor, " batch"]:
         """The other objective's bound, in nats."""

@@ -28,7 +28,8 @@ BETAS = tuple(2.0**power for power in range(-4, 6))
 """Powers of 2 from 1/16, where next to nothing is coded, to 32: a decoder's last nats of distortion
 cost a rate that grows without end, and chains that can no longer follow."""
 ANNEALING = AnnealedImportanceSampling(500, mass="guide")
-_CALL = Call()
+_OWN = AnnealedImportanceSampling()
+"""Settings of an annealing where none is given."""
 
 
 def rate_distortion(
@@ -39,7 +40,7 @@ def rate_distortion(
     *,
     annealing: AnnealedImportanceSampling = ANNEALING,
     num_particles: int = 100,
-    call: Call = _CALL,
+    call: Call | None = None,
 ) -> RateDistortion:
     """``log Z_b``, ``D = sum_k v_k (-log p(x|z_k))`` and ``R = -b D - log Z_b`` at each b.
 
@@ -71,7 +72,8 @@ def rate_distortion(
 
     Raises:
         ValueError: If a b is not above 0, there are fewer temperatures than b's or fewer than 2
-            chains or particles, or as annealed importance sampling does.
+            chains or particles, the annealing has a start, a spacing or a gap, or as annealed
+            importance sampling does.
 
     References:
         Huang, Makhzani, Cao and Grosse, 2020, Evaluating lossy compression rates of deep generative
@@ -86,6 +88,11 @@ def rate_distortion(
         raise ValueError(
             f"the curve starts from the prior, got an annealing with start={annealing.start!r}: "
             "leave start out."
+        )
+    if (annealing.spacing, annealing.gap) != (_OWN.spacing, _OWN.gap):
+        raise ValueError(
+            f"the curve has a spacing of its own and no gap, got spacing={annealing.spacing!r} and "
+            f"gap={annealing.gap}: leave them out."
         )
     if num_temperatures < len(stops):
         raise ValueError(
@@ -102,7 +109,7 @@ def rate_distortion(
     def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
         if guide is not None:
             look.require_density("it has no rate")
-        annealer = annealing.prepare(look.programs, x, streams, levels)
+        annealer = annealing.prepare(look, x, streams, levels)
         with streams.stream(Purpose.FORWARD):
             curve = _pass(annealer, dict(zip(places, stops, strict=True)))
             if guide is None:
@@ -111,7 +118,7 @@ def rate_distortion(
         return curve | _guide_columns(particles)
 
     settings = f"rate-distortion at {stops}, {num_particles} particles, {annealing!r}"
-    found = annealing.by_chunk(call, settings, estimate, Programs(model, guide), x)
+    found = annealing.by_chunk(call or Call(), settings, estimate, Programs(model, guide), x)
     columns = found.columns
     of_guide: dict[str, Any] = {
         name: over_data(columns[name], columns[f"{name}_noise"]) if name in columns else None

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.data import RowData, as_rows
-from ppl_vae.diagnostics._estimates import MonteCarlo, over_draws, table
-from ppl_vae.display import Result, Row, fields_of
+from ppl_vae.data import RowData, Rows, in_memory
+from ppl_vae.diagnostics._estimates import MonteCarlo, over_draws, rows_of, table
+from ppl_vae.display import Result, Row
 from ppl_vae.identity import Identity
 from ppl_vae.netcdf import Variable
 from ppl_vae.objectives import dimension_log_densities
@@ -99,8 +99,7 @@ class ElboSurgery(Result):
         return "\n".join([table("nats per datum", ("mean", "error"), rows), *self.notes, last])
 
     def _rows(self) -> list[Row]:
-        terms = fields_of(self).items()
-        return [{"term": n} | fields_of(term) for n, term in terms if isinstance(term, MonteCarlo)]
+        return rows_of(self, MonteCarlo)
 
     def _arrays(self) -> dict[str, Variable]:
         """The dimension-wise KL by latent dimension, where it is known."""
@@ -147,7 +146,8 @@ def elbo_surgery(
         evidence lower bound.
         Chen et al., 2018, Isolating sources of disentanglement in variational autoencoders.
     """
-    num_data = len(as_rows(x))
+    x = Rows.of(x)
+    num_data = len(x)
     if num_particles < 2:
         raise ValueError(
             "elbo_surgery needs data and num_particles >= 2 for its errors, got "
@@ -161,9 +161,10 @@ def elbo_surgery(
     ):
         look.require_density("it has no KL to take apart")
         identity = look.identity(f"elbo_surgery({num_particles=})", seed)
+        every = in_memory(look.x, "q(z) over all data")
         for part, own in look.chunks():
             # Draws of a batch, but q(z) over all data: part of them would bias its logarithm.
-            parts.append(_terms(own.draw(part, num_particles), look.programs, look.x))
+            parts.append(_terms(own.draw(part, num_particles), look.programs, every))
     terms = _join(parts)
     # Terms of (particles, batch) are means over draws; those by dimension follow below.
     named = {name: over_draws(values) for name, values in terms.items() if values.dim() == 2}

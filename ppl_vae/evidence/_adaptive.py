@@ -9,12 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_vae.data import RowData
-from ppl_vae.evidence._chunked import ADVICE, Chunk, Chunking, require_counts, require_guide
+from ppl_vae.data import RowData, RowTensor, select
+from ppl_vae.evidence._chunk import Chunk
+from ppl_vae.evidence._chunked import ADVICE, Chunking, require_counts, require_guide
+from ppl_vae.evidence._doubt import doubt_by_tail
 from ppl_vae.evidence._loop import Call, join_columns
 from ppl_vae.evidence._result import Claims, Columns, Evidence
+from ppl_vae.evidence._tails import LEAST_PARTICLES, pareto_tail
 from ppl_vae.evidence._verdict import TOLERATED_TAIL
-from ppl_vae.evidence._weighing import LEAST_PARTICLES, measured, pareto_tail
+from ppl_vae.evidence._weighing import measured
 from ppl_vae.identity import Identity
 from ppl_vae.particles import ChunkSize, Program, Programs, evaluation
 from ppl_vae.progress import no_bar
@@ -78,6 +81,10 @@ class AdaptiveSampling:
         require_counts("AdaptiveSampling", first=self.first, most=self.most, rows=self.rows)
         if not self.target > 0:
             raise ValueError(f"AdaptiveSampling needs a target > 0 nats, got {self.target}.")
+        if not self.least_effective >= 0:
+            raise ValueError(
+                f"AdaptiveSampling needs least_effective >= 0, got {self.least_effective}."
+            )
         if self.most < self.first:
             raise ValueError(
                 f"AdaptiveSampling needs most >= first, got {self.most} and {self.first}."
@@ -110,7 +117,7 @@ class AdaptiveSampling:
                 # By halves: few passes over the data, at most half more draws than are needed.
                 size = min(max(self.first, drawn // 2), self.most - drawn)
                 own = programs.rows(active)
-                fresh, drawn_from, _ = self._draw(own, x[active], size, drawn, call)
+                fresh, drawn_from, _ = self._draw(own, select(x, active), size, drawn, call)
                 stages.append(drawn_from)
                 sums = fresh if sums is None else sums.merged(fresh)
                 drawn += size
@@ -156,7 +163,7 @@ class AdaptiveSampling:
     def _draw(
         self,
         programs: Programs,
-        x: Tensor,
+        x: RowTensor,
         size: int,
         stage: int | Literal["pilot"],
         call: Call,
@@ -190,6 +197,7 @@ class AdaptiveSampling:
             "standard_error": torch.hypot(_error(sums, every), columns["rounding"]),
             "pareto_k": tail.pareto_k,
             "tail_share": tail.tail_share,
+            **doubt_by_tail(every, tail)._asdict(),
             "evaluations": torch.full_like(sums.log_mean, float(sums.num_particles + self.first)),
         }
 

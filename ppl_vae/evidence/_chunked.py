@@ -1,21 +1,26 @@
 """Estimators that are done when each chunk of the data is: data and particles cut to fit."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from typing import Protocol, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.data import RowData
+from ppl_vae.evidence._chunk import Chunk
 from ppl_vae.evidence._loop import Call, ChunkResults, Purpose, Streams, join_columns
 from ppl_vae.evidence._result import Claims, Columns, Evidence
 from ppl_vae.names import describe
-from ppl_vae.particles import ChunkSize, Evaluation, Program, Programs, require_density
-from ppl_vae.refinement import Refiner
+from ppl_vae.particles import (
+    ChunkSize,
+    Evaluation,
+    Program,
+    Programs,
+    Refiner,
+)
 
 _GRAPH = 4
 """Memory of an autograd graph, in that of a forward pass, which throws away what a graph keeps."""
@@ -38,25 +43,6 @@ class Estimator(Protocol):
     ) -> Evidence:
         """Estimate log p(x_i) for every datum."""
         ...
-
-
-@final
-@dataclass(frozen=True)
-class Chunk:
-    """Chunk of the data: rows, programs with their proposal, and particles to decode at once."""
-
-    programs: Programs
-    x: Tensor
-    particles_at_once: int
-
-    def log_weights(self, num_particles: int) -> Iterator[Float[Tensor, "particles batch"]]:
-        """Log w of ``num_particles`` fresh draws, piece by piece; -inf where p(x|z) is 0."""
-        for size in pieces(num_particles, self.particles_at_once):
-            # A weight of 0 is a weight; what is NaN or +inf is refused below, with its site.
-            particles = self.programs.draw(self.x, size, check_finite=False)
-            require_density(particles.guide)
-            particles.require_weights()
-            yield particles.log_weight
 
 
 @final
@@ -142,7 +128,7 @@ class Chunking:
         results = []
         for number, part in enumerate(x.split(size)):
             own_rows = slice(number * size, number * size + len(part))
-            chunk = Chunk(programs.rows(own_rows), part, max(1, look.rows // size))
+            chunk = Chunk(programs.rows(own_rows), part, max(1, look.rows // size), look.replays)
             # Streams go by chunk, not by group: draws do not depend on what is refined together.
             own = Streams(streams.seed, streams.chunk + number, streams.first + number * size)
             with own.stream(Purpose.FORWARD):
@@ -244,13 +230,6 @@ def require_guide(guide: Program | None) -> None:
             "guide=None: importance sampling draws from the guide; give one, or take "
             "AnnealedImportanceSampling(start='prior'), which needs none."
         )
-
-
-def pieces(total: int, at_most: int) -> Iterator[int]:
-    """Sizes of at most ``at_most`` that add up to ``total``."""
-    while total > 0:
-        yield min(total, at_most)
-        total -= at_most
 
 
 def require_counts(name: str, **counts: int | None) -> None:

@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.evidence._chunk import Chunk
 from ppl_vae.evidence._chunked import (
-    Chunk,
     ChunkedEstimator,
     Chunking,
     require_counts,
     require_replicates,
 )
 from ppl_vae.evidence._result import Claims, Columns
-from ppl_vae.evidence._weighing import bootstrap_error, measured
-from ppl_vae.refinement import Refiner
+from ppl_vae.evidence._weighing import bootstrap_error, measured, moved
+from ppl_vae.particles import Refiner
 from ppl_vae.weights import RunningWeights
 
 _BLOCKS = 16
@@ -102,12 +102,13 @@ class Jackknife(ChunkedEstimator):
         columns = measured(weights)
         corrected = jackknife(torch.stack([block.log_sum for block in blocks]), each, self.order)
         # Where all weights but one block's are 0, there is nothing to correct by.
-        columns["log_prob"] = torch.where(corrected.isfinite(), corrected, weights.log_mean).cpu()
+        estimate = torch.where(corrected.isfinite(), corrected, weights.log_mean).cpu()
+        error = columns["standard_error"]
         if self.bootstrap is not None:
             statistic = partial(jackknife, particles_each=each, order=self.order)
             error = bootstrap_error(torch.cat(kept), self.bootstrap, statistic, _BLOCKS)
-            columns["standard_error"] = torch.hypot(error, columns["rounding"])
-        return columns
+            error = torch.hypot(error, columns["rounding"])
+        return moved(columns, estimate, error)
 
 
 def jackknife(

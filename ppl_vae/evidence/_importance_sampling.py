@@ -8,18 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.evidence._chunk import Chunk
 from ppl_vae.evidence._chunked import (
-    Chunk,
     ChunkedEstimator,
     Chunking,
-    pieces,
     require_counts,
     require_replicates,
 )
 from ppl_vae.evidence._result import Claims, Columns
-from ppl_vae.evidence._weighing import LEAST_PARTICLES, bootstrap_error, measured, pareto_tail
-from ppl_vae.particles import Particles, require_density
-from ppl_vae.refinement import Refiner
+from ppl_vae.evidence._tails import LEAST_PARTICLES, pareto_tail
+from ppl_vae.evidence._weighing import bootstrap_error, measured, moved
+from ppl_vae.particles import Refiner
 from ppl_vae.weights import RunningWeights
 
 
@@ -85,7 +84,8 @@ class ImportanceSampling(ChunkedEstimator):
             error = bootstrap_error(
                 torch.cat(kept), self.bootstrap, lambda sums: sums[0] - log_count
             )
-            columns["standard_error"] = torch.hypot(error, columns["rounding"])
+            error = torch.hypot(error, columns["rounding"])
+            columns = moved(columns, columns["log_prob"], error)
         return columns
 
 
@@ -139,9 +139,9 @@ class ParetoSmoothed(ChunkedEstimator):
         for part in chunk.log_weights(self.num_particles):
             weights.add(part)
         # The fit is to the raw weights; the estimate and its error are of the smoothed ones.
-        tail = pareto_tail(weights)
-        columns = measured(tail.smoothed, tails=False)
-        return columns | {"pareto_k": tail.pareto_k, "tail_share": tail.tail_share}
+        smoothed = measured(pareto_tail(weights).smoothed, tails=False)
+        moved_to = moved(measured(weights), smoothed["log_prob"], smoothed["standard_error"])
+        return moved_to | smoothed
 
 
 @final
@@ -211,33 +211,13 @@ class DefensiveSampling(ChunkedEstimator):
         # A fixed number of draws from each component; every weight is under the whole mixture.
         for prior, size in ((False, count - from_prior), (True, from_prior)):
             strata.append(RunningWeights(count))
-            for at_once in pieces(size, chunk.particles_at_once):
-                if prior:
-                    latents = chunk.programs.with_guide(None).simulate(chunk.x, at_once).latents
-                    particles = chunk.programs.evaluate(chunk.x, latents)
-                else:
-                    particles = chunk.programs.draw(chunk.x, at_once, check_finite=False)
-                weight = _mixture_weights(particles, from_prior / count)
+            for weight, dtype in chunk.mixture_weights(size, from_prior / count, prior=prior):
                 # The cast to double precision does not undo the rounding of the densities.
-                strata[-1].add(weight, particles.log_proposal.dtype)
+                strata[-1].add(weight, dtype)
         weights = strata[0].merged(strata[1])
         columns = measured(weights)
         error = _stratified_error(strata, weights).cpu()
-        return columns | {"standard_error": torch.hypot(error, columns["rounding"])}
-
-
-def _mixture_weights(particles: Particles, share: float) -> Float[Tensor, "particles batch"]:
-    """Log of p(x, z) over the mixture, in double precision on the CPU; -inf where that is 0."""
-    require_density(particles.guide)
-    # In double precision: the two densities of the mixture may be 100s of nats apart.
-    log_guide = particles.log_proposal.double() + math.log1p(-share)
-    log_prior = particles.log_latent_prior.double()
-    mixture = torch.logaddexp(log_guide, log_prior + math.log(share))
-    log_weight = (particles.log_likelihood.double() + log_prior - mixture).cpu()
-    if not bool((log_weight < math.inf).all()):
-        # Not a number, or infinite: says where it comes from.
-        particles.require_weights()
-    return log_weight
+        return moved(columns, columns["log_prob"], torch.hypot(error, columns["rounding"]))
 
 
 def _stratified_error(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_vae.data import RowData
+from ppl_vae.data import RowData, row_chunks, select
 from ppl_vae.evidence._result import Columns
 from ppl_vae.identity import Identity
 from ppl_vae.particles import ChunkSize, Evaluation, Programs, evaluation, is_out_of_memory
@@ -183,8 +183,8 @@ class Call:
         bar.update(done)
         # An interrupt, too, leaves what is finished in the file.
         with bar, torch.no_grad(), unfinished.kept():
-            while done < len(look.x):
-                x = look.x[done : done + at_once].to(look.device)
+            for read in row_chunks(select(look.x, slice(done, None)), at_once):
+                x = read.to(look.device)
                 # Numbered by the data, not by the loop: the same after going on from a file.
                 streams = Streams(self.seed, done // look.data_at_once, done)
                 columns = estimate(look, x, streams)

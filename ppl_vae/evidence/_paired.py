@@ -49,11 +49,13 @@ def paired_difference(a: Evidence, b: Evidence) -> PairedDifference:
         )
     difference = a.log_prob - b.log_prob
     # Two estimates have draws of their own: their Monte Carlo variances add.
-    variance = a.standard_error.square().sum() + b.standard_error.square().sum()
-    monte_carlo = variance.sqrt().item() / len(a)
+    monte_carlo = math.hypot(a.monte_carlo_error, b.monte_carlo_error)
     mean = difference.mean().item()
     return PairedDifference(
         mean=mean,
         monte_carlo_error=math.nan if math.isnan(mean) else monte_carlo,
-        total_error=standard_error_of_mean(difference),
+        # What all data of a model share is in no spread over data.
+        total_error=math.hypot(
+            standard_error_of_mean(difference), a.shared_error or 0.0, b.shared_error or 0.0
+        ),
     )

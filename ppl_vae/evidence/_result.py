@@ -13,14 +13,15 @@ from ppl_vae import plots
 from ppl_vae.display import Axes, Panel, Result, Row
 from ppl_vae.evidence._verdict import (
     MIN_EFFECTIVE_SAMPLE_SIZE,
-    TOLERATED_TAIL,
+    TOLERATED_DOUBT,
     Finding,
     few_effective,
-    heavy_tails,
+    low,
     no_weight,
     outside_support,
     required_effective,
     rounded,
+    unbounded,
     verdict,
     wide_gap,
 )
@@ -33,10 +34,22 @@ Columns = Mapping[str, Tensor]
 """Name to values, one for each datum."""
 
 PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
-OPTIONAL = ("pareto_k", "tail_share", "rounding", "evaluations")
+OPTIONAL = ("pareto_k", "tail_share", "rounding", "evaluations", "bias", "doubt", "stage")
+STAGES = (
+    "quadrature",
+    "enumeration",
+    "importance sampling",
+    "importance sampling, refined guide",
+    "importance sampling, Laplace guide",
+    "defensive importance sampling",
+    "annealing from the prior",
+    "annealing from the guide",
+    "annealing from the refined guide",
+)
+"""Ways in which the datum of an automatic estimate may be estimated."""
 _CHECKED = (
-    "method", "direction", "num_particles", "seconds", "gap", "support_gap", "advice",
-    "highest_pareto_k", "least_effective", "identity",
+    "method", "direction", "num_particles", "seconds", "gap", "shared_error", "support_gap",
+    "advice", "highest_pareto_k", "least_effective", "identity",
 )  # fmt: skip
 """Attributes that an estimate is rebuilt from."""
 _MOST_BARS = 500
@@ -80,8 +93,15 @@ class Evidence(Result):
         least_effective: Effective samples below which the standard error is not believed: 5, or 8
             where the estimate is of 1 / p(x), whose weights are skewed to the other side.
         evaluations: Decoder evaluations spent on each datum; num_particles each if None.
+        bias: Estimate of how low log_prob is, in nats, where there is one.
+        doubt: How far the upper end of a 95% interval for log p(x_i) lies above 1.96 standard
+            errors; infinite where nothing bounds it. What no draw came near, it cannot see.
+        stage: Number of the way in which a datum was estimated, where there are several, as
+            :attr:`stage_counts` names them.
         gap: Mean width in nats of a sandwich of log p(x) on simulated data by the same settings,
             where there is one.
+        shared_error: The part of every standard_error that is one for all data, as that of a
+            model's log Z is; None: there is none.
         support_gap: Where the guide's support is a part of the prior's only, in words: the
             estimate is of the integral over it, a lower bound that no number of draws mends.
         advice: What to try next when the estimate is in doubt.
@@ -107,9 +127,13 @@ class Evidence(Result):
     tail_share: Float[Tensor, " batch"] | None = None
     rounding: Float[Tensor, " batch"] | None = None
     evaluations: Float[Tensor, " batch"] | None = None
+    bias: Float[Tensor, " batch"] | None = None
+    doubt: Float[Tensor, " batch"] | None = None
+    stage: Float[Tensor, " batch"] | None = None
     highest_pareto_k: float = 0.7
     least_effective: float = MIN_EFFECTIVE_SAMPLE_SIZE
     gap: float | None = None
+    shared_error: float | None = None
     support_gap: str | None = None
     advice: str = "use more particles or a better guide"
     identity: Identity | None = None
@@ -143,9 +167,16 @@ class Evidence(Result):
     def monte_carlo_error(self) -> float:
         """Standard error of the mean from the finite number of particles, the data held fixed.
 
-        ``sqrt(sum_i SE_i^2) / N``: what a repetition with other particles would show.
+        ``sqrt(sum_i SE_i^2) / N``: what a repetition with other particles would show. Of that, an
+        error that all data share does not fall with N.
         """
-        return self.standard_error.square().sum().sqrt().item() / len(self)
+        own = self.own_variance.sum().sqrt().item() / len(self)
+        return math.hypot(own, self.shared_error or 0.0)
+
+    @property
+    def own_variance(self) -> Float[Tensor, " batch"]:
+        """Squared standard error of each datum, without what ``shared_error`` is of it."""
+        return (self.standard_error.square() - (self.shared_error or 0.0) ** 2).clamp(min=0)
 
     @property
     def total_error(self) -> float:
@@ -153,9 +184,12 @@ class Evidence(Result):
 
         ``s / sqrt(N)`` with s the standard deviation of the estimates over the data. That spread
         holds the Monte Carlo noise already: adding the two would count it twice. What the
-        log-weights lose by rounding is no spread, as it may be the same for all data: it is added.
+        log-weights lose by rounding is no spread, as it may be the same for all data: it is added,
+        and so is ``shared_error``.
         """
         spread = standard_error_of_mean(self.log_prob)
+        if self.shared_error:
+            spread = math.hypot(spread, self.shared_error)
         if self.rounding is None:
             return spread
         return math.hypot(spread, self.rounding.norm().item() / len(self))
@@ -184,46 +218,94 @@ class Evidence(Result):
 
     @property
     def warning(self) -> str | None:
-        """Reasons not to trust the estimate, or None if nothing speaks against it."""
+        """Reasons not to trust the estimate, and what to try; None if nothing speaks against it."""
+        return self.caution and f"{self.caution}; {self.advice}"
+
+    @property
+    def caution(self) -> str | None:
+        """Reasons not to trust the estimate, without advice."""
         if self.direction == "exact":
             return None
         if self.num_particles < 2:
-            return "not to be trusted: one particle has no standard error; use more particles"
+            return "not to be trusted: one particle has no standard error"
         rounding = torch.zeros_like(self.log_prob) if self.rounding is None else self.rounding
-        least = required_effective(self.num_particles, self.least_effective)
-        # Weights that are all equal have no error but rounding, however few they are.
-        spread = self.standard_error > 10 * rounding + 1e-6
         findings = [
             outside_support(self.support_gap),
             no_weight(self.log_prob),
-            few_effective((self.effective_sample_size < least) & spread, least, self.direction),
-            self._heavy_tails,
+            *self._how_low(rounding),
             rounded(rounding),
             wide_gap(self.gap),
         ]
-        return verdict(findings, self.advice)
+        return verdict(findings)
+
+    def _how_low(self, rounding: Float[Tensor, " batch"]) -> list[Finding | None]:
+        """Findings about how low the estimate may be: in nats where its weights tell."""
+        # Weights that are all equal have no error but rounding, however few they are.
+        spread = self.standard_error > 10 * rounding + 1e-6
+        if self.doubt is None:
+            least = required_effective(self.num_particles, self.least_effective)
+            few = (self.effective_sample_size < least) & spread
+            return [few_effective(few, least, self.direction)]
+        tolerated = max(TOLERATED_DOUBT, 0.1 * self.total_error)
+        return [
+            unbounded(torch.where(spread, self.doubt, 0.0)),
+            low(self.mean_bias, self.mean_doubt, tolerated),
+        ]
 
     @property
-    def _heavy_tails(self) -> Finding | None:
-        if self.pareto_k is None:
-            return None
-        heavy = self.pareto_k > self.pareto_threshold
-        if self.tail_share is not None:
-            # A tail may be heavy and yet so small that nothing in it could move the estimate.
-            heavy = heavy & (self.tail_share > TOLERATED_TAIL)
-        return heavy_tails(heavy, self.pareto_threshold)
+    def mean_bias(self) -> float:
+        """Estimate of how low :attr:`mean` is, in nats, by the data whose doubt is bounded.
+
+        NaN where the estimator does not tell; infinite where no doubt is bounded.
+        """
+        return self._bias_and_doubt[0]
+
+    @property
+    def mean_doubt(self) -> float:
+        """How much low :attr:`mean` may be, in nats, beside its Monte Carlo error.
+
+        ``mean_i b_i + sqrt(sum_i (d_i - b_i)^2) / N`` with bias b_i and doubt d_i: all data may be
+        low together, and what is not known of one does not depend on the others.
+        """
+        return self._bias_and_doubt[1]
+
+    @property
+    def _bias_and_doubt(self) -> tuple[float, float]:
+        if self.bias is None or self.doubt is None:
+            return math.nan, math.nan
+        known = self.doubt.isfinite() & self.bias.isfinite()
+        if not known.any():
+            return math.inf, math.inf
+        bias, beyond = self.bias[known], (self.doubt - self.bias)[known].clamp(min=0)
+        mean = bias.mean().item()
+        return mean, mean + beyond.square().sum().sqrt().item() / len(bias)
+
+    @property
+    def stage_counts(self) -> dict[str, int]:
+        """Number of data estimated in each way, where there are several."""
+        if self.stage is None:
+            return {}
+        counts = torch.bincount(self.stage.long(), minlength=len(STAGES)).tolist()
+        return {name: n for name, n in zip(STAGES, counts, strict=True) if n}
 
     def __str__(self) -> str:
         bound = self.direction in ("lower", "upper")
-        direction = f"a {self.direction} bound in expectation" if bound else self.direction
+        article = "an" if self.direction == "upper" else "a"
+        direction = f"{article} {self.direction} bound in expectation" if bound else self.direction
         rows = "" if self._chunk_rows is None else f", rows {self._chunk_rows}"
         text = (
             f"log p(x) = {self.mean:.3f} nats per datum "
             f"(Monte Carlo error {self.monte_carlo_error:.3f}, finite-data error "
-            f"{self.data_error:.3f}, together {self.total_error:.3f}; N = {len(self)}, "
-            f"{self.procedure}{rows}, {direction})"
+            f"{self.data_error:.3f}, together {self.total_error:.3f}{self._low}; "
+            f"N = {len(self)}, {self.procedure}{rows}, {direction})"
         )
         return text if self.warning is None else f"{text}\n{self.warning}"
+
+    @property
+    def _low(self) -> str:
+        if math.isnan(self.mean_doubt):
+            return ""
+        return f"; may be low by {self.mean_bias:.3f}, 95% below {self.mean_doubt:.3f}"
 
     @property
     def _chunk_rows(self) -> int | None:
@@ -232,6 +314,9 @@ class Evidence(Result):
     @property
     def procedure(self) -> str:
         """The method and its number of particles, in words."""
+        # Where every datum has a way of its own, no one number is that of all.
+        if self.stage is not None:
+            return self.method
         return f"{self.method} with K = {self.num_particles}"
 
     def _values(self) -> dict[str, Any]:
@@ -250,6 +335,9 @@ class Evidence(Result):
             "direction": self.direction,
             "evaluations_per_datum": self.evaluations_per_datum,
             "max_pareto_k": None if self.pareto_k is None else self.pareto_k.max().item(),
+            "bias": self.mean_bias,
+            "doubt": self.mean_doubt,
+            "stages": self.stage_counts,
             "gap": self.gap,
             "support_gap": self.support_gap,
             "seconds": self.seconds,
@@ -288,6 +376,10 @@ class Evidence(Result):
         places = range(len(self))
         if len(self) <= _MOST_BARS:
             ax.vlines(places, values - halves, values + halves, color=plots.ARMS[0], lw=1)
+            if self.doubt is not None:
+                doubt = self.doubt[order].nan_to_num(posinf=0.0)
+                top = values + halves + doubt
+                ax.vlines(places, values + halves, top, color=plots.ARMS[1], lw=1, label="doubt")
         ax.plot(places, values, ".", color=plots.ARMS[0], markersize=4)
         ax.axhline(self.mean, color=plots.MUTED, lw=1, ls="--", label="mean")
         if self.pareto_k is not None:
@@ -319,6 +411,9 @@ def remainder(total: float, part: float) -> float:
     return math.nan if math.isnan(total + part) else math.sqrt(max(0.0, total**2 - part**2))
 
 
-def bits_per_dimension(nats: float, dimensions: int) -> float:
-    """``- log p(x) / (D log 2)`` for D discrete dimensions: lower is better."""
+def bits_per_dimension(nats: float, dimensions: float) -> float:
+    """``- log p(x) / (D log 2)`` for D discrete dimensions: lower is better.
+
+    Where cells are missing, D is the mean number of those observed.
+    """
     return -nats / (dimensions * math.log(2))

@@ -21,12 +21,18 @@ TOLERATED_ROUNDING = 0.05
 TOLERATED_FRACTION = 0.05
 """Largest share of the data with too few effective samples before the mean is in doubt."""
 
+TOLERATED_DOUBT = 0.05
+"""Nats by which log p(x) may be low before it is said."""
+
+TOLERATED_UNBOUNDED = 0.1
+"""Largest share of the data whose doubt nothing bounds before the mean is in doubt: of tails that
+are light enough, as many look heavy by chance where draws are few."""
+
+_BY_CHANCE = 0.02
+"""Share of the data whose doubt may be unbounded by chance alone: nothing is said of them."""
+
 TOLERATED_TAIL = 0.02
 """Largest share of an estimate from a heavy tail's excess: about as many nats are then in doubt."""
-
-TOLERATED_HEAVY = 0.25
-"""Largest share of the data with heavy tails before the mean over all is in doubt: a heavy tail
-makes an understated error likely, few effective samples make it certain."""
 
 TOLERATED_GAP = 0.1
 """Nats between the two sides of a sandwich on simulated data before a schedule is in doubt."""
@@ -41,14 +47,14 @@ class Finding:
     serious: bool
 
 
-def verdict(findings: Sequence[Finding | None], advice: str) -> str | None:
-    """All findings in words, serious ones first, with what to try next; None if there are none."""
+def verdict(findings: Sequence[Finding | None]) -> str | None:
+    """All findings in words, serious ones first; None if there are none."""
     # A stable sort: findings that are as serious keep their order.
     known = sorted((f for f in findings if f is not None), key=lambda f: not f.serious)
     if not known:
         return None
-    trust = "not to be trusted" if known[0].serious else "caution"
-    return f"{trust}: {'; '.join(finding.text for finding in known)}; {advice}"
+    trust = "not to be trusted" if known[0].serious else "limited"
+    return f"{trust}: {'; '.join(finding.text for finding in known)}"
 
 
 def required_effective(num_weights: int, least: float = MIN_EFFECTIVE_SAMPLE_SIZE) -> float:
@@ -93,14 +99,20 @@ def few_effective(below: Bool[Tensor, " batch"], least: float, direction: str) -
     )
 
 
-def heavy_tails(heavy: Bool[Tensor, " batch"], threshold: float) -> Finding | None:
-    """Finding that some data have weights with a heavy tail that matters."""
-    return _some(
-        heavy,
-        f"have Pareto k above {threshold:.2f} in a tail that matters, so that neither their log "
-        "p(x) nor its error is reliable",
-        TOLERATED_HEAVY,
-    )
+def unbounded(doubt: Float[Tensor, " batch"]) -> Finding | None:
+    """Finding that nothing bounds how low log p(x) of some data may be."""
+    if int(doubt.isinf().sum()) <= _BY_CHANCE * len(doubt):
+        return None
+    text = "have weights whose tail leaves open how low their log p(x) is"
+    return _some(doubt.isinf(), text, TOLERATED_UNBOUNDED)
+
+
+def low(bias: float, doubt: float, tolerated: float) -> Finding | None:
+    """Finding that the mean of log p(x) may be low by more than is tolerated."""
+    if not doubt > tolerated:
+        return None
+    text = f"log p(x) may be low by {bias:.2g} nats (95%: by less than {doubt:.2g})"
+    return Finding(text, serious=False)
 
 
 def rounded(rounding: Float[Tensor, " batch"]) -> Finding | None:

@@ -1,125 +1,17 @@
-"""Errors of estimates from importance weights: delta method, bootstrap and Pareto tails."""
+"""Errors of estimates from importance weights: delta method, bootstrap and doubt."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.weights import RunningWeights, tail_size
+from ppl_vae.evidence._doubt import NORMAL, doubt_by_normal, doubt_by_tail
+from ppl_vae.evidence._result import Columns
+from ppl_vae.evidence._tails import LEAST_PARTICLES, pareto_tail
+from ppl_vae.weights import RunningWeights
 
-LEAST_PARTICLES = 100
-"""Least number of particles: with fewer, the largest fifth of the weights is too few for a fit that
-means something."""
-_DISTINCT = 0.9
-"""Least share of a tail's values that differ where weights have a density: rounding ties fewer.
-With fewer the latents are discrete and come back, and there is no Pareto tail to fit."""
-_FITTED_AT_ONCE = 4_000_000
 _DRAWN_AT_ONCE = 8_000_000
-# The fit's weak prior: of the shape, 0.5 with the weight of 10 values; of the scale, 3.
-_PRIOR_SHAPE, _PRIOR_WEIGHT, _PRIOR_SCALE = 0.5, 10, 3
-
-
-@final
-@dataclass(frozen=True)
-class Tail:
-    """The tails of the weights of each datum.
-
-    Attributes:
-        pareto_k: Shape; -inf where all weights are equal, or few latent states come back and the
-            best of them too; inf where that was drawn once; NaN where fewer than 100 weights are
-            positive, too few to tell.
-        tail_share: Part of the sum of all weights by which the tail exceeds where it begins; NaN
-            where the shape is.
-        smoothed: The sums with the tail's weights replaced by quantiles of the fitted tail.
-    """
-
-    pareto_k: Float[Tensor, " batch"]
-    tail_share: Float[Tensor, " batch"]
-    smoothed: RunningWeights
-
-
-def pareto_tail(weights: RunningWeights) -> Tail:
-    """Fit the ``min(K/5, 3 sqrt(K))`` largest of K positive weights of each datum.
-
-    Args:
-        weights: Of 100 particles or more. Of those that are 0 a datum's tail has none.
-
-    References:
-        Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
-        Zhang and Stephens, 2009, A new and efficient estimation method for the generalized Pareto
-        distribution.
-    """
-    largest, positive = weights.largest, weights.num_positive
-    shape = torch.full_like(weights.log_mean, math.nan)
-    share, smoothed = shape.clone(), largest.clone()
-    # Data with as many positive weights have tails of one size, and are fitted together.
-    for count in positive.unique().tolist():
-        if count < LEAST_PARTICLES:
-            continue
-        # Of more particles than it was made for, the sums keep the tail of fewer.
-        size = min(tail_size(count), len(largest) - 1)
-        at_once = max(1, _FITTED_AT_ONCE // (size * _grid_size(size)))
-        for rows in (positive == count).nonzero().squeeze(1).split(at_once):
-            tail = largest[: size + 1, rows]
-            excess = torch.exp(tail - weights.log_sum[rows])
-            share[rows] = (excess[:-1] - excess[-1]).sum(0)
-            shape[rows], smoothed[:size, rows] = _fitted(tail)
-    return Tail(shape, share, weights.with_largest(smoothed))
-
-
-def _fitted(
-    tail: Float[Tensor, "size_and_cutoff batch"],
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, "size batch"]]:
-    """The shape, and the log of the fitted tail's quantiles in the order of the weights."""
-    values, cutoff = tail[:-1], tail[-1]
-    # Equal weights have no tail to fit, and fitting one to rounding says nothing.
-    flat = values[0] - values[-1] <= 1e-9 * (1 + values[0].abs())
-    distinct = (values[1:] < values[:-1]).sum(0) + 1
-    discrete = distinct < _DISTINCT * len(values)
-    scale = torch.exp(values - values[0])
-    above = scale - torch.exp(cutoff - values[0])
-    none = flat | discrete
-    # What has no tail gets one that can be fitted, and whose fit is not used.
-    steps = torch.arange(len(values), 0, -1, device=tail.device, dtype=tail.dtype).unsqueeze(1)
-    shape, sigma = _generalised_pareto(torch.where(none, steps, above))
-    probability = (steps - 0.5) / len(values)
-    quantile = -torch.log1p(-probability)
-    # expm1(k q) / k is 0 / 0 at k = 0; its limit is q.
-    stretched = torch.where(shape == 0, quantile, torch.expm1(shape * quantile) / shape)
-    # No smoothed weight exceeds the largest one that was drawn.
-    fitted = (torch.exp(cutoff - values[0]) + sigma * stretched).clamp(max=1.0).log() + values[0]
-    repeated = torch.where(values[0] == values[1], -math.inf, math.inf)
-    shape = torch.where(flat, -math.inf, torch.where(discrete, repeated, shape))
-    return shape, torch.where(none, values, fitted)
-
-
-def _grid_size(count: int) -> int:
-    return 30 + int(math.sqrt(count))
-
-
-def _generalised_pareto(
-    above: Float[Tensor, "size batch"],
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Posterior mean shape and scale, from a tail's excess in descending order."""
-    count = len(above)
-    # A mean over a grid of rates in place of a maximum of the likelihood, which may not exist.
-    grid = torch.arange(1, _grid_size(count) + 1, dtype=above.dtype, device=above.device)
-    spread = 1 - torch.sqrt(_grid_size(count) / (grid - 0.5))
-    # The quartile in ascending order.
-    quartile = above[count - int(count / 4 + 0.5)]
-    rate = spread.unsqueeze(1) / (_PRIOR_SCALE * quartile) + 1 / above[0]
-    shapes = torch.log1p(-rate.unsqueeze(1) * above).mean(1)
-    fit = count * (torch.log(-rate / shapes) - shapes - 1)
-    rate_mean = (torch.softmax(fit, 0) * rate).sum(0)
-    shape = torch.log1p(-rate_mean * above).mean(0)
-    sigma = -shape / rate_mean
-    # Towards 0.5, as if 10 more values had said so: short tails are noisy.
-    pulled = (count * shape + _PRIOR_WEIGHT * _PRIOR_SHAPE) / (count + _PRIOR_WEIGHT)
-    return pulled, sigma
 
 
 def measured(weights: RunningWeights, *, tails: bool = True) -> dict[str, Tensor]:
@@ -129,7 +21,7 @@ def measured(weights: RunningWeights, *, tails: bool = True) -> dict[str, Tensor
 
     Args:
         weights: Of all particles.
-        tails: Fit tails, from 100 particles on.
+        tails: Fit tails, from 100 particles on, and tell by them how low the estimate may be.
     """
     rounding = weights.rounding
     values = {
@@ -141,7 +33,56 @@ def measured(weights: RunningWeights, *, tails: bool = True) -> dict[str, Tensor
     if tails and weights.num_particles >= LEAST_PARTICLES:
         tail = pareto_tail(weights)
         values |= {"pareto_k": tail.pareto_k, "tail_share": tail.tail_share}
+        values |= doubt_by_tail(weights, tail)._asdict()
     return {name: value.cpu() for name, value in values.items()}
+
+
+def weight_columns(
+    log_weight: Float[Tensor, "chains batch"], evaluations: int, computed_in: torch.dtype
+) -> Columns:
+    """``log mean W`` per datum, and what its weights say of it.
+
+    Args:
+        log_weight: log W of independent chains.
+        computed_in: Type of the log-densities along the path.
+        evaluations: Decoder evaluations spent on each datum.
+
+    Raises:
+        ValueError: If a weight is not a number, or infinite; names the datum.
+    """
+    require_numbers(log_weight)
+    weights = RunningWeights(len(log_weight))
+    weights.add(log_weight, computed_in)
+    # Near normal along a path, log W tells more of its mean than a tail of a few chains does.
+    doubt = {name: value.cpu() for name, value in doubt_by_normal(log_weight)._asdict().items()}
+    columns = measured(weights) | doubt
+    return columns | {"evaluations": torch.full_like(columns["log_prob"], evaluations)}
+
+
+def require_numbers(log_weight: Float[Tensor, "chains batch"]) -> None:
+    """Check that no log-weight is NaN or +inf; a weight of 0 is a weight.
+
+    Raises:
+        ValueError: If one is; names the datum.
+    """
+    wrong = (log_weight.isnan() | log_weight.isposinf()).any(0)
+    if bool(wrong.any()):
+        datum = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"an annealed log-weight of datum {datum} of its chunk is not finite: look for a "
+            "likelihood that is NaN or infinite where the start puts its draws."
+        )
+
+
+def moved(columns: Columns, log_prob: Tensor, standard_error: Tensor) -> dict[str, Tensor]:
+    """The values with another estimate and error by the same weights; the doubt's end stays."""
+    values = {**columns, "log_prob": log_prob, "standard_error": standard_error}
+    if "doubt" in columns:
+        shift = columns["log_prob"] - log_prob
+        spread = NORMAL * (columns["standard_error"] - standard_error)
+        values["doubt"] = (columns["doubt"] + shift + spread).clamp(min=0)
+        values["bias"] = (columns["bias"] + shift).clamp(min=0)
+    return values
 
 
 Statistic = Callable[[Float[Tensor, "blocks batch"]], Float[Tensor, " batch"]]

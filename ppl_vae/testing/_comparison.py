@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 from scipy.stats import binom, norm
 from torch import Tensor
 
+from ppl_vae.names import require_share
+
 ROUNDING = 1e-8
 """Error of an identity in double precision, through a few hundred operations or a central
 difference, relative to values of 1 and more. No mistake in a formula is as small."""
@@ -264,8 +266,7 @@ def run_ladder(
         AssertionError: If a rung fails; one line for each.
         ValueError: If ``false_alarm`` is not between 0 and 1.
     """
-    if not 0 < false_alarm < 1:
-        raise ValueError(f"false_alarm must be between 0 and 1, got {false_alarm}.")
+    require_share(false_alarm=false_alarm)
     rungs: list[Rung] = []
     # A caller may have switched autograd off; rungs compare gradients.
     with torch.enable_grad():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ppl_vae.evidence import Estimator
+from ppl_vae.names import require_least
 from ppl_vae.randomness import derive_seed
 from ppl_vae.testing._answers import (
     chunks,
@@ -19,6 +20,7 @@ from ppl_vae.testing._answers import (
 from ppl_vae.testing._comparison import Answer, Report, run_ladder
 from ppl_vae.testing._replicates import (
     coverage,
+    doubt,
     exponential,
     growth,
     independent_data,
@@ -43,6 +45,7 @@ LADDER: dict[str, Callable[[Trial, int], Answer]] = {
     "seeds": seeds,
     "no trace left": no_trace_left,
     "no data": no_data,
+    "doubt": doubt,
 }
 """Name to the rung, in the order of the report."""
 
@@ -67,12 +70,13 @@ def check_evidence(
     an ``unbiased`` estimate has the mean log p(x), a ``consistent`` one a bias of at most 0.4
     of its standard errors, and an ``exact`` one is off by no more than it states. The stated error
     is the spread of replicates and, from 50 effective samples on, 95% intervals hold log p(x) in 93
-    to 97% of them. With the posterior as the guide the estimate is log p(x) within its error, to
-    rounding if the error is 0. Every datum gets its own log p(x), with errors independent of all
-    others', in one layer, in two, in modules with a Bernoulli likelihood and, unless refused, with
-    discrete latents; whatever ``rows`` are decoded at once, and however programs are scaled. The
-    seed decides on the numbers, and nothing else changes: parameters, gradients, modes, the
-    caller's random state.
+    to 97% of them. Where it states its doubt, no more than 7% of log p(x) lie above 1.96 errors and
+    the doubt, under a guide that is too narrow. With the posterior as the guide the estimate is log
+    p(x) within its error, to rounding if the error is 0. Every datum gets its own log p(x), with
+    errors independent of all others', in one layer, in two, in modules with a Bernoulli likelihood
+    and, unless refused, with discrete latents; whatever ``rows`` are decoded at once, and however
+    programs are scaled. The seed decides on the numbers, and nothing else changes: parameters,
+    gradients, modes, the caller's random state.
 
     Replicates are one datum many times in one call, which the independence of data allows. Give the
     estimator particles or chains enough for an error of about 0.1 nats, 50 or more; with fewer,
@@ -105,8 +109,7 @@ def check_evidence(
             "check_evidence takes an estimator, such as ImportanceSampling(200), got "
             f"{estimator!r}."
         )
-    if replicates < _LEAST_REPLICATES:
-        raise ValueError(f"replicates must be {_LEAST_REPLICATES} or more, got {replicates}.")
+    require_least(_LEAST_REPLICATES, replicates=replicates)
     # Rungs have the streams 0 to len(LADDER) - 1; what they share has one of its own.
     trial = Trial(estimator, replicates, unbiased_exp, derive_seed(seed, len(LADDER)))
     ladder = {

@@ -5,6 +5,7 @@ import math
 import torch
 from scipy.stats import norm
 
+from ppl_vae.reference_models import exact
 from ppl_vae.testing._comparison import ROUNDING, Answer, Discrepancy, mean_is, same, share_is
 from ppl_vae.testing._trial import Relation, Replicates, Trial, off_posterior, with_field
 
@@ -23,6 +24,8 @@ _LINEAR = 0.2
 """Nats of error up to which the logarithm of an estimate is as good as linear."""
 _MOST_SKEWNESS = 0.25
 """Largest skewness of a mean up to which its z-score can be made normal."""
+_NARROW, _DOUBTED = 0.6, 400
+"""Scale of a guide that is too narrow, and replicates under it."""
 _SIZES = ("num_particles", "num_temperatures", "num_chains")
 
 
@@ -142,6 +145,21 @@ def coverage(trial: Trial, seed: int) -> Answer:
         share_is(what, hits, _LEAST_COVERAGE, ">="),
         share_is(what, hits, _MOST_COVERAGE, "<="),
     ]
+
+
+def doubt(trial: Trial, seed: int) -> Answer:
+    """Check that log p(x) lies above error and doubt in 7% of replicates at most.
+
+    Under a guide too narrow for the posterior, whose weights have a heavy tail, the error alone
+    leaves more above.
+    """
+    known = exact(1, wider=_NARROW).repeated(_DOUBTED)
+    found = trial.estimate(known, seed)
+    if found.doubt is None or trial.direction == "exact":
+        return "not claimed"
+    upper = found.log_prob + _Z * found.standard_error + found.doubt
+    what = "share of log p(x) below error and doubt, under a narrow guide"
+    return [share_is(what, upper >= known.log_evidence, _LEAST_COVERAGE, ">=")]
 
 
 def _few_effective(trial: Trial) -> bool:

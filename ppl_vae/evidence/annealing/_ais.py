@@ -14,7 +14,7 @@ from ppl_vae.data import RowData
 from ppl_vae.evidence._chunked import require_counts
 from ppl_vae.evidence._loop import Call, ChunkEstimate, ChunkResults, Purpose, Streams
 from ppl_vae.evidence._result import Claims, Columns, Evidence
-from ppl_vae.evidence._weighing import measured
+from ppl_vae.evidence._weighing import weight_columns
 from ppl_vae.evidence.annealing._chains import GeometricPath, HamiltonianTransition, Start
 from ppl_vae.evidence.annealing._pilot import (
     Annealer,
@@ -26,7 +26,6 @@ from ppl_vae.evidence.annealing._pilot import (
     sigmoidal,
 )
 from ppl_vae.particles import ChunkSize, Evaluation, LatentDensity, Program, Programs
-from ppl_vae.weights import RunningWeights
 
 ADVICE = "use more temperatures or chains"
 _CHOICES = {"start": get_args(Start), "spacing": get_args(Spacing), "mass": get_args(Mass)}
@@ -84,7 +83,7 @@ class AnnealedEstimator(ABC):
         annealing, call = self._annealing(), Call(device, seed, progress, checkpoint)
 
         def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
-            annealer = annealing.prepare(look.programs, x, streams)
+            annealer = annealing.prepare(look, x, streams)
             with streams.stream(Purpose.FORWARD):
                 return self._estimate(annealer)
 
@@ -200,7 +199,7 @@ class AnnealedImportanceSampling(AnnealedEstimator):
 
     def prepare(
         self,
-        programs: Programs,
+        look: Evaluation,
         x: Shaped[Tensor, "batch *event"],
         streams: Streams,
         levels: Float[Tensor, " points"] | None = None,
@@ -210,11 +209,12 @@ class AnnealedImportanceSampling(AnnealedEstimator):
         Temperatures are those of ``spacing`` unless ``levels`` gives others.
         """
         transition = HamiltonianTransition(self.leapfrog_steps, self.refreshment)
-        adaptive = self.spacing == "adaptive"
+        # Temperatures that are given stay where they are.
+        adaptive = levels is None and self.spacing == "adaptive"
         pilot = Pilot(transition, self.target_acceptance, adaptive, self.leapfrog_steps)
         with streams.stream(Purpose.PILOT):
             # On chains and random numbers of its own, so that nothing depends on those that count.
-            path = self._path(programs, x, self._num_pilots)
+            path = self._path(look, x, streams, self._num_pilots)
             like = path.density.draw_prior()
             if levels is None:
                 spaced = linear if self.spacing == "linear" else sigmoidal
@@ -223,7 +223,7 @@ class AnnealedImportanceSampling(AnnealedEstimator):
             tuning = pilot(path, schedule, precisions(path, self.mass, like))
         # Programs may draw when a density is made of them: these draws count as the chains' do.
         with streams.stream(Purpose.FORWARD):
-            path = self._path(programs, x, self.num_chains)
+            path = self._path(look, x, streams, self.num_chains)
         return Annealer(path, transition, tuning)
 
     def by_chunk(
@@ -272,46 +272,15 @@ class AnnealedImportanceSampling(AnnealedEstimator):
             f"{self.leapfrog_steps} leapfrog steps, {self.num_chains} chains"
         )
 
-    def _path(self, programs: Programs, x: Tensor, num_chains: int) -> GeometricPath:
+    def _path(
+        self, look: Evaluation, x: Tensor, streams: Streams, num_chains: int
+    ) -> GeometricPath:
+        programs = look.programs.rows(slice(streams.first, streams.first + len(x)))
         # A guide that plays no part is not run.
         needed = self.start == "guide" or self.mass == "guide"
         density = LatentDensity(programs if needed else programs.with_guide(None), x, num_chains)
-        return GeometricPath(density, self.start)
-
-
-def weight_columns(
-    log_weight: Float[Tensor, "chains batch"], evaluations: int, computed_in: torch.dtype
-) -> Columns:
-    """``log mean W`` per datum, and what its weights say of it.
-
-    Args:
-        log_weight: log W of independent chains.
-        computed_in: Type of the log-densities along the path.
-        evaluations: Decoder evaluations spent on each datum.
-
-    Raises:
-        ValueError: If a weight is not a number, or infinite; names the datum.
-    """
-    require_numbers(log_weight)
-    weights = RunningWeights(len(log_weight))
-    weights.add(log_weight, computed_in)
-    columns = measured(weights)
-    return columns | {"evaluations": torch.full_like(columns["log_prob"], evaluations)}
-
-
-def require_numbers(log_weight: Float[Tensor, "chains batch"]) -> None:
-    """Check that no log-weight is NaN or +inf; a weight of 0 is a weight.
-
-    Raises:
-        ValueError: If one is; names the datum.
-    """
-    wrong = (log_weight.isnan() | log_weight.isposinf()).any(0)
-    if bool(wrong.any()):
-        datum = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"an annealed log-weight of datum {datum} of its chunk is not finite: look for a "
-            "likelihood that is NaN or infinite where the start puts its draws."
-        )
+        calls = self.num_temperatures * self.leapfrog_steps
+        return GeometricPath(density, self.start, look.replays, calls)
 
 
 def require_annealing(name: str, annealing: Any) -> None:

@@ -1,99 +1,31 @@
 """log p(x) between two bounds on simulated data: annealing forwards, and back from exact draws."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
 
 from ppl_vae import plots
 from ppl_vae.data import RowData
-from ppl_vae.display import Axes, Panel, Result, Row, intervals_of
+from ppl_vae.display import Axes
 from ppl_vae.evidence._chunked import require_counts
 from ppl_vae.evidence._loop import Call, ChunkResults, Purpose, Streams
 from ppl_vae.evidence._result import Claims, Columns, Direction, Evidence
+from ppl_vae.evidence._sandwich import Sandwich
+from ppl_vae.evidence._weighing import weight_columns
 from ppl_vae.evidence.annealing._ais import (
     ADVICE,
     AnnealedImportanceSampling,
     require_annealing,
-    weight_columns,
 )
 from ppl_vae.evidence.annealing._pilot import Annealer
-from ppl_vae.identity import Identity
-from ppl_vae.netcdf import Variable, numpy_of
+from ppl_vae.evidence.annealing._reverse import backwards
 from ppl_vae.particles import ChunkSize, Evaluation, Program, Programs
 from ppl_vae.randomness import Stream, seeded
 
 LENGTHS = (100, 300, 1000, 3000, 10_000)
-
-
-@final
-@dataclass(frozen=True, repr=False)
-class Sandwich(Result):
-    """A lower and an upper bound, in expectation, of log p(x) for the same simulated data.
-
-    Attributes:
-        x: The simulated data, on the CPU.
-        lower: By annealing forwards.
-        upper: By annealing backwards. Its standard error does not hold what all chains of a datum
-            share, the one exact posterior draw that they start from; that of the gap does.
-        identity: What it was computed from; its rows are the simulated ones.
-    """
-
-    _group: ClassVar[str] = "sandwich"
-
-    x: Shaped[Tensor, "num_data *event"]
-    lower: Evidence
-    upper: Evidence
-    identity: Identity | None = None
-
-    def __len__(self) -> int:
-        return len(self.lower)
-
-    @property
-    def gap(self) -> float:
-        """Mean of upper - lower over the data, in nats; it bounds the mean error of either side."""
-        return self.upper.mean - self.lower.mean
-
-    @property
-    def gap_error(self) -> float:
-        """Standard error of the gap from the spread over the data, which are independent."""
-        if len(self) < 2:
-            return math.nan
-        # Not from the errors of the sides: those leave out that chains backwards share their start.
-        width = self.upper.log_prob - self.lower.log_prob
-        return width.std().item() / math.sqrt(len(self))
-
-    def __str__(self) -> str:
-        rows = [
-            ("upper", self.upper.mean, self.upper.monte_carlo_error),
-            ("lower", self.lower.mean, self.lower.monte_carlo_error),
-            ("gap", self.gap, self.gap_error),
-        ]
-        lines = [f"log p(x), nats per datum, {len(self)} simulated data; {self.lower.method}"]
-        lines += [f"  {name:<6}{value:>12.3f}  +- {error:.3f}" for name, value, error in rows]
-        return "\n".join(lines)
-
-    def _values(self) -> dict[str, Any]:
-        sides = {"lower": self.lower.summary(), "upper": self.upper.summary()}
-        own = {"gap": self.gap, "gap_error": self.gap_error, "num_data": len(self)}
-        return {**own, **sides, "identity": self.identity}
-
-    def _rows(self) -> list[Row]:
-        sides = {"upper": self.upper, "lower": self.lower}
-        rows = {name: (side.mean, side.monte_carlo_error) for name, side in sides.items()}
-        rows["gap"] = self.gap, self.gap_error
-        return [{"term": n, "value": v, "standard_error": e} for n, (v, e) in rows.items()]
-
-    def _arrays(self) -> dict[str, Variable]:
-        sides = {"upper": self.upper, "lower": self.lower}
-        return {name: (["datum"], numpy_of(side.log_prob)) for name, side in sides.items()}
-
-    def _panels(self) -> list[Panel]:
-        return intervals_of(self._rows()[:2])
 
 
 @final
@@ -165,7 +97,7 @@ class BidirectionalMonteCarlo:
             dim = example.programs.max_plate_nesting
 
         def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
-            annealer = self.annealing.prepare(look.programs, x, streams)
+            annealer = self.annealing.prepare(look, x, streams)
             # All chains of a datum start at the one exact draw there is of its posterior.
             exact = {
                 name: value.narrow(dim, streams.first, len(x)).expand(
@@ -192,7 +124,7 @@ class BidirectionalMonteCarlo:
             for log_weight in (forward, backward)
         )
         # Backward weights have mean 1 / p(x).
-        sides = {"lower": lower, "upper": {**upper, "log_prob": -upper["log_prob"]}}
+        sides = {"lower": lower, "upper": backwards(upper)}
         return {
             f"{side}/{name}": value
             for side, columns in sides.items()

@@ -1,6 +1,7 @@
 """Markov chains along a path of densities: where they stand, how they move and are resampled."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, final
 
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ppl_vae.particles import LatentDensity
+from ppl_vae.particles import LatentDensity, Replays
 
 Start = Literal["prior", "guide"]
 
@@ -68,10 +69,20 @@ class GeometricPath:
     Args:
         density: The three log-densities, of a batch.
         start: What f_0 is.
+        replays: Compiled forms of the gradient, which are taken where that pays.
+        calls: Number of gradients that are planned.
     """
 
-    def __init__(self, density: LatentDensity, start: Start) -> None:
+    def __init__(
+        self,
+        density: LatentDensity,
+        start: Start,
+        replays: Replays | None = None,
+        calls: int = 0,
+    ) -> None:
         self.density, self.start = density, start
+        self._replays, self._calls = replays, calls
+        self._run: Callable[[Tensor], Sequence[Tensor]] = self._gradients
 
     def draw(self) -> Chains:
         """Chains at exact, independent draws from f_0."""
@@ -88,6 +99,20 @@ class GeometricPath:
         momentum: Float[Tensor, "chains batch dim"],
     ) -> Chains:
         """Chains at these positions, with this momentum. One gradient evaluation."""
+        return Chains(position.detach(), momentum, *self._gradients_at(position))
+
+    def _gradients_at(self, position: Tensor) -> Sequence[Tensor]:
+        if self._replays is not None:
+            # Once, at the first position of the path.
+            rows, replays = position.shape[0] * position.shape[1], self._replays
+            made = replays.of(
+                "gradients", self._gradients, [position], rows, self._calls, holds=True
+            )
+            self._run, self._replays = made or self._gradients, None
+        return self._run(position)
+
+    def _gradients(self, position: Tensor) -> list[Tensor]:
+        """The fields of :class:`Chains` that follow from a position."""
         with torch.enable_grad():
             leaf = position.detach().requires_grad_()
             base, ratio = self._base_and_ratio(leaf)
@@ -95,9 +120,7 @@ class GeometricPath:
             # temperatures, that of the last transition and that of the next.
             base_gradient = _gradient(base, leaf, keep=True)
             ratio_gradient = _gradient(ratio, leaf, keep=False)
-        return Chains(
-            leaf.detach(), momentum, base.detach(), ratio.detach(), base_gradient, ratio_gradient
-        )
+        return [base.detach(), ratio.detach(), base_gradient, ratio_gradient]
 
     def _base_and_ratio(self, u: Tensor) -> tuple[Tensor, Tensor]:
         if self.start == "prior":

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, final
 
@@ -19,10 +19,7 @@ _STEEPNESS = 4.0
 _FLOOR = 0.05
 """Share of an average interval that every interval counts as at least: where a few chains happen
 to agree, the schedule must not jump."""
-_WARM_UP = 40
-"""Transitions at the first temperature, before the walk."""
-_TRANSITIONS = 100
-"""At least so many along the whole schedule: a short one takes several at each temperature."""
+_WARM_UP, _TRANSITIONS = 40, 100
 _GAIN = 0.3
 _ADAPTATIONS = 2
 """Walks that measure and redraw an adaptive schedule, before the one that tunes the steps on it."""
@@ -104,6 +101,11 @@ class Precisions:
     start: Tensor
     end: Tensor
 
+    def rows(self, index: Tensor) -> "Precisions":
+        """Select the matrices of some data."""
+        chosen = (p[index] if p.dim() else p for p in (self.start, self.end))
+        return Precisions(*chosen)
+
     def scale(self, level: Float[Tensor, " levels"]) -> Tensor:
         """Scale of each dimension at temperature b."""
         level = level.unsqueeze(-1)
@@ -128,6 +130,19 @@ class Tuning:
     precisions: Precisions
     evaluations: int
 
+    def rows(self, index: Tensor) -> "Tuning":
+        """Select the settings of some data; the schedule is one that all data share."""
+        steps, chosen = self.steps[:, index], self.precisions.rows(index)
+        return Tuning(self.schedule, steps, chosen, self.evaluations)
+
+    def at(self, schedule: Float[Tensor, "points 1"]) -> "Tuning":
+        """The settings along a longer schedule of the same spacing: steps in between theirs."""
+        logs = self.steps.log().mT.unsqueeze(1)
+        between = torch.nn.functional.interpolate(
+            logs, len(schedule), mode="linear", align_corners=True
+        )
+        return Tuning(schedule, between[:, 0].mT.exp(), self.precisions, 0)
+
 
 @final
 @dataclass(frozen=True)
@@ -145,12 +160,17 @@ class Pilot:
         target_acceptance: Mean probability of acceptance to aim at.
         adaptive: Whether to move the temperatures, too.
         leapfrog_steps: Gradient evaluations of a transition.
+        warm_up: Transitions at the first temperature, before the walk.
+        transitions: At least so many along the whole schedule: a short one takes several at each
+            temperature.
     """
 
     transition: Transition
     target_acceptance: float
     adaptive: bool
     leapfrog_steps: int
+    warm_up: int = field(default_factory=lambda: _WARM_UP)
+    transitions: int = field(default_factory=lambda: _TRANSITIONS)
 
     def __call__(
         self, path: GeometricPath, schedule: Float[Tensor, "points levels"], precisions: Precisions
@@ -164,7 +184,7 @@ class Pilot:
             walks += _ADAPTATIONS
         steps, _ = self._walk(path, schedule, precisions)
         intervals = len(schedule) - 1
-        transitions = _WARM_UP + math.ceil(_TRANSITIONS / intervals) * intervals
+        transitions = self.warm_up + math.ceil(self.transitions / intervals) * intervals
         evaluations = walks * (1 + self.leapfrog_steps * transitions)
         return Tuning(schedule, steps, precisions, evaluations)
 
@@ -175,13 +195,13 @@ class Pilot:
         chains = path.draw()
         # Step sizes of one acceptance fall as dim^(-1/4).
         log_step = torch.full_like(chains.base[0], -0.25 * math.log(path.density.dim))
-        repeats = math.ceil(_TRANSITIONS / (len(schedule) - 1))
+        repeats = math.ceil(self.transitions / (len(schedule) - 1))
         lengths, steps = [], []
         for point in range(1, len(schedule)):
             level = schedule[point]
             lengths.append(interval_length((level - schedule[point - 1]) * chains.ratio))
             scale = precisions.scale(level)
-            warm_up = _WARM_UP if point == 1 else 0
+            warm_up = self.warm_up if point == 1 else 0
             for left in range(warm_up + repeats, 0, -1):
                 chains, acceptance = self.transition(path, chains, level, log_step.exp(), scale)
                 # The first guess may be off by factors: large corrections first.

@@ -3,18 +3,21 @@
 import math
 from typing import Any
 
+import scipy  # not scipy.special, which it imports at its first use: 0.2 s
 import torch
 from jaxtyping import Float
-from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from ppl_vae.data import RowData
 from ppl_vae.evidence._chunked import require_counts
+from ppl_vae.evidence._doubt import Doubt
 from ppl_vae.evidence._loop import Call, Purpose, Streams
 from ppl_vae.evidence._result import Claims, Columns, Evidence
-from ppl_vae.evidence.annealing._ais import ADVICE, AnnealedImportanceSampling, weight_columns
+from ppl_vae.evidence._weighing import weight_columns
+from ppl_vae.evidence.annealing._ais import ADVICE, AnnealedImportanceSampling
 from ppl_vae.evidence.annealing._chains import resampled
 from ppl_vae.particles import Evaluation, Program, Programs
+from ppl_vae.weights import log_sum_of_others
 
 _LEAST_EFFECTIVE = 8.0
 """Chains, effectively: with fewer, intervals on linear-Gaussian models covered less than 86%."""
@@ -56,7 +59,7 @@ def reverse_ais(
     require_counts("reverse_ais", transitions=transitions)
 
     def estimate(look: Evaluation, x: Tensor, streams: Streams) -> Columns:
-        annealer = ais.prepare(look.programs, x, streams)
+        annealer = ais.prepare(look, x, streams)
         with streams.stream(Purpose.FORWARD):
             log_weight, chains = annealer.forward()
             # By their weights the chains stand for the posterior, the better the longer they move.
@@ -70,7 +73,7 @@ def reverse_ais(
         spent -= ais.pilot_evaluations(annealer)
         columns = weight_columns(log_weight, spent, annealer.computed_in)
         error = torch.hypot(jackknife_error(log_weight).cpu(), columns["rounding"])
-        return {**columns, "log_prob": -columns["log_prob"], "standard_error": error}
+        return backwards(columns) | {"standard_error": error}
 
     settings = f"reverse of {ais!r}, {transitions}"
     results = ais.by_chunk(Call(**call), settings, estimate, Programs(model, guide), x)
@@ -88,6 +91,12 @@ def reverse_ais(
     return Evidence.from_weights(results.columns, claims, results.identity, results.seconds)
 
 
+def backwards(columns: Columns) -> dict[str, Tensor]:
+    """Values of weights with mean 1 / p(x): their doubt is of the other side, and is left out."""
+    kept = {name: value for name, value in columns.items() if name not in Doubt._fields}
+    return {**kept, "log_prob": -columns["log_prob"]}
+
+
 def jackknife_error(log_weight: Float[Tensor, "chains batch"]) -> Float[Tensor, " batch"]:
     """Standard error of ``log mean W`` by leaving out each chain, times t / 1.96, in nats.
 
@@ -101,12 +110,10 @@ def jackknife_error(log_weight: Float[Tensor, "chains batch"]) -> Float[Tensor, 
     count = len(log_weight)
     if count < 2:
         return torch.full_like(log_weight[0], math.nan)
-    nothing = torch.full_like(log_weight[:1], -math.inf)
-    # Sums of all but one, from both ends: subtracting the largest weight would cancel digits.
-    before = torch.cat([nothing, log_weight.logcumsumexp(0)[:-1]])
-    after = torch.cat([log_weight.flip(0).logcumsumexp(0).flip(0)[1:], nothing])
-    left_out = torch.logaddexp(before, after)
+    left_out = log_sum_of_others(log_weight)
     # A value without one chain of n shows 1 / (n - 1) of its influence: hence the factor.
     variance = left_out.var(0, correction=0) * (count - 1)
-    error = variance.sqrt() * float(stdtrit(count - 1, 0.975) / ndtri(0.975))
+    error = variance.sqrt() * float(
+        scipy.special.stdtrit(count - 1, 0.975) / scipy.special.ndtri(0.975)
+    )
     return error.nan_to_num(nan=math.inf)

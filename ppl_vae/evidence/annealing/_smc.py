@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ppl_vae.evidence._chunked import require_counts
 from ppl_vae.evidence._result import Claims, Columns
+from ppl_vae.evidence._weighing import weight_columns
 from ppl_vae.evidence.annealing._ais import (
     AnnealedEstimator,
     AnnealedImportanceSampling,
     require_annealing,
-    weight_columns,
 )
 from ppl_vae.evidence.annealing._chains import resampled
 from ppl_vae.evidence.annealing._pilot import Annealer

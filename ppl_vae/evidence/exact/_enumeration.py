@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from tqdm.auto import tqdm
 
-from ppl_vae.data import RowData
+from ppl_vae.data import RowData, row_chunks
 from ppl_vae.distributions import OneHotBlocks
 from ppl_vae.evidence._loop import Call, join_columns
 from ppl_vae.evidence._result import Claims, Columns, Evidence
@@ -93,7 +93,12 @@ class Enumeration:
             states = States.of(one, programs.max_plate_nesting - 1)
             self._require_few(states)
             at_once = max(1, self.rows // states.count)
-            bar = tqdm(look.x.split(at_once), "log p(x)", disable=no_bar(progress))
+            bar = tqdm(
+                row_chunks(look.x, at_once),
+                "log p(x)",
+                -(-len(look.x) // at_once),
+                disable=no_bar(progress),
+            )
             columns = [self._sum(programs, part.to(look.device), states) for part in bar]
         claims = Claims(num_particles=states.count, direction="exact", method="enumeration")
         return Evidence.from_weights(join_columns(columns), claims, identity, call.seconds)

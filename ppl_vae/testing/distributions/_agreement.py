@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -23,9 +22,8 @@ from ppl_vae.testing.distributions._functions import (
     means_agree,
     means_are,
 )
-from ppl_vae.testing.distributions._module_case import ModuleCase
 from ppl_vae.testing.distributions._proposals import OnSphere, OnValues, StudentMixture
-from ppl_vae.testing.distributions._target import TargetDistribution, target_of, targets_of_features
+from ppl_vae.testing.distributions._target import TargetDistribution
 from ppl_vae.weights import RunningWeights
 
 _UNSEEN = 5
@@ -42,8 +40,6 @@ _LARGEST_SHARE = 0.01
 """Largest share of the sum of all weights that one discrete vector may have."""
 _LEAST_OVERLAP = 0.01
 _NEGLIGIBLE = 1e-12
-_ROWS, _FEATURES = 2, 5
-"""Rows, and features of each, that are examined."""
 _ROUNDED = 10.0
 """Factor on the share of a density where rounding sets in, for what may lie beyond."""
 
@@ -312,56 +308,3 @@ def _lattice(target: TargetDistribution) -> Tensor | None:
             return values
         reach *= 2
     return None
-
-
-@final
-@dataclass(frozen=True)
-class Examined:
-    """Examinations of the first rows: of their vectors where possible, and of single features.
-
-    Attributes:
-        case: Module, in double precision.
-        seed: Seed of all draws.
-    """
-
-    case: ModuleCase
-    seed: int
-
-    @cached_property
-    def examinations(self) -> list[Examination]:
-        """Examinations of all distributions that there is a way to examine."""
-        found: list[Examination] = []
-        likelihood = self.case.part == "likelihood"
-        for number in range(min(_ROWS, self.case.num_rows)):
-            # One row of a likelihood is enough to see how features depend on each other.
-            many = likelihood and number > 0
-            seed, target = derive_seed(self.seed, number, 0), target_of(self.case, number)
-            whole = None if many else examination(target, seed)
-            found += [whole] if whole else []
-            if likelihood or whole is None:
-                found += self._by_features(number)
-        return found
-
-    def _by_features(self, number: int) -> list[Examination]:
-        with same_draws(derive_seed(self.seed, number)):
-            last = target_of(self.case, number).draw(1).shape[-1] - 1
-            places = {round(i * last / (_FEATURES - 1)) for i in range(_FEATURES)}
-            targets = targets_of_features(self.case, number, sorted(places))
-        found = [
-            examination(target, derive_seed(self.seed, number, 1 + i))
-            for i, target in enumerate(targets)
-        ]
-        return [examined for examined in found if examined]
-
-    def normalised(self) -> Answer:
-        """Compare every density's integral, or sum, with 1."""
-        return self._all(lambda examined: examined.normalised())
-
-    def followed(self) -> Answer:
-        """Compare all draws with their density."""
-        return self._all(lambda examined: examined.followed())
-
-    def _all(self, question: Callable[[Examination], Answer]) -> Answer:
-        answers = [question(examined) for examined in self.examinations]
-        made: list[Discrepancy] = [c for a in answers if not isinstance(a, str) for c in a]
-        return made or "not looked"

@@ -1,16 +1,18 @@
 """Checks of a prior, a likelihood or a guide against what the package expects of it."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ppl_vae.randomness import derive_seed
-from ppl_vae.testing._comparison import Answer, Report, run_ladder
-from ppl_vae.testing.distributions._agreement import Examined
+from ppl_vae.reference_models import same_draws
+from ppl_vae.testing._comparison import Answer, Discrepancy, Report, run_ladder
+from ppl_vae.testing.distributions._agreement import Examination, examination
 from ppl_vae.testing.distributions._contract import (
     contract,
     each_datum,
@@ -22,6 +24,7 @@ from ppl_vae.testing.distributions._contract import (
 )
 from ppl_vae.testing.distributions._gradients import gradients, pathwise
 from ppl_vae.testing.distributions._module_case import ModuleCase
+from ppl_vae.testing.distributions._target import target_of, targets_of_features
 from ppl_vae.testing.distributions._use import (
     annealing,
     checkpoint,
@@ -59,6 +62,8 @@ _NOT_ASKED = {
 }
 
 _LEAST_ROWS = 2
+_ROWS, _FEATURES = 2, 5
+"""Rows, and features of each, that are examined."""
 
 
 def check_prior(
@@ -217,3 +222,56 @@ def _check(case: ModuleCase, seed: int, false_alarm: float) -> Report:
     }
     # The first rungs again: one report, and one false-alarm rate over all comparisons.
     return run_ladder(name, {**first, **agreement, **then}, false_alarm)
+
+
+@final
+@dataclass(frozen=True)
+class Examined:
+    """Examinations of the first rows: of their vectors where possible, and of single features.
+
+    Attributes:
+        case: Module, in double precision.
+        seed: Seed of all draws.
+    """
+
+    case: ModuleCase
+    seed: int
+
+    @cached_property
+    def examinations(self) -> list[Examination]:
+        """Examinations of all distributions that there is a way to examine."""
+        found: list[Examination] = []
+        likelihood = self.case.part == "likelihood"
+        for number in range(min(_ROWS, self.case.num_rows)):
+            # One row of a likelihood is enough to see how features depend on each other.
+            many = likelihood and number > 0
+            seed, target = derive_seed(self.seed, number, 0), target_of(self.case, number)
+            whole = None if many else examination(target, seed)
+            found += [whole] if whole else []
+            if likelihood or whole is None:
+                found += self._by_features(number)
+        return found
+
+    def _by_features(self, number: int) -> list[Examination]:
+        with same_draws(derive_seed(self.seed, number)):
+            last = target_of(self.case, number).draw(1).shape[-1] - 1
+            places = {round(i * last / (_FEATURES - 1)) for i in range(_FEATURES)}
+            targets = targets_of_features(self.case, number, sorted(places))
+        found = [
+            examination(target, derive_seed(self.seed, number, 1 + i))
+            for i, target in enumerate(targets)
+        ]
+        return [examined for examined in found if examined]
+
+    def normalised(self) -> Answer:
+        """Compare every density's integral, or sum, with 1."""
+        return self._all(lambda examined: examined.normalised())
+
+    def followed(self) -> Answer:
+        """Compare all draws with their density."""
+        return self._all(lambda examined: examined.followed())
+
+    def _all(self, question: Callable[[Examination], Answer]) -> Answer:
+        answers = [question(examined) for examined in self.examinations]
+        made: list[Discrepancy] = [c for a in answers if not isinstance(a, str) for c in a]
+        return made or "not looked"
