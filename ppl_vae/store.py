@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from ppl_vae.files import write_atomically
+from ppl_vae.files import not_a_file, write_atomically
 from ppl_vae.identity import hash_tensors, hash_values
 
 _SEAL = "sha256"
@@ -73,10 +73,11 @@ class Stored:
 
         Raises:
             FileNotFoundError: If there is no such file.
+            IsADirectoryError: If a folder is in its place.
             ValueError: If it is cut short, changed, or of another kind.
         """
         if not path.is_file():
-            raise FileNotFoundError(f"no {what} at {path}: make it first, or name another.")
+            raise not_a_file(path, f"no {what} at {path}: make it first, or name another.")
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

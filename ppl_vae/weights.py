@@ -50,6 +50,17 @@ def leave_one_out_log_mean_exp(
     return torch.logsumexp(replaced, dim=1) - math.log(count)
 
 
+def log_sum_of_others(
+    log_weight: Float[Tensor, "particles batch"],
+) -> Float[Tensor, "particles batch"]:
+    """``log sum_(j != k) w_j`` for each k; -inf where there are no others."""
+    nothing = torch.full_like(log_weight[:1], -math.inf)
+    # From both ends: to subtract the largest weight from the sum of all would cancel digits.
+    before = torch.cat([nothing, log_weight.logcumsumexp(0)[:-1]])
+    after = torch.cat([log_weight.flip(0).logcumsumexp(0).flip(0)[1:], nothing])
+    return torch.logaddexp(before, after)
+
+
 def group_log_mean_exp(
     log_weight: Float[Tensor, "particles batch"], num_groups: int
 ) -> Float[Tensor, "groups batch"]:

@@ -4,16 +4,23 @@ Nothing heavy is imported here: ``ppl_vae`` loads its parts on first use, so tha
 """
 
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import click
 
 import ppl_vae as pv
+from ppl_vae.cli._encode import encode, reconstruct
+from ppl_vae.cli._evaluate import evaluate
 from ppl_vae.cli._fit import compare_command, fit_command
 from ppl_vae.cli._names import objectives, parts
 from ppl_vae.cli._output import TRACEBACK, describe_error, fail, notices, say
-from ppl_vae.cli._run import diagnose, evaluate, gradients_command, impute_command, sample
+from ppl_vae.cli._run import diagnose, gradients_command, impute_command, sample
 from ppl_vae.cli._study import study
 
 
@@ -27,10 +34,34 @@ def cli() -> None:
 
 
 for command in (
-    fit_command, evaluate, diagnose, impute_command, sample, compare_command, study,
-    gradients_command, objectives, parts,
+    fit_command, evaluate, diagnose, encode, reconstruct, impute_command, sample, compare_command,
+    study, gradients_command, objectives, parts,
 ):  # fmt: skip
     cli.add_command(command)
+
+
+STOPPED = "stopped; the same command goes on from the last checkpoint."
+
+
+@contextmanager
+def _interruptible(stopped: threading.Event) -> Iterator[None]:
+    """Note an interruption beside raising it: torch's C code turns some into errors of its own."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    # A caller's own handler stays, and threads cannot set one.
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,8 +69,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     A failure that was not foreseen says so, and where it is; with PPL_VAE_TRACEBACK set, all of it.
     """
+    stopped = threading.Event()
     try:
-        with notices():
+        with notices(), _interruptible(stopped):
             # click's own mode would print usage errors in several lines.
             cli.main(args=arguments, prog_name="ppl-vae", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -49,11 +81,13 @@ def main(arguments: list[str] | None = None) -> None:
         command = error.ctx.command_path if error.ctx else "ppl-vae"
         fail(f"{error.format_message()} See: {command} --help", code=2)
     except (click.Abort, KeyboardInterrupt):
-        fail("stopped; the same command goes on from the last checkpoint.", code=130)
+        fail(STOPPED, code=130)
     # A reader such as head has closed the pipe: there is nobody left to tell.
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
+        if stopped.is_set():
+            fail(STOPPED, code=130)
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         fail(describe_error(error), code=1)

@@ -7,11 +7,21 @@ from typing import Any
 import click
 
 import ppl_vae as pv
-from ppl_vae.cli._options import Command, as_json, config_file, config_of, methods, place, settings
+from ppl_vae.cli._config import config_file, config_of
+from ppl_vae.cli._options import (
+    Command,
+    as_json,
+    engine,
+    engine_of,
+    methods,
+    place,
+    resources,
+    settings,
+)
 from ppl_vae.cli._output import show
 from ppl_vae.cli._study import show_results
 
-COMPARED = ("objective", "prior", "guide", "network")
+COMPARED = ("model", "objective", "prior", "guide", "network")
 """Settings whose levels are compared, in the order of an arm's name."""
 OBJECTIVES = ("elbo", "iwae:50")
 
@@ -28,32 +38,94 @@ OBJECTIVES = ("elbo", "iwae:50")
 @config_file
 @settings("runs.RunConfig", "config")
 @place
+@settings("runs.train_run", "together", "Workers", chosen=("workers",))
+@engine
+@resources
 @as_json
-def fit_command(folder: Path, config: dict[str, Any], place: dict[str, Any], as_json: bool) -> None:
-    """Train one model into a folder."""
-    run, result = pv.runs.train_run(config_of(config), folder, **place)
+def fit_command(
+    folder: Path,
+    config: dict[str, Any],
+    place: dict[str, Any],
+    together: dict[str, Any],
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Train one model into a folder, by one process or by several workers."""
+    workers: int = together["workers"]
+    if workers < 1:
+        raise click.BadParameter(f"must be 1 or more, got {workers}.", param_hint="--workers")
+    starts = engine_of(asked)
+    run, result = pv.runs.train_run(
+        config_of(config), folder, workers=workers, engine=starts, **place
+    )
+    here = asked["engine"]["name"] == "in-process"
+    if here and not pv.training.Workers.joined(workers).is_first:
+        # Torchrun has started a command for every worker: one of them tells.
+        return
     # Of the kept epoch, not the last: these are the parameters that evaluate will use.
     record = result.history.records[result.kept_epoch - 1]
     point = run.has_point_guide
     # A point has no density: log q - log p is -log p there, and no KL.
     term = "-log p" if point else "KL"
     kl = ", ".join(f"{term}({site}) {value:.3f}" for site, value in record.kl.items())
-    bound = "joint log-density log p(x, z)" if point else f"{run.config.objective} bound"
+    bound = _reported(run, point)
     text = (
         f"{run.dataset.description}\n"
         f"{len(result.history)} epochs{' (stopped early)' if result.stopped_early else ''}, "
-        f"{result.history.records[-1].updates} updates, kept epoch {record.epoch}: {bound} "
+        f"{result.history.records[-1].updates} updates{_compiled(result.history)}, "
+        f"kept epoch {record.epoch}: {bound} "
         f"{record.bound:.3f} nats on training data (log-likelihood {record.log_likelihood:.3f}, "
         f"{kl}), {'what is maximised' if point else 'validation bound'} {record.validation:.3f} +- "
         f"{record.validation_error:.3f}{' on validation data' if point else ''}\n"
+        f"{_phases(result)}{_finished(run)}"
         f"run in {folder}; next: ppl-vae evaluate {folder}"
     )
     values = {
         "folder": str(folder),
         "epochs": len(result.history),
         "kept": dataclasses.asdict(record),
+        "phases": {name: len(history) for name, history in result.phases.items()},
+        "fitted": run.fitted,
     }
     show(text, values, as_json)
+
+
+def _reported(run: "pv.runs.Run", point: bool) -> str:
+    """Words for what the objective reports."""
+    objective = run.config.objective
+    if objective.startswith("reconstruction"):
+        return "reconstruction log p(x|z)"
+    return "joint log-density log p(x, z)" if point else f"{objective} bound"
+
+
+def _phases(result: "pv.training.FitResult") -> str:
+    """A line on the phases of training before the last."""
+    told = [
+        f"{name} {len(history)} epochs to {history.records[-1].bound:.3f} nats"
+        for name, history in result.phases.items()
+    ]
+    return f"pretrained: {', '.join(told)}\n" if told else ""
+
+
+def _finished(run: "pv.runs.Run") -> str:
+    """A line on what was fitted after training."""
+    found = run.fitted
+    told = []
+    if found.get("normals"):
+        kind = "a normal" if found["normals"] == 1 else f"a mixture of {found['normals']} normals"
+        told.append(f"p(z) is {kind} fitted to the codes of the training data")
+    if found.get("scale"):
+        told.append(
+            f"p(x|z) has scale {found['scale']:.4g}, by log p(x) of validation data "
+            f"({found['method']}; that of the residuals is {found['residual']:.4g})"
+        )
+    return f"{'; '.join(told)}\n" if told else ""
+
+
+def _compiled(history: "pv.training.History") -> str:
+    """Words for a step that was compiled, wholly or for some batch sizes."""
+    share = history.compiled or 0.0
+    return f" ({share:.0%} compiled)" if share else ""
 
 
 @click.command("compare", cls=Command)
@@ -75,6 +147,13 @@ def fit_command(folder: Path, config: dict[str, Any], place: dict[str, Any], as_
 @config_file
 @settings("runs.RunConfig", "config", several=COMPARED)
 @settings("registry.build_estimator", "estimator", "Evaluation", chosen=("method",))
+@click.option(
+    "--beside",
+    multiple=True,
+    metavar="METHOD",
+    help="Another method (repeat), such as iwae:5000: its estimate, and how far that is below, "
+    "stand beside the one that arms are compared by.",
+)
 @settings("runs.evaluate_run", "on", "Evaluation", chosen=("split", "limit"))
 @methods
 @place
@@ -82,6 +161,7 @@ def fit_command(folder: Path, config: dict[str, Any], place: dict[str, Any], as_
 def compare_command(
     seeds: int,
     folder: Path | None,
+    beside: tuple[str, ...],
     config: dict[str, Any],
     estimator: dict[str, Any],
     on: dict[str, Any],
@@ -89,10 +169,10 @@ def compare_command(
     place: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Compare objectives, priors, guides or networks over seeds, on the same data.
+    """Compare models, objectives, priors, guides or networks over seeds, on the same data.
 
-    Every combination of the objectives, priors, guides and networks that are given (repeat the
-    option) is an arm: trained with each seed, evaluated on the same data with the same random
+    Every combination of the models, objectives, priors, guides and networks that are given (repeat
+    the option) is an arm: trained with each seed, evaluated on the same data with the same random
     numbers. Without an objective, elbo and iwae:50 are compared, or elbo alone where there are
     several of another kind.
     """
@@ -100,15 +180,25 @@ def compare_command(
     # The option's default stands for one run; a comparison needs two levels of something.
     source = click.get_current_context().get_parameter_source("objective")
     if source == click.core.ParameterSource.DEFAULT:
-        alone = all(len(levels[name]) == 1 for name in COMPARED[1:])
+        alone = all(len(levels[name]) == 1 for name in COMPARED if name != "objective")
         levels["objective"] = OBJECTIVES if alone else OBJECTIVES[:1]
+        if levels["model"] != ("vae",):
+            # Each model has an objective of its own.
+            levels["objective"] = ("auto",)
     base = config_of({**config, **{name: values[0] for name, values in levels.items()}})
     given = {name: value for name, value in options.items() if value is not None}
     study = pv.studies.Study(
         config=base,
-        factors={n: values for n, values in levels.items() if len(values) > 1 or n == "objective"},
+        factors={
+            name: values
+            for name, values in levels.items()
+            if len(values) > 1 or (name == "objective" and values != ("auto",))
+        },
         seeds=tuple(range(base.seed, base.seed + seeds)),
-        methods=(pv.studies.Method(estimator["method"], given),),
+        methods=(
+            pv.studies.Method(estimator["method"] or pv.registry.method_for(given), given),
+            *map(pv.studies.Method, beside),
+        ),
         **on,
     )
     results = pv.studies.run_study(

@@ -1,4 +1,4 @@
-"""Commands on a trained run: evaluate, diagnose, impute, sample, gradients."""
+"""Commands on a trained run: diagnose, impute, sample, gradients."""
 
 import dataclasses
 import tempfile
@@ -11,112 +11,14 @@ import ppl_vae as pv
 from ppl_vae.cli._options import (
     Command,
     as_json,
-    engine,
     folder,
     import_from_here,
-    methods,
     opening,
-    resources,
-    rows,
     settings,
     typed,
 )
 from ppl_vae.cli._output import in_options, say, show
 from ppl_vae.settings import Setting, settings_of
-
-
-@click.command(cls=Command)
-@folder
-@settings("registry.build_estimator", "estimator", chosen=("method",))
-@rows
-@click.option(
-    "--shards",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Parts that the data are cut in, each with draws of its own; on Ray they run side by "
-    "side.",
-)
-@click.option(
-    "--list",
-    "listed",
-    is_flag=True,
-    help="Print the evaluations and diagnoses that the run's folder holds, and compute nothing.",
-)
-@opening
-@as_json
-@methods
-@engine
-@resources
-def evaluate(folder: Path, listed: bool, as_json: bool, **asked: Any) -> None:
-    """Estimate log p(x) of a trained run, with its standard error.
-
-    Every evaluation has a file of its own in the run's folder, in evaluations/; none takes
-    another's place, and one that is there is read back.
-    """
-    if listed:
-        stored = pv.runs.list_evaluations(folder)
-        text = pv.runs.format_evaluations(stored) if stored else f"{folder} holds no evaluations"
-        show(text, {"evaluations": [each.summary() for each in stored]}, as_json)
-        return
-    on, opening, shards = asked["on"], asked["opening"], asked["shards"]
-    # The split has a default, so that only a typed one contradicts a file.
-    if on["file"] is not None and "split" in typed(on):
-        raise click.BadParameter("the rows of --data have no splits", param_hint="split")
-    estimator = pv.registry.build_estimator(**asked["estimator"], options=asked["options"])
-    engine = pv.engines.Resources(**asked["resources"]).engine(**asked["engine"])
-    run = pv.runs.open_run(folder, **opening)
-    rows = run.rows(on["split"], on["limit"], on["file"])
-    estimator, sandwich, pictures = _judged(estimator, run, rows, on["seed"])
-    if shards > 1 or asked["engine"]["name"] != "in-process":
-        estimator, on["engine"] = pv.evidence.Sharded(estimator, shards), engine
-    evidence = pv.runs.evaluate_run(run, estimator=estimator, **on)
-    path = pv.runs.file_of(folder, evidence)
-    lines = [f"{run.config.objective} on {rows.source}", str(evidence)]
-    if on["limit"] is not None and on["limit"] > len(rows):
-        lines.insert(
-            1, f"--limit {on['limit']}: only {len(rows)} rows are there, and all are taken"
-        )
-    values = pv.runs.StoredEvaluation(path, evidence.identity, evidence).summary()
-    values["decomposition"] = None
-    normalizers = pv.runs.find_normalizers(run.vae)
-    if normalizers:
-        lines += map(str, normalizers)
-        values["normalizers"] = [each.to_dict() for each in normalizers]
-    if run.data.missing_share:
-        share = f"{run.data.missing_share:.1%}"
-        lines.append(f"log p of the observed cells; {share} of all cells are missing")
-    if run.has_discrete_data:
-        # Bits of a density would depend on the unit of the data.
-        bits = pv.evidence.bits_per_dimension(evidence.mean, run.data.schema.features)
-        lines.append(f"{bits:.4f} bits per dimension, of {run.data.schema.features}")
-        values["bits_per_dimension"] = bits
-    if sandwich is not None:
-        lines += ["", str(sandwich)]
-        lines += [f"picture: {path}" for path in pictures]
-        values["sandwich"] = sandwich.summary()
-    # Of one datum there is no error over data, so no decomposition.
-    if len(rows) > 1:
-        programs = run.vae.model, run.vae.guide
-        terms = pv.diagnostics.decompose(*programs, rows, device=run.device, seed=on["seed"])
-        lines += ["", str(terms)]
-        values["decomposition"] = terms.summary()
-    lines += ["", f"per-datum values in {path}"]
-    show("\n".join(lines), values, as_json)
-
-
-def _judged(estimator: Any, run: Any, rows: Any, seed: int) -> tuple[Any, Any, list[Path]]:
-    """Judge the annealing of a sandwich on simulated data; return estimator, sandwich, pictures."""
-    if not isinstance(estimator, pv.BidirectionalMonteCarlo):
-        return estimator, None, []
-    programs = run.vae.model, run.vae.guide
-    # On simulated data both sides bound log p(x), so that their gap measures the annealing.
-    levels = pv.evidence.sandwiches(estimator, *programs, rows, device=run.device, seed=seed)
-    title = f"{run.config.objective} on {run.data.name}: simulated data"
-    pictures = pv.report.write_sandwich(levels, run.folder, title)
-    sandwich = levels[estimator.annealing.num_temperatures]
-    return pv.evidence.with_gap(estimator, sandwich.gap), sandwich, pictures
 
 
 @click.command(cls=Command)
@@ -172,9 +74,11 @@ def impute_command(
     Writes all completed tables one below the other, numbered in a column `imputation`, and beside
     them the single best one, whose name ends in -point. Observed cells are copied from the file.
     """
-    run = pv.runs.open_run(folder, **opening)
-    imputed = pv.imputation.impute_run(run, **asked)
-    paths = pv.report.write_imputation(imputed, out or folder / "imputed.csv")
+    out = out or folder / "imputed.csv"
+    # Before the work, which may take minutes.
+    pv.report.require_place_of_imputation(out)
+    imputed = pv.imputation.impute_run(pv.runs.open_run(folder, **opening), **asked)
+    paths = pv.report.write_imputation(imputed, out)
     text = f"{imputed}\nwritten: {', '.join(map(str, paths))}"
     show(text, {**imputed.summary(), "files": [str(path) for path in paths]}, as_json)
 
@@ -266,11 +170,13 @@ def gradients_command(
     try:
         counts = sorted({int(count) for count in particles.split(",") if count.strip()})
     except ValueError as error:
-        raise click.BadParameter("give numbers such as 1,4,16", param_hint="particles") from error
+        raise click.BadParameter(
+            "give numbers such as 1,4,16.", param_hint="--particles"
+        ) from error
     if not counts or counts[0] < 1:
-        raise click.BadParameter(f"K is 1 or more, got {particles}", param_hint="particles")
+        raise click.BadParameter(f"K is 1 or more, got {particles}.", param_hint="--particles")
     if built_in and limit is not None:
-        raise click.BadParameter("belongs to a run, not to linear-gaussian", param_hint="limit")
+        raise click.BadParameter("belongs to a run, not to linear-gaussian.", param_hint="--limit")
     # The folder of a model may be one that somebody sent: only what is typed is looked for here.
     if any(map(pv.registry.outside_objective, names)):
         import_from_here()
@@ -285,7 +191,7 @@ def gradients_command(
     if run is None:
         bench = pv.diagnostics.linear_gaussian_bench(families, **asked)
     else:
-        x = run.rows("test", limit or RUN_LIMIT).x.to(run.device)
+        x = pv.data.load(run.rows("test", limit or RUN_LIMIT).x, run.device)
         bench = pv.diagnostics.gradient_statistics(
             run.vae.model, run.vae.guide, x, families, **asked
         )

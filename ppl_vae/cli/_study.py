@@ -96,8 +96,10 @@ def run_command(
 @_trust
 @as_json
 def status(folder: Path, reading: dict[str, Any], as_json: bool) -> None:
-    """Say how far a study is, running or not."""
-    results = pv.studies.open_study(_folder_of(folder), **reading)
+    """Say how far a study is, running or not; by a FILE, what it plans that is not done yet too."""
+    # The file may have been added to since it was carried out.
+    planned = pv.studies.read_study(folder, **reading) if folder.is_file() else None
+    results = pv.studies.open_study(_folder_of(folder), planned=planned, **reading)
     show(pv.studies.format_status(results), pv.studies.status_summary(results), as_json)
 
 
@@ -157,7 +159,8 @@ def show_results(results: Any, as_json: bool) -> None:
     text = "\n".join(results.warnings)
     if comparison is not None:
         notes = pv.studies.study_notes(comparison, results)
-        text = pv.comparison.format_comparison(comparison, results.study.title, notes)
+        title, beside = results.study.title, results.beside()
+        text = pv.comparison.format_comparison(comparison, title, notes, beside)
     text += f"\n\nreport:   {page}"
     if pictures:
         text += f"\npictures: {', '.join(map(str, pictures))}"

@@ -18,6 +18,7 @@ from ppl_vae.comparison._crossed import (
 )
 from ppl_vae.evidence import Evidence
 from ppl_vae.identity import require_same_rows
+from ppl_vae.names import require_instance
 
 Levels = Mapping[str, Mapping[str, str]]
 Pair = tuple[str, str]
@@ -31,7 +32,8 @@ class Cells:
     Attributes:
         seeds: Seeds that have results, ascending.
         values: log p(x) of each seed and datum, in nats.
-        monte_carlo_variance: Squared standard error of each; 0 where it is not known.
+        monte_carlo_variance: Squared standard error of each, without what all data of a run share,
+            which is part of the spread over seeds; 0 where it is not known.
     """
 
     seeds: tuple[int, ...]
@@ -66,8 +68,15 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
     """Gather the cells of each arm, and what was left out, one sentence each.
 
     Raises:
-        ValueError: If results are of different data, of fewer than 2, or there are none.
+        ValueError: If results are of different data, of fewer than 2, or there are none; if all
+            data of a run share an error and there are fewer than two seeds that show it.
     """
+    require_instance("evidence", evidence, Mapping, "arm to seed to log p(x)")
+    for arm, by_seed in evidence.items():
+        require_instance(f"evidence[{arm!r}]", by_seed, Mapping, "seed to log p(x)")
+        for seed, result in by_seed.items():
+            how = "an estimator of log p(x) gives one"
+            require_instance(f"evidence[{arm!r}][{seed}]", result, Evidence, how)
     require_same_rows(
         {
             f"{arm} seed {seed}": result.identity
@@ -100,17 +109,23 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
             for seed in sorted(results.keys() - finite.keys())
         ]
         if finite:
-            errors = [result.standard_error.double() for result in finite.values()]
             cells[arm] = Cells(
                 tuple(finite),
                 torch.stack([result.log_prob.double() for result in finite.values()]),
                 # One particle has no standard error (NaN); its spread over data still counts.
-                torch.stack([error.square().nan_to_num() for error in errors]),
+                torch.stack([r.own_variance.double().nan_to_num() for r in finite.values()]),
             )
         else:
             notes.append(f"{arm} is left out: none of its runs has a result.")
     if not cells:
         raise ValueError("a comparison needs an arm with a finite result, got none.")
+    shared = [arm for arm in cells if any(r.shared_error for r in evidence[arm].values())]
+    if shared and len(_shared_seeds(list(cells.values()))) < 2:
+        raise ValueError(
+            f"all data of {shared[0]} share an error, as that of a normalising constant, which the "
+            "spread over two common seeds or more shows and one seed does not: train more seeds, "
+            "or take evidence.paired_difference."
+        )
     return cells, notes
 
 

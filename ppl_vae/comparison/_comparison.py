@@ -10,8 +10,10 @@ from ppl_vae.comparison._bootstrap import Rank, bootstrap_intervals, rank_arms
 from ppl_vae.comparison._cells import Cells, FactorTable, Levels, Pair, factor_tables, gather
 from ppl_vae.comparison._crossed import CrossedMean, PairedTest, paired_tests
 from ppl_vae.comparison._seeds import Power, RandomEffects, power_of, random_effects
+from ppl_vae.comparison._trust import Trust, doubt_of_difference, trust_in, trust_line
 from ppl_vae.display import Axes, Panel, Result, Row
 from ppl_vae.evidence import Evidence
+from ppl_vae.names import require_share
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -46,6 +48,8 @@ class Comparison(Result):
         confidence: Confidence of every interval, and of those of all differences together.
         seeds: Arm to the seeds it has.
         warnings: Arm to the reason not to trust its log p(x).
+        trusts: Arm to how far its estimates are to be trusted, and what they cost. Intervals of
+            differences hold what either arm may be low by.
         notes: Limits of the statistics, one sentence each.
         methods: Methods that estimated log p(x), in words; several where results differ in it.
         num_data: Number of test data.
@@ -67,11 +71,22 @@ class Comparison(Result):
     confidence: float
     seeds: dict[str, tuple[int, ...]]
     warnings: dict[str, str]
+    trusts: dict[str, Trust]
     notes: list[str]
     methods: tuple[str, ...]
     num_data: int
     num_seeds: int
     num_particles: int
+
+    @property
+    def trust(self) -> str:
+        """Say whether the estimates may be trusted, in a line."""
+        return trust_line(self.trusts, list(self.warnings))
+
+    @property
+    def doubts(self) -> dict[str, float]:
+        """Arm to how low its mean may be beside its Monte Carlo error, where estimators tell."""
+        return _known({arm: each.doubt for arm, each in self.trusts.items()})
 
     def interval(self, pair: Pair) -> tuple[float, float]:
         """Look up the interval of one difference; all hold together at ``confidence``."""
@@ -93,7 +108,7 @@ class Comparison(Result):
 
     def _values(self) -> dict[str, Any]:
         single = ("num_data", "num_seeds", "methods", "num_particles", "confidence", "reference",
-                  "notes")  # fmt: skip
+                  "trust", "notes")  # fmt: skip
         return {
             "unit": "nats per datum",
             **{name: getattr(self, name) for name in single},
@@ -120,6 +135,7 @@ class Comparison(Result):
             "rank_interval": rank.interval,
             "best_probability": rank.best,
             "random_effects": self.random_effects.get(arm),
+            "trust": self.trusts[arm],
             "warning": self.warnings.get(arm),
         }
 
@@ -216,8 +232,7 @@ def compare(
     Raises:
         ValueError: If arms differ in their data, or an argument is wrong.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}.")
+    require_share(confidence=confidence)
     cells, left_out = gather(evidence)
     if reference is not None and reference not in cells:
         raise ValueError(f"reference must be one of the arms {list(cells)}, got {reference!r}.")
@@ -233,12 +248,16 @@ def compare(
     paired = _known({(a, b): cells[a].minus(cells[b]) for a, b in pairs})
     differences = {pair: each.mean for pair, each in paired.items()}
     tests = dict(zip(paired, paired_tests(list(differences.values()), confidence), strict=True))
+    # Where both arms are low by a like amount, their difference is hardly in doubt.
+    for (a, b), test in tests.items():
+        doubt = doubt_of_difference(evidence[a], evidence[b], paired[a, b].seeds)
+        tests[a, b] = test.widened(doubt, differences[a, b].mean)
     bootstrap = bootstrap_intervals(list(paired.values()), confidence, replicates, seed)
     # Bonferroni's, as in the tests: power is that of showing the difference among all others.
     level = (1 - confidence) / max(1, len(paired))
     results = [result for by_seed in evidence.values() for result in by_seed.values()]
     doubts = {
-        arm: next((each.warning for each in evidence[arm].values() if each.warning), None)
+        arm: next((each.caution for each in evidence[arm].values() if each.caution), None)
         for arm in cells
     }
     notes = [*left_out, *_notes(cells, differences)]
@@ -265,6 +284,7 @@ def compare(
         confidence=confidence,
         seeds={arm: each.seeds for arm, each in cells.items()},
         warnings=_known(doubts),
+        trusts={arm: trust_in([evidence[arm][s] for s in cells[arm].seeds]) for arm in cells},
         notes=notes,
         methods=tuple(dict.fromkeys(result.procedure for result in results)),
         num_data=len(results[0]),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import final
 
 import numpy as np
@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from ppl_vae.comparison._confidence import ConfidenceDistribution, MeanSquares, mean_squares
+from ppl_vae.comparison._trust import DifferenceDoubt
 
 
 @final
@@ -140,6 +141,13 @@ class PairedTest:
         """Whether the simultaneous interval excludes 0, so that the difference is called real."""
         low, high = self.simultaneous
         return low > 0 or high < 0
+
+    def widened(self, doubt: DifferenceDoubt, mean: float) -> "PairedTest":
+        """The test with intervals that hold the doubt of the difference; p-values stay."""
+        interval, simultaneous = (
+            doubt.widened(mean, *ends) for ends in (self.interval, self.simultaneous)
+        )
+        return replace(self, interval=interval, simultaneous=simultaneous)
 
     def verdict(self, pair: tuple[str, str]) -> str:
         """Say which of the two compared is higher, if the difference is real."""

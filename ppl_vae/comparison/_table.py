@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from ppl_vae.comparison._cells import FactorTable, Pair
 from ppl_vae.comparison._comparison import Comparison
 from ppl_vae.comparison._crossed import CrossedMean, PairedTest
+from ppl_vae.comparison._trust import Lowness
 
 _COLUMNS = f"{'log p(x)':>10} {'error':>8}   {'data':>7} {'seeds':>7} {'MC':>7}   {'seed sd':>7}"
 
@@ -13,8 +15,20 @@ _FEW = 3
 """Number of differences whose values of each seed fit on a line; the JSON has all."""
 
 
-def format_comparison(comparison: Comparison, title: str, notes: Sequence[str] = ()) -> str:
-    """Format the table of ``ppl-vae compare``: arms, then paired differences with a verdict."""
+def format_comparison(
+    comparison: Comparison,
+    title: str,
+    notes: Sequence[str] = (),
+    beside: Mapping[str, Mapping[str, Lowness]] = MappingProxyType({}),
+) -> str:
+    """Format the table of ``ppl-vae compare``: arms, then paired differences with a verdict.
+
+    Args:
+        comparison: The comparison.
+        title: First line.
+        notes: Last lines.
+        beside: Label of another method to arm to its estimate, as columns beside the arm's.
+    """
     arms, differences = comparison.arms, comparison.differences
     width = max(len(name) for name in [*arms, *(_pair(pair) for pair in differences)])
     first, *others = comparison.methods
@@ -25,12 +39,16 @@ def format_comparison(comparison: Comparison, title: str, notes: Sequence[str] =
         title,
         f"N = {comparison.num_data} data, {comparison.num_seeds} seed(s), {method}; "
         "nats per datum, higher is better",
+        comparison.trust,
         "",
-        f"{'':{width}} {_COLUMNS}" + (f"   {'P(best)':>7}" if many else ""),
+        f"{'':{width}} {_COLUMNS}"
+        + (f"   {'P(best)':>7}" if many else "")
+        + "".join(f"   {label:>10} {'low by':>7}" for label in beside),
     ]
     for arm, mean in arms.items():
         best = f"   {comparison.ranking[arm].best:>7.3f}" if many else ""
-        lines.append(f"{arm:{width}} {_numbers(mean)}{best}")
+        stand_beside = "".join(_beside(label, by_arm.get(arm)) for label, by_arm in beside.items())
+        lines.append(f"{arm:{width}} {_numbers(mean)}{best}{stand_beside}")
     if differences:
         against = "" if comparison.reference is None else f" from {comparison.reference}"
         lines += ["", f"Differences{against}, paired by datum and seed:"]
@@ -59,11 +77,20 @@ def format_comparison(comparison: Comparison, title: str, notes: Sequence[str] =
             "error: standard error of the mean for new data and new seeds; "
             "data, seeds, MC (Monte Carlo): its parts.",
             f"interval: {100 * comparison.confidence:g}%{together}; a difference is called real "
-            "only if it excludes 0.",
+            "only if it excludes 0."
+            + (" It holds what log p(x) of either arm may be low by." if comparison.doubts else ""),
+            *(["low by: log p(x) minus the estimate beside it, by datum."] if beside else []),
             *comparison.notes,
             *notes,
         ]
     )
+
+
+def _beside(label: str, other: Lowness | None) -> str:
+    width = max(10, len(label))
+    if other is None:
+        return f"   {'-':>{width}} {'-':>7}"
+    return f"   {other.log_prob:>{width}.3f} {other.low_by:>7.3f}"
 
 
 def _numbers(mean: CrossedMean) -> str:

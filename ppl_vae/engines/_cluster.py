@@ -66,7 +66,7 @@ def _connect(ray: Any, address: str | None) -> None:
     around = _loopback(ray) if address is None else nullcontext()
     try:
         _require_answer(address)
-        with _environment(_ENVIRONMENT), around:
+        with environment(_ENVIRONMENT), around:
             ray.init(
                 address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **local
             )
@@ -160,14 +160,14 @@ def _loopback(ray: Any) -> Iterator[None]:
     # The constant is read at import, the variable by processes that Ray starts: both are set.
     constants.ENABLE_RAY_CLUSTER = False
     try:
-        with _environment({constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+        with environment({constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
             yield
     finally:
         constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
     # Put back afterwards: the caller's environment, and programs started later, are not ours.
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

@@ -3,12 +3,14 @@
 import math
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 from ppl_vae.engines._cluster import Request, connected, living, require_address, require_ray
+from ppl_vae.engines._ray_train import run_together
 from ppl_vae.engines._task import Outcome, Surroundings, Task, failed, perform_in_worker
 
 _AHEAD = 2
@@ -78,6 +80,40 @@ class RayEngine:
                 yield from flight.outcomes(iter(tasks))
             finally:
                 flight.cancel()
+
+    def run_together(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], workers: int
+    ) -> Any:
+        """Call a function in several workers at once, by Ray Train; give the first one's value.
+
+        The workers are one process group of torch: gloo for tensors on CPUs, NCCL on GPUs. When one
+        of them dies all are started again, at most ``retries`` times, and the function must go on
+        from what it has kept. An error that a worker raises ends all of them.
+
+        Args:
+            function: Function at the top level of a module.
+            arguments: Arguments that can be pickled.
+            workers: Number of workers, each with this engine's CPUs and GPUs.
+
+        Raises:
+            ConnectionError: If there is no cluster at the address, or workers died too often.
+            ImportError: If Ray Train is not installed.
+            ValueError: If workers is less than 1, they are to share GPUs, or the cluster has no
+                room for so many.
+        """
+        if workers < 1:
+            raise ValueError(f"workers must be 1 or more, got {workers}.")
+        if 0 < self.gpus < 1 and workers > 1:
+            # NCCL refuses two processes on one GPU.
+            raise ValueError(
+                f"workers that train one model need a GPU each, or none, got gpus={self.gpus:g}."
+            )
+        ray = require_ray()
+        with connected(ray, self.address):
+            request = Request(self.cpus, self.gpus)
+            # Nodes of a cluster see the working folder, this machine its temporary ones.
+            storage = None if self.address is None else Path.cwd()
+            return run_together(ray, function, arguments, workers, request, self.retries, storage)
 
 
 @final

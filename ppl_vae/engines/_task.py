@@ -4,14 +4,14 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import chdir, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
 
-import torch
+from ppl_vae.cpu import given_threads
 
 _LONGEST = 500
 """Characters of a reason; the traceback has the rest."""
@@ -140,7 +140,7 @@ def perform_in_worker(name: str, packed: bytes, around: Surroundings, attempts: 
 
 def _perform(name: str, work: Callable[[], Any], threads: int | None, attempts: int = 1) -> Outcome:
     """Do the work of a task; whatever it raises but an interruption becomes its outcome."""
-    with _torch_threads(threads):
+    with nullcontext() if threads is None else given_threads(threads):
         try:
             return Outcome(name, work(), attempts=attempts)
         # SystemExit too: a task that calls sys.exit() must not end the worker or the study.
@@ -155,17 +155,3 @@ def failed(name: str, error: BaseException, attempts: int = 1) -> Outcome:
         reason = f"{reason[: _LONGEST - 4]} ..."
     where = "".join(traceback.format_exception(error))
     return Outcome(name, error=reason, traceback=where, attempts=attempts)
-
-
-@contextmanager
-def _torch_threads(count: int | None) -> Iterator[None]:
-    if count is None:
-        yield
-        return
-    # Sums over threads differ in their last digits, so that the number is part of the result.
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

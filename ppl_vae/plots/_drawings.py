@@ -1,4 +1,4 @@
-"""Drawings on axes: intervals, curves, bars, images and columns of data."""
+"""Drawings on axes: intervals, curves and bars, their labels and legends."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.markers import CARETDOWN
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from ppl_vae.plots._style import (
-    HEIGHT,
     INK,
     MUTED,
     PAPER,
@@ -20,7 +19,6 @@ from ppl_vae.plots._style import (
     Style,
     draw_line,
     new_figure,
-    style_of,
 )
 
 _LONGEST = 50
@@ -29,10 +27,6 @@ _ROW = 0.46
 """Height of a row with its label above, in inches."""
 _STRETCH = 8.0
 """Least ratio of largest to smallest at which costs are on a log axis."""
-_IMAGES = 10
-"""Number of images in a row."""
-_MOST_COLUMNS = 24
-_QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
 _APART = 0.035
 """Share of a panel's width and height that labels of points keep from each other."""
 _SI = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -74,6 +68,17 @@ class ElboTerms:
     log_likelihood: float
     kl: Sequence[float]
     remark: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class DoubtRow:
+    """Row of an arm with how low its log p(x) is, and may be; infinite where nothing bounds it."""
+
+    label: str
+    style: Style
+    bias: float
+    doubt: float
 
 
 @final
@@ -194,6 +199,46 @@ def draw_parts(ax: Axes, rows: Sequence[ElboTerms]) -> None:
     _rows_axis(ax, len(rows), "nats per datum")
 
 
+def draw_doubts(ax: Axes, rows: Sequence[DoubtRow], tolerated: float) -> None:
+    """Draw from 0 how low each arm is estimated to be, full, and how low it may be, pale.
+
+    A dashed line stands at what is tolerated. Where nothing bounds it, the bar ends in an arrow.
+    """
+    ends = [row.doubt for row in rows if math.isfinite(row.doubt)]
+    most = 1.15 * max([*ends, 1.2 * tolerated])
+    ax.axvline(0, color=INK, lw=1)
+    ax.axvline(tolerated, color=MUTED, lw=1.2, ls=(0, (3, 2)))
+    for height, row in enumerate(rows):
+        color, bounded = row.style.color, math.isfinite(row.doubt)
+        end = row.doubt if bounded else 0.96 * most
+        bias = row.bias if math.isfinite(row.bias) else 0.0
+        ax.barh(height + 0.1, bias, 0.3, color=color, lw=0)
+        ax.barh(height + 0.1, max(end - bias, 0.0), 0.3, left=bias, color=color, lw=0, alpha=0.4)
+        if not bounded:
+            ax.plot(0.97 * most, height + 0.1, ">", color=color, markersize=8)
+        _row_label(ax, height, row.label, f"{row.doubt:.3f}" if bounded else "no bound")
+    _rows_axis(ax, len(rows), "log p(x) may be low by, nats per datum")
+    ax.set_xlim(0, most)
+
+
+def draw_shares(ax: Axes, rows: Mapping[str, Sequence[float]], names: Sequence[str]) -> None:
+    """Draw shares that add up to 1 side by side, a row for each label, fuller from name to name."""
+    shades = [(index + 1) / len(names) for index in range(len(names))]
+    for height, (label, shares) in enumerate(rows.items()):
+        left = 0.0
+        for share, shade in zip(shares, shades, strict=True):
+            ax.barh(height + 0.1, share, 0.3, left=left, color=INK, alpha=shade, lw=0)
+            left += share
+        _row_label(ax, height, label)
+    _rows_axis(ax, len(rows), "share of the data")
+    ax.set_xlim(0, 1)
+    # Below the panel: names are long, and a phone is narrow.
+    patches = [Patch(color=INK, alpha=shade, lw=0, label=name)
+               for name, shade in zip(names, shades, strict=True)]  # fmt: skip
+    # Of the figure, whose layout makes room for it.
+    ax.figure.legend(handles=patches, loc="outside lower left", frameon=False, fontsize=10)
+
+
 def draw_costs(ax: Axes, points: Sequence[Cost], front: Sequence[Cost], xlabel: str) -> None:
     """Draw mean log p(x) against cost, two standard errors each, with the Pareto front as steps."""
     for point in points:
@@ -216,134 +261,6 @@ def draw_costs(ax: Axes, points: Sequence[Cost], front: Sequence[Cost], xlabel: 
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _si(value)))
     ax.margins(x=0.12, y=0.12)
     ax.set(xlabel=xlabel, ylabel="log p(x), nats per datum")
-
-
-def draw_profiles(ax: Axes, rows: Sequence[Sequence[float]], color: str, xlabel: str) -> None:
-    """Draw data without names of columns, one line a row."""
-    for row in rows:
-        ax.plot(range(len(row)), row, color=color, lw=0.9, alpha=0.6)
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    ax.set(xlabel=xlabel)
-
-
-def draw_columns(
-    ax: Axes,
-    groups: Mapping[str, Float[np.ndarray, "rows columns"]],
-    names: Sequence[str],
-    colors: Sequence[str],
-) -> None:
-    """Draw columns of a table, one below the other, in each the groups of rows to compare.
-
-    Thin: from the 5% to the 95% quantile, thick: from 25% to 75%, mark: the median, all in standard
-    deviations from the mean of the first group's column; both stand beside its name. Missing cells
-    are left out.
-    """
-    first = next(iter(groups.values()))
-    center, scale = np.nanmean(first, 0), np.nanstd(first, 0)
-    count = min(len(names), _MOST_COLUMNS)
-    for index, ((label, rows), color) in enumerate(zip(groups.items(), colors, strict=True)):
-        # A constant column has no scale, and stays in its own units.
-        scaled = (rows - center) / np.where(scale > 0, scale, 1)
-        heights = np.arange(count) + 0.3 * (index - (len(groups) - 1) / 2)
-        low, first_quarter, median, last_quarter, high = np.nanquantile(
-            scaled[:, :count], _QUANTILES, axis=0
-        )
-        ax.hlines(heights, low, high, color=color, lw=1.2)
-        ax.hlines(heights, first_quarter, last_quarter, color=color, lw=4, label=label)
-        ax.plot(median, heights, "|", color=INK, markersize=7, markeredgewidth=1.5)
-    left_out = f"; {count} of {len(names)} columns" if count < len(names) else ""
-    scales = [f"({mean:.4g} \N{PLUS-MINUS SIGN} {sd:.2g})" for mean, sd in
-              zip(center, np.nanstd(first, 0), strict=True)]  # fmt: skip
-    labels = [f"{shortened(name, 24)} {scale}" for name, scale in zip(names, scales, strict=True)]
-    ax.set_yticks(range(count), labels[:count])
-    ax.set(ylim=(count - 0.4, -0.6), xlabel=f"standard deviations from the data's mean{left_out}")
-
-
-def columns_height(count: int) -> float:
-    """Compute the inches of a figure with so many columns of data, one below the other."""
-    return 0.9 + 0.32 * min(count, _MOST_COLUMNS)
-
-
-def image_grid(
-    images: Float[np.ndarray, "images features"], shape: Sequence[int], columns: int = _IMAGES
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Lay out images in rows, a white pixel between; grey ones from white (0) to black (1)."""
-    values = np.nan_to_num(images).clip(0, 1).reshape(len(images), *shape)
-    if len(shape) == 2:
-        values = np.repeat(1 - values[:, None], 3, axis=1)
-    colors = np.moveaxis(values, 1, -1)
-    padded = np.pad(colors, [(0, -len(colors) % columns), (0, 1), (0, 1), (0, 0)],
-                    constant_values=1)  # fmt: skip
-    rows = padded.reshape(-1, columns, *padded.shape[1:]).swapaxes(1, 2)
-    # Without the white pixels beside the last column and below the last row.
-    joined = rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)[:-1, :-1]
-    return np.asarray((255 * joined).round(), dtype=np.uint8)
-
-
-def plot_images(
-    rows: Sequence[Float[Any, "columns features"]],
-    image_shape: Sequence[int],
-    *,
-    row_names: Sequence[str] = (),
-    ax: Axes | None = None,
-) -> Any:
-    """Plot a grid of images, one given batch a row, values in [0, 1] from white to black.
-
-    Args:
-        rows: Batches of images, all of one size.
-        image_shape: (height, width), or (channels, height, width).
-        row_names: Names beside the first rows.
-        ax: Axes to draw on; a new figure if not given.
-
-    Returns:
-        The axes that were given, or the new figure.
-    """
-    columns, height = len(rows[0]), image_shape[-2] + 1
-    pixels = image_grid(np.concatenate([np.asarray(row) for row in rows]), image_shape, columns)
-
-    def draw(ax: Axes) -> None:
-        ax.imshow(pixels, interpolation="nearest")
-        ax.set(xticks=[])
-        ax.grid(visible=False)
-        ax.spines[:].set_visible(False)
-        ax.set_yticks([height * (n + 0.5) for n in range(len(row_names))], row_names)
-        ax.tick_params(length=0)
-
-    return draw_on([(draw, 0.6 + 6.5 * pixels.shape[0] / pixels.shape[1])], ax)
-
-
-def plot_columns(
-    groups: Mapping[str, Float[Any, "rows columns"]],
-    names: Sequence[str] | None = None,
-    *,
-    ax: Axes | None = None,
-) -> Any:
-    """Plot groups of rows of a table, beside each other in every column.
-
-    See :func:`draw_columns`.
-
-    Args:
-        groups: Name to rows; the first sets the scale of each column.
-        names: Names of the columns. Where they have none, a row is a line over the features.
-        ax: Axes to draw on; a new figure if not given.
-
-    Returns:
-        The axes that were given, or the new figure.
-    """
-    arrays = {name: np.asarray(rows, dtype=float) for name, rows in groups.items()}
-    colors = [MUTED, *(style_of(index).color for index in range(len(arrays) - 1))]
-
-    def draw(ax: Axes) -> None:
-        if names is not None:
-            draw_columns(ax, arrays, names, colors)
-        for (label, rows), color in zip(arrays.items(), colors, strict=True):
-            if names is None:
-                draw_profiles(ax, rows.tolist(), color, "feature")
-                # One entry in the legend for all lines of a group.
-                ax.plot([], [], color=color, label=label)
-        legend(ax)
-
-    return draw_on([(draw, HEIGHT if names is None else columns_height(len(names)))], ax)
 
 
 def draw_on(panels: Sequence[tuple[Drawing, float]], ax: Axes | Sequence[Axes] | None) -> Any:

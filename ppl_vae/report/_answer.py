@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from ppl_vae.comparison import Comparison
+from ppl_vae.names import plural
 from ppl_vae.plots import ForestRow
 from ppl_vae.report import _numbers as numbers
 
@@ -101,7 +102,7 @@ def _reference(rows: Mapping[str, ForestRow], reference: str) -> list[Markup]:
             numbers.signed(row.mean),
             numbers.signed(row.low),
             numbers.signed(row.high),
-            numbers.plural(len(rows), "arm"),
+            plural(len(rows), "arm"),
             f"{higher:,} {'is' if higher == 1 else 'are'}",
             f"{lower:,}",
             f"{len(rows) - higher - lower:,}",

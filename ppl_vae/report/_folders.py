@@ -1,13 +1,17 @@
 """Figures and tables that runs and studies keep in their folders."""
 
+import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
 from ppl_vae.arviz import arviz_plots_works, plot_ranks
+from ppl_vae.data import load
 from ppl_vae.diagnostics import Calibration, GradientBench
 from ppl_vae.evidence import Sandwich, plot_sandwiches
 from ppl_vae.files import write_atomically
@@ -16,8 +20,13 @@ from ppl_vae.netcdf import netcdf_bytes
 from ppl_vae.plots import plot_columns, plot_images, png_of
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs import Diagnosis, Run, file_of
-from ppl_vae.studies import StudyResults
 from ppl_vae.training import plot_histories
+
+if TYPE_CHECKING:
+    from ppl_vae.studies import StudyResults
+
+_NUMBER = "imputation"
+"""Column that numbers completed tables, the first in a file of them."""
 
 
 def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Path]:
@@ -36,7 +45,7 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     """
     if not 1 <= count <= 100:
         raise ValueError(f"count must be between 1 and 100 columns, got {count}.")
-    data = run.rows("test", count).x.to(run.device)
+    data = load(run.rows("test", count).x, run.device)
     with seeded(seed, Stream.SAMPLING), torch.no_grad():
         prior_means = run.vae.generate(count * 5).mean.cpu()
         reconstructed = run.vae.reconstruct(data).mean.cpu()
@@ -60,7 +69,7 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     return _write(run.folder, figures)
 
 
-def write_study_figures(results: StudyResults) -> list[Path]:
+def write_study_figures(results: "StudyResults") -> list[Path]:
     """Draw ``comparison.png`` and ``curves.png`` into the study's folder; return their paths."""
     comparison = results.comparison()
     if comparison is None:
@@ -73,7 +82,9 @@ def write_study_figures(results: StudyResults) -> list[Path]:
     return _write(results.folder, figures)
 
 
-def write_gradient_bench(bench: GradientBench, folder: Path, title: str) -> list[Path]:
+def write_gradient_bench(
+    bench: GradientBench, folder: str | os.PathLike[str], title: str
+) -> list[Path]:
     """Write ``gradients.csv``, ``gradients.json`` and ``snr.png``; return their paths."""
     files: dict[str, bytes | str] = {
         "gradients.csv": bench.to_frame().to_csv(index=False),
@@ -83,7 +94,7 @@ def write_gradient_bench(bench: GradientBench, folder: Path, title: str) -> list
     return _write(folder, files)
 
 
-def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path]:
+def write_diagnosis(diagnosis: Diagnosis, folder: str | os.PathLike[str], title: str) -> list[Path]:
     """Write a diagnosis, and figures of its results that have one, beside the run's evaluations.
 
     ``diagnosis-KEY.nc``, ``diagnosis-KEY.json``, ``diagnosis-KEY-bound_curve.png``, likewise for
@@ -93,7 +104,7 @@ def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path
     Raises:
         ValueError: If the diagnosis does not say what it was computed from.
     """
-    path = file_of(folder, diagnosis)
+    path = file_of(Path(folder), diagnosis)
     files: dict[str, bytes | str] = {
         ".nc": netcdf_bytes(diagnosis.to_datatree({"title": title})),
         ".json": json.dumps(diagnosis.summary(), indent=2) + "\n",
@@ -106,26 +117,85 @@ def write_diagnosis(diagnosis: Diagnosis, folder: Path, title: str) -> list[Path
     return _write(path.parent, {f"{path.stem}{name}": what for name, what in files.items()})
 
 
-def write_sandwich(sandwiches: Mapping[int, Sandwich], folder: Path, title: str) -> list[Path]:
+def write_sandwich(
+    sandwiches: Mapping[int, Sandwich], folder: str | os.PathLike[str], title: str
+) -> list[Path]:
     """Write ``sandwich.png``; return its path."""
     return _write(folder, {"sandwich.png": png_of(plot_sandwiches(sandwiches), title)})
 
 
-def write_imputation(found: ImputedTable, path: Path) -> list[Path]:
-    """Write all completed tables to ``path``, the single best one beside it; return both paths."""
+def require_place_of_imputation(path: str | os.PathLike[str]) -> None:
+    """Check that an imputation may go to a path: nothing else than an earlier one is replaced.
+
+    Raises:
+        FileExistsError: If another file is there, or where the single best table goes beside it.
+        IsADirectoryError: If a folder is there.
+    """
+    path = Path(path)
+    place = path if path.exists() else _point(path)
+    if place.is_dir():
+        raise IsADirectoryError(f"{place} is a folder, a file is expected: name another.")
+    if place.exists() and (place != path or not _is_imputation(path)):
+        raise FileExistsError(
+            f"{place} is there and no earlier imputation: choose another name, or move it away."
+        )
+
+
+def _point(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-point{path.suffix}")
+
+
+def _is_imputation(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_NUMBER) + 1) == f"{_NUMBER},".encode()
+
+
+def write_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Write a table of a run, by the file's ending as .parquet or .csv; return its path.
+
+    Raises:
+        OSError: If it cannot be written; an earlier file stays whole.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        write_atomically(path, table.to_csv(index=False))
+    else:
+        content = io.BytesIO()
+        table.to_parquet(content, index=False)
+        write_atomically(path, content.getvalue())
+    return path
+
+
+def write_imputation(found: ImputedTable, path: str | os.PathLike[str]) -> list[Path]:
+    """Write all completed tables to ``path``, the single best one beside it; return both paths.
+
+    Raises:
+        ValueError: If the table has a column ``imputation`` of its own.
+        FileExistsError: If there is a file that is no earlier imputation.
+        OSError: If one cannot be written.
+    """
+    # Such a table could also be an earlier imputation, which is not to be written over itself.
+    if _NUMBER in found.table:
+        raise ValueError(
+            f"the table has a column {_NUMBER!r}, the name of the number of each completed table: "
+            "give it another name."
+        )
+    path = Path(path)
+    require_place_of_imputation(path)
     numbered = [
         # The number of the imputation comes first, before the columns of the table.
-        draw.assign(imputation=number).iloc[:, [-1, *range(draw.shape[1])]]
+        draw.assign(**{_NUMBER: number}).iloc[:, [-1, *range(draw.shape[1])]]
         for number, draw in enumerate(found.draws, start=1)
     ]
     together = pd.concat(numbered, ignore_index=True).to_csv(index=False)
-    point = path.with_name(f"{path.stem}-point{path.suffix}")
+    point = _point(path)
     write_atomically(path, together)
     write_atomically(point, found.point.to_csv(index=False))
     return [path, point]
 
 
-def _write(folder: Path, files: Mapping[str, bytes | str]) -> list[Path]:
+def _write(folder: str | os.PathLike[str], files: Mapping[str, bytes | str]) -> list[Path]:
+    folder = Path(folder)
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]

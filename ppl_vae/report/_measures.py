@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ppl_vae.names import plural
 from ppl_vae.plots import Curve, ElboTerms, Style, draw_against, draw_parts, rows_height, svg_panel
 from ppl_vae.report import _numbers as numbers
 from ppl_vae.report._blocks import Figure, Section, Table, TableColumn, Value
@@ -28,7 +29,7 @@ def done(cells: Sequence[RunRecord], arm: str | None = None) -> Iterator[RunReco
             yield replace(cell)
 
 
-def _measured(
+def measured(
     cells: Sequence[RunRecord], name: str, arms: Sequence[str]
 ) -> dict[str, dict[int, Summary]]:
     """Look up the summaries of a measure, by arm and seed, where it was measured."""
@@ -45,7 +46,7 @@ def _measured(
 
 def _first(cells: Sequence[RunRecord], name: str, arms: Sequence[str]) -> dict[str, Summary]:
     """Look up, by arm, the summary of a measure of the first seed that has one."""
-    found = _measured(cells, name, arms)
+    found = measured(cells, name, arms)
     return {arm: next(iter(by_seed.values())) for arm, by_seed in found.items()}
 
 
@@ -60,7 +61,7 @@ def _with_nan(value: Any) -> Any:
 
 def bound_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Section | None:
     """Make the section of E[L_K] against K, and its limit."""
-    by_arm = _measured(cells, "bound_curve", list(styles))
+    by_arm = measured(cells, "bound_curve", list(styles))
     if not by_arm:
         return None
     curves = []
@@ -87,7 +88,7 @@ def bound_curves(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Sec
         "and the particles.",
         lambda ax: draw_against(ax, curves, "particles K", "nats per datum"),
         f"Bound against the number of particles, a rising line for each of "
-        f"{numbers.plural(len(curves), 'arm')}",
+        f"{plural(len(curves), 'arm')}",
         (["arm", "seed", "K", "bound", "monte_carlo_error"], rows),
     )
     return Section("bound", "Bound against K", [figure, _limits(by_arm)], key=True)
@@ -198,7 +199,7 @@ def decompositions(
     means = {}
     for arm in arms:
         # Arm by arm, so that the summaries of one arm only are in memory.
-        for summaries in _measured(cells, "decomposition", [arm]).values():
+        for summaries in measured(cells, "decomposition", [arm]).values():
             # A guide that is a point has a joint density, and no ELBO to be taken apart.
             if bounds := [summary for summary in summaries.values() if "elbo" in summary]:
                 means[arm] = _mean_terms(bounds)

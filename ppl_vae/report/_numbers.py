@@ -67,6 +67,16 @@ def count(value: float | None) -> str:
     return _written(value, ",.0f")
 
 
+def bounded(value: float | None) -> str:
+    """Write three decimals, or that there is no bound."""
+    return "no bound" if value is not None and math.isinf(value) else nats(value)
+
+
+def bounded_count(value: float | None) -> str:
+    """Write a whole number, or that there is no bound."""
+    return "no bound" if value is not None and math.isinf(value) else count(value)
+
+
 def tenths(value: float | None) -> str:
     """Write one decimal, with separators of thousands."""
     return _written(value, ",.1f")
@@ -75,11 +85,6 @@ def tenths(value: float | None) -> str:
 def interval(low: float, high: float) -> str:
     """Write both ends, for a sentence."""
     return f"{nats(low)} to {nats(high)}"
-
-
-def plural(number: int, noun: str) -> str:
-    """Write ``1 seed``, ``2 seeds``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def is_missing(value: float | str | None) -> bool:

@@ -1,28 +1,32 @@
 """Sections on the plan, the state of each cell, and how to reproduce the study."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ppl_vae.comparison import Comparison
+from ppl_vae.names import plural
 from ppl_vae.report import _numbers as numbers
 from ppl_vae.report._blocks import Block, Facts, Section, Table, TableColumn, Value, Verbatim
 from ppl_vae.runs import RunRecord
 from ppl_vae.settings_file import write_yaml_text
-from ppl_vae.studies import Study, StudyResults
+
+if TYPE_CHECKING:
+    from ppl_vae.studies import Study, StudyResults
 
 _TIMES = f" {numbers.TIMES} "
 _HASH = 12
 """Number of characters of a hash that tell files apart."""
 
 
-def design(results: StudyResults, comparison: Comparison | None) -> Section:
+def design(results: "StudyResults", comparison: Comparison | None) -> Section:
     """Make the section of data, arms, factors, seeds, budget and evaluation."""
     study = results.study
     states = [cell.state for cell in results.cells]
     finished = f"{states.count('done'):,} of {len(states):,} done"
     items = [
         ("Data", _data(results.manifest.get("data", {}), study)),
-        ("Arms", f"{numbers.plural(len(study.arms), 'arm')}: {_product(study)}"),
+        ("Arms", f"{plural(len(study.arms), 'arm')}: {_product(study)}"),
         *((f"Levels of {name}", ", ".join(levels)) for name, levels in study.levels.items()),
         ("Seeds", f"{len(study.seeds)} per arm: {', '.join(map(str, study.seeds))}"),
         ("Cells", f"one training run for each arm and seed; {finished}"),
@@ -36,7 +40,7 @@ def design(results: StudyResults, comparison: Comparison | None) -> Section:
     return Section("design", "Design", [Facts(items)])
 
 
-def _data(data: Mapping[str, Any], study: Study) -> str:
+def _data(data: Mapping[str, Any], study: "Study") -> str:
     text = str(data.get("name", study.config.dataset.data))
     sizes = [
         f"{numbers.count(data[f'num_{split}'])} {name}"
@@ -47,22 +51,22 @@ def _data(data: Mapping[str, Any], study: Study) -> str:
     if shape:
         sizes.append(f"images of {_TIMES.join(map(str, shape))}")
     elif data.get("features"):
-        sizes.append(numbers.plural(int(data["features"]), "feature"))
+        sizes.append(plural(int(data["features"]), "feature"))
     return f"{text} ({', '.join(sizes)})" if sizes else text
 
 
-def _product(study: Study) -> str:
-    sizes = [numbers.plural(len(levels), "level") for levels in study.levels.values()]
+def _product(study: "Study") -> str:
+    sizes = [plural(len(levels), "level") for levels in study.levels.values()]
     crossed = [f"{name} ({size})" for name, size in zip(study.levels, sizes, strict=True)]
     return _TIMES.join(crossed) or "one configuration"
 
 
-def _training(study: Study) -> str:
+def _training(study: "Study") -> str:
     training = study.config.training
     budget = training.budget
     length = f"{budget.limit:,} {budget.kind.replace('_', ' ')}"
     if budget.epochs is not None:
-        length = numbers.plural(budget.epochs, "epoch")
+        length = plural(budget.epochs, "epoch")
     varied = f"; {', '.join(study.factors)} as the arm says" if study.factors else ""
     return (
         f"{length} per run, batches of {training.batch_size}, learning rate "
@@ -70,7 +74,7 @@ def _training(study: Study) -> str:
     )
 
 
-def _evaluation(study: Study, comparison: Comparison | None) -> str:
+def _evaluation(study: "Study", comparison: Comparison | None) -> str:
     methods = []
     for method in study.methods:
         options = ", ".join(f"{name} {value}" for name, value in method.options.items())
@@ -92,8 +96,9 @@ def cells_table(cells: Sequence[RunRecord], values: Mapping[tuple[str, int], flo
         [
             cell.arm, cell.seed, cell.state, values.get((cell.arm, cell.seed)),
             # A cell that nobody began has no cost: empty cells of the table, and no zeros.
-            *((cell.epochs, cell.kept_epoch, cell.evaluations, cell.seconds, cell.attempts)
-              if cell.attempts else [None] * 5),
+            # Of a copy, so that the curves that it reads are let go again.
+            *((cell.epochs, cell.kept_epoch, cell.evaluations, replace(cell).history.compiled,
+               cell.seconds, cell.attempts) if cell.attempts else [None] * 6),
             cell.reason or "",
         ]
         for cell in cells
@@ -106,6 +111,7 @@ def cells_table(cells: Sequence[RunRecord], values: Mapping[tuple[str, int], flo
         TableColumn("epochs", "number", numbers.count),
         TableColumn("kept_epoch", "number", numbers.count, heading="epoch kept"),
         TableColumn("evaluations", "number", numbers.count, heading="decoder evaluations"),
+        TableColumn("compiled", "number", numbers.tenths, heading="share compiled"),
         TableColumn("seconds", "number", numbers.tenths),
         TableColumn("attempts", "number", numbers.count),
     ]
@@ -121,7 +127,7 @@ def cells_table(cells: Sequence[RunRecord], values: Mapping[tuple[str, int], flo
     return Section("cells", "Cells", [table])
 
 
-def reproduction(results: StudyResults) -> Section:
+def reproduction(results: "StudyResults") -> Section:
     """Make the section of command, plan, all settings and versions."""
     manifest, study = results.manifest, results.study
     varied = {"seed", *study.factors}

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ppl_vae.comparison import Comparison, CrossedMean, PairedTest
+from ppl_vae.comparison import Comparison, CrossedMean, Lowness, PairedTest
 from ppl_vae.plots import ForestRow, Style, draw_forest, rows_height
 from ppl_vae.report import _numbers as numbers
 from ppl_vae.report._answer import oriented, percent_of
 from ppl_vae.report._blocks import Block, Figure, Section, Table, TableColumn, Value
 from ppl_vae.report._measures import done
 from ppl_vae.report._numbers import mean as mean_of
-from ppl_vae.studies import StudyResults
+
+if TYPE_CHECKING:
+    from ppl_vae.studies import StudyResults
 
 _Pair = tuple[str, str]
 
@@ -240,19 +243,23 @@ def _forest(
     )
 
 
-def methods(results: StudyResults, comparison: Comparison) -> Section | None:
+def methods(results: "StudyResults", comparison: Comparison) -> Section | None:
     """Make the table of means by arm and method; None where there is one method only."""
     labels = [method.label for method in results.study.methods]
     if len(labels) < 2:
         return None
+    beside = results.beside()
     rows = [
-        row for arm in comparison.ranking for label in labels for row in _row(results, arm, label)
+        [*row, *_low_by(beside, arm, label)]
+        for arm in comparison.ranking
+        for label in labels
+        for row in _row(results, arm, label)
     ]
     table = Table(
         name="methods",
         caption=(
             "Mean log p(x) by each method, over the seeds that it was used on, nats per datum; "
-            f"arms are compared by {labels[0]}"
+            f"arms are compared by {labels[0]}, and the others stand below it by as much as said"
         ),
         columns=[
             TableColumn("arm", "arm"),
@@ -264,13 +271,22 @@ def methods(results: StudyResults, comparison: Comparison) -> Section | None:
                 "evaluations", "number", numbers.count, heading="decoder evaluations a datum"
             ),
             TableColumn("seeds", "number", numbers.count),
+            TableColumn("low_by", "number", heading=f"below {labels[0]} by"),
+            TableColumn("low_by_error", "error", numbers.error, heading="±"),
         ],
         rows=rows,
     )
     return Section("methods", "Methods of evaluation", [table])
 
 
-def _row(results: StudyResults, arm: str, label: str) -> list[list[Value]]:
+def _low_by(
+    beside: Mapping[str, Mapping[str, Lowness]], arm: str, label: str
+) -> tuple[float | None, float | None]:
+    found = beside.get(label, {}).get(arm)
+    return (None, None) if found is None else (found.low_by, found.low_by_error)
+
+
+def _row(results: "StudyResults", arm: str, label: str) -> list[list[Value]]:
     """Make one row, or none without such an estimate; hold one cell's values at a time."""
     values, variances, costs, direction = [], [], [], ""
     for cell in done(results.cells, arm):

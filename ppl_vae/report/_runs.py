@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.image import imsave
 
+from ppl_vae.names import plural
 from ppl_vae.plots import (
     HEIGHT,
     MUTED,
@@ -101,7 +102,7 @@ def _curves_figure(
         "training may lie below the panel.",
         lambda ax: draw_bands(ax, curves, "nats per datum"),
         f"{title} against the epoch, a line with a band over seeds for each of "
-        f"{numbers.plural(len(curves), 'arm')}",
+        f"{plural(len(curves), 'arm')}",
         (["arm", "seed", "epoch", quantity], rows),
     )
 

@@ -1,24 +1,30 @@
 """Report of a study as one HTML file, without network, script or second file."""
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jinja2
 
 from ppl_vae.comparison import Comparison
 from ppl_vae.files import printable, write_atomically
+from ppl_vae.names import plural
 from ppl_vae.plots import Style, style_of, svg_symbol
+from ppl_vae.report import _codes as codes
 from ppl_vae.report import _measures as measures
 from ppl_vae.report import _numbers as numbers
 from ppl_vae.report import _provenance as provenance
 from ppl_vae.report import _ranking as ranking
 from ppl_vae.report import _runs as runs
+from ppl_vae.report import _trust as trust
 from ppl_vae.report._answer import answer
 from ppl_vae.report._blocks import Block, Section
-from ppl_vae.studies import StudyResults
+
+if TYPE_CHECKING:
+    from ppl_vae.studies import StudyResults
 
 PAGE = "report.html"
 _MOST_SHOWN = 12
@@ -35,7 +41,7 @@ class _Warnings(NamedTuple):
     rest: Sequence[str]
 
 
-def write_report(results: StudyResults, path: Path | None = None) -> Path:
+def write_report(results: "StudyResults", path: str | os.PathLike[str] | None = None) -> Path:
     """Write the report of a study as one HTML file, from its folder alone; return its path.
 
     Tables hold all arms and cells; figures the best arms and the reference. Values read from a cell
@@ -49,12 +55,12 @@ def write_report(results: StudyResults, path: Path | None = None) -> Path:
         OSError: If the page cannot be written; an earlier one stays whole.
         ValueError: If a file in the study's folder is damaged.
     """
-    path = results.folder / PAGE if path is None else path
+    path = results.folder / PAGE if path is None else Path(path)
     write_atomically(path, render(results, results.comparison()))
     return path
 
 
-def render(results: StudyResults, comparison: Comparison | None) -> str:
+def render(results: "StudyResults", comparison: Comparison | None) -> str:
     """Render the page as HTML.
 
     Args:
@@ -76,10 +82,12 @@ def render(results: StudyResults, comparison: Comparison | None) -> str:
                 f"Figures show {len(styles)} of {len(comparison.arms):,} arms: the best ones and "
                 "the reference. Tables hold all."
             )
-    size = [numbers.plural(len(study.arms), "arm"), numbers.plural(len(study.seeds), "seed")]
+    size = [plural(len(study.arms), "arm"), plural(len(study.seeds), "seed")]
     return _template().render(
         title=study.question or study.title,
         kicker=f"Comparison of {f' {numbers.TIMES} '.join(size)} · {study.title}",
+        trust="" if comparison is None else _sentence(comparison.trust),
+        in_doubt=comparison is not None and bool(comparison.warnings),
         cautions=_warnings(results, comparison),
         answer=answer(comparison) if comparison else [
             "No cell of this study is done yet: there is nothing to compare."
@@ -93,7 +101,7 @@ def render(results: StudyResults, comparison: Comparison | None) -> str:
     )  # fmt: skip
 
 
-def _warnings(results: StudyResults, comparison: Comparison | None) -> list[_Warnings]:
+def _warnings(results: "StudyResults", comparison: Comparison | None) -> list[_Warnings]:
     """Warnings about runs, estimates and statistics; groups without one are left out."""
     doubtful: Mapping[str, str] = {} if comparison is None else comparison.warnings
     groups = {
@@ -108,8 +116,12 @@ def _warnings(results: StudyResults, comparison: Comparison | None) -> list[_War
     ]
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def _sections(
-    results: StudyResults, comparison: Comparison | None, styles: dict[str, Style]
+    results: "StudyResults", comparison: Comparison | None, styles: dict[str, Style]
 ) -> list[Section]:
     design = provenance.design(results, comparison)
     if comparison is None:
@@ -124,6 +136,7 @@ def _sections(
     all_sections = [
         design,
         ranking.ranked(comparison, styles),
+        trust.trusted(comparison, styles),
         ranking.differences(comparison),
         ranking.factors(comparison),
         ranking.methods(results, comparison),
@@ -131,6 +144,7 @@ def _sections(
         measures.bound_curves(cells, styles),
         measures.sandwich_block(cells, styles),
         measures.decompositions(cells, list(arms), styles),
+        codes.codes(cells, list(arms)),
         measures.gradients_block(cells, styles),
         runs.pictures(cells, styles, results.manifest.get("data", {})),
         runs.costs(cells, {arm: (mean.mean, mean.error) for arm, mean in arms.items()}, styles),

@@ -1,25 +1,39 @@
-"""From names to a model and its guide, newly initialised."""
+"""From components to a model and its guide, newly initialised."""
 
-import json
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from pyro import distributions as dist
+from torch import Tensor, nn
 
-from ppl_vae.components import Component, ComponentSpec
-from ppl_vae.data import Dataset
-from ppl_vae.guides import DiagonalNormalEncoder, TableInput
+from ppl_vae.components import Component
+from ppl_vae.data import (
+    Dataset,
+    LazyRows,
+    RowTensor,
+    column_means,
+    filled,
+    in_memory,
+    missing_cells,
+    row_chunks,
+)
+from ppl_vae.guides import CORRUPTIONS, CorruptedInput, DiagonalNormalEncoder, TableInput
 from ppl_vae.likelihoods import ObservedDecoder
-from ppl_vae.names import require_known
-from ppl_vae.networks import ACTIVATIONS, DECODER_NETWORKS, MLP, GatedMLP, ObservedInput
+from ppl_vae.networks import MLP, GatedMLP, ObservedInput
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.registry import MODEL_KINDS
 from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE, Ladder
 
+if TYPE_CHECKING:
+    from ppl_vae.runs._model import ModelSettings
+
+Model: TypeAlias = VAE | HierarchicalVAE
+"""A model with its guide, whichever kind it is of."""
 _PRIOR_STREAM = 1
+_ENCODED = 1000
+"""Data encoded at once."""
 
 
 @final
@@ -36,116 +50,44 @@ class Components:
 
 @final
 @dataclass(frozen=True)
-class ModelSettings:
-    """The three distributions of a model and its guide, and sizes of their networks.
+class Build:
+    """Builder of a model for some data, from the caller's random state."""
 
-    Attributes:
-        prior: Prior p(z).
-        likelihood: Likelihood p(x|z); auto: table for .csv and .parquet files, else bernoulli.
-        guide: Guide q(z|x); of a hierarchy, normal goes bottom-up and ladder shares the model's
-            conditionals.
-        network: Bodies of encoder and decoder.
-        latent: Latent dimensions; several, from the data upwards, make a hierarchy: 100,50.
-        hidden: Hidden layer sizes of the encoder; the decoder mirrors them.
-        upper_hidden: Hidden layer sizes between layers of latents; None: as hidden.
-        activation: Activation of the hidden layers.
-
-    Raises:
-        ValueError: If a size is less than 1, or the activation is unknown.
-    """
-
-    prior: ComponentSpec = "normal"
-    likelihood: ComponentSpec = "auto"
-    guide: ComponentSpec = "normal"
-    network: ComponentSpec = "mlp"
-    latent: int | tuple[int, ...] = 50
-    hidden: tuple[int, ...] = (200, 200)
-    upper_hidden: tuple[int, ...] | None = None
-    activation: str = "tanh"
-
-    def __post_init__(self) -> None:
-        # One layer has one way of being written, so that a run that goes on is known again.
-        if isinstance(self.latent, tuple) and len(self.latent) == 1:
-            object.__setattr__(self, "latent", self.latent[0])
-        named = {"latent": self.layers, "hidden": self.hidden, "upper_hidden": self.upper}
-        for name, sizes in named.items():
-            if any(size < 1 for size in sizes):
-                raise ValueError(f"{name} takes sizes of 1 or more, got {sizes}.")
-        require_known("activation", self.activation, ACTIVATIONS)
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Latent dimensions of each layer, from the data upwards."""
-        return (self.latent,) if isinstance(self.latent, int) else self.latent
-
-    @property
-    def upper(self) -> tuple[int, ...]:
-        """Hidden layer sizes between layers of latents, on the way up."""
-        return self.hidden if self.upper_hidden is None else self.upper_hidden
-
-    def components(self, *, table: bool = False) -> Components:
-        """The classes that the names stand for, with their arguments.
-
-        Args:
-            table: Whether the data are a table, whose likelihood is another one.
-
-        Raises:
-            ValueError: If a name or an argument is wrong.
-        """
-        likelihood = self.likelihood
-        if likelihood == "auto":
-            likelihood = "table" if table else "bernoulli"
-        # As JSON, since a component may be written as a mapping, which no cache takes as a key.
-        return _components(json.dumps([self.prior, likelihood, self.guide, self.network]))
-
-    def build(self, components: Components, dataset: Dataset, seed: int) -> VAE | HierarchicalVAE:
-        """A model and guide for the data, from the caller's random state.
-
-        The prior has a random stream of its own, by ``seed``: models with other priors start with
-        the same networks.
-
-        Raises:
-            ValueError: If a component cannot be built for these data.
-        """
-        work = _Build(components, self, dataset, seed)
-        return work.one_layer() if len(self.layers) == 1 else work.hierarchy()
-
-
-# A study of a thousand runs names the same few components again and again.
-@lru_cache(maxsize=256)
-def _components(written: str) -> Components:
-    prior, likelihood, guide, network = json.loads(written)
-    return Components(
-        prior=MODEL_KINDS["prior"].parse(prior),
-        likelihood=MODEL_KINDS["likelihood"].parse(likelihood),
-        guide=MODEL_KINDS["guide"].parse(guide),
-        encoder_network=MODEL_KINDS["network"].parse(network),
-        decoder_network=DECODER_NETWORKS.parse(network),
-    )
-
-
-@final
-@dataclass(frozen=True)
-class _Build:
     components: Components
-    sizes: ModelSettings
+    sizes: "ModelSettings"
     dataset: Dataset
     seed: int
+    corrupt: str | None = None
+
+    def build(self) -> Model:
+        """A model of one layer of latents, or a hierarchy."""
+        return self.one_layer() if len(self.sizes.layers) == 1 else self.hierarchy()
 
     def one_layer(self) -> VAE:
+        """A model of one layer of latents.
+
+        Raises:
+            ValueError: If the settings ask for more.
+        """
         if self.components.guide.build is Ladder:
             raise ValueError(
                 "guide ladder needs two layers of latents or more, from the data upwards, such as "
                 "latent=(50, 20)."
             )
         (latent,) = self.sizes.layers
+        if self.sizes.upper_hidden is not None:
+            raise ValueError(
+                "upper_hidden lies between layers of latents, and there is one: leave it out, or "
+                "give latent two sizes or more."
+            )
         encoder = self._encoder(latent)
         # After the encoder, which a VampPrior passes its pseudo-inputs through.
         prior = self._prior(encoder, latent)
         # Of a one-hot code there are more than latent dimensions.
-        return VAE(prior, self._decoder(prior().event_shape[0]), encoder)
+        return VAE(prior, self._decoder(self._width(prior)), self._corrupted(encoder))
 
     def hierarchy(self) -> HierarchicalVAE:
+        """A model of several layers of latents."""
         if self.components.guide.build is Ladder:
             conditionals = self._conditionals()
             inference: Any = self._ladder(conditionals)
@@ -153,7 +95,27 @@ class _Build:
             inference = self._bottom_up()
             conditionals = self._conditionals()
         prior = self._prior(inference.top, self.sizes.layers[-1])
-        return HierarchicalVAE(prior, conditionals, self._decoder(self.sizes.layers[0]), inference)
+        decoder = self._decoder(self.sizes.layers[0])
+        return HierarchicalVAE(prior, conditionals, decoder, self._corrupted(inference))
+
+    def likelihood(self, network: nn.Module) -> Any:
+        """The likelihood p(x|z) of another network."""
+        context = self._context(self.sizes.layers[0])
+        return self.components.likelihood(network=network, **context)
+
+    def _corrupted(self, encoder: Any) -> Any:
+        """The encoder behind the corruption of its input, if there is one.
+
+        Outside of what the prior is given: pseudo-inputs are no data.
+        """
+        if self.corrupt is None:
+            return encoder
+        if self.dataset.columns is not None:
+            raise ValueError(
+                f"corrupt {self.corrupt}: a 0 or noise is no value of a table's categories: take "
+                "rows of numbers, or leave it out."
+            )
+        return CorruptedInput(encoder, CORRUPTIONS.parse(self.corrupt)())
 
     def _bottom_up(self) -> BottomUp:
         guide, (first, *_) = self.components.guide, self.sizes.layers
@@ -191,7 +153,9 @@ class _Build:
         columns, features = self.dataset.columns, self.dataset.features
         if columns is not None:
             body = self._encoder_body(TableInput.num_inputs(columns), outputs)
-            return TableInput(columns, self.dataset.train, body)
+            return TableInput(
+                columns, in_memory(self.dataset.train, "a table of mixed columns"), body
+            )
         if not self.dataset.missing_share:
             return self._encoder_body(features, outputs)
         # An image with a mask beside it is none.
@@ -221,21 +185,30 @@ class _Build:
         with seeded(self.seed, Stream.INITIALIZATION, _PRIOR_STREAM):
             context = self._context(latent)
             # Pseudo-inputs and exemplars are whole rows: means stand for missing cells.
-            context["data"] = torch.where(
-                self.dataset.train.isnan(), context["data_mean"], self.dataset.train
-            )
+            context["data"] = filled(self.dataset.train, context["data_mean"])
             return self.components.prior(encoder=encoder, **context)
 
+    def _width(self, prior: Any) -> int:
+        """Size of the prior's z, which a one-hot code has more of than latent dimensions."""
+        drawn, text = prior(), f"prior {self.components.prior.text}"
+        if not isinstance(drawn, dist.Distribution) or len(drawn.event_shape) != 1:
+            shape = getattr(drawn, "event_shape", None)
+            found = type(drawn).__name__ if shape is None else f"events of shape {tuple(shape)}"
+            raise ValueError(
+                f"{text}: forward() must return a distribution of vectors, got {found}."
+            )
+        return int(drawn.event_shape[0])
+
     def _decoder(self, inputs: int) -> Any:
-        likelihood, context = self.components.likelihood, self._context(self.sizes.layers[0])
+        context = self._context(self.sizes.layers[0])
         network = self.components.decoder_network(
             in_features=inputs,
-            out_features=likelihood.num_outputs(self.dataset.features, **context),
+            out_features=self.components.likelihood.num_outputs(self.dataset.features, **context),
             hidden=self.sizes.hidden[::-1],
             activation=self.sizes.activation,
             image_shape=self.dataset.image_shape,
         )
-        decoder = likelihood(network=network, **context)
+        decoder = self.likelihood(network)
         # A table's decoder leaves missing cells out by itself.
         mixed = self.dataset.columns is not None
         return ObservedDecoder(decoder) if self.dataset.missing_share and not mixed else decoder
@@ -251,6 +224,14 @@ class _Build:
         }
 
 
-def _mean(rows: Tensor) -> Tensor:
+def _mean(rows: RowTensor) -> Tensor:
     """Mean of each column, over the cells that are not missing."""
-    return rows.nanmean(0) if bool(rows.isnan().any()) else rows.mean(0)
+    if isinstance(rows, LazyRows):
+        return column_means(rows)
+    return rows.nanmean(0) if missing_cells(rows) else rows.mean(0)
+
+
+def codes_of(encoder: Any, x: RowTensor, device: torch.device) -> Float[Tensor, "rows latent"]:
+    """Codes of data: the means of q(z|x), in evaluation mode as the encoder is."""
+    with torch.no_grad():
+        return torch.cat([encoder(part.to(device)).mean for part in row_chunks(x, _ENCODED)])

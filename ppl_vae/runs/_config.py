@@ -9,14 +9,23 @@ from typing import Any, Literal, final
 from ppl_vae.data import TABLE_SUFFIXES, Dataset, Reading, load_dataset
 from ppl_vae.identity import hash_values
 from ppl_vae.likelihoods import BernoulliDecoder, TableDecoder
-from ppl_vae.objectives import Objective
+from ppl_vae.objectives import Objective, outside_objective, parse_objective
 from ppl_vae.randomness import Stream, derive_seed, seeded
-from ppl_vae.registry import MODEL_KINDS, outside_objective, parse_objective
-from ppl_vae.runs._build import Components, ModelSettings
-from ppl_vae.settings import changed, flat, nested, read
-from ppl_vae.training import LIMITS, FitSettings
-from ppl_vae.vae import VAE, HierarchicalVAE
+from ppl_vae.runs._build import Components, Model
+from ppl_vae.runs._model import MODEL_KINDS, ModelSettings
+from ppl_vae.runs._origin import CONFIG
+from ppl_vae.schedules import Constant
+from ppl_vae.settings import changed, flat, nested, read, settings_of
+from ppl_vae.training import ADDED, LIMITS, OPTIMIZERS, FitSettings
 
+_ADDED: Mapping[str, Any] = {
+    **ADDED,
+    "valid_rows": None,
+    "model": "vae",
+    "corrupt": None,
+    "pretrain": None,
+}
+"""Settings that hashes leave out at these values: see :data:`ppl_vae.training.ADDED`."""
 _GREY_IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot")
 
 
@@ -33,6 +42,8 @@ class DataSettings:
             ordinal[:low<high].
         reading: How a table's file is read.
         test_data: File of the test rows, with the same columns; None: they are split off.
+        valid_rows: Number of validation rows of a named set, the last of those that it has for
+            training and validation; None: as it is divided.
         valid_fraction: Share of a file's rows for validation; None: 0.1.
         test_fraction: Share of a file's rows for test; None: 0.1.
         split_seed: Seed of the permutation that splits a file's rows; None: a constant.
@@ -47,6 +58,7 @@ class DataSettings:
     columns: Mapping[str, str] = field(default_factory=dict)
     reading: Reading = field(default_factory=Reading)
     test_data: str | None = None
+    valid_rows: int | None = None
     valid_fraction: float | None = None
     test_fraction: float | None = None
     split_seed: int | None = None
@@ -68,22 +80,44 @@ class RunConfig:
 
     Attributes:
         dataset: Data to train on.
-        objective: Bound to maximise.
-        model: Prior, likelihood, guide and their networks.
+        objective: Objective to maximise; auto: elbo, of autoencoders reconstruction.
+        model: Kind of model, prior, likelihood, guide and their networks.
         training: How to train.
         seed: Seed of everything random in the run.
+        is_automatic: Whether the objective is the model's own, and so another one of another model.
     """
 
     dataset: DataSettings = field(default_factory=DataSettings)
-    objective: str = "elbo"
+    objective: str = "auto"
     model: ModelSettings = field(default_factory=ModelSettings)
     training: FitSettings = field(default_factory=lambda: FitSettings(batch_size=100))
     seed: int = 0
+    is_automatic: bool = field(init=False, repr=False, compare=False, default=False)
+
+    def __post_init__(self) -> None:
+        # However it was made: a file gives values of the annotated types, and what is written must
+        # be what is read. 5 for 5.0 would be another run.
+        for name, group in nested(type(self), _converted(self.values()), self).items():
+            object.__setattr__(self, name, group)
+        # What auto stands for, so that each objective has one name; a copy with another model is
+        # made from auto again.
+        object.__setattr__(self, "is_automatic", self.objective == "auto")
+        object.__setattr__(self, "objective", self.model.kind.objective(self.objective))
+        if not isinstance(self.training.optimizer, str):
+            raise ValueError(
+                f"optimizer {self.training.optimizer!r} has no name that a run's file can keep: "
+                f"give one of {', '.join(OPTIMIZERS)}, or train with fit."
+            )
 
     @classmethod
     def of(cls, **settings: Any) -> "RunConfig":
-        """The configuration with these settings, of whichever group: ``of(latent=2, epochs=3)``."""
-        return cls(**nested(cls, settings))
+        """The configuration with these settings, of whichever group: ``of(latent=2, epochs=3)``.
+
+        Raises:
+            TypeError: If a name is unknown.
+            ValueError: If a value is of a wrong type or out of range.
+        """
+        return cls(**nested(cls, _converted(settings)))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, trust: bool = False) -> "RunConfig":
@@ -105,11 +139,16 @@ class RunConfig:
 
     def changed(self, **settings: Any) -> "RunConfig":
         """A copy with some settings replaced, of whichever group."""
-        return changed(self, **settings)
+        automatic = {"objective": "auto"} if self.is_automatic else {}
+        return changed(self, **automatic | _converted(settings))
 
     def values(self) -> dict[str, Any]:
         """Settings of all groups by name."""
         return flat(self)
+
+    def given(self) -> dict[str, Any]:
+        """Settings as they were given: ``auto`` for an objective that is the model's own."""
+        return self.values() | ({"objective": "auto"} if self.is_automatic else {})
 
     def complete(self) -> dict[str, Any]:
         """All values, with class paths and every argument in place of names, as JSON has them."""
@@ -119,13 +158,27 @@ class RunConfig:
             for name in ("prior", "likelihood", "guide")
         }
         # A network's name stands for two classes, an encoder's and a decoder's.
-        values: dict[str, Any] = json.loads(json.dumps({**self.values(), **written}))
+        in_full = {**self.values(), **self.model.written(), **written}
+        values: dict[str, Any] = json.loads(json.dumps(in_full))
         return values
 
     @property
     def identity(self) -> str:
         """A hash of all settings but the budget, which a run that goes on may have longer."""
-        return hash_values({k: v for k, v in self.complete().items() if k not in LIMITS})
+        return hash_values({k: v for k, v in self._hashed().items() if k not in LIMITS})
+
+    @property
+    def key(self) -> str:
+        """A hash of all settings."""
+        return hash_values(self._hashed())
+
+    def _hashed(self) -> dict[str, Any]:
+        """All values but those that stand for what a run was before there was the setting."""
+        return {
+            name: value
+            for name, value in self.complete().items()
+            if name not in _ADDED or value != _ADDED[name]
+        }
 
     @property
     def components(self) -> Components:
@@ -146,7 +199,7 @@ class RunConfig:
         _ = self.components
         return parse_objective(self.objective)
 
-    def build_vae(self, dataset: Dataset) -> VAE | HierarchicalVAE:
+    def build_vae(self, dataset: Dataset) -> Model:
         """A newly initialised model and guide for the data.
 
         Raises:
@@ -173,6 +226,7 @@ class RunConfig:
             allow_missing=chosen.allow_missing,
             columns=chosen.columns if mixed else None,
             test_data=chosen.test_data,
+            valid_rows=chosen.valid_rows,
             valid_fraction=chosen.valid_fraction,
             test_fraction=chosen.test_fraction,
             split_seed=chosen.split_seed,
@@ -211,3 +265,61 @@ def require_ours(values: Mapping[str, Any]) -> None:
             f"the file names {outside[:100]!r}, which is no class of this package: to import it "
             "runs its code; if you trust the file and that code, give trust=True."
         )
+
+
+def config_of(folder: Path, saved: Mapping[str, Any], *, trust: bool = False) -> RunConfig:
+    """The configuration that a run's folder holds.
+
+    Args:
+        folder: Folder of the run.
+        saved: The settings in it.
+        trust: As of :meth:`RunConfig.from_mapping`.
+
+    Raises:
+        ValueError: If they are damaged, or name a class of others without trust.
+    """
+    if not trust:
+        require_ours(saved)
+    try:
+        return RunConfig.from_mapping(saved, trust=True)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+
+
+def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunConfig) -> None:
+    """Check that a run planned into a folder can go on from the one that is there.
+
+    Args:
+        folder: Folder of the run.
+        saved: The settings in the folder; compared as they are written, so that nothing that they
+            name is imported.
+        config: The settings planned.
+
+    Raises:
+        ValueError: If it is another run; names the settings that differ.
+    """
+    objective, training = config.build_objective(), config.training
+    before = config_of(folder, saved, trust=True)
+    # A schedule or an annealed objective spreads over the budget; others may be given a longer one.
+    may_differ = set()
+    if isinstance(training.rate_at, Constant) and not objective.anneals:
+        same_kind = before.training.budget.kind == training.budget.kind
+        may_differ = {"epochs", *(LIMITS if same_kind else ())}
+    # Through JSON both ways, so that a tuple here equals the list that the file has.
+    there, here = json.loads(json.dumps(before.values())), config.complete()
+    other = [
+        f"{name} {there.get(name)} there, {value} here"
+        for name, value in here.items()
+        if name not in may_differ and there.get(name) != value
+    ]
+    if other:
+        raise ValueError(
+            f"{folder} holds a run with other settings in {CONFIG} ({'; '.join(other)}): choose "
+            "another folder, or remove it."
+        )
+
+
+def _converted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run, each of its own type; unknown ones as they are."""
+    known = settings_of(RunConfig)
+    return {n: known[n].convert(value) if n in known else value for n, value in values.items()}

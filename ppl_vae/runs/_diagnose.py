@@ -3,15 +3,13 @@
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, final, get_type_hints
 
 import torch
-import xarray as xr
-from torch import Tensor
 
-from ppl_vae.data import Rows
+from ppl_vae.data import Rows, RowTensor
 from ppl_vae.diagnostics import (
     Decomposition,
     GapSettings,
@@ -26,118 +24,19 @@ from ppl_vae.diagnostics import (
     rate_distortion,
     simulation_based_calibration,
 )
-from ppl_vae.display import Panel, Result
+from ppl_vae.display import Result
 from ppl_vae.evidence import AnnealedImportanceSampling, Call, Evidence, ImportanceSampling
-from ppl_vae.identity import Identity, identity_of
-from ppl_vae.netcdf import Attribute, joined
+from ppl_vae.identity import identity_of
+from ppl_vae.names import require_instance
 from ppl_vae.particles import Program, Programs, zero_offsets
 from ppl_vae.refinement import Refinement
-from ppl_vae.runs._evaluate import unfinished_file
+from ppl_vae.runs._diagnosis import Diagnosis, DiagnosisSettings
+from ppl_vae.runs._evaluations import unfinished_file
 from ppl_vae.runs._kept import KeptResults
 from ppl_vae.runs._run import Run, Split
 
 KEPT_FILE = "diagnosis-results.safetensors"
 _REFINEMENT = Refinement(50)
-
-
-@final
-@dataclass(frozen=True)
-class DiagnosisSettings:
-    """Settings of a diagnosis.
-
-    Attributes:
-        particles: Number of particles K of log p(x), for each datum.
-        rate_data: Data for the rate-distortion curve; 0 leaves it out.
-        temperatures: Steps of the curve's annealing.
-        chains: Chains of the curve's annealing, for each datum.
-        flow: Find a flow for each datum too, to see what the normal's shape costs; takes zuko and
-            some minutes.
-
-    Raises:
-        ValueError: If a number is too small.
-    """
-
-    particles: int = 5000
-    rate_data: int = 20
-    temperatures: int = 500
-    chains: int = 16
-    flow: bool = False
-
-    def __post_init__(self) -> None:
-        least = {"particles": 2, "rate_data": 0, "temperatures": 2, "chains": 1}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} must be {smallest} or more, got {getattr(self, name)}.")
-
-
-@final
-@dataclass(frozen=True, repr=False)
-class Diagnosis(Result):
-    """Results of all diagnoses of a run, by name: ``diagnosis["inference_gap"]``.
-
-    Attributes:
-        results: Name to result, of those that could be had.
-        titles: Name to heading in print; a result without one is in the tree only.
-        left_out: Name to the reason why the result is not there.
-        identity: Identity of all of them together; every result has one of its own.
-        origin: Origin of the run.
-    """
-
-    results: Mapping[str, Result]
-    titles: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    identity: Identity | None = None
-    origin: str = ""
-
-    def __getitem__(self, name: str) -> Any:
-        """The result of this name.
-
-        Raises:
-            KeyError: If it is not there, with the reason.
-        """
-        if name not in self.results:
-            raise KeyError(f"no result {name!r}: {self.left_out.get(name, 'there is none')}.")
-        return self.results[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.results
-
-    def __str__(self) -> str:
-        texts = [f"{self.titles[name]}\n{result}" for name, result in self._printed.items()]
-        texts += [f"left out, {name}: {why}" for name, why in self.left_out.items()]
-        return "\n\n".join(texts)
-
-    @property
-    def _printed(self) -> dict[str, Result]:
-        return {name: result for name, result in self.results.items() if name in self.titles}
-
-    @property
-    def drawn(self) -> dict[str, Result]:
-        """Results with a drawing of their own, besides intervals of their values."""
-        return {n: result for n, result in self.results.items() if "_panels" in vars(type(result))}
-
-    def to_datatree(  # type: ignore[override]
-        self, attrs: Mapping[str, Attribute] | None = None
-    ) -> xr.DataTree:
-        """All results as groups of one tree, for netCDF and ArviZ; ``attrs`` go to its root.
-
-        Each group has its result's name, but ``prior_sbc``, where ArviZ looks for a calibration,
-        and its own attributes, notes and warnings among them.
-        """
-        trees = [
-            result.to_datatree(group="" if result._group == "prior_sbc" else name)
-            for name, result in self.results.items()
-        ]
-        reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
-        own = {**self._attributes(), "left_out": reasons, "origin": self.origin}
-        return joined(trees, {**(attrs or {}), **own})
-
-    def _values(self) -> dict[str, Any]:
-        values = {name: result.summary() for name, result in self._printed.items()}
-        return values | {"left_out": self.left_out, "identity": self.identity}
-
-    def _panels(self) -> list[Panel]:
-        return [panel for result in self._printed.values() for panel in result._panels()]
 
 
 def diagnose_run(
@@ -173,11 +72,14 @@ def diagnose_run(
         ValueError: If there are too few data or particles for standard errors, or the file of an
             earlier call is damaged.
     """
-    settings = settings or DiagnosisSettings()
+    require_instance("run", run, Run, "open_run(FOLDER) reads one")
+    settings = DiagnosisSettings() if settings is None else settings
+    how = "DiagnosisSettings(particles=1000) makes one"
+    require_instance("settings", settings, DiagnosisSettings, how)
     data, left_out = run.rows(split, limit, file), dict[str, str]()
     try:
         train = run.rows("train", limit)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         train, left_out["inference_gap_train"] = None, str(error)
     if min(len(data), 2 if train is None else len(train)) < 2:
         raise ValueError(
@@ -356,7 +258,7 @@ def _rate_settings(work: _Work) -> dict[str, Any]:
     return {"annealing": AnnealedImportanceSampling(temperatures, chains, mass="guide")}
 
 
-def _refinement_of(run: Run, x: Tensor) -> Refinement | None:
+def _refinement_of(run: Run, x: RowTensor) -> Refinement | None:
     """Refinement of the guide towards each posterior; None for a guide that cannot be moved."""
     try:
         zero_offsets(run.vae.guide, x[:1].to(run.device))
@@ -365,7 +267,7 @@ def _refinement_of(run: Run, x: Tensor) -> Refinement | None:
     return _REFINEMENT
 
 
-def _takes_full_covariance(run: Run, x: Tensor) -> bool:
+def _takes_full_covariance(run: Run, x: RowTensor) -> bool:
     try:
         programs = Programs(run.vae.model, run.vae.guide)
         _, loc, _ = only_normal("it", programs, x[:1].to(run.device))

@@ -12,16 +12,23 @@ from typing import Any, final
 import torch
 from tqdm.auto import tqdm
 
-from ppl_vae.data import Rows
+from ppl_vae.data import Rows, in_memory
 from ppl_vae.engines import Engine, RayEngine, Task
-from ppl_vae.evidence import Estimator, Evidence, Shard, Sharded
+from ppl_vae.evidence import AutomaticSampling, Estimator, Evidence, Shard, Sharded
 from ppl_vae.files import exclusive
 from ppl_vae.identity import Identity, Source, identity_of
+from ppl_vae.names import describe, require_instance
 from ppl_vae.netcdf import save_netcdf
 from ppl_vae.progress import no_bar
-from ppl_vae.runs._evaluations import file_of, find_evaluation, key_of, save_evaluation
+from ppl_vae.runs._evaluations import (
+    file_of,
+    find_evaluation,
+    key_of,
+    save_evaluation,
+    unfinished_file,
+)
 from ppl_vae.runs._run import Run, Split, open_run
-from ppl_vae.store import Stored
+from ppl_vae.store import Stored, read_sealed, write_sealed
 
 _ROWS_FORMAT = "ppl_vae rows 1"
 
@@ -58,8 +65,13 @@ def evaluate_run(
     Raises:
         ValueError: If the file of the evaluation is damaged or of something else; if there are more
             shards than data, or shards failed.
+        TypeError: If the run or the estimator is something else.
         BlockingIOError: If another process is at the same evaluation on an engine.
     """
+    require_instance("run", run, Run, "open_run(FOLDER) reads one")
+    if isinstance(estimator, type) or not callable(estimator):
+        how = "give an instance, such as ImportanceSampling(1000)"
+        raise TypeError(f"estimator is {describe(estimator)}: {how}.")
     rows = run.rows(split, limit, file)
     if engine is not None and not isinstance(estimator, Sharded):
         # An engine runs shards only; one shard is the whole.
@@ -84,9 +96,49 @@ def evaluate_run(
     return evidence
 
 
-def unfinished_file(run: Run, identity: Identity) -> Path:
-    """File in which a computation keeps what it has done so far."""
-    return run.folder / f"unfinished-{key_of(identity)}.safetensors"
+def certify_run(
+    run: Run,
+    estimator: AutomaticSampling,
+    evidence: Evidence,
+    rows: Rows,
+    *,
+    num_simulated: int = 20,
+    seed: int = 0,
+) -> dict[str, Any] | None:
+    """Judge an estimate on simulated data from both sides, and keep that beside the evaluation.
+
+    Args:
+        run: The run.
+        estimator: Estimator with its settings.
+        evidence: What it gave, as :func:`evaluate_run` keeps it.
+        rows: The data.
+        num_simulated: Number of data to simulate.
+        seed: Seed of the draws.
+
+    Returns:
+        The summary of the sandwich, with its text; None where the estimate is exact.
+
+    Raises:
+        ValueError: If the kept file is damaged, or the model's data cannot be simulated.
+    """
+    kept = file_of(run.folder, evidence)
+    path = kept.with_name(f"{kept.stem}-certificate-{num_simulated}.json")
+    if path.is_file():
+        return read_sealed(path, "delete it to make it anew")
+    sandwich = estimator.certify(
+        run.vae.model,
+        run.vae.guide,
+        rows,
+        estimate=evidence,
+        num_simulated=num_simulated,
+        device=run.device,
+        seed=seed,
+    )
+    if sandwich is None:
+        return None
+    values = {**sandwich.summary(), "text": str(sandwich)}
+    write_sealed(path, values)
+    return values
 
 
 @final
@@ -153,9 +205,9 @@ def _evaluate_on(
     with exclusive(place / "lock", f"this evaluation of {run.folder}"):
         # Rows go to workers by file, as they may be many and a task should be small.
         if not _rows_file(place).exists():
-            Stored({"rows": {"x": rows.x}}, asdict(rows.source)).write(
-                _rows_file(place), _ROWS_FORMAT
-            )
+            Stored(
+                {"rows": {"x": in_memory(rows.x, "an engine's workers")}}, asdict(rows.source)
+            ).write(_rows_file(place), _ROWS_FORMAT)
         _run_shards(engine, tasks, progress)
         results = [task.result for task in tasks]
         if None in results:

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import math
 import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-import h5py
+from torch import nn
 
 from ppl_vae.arviz import evidence_from_datatree, load_evidence
 from ppl_vae.display import Result
@@ -16,12 +17,16 @@ from ppl_vae.evidence import Evidence
 from ppl_vae.identity import Identity, hash_values
 from ppl_vae.netcdf import load_netcdf, save_netcdf
 from ppl_vae.runs._origin import read_config
-from ppl_vae.runs._run import Run, find_normalizers
+
+if TYPE_CHECKING:
+    from ppl_vae.runs._run import Run
 
 EVALUATIONS = "evaluations"
 """Folder of the files, in the run's folder."""
 _UNSET = re.compile(r", (\w+=None|rows=\d+|tails=True)(?=[,)])")
 """Settings that say nothing, or stand in a column of their own."""
+TOLERATED_ERROR = 0.1
+"""Largest standard error of log Z, in nats, before every log p(x) is in doubt by it."""
 _DIGITS, _SHORT = 12, 6
 _LOG = logging.getLogger(__name__)
 
@@ -46,6 +51,11 @@ def file_of(folder: Path, result: Result) -> Path:
     if identity is None:
         raise ValueError("a result without an identity has no file: take it from evaluate_run.")
     return folder / EVALUATIONS / f"{_words(identity)}-{key_of(identity)}.nc"
+
+
+def unfinished_file(run: "Run", identity: Identity) -> Path:
+    """File in which a computation keeps what it has done so far."""
+    return run.folder / f"unfinished-{key_of(identity)}.safetensors"
 
 
 def _words(identity: Identity) -> str:
@@ -83,7 +93,7 @@ def find_evaluation(folder: Path, wanted: Identity) -> Evidence | None:
         rows //= 2
 
 
-def save_evaluation(evidence: Evidence, path: Path, run: Run) -> None:
+def save_evaluation(evidence: Evidence, path: Path, run: "Run") -> None:
     """Keep an evaluation, atomically, with estimated constants of the model in ``normalizers``.
 
     Args:
@@ -99,6 +109,70 @@ def save_evaluation(evidence: Evidence, path: Path, run: Run) -> None:
     if normalizers := find_normalizers(run.vae):
         tree.attrs["normalizers"] = json.dumps([each.to_dict() for each in normalizers])
     save_netcdf(tree, path)
+
+
+@final
+@dataclass(frozen=True)
+class Normalizer:
+    """An estimate of log Z, where p(z) is known up to Z.
+
+    Every log p(x) is too large or too small by the same error, which no interval over draws or
+    data holds: not an estimate's, nor that of a difference between two models.
+
+    Attributes:
+        name: Name of the module, such as ``prior``.
+        value: Estimate of log Z, in nats.
+        standard_error: Standard error of the estimate, in nats.
+    """
+
+    name: str
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        if math.isinf(self.standard_error):
+            return (
+                f"not to be trusted: log Z of {self.name} = {self.value:.3f} is estimated from too "
+                "few effective draws to tell its error, which all log p(x) share"
+            )
+        text = (
+            f"log Z of {self.name} = {self.value:.3f} is estimated, with standard error "
+            f"{self.standard_error:.2g} nats: all log p(x) share this error, and no interval here "
+            "holds it"
+        )
+        return text if self.standard_error <= TOLERATED_ERROR else f"not to be trusted: {text}"
+
+    def to_dict(self) -> dict[str, str | float | None]:
+        """Plain values, for JSON, which has no infinity."""
+        error = None if math.isinf(self.standard_error) else self.standard_error
+        return {"name": self.name, "value": self.value, "standard_error": error}
+
+
+def find_normalizers(model: nn.Module) -> list[Normalizer]:
+    """The estimated constants of a model in evaluation; none where all are known exactly.
+
+    A module of the model states its own by a method ``log_normalizer() -> (log Z, its standard
+    error)``, as :class:`~ppl_vae.priors.EnergyPrior` does and a prior of your own may; an error of
+    0 is that of a known constant.
+
+    Raises:
+        TypeError: If such a method returns something else.
+    """
+    normalizers = []
+    for name, module in model.named_modules():
+        method = getattr(module, "log_normalizer", None)
+        if not callable(method):
+            continue
+        stated: Any = method()
+        try:
+            value, error = stated
+            normalizers.append(Normalizer(name, float(value), float(error)))
+        except (TypeError, ValueError, RuntimeError) as problem:
+            raise TypeError(
+                f"log_normalizer() of {name} returned {type(stated).__name__}, expected two "
+                "numbers: log Z and its standard error in nats."
+            ) from problem
+    return [each for each in normalizers if each.standard_error != 0]
 
 
 @final
@@ -129,11 +203,18 @@ def list_evaluations(folder: str | os.PathLike[str]) -> list[StoredEvaluation]:
     """All evaluations and diagnoses of a run, by name; neither the model nor the data are read.
 
     One that is damaged, or no such file, is named by a warning in the log and left out.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
     """
+    import h5py
+
     folder, stored = Path(folder), []
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: name that of a run.")
     try:
         origin = read_config(folder).get("origin")
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         origin = None
     for path in sorted((folder / EVALUATIONS).glob("*.nc")):
         try:

@@ -18,14 +18,24 @@ from ppl_vae.arviz import read_evidence
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import append_text
 from ppl_vae.identity import hash_bytes
+from ppl_vae.runs._finished import read_chosen
+from ppl_vae.runs._origin import (
+    CHECKPOINT,
+    CONFIG,
+    DATA,
+    FINISHED,
+    HISTORY,
+    LOG,
+    MEASURES,
+    PICTURES,
+    RECORD,
+)
+from ppl_vae.runs._phases import read_phases
 from ppl_vae.store import read_sealed, write_sealed
 from ppl_vae.training import FitResult, History
 
 RunState = Literal["waiting", "running", "done", "failed"]
-RECORD, LOG, LOCK = "run.json", "log.txt", "run.lock"
-CONFIG, CHECKPOINT, DATA = "config.json", "checkpoint.safetensors", "data.safetensors"
-HISTORY, MEASURES, PICTURES = "history.csv", "measures.json", "pictures.npz"
-_READ = (CONFIG, CHECKPOINT, DATA, HISTORY, MEASURES, PICTURES)
+_READ = (CONFIG, CHECKPOINT, FINISHED, DATA, HISTORY, MEASURES, PICTURES)
 """Files, beside evaluations, that results are read from."""
 _CHANGED = "is not as it was written"
 
@@ -163,11 +173,12 @@ class RunRecord:
     def trained(self, result: FitResult) -> "RunRecord":
         """A copy with the epochs and the cost of training."""
         records = result.history.records
+        phases = [phase.records for phase in (*result.phases.values(), result.history)]
         return replace(
             self,
-            seconds=sum(record.seconds for record in records),
-            updates=records[-1].updates,
-            evaluations=records[-1].evaluations,
+            seconds=sum(record.seconds for phase in phases for record in phase),
+            updates=sum(phase[-1].updates for phase in phases),
+            evaluations=sum(phase[-1].evaluations for phase in phases),
             epochs=records[-1].epoch,
             kept_epoch=result.kept_epoch,
         )
@@ -204,12 +215,23 @@ class RunRecord:
         return History.from_csv(path.read_text()) if path.is_file() else History()
 
     @cached_property
+    def phases(self) -> dict[str, History]:
+        """Learning curves of phases of training before the last, by name."""
+        return read_phases(self.folder)
+
+    @cached_property
+    def fitted(self) -> dict[str, Any]:
+        """Plain values of what was chosen after training, such as the scale of an autoencoder."""
+        return read_chosen(self.folder)
+
+    @cached_property
     def measures(self) -> dict[str, Any]:
         """Measure to its summary as plain values.
 
-        ``decomposition``, ``bound_curve``, ``gradients``, ``sandwich``: ``summary()`` of the class
-        in :mod:`ppl_vae.diagnostics` (or :class:`~ppl_vae.evidence.Sandwich`); those that the study
-        asked for.
+        ``codes``: what :func:`~ppl_vae.runs.describe_codes` gives, or nothing of a model without an
+        encoder. ``decomposition``, ``bound_curve``, ``gradients``, ``sandwich``: ``summary()`` of
+        the class in :mod:`ppl_vae.diagnostics` (or :class:`~ppl_vae.evidence.Sandwich`); those that
+        the study asked for.
         """
         path = self.folder / MEASURES
         return read_sealed(path, "delete it to measure anew") if path.is_file() else {}

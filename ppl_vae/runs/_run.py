@@ -1,6 +1,5 @@
 """A trained run, opened from its folder: its model, its rows, and what is known of both."""
 
-import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -10,23 +9,38 @@ from typing import Any, Literal, final
 
 import torch
 from pyro import validation_enabled
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppl_vae.data import Dataset, Rows, read_rows
+from ppl_vae.data import (
+    Dataset,
+    Rows,
+    RowTensor,
+    column_range,
+    read_rows,
+    row_chunks,
+    select,
+    settled,
+)
 from ppl_vae.devices import resolve_device
 from ppl_vae.identity import Identity, Source, hash_tensors, hash_values
 from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation, point_site
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.runs._config import RunConfig
-from ppl_vae.runs._origin import DataSummary, origin_of, read_config, require_same_data
-from ppl_vae.runs._record import CHECKPOINT, DATA
+from ppl_vae.runs._build import Model
+from ppl_vae.runs._config import RunConfig, config_of
+from ppl_vae.runs._finished import put_finished, read_chosen
+from ppl_vae.runs._origin import (
+    CHECKPOINT,
+    DATA,
+    DataSummary,
+    origin_of,
+    read_config,
+    require_same_data,
+)
+from ppl_vae.runs._phases import read_phases
 from ppl_vae.training import History, Snapshot, load_parameters
-from ppl_vae.vae import VAE, HierarchicalVAE
 
 Split = Literal["train", "valid", "test"]
 _ROWS = 1000
-TOLERATED_ERROR = 0.1
-"""Largest standard error of log Z, in nats, before every log p(x) is in doubt by it."""
 
 
 @final
@@ -48,7 +62,7 @@ class Run:
     folder: Path
     config: RunConfig
     data: DataSummary
-    vae: VAE | HierarchicalVAE
+    vae: Model
     history: History
     load: Callable[[], Dataset]
     data_root: Path | None = None
@@ -87,6 +101,16 @@ class Run:
         """Whether q(z|x) is a point; what is maximised is then log p(x, z) there, and no bound."""
         return is_point_guide(self.vae, self.data.rows[:1].to(self.device))
 
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """Plain values of what was chosen after training, such as the scale of an autoencoder."""
+        return read_chosen(self.folder)
+
+    @property
+    def phases(self) -> dict[str, History]:
+        """Learning curves of phases of training before the last, by name, in order."""
+        return read_phases(self.folder)
+
     def rows(
         self,
         split: Split = "test",
@@ -108,7 +132,7 @@ class Run:
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be 1 or more rows, got {limit}.")
         if file is None:
-            data: Tensor = getattr(self.dataset, split)
+            data: RowTensor = getattr(self.dataset, split)
             source = Source(self.data.name, split)
         else:
             data = read_rows(file, self.data.schema)
@@ -118,7 +142,7 @@ class Run:
             return Rows(data, source)
         # Always the same subset: evaluations of two runs on it can be paired.
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-        return Rows(data[order[:limit]], replace(source, limit=limit))
+        return Rows(settled(select(data, order[:limit])), replace(source, limit=limit))
 
     def identity(self, settings: str, rows: Rows, seed: int | None) -> Identity:
         """Identity of several numbers of this run together; each has one of its own.
@@ -157,7 +181,7 @@ def open_run(
     """
     folder = Path(folder)
     saved = read_config(folder)
-    config = RunConfig.from_mapping(saved["config"], trust=trust)
+    config = config_of(folder, saved["config"], trust=trust)
     checkpoint, summary = Snapshot.load(folder / CHECKPOINT), DataSummary.load(folder / DATA)
     trained_on = checkpoint.identity
     for name, expected in origin_of(config, summary.sha256).items():
@@ -182,11 +206,12 @@ def open_run(
     # What training keeps outside of parameters, such as a running scale.
     buffers = Programs(vae.model, vae.guide).modules(summary.rows[:1]).buffers
     load_parameters(buffers, checkpoint.best_buffer, f"checkpoint in {folder}")
+    put_finished(folder, config, vae)
     vae.to(resolve_device(device)).eval()
     return Run(folder, config, summary, vae, checkpoint.history, load, data_root, trust)
 
 
-def fixed_tensors(vae: VAE | HierarchicalVAE) -> str:
+def fixed_tensors(vae: Model) -> str:
     """Hash of what a checkpoint does not hold: frozen parameters, buffers that are not saved."""
     saved = vae.state_dict()
     frozen = {name: value for name, value in vae.named_parameters() if not value.requires_grad}
@@ -195,7 +220,7 @@ def fixed_tensors(vae: VAE | HierarchicalVAE) -> str:
     return hash_tensors({**frozen, **unsaved})
 
 
-def is_point_guide(vae: VAE | HierarchicalVAE, x: Tensor) -> bool:
+def is_point_guide(vae: Model, x: Tensor) -> bool:
     """Whether q(z|x) is a point without a density, trained or not.
 
     Args:
@@ -208,10 +233,11 @@ def is_point_guide(vae: VAE | HierarchicalVAE, x: Tensor) -> bool:
     return point_site(particles.guide) is not None
 
 
-def require_support(
-    checked: Iterable[Tensor], vae: VAE | HierarchicalVAE, what: str | None = None
-) -> None:
+def require_support(checked: Iterable[RowTensor], vae: Model, what: str | None = None) -> None:
     """Check, before anything is computed, that p(x|z) takes all of the data.
+
+    Of lazy rows the least and the greatest values are checked, and some rows; all of them where
+    they are read, as pyro checks what it is given.
 
     Args:
         checked: Data.
@@ -224,7 +250,7 @@ def require_support(
     device = next(vae.parameters()).device
     with torch.no_grad(), validation_enabled(), seeded(0, Stream.SAMPLING):
         # In pieces, so that memory does not grow with the data.
-        for part in (part for x in checked for part in x.split(_ROWS)):
+        for part in (part for x in checked for part in row_chunks(_telling(x), _ROWS)):
             try:
                 vae.generate(len(part)).log_prob(part.to(device))
             except ValueError as error:
@@ -236,65 +262,10 @@ def require_support(
                 ) from error
 
 
-@final
-@dataclass(frozen=True)
-class Normalizer:
-    """An estimate of log Z, where p(z) is known up to Z.
-
-    Every log p(x) is too large or too small by the same error, which no interval over draws or
-    data holds: not an estimate's, nor that of a difference between two models.
-
-    Attributes:
-        name: Name of the module, such as ``prior``.
-        value: Estimate of log Z, in nats.
-        standard_error: Standard error of the estimate, in nats.
-    """
-
-    name: str
-    value: float
-    standard_error: float
-
-    def __str__(self) -> str:
-        if math.isinf(self.standard_error):
-            return (
-                f"not to be trusted: log Z of {self.name} = {self.value:.3f} is estimated from too "
-                "few effective draws to tell its error, which all log p(x) share"
-            )
-        text = (
-            f"log Z of {self.name} = {self.value:.3f} is estimated, with standard error "
-            f"{self.standard_error:.2g} nats: all log p(x) share this error, and no interval here "
-            "holds it"
-        )
-        return text if self.standard_error <= TOLERATED_ERROR else f"not to be trusted: {text}"
-
-    def to_dict(self) -> dict[str, str | float | None]:
-        """Plain values, for JSON, which has no infinity."""
-        error = None if math.isinf(self.standard_error) else self.standard_error
-        return {"name": self.name, "value": self.value, "standard_error": error}
-
-
-def find_normalizers(model: nn.Module) -> list[Normalizer]:
-    """The estimated constants of a model in evaluation; none where all are known exactly.
-
-    A module of the model states its own by a method ``log_normalizer() -> (log Z, its standard
-    error)``, as :class:`~ppl_vae.priors.EnergyPrior` does and a prior of your own may; an error of
-    0 is that of a known constant.
-
-    Raises:
-        TypeError: If such a method returns something else.
-    """
-    normalizers = []
-    for name, module in model.named_modules():
-        method = getattr(module, "log_normalizer", None)
-        if not callable(method):
-            continue
-        stated: Any = method()
-        try:
-            value, error = stated
-            normalizers.append(Normalizer(name, float(value), float(error)))
-        except (TypeError, ValueError, RuntimeError) as problem:
-            raise TypeError(
-                f"log_normalizer() of {name} returned {type(stated).__name__}, expected two "
-                "numbers: log Z and its standard error in nats."
-            ) from problem
-    return [each for each in normalizers if each.standard_error != 0]
+def _telling(x: RowTensor) -> Tensor:
+    """Rows that tell whether values are in a support."""
+    if isinstance(x, Tensor):
+        return x
+    ends = column_range(x)
+    # A column without values has no ends, but missing cells alone.
+    return torch.cat([ends.where(ends.isfinite(), torch.nan), x[:_ROWS]])

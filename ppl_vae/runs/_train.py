@@ -3,19 +3,46 @@
 import importlib
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, final
 
-from ppl_vae.data import binarize_batch
-from ppl_vae.files import append_text, exclusive, write_atomically
-from ppl_vae.identity import hash_values
-from ppl_vae.runs._config import RunConfig
-from ppl_vae.runs._origin import DataSummary, origin_of, require_free, write_origin
-from ppl_vae.runs._record import CHECKPOINT, HISTORY, LOCK, RunRecord
-from ppl_vae.runs._run import Run, fixed_tensors, require_support
-from ppl_vae.settings import flat
-from ppl_vae.training import EpochRecord, FitResult, History, csv_line, fit
+from torch import Tensor
+
+from ppl_vae.cpu import given_threads
+from ppl_vae.data import Dataset, binarize_batch
+from ppl_vae.engines import Engine, InProcess, ProgressRow, RayEngine, showing_progress
+from ppl_vae.files import append_text, exclusive, leftovers, write_atomically
+from ppl_vae.objectives import Objective
+from ppl_vae.progress import no_bar
+from ppl_vae.runs._autoencoders import DenoisingKind
+from ppl_vae.runs._build import Model
+from ppl_vae.runs._config import RunConfig, require_same_settings
+from ppl_vae.runs._finished import finish
+from ppl_vae.runs._job import TrainingJob
+from ppl_vae.runs._origin import (
+    CHECKPOINT,
+    CONFIG,
+    HISTORY,
+    LOCK,
+    LOG,
+    RECORD,
+    DataSummary,
+    origin_of,
+    read_config,
+    require_same_data,
+    write_origin,
+)
+from ppl_vae.runs._record import RunRecord
+from ppl_vae.runs._run import Run, fixed_tensors, open_run, require_support
+from ppl_vae.training import (
+    EpochRecord,
+    FitResult,
+    History,
+    Workers,
+    csv_line,
+    require_sum_over_data,
+)
 
 TENSORBOARD = "tensorboard"
 _AXES = ("epoch", "updates")
@@ -30,6 +57,8 @@ def train_run(
     progress: bool = True,
     tensorboard: bool = False,
     attempt: RunRecord | None = None,
+    workers: int = 1,
+    engine: Engine | None = None,
 ) -> tuple[Run, FitResult]:
     """Train into ``folder``, going on from what is there if it is the same run.
 
@@ -45,6 +74,10 @@ def train_run(
         tensorboard: Write the curves for TensorBoard too, to ``tensorboard`` in the folder.
         attempt: A longer attempt that training is part of, as in a study's cell, recorded by the
             caller, who holds the folder's lock; None: training is all that there is to do.
+        workers: Processes that train the one model together, each on its rows of every batch:
+            started by --engine ray, or each by itself, as by torchrun.
+        engine: A :class:`~ppl_vae.engines.RayEngine` starts the workers; by another this process is
+            one of them.
 
     Raises:
         ValueError: If the folder holds a run with other settings or on other data.
@@ -54,33 +87,31 @@ def train_run(
     """
     folder = Path(folder)
     objective = config.build_objective()
-    if tensorboard:
-        require_tensorboard()
-    dataset = config.load(data_root)
-    vae = config.build_vae(dataset)
-    checked = [dataset.valid, dataset.test]
-    dynamic = config.dataset.binarize == "dynamic"
-    # Dynamic binarisation makes bits of grey values batch by batch: these are not in the support.
-    if not dynamic:
-        checked.append(dataset.train)
-    require_support(checked, vae)
-    summary = DataSummary.of(dataset)
-    require_free(folder, config, dataset)
-    fixed = fixed_tensors(vae)
+    _require_possible(config, objective, workers, tensorboard)
+    if isinstance(engine, RayEngine):
+        asked = {"data_root": data_root, "device": device, "tensorboard": tensorboard}
+        return _train_elsewhere(config, folder, engine, workers, asked, progress)
+    together = Workers.joined(workers)
+    dataset, vae = _prepare(config, folder, data_root)
+    summary, fixed = DataSummary.of(dataset), fixed_tensors(vae)
     records: list[RunRecord] = [] if attempt is None else [attempt]
     curves: list[Callable[[EpochRecord], None]] = []
     with ExitStack() as stack:
+        stack.enter_context(_threads(engine))
 
-        def start(past: History) -> None:
-            if attempt is None:
+        def claim() -> None:
+            if attempt is None and not records:
                 # Here and not earlier: a lock file in the folder is the first thing written, after
                 # all checks.
                 stack.enter_context(exclusive(folder / LOCK, f"run {folder}"))
-                key = hash_values(config.complete())
+                key = config.key
                 # Under the lock, or two processes would count the same attempt.
                 before = RunRecord.read(folder, config.objective, config.seed, key)
                 records.append(stack.enter_context(before.attempt()))
             write_origin(folder, config, summary, fixed)
+
+        def start(past: History) -> None:
+            claim()
             curves.append(LiveHistory(folder / HISTORY, past))
             if tensorboard:
                 shown = TensorBoardCurves(folder / TENSORBOARD, past)
@@ -91,30 +122,141 @@ def train_run(
             for curve in curves:
                 curve(record)
 
-        result = fit(
-            vae.model,
-            vae.guide,
-            objective,
-            dataset.train,
-            valid=dataset.valid,
-            transform=binarize_batch if dynamic else None,
-            device=device,
+        job = TrainingJob(
+            model=vae,
+            settings=config.model,
+            build=config.model.work(config.components, dataset, config.seed),
+            objective=objective,
+            training=config.training,
             seed=config.seed,
+            folder=folder,
             checkpoint=folder / CHECKPOINT,
-            progress=progress,
+            claim=lambda: together.from_first(claim),
             on_start=start,
             on_epoch=show,
+            transform=_transform(config),
+            device=device,
+            progress=progress,
             origin=origin_of(config, summary.sha256),
-            **flat(config.training),
+            workers=together,
         )
-        # Once more, whole and on the disk, before the record says done and holds its hash.
-        write_atomically(folder / HISTORY, result.history.to_csv())
+        result = config.model.kind.train(job)
+        finish(config, job)
         run = Run(
             folder, config, summary, vae, result.history, lambda: dataset, data_root, trust=True
         )
-        if attempt is None:
-            records[0].trained(result).done(discrete_data=run.has_discrete_data)
+
+        def record_end() -> None:
+            # Once more, whole and on the disk, before the record says done and holds its hash.
+            write_atomically(folder / HISTORY, result.history.to_csv())
+            if attempt is None:
+                records[0].trained(result).done(discrete_data=run.has_discrete_data)
+
+        together.from_first(record_end)
     return run, result
+
+
+def _prepare(config: RunConfig, folder: Path, data_root: Path | None) -> tuple[Dataset, Model]:
+    """The data and a newly initialised model, checked against each other and the folder."""
+    dataset = config.load(data_root)
+    model = config.build_vae(dataset)
+    dynamic = _transform(config) is not None
+    # Dynamic binarisation makes bits of grey values batch by batch: these are not in the support.
+    checked = [dataset.valid, dataset.test, *([] if dynamic else [dataset.train])]
+    require_support(checked, model)
+    require_free(folder, config, dataset)
+    return dataset, model
+
+
+def _transform(config: RunConfig) -> Callable[[Tensor], Tensor] | None:
+    """What makes a training batch of grey values one of bits."""
+    return binarize_batch if config.dataset.binarize == "dynamic" else None
+
+
+def require_free(folder: Path, config: RunConfig, dataset: Dataset) -> None:
+    """Check that a run may go into a folder; one without a finished epoch belongs to nobody.
+
+    Raises:
+        ValueError: If another run or something else is there.
+    """
+    has_epochs = (folder / CHECKPOINT).exists()
+    if (folder / CONFIG).exists():
+        saved = read_config(folder)
+        if has_epochs:
+            require_same_settings(folder, saved["config"], config)
+            require_same_data(folder, saved.get("data_sha256"), dataset)
+    elif not has_epochs:
+        # A study's cell has a record and a log before it trains, and a kill may leave locks.
+        others = [
+            p for p in folder.glob("*") if not (p.name in (RECORD, LOG) or ".lock" in p.suffixes)
+        ]
+        if others and set(others) - set(leftovers(folder)):
+            raise ValueError(f"{folder} is not empty and holds no run: choose another folder.")
+
+
+def _train_elsewhere(
+    config: RunConfig,
+    folder: Path,
+    engine: RayEngine,
+    workers: int,
+    asked: dict[str, Any],
+    progress: bool,
+) -> tuple[Run, FitResult]:
+    """Train by workers that an engine starts, and open what they leave in the folder."""
+    with _showing(folder, config, progress):
+        result = engine.run_together(_train_here, (config, folder, asked, workers), workers)
+    # Where this process computes is no matter of the workers' GPUs.
+    run = open_run(folder, data_root=asked["data_root"], trust=True)
+    return run, result
+
+
+def _require_possible(
+    config: RunConfig, objective: Objective, workers: int, tensorboard: bool
+) -> None:
+    """Check before anything is loaded that curves can be written, and batches be shared."""
+    if tensorboard:
+        require_tensorboard()
+    if workers == 1:
+        return
+    # The step's class, of a name with its arguments.
+    step = getattr(config.training.make_step, "build", config.training.make_step)
+    require_sum_over_data(objective, step)
+    if config.model.corrupt is not None or isinstance(config.model.kind, DenoisingKind):
+        raise ValueError(
+            "workers draw the corruption of an encoder's input each for itself, not as one "
+            "process does: train in one."
+        )
+    if config.training.batch_size < workers:
+        raise ValueError(
+            f"batches of {config.training.batch_size} data cannot be shared by {workers} workers: "
+            "give a larger batch_size, or fewer workers."
+        )
+
+
+def _train_here(config: RunConfig, folder: Path, asked: dict[str, Any], workers: int) -> FitResult:
+    """Train as one of the workers that an engine has started."""
+    return train_run(config, folder, progress=False, workers=workers, **asked)[1]
+
+
+def _threads(engine: Engine | None) -> AbstractContextManager[None]:
+    """The number of threads that an engine in this process is given."""
+    cpus = engine.cpus if isinstance(engine, InProcess) else None
+    return nullcontext() if cpus is None else given_threads(cpus)
+
+
+def _showing(folder: Path, config: RunConfig, progress: bool) -> AbstractContextManager[None]:
+    """Show on a terminal how far the workers are, by the history that the first one writes."""
+    if no_bar(progress):
+        return nullcontext()
+    budget = config.training.budget
+
+    def row() -> list[ProgressRow]:
+        file = folder / HISTORY
+        records = History.from_csv(file.read_text()).records if file.exists() else []
+        text = f"bound {records[-1].bound:.2f} nats" if records else "starting"
+        return [ProgressRow(folder.name, "running", len(records), budget.epochs, text)]
+
+    return showing_progress(row, what="runs")
 
 
 @final
@@ -148,11 +290,9 @@ class LiveHistory:
         try:
             write(self._path, text)
         except OSError as error:
-            reason = error.strerror or error
             raise OSError(
                 error.errno,
-                f"could not write {self._path}: {reason}; the same command goes on from the last "
-                "checkpoint",
+                f"{error.strerror or error}; the same command goes on from the last checkpoint",
             ) from error
 
 

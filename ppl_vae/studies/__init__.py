@@ -1,7 +1,6 @@
 """Planned comparisons: arms by seeds, carried out on an engine, kept in a folder."""
 
-from ppl_vae.studies._arms import Arm, build_arms
-from ppl_vae.studies._cell import Place, read_cell, run_cell
+from ppl_vae.studies._cell import Place, run_cell
 from ppl_vae.studies._edit import add_to_study
 from ppl_vae.studies._file import (
     read_study,
@@ -10,11 +9,20 @@ from ppl_vae.studies._file import (
     study_to_mapping,
     write_yaml,
 )
-from ppl_vae.studies._plan import MEASURES, CellPlan, Method, Study
-from ppl_vae.studies._results import StudyResults, format_status, open_study, status_summary
+from ppl_vae.studies._plan import (
+    MEASURES,
+    Arm,
+    CellPlan,
+    Method,
+    Study,
+    build_arms,
+    read_cell,
+)
+from ppl_vae.studies._results import StudyResults, format_status, status_summary
 from ppl_vae.studies._study import (
     command_line,
     comparison_summary,
+    open_study,
     run_study,
     study_notes,
     write_results,

@@ -9,9 +9,8 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ppl_vae.data import Rows
+from ppl_vae.data import Rows, RowTensor, load
 from ppl_vae.diagnostics import bound_against_particles, decompose, gradient_statistics
 from ppl_vae.evidence import (
     AnnealedImportanceSampling,
@@ -23,8 +22,8 @@ from ppl_vae.evidence import (
 )
 from ppl_vae.files import exclusive, write_atomically
 from ppl_vae.identity import hash_bytes
+from ppl_vae.objectives import parse_objective, with_particles
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.registry import parse_objective, with_particles
 from ppl_vae.runs import (
     CHECKPOINT,
     CONFIG,
@@ -33,15 +32,15 @@ from ppl_vae.runs import (
     PICTURES,
     Run,
     RunRecord,
+    describe_codes,
     evaluate_run,
     file_of,
     key_of,
     train_run,
 )
 from ppl_vae.store import read_sealed, write_sealed
-from ppl_vae.studies._plan import CellPlan, Method
+from ppl_vae.studies._plan import CELLS, CellPlan, Method, read_cell
 
-CELLS = "cells"
 _WAIT = 60.0
 """Seconds for which another worker, thought dead, may still be writing."""
 _CURVE_DATA, _CURVE = 200, (1, 2, 5, 10, 20, 50, 100, 200)
@@ -64,16 +63,6 @@ class Place:
     data_root: Path | None = None
     device: str = "auto"
     tensorboard: bool = False
-
-
-def read_cell(plan: CellPlan, study: Path) -> RunRecord:
-    """The record of a planned cell, as it is in the folder of its study.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    folder = study / CELLS / plan.folder
-    return RunRecord.read(folder, plan.arm, plan.config.seed, plan.key, plan.levels)
 
 
 def run_cell(plan: CellPlan, study: Path, place: Place) -> RunRecord:
@@ -108,7 +97,7 @@ def run_cell(plan: CellPlan, study: Path, place: Place) -> RunRecord:
         except Exception:
             # The attempt has recorded its failure; what could not be recorded is raised.
             failed = read_cell(plan, study)
-            if failed.state != "failed":
+            if failed.state != "failed" or failed.attempts == before.attempts:
                 raise
             return failed
 
@@ -135,7 +124,7 @@ def _carry_out(plan: CellPlan, place: Place, attempt: RunRecord) -> RunRecord:
     return record.done(seconds=seconds, methods=methods, discrete_data=run.has_discrete_data)
 
 
-def _evaluate(plan: CellPlan, run: Run, method: Method, data: Tensor) -> Evidence:
+def _evaluate(plan: CellPlan, run: Run, method: Method, data: RowTensor) -> Evidence:
     estimator, seed = method.build(), plan.config.seed
     if isinstance(estimator, BidirectionalMonteCarlo):
         simulated = estimator(run.vae.model, run.vae.guide, data[:2], device=run.device, seed=seed)
@@ -178,24 +167,26 @@ def _measure(run: Run, name: str, rows: Rows) -> None:
     write_sealed(path, kept)
 
 
-def _decomposition(run: Run, x: Tensor) -> dict[str, Any]:
+def _decomposition(run: Run, x: RowTensor) -> dict[str, Any]:
     programs = run.vae.model, run.vae.guide
     return decompose(*programs, x, device=run.device, seed=run.config.seed).summary()
 
 
-def _bound_curve(run: Run, x: Tensor) -> dict[str, Any]:
+def _bound_curve(run: Run, x: RowTensor) -> dict[str, Any]:
+    x = x[:_CURVE_DATA]
     return bound_against_particles(
         run.vae.model,
         run.vae.guide,
-        x[:_CURVE_DATA],
+        x,
         num_particles=_CURVE,
-        replicates=10,
+        # Of few data more, for as many degrees of freedom as the covariance of the bounds takes.
+        replicates=max(10, 1 + -(-10 * len(_CURVE) // len(x))),
         device=run.device,
         seed=run.config.seed,
     ).summary()
 
 
-def _gradients(run: Run, x: Tensor) -> dict[str, Any]:
+def _gradients(run: Run, x: RowTensor) -> dict[str, Any]:
     family, names = with_particles(run.config.objective, _GRADIENT_PARTICLES, keep=False)
     return gradient_statistics(
         run.vae.model,
@@ -207,7 +198,7 @@ def _gradients(run: Run, x: Tensor) -> dict[str, Any]:
     ).summary()
 
 
-def _sandwich(run: Run, x: Tensor) -> dict[str, Any]:
+def _sandwich(run: Run, x: RowTensor) -> dict[str, Any]:
     estimator = BidirectionalMonteCarlo(_ANNEALING)
     by_count = sandwiches(
         estimator, run.vae.model, run.vae.guide, x[:2], device=run.device, seed=run.config.seed
@@ -230,9 +221,17 @@ def _sandwich(run: Run, x: Tensor) -> dict[str, Any]:
     return {"num_data": len(rows[0]), **plain}
 
 
-_MEASURES: dict[str, Callable[[Run, Tensor], dict[str, Any]]] = {
+def _codes(run: Run, x: RowTensor) -> dict[str, Any]:
+    # The prior in a guide's place says nothing of x.
+    if not run.config.model.kind.encodes:
+        return {}
+    return describe_codes(run, x, seed=run.config.seed)
+
+
+_MEASURES: dict[str, Callable[[Run, RowTensor], dict[str, Any]]] = {
     "decomposition": _decomposition,
     "bound_curve": _bound_curve,
+    "codes": _codes,
     "gradients": _gradients,
     "sandwich": _sandwich,
 }
@@ -240,7 +239,7 @@ _MEASURES: dict[str, Callable[[Run, Tensor], dict[str, Any]]] = {
 
 def _pictures(run: Run) -> bytes:
     """Means of p(x|z), of z from the prior and from q(z|x), as arrays."""
-    data = run.rows("test", _PICTURES).x.to(run.device)
+    data = load(run.rows("test", _PICTURES).x, run.device)
     with seeded(run.config.seed, Stream.SAMPLING), torch.no_grad():
         arrays = {
             "samples": run.vae.generate(3 * _PICTURES).mean,

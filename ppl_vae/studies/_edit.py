@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ _Change = tuple[tuple[str, ...], Any]
 
 
 def add_to_study(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     seeds: int = 0,
     levels: Mapping[str, Sequence[str]] | None = None,
@@ -44,6 +45,7 @@ def add_to_study(
         ValueError: If nothing is added, or the new plan is wrong; the file is left as it was.
         FileNotFoundError: If there is no such file.
     """
+    path = Path(path)
     before = read_study(path, trust=trust)
     levels = levels or {}
     if seeds < 0 or (seeds == 0 and not any(levels.values())):

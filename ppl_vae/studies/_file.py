@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ppl_vae.engines import Resources
+from ppl_vae.files import not_a_file
 from ppl_vae.names import require_known
-from ppl_vae.runs import RunConfig
+from ppl_vae.runs import RunConfig, require_ours
 from ppl_vae.settings import flat, nested, read, settings_of
 from ppl_vae.settings_file import parse_settings, write_yaml_text
 from ppl_vae.studies._plan import Method, Study
@@ -44,7 +45,7 @@ def read_study(path: str | os.PathLike[str], *, trust: bool = False) -> Study:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no study at {path}: write study_template() there to start from.")
+        raise not_a_file(path, f"no study at {path}: write study_template() there to start from.")
     try:
         text = path.read_text()
     except UnicodeDecodeError as error:
@@ -118,9 +119,9 @@ def study_from_mapping(values: Mapping[str, Any], text: str = "", *, trust: bool
 
 def study_to_mapping(study: Study) -> dict[str, Any]:
     """The plan as plain values, which :func:`study_from_mapping` takes."""
-    usual, own = RunConfig().values(), flat(study)
+    usual, own = RunConfig().given(), flat(study)
     own["methods"] = [_method_values(method) for method in study.methods]
-    config = study.config.values().items()
+    config = study.config.given().items()
     own["config"] = {k: v for k, v in config if v != usual[k] and k != "seed"}
     sections = {
         name: {key: own[key] for key in keys}
@@ -153,7 +154,7 @@ def study_template(data: str = "digits") -> str:
         "factors": {"objective": ["elbo", "iwae:50"]},
         "seeds": 5,
         "epochs": 200,
-        "methods": [{"method": "iwae", "particles": 1000}],
+        "methods": ["auto"],
         "cpus": 1,
     }  # fmt: skip
     lines = []
@@ -222,9 +223,9 @@ def _factors(base: RunConfig, values: Mapping[str, Any], trust: bool) -> dict[st
     for name, levels in values.items():
         setting = name.replace("-", "_")
         require_known("factor", setting, settings_of(RunConfig))
-        factors[setting] = tuple(
-            # Through a configuration of its own, so that a level is converted as its setting is.
-            RunConfig.from_mapping({setting: level}, trust=trust).values()[setting]
-            for level in _list(f"factor {name}", levels)
-        )
+        factors[setting] = tuple(_list(f"factor {name}", levels))
+        if not trust:
+            # Before anything is parsed: to parse a class path imports its module.
+            for level in factors[setting]:
+                require_ours({setting: level})
     return factors or {"objective": (base.objective,)}

@@ -1,22 +1,27 @@
 """Plan of a study: arms by seeds, and what is measured of each."""
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import product
+from pathlib import Path
 from typing import Any, final
 
 from ppl_vae.engines import Resources
+from ppl_vae.evidence import build_estimator
 from ppl_vae.files import require_file_name
 from ppl_vae.identity import hash_values
-from ppl_vae.names import require_known
-from ppl_vae.registry import build_estimator
-from ppl_vae.runs import RunConfig, Split
-from ppl_vae.studies._arms import Arm, build_arms, folder_name, level_label
+from ppl_vae.names import describe, require_known, require_least
+from ppl_vae.runs import RunConfig, RunRecord, Split
+from ppl_vae.settings import settings_of
 
+CELLS = "cells"
 MEASURES = {
     "decomposition": "log-likelihood, KL of each site, active units",
     "bound_curve": "the importance-weighted bound against K",
+    "codes": "reconstruction error, and how sparse codes are",
     "pictures": "samples and reconstructions of the first seed",
     "gradients": "signal-to-noise ratio of the gradients against K, of the first seed",
     "sandwich": "annealing from both sides on simulated data, of the first seed",
@@ -28,6 +33,99 @@ FIRST_SEED_ONLY = ("pictures", "gradients", "sandwich")
 
 MEASURED = ("decomposition", "bound_curve", "pictures")
 """Measures that are taken unless a study says otherwise."""
+
+_SPEAKING = ("model", "objective", "prior", "likelihood", "guide", "network")
+"""Factors whose levels say by themselves what they are."""
+
+_SHARED = {
+    "data": "differences are paired by datum: plan a study for each data set",
+    "seed": "seeds are not levels: give them as seeds",
+}
+"""Settings that arms of one study cannot differ in, and what to do instead."""
+
+_LONGEST = 80
+
+
+@final
+@dataclass(frozen=True)
+class Arm:
+    """One combination of levels.
+
+    Attributes:
+        config: The settings of its runs.
+        levels: Factor to the label of its level.
+    """
+
+    config: RunConfig
+    levels: dict[str, str]
+
+
+def build_arms(config: RunConfig, factors: Mapping[str, Sequence[Any]]) -> dict[str, Arm]:
+    """Label to arm, for each combination of the levels; all names are checked.
+
+    A label names what varies: ``iwae:50`` where only the objective does, ``iwae:50 vamp:50`` where
+    the prior does too, ``learning_rate=0.01``.
+
+    Args:
+        config: Settings that all arms share.
+        factors: Setting to its levels, one or more.
+
+    Raises:
+        ValueError: If a name is wrong, or a level is there twice.
+    """
+    for factor, values in factors.items():
+        _check_factor(factor, values)
+    varying = [factor for factor, values in factors.items() if len(values) > 1] or ["objective"]
+    arms: dict[str, Arm] = {}
+    for combination in product(*factors.values()):
+        chosen = dict(zip(factors, combination, strict=True))
+        arm = config.changed(**chosen)
+        # Called for its errors: a wrong name is found before any cell is trained.
+        arm.build_objective()
+        # The value as it is kept, so that levels written in two ways are found to be the same.
+        given = arm.values()
+        label = " ".join(_label(factor, given[factor]) for factor in varying)
+        if label in arms:
+            raise ValueError(f"arms must differ, got {label} twice.")
+        arms[label] = Arm(arm, {name: level_label(value) for name, value in chosen.items()})
+    return arms
+
+
+def _check_factor(factor: str, values: Sequence[Any]) -> None:
+    require_known("factor", factor, settings_of(RunConfig))
+    if factor in _SHARED:
+        raise ValueError(f"{factor} cannot be a factor: {_SHARED[factor]}.")
+    if not values:
+        raise ValueError(f"factor {factor} needs a level or more, got none.")
+
+
+def _label(factor: str, value: Any) -> str:
+    text = level_label(value)
+    return text if factor in _SPEAKING else f"{factor}={text}"
+
+
+def level_label(value: Any) -> str:
+    """Label of a level in tables."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        name = re.split(r"[.:]", str(value.get("class_path")))[-1]
+        given = (value.get("init_args") or {}).items()
+        return f"{name}:{','.join(f'{key}={entry}' for key, entry in given)}" if given else name
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def folder_name(label: str, seed: int) -> str:
+    """A cell's folder: the label with ``-`` for colons and spaces.
+
+    A label that is long, or holds what a file system may not take, is cut and gets its hash.
+    """
+    plain = label.replace(":", "-").replace(" ", "-")
+    name = re.sub(r"[^A-Za-z0-9_.+,=-]", "-", plain)
+    if name != plain or len(name) > _LONGEST:
+        # A cut or changed label might equal another's: the hash keeps their folders apart.
+        name = f"{name[:_LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    return f"{name}-seed{seed}"
 
 
 @final
@@ -96,7 +194,7 @@ class CellPlan:
     @cached_property
     def config_hash(self) -> str:
         """Hash of the settings of its run."""
-        return hash_values(self.config.complete())
+        return self.config.key
 
     @cached_property
     def key(self) -> str:
@@ -115,6 +213,16 @@ class CellPlan:
         )
 
 
+def read_cell(plan: CellPlan, study: Path) -> RunRecord:
+    """The record of a planned cell, as it is in the folder of its study.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    folder = study / CELLS / plan.folder
+    return RunRecord.read(folder, plan.arm, plan.config.seed, plan.key, plan.levels)
+
+
 @final
 @dataclass(frozen=True)
 class Study:
@@ -129,8 +237,8 @@ class Study:
         split: Data that log p(x) is estimated on: test, valid or train.
         limit: Number of these data, a fixed random subset; None: all.
         shards: Parts that the evaluation of a run is cut in, each with draws of its own.
-        measures: Measures beside log p(x): decomposition, bound_curve, pictures; gradients and
-            sandwich take longer.
+        measures: Measures beside log p(x): decomposition, bound_curve, codes, pictures; gradients
+            and sandwich take longer.
         question: Question that is asked, for the report.
         reference: Arm that all others are compared with, and with no other; None: all pairs, or, of
             more than 12 arms, all with the highest.
@@ -142,7 +250,7 @@ class Study:
     config: RunConfig
     factors: Mapping[str, tuple[Any, ...]]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    methods: tuple[Method, ...] = (Method("iwae"),)
+    methods: tuple[Method, ...] = (Method("auto"),)
     split: Split = "test"
     limit: int | None = None
     shards: int = 1
@@ -154,6 +262,17 @@ class Study:
     text: str = ""
 
     def __post_init__(self) -> None:
+        # As a configuration has them: labels and folders are made of them.
+        known = settings_of(RunConfig)
+        for name, given in self.factors.items():
+            # Text is a sequence too, of letters.
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise ValueError(f"factor {name} is a list of levels, got {describe(given)}.")
+        levels = {
+            name: tuple(known[name].convert(each) for each in given) if name in known else given
+            for name, given in self.factors.items()
+        }
+        object.__setattr__(self, "factors", levels)
         if not self.seeds:
             raise ValueError("a study needs 1 seed or more, got 0.")
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
@@ -180,8 +299,7 @@ class Study:
         # A standard error over data needs two.
         if self.limit is not None and self.limit < 2:
             raise ValueError(f"limit must be 2 or more data, got {self.limit}.")
-        if self.shards < 1:
-            raise ValueError(f"shards must be 1 or more, got {self.shards}.")
+        require_least(1, shards=self.shards)
 
     @cached_property
     def arms(self) -> dict[str, Arm]:

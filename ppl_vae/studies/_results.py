@@ -1,6 +1,5 @@
 """Results and progress of a study, read from its folder without a model or data."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -8,17 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from ppl_vae.comparison import Comparison, compare
+from ppl_vae.comparison import Comparison, Lowness, compare, lowness
 from ppl_vae.engines import ProgressRow
 from ppl_vae.evidence import Evidence
-from ppl_vae.files import write_atomically
 from ppl_vae.runs import HISTORY, RunConfig, RunRecord, RunState
-from ppl_vae.store import read_sealed, write_sealed
-from ppl_vae.studies._cell import read_cell
-from ppl_vae.studies._file import study_from_mapping, study_to_mapping, write_yaml
-from ppl_vae.studies._plan import Study
+from ppl_vae.studies._plan import Study, read_cell
 
-PLAN, MANIFEST, COMPARISON = "study.json", "manifest.json", "comparison.json"
 STILL_IMPROVING = 0.95
 """A best epoch after this fraction of all is taken as a sign that training was cut short."""
 _TAIL = 4096
@@ -42,6 +36,9 @@ class StudyResults:
     manifest: Mapping[str, Any]
     cells: list[RunRecord]
     _compared: dict[str, Comparison | None] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+    _beside: dict[str, dict[str, Lowness]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
 
@@ -89,6 +86,20 @@ class StudyResults:
             )
         return self._compared[label]
 
+    def beside(self) -> dict[str, dict[str, Lowness]]:
+        """Label of each method but the first to arm to how far its estimate is below the first's.
+
+        One method's estimates are in memory at a time.
+        """
+        first, *others = [method.label for method in self.study.methods]
+        missing = [label for label in others if label not in self._beside]
+        trusted = self.evidence(first) if missing else {}
+        for label in missing:
+            found = self.evidence(label)
+            each = {arm: lowness(trusted[arm], found.get(arm, {})) for arm in trusted}
+            self._beside[label] = {arm: low for arm, low in each.items() if low is not None}
+        return self._beside
+
     @property
     def warnings(self) -> list[str]:
         """Warnings to read before the numbers, one sentence each."""
@@ -116,42 +127,6 @@ class StudyResults:
                 "with a larger budget the comparison may come out otherwise."
             )
         return notes
-
-
-def open_study(folder: str | os.PathLike[str], *, trust: bool = False) -> StudyResults:
-    """Read a study's folder.
-
-    Args:
-        folder: Of the study.
-        trust: Take classes from outside of this package that its plan names: their code then runs,
-            whoever wrote the folder.
-
-    Raises:
-        FileNotFoundError: If it holds no study.
-        ValueError: If a file of it is damaged.
-    """
-    folder = Path(folder)
-    path = folder / PLAN
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no study (no {PLAN}): run_study carries one out.")
-    remedy = "delete it, and run the study's file again"
-    saved = read_sealed(path, remedy)
-    try:
-        study = study_from_mapping(saved["plan"], text=saved["text"], trust=trust)
-        manifest = read_sealed(folder / MANIFEST, remedy)
-    except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
-        raise ValueError(f"{folder} holds a damaged study: {error}") from error
-    order = {arm: number for number, arm in enumerate(study.arms)}
-    planned = sorted(study.cells, key=lambda cell: order[cell.arm])
-    return StudyResults(folder, study, manifest, [read_cell(plan, folder) for plan in planned])
-
-
-def write_plan(study: Study, folder: Path) -> None:
-    """Keep the plan in the study's folder, also as a file to run where there is none."""
-    content = {"plan": study_to_mapping(study), "text": study.text or write_yaml(study)}
-    write_sealed(folder / PLAN, content)
-    if not study.text:
-        write_atomically(folder / "study.yaml", write_yaml(study))
 
 
 def progress_of(study: Study, folder: Path) -> Callable[[], list[ProgressRow]]:

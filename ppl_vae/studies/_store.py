@@ -6,7 +6,7 @@ place when it is whole.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5netcdf
 import h5py
@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import replacing
 from ppl_vae.runs import RunRecord
-from ppl_vae.studies._results import StudyResults
 from ppl_vae.training import EpochRecord
+
+if TYPE_CHECKING:
+    from ppl_vae.studies._results import StudyResults
 
 RESULTS, TABLE, HISTORIES, NETCDF = (
     "results.parquet",
@@ -43,7 +45,7 @@ _QUANTITIES = (
 _VALUES = ("log_prob", "standard_error", "effective_sample_size", "pareto_k")
 
 
-def write_tables(results: StudyResults) -> list[Path]:
+def write_tables(results: "StudyResults") -> list[Path]:
     """Write ``results.parquet``, ``cells.parquet``, ``histories.parquet`` and ``results.nc``.
 
     ``results`` has a row for each cell, method and datum: arm, factors, seed, method, datum,
@@ -89,7 +91,7 @@ def _write(path: Path, schema: pa.Schema | None, tables: Iterator[dict[str, Any]
                 writer.close()
 
 
-def _key_fields(results: StudyResults) -> list[tuple[str, Any]]:
+def _key_fields(results: "StudyResults") -> list[tuple[str, Any]]:
     text = pa.string()
     return [("arm", text), *((name, text) for name in results.study.factors), ("seed", pa.int64())]
 
@@ -99,13 +101,13 @@ def _key(cell: RunRecord, count: int) -> dict[str, Any]:
     return {name: [value] * count for name, value in values.items()}
 
 
-def _result_schema(results: StudyResults) -> pa.Schema:
+def _result_schema(results: "StudyResults") -> pa.Schema:
     values = [(name, pa.float64()) for name in _VALUES]
     own = [("method", pa.string()), ("datum", pa.int64()), *values]
     return pa.schema([*_key_fields(results), *own])
 
 
-def _result_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
+def _result_rows(results: "StudyResults") -> Iterator[dict[str, Any]]:
     for cell in results.in_state("done"):
         for method in results.study.methods:
             evidence = cell.evidence(method.label)
@@ -126,16 +128,16 @@ def _column(evidence: Evidence, name: str) -> np.ndarray:
     return np.asarray(values.double().numpy())
 
 
-def _cell_schema(results: StudyResults) -> pa.Schema:
+def _cell_schema(results: "StudyResults") -> pa.Schema:
     return pa.schema([*_key_fields(results), *_CELL_FIELDS])
 
 
-def _cell_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
+def _cell_rows(results: "StudyResults") -> Iterator[dict[str, Any]]:
     for cell in results.cells:
         yield {**_key(cell, 1), **{name: [getattr(cell, name)] for name, _ in _CELL_FIELDS}}
 
 
-def _history_rows(results: StudyResults) -> Iterator[dict[str, Any]]:
+def _history_rows(results: "StudyResults") -> Iterator[dict[str, Any]]:
     """Learning curves in long form: sites of arms differ, so that the KL of each is a row."""
     for cell in results.cells:
         rows = [
@@ -162,7 +164,7 @@ def _curves(record: EpochRecord) -> Iterator[tuple[str, float]]:
         yield f"kl/{site}", value
 
 
-def _write_netcdf(results: StudyResults, path: Path) -> None:
+def _write_netcdf(results: "StudyResults", path: Path) -> None:
     arms, seeds = list(results.study.arms), list(results.study.seeds)
     first = results.study.methods[0].label
     evaluated = (cell.evidence(first) for cell in results.in_state("done"))

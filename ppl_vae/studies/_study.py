@@ -1,8 +1,9 @@
-"""A study carried out: every cell that is not done yet, on an engine, into one folder."""
+"""A study carried out: every cell that is not done yet, on an engine, into one folder; and read."""
 
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -19,25 +20,19 @@ from ppl_vae.comparison import Comparison
 from ppl_vae.data import Dataset
 from ppl_vae.devices import resolve_device
 from ppl_vae.engines import Engine, InProcess, Outcome, Task, showing_progress
-from ppl_vae.files import exclusive, write_atomically
-from ppl_vae.registry import needs_guide_density
+from ppl_vae.evidence import needs_guide_density
+from ppl_vae.files import exclusive, not_a_file, write_atomically
+from ppl_vae.names import require_instance
 from ppl_vae.runs import CONFIG, RunRecord, is_point_guide, read_config, require_same_settings
 from ppl_vae.store import read_sealed, write_sealed
-from ppl_vae.studies._cell import CELLS, Place, read_cell, run_cell
-from ppl_vae.studies._file import study_to_mapping
-from ppl_vae.studies._plan import CellPlan, Study
-from ppl_vae.studies._results import (
-    COMPARISON,
-    MANIFEST,
-    PLAN,
-    StudyResults,
-    open_study,
-    progress_of,
-    write_plan,
-)
+from ppl_vae.studies._cell import Place, run_cell
+from ppl_vae.studies._file import study_from_mapping, study_to_mapping, write_yaml
+from ppl_vae.studies._plan import CELLS, CellPlan, Study, read_cell
+from ppl_vae.studies._results import StudyResults, progress_of
 from ppl_vae.studies._store import write_tables
 
 LOCK = "study.lock"
+PLAN, MANIFEST, COMPARISON = "study.json", "manifest.json", "comparison.json"
 _LOG = logging.getLogger(__name__)
 _SHOWN = ("config", "factors", "seeds", "evaluation", "measures")
 """Entries of a plan on which it depends what the tables hold."""
@@ -47,7 +42,7 @@ _SECONDS = 10
 
 def run_study(
     study: Study,
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     engine: Engine | None = None,
     place: Place | None = None,
@@ -81,7 +76,8 @@ def run_study(
         FileNotFoundError: If the data are missing.
         BlockingIOError: If another process runs a study in the folder.
     """
-    place = place or Place()
+    require_instance("study", study, Study, "read_study(FILE) reads one")
+    folder, place = Path(folder), place or Place()
     engine = engine or InProcess(cpus=study.resources.cpus)
     with exclusive(folder / LOCK, f"study {folder}"):
         _require_same_plan(study, folder)
@@ -132,13 +128,57 @@ def comparison_summary(results: StudyResults) -> dict[str, Any] | None:
         return None
     compared = {label: results.comparison(label) for label in others}
     more = {label: other.summary() for label, other in compared.items() if other is not None}
+    beside = {
+        label: {arm: vars(low) for arm, low in by_arm.items()}
+        for label, by_arm in results.beside().items()
+    }
     summary = {**comparison.summary(), "method": first, "notes": study_notes(comparison, results)}
-    return {**summary, **({"methods": more} if more else {})}
+    return {**summary, **({"methods": more, "beside": beside} if more else {})}
 
 
 def study_notes(comparison: Comparison, results: StudyResults) -> list[str]:
     """Warnings to read before the numbers, one sentence each."""
     return [f"{arm}: {text}." for arm, text in comparison.warnings.items()] + results.warnings
+
+
+def open_study(
+    folder: str | os.PathLike[str], *, planned: Study | None = None, trust: bool = False
+) -> StudyResults:
+    """Read a study's folder.
+
+    Args:
+        folder: Of the study.
+        planned: Plan to see the folder's cells by, such as a file that was added to; None: the one
+            that was carried out last.
+        trust: Take classes from outside of this package that its plan names: their code then runs,
+            whoever wrote the folder.
+
+    Raises:
+        FileNotFoundError: If it holds no study.
+        ValueError: If a file of it is damaged.
+    """
+    folder = Path(folder)
+    path = folder / PLAN
+    if not path.is_file():
+        raise not_a_file(path, f"{folder} holds no study (no {PLAN}): run_study carries one out.")
+    remedy = "delete it, and run the study's file again"
+    saved = read_sealed(path, remedy)
+    try:
+        study = planned or study_from_mapping(saved["plan"], text=saved["text"], trust=trust)
+        manifest = read_sealed(folder / MANIFEST, remedy)
+    except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+        raise ValueError(f"{folder} holds a damaged study: {error}") from error
+    order = {arm: number for number, arm in enumerate(study.arms)}
+    plans = sorted(study.cells, key=lambda cell: order[cell.arm])
+    return StudyResults(folder, study, manifest, [read_cell(plan, folder) for plan in plans])
+
+
+def write_plan(study: Study, folder: Path) -> None:
+    """Keep the plan in the study's folder, also as a file to run where there is none."""
+    content = {"plan": study_to_mapping(study), "text": study.text or write_yaml(study)}
+    write_sealed(folder / PLAN, content)
+    if not study.text:
+        write_atomically(folder / "study.yaml", write_yaml(study))
 
 
 def _record_failure(cell: RunRecord, outcome: Outcome) -> None:

@@ -1,0 +1,138 @@
+"""Kinds of models by name: what each is built of, trained by, and left with after training.
+
+A kind is a final class of plain settings below :class:`ModelKind`, and an entry in ``MODELS``. One
+that has an update rule of its own trains in :meth:`ModelKind.train` by another loop than the job's.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from torch import Tensor
+
+from ppl_vae.components import ComponentSpec
+
+if TYPE_CHECKING:
+    from ppl_vae.runs._build import Build, Components, Model
+    from ppl_vae.runs._job import TrainingJob
+    from ppl_vae.runs._model import ModelSettings
+    from ppl_vae.training import FitResult
+
+OF_POINTS = ("reconstruction", "joint-density")
+"""Objectives of models whose guide is a point: none of them is a bound."""
+
+
+@final
+@dataclass(frozen=True)
+class Finished:
+    """What a kind of model is left with after training, beside its trained parameters.
+
+    Attributes:
+        tensors: Name to tensor.
+        record: Plain values: what was chosen, and by what.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ModelKind(ABC):
+    """One kind of model."""
+
+    finishes: ClassVar[bool]
+    """Whether something is fitted after training."""
+    encodes: ClassVar[bool]
+    """Whether its guide is an encoder, and not the prior in the place of one."""
+
+    @property
+    @abstractmethod
+    def guide(self) -> ComponentSpec:
+        """Guide that ``auto`` stands for."""
+
+    @abstractmethod
+    def objective(self, written: str) -> str:
+        """Objective of a run: what ``auto`` stands for, or the one that is written.
+
+        Raises:
+            ValueError: If the model is trained by none such; names those it is trained by.
+        """
+
+    @abstractmethod
+    def components(self, settings: "ModelSettings", chosen: "Components") -> "Components":
+        """Components of the model, by the settings.
+
+        Raises:
+            ValueError: If one does not fit this kind.
+        """
+
+    @abstractmethod
+    def build(self, work: "Build") -> "Model":
+        """Build the model and its guide.
+
+        Raises:
+            ValueError: If it cannot be built for these data.
+        """
+
+    @abstractmethod
+    def train(self, job: "TrainingJob") -> "FitResult":
+        """Train the model, going on from the job's checkpoint if it is there."""
+
+    @abstractmethod
+    def finish(self, model: "Model", job: "TrainingJob") -> Finished:
+        """Find what is fitted after training; asked only of a kind that :attr:`finishes`.
+
+        It is kept in the run's folder, and :meth:`apply` gets it whenever the run is opened.
+        """
+
+    @abstractmethod
+    def apply(self, model: "Model", finished: Finished) -> None:
+        """Put what was found into the model."""
+
+
+@final
+@dataclass(frozen=True)
+class VAEKind(ModelKind):
+    """A variational autoencoder, of one layer of latents or several.
+
+    Attributes:
+        particles: Particles of the objective that auto stands for: elbo, or iwae of two or more.
+    """
+
+    particles: int = 1
+    finishes: ClassVar[bool] = False
+    encodes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.particles < 1:
+            raise ValueError(f"particles must be 1 or more, got {self.particles}.")
+
+    @property
+    def guide(self) -> ComponentSpec:
+        """The normal."""
+        return "normal"
+
+    def objective(self, written: str) -> str:
+        """The ELBO or IWAE, or whichever is written."""
+        if written != "auto":
+            return written
+        return "elbo" if self.particles == 1 else f"iwae:{self.particles}"
+
+    def components(self, settings: "ModelSettings", chosen: "Components") -> "Components":
+        """All components, as they are."""
+        return chosen
+
+    def build(self, work: "Build") -> "Model":
+        """One layer, or a hierarchy."""
+        return work.build()
+
+    def train(self, job: "TrainingJob") -> "FitResult":
+        """Train by gradients of the objective."""
+        return job.fit()
+
+    def finish(self, model: "Model", job: "TrainingJob") -> Finished:
+        """Nothing is fitted afterwards."""
+        return Finished()
+
+    def apply(self, model: "Model", finished: Finished) -> None:
+        """Nothing is there to put."""
