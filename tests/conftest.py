@@ -2,9 +2,14 @@
 
 import os
 import sys
+import traceback
+import types
 from pathlib import Path
 
 import jaxtyping
+
+# First of all: it replaces distutils, and torch's compiler trips where that was imported before.
+import setuptools  # noqa: F401
 import typecheck
 
 # Tests start processes by the dozen, and none should compile the package again.
@@ -20,12 +25,23 @@ typecheck.install([f"ppl_vae.{name}" for name in CHECKED])
 import pyro  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from fresh import Interpreter  # noqa: E402
 from pyro.poutine.runtime import _PYRO_STACK  # noqa: E402
 from significance import NUM_STATISTICAL_TESTS, Significance  # noqa: E402
+from torch._subclasses import fake_tensor  # noqa: E402
 
+from ppl_vae.evidence.annealing import _pilot as pilot  # noqa: E402
 from ppl_vae.randomness import seed_devices  # noqa: E402
 
 torch.set_num_threads(1)
+# Torch keeps the stack of calls with every tensor that it records in a graph, for messages of its
+# own: half of the time of a recording.
+fake_tensor.traceback = types.SimpleNamespace(**vars(traceback) | {"extract_stack": list})
+
+# Annealing is tuned on fewer transitions: what it claims, it claims of any step sizes, and standard
+# errors stay what they are. Pilot runs would take most of the time of short schedules.
+WHOLE_PILOT = {name: getattr(pilot, name) for name in ("_WARM_UP", "_TRANSITIONS")}
+pilot._WARM_UP, pilot._TRANSITIONS = 15, 20
 
 
 def pytest_addoption(parser):
@@ -39,7 +55,24 @@ def pytest_configure(config):
     )
 
 
+def shared_fixtures(item):
+    """Names of the fixtures that are made once for several tests."""
+    definitions = item._fixtureinfo.name2fixturedefs
+    return {
+        name
+        for name in item.fixturenames
+        if name in definitions
+        and definitions[name][-1].scope != "function"
+        and definitions[name][-1].baseid.endswith(".py")
+    }
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    for item in items:
+        # Of two workers, one should make what these share.
+        if shared_fixtures(item):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     statistical = [item.nodeid for item in items if "significance" in item.fixturenames]
     if len(statistical) > NUM_STATISTICAL_TESTS:
         raise pytest.UsageError(
@@ -52,6 +85,14 @@ def pytest_collection_modifyitems(items):
 def significance():
     """A test's own share of the suite's false-alarm rate."""
     return Significance()
+
+
+@pytest.fixture(scope="session")
+def interpreter():
+    """For code that needs a process of its own, without the package."""
+    started = Interpreter()
+    yield started
+    started.close()
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +113,20 @@ def unchecked_types():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def whole_pilot(monkeypatch):
+    """The pilot run that users have, for tests of what it finds."""
+    for name, value in WHOLE_PILOT.items():
+        monkeypatch.setattr(pilot, name, value)
+
+
+@pytest.fixture
+def short_pilot(request, monkeypatch):
+    """Step sizes from a few transitions, for tests in which none of them matters."""
+    # A number is compared: how well chains mix decides what the test can see.
+    if "significance" in request.fixturenames:
+        return
+    monkeypatch.setattr(pilot, "_WARM_UP", 2)
+    monkeypatch.setattr(pilot, "_TRANSITIONS", 4)

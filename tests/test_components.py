@@ -8,10 +8,10 @@ from typing import Literal
 import pytest
 import torch
 
-from ppl_vae.components import MODEL_CONTEXT, Kind
+from ppl_vae.components import MODEL_CONTEXT, Kind, class_path
 from ppl_vae.data import load_dataset
 from ppl_vae.priors import LearnedNormalPrior, StandardNormalPrior
-from ppl_vae.registry import MODEL_KINDS
+from ppl_vae.registry import KINDS, MODEL_KINDS
 from ppl_vae.runs import RunConfig
 
 
@@ -147,3 +147,10 @@ def test_files_of_the_last_version_name_classes_as_they_were_called():
     for old, new in (("priors.StandardNormal", "normal"), ("guides.FlowGuide", "flow")):
         kind = MODEL_KINDS["prior" if "priors" in old else "guide"]
         assert kind.parse({"class_path": f"ppl_vae.{old}"}).build is kind[new]
+
+
+def test_a_class_is_known_by_the_folder_that_exports_it():
+    paths = [class_path(build) for kind in KINDS.values() for build in kind.values()]
+    assert "ppl_vae.evidence.AnnealedImportanceSampling" in paths
+    assert [path for path in paths if "._" in path] == []
+    assert class_path(Widened) == f"{__name__}.Widened"

@@ -2,8 +2,6 @@
 
 import ast
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -226,12 +224,16 @@ def test_a_distribution_of_any_transforms():
     torch.testing.assert_close(q.log_prob(z), expected)
 
 
-def python(code):
-    """Run code in a fresh interpreter, warnings as errors; returns what it prints."""
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def python(interpreter):
+    """Runs code beside torch and Pyro, which has nothing of this package, warnings as errors."""
+
+    def run(code):
+        done = interpreter.run(code, strict=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 STATE = """
@@ -263,23 +265,7 @@ print(refused(torch.distributions), refused(pyro.distributions))
 """
 
 
-def forked(cases):
-    """Run code in children of one interpreter, as imports happen once; returns what each prints.
-
-    The interpreter has torch and Pyro, which take longest to import, and nothing of this package.
-    """
-    children = [
-        "\n".join(["if os.fork() == 0:", *(f"    {line}" for line in code.splitlines()),
-                   "    print('end of case')", "    sys.stdout.flush()", "    os._exit(0)",
-                   "assert os.wait()[1] == 0"])
-        for code in cases
-    ]  # fmt: skip
-    *printed, rest = python("\n".join(["import os", STATE, *children])).split("end of case\n")
-    assert (len(printed), rest) == (len(cases), "")
-    return [text.splitlines() for text in printed]
-
-
-def test_argument_validation_stays_as_it_was():
+def test_argument_validation_stays_as_it_was(python):
     """And zuko is imported when a flow is made, not before."""
     imports = [f"lambda: __import__('{name}')" for name in ("ppl_vae.flows", "ppl_vae.diagnostics")]
     settings = list(itertools.product([True, False], repeat=2))
@@ -291,7 +277,8 @@ def test_argument_validation_stays_as_it_was():
         begin = [f"pyro.enable_validation({validated})", setting]
         cases.append("\n".join([*begin, *lines, REFUSED]))
     # The test of the test: importing zuko by itself changes torch.
-    *found, by_itself = forked([*cases, "print(changed(lambda: __import__('zuko')))"])
+    cases.append("print(changed(lambda: __import__('zuko')))")
+    *found, by_itself = (python(STATE + code).splitlines() for code in cases)
     for (validated, flow_first), lines in zip(settings, found, strict=True):
         assert lines[:3] == [f"False {flow_first or step == 2}" for step in range(3)]
         assert lines[3] == f"{validated} {validated}"
@@ -324,7 +311,7 @@ print(
 """
 
 
-def test_without_zuko_all_else_works_and_flows_name_the_extra():
+def test_without_zuko_all_else_works_and_flows_name_the_extra(python):
     assert zuko_installed()
     assert python(WITHOUT) == "False None True True True True\n"
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ FLOORS = {
     "words of messages, files on the disk": ["_renamed", "names", "files"],
     "settings from signatures": ["settings"],
     "components by name": ["components"],
+    "threads and memory": ["cpu"],
     "running tasks": ["engines"],
     "what a number was computed from": ["identity"],
     "the one file format": ["store"],
     "tensors and data": ["weights", "randomness", "progress", "devices",
                          "settings_file", "schedules", "networks", "data"],
+    "functions recorded and compiled": ["capture"],
     "figures, trees of arrays": ["plots", "netcdf"],
     "results": ["display"],
     "distributions that Pyro lacks": ["distributions"],
@@ -28,10 +31,12 @@ FLOORS = {
     "the guide refined per datum": ["refinement"],
     "estimators of log p(x), the exact model": ["evidence", "linear_gaussian"],
     "models about which everything is known": ["reference_models"],
+    "any decoder": ["decoders"],
     "training and diagnostics": ["training", "diagnostics"],
     "other libraries' formats": ["arviz"],
-    "names of all kinds of components": ["registry"],
+    "models with training rules of their own": ["baselines"],
     "runs, statistics of comparison": ["runs", "comparison"],
+    "names of all kinds of components": ["registry"],
     "studies, missing cells": ["studies", "imputation"],
     "pages": ["report"],
     "for people who extend": ["testing"],
@@ -110,6 +115,12 @@ def test_modules_in_folders_are_private():
     assert [path for path in inside if not path.name.startswith("_")] == []
 
 
+def test_a_folder_in_a_folder_has_no_face_of_its_own():
+    faces = list(PACKAGE.glob("*/*/__init__.py"))
+    assert faces
+    assert [path for path in faces if len(ast.parse(path.read_text()).body) > 1] == []
+
+
 def test_the_page_of_the_design_shows_these_floors():
     page = (PACKAGE.parent / "docs" / "design.md").read_text()
     table = page.partition("| floor | modules |\n|---|---|\n")[2].partition("\n\n")[0]
@@ -166,6 +177,47 @@ def test_what_is_allowed(module, source):
     assert violations(module, source) == []
 
 
+LONGEST_CHAIN = 24
+"""Modules on the longest way down, the first included: a reader who follows imports holds all."""
+
+
+def depths(sources):
+    """Module to the number of modules on the longest way down from it, itself included."""
+    graph = {}
+    for module, source in sources.items():
+        graph[module] = set()
+        # The body alone: what is below ``if TYPE_CHECKING`` is not loaded.
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                graph[module] |= {name if name in sources else node.module for name in names}
+            elif isinstance(node, ast.Import):
+                graph[module] |= {alias.name for alias in node.names}
+        graph[module] &= set(sources)
+    found = {}
+    for module in TopologicalSorter(graph).static_order():
+        found[module] = 1 + max((found[name] for name in graph[module]), default=0)
+    return found
+
+
+def test_no_chain_of_imports_is_long():
+    found = depths({name: path.read_text() for name, path in MODULES.items()})
+    assert max(found.values()) <= LONGEST_CHAIN, sorted(found, key=found.get)[-3:]
+
+
+def test_of_the_chain_test():
+    types = "if TYPE_CHECKING:\n    from p.c import C"
+    sources = {
+        "p": "",
+        "p.a": "import math",
+        "p.b": "from p import a",
+        "p.c": f"import p.b\n{types}",
+    }
+    assert depths(sources) == {"p": 1, "p.a": 1, "p.b": 2, "p.c": 3}
+    with pytest.raises(CycleError):
+        depths({"p.a": "from p.b import x", "p.b": "import p.a"})
+
+
 READS_SITES = {
     "get_trace", "compute_log_prob", "log_prob_sum", "cond_indep_stack", "nodes",
     "_pyro_sample", "_pyro_post_sample", "get_importance_trace", "scale_and_mask",
@@ -175,6 +227,8 @@ MUST = {
     "ppl_vae.objectives._base": {"get_importance_trace"},
     # A cluster's, not a trace's.
     "ppl_vae.engines._cluster": {"nodes"},
+    # A recorded graph's.
+    "ppl_vae.capture": {"nodes"},
 }
 
 
@@ -201,6 +255,7 @@ def test_particles_alone_reads_sample_sites():
     assert readers.pop("ppl_vae.particles._run") >= {"_pyro_sample", "_pyro_post_sample"}
     assert readers.pop("ppl_vae.particles._sites") == {"cond_indep_stack", "scale_and_mask"}
     assert readers.pop("ppl_vae.particles._guides") == {"_pyro_sample"}
+    assert readers.pop("ppl_vae.particles._draws") == {"_pyro_sample"}
     assert {name: found for name, found in readers.items() if found} == MUST
 
 
@@ -210,12 +265,24 @@ def test_of_the_site_test():
 
 
 def python(code):
-    """Run code in a fresh interpreter, warnings as errors; returns what it prints."""
+    """Run code in a fresh interpreter; returns what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def beside_torch(interpreter):
+    """Runs code in a process that has torch and Pyro alone; returns what it prints."""
+
+    def run(code):
+        done = interpreter.run(code)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 SLOW = [
@@ -238,9 +305,59 @@ def test_the_package_and_its_command_line_import_nothing_slow(module):
     assert python(code) == "[]\n"
 
 
-def test_every_public_name_is_there():
+FIT = """
+import torch
+import ppl_vae as pv
+from ppl_vae.guides import DiagonalNormalEncoder
+from ppl_vae.likelihoods import BernoulliDecoder
+
+x = (torch.rand(20, 6) > 0.5).float()
+decoder, encoder = BernoulliDecoder(pv.MLP(2, (4,), 6)), DiagonalNormalEncoder(pv.MLP(6, (4,), 4))
+vae = pv.VAE(pv.StandardNormalPrior(2), decoder, encoder)
+pv.fit(vae.model, vae.guide, pv.ELBO(), x, valid=x, epochs=2, batch_size=10, progress=False)
+"""
+FIT_COMMAND = """
+import sys, tempfile
+from ppl_vae.cli import main
+
+with tempfile.TemporaryDirectory() as folder:
+    sys.stdout = sys.stderr
+    try:
+        main(["fit", "--data", "digits", "--epochs", "1", "--hidden", "4", "--out", f"{folder}/run",
+              "--device", "cpu"])
+    except SystemExit as end:
+        assert not end.code
+    finally:
+        sys.stdout = sys.__stdout__
+"""
+UNUSED = [
+    "torch._dynamo",
+    "torch._inductor",
+    "sympy",
+    "scipy.special",
+    "scipy.stats",
+    "pandas",
+    "pyarrow",
+    "xarray",
+    "h5py",
+    "arviz_base",
+    "matplotlib",
+    "sklearn",
+    "torchvision",
+    "ray",
+]
+
+
+@pytest.mark.parametrize("code", [FIT, FIT_COMMAND], ids=["function", "command"])
+def test_a_fit_imports_nothing_slow_that_it_has_no_use_for(code, beside_torch):
+    """Four to six seconds of a process that trains a small model, torch's compiler most of all."""
+    code += f"\nimport sys\nprint([m for m in {UNUSED} if m in sys.modules])"
+    assert beside_torch(code) == "[]\n"
+
+
+def test_every_public_name_is_there(beside_torch):
     code = "import ppl_vae\nprint(len([getattr(ppl_vae, n) for n in ppl_vae.__all__]) > 10)"
-    assert python(code) == "True\n"
+    assert beside_torch(code) == "True\n"
 
 
 STATE = """
@@ -270,10 +387,10 @@ print([key for key in before if before[key] != after[key]])
 """
 
 
-def test_importing_everything_changes_nothing_global():
-    assert python(f"NAMES = {NAMES}\n{STATE}") == "[]\n"
+def test_importing_everything_changes_nothing_global(beside_torch):
+    assert beside_torch(f"NAMES = {NAMES}\n{STATE}") == "[]\n"
 
 
-def test_of_the_import_test():
+def test_of_the_import_test(beside_torch):
     code = STATE.replace("after = state()", "torch.rand(1); after = state()")
-    assert python(f"NAMES = []\n{code}") == "['random']\n"
+    assert beside_torch(f"NAMES = []\n{code}") == "['random']\n"

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from ppl_vae.evidence.exact import Quadrature
+from ppl_vae.evidence import Quadrature
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.vae import VAE
 

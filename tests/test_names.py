@@ -1,15 +1,26 @@
 """Top-level names: complete by family, loaded on first use, and what a wrong one is answered."""
 
 import ast
+import re
 import subprocess
 import sys
+from functools import partial
+from math import inf, nan
 from pathlib import Path
 
 import pytest
 
 import ppl_vae as pv
 from ppl_vae._renamed import RENAMED
-from ppl_vae.names import did_you_mean, require_known
+from ppl_vae.names import (
+    did_you_mean,
+    plural,
+    require_known,
+    require_least,
+    require_not_negative,
+    require_positive,
+    require_share,
+)
 
 PACKAGE = Path(pv.__file__).parent
 
@@ -102,3 +113,25 @@ def test_an_old_name_works_for_one_version_more(old, new):
         found = getattr(pv, old)
     assert found is getattr(pv, new)
     assert old not in pv.__all__
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad", "message"),
+    [
+        (partial(require_least, 2), 2, 1, "x must be 2 or more, got 1."),
+        (require_positive, 1e-300, 0.0, "x must be positive and finite, got 0.0."),
+        (require_positive, 3, inf, "x must be positive and finite, got inf."),
+        (require_not_negative, 0.0, -1.0, "x must be 0 or more and finite, got -1.0."),
+        (require_not_negative, 1, nan, "x must be 0 or more and finite, got nan."),
+        (require_share, 0.5, 1.0, "x must be between 0 and 1, got 1.0."),
+        (require_share, 0.5, nan, "x must be between 0 and 1, got nan."),
+    ],
+)
+def test_an_argument_out_of_range_is_named(check, good, bad, message):
+    check(x=good)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check(y=good, x=bad)
+
+
+def test_one_row_is_no_plural():
+    assert [plural(n, "row") for n in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]

@@ -44,6 +44,7 @@ from ppl_vae.objectives import (
     LinearAnnealing,
     Reinforce,
     Renyi,
+    WarmUp,
 )
 from ppl_vae.refinement import Refinement
 from ppl_vae.registry import (
@@ -87,6 +88,7 @@ from ppl_vae.settings import REQUIRED
             Reinforce(2, kl=FreeBits(3.0, per_dimension=False)),
         ),
         ("elbo+linear:0.3", ELBO(kl=LinearAnnealing(0.3))),
+        ("elbo+warmup:20", ELBO(kl=WarmUp(20.0))),
         ("elbo+cyclical:3", ELBO(kl=CyclicalAnnealing(3))),
         ("elbo-analytic+capacity:25,gamma=10", AnalyticELBO(kl=Capacity(25.0, 10.0))),
         ("ppl_vae.objectives:IWAE:7", IWAE(7)),
@@ -263,7 +265,7 @@ def test_annealing_is_the_path_of_what_rests_on_it():
         (
             "iwae",
             {"target": 0.1},
-            "^target is an option of method adaptive; iwae takes particles, refine",
+            "^target is an option of method auto, adaptive; iwae takes particles, refine",
         ),
         ("enumeration", {"particles": 3}, "enumeration takes max_configurations, rows"),
         ("iwae", {"refine": "laplacian"}, "a number of steps, 1 or more, or laplace"),

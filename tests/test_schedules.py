@@ -36,6 +36,26 @@ def test_burda_stages():
     assert schedule(1) == pytest.approx(1e-4)
 
 
+@pytest.mark.parametrize("updates_per_epoch", [1, 500, 2500, 2980])
+def test_burda_changes_the_rate_with_the_first_update_of_a_stage(updates_per_epoch):
+    schedule, first = Burda(), 0
+    for stage in range(7):
+        first += 3**stage * updates_per_epoch
+        # Progress as a budget of 3,280 epochs computes it.
+        last, start = (schedule(u / (3280 * updates_per_epoch)) for u in (first - 1, first))
+        assert last == pytest.approx(1e-3 * 10 ** (-stage / 7), rel=1e-12)
+        assert start == pytest.approx(1e-3 * 10 ** (-(stage + 1) / 7), rel=1e-12)
+
+
+def test_burda_rounded_is_of_the_authors_code():
+    schedule, starts = Burda(rounded=True), [(3**i - 1) / 2 for i in range(8)]
+    rates = [schedule((start + 0.5) / 3280) for start in starts]
+    # 1e-4 * round(10 ** (1 - (i - 1) / 7), 1) for i = 1..8
+    assert rates == pytest.approx(
+        [1e-3, 7.2e-4, 5.2e-4, 3.7e-4, 2.7e-4, 1.9e-4, 1.4e-4, 1e-4], rel=1e-12
+    )
+
+
 @pytest.mark.parametrize("rate", [0, -1e-3, math.nan, math.inf])
 @pytest.mark.parametrize("kind", [Constant, Cosine, Burda, lambda r: Exponential(r, 1e-3)])
 def test_rates_are_positive_and_finite(kind, rate):

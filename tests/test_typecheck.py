@@ -1,6 +1,7 @@
 """The checks that the suite puts on the package find what they are for."""
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -50,6 +51,54 @@ def test_right_calls():
 def test_wrong_calls(call):
     with pytest.raises(TypeError):
         call()
+
+
+def test_like_calls_are_not_checked_again_but_other_results_are():
+    changing = []
+
+    @typecheck.checked
+    def last(a: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+        return a[len(changing) :]
+
+    for _ in range(3):
+        assert last(torch.ones(4)).shape == (4,)
+    changing.append("now")
+    with pytest.raises(TypeError, match="return is no"):
+        last(torch.ones(4))
+    with pytest.raises(TypeError):
+        last(torch.ones(4).long())
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (["a", "b"], [2, 3]),
+        ({"a": torch.ones(2)}, {"a": torch.ones(2, 2)}),
+        ((torch.ones(2),), (torch.ones(2, 1),)),
+        ("one", "three"),
+        (Pair, dict),
+    ],
+    ids=["list", "dict", "tuple", "word", "class"],
+)
+def test_what_is_inside_counts(right, wrong):
+    hints = {
+        list: list[str],
+        dict: dict[str, Float[Tensor, "batch"]],
+        tuple: tuple[Float[Tensor, "batch"], ...],
+        str: Literal["one", "two"],
+        type: type[Pair],
+    }
+
+    def take(value):
+        return value
+
+    take.__annotations__["value"] = hints[type(right)]
+    take = typecheck.checked(take)
+    for _ in range(2):
+        assert take(right) is right
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            take(wrong)
 
 
 def test_one_call_binds_no_other():

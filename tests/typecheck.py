@@ -2,23 +2,33 @@
 
 ``jaxtyping.jaxtyped`` checks the parameters of each call twice, on two copies of the function that
 it compiles on import, which took half of the suite's time. This one compiles a check when it is
-first needed, runs it once, and binds the dimensions of a call together just the same.
+first needed, runs it once, and binds the dimensions of a call together just the same. Arguments and
+results of types, shapes and kinds of numbers that the function has had before are not checked
+again: loops would spend a third of their time on it.
 """
 
 import dataclasses
 import functools
+import inspect
 import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jaxtyping
+import numpy as np
+import torch
 from beartype import BeartypeConf, beartype
+from beartype.door import is_bearable
 from jaxtyping._storage import pop_shape_memo, push_shape_memo
 from torch.compiler import is_compiling
 
 # int where float is annotated is fine by the typing rules, and beartype's default disagrees.
-_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
+_CONF = BeartypeConf(is_pep484_tower=True, violation_type=TypeError)
+_beartype = beartype(conf=_CONF)
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_FEW = 4
+_MANY = 1000
 
 
 def install(modules: Sequence[str]) -> None:
@@ -36,25 +46,86 @@ def checked(function: Any) -> Any:
     if not function.__annotations__:
         return function
     check: Callable[..., Any] | None = None
-    binds = False
+    hints: dict[str, Any] = {}
+    # What the arguments were like in calls that passed, and what the results were like then.
+    passed: dict[Any, set[Any]] = {}
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        nonlocal check, binds
+        nonlocal check, hints
         if jaxtyping.config.jaxtyping_disable or is_compiling():
             return function(*args, **kwargs)
+        given = tuple(map(_likeness, args))
+        if kwargs:
+            given += tuple((name, _likeness(value)) for name, value in kwargs.items())
+        results = passed.get(given)
+        if results is not None:
+            result = function(*args, **kwargs)
+            found = _likeness(result)
+            if found not in results:
+                _check_result(function, hints, args, kwargs, result)
+                results.add(found)
+            return result
         if check is None:
-            check, binds = _compile(function)
-        if not binds:
-            return check(*args, **kwargs)
+            hints = _hints(function)
+            check = _compile(function, hints)
         push_shape_memo({})
         try:
-            return check(*args, **kwargs)
+            result = check(*args, **kwargs)
         finally:
             pop_shape_memo()
+        if len(passed) > _MANY:
+            passed.clear()
+        passed[given] = {_likeness(result)}
+        return result
 
     return call
+
+
+def _likeness(value: Any) -> Any:
+    """All of a value that its check looks at: its type, a tensor's shape, a first one inside."""
+    kind = type(value)
+    if kind in _ARRAYS:
+        return kind, value.shape, value.dtype
+    if kind is str:  # one of a few words, perhaps
+        return value
+    if kind is tuple:
+        return len(value), *map(_kind, value[:_FEW])
+    if kind is list:
+        return (kind, _kind(value[0])) if value else kind
+    if kind is dict:
+        return (kind, _kind(next(iter(value.values())))) if value else kind
+    return value if isinstance(value, type) else kind
+
+
+def _kind(value: Any) -> Any:
+    """The same, of a value inside of another: beartype itself looks at one of many."""
+    kind = type(value)
+    return (kind, value.shape, value.dtype) if kind in _ARRAYS else kind
+
+
+_ARRAYS = {torch.Tensor, torch.nn.Parameter, np.ndarray}
+
+
+def _check_result(
+    function: types.FunctionType,
+    hints: dict[str, Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    result: Any,
+) -> None:
+    """Check a result of another kind than those of like arguments, dimensions bound by these."""
+    signature = inspect.signature(function)
+    given = signature.bind(*args, **kwargs).arguments
+    plain = [n for n in given if signature.parameters[n].kind not in _VARIABLE]
+    push_shape_memo({})
+    try:
+        for name, value in (*((n, given[n]) for n in plain), ("return", result)):
+            if name in hints and not is_bearable(value, hints[name], conf=_CONF):
+                raise TypeError(f"{function.__qualname__}: {name} is no {hints[name]}: {value!r}")
+    finally:
+        pop_shape_memo()
 
 
 def _check_dataclass(cls: type) -> None:
@@ -63,11 +134,8 @@ def _check_dataclass(cls: type) -> None:
         cls.__init__ = checked(own)  # type: ignore[misc]
 
 
-def _compile(function: types.FunctionType) -> tuple[Callable[..., Any], bool]:
-    """A checked copy of the function, and whether it has dimensions to bind.
-
-    A copy, since others read the annotations of the function itself.
-    """
+def _compile(function: types.FunctionType, hints: dict[str, Any]) -> Callable[..., Any]:
+    """A checked copy of the function, since others read the annotations of the function itself."""
     copy = types.FunctionType(
         function.__code__,
         function.__globals__,
@@ -77,10 +145,14 @@ def _compile(function: types.FunctionType) -> tuple[Callable[..., Any], bool]:
     )
     copy.__kwdefaults__ = function.__kwdefaults__
     copy.__qualname__ = function.__qualname__
-    copy.__annotations__ = {
+    copy.__annotations__ = hints
+    return _beartype(copy)
+
+
+def _hints(function: types.FunctionType) -> dict[str, Any]:
+    return {
         name: _found(hint, function.__globals__) for name, hint in function.__annotations__.items()
     }
-    return _beartype(copy), any(map(_holds_dimensions, copy.__annotations__.values()))
 
 
 def _found(hint: Any, names: dict[str, Any]) -> Any:
@@ -91,12 +163,6 @@ def _found(hint: Any, names: dict[str, Any]) -> Any:
     except Exception:  # such as the parameters of a class that takes them in type stubs alone
         return Any
     return Any if _holds_uncheckable_protocol(found) else found
-
-
-def _holds_dimensions(hint: Any) -> bool:
-    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
-        return True
-    return any(map(_holds_dimensions, _inner(hint)))
 
 
 def _holds_uncheckable_protocol(hint: Any) -> bool:

@@ -1,5 +1,6 @@
 """Estimates of log p(x) as a DataTree and back, and as what ArviZ compares."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -124,10 +125,11 @@ class TestPointwise:
         evidence = ParetoSmoothed(200)(vae.model, vae.guide, x)
         elpd = evidence_to_elpd(evidence)
         np.testing.assert_array_equal(elpd.pareto_k.to_numpy(), evidence.pareto_k)
-        nothing_wrong = replace(evidence, pareto_k=torch.zeros(6, dtype=torch.float64))
+        zero = torch.zeros(6, dtype=torch.float64)
+        nothing_wrong = replace(evidence, pareto_k=zero, bias=zero, doubt=zero)
         assert nothing_wrong.warning is None
         assert not evidence_to_elpd(nothing_wrong).warning
-        poor = replace(evidence, effective_sample_size=torch.ones(6, dtype=torch.float64))
+        poor = replace(evidence, doubt=torch.full_like(zero, math.inf))
         assert evidence_to_elpd(poor).warning
 
     @pytest.mark.filterwarnings("ignore:The inplace keyword")

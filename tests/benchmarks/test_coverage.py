@@ -1,17 +1,14 @@
 """The coverage benchmark runs and prints the JSON it promises."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
 
 
-def test_every_part_has_its_rows(tmp_path):
+def test_every_part_has_its_rows(tmp_path, interpreter):
     out = tmp_path / "coverage.json"
-    command = [sys.executable, SCRIPT, "--quick", "--threads", "1", "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = interpreter.script(SCRIPT, "--quick", "--threads", 1, "--out", out)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert json.loads(out.read_text()) == result

@@ -9,7 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import ppl_vae as pv
 
@@ -41,6 +47,39 @@ def evaluated(x):
 DOORS = {"train": fitted, "x": evaluated}
 EXPECTED = {name: door(X) for name, door in DOORS.items()}
 
+
+class Items(Dataset):
+    """A data set of map style."""
+
+    def __init__(self, x, paired=False, noise=0.0):
+        self.x, self.paired, self.noise = x, paired, noise
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        x = self.x[i] + self.noise * torch.rand(()) if self.noise else self.x[i]
+        return (x, i) if self.paired else x
+
+
+class Stream(IterableDataset):
+    """A data set that gives its items one after another."""
+
+    def __init__(self, x, paired=False):
+        self.x, self.paired = x, paired
+
+    def __iter__(self):
+        return iter(zip(self.x, self.x[:, 0], strict=True) if self.paired else self.x)
+
+
+class Words(Dataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return "abc"[i]
+
+
 TAKEN = {
     "float32": X,
     "float64": X.double(),
@@ -54,13 +93,29 @@ TAKEN = {
     "data frame": pd.DataFrame(X.numpy()),
     "data frame of whole numbers": pd.DataFrame(X.long().numpy()),
     "tensor data set": TensorDataset(X),
+    "data set": Items(X),
+    "data set of pairs": Items(X, paired=True),
+    "tensors with labels": TensorDataset(X, X[:, 0]),
+    "loader": DataLoader(TensorDataset(X), batch_size=20, shuffle=True),
+    "loader with workers": DataLoader(Items(X.double()), batch_size=7, num_workers=1),
+    "loader of single items": DataLoader(Items(X), batch_size=None),
+    "iterable": Stream(X),
+    "loader of an iterable": DataLoader(Stream(X, paired=True), batch_size=7),
 }
 REFUSED = {
-    "loader": (
-        DataLoader(TensorDataset(X), batch_size=20),
-        TypeError,
-        r"{0} is a DataLoader: give a tensor, rows first; torch\.cat\(\[x for x, \*_ in {0}\]\)",
+    "loader that draws": (
+        DataLoader(Items(X), sampler=WeightedRandomSampler([1.0] * len(X), 60)),
+        ValueError,
+        "{0} is a DataLoader with a WeightedRandomSampler",
     ),
+    "items that change": (
+        Items(X, noise=1.0),
+        ValueError,
+        "{0} gives another item 0 each time it is asked",
+    ),
+    "items of words": (["a", "b"], TypeError, "{0} is a list"),
+    "data set of words": (Words(), TypeError, "{0} has items of str"),
+    "empty iterable": (Stream(X[:0]), ValueError, "{0} holds no data"),
     "data set": (pv.load_dataset(X), TypeError, "{0} is a whole data set .*: give data.train"),
     "path": ("rows.csv", TypeError, "{0} is a str: give a tensor, rows first"),
     "table with words": (

@@ -86,6 +86,7 @@ def test_a_run_s_own_configuration_reproduces_it(tmp_path, capsys):
     require_same_run(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.usefixtures("no_page")
 def test_compare_takes_one_too(tmp_path, capsys):
     path = tmp_path / "study.yaml"
     path.write_text(YAML + "objective: [elbo, stl]\nseeds: 1\nparticles: 5\n")
@@ -95,6 +96,7 @@ def test_compare_takes_one_too(tmp_path, capsys):
     assert set(json.loads(out)["arms"]) == {"elbo", "stl"}
 
 
+@pytest.mark.usefixtures("no_page")
 def test_priors_are_compared_under_one_objective(tmp_path, capsys):
     arguments = ["--prior", "normal", "--prior", "learned-normal", "--seeds", 1, "--particles", 5]
     status, out, err = run(
@@ -121,6 +123,9 @@ def test_priors_are_compared_under_one_objective(tmp_path, capsys):
         ("run.json", '{"epochs": 1,', "no readable JSON"),
         ("run.yaml", "epochs: 1\nepochs: 2", "'epochs' stands twice, again in line 2"),
         ("run.json", '{"epochs": 1, "epochs": 2}', "'epochs' stands twice"),
+        # A record of a run names its methods; only a study's file says how it evaluates.
+        ("run.json", '{"methods": {}}', "unknown setting 'methods'"),
+        ("run.yaml", "evaluation: {methods: [iwae]}", "run.yaml is a study"),
         ("run.yaml", "latent: 1:30", "'1:30' is not a whole number or a list of whole numbers"),
         ("missing.yaml", None, "No such file or directory"),
     ],

@@ -9,11 +9,13 @@ import pytest
 
 from ppl_vae.cli import main
 from ppl_vae.evidence import METHODS
+from ppl_vae.refinement import Refinement
 
 from .command import SMALL, fails, run
 
 OPTIONS = {
     "iwae": ["--particles", "50", "--refine", "2"],
+    "auto": ["--target", "0.2"],
     "psis": ["--particles", "100"],
     "defensive": ["--particles", "50"],
     "jackknife": ["--particles", "32"],
@@ -35,7 +37,59 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def deeper(tmp_path_factory):
+    """A run whose latents are too many for quadrature."""
+    folder = tmp_path_factory.mktemp("certificate") / "run"
+    main(["fit", "--out", str(folder), *SMALL, "--latent", "4"])
+    return folder
+
+
+class TestCertificate:
+    """The same settings on simulated data, from both sides, beside an automatic estimate."""
+
+    def test_it_is_printed_and_kept(self, deeper, capsys):
+        arguments = ["evaluate", deeper, "--limit", "5", "--target", "0.2"]
+        status, out, err = run(capsys, *arguments)
+        assert status == 0, err
+        # No more simulated data than real ones: it costs no more than the estimate.
+        assert "5 simulated data; automatic to 0.2 nats" in out
+        assert re.search(r"^  gap +-?\d\.\d{3}  \+- \d\.\d{3}$", out, re.MULTILINE)
+        assert re.search(r"simulated data are .* than the real ones", out)
+        (path,) = (deeper / "evaluations").glob("*-certificate-5.json")
+        before = path.stat().st_mtime_ns
+        found = json.loads(run(capsys, *arguments, "--json")[1])["certificate"]
+        assert path.stat().st_mtime_ns == before
+        assert found["num_data"] == 5
+        assert found["lower"]["log_prob"] <= found["upper"]["log_prob"] + 0.5
+        assert found["likeness"]["easier"] in (True, False)
+        path.write_text(path.read_text().replace('"gap"', '"gab"'))
+        assert "delete it to make it anew" in fails(capsys, *arguments, "--certificate", 5)
+        path.unlink()
+
+    def test_as_many_as_are_asked_for_or_none(self, deeper, capsys):
+        arguments = ["evaluate", deeper, "--limit", "5", "--target", "0.2", "--json"]
+        found = json.loads(run(capsys, *arguments, "--certificate", 3)[1])
+        assert found["certificate"]["num_data"] == 3
+        found = json.loads(run(capsys, *arguments, "--certificate", 0)[1])
+        assert found["certificate"] is None
+
+    def test_of_another_method_it_is_refused(self, deeper, capsys):
+        arguments = ["evaluate", deeper, "--limit", 5, "--method", "iwae", "--certificate", 5]
+        assert "method auto alone has one" in fails(capsys, *arguments, code=2)
+
+    def test_a_folder_that_is_not_there_has_no_list(self, tmp_path, capsys):
+        text = fails(capsys, "evaluate", tmp_path / "nowhere", "--list")
+        assert "nowhere is no folder" in text
+
+    def test_exact_numbers_and_other_methods_have_none(self, trained, deeper, capsys):
+        for folder, more in ((trained, []), (deeper, ["--particles", 100])):
+            found = json.loads(run(capsys, "evaluate", folder, "--limit", 5, *more, "--json")[1])
+            assert found["certificate"] is None
+
+
 # Of discrete latents alone.
+@pytest.mark.usefixtures("short_pilot")
 @pytest.mark.parametrize("method", [*sorted(set(METHODS) - {"enumeration"}), "laplace"])
 def test_every_method(method, trained, capsys):
     name = "iwae" if method == "laplace" else method
@@ -84,6 +138,35 @@ def test_no_evaluation_takes_the_place_of_another_and_all_are_listed(fresh, caps
     assert all(f"{mean:.3f}" in text for mean in means)
 
 
+@pytest.mark.parametrize("name", ["config.json", "data.safetensors", "checkpoint.safetensors"])
+def test_a_folder_where_a_file_is_expected_is_named(fresh, capsys, name):
+    (fresh / name).unlink()
+    (fresh / name).mkdir()
+    for command in ("evaluate", "diagnose"):
+        line = fails(capsys, command, fresh)
+        assert f"{fresh / name} is a folder, a file is expected" in line
+    assert fails(capsys, "fit", "--out", fresh, *SMALL).count(name) == 1
+
+
+def test_a_folder_in_the_place_of_data_or_results_is_named(fresh, capsys, tmp_path):
+    few = ["evaluate", fresh, "--particles", 2, "--limit", 2]
+    path = Path(json.loads(run(capsys, *few, "--json")[1])["file"])
+    path.unlink()
+    path.mkdir()
+    assert f"{path} is a folder, a file is expected" in fails(capsys, *few)
+    (tmp_path / "x.csv").mkdir()
+    line = fails(capsys, *few, "--data", tmp_path / "x.csv")
+    assert "x.csv is a folder, a file is expected" in line
+    line = fails(capsys, "fit", "--data", tmp_path / "x.csv", "--out", tmp_path / "new")
+    assert "x.csv is a folder, a file is expected" in line
+    (fresh / "history.csv").unlink()
+    (fresh / "history.csv").mkdir()
+    line = fails(capsys, "fit", "--out", fresh, *SMALL)
+    assert line.count("history.csv") == 1
+    assert "Is a directory" in line
+
+
+@pytest.mark.usefixtures("short_pilot")
 def test_a_sandwich_is_drawn(trained, capsys):
     arguments = ["--limit", "3", *OPTIONS["bdmc"]]
     status, out, _ = run(capsys, "evaluate", trained, "--method", "bdmc", *arguments)
@@ -92,7 +175,9 @@ def test_a_sandwich_is_drawn(trained, capsys):
     assert (trained / "sandwich.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_diagnose(trained, capsys):
+@pytest.mark.usefixtures("short_pilot")
+def test_diagnose(trained, capsys, monkeypatch):
+    monkeypatch.setattr("ppl_vae.runs._diagnose._REFINEMENT", Refinement(3))
     arguments = ["diagnose", trained, "--limit", "30", "--particles", "20"]
     arguments += ["--rate-data", "2", "--temperatures", "10", "--chains", "4"]
     status, out, err = run(capsys, *arguments)
@@ -141,7 +226,7 @@ def test_bootstrap_errors(trained, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bootstrap", "1"], "bootstrap >= 2 samples"),
+        (["--method", "iwae", "--bootstrap", "1"], "bootstrap >= 2 samples"),
         (["--method", "psis", "--bootstrap", "9"], "bootstrap is an option of method"),
         (["--method", "asi"], "did you mean 'ais'"),
         (["--method", "ais", "--particles", "3"], "particles is an option of method"),

@@ -1,5 +1,8 @@
 """What the command line says of failures that it foresees, and of those that it does not."""
 
+import signal
+import sys
+
 import click
 import pytest
 import torch
@@ -70,6 +73,26 @@ def test_a_traceback_on_request(capsys, monkeypatch):
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
+def test_an_interruption_that_became_another_error_is_one(capsys, monkeypatch):
+    """C code of torch turns the exception of an interruption into one of its own."""
+
+    @click.command("swallow")
+    def command():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise TypeError("could not determine the shape") from None
+
+    monkeypatch.setitem(cli.cli.commands, "swallow", command)
+    # A suite that is started in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert "error: stopped; the same command goes on" in fails(capsys, "swallow", code=130)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_cpu_out_of_memory_is_said_so():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
@@ -79,3 +102,49 @@ def test_a_cpu_out_of_memory_is_said_so():
 def test_what_files_hold_does_not_steer_the_terminal(capsys):
     say("cell \x1b]0;title\x07 failed")
     assert capsys.readouterr().out == "cell ]0;title failed\n"
+
+
+RUN = ["fit", "--hidden", "4", "--latent", "2", "--epochs", "1", "--device", "cpu", "--out", "run"]
+
+
+@pytest.mark.parametrize("value", ["1", "[1]", "{a: 1}", "maybe", "yes"])
+def test_a_truth_value_of_a_file_is_true_or_false(value, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(f"allow_missing: {value}\n")
+    line = fails(capsys, *RUN, "--config", "c.yaml", code=2)
+    assert "allow_missing cannot be" in line
+    assert "it is true or false." in line
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("def forward(self):\n        return 3", "must return a distribution of vectors, got int"),
+        ("def forward(self):\n        return dist.Normal(0.0, 1.0)", "got events of shape ()"),
+        ("def __init__(self):\n        raise KeyError('boo')", "cannot be built: KeyError: 'boo'"),
+    ],
+)
+def test_a_wrong_prior_of_ones_own_is_named(body, reason, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    module = f"my_prior_{abs(hash(body))}"
+    (tmp_path / f"{module}.py").write_text(
+        "import torch\nfrom pyro import distributions as dist\n\n"
+        f"class Mine(torch.nn.Module):\n    {body}\n"
+    )
+    line = fails(capsys, *RUN, "--prior", f"{module}:Mine")
+    assert f"prior '{module}:Mine'" in line
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--upper-hidden", "4"], "--upper-hidden lies between layers of latents"),
+        (["--latent", "[]"], "one layer of latents or more"),
+    ],
+)
+def test_sizes_that_nothing_has_are_refused(options, reason, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = fails(capsys, *RUN, *options)
+    assert reason.removeprefix("--").replace("-", "_") in line.replace("-", "_")

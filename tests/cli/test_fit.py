@@ -31,6 +31,29 @@ def test_wrong_budgets(arguments, expected, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "expected", "code"),
+    [
+        (["--workers", "0"], "--workers: must be 1 or more, got 0", 2),
+        (["--workers", "3"], "3 workers are 3 processes, and here is 1: start them by --engine", 1),
+        (["--workers", "401"], "batches of 400 data cannot be shared by 401 workers", 1),
+        (
+            ["--workers", "2", "--objective", "beta-tc"],
+            "takes log q(z) over the data of a batch",
+            1,
+        ),
+        (["--workers", "2", "--objective", "elbo+free-bits:1"], "takes the mean KL of a batch", 1),
+        (["--workers", "2", "--step", "aggressive"], "step AggressiveStep decides by the mean", 1),
+        (["--workers", "2", "--gpus", "1"], "GPUs are granted on --engine ray", 2),
+    ],
+)
+def test_workers_that_cannot_be(arguments, expected, code, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    folder = tmp_path / "run"
+    assert expected in fails(capsys, "fit", "--out", folder, *SMALL, *arguments, code=code)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "updates"), [(["--updates", "5"], 5), (["--decoder-evaluations", "2000"], 6)]
 )
 def test_a_budget_in_place_of_epochs(arguments, updates, tmp_path, capsys):

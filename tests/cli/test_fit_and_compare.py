@@ -77,6 +77,38 @@ def test_fit_again_goes_on_or_refuses(trained, capsys):
     assert len((trained / "history.csv").read_text().splitlines()) == 4
 
 
+def test_fit_takes_an_optimizer_and_what_goes_with_it(tmp_path, capsys):
+    options = ["--optimizer", "adam:beta1=0.99,eps=1e-4", "--ema-decay", 0.9, "--keep", "last",
+               "--warmup-epochs", 1, "--unshuffled", "--valid-rows", 50]  # fmt: skip
+    status, out, _ = run(capsys, "fit", "--out", tmp_path / "run", *SMALL, *options, "--json")
+    assert (status, json.loads(out)["kept"]["epoch"]) == (0, 2)
+    saved = json.loads((tmp_path / "run/config.json").read_text())["config"]
+    assert saved["optimizer"] == "adam:beta1=0.99,eps=1e-4"
+    assert (saved["ema_decay"], saved["keep"], saved["warmup_epochs"]) == (0.9, "last", 1.0)
+    assert (saved["unshuffled"], saved["valid_rows"]) == (True, 50)
+    # The same command goes on; another optimiser is another run.
+    assert run(capsys, "fit", "--out", tmp_path / "run", *SMALL, *options)[0] == 0
+    options[1] = "sgd"
+    line = fails(capsys, "fit", "--out", tmp_path / "run", *SMALL, *options)
+    assert "optimizer adam:beta1=0.99,eps=1e-4 there, sgd here" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--optimizer", "adam:lr=1e-3"], "the rate is the setting learning_rate"),
+        (["--optimizer", "adan"], "did you mean 'adam'"),
+        (["--optimizer", "adam:beta1=2"], "beta1 must be in [0, 1), got 2.0"),
+        (["--ema-decay", "1"], "must be in [0, 1), got 1.0"),
+        (["--warmup-epochs", "-1"], "must be 0 or more, got -1.0"),
+        (["--valid-rows", "0"], "must be from 1 to 1436"),
+    ],
+)
+def test_wrong_settings_of_training_are_one_line(options, message, tmp_path, capsys):
+    assert message in fails(capsys, "fit", "--out", tmp_path / "run", *SMALL, *options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_compare_prints_the_table_and_writes_everything(tmp_path, capsys):
     folder = tmp_path / "study"
     command = ["compare", "--objective", "elbo", "--objective", "iwae:3", "--seeds", 2,
@@ -93,11 +125,29 @@ def test_compare_prints_the_table_and_writes_everything(tmp_path, capsys):
     assert (folder / "comparison.json").read_text() == first
 
 
+@pytest.mark.usefixtures("no_page", "short_pilot")
+@pytest.mark.usefixtures("no_page")
+def test_compare_shows_another_method_beside(tmp_path, capsys):
+    status, out, err = run(
+        capsys, "compare", "--objective", "elbo", "--objective", "stl", "--seeds", 2, *SMALL,
+        "--limit", 20, "--beside", "iwae:100", "--out", tmp_path / "study",
+    )  # fmt: skip
+    assert status == 0, err
+    header = next(line for line in out.splitlines() if "low by" in line)
+    assert header.endswith("iwae-100  low by")
+    found = json.loads((tmp_path / "study" / "comparison.json").read_text())["beside"]["iwae-100"]
+    row = next(line for line in out.splitlines() if line.startswith("elbo "))
+    assert row.split()[-2:] == [f"{found['elbo'][n]:.3f}" for n in ("log_prob", "low_by")]
+    assert "unknown method 'nothing'" in fails(
+        capsys, "compare", *SMALL, "--beside", "nothing", "--out", tmp_path / "no"
+    )
+
+
 def test_compare_with_a_guide_that_is_a_point(tmp_path, capsys):
     folder = tmp_path / "study"
     command = ["compare", "--guide", "delta", "--guide", "normal", "--seeds", 1, "--limit", 12,
                "--out", folder, *SMALL]  # fmt: skip
-    line = fails(capsys, *command)
+    line = fails(capsys, *command, "--method", "iwae")
     assert "its guide is a point without a density, and method iwae" in line
     assert "--refine laplace" in line
     assert "LaplaceApproximation" not in line

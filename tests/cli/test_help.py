@@ -9,6 +9,7 @@ import pytest
 import ppl_vae as pv
 from ppl_vae.cli import cli
 from ppl_vae.cli._options import SettingOption, SettingOptions
+from ppl_vae.settings import REQUIRED as REQUIRED_SETTING
 from ppl_vae.settings import flat, settings_of
 
 
@@ -48,7 +49,7 @@ def test_every_option_of_a_setting_has_its_text_and_default(name):
         if isinstance(option, SettingOption):
             value = option.setting.default
             printed = re.search(r"\[default: (.*?)\]$", text)
-            if value not in (None, (), {}, False):
+            if value not in (REQUIRED_SETTING, None, (), {}, False):
                 shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 assert printed[1] == shown
 
@@ -56,7 +57,7 @@ def test_every_option_of_a_setting_has_its_text_and_default(name):
 def test_what_is_not_typed_is_the_default_of_the_settings():
     usual = pv.runs.RunConfig()
     values = parsed("fit")
-    assert {name: values[name] for name in flat(usual)} == flat(usual)
+    assert {name: values[name] for name in usual.given()} == usual.given()
     place = pv.studies.Place()
     assert {name: values[name] for name in flat(place)} == flat(place)
 
@@ -72,7 +73,7 @@ def test_a_run_is_opened_as_in_python(name):
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("leapfrog_steps", pv.AnnealedImportanceSampling().leapfrog_steps),
+        ("leapfrog_steps", f"{pv.AnnealedImportanceSampling().leapfrog_steps}; auto 2"),
         ("simulated", pv.BidirectionalMonteCarlo().num_simulated),
         ("target", pv.AdaptiveSampling().target),
         ("prior_share", pv.DefensiveSampling().prior_share),
@@ -121,6 +122,7 @@ def test_all_methods_activations_and_schedules_are_listed():
         ("evaluate", "method", pv.registry.METHODS),
         ("fit", "activation", pv.networks.ACTIVATIONS),
         ("fit", "schedule", pv.registry.SCHEDULES),
+        ("fit", "optimizer", pv.registry.OPTIMIZERS),
     ]:
         assert ", ".join(names) in help_of(command, option)
 
@@ -128,7 +130,7 @@ def test_all_methods_activations_and_schedules_are_listed():
 def test_groups_of_settings_have_headings():
     ctx = click.Context(COMMANDS["fit"])
     headings = re.findall(r"^(\w+):$", COMMANDS["fit"].get_help(ctx), re.MULTILINE)
-    assert headings == ["Options", "Dataset", "Model", "Training"]
+    assert headings == ["Options", "Dataset", "Model", "Training", "Workers"]
 
 
 def test_no_group_of_settings_is_an_option_itself():

@@ -38,6 +38,9 @@ def test_init_run_status_report_add(file, tmp_path, capsys):
     status, out, err = run(capsys, "study", "add", file, "--seeds", 1, "--level", "objective=stl")
     assert (status, err) == (0, "")
     assert "3 arms x 3 seeds = 9 cells" in out
+    # By the file what it plans now, by the folder what was carried out.
+    assert "4 done, 5 waiting of 9 cells" in run(capsys, "study", "status", file)[1]
+    assert "4 done of 4 cells" in run(capsys, "study", "status", folder)[1]
     status, out, err = run(capsys, "study", "run", file, "--json")
     assert status == 0, err
     values = json.loads(out)
@@ -66,6 +69,7 @@ def test_init_writes_a_study_and_nothing_over_it(tmp_path, capsys):
     assert "new.yaml" in fails(capsys, "study", "init", tmp_path / "new.toml")
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_failed_cell_is_a_failure_after_the_table(file, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -109,6 +113,7 @@ def test_wrong_options_on_a_right_file(file, capsys):
     assert file.read_text() == STUDY
 
 
+@pytest.mark.usefixtures("no_page")
 def test_resources_that_are_typed_are_those_on_record(file, tmp_path, capsys):
     file.write_text(STUDY.replace("seeds: 2", "seeds: 1"))
     status, _, err = run(capsys, "study", "run", file, "--cpus", 1)

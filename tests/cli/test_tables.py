@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -152,6 +154,79 @@ def test_another_table(trained, capsys, tmp_path):
     assert "holds 'Paris' in row 2" in fails(capsys, "impute", folder / "run", *arguments)
     new.drop(columns="town").to_csv(tmp_path / "new.csv", index=False)
     assert "no column 'town'" in fails(capsys, "impute", folder / "run", *arguments)
+
+
+def test_the_share_of_missing_cells_is_that_of_the_rows(trained, capsys, tmp_path):
+    folder, full, holes = trained
+    for table, share in ((full, None), (full.mask(holes), f"{holes.mean():.1%}")):
+        table.to_csv(tmp_path / "new.csv", index=False)
+        arguments = ["--data", tmp_path / "new.csv", "--particles", 2]
+        status, out, err = run(capsys, "evaluate", folder / "run", *arguments)
+        assert status == 0, err
+        assert ("of all cells are missing" in out) == (share is not None)
+        assert share is None or f"{share} of all cells are missing" in out
+
+
+def test_bits_are_of_the_observed_cells(tmp_path, capsys):
+    x = (np.random.default_rng(0).random((100, 6)) < 0.5).astype(float)
+    x[::2, :3] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    arguments = ["--data", tmp_path / "x.npy", "--allow-missing", "--epochs", 1, "--hidden", 4]
+    assert run(capsys, "fit", *arguments, "--latent", 1, "--out", tmp_path / "run")[0] == 0
+    arguments = ["evaluate", tmp_path / "run", "--split", "train", "--particles", 2]
+    status, out, err = run(capsys, *arguments)
+    assert status == 0, err
+    values = json.loads(run(capsys, *arguments, "--json")[1])
+    observed = 6 * (1 - float(re.search(r"([\d.]+)% of all cells", out)[1]) / 100)
+    expected = -values["log_prob"] / (observed * math.log(2))
+    assert values["bits_per_dimension"] == pytest.approx(expected, rel=1e-3)
+    assert "observed in a row on average" in out
+
+
+def test_an_imputation_is_written_over_an_earlier_one_only(trained, capsys, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained[0], folder)
+    few = ["impute", folder / "run", "--draws", 1, "--particles", 2]
+    for path in (folder / "people.csv", folder / "run" / "history.csv"):
+        before = path.read_bytes()
+        line = fails(capsys, *few, "--data", folder / "people.csv", "--out", path)
+        assert f"{path} is there and no earlier imputation" in line
+        assert path.read_bytes() == before
+    line = fails(capsys, *few, "--out", folder)
+    assert f"{folder} is a folder" in line
+    # The single best table goes beside, and must not take another file's place either.
+    (tmp_path / "new-point.csv").write_text("mine")
+    line = fails(capsys, *few, "--data", folder / "people.csv", "--out", tmp_path / "new.csv")
+    assert "new-point.csv is there" in line
+    assert (tmp_path / "new-point.csv").read_text() == "mine"
+    assert not (tmp_path / "new.csv").exists()
+    arguments = [*few, "--data", folder / "people.csv", "--out", tmp_path / "other.csv"]
+    for _ in range(2):
+        status, _, err = run(capsys, *arguments)
+        assert status == 0, err
+    # A table with such a column of its own is told from an imputation by nothing.
+    table = pd.read_csv(folder / "people.csv")
+    table.insert(0, "imputation", 1)
+    table.to_csv(tmp_path / "own.csv", index=False)
+    before = (tmp_path / "own.csv").read_bytes()
+    line = fails(capsys, *few, "--data", tmp_path / "own.csv", "--out", tmp_path / "own.csv")
+    assert "has a column 'imputation'" in line
+    assert (tmp_path / "own.csv").read_bytes() == before
+
+
+def test_a_table_that_was_changed_since_is_not_the_one_trained_on(trained, capsys):
+    folder, _, _ = trained
+    path = folder / "people.csv"
+    before = path.read_text()
+    path.write_text("".join(before.splitlines(keepends=True)[:-20]))
+    few = ["impute", folder / "run", "--draws", 1, "--particles", 2]
+    try:
+        assert "differs from the data" in fails(capsys, *few)
+        status, out, err = run(capsys, *few, "--data", path)
+    finally:
+        path.write_text(before)
+    assert status == 0, err
+    assert "of 130 rows" in out
 
 
 def test_a_plain_table_of_numbers_with_holes_takes_other_likelihoods(tmp_path, capsys):

@@ -238,11 +238,12 @@ class TestTable:
         lines = text.splitlines()
         assert lines[0] == "title"
         assert lines[1].startswith("N = 60 data, 3 seed(s)")
-        assert lines[3].split() == ["log", "p(x)", "error", "data", "seeds", "MC", "seed", "sd"]
-        assert lines[7] == "Differences, paired by datum and seed:"
-        assert lines[8].split() == ["mean", "error", "interval", "verdict"]
-        assert lines[9].endswith("arm 1 higher")
-        assert lines[11].startswith("Per seed: arm 1 - arm 0 +")
+        assert lines[2] == "no estimate is in doubt"
+        assert lines[4].split() == ["log", "p(x)", "error", "data", "seeds", "MC", "seed", "sd"]
+        assert lines[8] == "Differences, paired by datum and seed:"
+        assert lines[9].split() == ["mean", "error", "interval", "verdict"]
+        assert lines[10].endswith("arm 1 higher")
+        assert lines[12].startswith("Per seed: arm 1 - arm 0 +")
         assert text.endswith("a note")
         assert "P(best)" not in text
 
@@ -287,3 +288,61 @@ class TestTable:
         found = compare(study(arms=2, ess=2.0, standard_error=0.1))
         assert found.warnings.keys() == {"arm 0", "arm 1"}
         assert found.summary()["arms"]["arm 0"]["warning"].startswith("not to be trusted")
+
+
+class TestDoubt:
+    """How low an arm may be is part of how far it may be above another."""
+
+    @staticmethod
+    def doubted(low):
+        """Two arms of which the lower one may be low by as much."""
+        results = study(arms=2, step=1.0, data=60)
+        zero = torch.zeros(60, dtype=torch.float64)
+        limits = {"arm 0": zero + low, "arm 1": zero}
+        return {
+            arm: {
+                seed: replace(result, bias=limits[arm], doubt=limits[arm])
+                for seed, result in cells.items()
+            }
+            for arm, cells in results.items()
+        }
+
+    def test_the_interval_reaches_as_much_lower(self):
+        pair = ("arm 1", "arm 0")
+        plain, found = compare(study(arms=2, step=1.0, data=60)), compare(self.doubted(0.3))
+        assert found.interval(pair)[0] == pytest.approx(plain.interval(pair)[0] - 0.3)
+        assert found.interval(pair)[1] == pytest.approx(plain.interval(pair)[1])
+        assert found.doubts == pytest.approx({"arm 0": 0.3, "arm 1": 0.0})
+
+    def test_nothing_is_shown_that_the_doubt_may_hold(self):
+        assert compare(self.doubted(0.01)).verdict(("arm 1", "arm 0")) == "arm 1 higher"
+        assert compare(self.doubted(5.0)).verdict(("arm 1", "arm 0")) == "no difference shown"
+
+    def test_the_first_lines_say_what_the_estimates_are_trusted_to(self):
+        text = format_comparison(compare(self.doubted(0.0123)), "title")
+        assert text.splitlines()[2] == "all estimates are trusted to 0.013 nats"
+
+    def test_the_first_lines_name_what_is_in_doubt(self):
+        found = compare(self.doubted(5.0))
+        assert found.trust == (
+            "in doubt: arm 0 (low by up to 5 nats; about 180M decoder evaluations in place of 18k "
+            "bring that below 0.05); the others are trusted to 0.000 nats"
+        )
+        assert "may be low by 5 nats" in found.warnings["arm 0"]
+
+
+class TestErrorsThatAllDataShare:
+    """As that of a normalising constant, which is one for each run."""
+
+    def arm(self, shift, seeds):
+        made = {seed: evidence(np.linspace(-3.0, -2.0, 40) + shift, 0.05) for seed in range(seeds)}
+        return {seed: replace(each, shared_error=0.04) for seed, each in made.items()}
+
+    def test_one_seed_is_refused(self):
+        with pytest.raises(ValueError, match="all data of rbm share an error"):
+            compare({"rbm": self.arm(0.0, 1), "other": self.arm(0.1, 2)})
+
+    def test_two_seeds_have_it_in_their_spread(self):
+        cells, _ = gather({"rbm": self.arm(0.0, 2)})
+        variance = cells["rbm"].monte_carlo_variance
+        torch.testing.assert_close(variance, torch.full((2, 40), 0.03**2, dtype=torch.float64))

@@ -17,6 +17,20 @@ def test_names_are_cheap():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_digits_are_scikit_learns():
+    """Read from its file, so that nobody waits for its import."""
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().data).float() / 16
+    data = load_dataset("digits")
+    rows = torch.cat([data.train, data.valid, data.test])
+    # Rows in another order: as sums with weights that tell the columns apart.
+    weights = torch.arange(1.0, 65.0, dtype=torch.float64)
+    assert torch.equal(
+        (rows @ weights.float()).sort().values, (images @ weights.float()).sort().values
+    )
+
+
 def test_digits():
     data = load_dataset("digits")
     assert isinstance(data, Dataset)

@@ -48,6 +48,34 @@ def test_reads_local_files(tmp_path, rng, name):
     assert "20 train and 4 valid rows (the last of" in data.description
 
 
+def test_validation_rows_may_be_others(tmp_path, rng):
+    write(tmp_path, mnist_files(rng)[0])
+    usual = load_dataset("mnist", tmp_path)
+    for rows in (1, 2, 23):
+        data = load_dataset("mnist", tmp_path, valid_rows=rows)
+        assert (len(data.train), len(data.valid)) == (24 - rows, rows)
+        # The same rows in the order of the file.
+        assert torch.equal(
+            torch.cat([data.train, data.valid]), torch.cat([usual.train, usual.valid])
+        )
+        assert torch.equal(data.test, usual.test)
+        assert f"into {24 - rows} train and {rows} valid rows, the last ones." in data.description
+
+
+@pytest.mark.parametrize("rows", [0, -1, 24, 100])
+def test_impossible_numbers_of_validation_rows(tmp_path, rng, rows):
+    write(tmp_path, mnist_files(rng)[0])
+    with pytest.raises(ValueError, match=f"valid_rows must be from 1 to 23 .*, got {rows}"):
+        load_dataset("mnist", tmp_path, valid_rows=rows)
+
+
+def test_validation_rows_are_of_named_sets(rng, tmp_path):
+    np.save(tmp_path / "x.npy", rng.random((30, 3)))
+    for source in (rng.random((30, 3)), tmp_path / "x.npy"):
+        with pytest.raises(ValueError, match="of other data give valid_fraction"):
+            load_dataset(source, valid_rows=5)
+
+
 def test_data_root_from_the_environment(tmp_path, rng, monkeypatch):
     write(tmp_path, mnist_files(rng)[0])
     monkeypatch.setenv("PPL_VAE_DATA", str(tmp_path))

@@ -40,9 +40,10 @@ def exact(x, beta, model=MODEL):
     return distortion, rate, flat + 0.5 * features * constant
 
 
-def curve(x=X, programs=VAE, betas=BETAS, T=8, K=16, L=1, mass="guide", **options):
+def curve(x=X, programs=VAE, betas=BETAS, T=8, K=16, L=1, mass="guide", spacing="sigmoidal",
+          **options):  # fmt: skip
     call = Call(**{n: options.pop(n) for n in ("seed", "checkpoint") if n in options})
-    annealing = AnnealedImportanceSampling(T, K, L, mass=mass, rows=10**6)
+    annealing = AnnealedImportanceSampling(T, K, L, mass=mass, rows=10**6, spacing=spacing)
     return rate_distortion(
         programs.model, programs.guide, x, betas, annealing=annealing, call=call, **options
     )
@@ -241,6 +242,7 @@ class TestResult:
             ({"betas": (1.0, math.inf)}, "betas must be finite and above 0"),
             ({"T": 3}, "a temperature for each of 4 betas"),
             ({"K": 1}, "num_chains >= 2"),
+            ({"spacing": "adaptive"}, "a spacing of its own"),
             ({"num_particles": 1}, "num_particles >= 2"),
             ({"L": 0}, "leapfrog_steps >= 1"),
             ({"x": X[:0]}, "no data"),

@@ -53,7 +53,7 @@ def test_log_unnormalised_sums_over_h(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("block", [1, 10, 2**22])
 def test_log_partition_sums_over_the_smaller_layer(monkeypatch, shape, block):
-    monkeypatch.setattr("ppl_vae.distributions._boltzmann._BLOCK", block)
+    monkeypatch.setattr("ppl_vae.distributions._boltzmann.BLOCK", block)
     machine = couplings(*shape)
     log_weights = state_log_weights(smaller_layer(machine))
     assert len(log_weights) == 2 ** min(shape)

@@ -133,7 +133,7 @@ class TestOutcomes:
         assert torch.equal(found[0].standard_error, found[1].standard_error)
 
     def test_a_study_has_the_numbers_of_the_one_in_process(self, tmp_path):
-        small = plan(config=CONFIG.changed(epochs=1), limit=20, measures=())
+        small = plan(config=CONFIG.changed(epochs=1), limit=20, measures=("decomposition",))
         carry_out(tmp_path / "here", small)
         carry_out(tmp_path / "there", small, engine=RayEngine(cpus=1))
         assert same(tmp_path / "here", tmp_path / "there")

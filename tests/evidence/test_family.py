@@ -20,7 +20,7 @@ from ppl_vae.evidence import (
     bits_per_dimension,
     pareto_tail,
 )
-from ppl_vae.evidence._chunked import Chunk
+from ppl_vae.evidence._chunk import Chunk
 from ppl_vae.evidence._debiased import draw_lengths, jackknife, sumo_series, survival
 from ppl_vae.evidence._weighing import bootstrap_error
 from ppl_vae.linear_gaussian import LinearGaussian
@@ -245,7 +245,7 @@ class TestPareto:
         found = estimator(vae.model, vae.guide, X)
         assert (found.pareto_k > found.pareto_threshold).double().mean() > 0.5
         assert found.warning.startswith("not to be trusted")
-        assert "Pareto k above 0.67 in a tail that matters" in found.warning
+        assert "have weights whose tail leaves open how low their log p(x) is" in found.warning
         assert "annealed importance sampling" in found.warning
         assert found.summary()["max_pareto_k"] > 0.7
 
@@ -388,14 +388,16 @@ class TestAdaptive:
         """Coverage below 86% is said; ``benchmarks/heavy_tails.py`` has the whole grid."""
         found, covered = of_replicates(AdaptiveSampling(rows=100_000), latent, ratio)
         assert covered < 0.9
-        assert found.warning.startswith("not to be trusted")
-        assert "Pareto k above 0.50 in a tail that matters" in found.warning
+        assert found.warning is not None
+        # The doubt of a datum, where it is bounded at all, is several times its error.
+        assert found.doubt[found.doubt.isfinite()].mean() > 0.2
 
     @pytest.mark.parametrize(("latent", "ratio"), [(1, 0.9), (2, 0.8), (5, 0.9), (3, 1.0)])
     def test_a_tail_that_is_light_enough_is_no_alarm(self, latent, ratio):
         found, covered = of_replicates(AdaptiveSampling(rows=100_000), latent, ratio)
         assert covered > 0.86
-        assert found.warning is None or found.warning.startswith("caution")
+        assert found.doubt[found.doubt.isfinite()].mean() < 0.2
+        assert found.warning is None or "may be low" not in found.warning
 
     @pytest.mark.parametrize("first", [10, 30, 99])
     def test_a_short_pilot_is_no_way_past_the_tail(self, first):

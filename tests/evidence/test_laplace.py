@@ -27,9 +27,9 @@ from ppl_vae.guides import DeltaEncoder
 from ppl_vae.likelihoods import NormalDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.networks import MLP
-from ppl_vae.particles import Programs, draw_particles
+from ppl_vae.particles import BatchGuide, Programs, Refiner, draw_particles
 from ppl_vae.priors import StandardNormalPrior
-from ppl_vae.refinement import BatchGuide, Refinement, Refiner, refine
+from ppl_vae.refinement import Refinement, refine
 from ppl_vae.vae import VAE
 
 MODEL = LinearGaussian.random(5, 3, 0.7, seed=1)

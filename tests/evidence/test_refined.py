@@ -50,9 +50,9 @@ class TestUnbiasedness:
         """A refined guide looks too good through the very draws it was chosen by."""
 
         class OneNoise(KLObjective):
-            def draw(self, model, guide, x):
+            def draw(self, model, guide, x, **checks):
                 with seeded(7):
-                    return super().draw(model, guide, x)
+                    return super().draw(model, guide, x, **checks)
 
             def elbo_terms(self, particles):
                 return particles.log_weight
@@ -112,7 +112,7 @@ class TestChunks:
         """Orthogonal loadings: refined to the posterior, every weight is the datum's own p(x)."""
         model = LinearGaussian(torch.eye(3, 2, dtype=torch.float64), noise_scale=0.7)
         x = model.simulate(5)
-        refinement = Refinement(800, 0.1, num_particles=2)
+        refinement = Refinement(600, 0.1, num_particles=2)
         estimator = ImportanceSampling(20, refine=refinement, rows=rows)
         evidence = estimator(model.vae().model, weak_guide, x)
         torch.testing.assert_close(evidence.log_prob, model.log_evidence(x).detach())

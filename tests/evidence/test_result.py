@@ -230,6 +230,35 @@ class TestPairedDifference:
         unpaired = math.hypot(a.total_error, b.total_error)
         assert paired_difference(a, b).total_error < unpaired / 10
 
+    def test_an_error_that_all_data_share_does_not_fall_with_their_number(self):
+        # Of each datum 0.05 in all: 0.03 its own, 0.04 that of all.
+        a = replace(evidence_of([-1.0] * 100, 0.05), shared_error=0.04)
+        b = evidence_of([-1.5] * 100, 0.1)
+        difference = paired_difference(a, b)
+        expected = math.sqrt((0.03**2 + 0.1**2) / 100 + 0.04**2)
+        assert difference.monte_carlo_error == pytest.approx(expected)
+        # The data show no spread at all.
+        assert difference.total_error == pytest.approx(0.04)
+        both = paired_difference(a, replace(b, shared_error=0.03))
+        assert both.total_error == pytest.approx(0.05)
+
+    def test_stated_errors_are_those_of_repetitions_with_a_shared_error(self, significance):
+        generator = torch.Generator().manual_seed(0)
+        exact = torch.randn(50, generator=generator, dtype=torch.float64)
+
+        def noise(size, scale):
+            return scale * torch.randn(size, generator=generator, dtype=torch.float64)
+
+        covered = 0
+        for _ in range(400):
+            a = replace(
+                evidence_of(exact + noise(50, 0.03) + noise(1, 0.04), 0.05), shared_error=0.04
+            )
+            b = evidence_of(exact - 0.2 + noise(50, 0.02), 0.02)
+            found = paired_difference(a, b)
+            covered += abs(found.mean - 0.2) <= 1.96 * found.monte_carlo_error
+        significance.require_count(covered, 400, 0.95)
+
     def test_a_difference_from_itself_is_nothing(self):
         a = evidence_of([-1.0, -2.0], 0.1)
         assert paired_difference(a, a).mean == 0

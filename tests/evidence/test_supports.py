@@ -13,6 +13,7 @@ from ppl_vae.arviz import evidence_from_datatree, load_evidence
 from ppl_vae.evidence import (
     SUMO,
     AdaptiveSampling,
+    AnnealedImportanceSampling,
     DefensiveSampling,
     ImportanceSampling,
     Jackknife,
@@ -21,10 +22,9 @@ from ppl_vae.evidence import (
     ThermodynamicIntegration,
 )
 from ppl_vae.evidence._sharded import concatenate
-from ppl_vae.evidence.annealing import AnnealedImportanceSampling
 from ppl_vae.netcdf import save_netcdf
 from ppl_vae.particles import in_words
-from ppl_vae.particles._checks import support_gap
+from ppl_vae.particles._supports import support_gap
 
 NEVER = torch.tensor([0.0, math.inf])
 COUNT = torch.tensor([9.0], dtype=torch.float64)

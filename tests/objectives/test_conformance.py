@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from climb import climbing
 from significance import TEST_FALSE_ALARM
 
 from ppl_vae.objectives import (
@@ -30,6 +31,7 @@ from ppl_vae.objectives import (
     Renyi,
     TailAdaptive,
     VRMax,
+    WarmUp,
 )
 from ppl_vae.reference_models import one_layer
 from ppl_vae.registry import parse_objective
@@ -74,6 +76,7 @@ RIGHT += [
 SHAPED = [
     ELBO(3, kl=Beta(4.0)),
     ELBO(3, kl=LinearAnnealing()),
+    ELBO(3, kl=WarmUp()),
     STL(3, kl=FreeBits(0.5)),
     AnalyticELBO(3, kl=Capacity(2.0)),
     Reinforce(3, kl=CyclicalAnnealing()),
@@ -161,9 +164,9 @@ WRONG = [
 ]
 
 
-def failed_rungs(objective):
+def failed_rungs(objective, *rungs):
     # At the rate that right ones are tested at; a wrong one raises no false alarm.
-    with pytest.raises(AssertionError) as caught:
+    with climbing(*rungs), pytest.raises(AssertionError) as caught:
         check_objective(objective, false_alarm=TEST_FALSE_ALARM)
     first, *lines = str(caught.value).splitlines()
     assert first.startswith(f"{objective!r} fails {len(lines)} of 12 rungs")
@@ -172,7 +175,11 @@ def failed_rungs(objective):
 
 @pytest.mark.parametrize(("objective", "rungs"), WRONG, ids=lambda v: type(v).__name__)
 def test_of_the_check(objective, rungs):
-    assert set(rungs) <= set(failed_rungs(objective))
+    assert set(rungs) <= set(failed_rungs(objective, *rungs))
+
+
+def test_of_the_check_by_all_rungs():
+    assert {"theta unbiased", "phi unbiased"} <= set(failed_rungs(wrong.MissingDetach(4)))
 
 
 def test_of_the_check_every_wrong_variant_is_tried():
@@ -207,4 +214,4 @@ def claiming(objective, **claims):
     ids=lambda v: v if isinstance(v, str) else repr(v),
 )
 def test_a_claim_too_many_is_found_out(objective, rung):
-    assert rung in failed_rungs(objective)
+    assert rung in failed_rungs(objective, rung)

@@ -27,7 +27,9 @@ from ppl_vae.objectives import (
     DReG,
     GeneralizedDReG,
     InfoVAE,
+    JointDensity,
     Objective,
+    Reconstruction,
     Reinforce,
     Renyi,
     TailAdaptive,
@@ -142,6 +144,7 @@ PATHWISE = [
     MIWAE(2, num_bounds=2),
     PIWAE(2, num_bounds=2), CIWAE(2, beta=0.5), Renyi(2, alpha=0.5), VRMax(2),
     CUBO(2, order=2), TailAdaptive(2), MMD(), InfoVAE(), BetaTC(),
+    Reconstruction(2), JointDensity(2),
 ]  # fmt: skip
 SCORED = [
     Reinforce(3),

@@ -21,6 +21,7 @@ from ppl_vae.objectives import (
     KLShaping,
     LinearAnnealing,
     Reinforce,
+    WarmUp,
 )
 from ppl_vae.training import fit
 
@@ -32,6 +33,7 @@ SHAPINGS = [
     Beta(0.0),
     Beta(4.0),
     LinearAnnealing(),
+    WarmUp(),
     CyclicalAnnealing(),
     FreeBits(0.3),
     FreeBits(0.3, per_dimension=False),
@@ -50,6 +52,13 @@ class TestSchedules:
     )
     def test_linear(self, progress, expected):
         assert factor(LinearAnnealing(0.4, 0.2, 2.0), progress) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("epochs", "expected"),
+        [(0, 0.2), (5, 0.4), (10, 0.6), (20, 1.0), (1e6, 1.0), (math.inf, 1)],
+    )
+    def test_warm_up_counts_epochs(self, epochs, expected):
+        assert factor(WarmUp(20, 0.2), epochs) == pytest.approx(expected)
 
     @pytest.mark.parametrize(
         ("progress", "expected"),
@@ -94,6 +103,9 @@ class TestSchedules:
             (lambda: Beta(math.nan), "beta must be"),
             (lambda: LinearAnnealing(0.0), "ramp is a fraction of training"),
             (lambda: LinearAnnealing(end=-1.0), "end must be"),
+            (lambda: WarmUp(0.0), "epochs must be positive and finite"),
+            (lambda: WarmUp(math.inf), "epochs must be positive and finite"),
+            (lambda: WarmUp(start=-1.0), "start must be"),
             (lambda: CyclicalAnnealing(0), "cycles must be a whole number"),
             (lambda: CyclicalAnnealing(2, 1.5), "ramp is a fraction"),
             (lambda: FreeBits(-0.1), "free nats must be"),
@@ -274,7 +286,7 @@ def state(vae):
     return [value.clone() for value in vae.state_dict().values()]
 
 
-ANNEALED = [LinearAnnealing(0.8), CyclicalAnnealing(2), Capacity(2.0, 5.0)]
+ANNEALED = [LinearAnnealing(0.8), WarmUp(3.0), CyclicalAnnealing(2), Capacity(2.0, 5.0)]
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +331,34 @@ class TestTraining:
         run(binary_vae(), Beta(2.0), tmp_path / "run", epochs=2)
         with pytest.raises(ValueError, match=r"objective ELBO.*Beta\(beta=2.0\).* there"):
             run(binary_vae(), Beta(3.0), tmp_path / "run", epochs=2)
+
+    def test_a_warm_up_is_the_same_for_every_length_of_training(self):
+        """Four batches an epoch: after 5 updates of a warm-up of 2 epochs beta is 5/8."""
+        seen = []
+
+        class Seen(KLShaping):
+            in_epochs = True
+
+            def factors(self, kl, progress):
+                seen.append(progress)
+                return WarmUp(2.0).factors(kl, progress)
+
+        for epochs in (2, 5):
+            run(binary_vae(), Seen(), epochs=epochs)
+        assert seen == pytest.approx([u / 4 for epochs in (2, 5) for u in range(4 * epochs)])
+        assert factor(WarmUp(2.0), seen[5]) == pytest.approx(5 / 8)
+
+    @pytest.mark.parametrize("kind", [ELBO, AnalyticELBO, STL])
+    def test_a_warm_up_is_a_constant_beta_at_its_point(self, kind):
+        gradients = []
+        for shaping in (WarmUp(10.0), Beta(0.3)):
+            vae, objective = binary_vae(), kind(2, kl=shaping)
+            objective.context = Context(progress=0.9, epochs=3.0)
+            torch.manual_seed(1)
+            objective(vae.model, vae.guide)(binary_data()).backward()
+            gradients.append([p.grad for p in vae.parameters()])
+        for a, b in zip(*gradients, strict=True):
+            assert torch.allclose(a, b)
 
     def test_progress_goes_from_zero_to_the_last_update(self):
         seen = []

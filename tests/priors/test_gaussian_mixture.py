@@ -180,3 +180,36 @@ def test_impossible_sizes(arguments, message):
 def test_unknown_covariance(unchecked_types):
     with pytest.raises(ValueError, match="'diagonal' or 'full', got 'round'"):
         GaussianMixturePrior(2, 3, "round")
+
+
+def test_one_normal_is_fitted_in_closed_form(kind):
+    torch.manual_seed(0)
+    z = torch.randn(500, 3).double() @ torch.randn(3, 3).double() + 2
+    prior = GaussianMixturePrior(3, 1, kind).double()
+    assert prior.fit(z) is None
+    # Without held-out points 1/1000 of the mean variance is added to every direction.
+    centred = z - z.mean(0)
+    expected = centred.mT @ centred / 500 + 1e-3 * z.var(0, correction=0).mean() * torch.eye(3)
+    torch.testing.assert_close(prior.loc[0].detach(), z.mean(0))
+    found = covariances(prior)[0].detach()
+    torch.testing.assert_close(found, expected if kind == "full" else expected.diagonal())
+
+
+def test_a_fit_returns_the_density_of_held_out_points_and_is_better_for_it(kind):
+    torch.manual_seed(0)
+    centres = torch.tensor([[-4.0, 0.0], [4.0, 1.0]]).double()
+    z = centres[torch.arange(300) % 2] + 0.3 * torch.randn(300, 2).double()
+    prior = GaussianMixturePrior(2, 2, kind).double()
+    score = prior.fit(z[:200], z[200:])
+    torch.testing.assert_close(prior().log_prob(z[200:]).mean().item(), score)
+    # The true density, but for what 200 points leave open.
+    parts = dist.Normal(centres, 0.3).to_event(1)
+    true = dist.MixtureSameFamily(dist.Categorical(torch.ones(2).double()), parts)
+    assert abs(score - true.log_prob(z[200:]).mean().item()) < 0.1
+    assert sorted(prior.loc[:, 0].round().tolist()) == [-4.0, 4.0]
+
+
+@pytest.mark.parametrize("z", [torch.zeros(1, 2), torch.full((9, 2), torch.nan)])
+def test_points_that_cannot_be_fitted(z):
+    with pytest.raises(ValueError, match="need as many finite latent points"):
+        GaussianMixturePrior(2, 2).fit(z)

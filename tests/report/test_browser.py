@@ -120,7 +120,8 @@ def test_sorts_by_keyboard(page):
     button.send_keys(Keys.SPACE)
     assert evaluations.get_attribute("aria-sort") == "descending"
     others = page.find_elements(By.CSS_SELECTOR, "#table-cells th[aria-sort=none]")
-    assert len(others) == 9
+    headings = page.find_elements(By.CSS_SELECTOR, "#table-cells th[aria-sort]")
+    assert len(others) == len(headings) - 1
 
 
 def test_filters_by_all_words(page):

@@ -75,8 +75,9 @@ class TestContent:
     def test_sections_in_their_order(self, page):
         order = [a["id"] for a in page.all("section")]
         assert order == [
-            "warnings", "answer", "design", "ranking", "differences", "methods", "curves", "bound",
-            "sandwich", "decomposition", "gradients", "pictures", "cost", "cells", "reproduction",
+            "answer", "warnings", "design", "ranking", "trust", "differences", "methods", "curves",
+            "bound", "sandwich", "decomposition", "gradients", "pictures", "cost", "cells",
+            "reproduction",
         ]  # fmt: skip
 
     def test_warnings(self, page):
@@ -96,6 +97,49 @@ class TestContent:
             low, high = mean.interval(comparison.confidence)
             found = [float(row[name]) for name in ("log_prob", "error", "low", "high")]
             assert found == pytest.approx([mean.mean, mean.error, low, high])
+
+    def test_the_line_at_the_top_is_the_comparisons(self, html, page, comparison):
+        (line,) = re.findall(r'<p class="trust">(.*?)</p>', html)
+        assert line == f"{comparison.trust[0].upper()}{comparison.trust[1:]}."
+        assert line.startswith("All estimates are trusted to 0.0")
+        assert html.index(line) < html.index('id="answer"')
+
+    def test_arms_in_doubt_and_what_that_costs_are_at_the_top(self, results, comparison):
+        trust = replace(comparison.trusts["elbo"], doubt=0.2, needed=9000.0, evaluations=1000.0)
+        doubtful = replace(
+            comparison,
+            warnings={"elbo": "limited: log p(x) may be low by 0.1 nats", "stl": "not trusted"},
+            trusts=comparison.trusts | {
+                "elbo": trust, "stl": replace(trust, doubt=math.inf, needed=math.inf),
+            },
+        )  # fmt: skip
+        found = render(results, doubtful)
+        (line,) = re.findall(r'<p class="trust doubt">(.*?)</p>', found)
+        assert line.startswith("In doubt: elbo (low by up to 0.2 nats; about ")
+        assert "decoder evaluations in place of" in line
+        assert "stl (it cannot be bounded)" in line
+        page = Page(found)
+        assert "elbo: limited: log p(x) may be low by 0.1 nats" in page.text
+        (row,) = [row for row in page.data("trust") if row["arm"] == "stl"]
+        assert row["doubt"] == "inf"
+        assert "no bound" in page.text
+
+    def test_trust_in_the_estimates_of_every_arm(self, page, comparison):
+        rows = {row["arm"]: row for row in page.data("trust")}
+        assert set(rows) == set(comparison.trusts)
+        for arm, trust in comparison.trusts.items():
+            found = [float(rows[arm][name]) for name in ("bias", "doubt", "evaluations")]
+            assert found == pytest.approx([trust.bias, trust.doubt, trust.evaluations])
+        stages = page.data("stages")
+        for row in stages:
+            shares = {name: float(share) for name, share in row.items() if name != "arm"}
+            assert shares == pytest.approx(comparison.trusts[row["arm"]].stages)
+            assert sum(shares.values()) == pytest.approx(1)
+        assert list(stages[0])[1:] == [
+            "importance sampling", "importance sampling, refined guide",
+            "annealing from the refined guide",
+        ]  # fmt: skip
+        assert {row["arm"] for row in page.data("doubt")} == set(rows)
 
     def test_differences(self, page, comparison):
         rows = {(row["a"], row["b"]): row for row in page.data("differences")}
@@ -142,10 +186,19 @@ class TestContent:
             )
             assert int(row["on_front"]) == (not beaten)
 
-    def test_methods(self, page):
+    def test_methods(self, page, results):
         rows = page.data("methods")
         assert {row["method"] for row in rows} == {"iwae", "fewer"}
         assert len(rows) == 10
+        for arm in results.study.arms:
+            trusted, other = (
+                next(r for r in rows if (r["arm"], r["method"]) == (arm, name))
+                for name in ("iwae", "fewer")
+            )
+            low = float(trusted["log_prob"]) - float(other["log_prob"])
+            assert float(other["low_by"]) == pytest.approx(low)
+            assert float(other["low_by_error"]) > 0
+            assert trusted["low_by"] == ""
 
     def test_how_to_do_it_again(self, page, results):
         assert "ppl-vae study run objectives.yaml" in page.text

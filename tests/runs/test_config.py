@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from ppl_vae.data import load_dataset
+from ppl_vae.identity import hash_values
+from ppl_vae.networks import MLP
 from ppl_vae.runs import RunConfig
+from ppl_vae.schedules import Cosine
+from ppl_vae.settings import settings_of
+from ppl_vae.training import LIMITS, FitSettings, TorchStep
 
 
 def test_a_configuration_survives_json():
@@ -52,3 +57,77 @@ def test_a_prior_named_by_module_and_class():
         dataset
     )
     assert vae.prior().event_shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"clip_norm": 5}, {"learning_rate": 1}, {"latent": [1]}, {"hidden": [4, 4]}, {"seconds": 3}],
+    ids=str,
+)
+def test_values_are_of_their_settings_types_however_they_come(settings):
+    """What is written of a run is what is read back, so that the run is known again."""
+    config = RunConfig.of(**settings)
+    again = RunConfig.from_mapping(json.loads(json.dumps(config.values())))
+    assert (again, again.identity) == (config, config.identity)
+    assert RunConfig().changed(**settings) == config
+    (name,) = settings
+    if name in {"clip_norm", "learning_rate", "seconds"}:
+        made = RunConfig(training=FitSettings(batch_size=100, **settings))
+        assert made == config
+        assert type(made.values()[name]) is float
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"seed": "a"}, "seed cannot be 'a': it is a whole number"),
+        ({"seed": 1.5}, "seed cannot be 1.5"),
+        ({"patience": True}, "patience cannot be True"),
+        ({"hidden": [2.5]}, "hidden cannot be"),
+        ({"latent": []}, "one layer of latents or more"),
+        ({"learning_rate": Cosine(0.1)}, "learning_rate cannot be .*: it is a number"),
+        ({"step": TorchStep}, "step cannot be .*: it is text"),
+    ],
+    ids=str,
+)
+def test_values_that_no_file_can_keep_are_refused(settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        RunConfig.of(**settings)
+
+
+ADDED = {
+    "optimizer": "sgd",
+    "warmup_epochs": 1.0,
+    "ema_decay": 0.9,
+    "keep": "last",
+    "unshuffled": True,
+    "precision": "bf16",
+    "valid_rows": 400,
+    "model": "autoencoder:normals=10",
+    "corrupt": "mask:fraction=0.3",
+    "pretrain": None,
+}
+
+
+def test_settings_that_were_added_leave_the_hashes_of_earlier_runs_as_they_were():
+    config = RunConfig.of(latent=2)
+    values = {name: value for name, value in config.complete().items() if name not in ADDED}
+    assert config.key == hash_values(values)
+    kept = {name: value for name, value in values.items() if name not in LIMITS}
+    assert config.identity == hash_values(kept)
+    # A configuration of before is read as the same run.
+    assert RunConfig.from_mapping(values).identity == config.identity
+
+
+@pytest.mark.parametrize("name", [name for name in ADDED if ADDED[name] is not None])
+def test_at_other_values_they_are_another_run(name):
+    config, other = RunConfig.of(latent=2), RunConfig.of(latent=2, **{name: ADDED[name]})
+    assert other.key != config.key
+    assert other.identity != config.identity
+    assert RunConfig.from_mapping(json.loads(json.dumps(other.values()))) == other
+
+
+def test_a_number_may_stand_for_a_missing_cell_and_an_empty_list_for_none():
+    assert RunConfig.from_mapping({"missing": [-999, "?"]}).dataset.reading.missing == ("-999", "?")
+    assert RunConfig.from_mapping({"drop": [2020]}).dataset.reading.drop == ("2020",)
+    assert settings_of(MLP)["hidden"].convert("[]") == ()

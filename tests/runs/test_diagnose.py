@@ -12,6 +12,7 @@ import xarray as xr
 
 from ppl_vae.identity import identity_of, state
 from ppl_vae.netcdf import load_netcdf
+from ppl_vae.refinement import Refinement
 from ppl_vae.report import write_diagnosis
 from ppl_vae.runs import (
     DiagnosisSettings,
@@ -42,6 +43,14 @@ def replaced(monkeypatch, **by_name):
     """Other functions in the list of diagnoses, under their names."""
     entries = [replace(e, compute=by_name.get(e.name, e.compute)) for e in diagnose.DIAGNOSES]
     monkeypatch.setattr(diagnose, "DIAGNOSES", entries)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_refinement():
+    """What a diagnosis keeps and reads back does not depend on how good its guides are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnose, "_REFINEMENT", Refinement(3))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,5 @@
 """kill -9 while a run is evaluated, diagnosed or imputed: the next command leaves nothing over."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 SCRIPT = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
@@ -70,13 +65,8 @@ for work in (evaluate, diagnose, impute):
 """
 
 
-def test_nothing_is_left_over(tmp_path):
+def test_nothing_is_left_over(tmp_path, interpreter):
     """One process for all three: its children need not import anything again."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path)],
-        capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+    done = interpreter.run(SCRIPT, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["evaluate", "diagnose", "impute"]

@@ -3,11 +3,8 @@
 import csv
 import io
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy
 import pytest
@@ -359,14 +356,9 @@ print("kills:", killed)
 """
 
 
-def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path):
+def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path, interpreter):
     """kill -9, again and again, in one process's children."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path), "100", "6", "3"],
-        capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+    done = interpreter.run(KILLED, tmp_path, 100, 6, 3)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split("kills: ")[1]) >= 2, done.stdout
     whole, killed = (Snapshot.load(tmp_path / n / "checkpoint.safetensors") for n in

@@ -11,7 +11,7 @@ from ppl_vae.runs import RunConfig, open_run, train_run
 DRAWS = ImportanceSampling(3)
 OTHER = {
     "prior": {"bernoulli", "autoregressive-bernoulli", "rbm", "categorical", "sphere", "exemplar"},
-    "guide": {"ladder", "delta", "bernoulli", "categorical", "sphere"},
+    "guide": {"ladder", "delta", "sparse", "bernoulli", "categorical", "sphere"},
     "likelihood": {"bernoulli", "table", "pixel-cnn"},
 }
 """Those that need another prior, guide or kind of data."""

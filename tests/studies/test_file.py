@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from ppl_vae.engines import Resources
+from ppl_vae.runs import RunConfig
 from ppl_vae.settings_file import parse_settings
 from ppl_vae.studies import (
     Method,
+    Study,
     add_to_study,
     read_study,
     study_from_mapping,
@@ -106,6 +108,26 @@ def test_classes_with_arguments_are_levels():
     vamp = {"class_path": "ppl_vae.priors.VampPrior", "init_args": {"components": 7}}
     study = study_from_mapping({"factors": {"prior": ["normal", vamp, "mixture:3"]}})
     assert list(study.arms) == ["normal", "VampPrior:components=7", "mixture:3"]
+
+
+def test_optimizers_are_levels():
+    names = ["adam", "adam:beta1=0.99,eps=1e-4", "sgd:momentum=0.9"]
+    study = study_from_mapping({"factors": {"optimizer": names}, "seeds": [0]})
+    assert [arm.removeprefix("optimizer=") for arm in study.arms] == names
+    assert [cell.config.training.optimizer for cell in study.cells] == names
+    assert len({cell.key for cell in study.cells}) == 3
+    with pytest.raises(ValueError, match="unknown optimizer 'adan'"):
+        study_from_mapping({"factors": {"optimizer": ["adan"]}})
+
+
+def test_levels_are_of_their_settings_types_and_checked_with_the_others():
+    study = Study(config=RunConfig(), factors={"clip_norm": (1, 5)}, seeds=(0,))
+    again = study_from_mapping({"factors": {"clip_norm": [1, 5]}, "seeds": [0]})
+    assert list(study.arms) == list(again.arms) == ["clip_norm=1.0", "clip_norm=5.0"]
+    assert [cell.key for cell in study.cells] == [cell.key for cell in again.cells]
+    # 200 exceeds the epochs where none are given, which these are not.
+    long = {"budget": {"epochs": 500}, "factors": {"validate_every": [1, 200]}}
+    assert len(study_from_mapping(long).arms) == 2
 
 
 def test_labels_that_no_file_system_takes_get_folders_of_their_own():

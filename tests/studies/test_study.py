@@ -26,7 +26,8 @@ from ppl_vae.studies import (
     run_study,
     status_summary,
 )
-from ppl_vae.studies._results import last_epoch, write_plan
+from ppl_vae.studies._results import last_epoch
+from ppl_vae.studies._study import write_plan
 
 from .small import CONFIG, STUDY, carry_out, plan, results_of
 
@@ -264,21 +265,19 @@ while True:
     time.sleep(random.uniform(0.0, 0.7) if kills < 3 else 0)
     if kills < 3:
         os.kill(child, signal.SIGKILL)
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == 0:
         break
+    # A child that fails by itself is no kill.
+    assert status == -signal.SIGKILL, status
     kills += 1
 print(kills)
 """
 
 
-def test_killed_at_random_moments_it_ends_in_the_same_results(folder, tmp_path):
+def test_killed_at_random_moments_it_ends_in_the_same_results(folder, tmp_path, interpreter):
     """Children of one process, which need not import anything again."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / "killed")],
-        capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+    done = interpreter.run(KILLED, tmp_path / "killed", cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     kills = int(done.stdout)
     assert kills >= 2
@@ -292,6 +291,20 @@ def test_a_cell_alone(tmp_path):
     first = run_cell(*cell)
     assert first.state == "done"
     assert run_cell(*cell) == first
+
+
+def test_what_cannot_be_recorded_of_a_failure_is_raised(tmp_path, monkeypatch):
+    """An earlier failure must not stand for the one that the disk has no room for."""
+    plan_of_cell, place = STUDY.cells[0], Place(device="cpu")
+    monkeypatch.setattr("ppl_vae.studies._cell._carry_out", lambda *_: 1 / 0)
+    assert run_cell(plan_of_cell, tmp_path, place).state == "failed"
+
+    def full(self):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("ppl_vae.runs._record.RunRecord.write", full)
+    with pytest.raises(OSError, match="no space left"):
+        run_cell(plan_of_cell, tmp_path, place)
 
 
 def test_sharded_evaluation(tmp_path):

@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+from climb import climbing
 from significance import TEST_FALSE_ALARM
 
 from ppl_vae.evidence import (
@@ -10,6 +11,7 @@ from ppl_vae.evidence import (
     SUMO,
     AdaptiveSampling,
     AnnealedImportanceSampling,
+    AutomaticSampling,
     BidirectionalMonteCarlo,
     DefensiveSampling,
     Enumeration,
@@ -21,8 +23,8 @@ from ppl_vae.evidence import (
     ThermodynamicIntegration,
     reverse_ais,
 )
-from ppl_vae.evidence.annealing import _pilot as pilot
 from ppl_vae.testing import check_evidence
+from ppl_vae.testing._evidence import LADDER
 
 from . import wrong_estimators as wrong
 
@@ -52,17 +54,11 @@ RIGHT = [
     (SequentialMonteCarlo(ais(num_chains=128), 64), 150),
     (ThermodynamicIntegration(ais(10, start="guide"), 3, 3), 150),
     (partial(reverse_ais, ais(20, start="guide"), transitions=20), 150),
+    (AutomaticSampling(), 500),
     (Quadrature(), 500),
 ]
 OWN = [(wrong.Plain(), {}), (wrong.Backwards(), {})]
 OWN += [(wrong.MeanLogWeight(), {"unbiased_exp": False})]
-
-
-@pytest.fixture(autouse=True)
-def short_pilots(monkeypatch):
-    """Steps are tuned worse, which changes no claim; pilots would take most of the time."""
-    monkeypatch.setattr(pilot, "_WARM_UP", 15)
-    monkeypatch.setattr(pilot, "_TRANSITIONS", 20)
 
 
 def name_of(value):
@@ -130,21 +126,26 @@ WRONG = [
     (wrong.NotEvidence(), ["result"]),
     (wrong.AnswersWithoutData(), ["no data"]),
     (wrong.RefusesDiscreteLatents(), ["discrete latents"]),
+    (wrong.HasNoDoubt(), ["doubt"]),
 ]
 
 
-def failed_rungs(estimator):
+def failed_rungs(estimator, *rungs):
     # At the rate that right ones are tested at; a wrong one raises no false alarm.
-    with pytest.raises(AssertionError) as caught:
+    with climbing(*rungs), pytest.raises(AssertionError) as caught:
         check_evidence(estimator, false_alarm=TEST_FALSE_ALARM)
     first, *lines = str(caught.value).splitlines()
-    assert first.startswith(f"{estimator!r} fails {len(lines)} of 15 rungs")
+    assert first.startswith(f"{estimator!r} fails {len(lines)} of {len(LADDER)} rungs")
     return {line.removeprefix("- ").split(":")[0]: line for line in lines}
 
 
 @pytest.mark.parametrize(("estimator", "rungs"), WRONG, ids=name_of)
 def test_of_the_check(estimator, rungs):
-    assert set(rungs) <= set(failed_rungs(estimator))
+    assert set(rungs) <= set(failed_rungs(estimator, *rungs))
+
+
+def test_of_the_check_by_all_rungs():
+    assert set(failed_rungs(wrong.HalfTheError())) == {"standard error", "coverage"}
 
 
 def test_of_the_check_every_wrong_variant_is_tried():

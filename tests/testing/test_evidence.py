@@ -58,6 +58,7 @@ def test_the_report_names_every_rung(unchecked_types):
             "seeds",
             "no trace left",
             "no data",
+            "doubt",
         ],
         "passed",
     )
@@ -106,7 +107,7 @@ def test_a_result_of_another_form_is_one_complaint(unchecked_types):
     with pytest.raises(AssertionError) as caught:
         QUICK(NotEvidence())
     first, *lines = str(caught.value).splitlines()
-    assert "fails 1 of 15 rungs" in first
+    assert "fails 1 of 16 rungs" in first
     assert lines == ["- result: expected an Evidence, found Tensor"]
 
 

@@ -49,11 +49,17 @@ class TestRoundTrip:
         assert all(isinstance(n, int) for n in (again.epoch, again.updates, again.evaluations))
 
 
+def test_the_compiled_share_is_a_mean_over_epochs():
+    records = [record(1, compiled=1.0), record(2, compiled=0.5)]
+    assert History(records).compiled == 0.75
+    assert History().compiled is None
+
+
 def test_columns():
     header = History([record(1)]).to_csv().splitlines()[0].split(",")
     assert header == [
         "epoch", "bound", "log_likelihood", "learning_rate", "seconds", "validation",
-        "validation_error", "updates", "evaluations", "kl/z",
+        "validation_error", "updates", "evaluations", "compiled", "kl/z",
     ]  # fmt: skip
 
 

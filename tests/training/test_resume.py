@@ -297,7 +297,7 @@ class TestDamage:
         assert mark.exists()
 
     def test_a_folder_in_its_place(self, tmp_path):
-        with pytest.raises((ValueError, OSError), match="no checkpoint at"):
+        with pytest.raises((ValueError, OSError), match="is a folder, a file is expected"):
             run(make(), tmp_path)
 
     def test_no_file(self, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from significance import Estimate
 
 from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.particles import LatentDensity, Programs
+from ppl_vae.particles import ChunkSize, LatentDensity, Programs, evaluation
 
 MODEL = LinearGaussian.random(4, 2, 0.7, seed=2)
 VAE = MODEL.mean_field_vae()
@@ -52,3 +52,10 @@ class Positive:
 
 def density_of(programs=VAE, x=X, num_chains=3):
     return LatentDensity(Programs(programs.model, programs.guide).on(x), x, num_chains)
+
+
+def prepared(annealing, x, streams, programs=VAE):
+    """The annealer of one chunk, which all of x is."""
+    size = ChunkSize.of_data(len(x))
+    with evaluation(Programs(programs.model, programs.guide), x, size) as look:
+        return annealing.prepare(look, x, streams)

@@ -14,7 +14,7 @@ from ppl_vae.evidence import AnnealedImportanceSampling, ImportanceSampling, Str
 from ppl_vae.evidence.annealing._chains import GeometricPath, HamiltonianTransition
 from ppl_vae.evidence.annealing._pilot import Annealer
 from ppl_vae.linear_gaussian import LinearGaussian
-from ppl_vae.particles import Programs
+from ppl_vae.particles import ChunkSize, Programs, evaluation
 
 from .cases import EXACT, MODEL, TEN, VAE, Positive, X, density_of, ratio, run
 
@@ -112,7 +112,8 @@ class TestFrozen:
     def mean_weight(self, transition):
         """One chain for each of many copies of a datum, so that a chain has its own step size."""
         x = MODEL.simulate(1, seed=3)
-        annealer = AIS(40, 1, 3).prepare(Programs(VAE.model, VAE.guide), x, Streams(0, 0, 0))
+        with evaluation(Programs(VAE.model, VAE.guide), x, ChunkSize.of_data(1)) as look:
+            annealer = AIS(40, 1, 3).prepare(look, x, Streams(0, 0, 0))
         steps = annealer.tuning.steps.expand(-1, 20_000)
         path = GeometricPath(density_of(VAE, x.expand(20_000, -1), 1), "prior")
         with torch.no_grad():

@@ -28,6 +28,8 @@ def sandwich(ais, num_data, programs=VAE, x=X, **kwargs):
     return run(BidirectionalMonteCarlo(ais, num_data), x, programs, **kwargs)
 
 
+# With better step sizes the upper side has half the error.
+@pytest.mark.usefixtures("whole_pilot")
 class TestUnbiased:
     """Both sides over independent simulated data: E[W] = p(x), E[W_rev] = 1 / p(x)."""
 
@@ -73,6 +75,7 @@ class TestUnbiased:
 
 
 class TestOrder:
+    @pytest.mark.usefixtures("whole_pilot")
     def test_lower_exact_upper_and_a_gap_that_closes(self, significance):
         short, long = (sandwich(AIS(T, 2, 2, rows=ALL), 400) for T in (4, 40))
         exact = MODEL.log_evidence(short.x).detach()
@@ -109,6 +112,7 @@ class TestResult:
     def test_one_datum_has_no_error(self):
         assert math.isnan(sandwich(AIS(2, 2, 1), 1).gap_error)
 
+    @pytest.mark.usefixtures("whole_pilot")
     def test_chunks_start_at_their_own_latents(self, significance):
         """As in one chunk, but for the random numbers."""
         found = sandwich(AIS(2, 2, 1, "guide", rows=16), 6, MODEL.vae())
@@ -156,6 +160,7 @@ class TestCalibration:
 
 
 class TestReverse:
+    @pytest.mark.usefixtures("whole_pilot")
     def test_agrees_where_chains_mix(self, significance):
         """In p(x) / estimate, of which the weights backwards are unbiased estimates."""
         evidence = reverse_ais(
@@ -166,6 +171,7 @@ class TestReverse:
         exact = MODEL.log_evidence(X[:3])
         significance.require_equal(ratio(inverse, -exact), 1.0)
 
+    @pytest.mark.usefixtures("whole_pilot")
     @pytest.mark.parametrize("num_temperatures", [20, 60])
     def test_its_intervals_cover_or_it_says_so(self, num_temperatures, monkeypatch):
         """By the delta method 72 to 81% did at 20 temperatures, and most were "caution"."""

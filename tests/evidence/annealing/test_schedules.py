@@ -16,11 +16,11 @@ from ppl_vae.evidence.annealing._pilot import (
     precisions,
     sigmoidal,
 )
-from ppl_vae.particles import Programs
 
-from .cases import MODEL, TEN, VAE, X, density_of
+from .cases import MODEL, TEN, VAE, X, density_of, prepared
 
 ALL = 10**6
+pytestmark = pytest.mark.usefixtures("whole_pilot")
 
 
 class TestFormulas:
@@ -83,7 +83,7 @@ class TestEqualSteps:
         spreads = []
         for kind in ("sigmoidal", "adaptive"):
             ais = AnnealedImportanceSampling(30, 200, 2, spacing=kind, rows=ALL)
-            annealer = ais.prepare(Programs(programs.model, programs.guide), x, Streams(1, 0, 0))
+            annealer = prepared(ais, x, Streams(1, 0, 0), programs)
             with torch.no_grad():
                 chains, lengths = annealer.path.draw(), []
                 for point in range(1, annealer.last + 1):
@@ -99,7 +99,7 @@ class TestTuning:
         """In the frozen run, averaged over temperatures; from a first guess far off."""
         for target in (0.5, 0.8):
             ais = AnnealedImportanceSampling(60, 64, 4, target_acceptance=target, rows=ALL)
-            annealer = ais.prepare(Programs(VAE.model, VAE.guide), X, Streams(1, 0, 0))
+            annealer = prepared(ais, X, Streams(1, 0, 0), VAE)
             with torch.no_grad():
                 chains, found = annealer.path.draw(), []
                 for point in range(1, annealer.last + 1):
@@ -109,7 +109,7 @@ class TestTuning:
 
     def test_step_sizes_fall_as_the_density_narrows(self):
         ais = AnnealedImportanceSampling(60, 64, 4, rows=ALL)
-        steps = ais.prepare(Programs(VAE.model, VAE.guide), X, Streams(1, 0, 0)).tuning.steps
+        steps = prepared(ais, X, Streams(1, 0, 0), VAE).tuning.steps
         assert steps.shape == (61, len(X))
         assert (steps[-10:].mean(0) < steps[:10].mean(0)).all()
 
@@ -142,7 +142,7 @@ class TestTuning:
         for mass in ("unit", "guide"):
             ais = AnnealedImportanceSampling(20, 16, 2, mass=mass, rows=ALL)
             programs = Stretched()
-            annealer = ais.prepare(Programs(programs.model, programs.guide), x, Streams(0, 0, 0))
+            annealer = prepared(ais, x, Streams(0, 0, 0), programs)
             steps[mass] = annealer.tuning.steps.mean()
         assert steps["unit"] < 0.1
         assert steps["guide"] > 0.5
@@ -150,5 +150,5 @@ class TestTuning:
 
 def test_a_transition_is_what_the_settings_say():
     ais = AnnealedImportanceSampling(2, 8, 3, refreshment=0.5)
-    annealer = ais.prepare(Programs(VAE.model, VAE.guide), X[:1], Streams(0, 0, 0))
+    annealer = prepared(ais, X[:1], Streams(0, 0, 0), VAE)
     assert annealer.transition == HamiltonianTransition(3, 0.5)

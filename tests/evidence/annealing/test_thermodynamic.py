@@ -6,11 +6,11 @@ from programs import LinearChain
 from significance import Estimate, mean_of
 
 from ppl_vae.evidence import AnnealedImportanceSampling, Streams, ThermodynamicIntegration
-from ppl_vae.particles import Programs
 
-from .cases import EXACT, MODEL, TEN, VAE, X, run
+from .cases import EXACT, MODEL, TEN, VAE, X, prepared, run
 
 ALL = 10**6
+pytestmark = pytest.mark.usefixtures("short_pilot")
 
 
 def ti(num_temperatures=30, num_chains=160, burn_in=8, num_samples=2, **settings):
@@ -24,8 +24,11 @@ def error_of(evidence, exact):
     return Estimate(difference.mean().item(), evidence.monte_carlo_error)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "sigmoidal", "adaptive"])
-@pytest.mark.parametrize("start", ["prior", "guide"])
+# All pairs are those of test_ais.py, whose annealer this is.
+@pytest.mark.parametrize(
+    ("start", "schedule"),
+    [("prior", "linear"), ("guide", "sigmoidal"), ("prior", "adaptive"), ("guide", "adaptive")],
+)
 def test_agrees_within_its_error(start, schedule, significance):
     x = X[:4]
     evidence = run(ti(start=start, spacing=schedule), x)
@@ -46,7 +49,6 @@ def test_two_layers(significance):
     significance.require_equal(error_of(evidence, chain.log_evidence(x)), 0.0)
 
 
-@pytest.mark.usefixtures("short_pilot")
 def test_from_the_posterior_it_is_exact():
     evidence = run(ti(3, 2, 1, 1, start="guide"), X, MODEL.vae())
     torch.testing.assert_close(evidence.log_prob, EXACT, rtol=0, atol=1e-10)
@@ -55,7 +57,7 @@ def test_from_the_posterior_it_is_exact():
 def test_the_correction_takes_off_most_of_a_coarse_trapezoids_error(significance):
     estimator = ti(5, 4000, 6, 2)
     x = X[:2]
-    annealer = estimator.annealing.prepare(Programs(VAE.model, VAE.guide), x, Streams(0, 0, 0))
+    annealer = prepared(estimator.annealing, x, Streams(0, 0, 0))
     with torch.no_grad():
         integral = estimator.integrate(annealer)
     plain = integral.trapezoid - EXACT[:2]
@@ -65,7 +67,6 @@ def test_the_correction_takes_off_most_of_a_coarse_trapezoids_error(significance
     assert (left.abs() < plain.mean(0).abs() / 2).all()
 
 
-@pytest.mark.usefixtures("short_pilot")
 def test_counts_decoder_gradient_evaluations():
     rows = 0
 
@@ -82,7 +83,6 @@ def test_counts_decoder_gradient_evaluations():
     assert evidence.evaluations_per_datum == 8 * rows
 
 
-@pytest.mark.usefixtures("short_pilot")
 def test_says_what_it_did():
     evidence = run(ti(3, 2, 2, 3))
     assert evidence.direction == "consistent"

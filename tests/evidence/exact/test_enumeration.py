@@ -10,8 +10,7 @@ import torch
 from programs import binary_data, binary_vae
 from significance import Estimate
 
-from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.evidence.exact import Enumeration
+from ppl_vae.evidence import Enumeration, ImportanceSampling
 from ppl_vae.reference_models import DISCRETE_STATES, discrete
 
 X = torch.tensor([[0.3, -1.0], [1.7, 0.4], [0.0, 0.0]], dtype=torch.float64)

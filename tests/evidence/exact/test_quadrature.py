@@ -9,8 +9,7 @@ import torch
 from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate
 
-from ppl_vae.evidence import ImportanceSampling
-from ppl_vae.evidence.exact import Quadrature
+from ppl_vae.evidence import ImportanceSampling, Quadrature
 from ppl_vae.evidence.exact import _quadrature as quadrature
 from ppl_vae.evidence.exact._joint import SiteCoordinates, find_modes
 from ppl_vae.evidence.exact._quadrature import AdaptiveIntegral

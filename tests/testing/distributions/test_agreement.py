@@ -12,7 +12,7 @@ from significance import Estimate, mean_of
 from torch import nn
 
 from ppl_vae.testing import Report, Rung
-from ppl_vae.testing.distributions._agreement import Examined
+from ppl_vae.testing.distributions._checks import Examined
 from ppl_vae.testing.distributions._module_case import ModuleCase
 from ppl_vae.testing.distributions._proposals import OnSphere, StudentMixture
 from ppl_vae.testing.distributions._target import target_of, targets_of_features

@@ -1,0 +1,53 @@
+"""Models by name as a factor: cells, measures, page."""
+
+import pytest
+
+from ppl_vae.report import write_report
+from ppl_vae.runs import RunConfig
+from ppl_vae.studies import Method
+
+from .small import carry_out, plan
+
+SMALL = {"hidden": (8,), "latent": 3, "epochs": 2, "batch_size": 300, "validation_particles": 3}
+MODELS = ("vae", "autoencoder:1", "sparse:top,keep=5,normals=1", "stacked:epochs=1,normals=1")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    study = plan(
+        config=RunConfig.of(**SMALL),
+        factors={"model": MODELS},
+        seeds=(0,),
+        methods=(Method("iwae", {"particles": 20, "refine": "laplace"}),),
+        limit=8,
+        measures=("decomposition", "bound_curve", "codes"),
+    )
+    return carry_out(tmp_path_factory.mktemp("models"), study)
+
+
+def test_every_model_is_a_cell_of_one_comparison(results):
+    assert [cell.state for cell in results.cells] == ["done"] * 4, results.warnings
+    assert list(results.comparison().arms) == list(MODELS)
+    assert list(results.evidence()) == list(MODELS)
+
+
+def test_measures_of_codes(results):
+    found = {cell.arm: cell.measures["codes"] for cell in results.cells}
+    assert all(each["squared_error"] > 0 for each in found.values())
+    sparse = found["sparse:top,keep=5,normals=1"]
+    assert sparse["active_share"] <= 5 / 128
+    assert sparse["hoyer"] > found["vae"]["hoyer"]
+    assert "bound_curve" not in results.of("autoencoder:1")[0].measures
+    (stacked,) = results.of("stacked:epochs=1,normals=1")
+    assert list(stacked.phases) == ["layer-1", "layer-2"]
+    # The cost of pretraining is in that of training.
+    (plain,) = results.of("autoencoder:1")
+    assert stacked.updates == 2 * plain.updates
+
+
+def test_the_page_says_what_a_model_does_not_have(results):
+    page = write_report(results).read_text()
+    section = page.partition('id="codes"')[2].partition("</section>")[0]
+    assert "Hoyer sparsity" in section
+    assert "none" in section
+    assert "layer-2" in section

@@ -1,0 +1,161 @@
+"""Graphs that stand for functions: what they see, what they draw, and what they refuse."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ppl_vae import capture
+from ppl_vae.capture import Captured, CaptureError
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Graphs run as they are recorded: compiling takes seconds, and adds nothing here."""
+    monkeypatch.setattr(capture, "_compile", lambda graph, inputs: graph)
+
+
+def capture_of(function, x, held=()):
+    return Captured(function, (x,), (x.flip(0) * 0.7,), list(held))
+
+
+X = torch.linspace(0.1, 1.0, 12).reshape(6, 2)
+
+
+@pytest.mark.usefixtures("uncompiled")
+class TestAGraph:
+    def test_sees_updates_in_place_and_draws_as_the_function_does(self):
+        weight = torch.tensor([[1.0, 2.0]], requires_grad=True)
+
+        def function(x):
+            noise = torch.randn(3, len(x), 2)
+            with torch.enable_grad():
+                loss = ((x + noise) * weight).square().sum()
+            return [loss.detach(), *torch.autograd.grad(loss, [weight])]
+
+        replay = capture_of(function, X, [weight])
+        for _ in range(3):
+            torch.manual_seed(5)
+            expected, after = function(X + 1), torch.rand(2)
+            torch.manual_seed(5)
+            for found, wanted in zip(replay(X + 1), expected, strict=True):
+                assert torch.equal(found, wanted)
+            assert torch.equal(torch.rand(2), after)
+            with torch.no_grad():
+                weight.mul_(-1.5)
+
+    def test_leaves_parameters_buffers_and_random_states_as_they_were(self):
+        norm, calls = nn.BatchNorm1d(2), []
+        state = {name: value.clone() for name, value in norm.state_dict().items()}
+        torch.manual_seed(2)
+        # Python's own state moves here: beartype's checks draw from it.
+        before = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+
+        def function(x):
+            calls.append(np.random.rand())  # noqa: NPY002
+            return [norm(x).detach()]
+
+        replay = capture_of(function, X, [*norm.parameters(), *norm.buffers()])
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+        assert all(torch.equal(value, state[name]) for name, value in norm.state_dict().items())
+        assert len(calls) == 3
+        assert torch.equal(replay(X)[0], nn.BatchNorm1d(2)(X))
+        # A batch norm's statistics move with each replay, as with each call.
+        assert int(norm.num_batches_tracked) == 1
+        torch.testing.assert_close(norm.running_mean, 0.1 * X.mean(0))
+
+    @pytest.mark.parametrize(
+        "number",
+        [
+            lambda x, w: random.random(),
+            lambda x, w: np.random.rand(),  # noqa: NPY002
+            lambda x, w: w.item(),
+            lambda x, w: float(x.mean()),
+            lambda x, w: torch.from_numpy(np.random.rand(2)).float(),  # noqa: NPY002
+            lambda x, w: 2.0 if x.sum() > 0 else 3.0,
+        ],
+        ids=["random", "numpy", "parameter", "data", "array", "branch"],
+    )
+    def test_refuses_numbers_that_a_replay_would_hold_fixed(self, number):
+        weight = nn.Parameter(torch.tensor(2.0))
+        with pytest.raises(CaptureError, match=r"replay would not|read a number off a tensor"):
+            capture_of(lambda x: [x * number(x, weight)], X, [weight])
+
+    def test_refuses_a_state_that_no_buffer_holds(self):
+        calls = []
+
+        def function(x):
+            calls.append(None)
+            return [x * 2.0 if len(calls) < 3 else x * 3.0]
+
+        with pytest.raises(CaptureError, match=re.escape("differs from the programs by 3.3e-01")):
+            capture_of(function, X)
+
+    def test_refuses_other_operations(self):
+        calls = []
+
+        def function(x):
+            calls.append(None)
+            return [x.exp() if len(calls) == 1 else x.log()]
+
+        with pytest.raises(CaptureError, match=r"aten\.exp.*, then aten\.log"):
+            capture_of(function, X)
+
+
+def test_numbers_of_a_program_are_held_where_they_are_used():
+    """Sending one to a GPU at every replay would wait for it; "meta" stands for a device here."""
+
+    def function(x):
+        total = torch.tensor([0.5, 2.0]).to("meta")
+        total += x
+        return [total * torch.as_tensor(3.0).to(x)]
+
+    graph, held = capture._lifted(capture._record(function, [torch.ones(2, device="meta")]))
+    assert "_to_copy" not in graph.code
+    assert {value.device.type for value in held} == {"meta"}
+    # The literal itself stays: the program adds to a copy.
+    (added,) = (n for n in graph.graph.nodes if n.target is torch.ops.aten.add_.Tensor)
+    assert added.args[0].target is torch.ops.aten.clone.default
+
+
+def test_a_compiled_graph_gives_the_function_s_numbers():
+    """With dropout, a batch norm and three kinds of draws; compiled in earnest."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2))
+
+    def function(x):
+        with torch.enable_grad():
+            out = net(x) + torch.randn(6, 2) * torch.rand(6, 2)
+            loss = (out * torch.bernoulli(x)).square().mean()
+            gradients = torch.autograd.grad(loss, list(net.parameters()))
+        return [loss.detach(), *gradients]
+
+    held = [*net.parameters(), *net.buffers()]
+    replay = capture_of(function, X, held)
+    before = [value.detach().clone() for value in held]
+    torch.manual_seed(5)
+    expected, after = function(X), torch.rand(2)
+    statistics = [value.clone() for value in net.buffers()]
+    with torch.no_grad():
+        for value, kept in zip(held, before, strict=True):
+            value.copy_(kept)
+    torch.manual_seed(5)
+    for found, wanted in zip(replay(X), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert torch.equal(torch.rand(2), after)
+    for found, wanted in zip(net.buffers(), statistics, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_without_a_compiler_the_graph_itself_is_replayed(monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("no compiler\nfor many reasons")
+
+    monkeypatch.setattr("torch._inductor.compile", fails)
+    with pytest.warns(UserWarning, match=r"are replayed, none compiled: no compiler\.$"):
+        replay = capture_of(lambda x: [x + 1], X)
+    assert torch.equal(replay(2 * X)[0], 2 * X + 1)
