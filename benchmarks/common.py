@@ -1,25 +1,29 @@
-"""What both benchmarks share: fair timing, the machine in words, the model that is timed."""
+"""What the benchmarks share: fair timing, the machine in words, the model that is timed."""
 
 import json
+import math
 import platform
 import random
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae import VAE
+from ppl_vae import VAE, capture
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
+from ppl_vae.particles import Evaluation
 from ppl_vae.priors import StandardNormalPrior
 
 FEATURES, HIDDEN, LATENT = 784, (200, 200), 50
@@ -44,30 +48,57 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+class Seconds(NamedTuple):
+    """Time by the clock, and that of all the processor's threads."""
+
+    wall: float
+    cpu: float
+
+
+class Times(NamedTuple):
+    """Seconds of each round."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+def measured(function: Callable[[], Any], device: torch.device) -> Seconds:
+    """Seconds that a function takes, on an accelerator until it is done."""
+    synchronize(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    synchronize(device)
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+
+
 def interleave(
-    variants: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
+    variants: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: torch.device,
+    elsewhere: Mapping[str, Callable[[], Seconds]] | None = None,
+) -> dict[str, Times]:
     """Seconds of one call of each variant in each round.
 
     Each round calls every variant once in a random order, so that what else the machine does
-    falls on all of them alike. Two rounds of warming up are not counted.
+    falls on all of them alike. Two rounds of warming up are not counted. What runs ``elsewhere``,
+    in a process of its own, measures itself.
     """
     shuffle = random.Random(0).shuffle
-    names = list(variants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    timed = {name: lambda call=call: measured(call, device) for name, call in variants.items()}
+    timed |= elsewhere or {}
+    names = list(timed)
+    times = {name: Times([], []) for name in names}
     for number in range(-2, rounds):
         shuffle(names)
         for name in names:
-            synchronize(device)
-            start = time.perf_counter()
-            variants[name]()
-            synchronize(device)
+            seconds = timed[name]()
             if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                times[name].wall.append(seconds.wall)
+                times[name].cpu.append(seconds.cpu)
+    return times
 
 
-def speedup(baseline: list[float], seconds: list[float]) -> dict[str, float]:
+def speedup(baseline: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
     """Median over rounds of baseline / variant, with its 95 % bootstrap interval over rounds."""
     ratios = np.array(baseline) / np.array(seconds)
     rng = np.random.default_rng(0)
@@ -126,6 +157,23 @@ def write(result: dict[str, Any], out: Path | None) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def compiling(wanted: bool) -> Iterator[None]:
+    """Evaluations inside are compiled, or not, however many there are to come.
+
+    A benchmark repeats a few data, for which compiling does not pay; what it times is one datum of
+    many.
+    """
+    with mock.patch.object(capture, "_COST", 0.0 if wanted else math.inf):
+        yield
+
+
+def require_compiled(name: str, look: Evaluation) -> None:
+    """Check that what is called compiled is: programs that cannot be run as they are."""
+    if name.endswith("compiled") != bool(look.replays._recorded):
+        raise RuntimeError(f"{name}: {len(look.replays._recorded)} functions are compiled")
 
 
 def simulate(vae: VAE, num_data: int, seed: int) -> Tensor:

@@ -1,36 +1,53 @@
-"""Seconds per datum for log p(x) with K = 5000: this package against pythae 0.1.2's ``get_nll``.
+"""Seconds per datum for log p(x), K = 5000: ours, pythae's ``get_nll``, NumPyro, products alone.
 
-Both evaluate the same weights (784-200-200-50 and back, tanh, Bernoulli), trained for a moment on
-data simulated from a model of the same shape, on the same few data. They take turns in one process,
-in a random order each round, and every round draws anew, so that the repetitions also give each
-estimate's standard error.
+All evaluate the same weights (784-200-200-50 and back, tanh, Bernoulli), trained for a moment on
+data simulated from a model of the same shape, on the same few data. They take turns in a random
+order each round, NumPyro in a process of its own, and every round draws anew, so that the
+repetitions also give each estimate's standard error.
 
     python benchmarks/evidence.py               # JSON on stdout, a table on stderr
     python benchmarks/evidence.py --out FILE    # JSON in a file too
+    python benchmarks/evidence.py --numpyro-python PYTHON    # one that has NumPyro
 
-pythae comes with ``pip install -e '.[bench]'``; without it, only this package is timed.
+pythae 0.1.2 comes with ``pip install -e '.[bench]'``; without it, the others are timed.
 """
 
 import argparse
 import copy
 import importlib.util
-import resource
+import itertools
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import FEATURES, LATENT, interleave, machine, make_vae, simulate, speedup, spread, write
+from common import (
+    FEATURES,
+    LATENT,
+    Seconds,
+    compiling,
+    interleave,
+    machine,
+    make_vae,
+    require_compiled,
+    simulate,
+    speedup,
+    spread,
+    write,
+)
+from memory import held_bytes, peak_bytes
 from torch import Tensor, nn
 from torch.nn import functional
+from variants import Networks, NumPyro, decoder_products
 
 from ppl_vae import VAE
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence, ImportanceSampling
 from ppl_vae.objectives import ELBO
-from ppl_vae.particles import Programs
+from ppl_vae.particles import ChunkSize, Evaluation, Programs, evaluation
 from ppl_vae.training import TorchStep, find_parameters
 
 PYTHAE = importlib.util.find_spec("pythae") is not None
@@ -116,15 +133,31 @@ class Recorder:
 
 
 def make_estimators(
-    vae: VAE, x: Tensor, num_particles: int, keep: list[Evidence]
+    vae: VAE, x: Tensor, num_particles: int, opened: dict[str, Evaluation], keep: list[Evidence]
 ) -> dict[str, Recorder]:
-    """Name to estimator of the mean log p(x) over the data; ours leaves its results in ``keep``."""
+    """Name to estimator of the mean log p(x) over the data; "ours" leaves its results in ``keep``.
 
-    def ours() -> float:
-        keep.append(ImportanceSampling(num_particles)(vae.model, vae.guide, x, seed=None))
+    Those of ``opened`` have programs and data that are open already, so that what is compiled for
+    one round serves all.
+    """
+    ours = ImportanceSampling(num_particles)
+
+    def called() -> float:
+        keep.append(ours(vae.model, vae.guide, x, seed=None))
         return keep[-1].mean
 
-    estimators = {"ours": Recorder(ours)}
+    def of(name: str, look: Evaluation) -> Recorder:
+        seeds = itertools.count()
+
+        def estimate() -> float:
+            with compiling(name == "ours-compiled"):
+                value = ours.on(look, seed=next(seeds)).mean
+            require_compiled(name, look)
+            return value
+
+        return Recorder(estimate)
+
+    estimators = {"ours": Recorder(called)} | {name: of(name, opened[name]) for name in opened}
     if not PYTHAE:
         return estimators
     model = pythae_vae(vae)
@@ -145,58 +178,87 @@ def make_estimators(
 
 
 def compare(
-    device: torch.device, num_data: int, num_particles: int, rounds: int, train_steps: int
+    device: torch.device,
+    num_data: int,
+    num_particles: int,
+    rounds: int,
+    train_steps: int,
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Time every estimator and compare what they estimate."""
     simulated = simulate(teacher(device), 2000 + num_data, seed=0)
     vae = trained_vae(simulated[num_data:], train_steps)
     x = simulated[:num_data]
     keep: list[Evidence] = []
-    estimators = make_estimators(vae, x, num_particles, keep)
-    torch.manual_seed(2)
-    seconds = interleave(estimators, rounds, device)
+    numpyro, values = None, list[float]()
+    if options.numpyro_python is not None:
+        numpyro = NumPyro(
+            options.numpyro_python, Networks(device, vae), [x], num_particles, options.threads
+        )
+
+    def elsewhere() -> Seconds:
+        seconds, loss = numpyro("numpyro-evidence", 1)
+        values.append(-loss)
+        return seconds
+
+    with ExitStack() as stack:
+        opened = {
+            name: stack.enter_context(
+                evaluation(Programs(vae.model, vae.guide), x, ChunkSize(num_particles))
+            )
+            for name in ("ours-plain", *(() if options.quick else ("ours-compiled",)))
+        }
+        estimators = make_estimators(vae, x, num_particles, opened, keep)
+        rows = next(iter(opened.values())).rows
+        floor = decoder_products(Networks(device, vae), rows, num_data * num_particles)
+        torch.manual_seed(2)
+        times = interleave(
+            {**estimators, "floor": floor},
+            rounds,
+            device,
+            {} if numpyro is None else {"numpyro": elsewhere},
+        )
+    if numpyro is not None:
+        numpyro.close()
+        estimators["numpyro"] = Recorder(elsewhere)
+        estimators["numpyro"].values = values
     ours = estimators["ours"]
-    rows = {}
-    for name, estimator in estimators.items():
-        rows[name] = {
-            "milliseconds_per_datum": spread(seconds[name], 1e3 / num_data),
-            "ours_is_faster_by": speedup(seconds[name], seconds["ours"]),
+    reference = times["ours-plain" if options.quick else "ours-compiled"]
+    results: dict[str, dict[str, Any]] = {}
+    for name, each in times.items():
+        results[name] = {
+            "milliseconds_per_datum": spread(each.wall, 1e3 / num_data),
+            "cpu_milliseconds_per_datum": spread(each.cpu, 1e3 / num_data),
+            "ours_is_faster_by": speedup(each.wall, times["ours"].wall),
+            "ours_compiled_is_faster_by": {
+                "wall": speedup(each.wall, reference.wall),
+                "cpu": speedup(each.cpu, reference.cpu),
+            },
+        }
+        if name == "floor":
+            continue
+        estimator = estimators[name]
+        results[name] |= {
             "log_prob": estimator.mean,
             "standard_error_from_repetitions": estimator.standard_error,
         }
         if estimator is not ours:
             joint = np.hypot(ours.standard_error, estimator.standard_error)
-            rows[name]["difference_over_joint_error"] = (ours.mean - estimator.mean) / float(joint)
+            results[name]["difference_over_joint_error"] = (ours.mean - estimator.mean) / float(
+                joint
+            )
     return {
         "num_data": num_data,
         "num_particles": num_particles,
         "rounds": rounds,
-        "estimators": rows,
+        "numpyro": None if numpyro is None else numpyro.versions,
+        "estimators": results,
         "ours_stated_standard_error_of_one_round": float(
             np.sqrt(np.mean([evidence.monte_carlo_error**2 for evidence in keep]))
         ),
         "ours_spread_of_rounds": float(np.std(ours.values, ddof=1)),
         "median_effective_sample_size": keep[-1].effective_sample_size.median().item(),
     }
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most memory this process has held: on the GPU there, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def held_bytes(device: torch.device) -> int:
-    """What it holds now, or on a CPU without /proc its peak so far."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return peak_bytes(device)
-    return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def memory(device: torch.device, num_data: int, num_particles: int) -> dict[str, Any]:
@@ -222,16 +284,23 @@ def table(result: dict[str, Any]) -> str:
     """The results for a person to read."""
     lines = [
         f"log p(x) of {result['num_data']} data, K = {result['num_particles']}",
-        f"{'':22} {'ms/datum':>9} {'ours faster by':>22} {'log p(x)':>10} {'error':>7} {'z':>6}",
+        f"{'':20} {'ms/datum':>9} {'CPU ms':>8} {'compiled faster by':>22} {'(CPU)':>22} "
+        f"{'log p(x)':>10} {'error':>7} {'z':>6}",
     ]
     for name, row in result["estimators"].items():
-        ratio = row["ours_is_faster_by"]
+        ratios = row["ours_compiled_is_faster_by"].values()
+        cells = (f"{r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in ratios)
         z = row.get("difference_over_joint_error")
         lines.append(
-            f"{name:22} {row['milliseconds_per_datum']['median']:9.2f} "
-            f"{ratio['median']:8.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] "
-            f"{row['log_prob']:10.3f} {row['standard_error_from_repetitions']:7.3f} "
-            + ("" if z is None else f"{z:6.2f}")
+            f"{name:20} {row['milliseconds_per_datum']['median']:9.2f} "
+            f"{row['cpu_milliseconds_per_datum']['median']:8.2f} "
+            + " ".join(f"{cell:>22}" for cell in cells)
+            + (
+                f" {row['log_prob']:10.3f} {row['standard_error_from_repetitions']:7.3f}"
+                if "log_prob" in row
+                else ""
+            )
+            + ("" if z is None else f" {z:6.2f}")
         )
     return "\n".join(lines)
 
@@ -242,6 +311,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--rounds", type=int, default=20, help="evaluations by each estimator")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
+    parser.add_argument("--numpyro-python", help="interpreter that has NumPyro; without it, none")
     parser.add_argument("--quick", action="store_true", help="see that it runs; times mean little")
     parser.add_argument("--out", type=Path, help="file for the JSON")
     options = parser.parse_args()
@@ -251,10 +321,12 @@ def main() -> None:
     # Memory first: a peak never falls again, so nothing greedier may run before it.
     if options.quick:
         peaks = [memory(device, num_data=20, num_particles=50)]
-        result = compare(device, num_data=2, num_particles=200, rounds=2, train_steps=5)
+        result = compare(
+            device, num_data=2, num_particles=200, rounds=2, train_steps=5, options=options
+        )
     else:
         peaks = [memory(device, 300, 5000), memory(device, 10_000, 50)]
-        result = compare(device, 10, 5000, options.rounds, train_steps=1000)
+        result = compare(device, 12, 5000, options.rounds, train_steps=1000, options=options)
     print(table(result), file=sys.stderr)
     for peak in peaks:
         where = f"{peak['num_data']} data, K = {peak['num_particles']}"

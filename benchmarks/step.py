@@ -1,162 +1,122 @@
-"""Microseconds per training step: Pyro's SVI as its examples use it, this package, plain torch.
+"""Time per training step: Pyro's SVI, this package, torch by hand, NumPyro, products alone.
 
 All variants train the same network (784-200-200-50 and back, tanh, Bernoulli) from the same weights
-on the same binary data with Adam. They take turns in one process, in a random order each round;
-times are medians over rounds, speed-ups medians of within-round ratios.
+on the same binary data with Adam. They take turns, in a random order each round, NumPyro in a
+process of its own; times are medians over rounds, ratios medians of within-round ratios, both by
+the clock and in seconds of the processor, which other programs on the machine disturb less.
 
     python benchmarks/step.py                # JSON on stdout, a table on stderr
     python benchmarks/step.py --out FILE     # JSON in a file too
+    python benchmarks/step.py --numpyro-python PYTHON    # one that has NumPyro
 """
 
 import argparse
-import copy
+import importlib.util
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import torch
-from common import FEATURES, LATENT, interleave, machine, make_vae, speedup, spread, write
-from pyro.infer import SVI, RenyiELBO, Trace_ELBO
-from torch import Tensor, nn
-from torch.nn import functional
+from common import FEATURES, Seconds, Times, interleave, machine, speedup, spread, write
+from pyro.infer import RenyiELBO, Trace_ELBO
+from torch import Tensor
+from variants import Networks, NumPyro, Update, ours, plain_torch, products_and_adam, pyro_svi
 
 from ppl_vae.devices import resolve_device
-from ppl_vae.objectives import ELBO, IWAE, Objective
-from ppl_vae.particles import Programs
-from ppl_vae.training import Step, SVIStep, TorchStep, find_parameters
+from ppl_vae.objectives import ELBO, IWAE
+from ppl_vae.training import CompiledStep, SVIStep, TorchStep
 
-LEARNING_RATE = 1e-3
-BASELINES = ("pyro-example", "pyro-tuned")
-Update = Callable[[Tensor], Any]
-
-
-class Networks(nn.Module):
-    """Encoder and decoder as plain torch modules, the weights copied from the package's VAE."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        vae = copy.deepcopy(make_vae(device))
-        self.encoder = vae.encoder.network
-        self.decoder = vae.decoder.network
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(z|x)."""
-        loc, unconstrained = self.encoder(x).chunk(2, dim=-1)
-        return loc, functional.softplus(unconstrained) + 1e-6
+PLAIN = (
+    "pyro-example", "pyro-tuned", "pyro-renyi", "ours-svi", "ours-torch",
+    "plain-torch", "plain-torch-fused", "floor",
+)  # fmt: skip
+COMPILED = ("ours-compiled", "plain-torch-compiled")
+NUMPYRO = ("numpyro-jit", "numpyro-scan")
+RATIOS = (
+    ("pyro-example", "ours-compiled"),
+    ("pyro-tuned", "ours-compiled"),
+    ("ours-torch", "ours-compiled"),
+    ("plain-torch-compiled", "ours-compiled"),
+    ("ours-compiled", "numpyro-jit"),
+    ("ours-compiled", "numpyro-scan"),
+    ("ours-compiled", "floor"),
+    ("pyro-example", "ours-torch"),
+)
+BASELINE = "pyro-example"
 
 
-def pyro_svi(networks: Networks, loss: Any, *, tuned: bool) -> Update:
-    """Pyro's own VAE example; if ``tuned``, by logits and without validation."""
-
-    def model(x: Tensor) -> None:
-        pyro.module("decoder", networks.decoder)
-        with pyro.plate("data", x.shape[0]):
-            z_loc = x.new_zeros(x.shape[0], LATENT)
-            z_scale = x.new_ones(x.shape[0], LATENT)
-            z = pyro.sample("latent", dist.Normal(z_loc, z_scale).to_event(1))
-            output = networks.decoder(z)
-            parameters = {"logits": output} if tuned else {"probs": torch.sigmoid(output)}
-            obs = dist.Bernoulli(**parameters, validate_args=False).to_event(1)
-            pyro.sample("obs", obs, obs=x)
-
-    def guide(x: Tensor) -> None:
-        pyro.module("encoder", networks.encoder)
-        with pyro.plate("data", x.shape[0]):
-            z_loc, z_scale = networks.encode(x)
-            pyro.sample("latent", dist.Normal(z_loc, z_scale).to_event(1))
-
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": LEARNING_RATE}), loss=loss)
-    # Each variant's parameters live in a store of their own, as if it were alone in the process.
-    store = pyro.get_param_store()
-    store.clear()
-    own = store.get_state()
-
-    def update(x: Tensor) -> float:
-        store.set_state(own)
-        # Pyro validates unless told otherwise, and its example does not tell.
-        with pyro.validation_enabled(not tuned):
-            return svi.step(x) / len(x)
-
-    return update
-
-
-def ours(step: type[Step], objective: Objective, x: Tensor) -> Update:
-    """This package's training step, as ``fit`` runs it from the second epoch on."""
-    vae = make_vae(x.device)
-    parameters = find_parameters(Programs(vae.model, vae.guide).modules(x))
-    bound = step(objective, vae.model, vae.guide, parameters)
-
-    def update(x: Tensor) -> Tensor:
-        with pyro.validation_enabled(False):
-            return -bound(x, LEARNING_RATE)[0] / len(x)
-
-    return update
-
-
-def plain_torch(networks: Networks, num_particles: int, *, fused: bool | None) -> Update:
-    """The same bound written out by hand; ``fused=None`` is the optimiser as torch makes it."""
-    optimizer = torch.optim.Adam(networks.parameters(), lr=LEARNING_RATE, fused=fused)
-
-    def update(x: Tensor) -> Tensor:
-        optimizer.zero_grad()
-        loc, scale = networks.encode(x)
-        noise = torch.randn(num_particles, *loc.shape, device=x.device)
-        z = loc + scale * noise
-        logits = networks.decoder(z)
-        log_likelihood = -functional.binary_cross_entropy_with_logits(
-            logits, x.expand_as(logits), reduction="none"
-        ).sum(-1)
-        # log p(z) - log q(z|x); log(2 pi) cancels.
-        log_ratio = (0.5 * (noise.square() - z.square()) + scale.log()).sum(-1)
-        loss = -torch.logsumexp(log_likelihood + log_ratio, 0).mean() + torch.tensor(
-            num_particles
-        ).log().to(x.device)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return update
-
-
-def make_variants(x: Tensor, num_particles: int) -> dict[str, Update]:
-    """Name to training step. With several particles, Pyro's analogue of IWAE stands beside."""
+def makers_of(
+    x: Tensor, num_particles: int, names: Sequence[str]
+) -> dict[str, Callable[[], Update]]:
+    """Name to what makes a training step; Pyro's analogue of IWAE if there are particles."""
     many: dict[str, Any] = {
         "num_particles": num_particles,
         "vectorize_particles": num_particles > 1,
         "max_plate_nesting": 1,
     }
     objective = ELBO() if num_particles == 1 else IWAE(num_particles)
-    device = x.device
-    variants = {
-        "pyro-example": pyro_svi(Networks(device), Trace_ELBO(**many), tuned=False),
-        "pyro-tuned": pyro_svi(Networks(device), Trace_ELBO(**many), tuned=True),
-        "ours-svi": ours(SVIStep, objective, x),
-        "ours-torch": ours(TorchStep, objective, x),
-        "plain-torch": plain_torch(Networks(device), num_particles, fused=None),
-        "plain-torch-fused": plain_torch(Networks(device), num_particles, fused=True),
+
+    def plain(*, fused: bool | None, compiled: bool = False) -> Update:
+        return plain_torch(Networks(x.device), num_particles, fused=fused, compiled=compiled)
+
+    def svi(loss: Any, *, tuned: bool = False) -> Update:
+        return pyro_svi(Networks(x.device), loss, tuned=tuned)
+
+    makers: dict[str, Callable[[], Update]] = {
+        "pyro-example": lambda: svi(Trace_ELBO(**many)),
+        "pyro-tuned": lambda: svi(Trace_ELBO(**many), tuned=True),
+        "ours-svi": lambda: ours(SVIStep, objective, x),
+        "ours-torch": lambda: ours(TorchStep, objective, x),
+        "ours-compiled": lambda: ours(CompiledStep, objective, x),
+        "plain-torch": lambda: plain(fused=None),
+        "plain-torch-fused": lambda: plain(fused=True),
+        "plain-torch-compiled": lambda: plain(fused=True, compiled=True),
+        "floor": lambda: products_and_adam(Networks(x.device), x, num_particles),
     }
     if num_particles > 1:
-        renyi = RenyiELBO(alpha=0, **many)
-        variants["pyro-renyi"] = pyro_svi(Networks(device), renyi, tuned=False)
-    return variants
+        makers["pyro-renyi"] = lambda: svi(RenyiELBO(alpha=0, **many))
+    return {name: make for name, make in makers.items() if name in names}
+
+
+def started(
+    makers: dict[str, Callable[[], Update]], x: Tensor
+) -> tuple[dict[str, Update], dict[str, float], dict[str, str]]:
+    """Training steps after a first one; its losses, by one seed; why others do not run here."""
+    variants: dict[str, Update] = {}
+    first_loss, failed = {}, {}
+    for name, make in makers.items():
+        torch.manual_seed(1)
+        try:
+            update = make()
+            loss = update(x)
+        except Exception as error:
+            # Such as of a compiler that is not there: the others can be timed all the same.
+            failed[name] = f"{type(error).__name__}: {error}".split("\n")[0]
+            print(f"{name} does not run here: {failed[name]}", file=sys.stderr)
+            continue
+        variants[name] = update
+        # The floor computes none.
+        if loss is not None:
+            first_loss[name] = round(float(loss), 3)
+    return variants, first_loss, failed
 
 
 def measure(
-    device: torch.device, batch_size: int, num_particles: int, rounds: int, steps: int
+    device: torch.device,
+    batch_size: int,
+    num_particles: int,
+    rounds: int,
+    steps: int,
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Time every variant at one batch size and number of particles."""
     torch.manual_seed(0)
     means = torch.rand(FEATURES, device=device) ** 3
     batches = [torch.bernoulli(means.expand(batch_size, -1)) for _ in range(8)]
-    variants = make_variants(batches[0], num_particles)
-    first_loss = {}
-    for name, update in variants.items():
-        torch.manual_seed(1)
-        first_loss[name] = round(float(update(batches[0])), 3)
+    makers = makers_of(batches[0], num_particles, options.variants)
+    variants, first_loss, failed = started(makers, batches[0])
 
     def block(update: Update) -> Callable[[], None]:
         feed = itertools.cycle(batches)
@@ -167,21 +127,65 @@ def measure(
 
         return run
 
+    elsewhere: dict[str, Callable[[], Seconds]] = {}
+    numpyro = start_numpyro(options, batches, num_particles)
+    if numpyro is not None:
+        for name in NUMPYRO:
+            if name in options.variants:
+                first_loss[name] = round(numpyro(name, 1)[1], 3)
+                elsewhere[name] = lambda name=name: numpyro(name, steps)[0]
     blocks = {name: block(update) for name, update in variants.items()}
-    seconds = interleave(blocks, rounds, device)
+    times = interleave(blocks, rounds, device, elsewhere)
+    if numpyro is not None:
+        numpyro.close()
     return {
         "batch_size": batch_size,
         "num_particles": num_particles,
         "rounds": rounds,
         "steps_per_round": steps,
+        "failed": failed,
+        "numpyro": None if numpyro is None else numpyro.versions,
         "variants": {
             name: {
-                "microseconds_per_step": spread(times, 1e6 / steps),
-                "speedup_over": {base: speedup(seconds[base], times) for base in BASELINES},
-                "first_loss_nats_per_datum": first_loss[name],
+                "microseconds_per_step": spread(each.wall, 1e6 / steps),
+                "cpu_microseconds_per_step": spread(each.cpu, 1e6 / steps),
+                "first_loss_nats_per_datum": None
+                if name == "floor"
+                else round(first_loss[name], 3),
             }
-            for name, times in seconds.items()
+            for name, each in times.items()
         },
+        "ratios": ratios(times),
+    }
+
+
+def start_numpyro(
+    options: argparse.Namespace, batches: list[Tensor], num_particles: int
+) -> NumPyro | None:
+    """The process of NumPyro; None if it is not wanted, or the one that is there does not fit."""
+    if not set(NUMPYRO).intersection(options.variants):
+        return None
+    python = options.numpyro_python or sys.executable
+    try:
+        networks = Networks(batches[0].device)
+        return NumPyro(python, networks, batches, num_particles, options.threads)
+    except RuntimeError as error:
+        if options.numpyro_python:
+            raise
+        print(f"without NumPyro: {error}", file=sys.stderr)
+        return None
+
+
+def ratios(times: dict[str, Times]) -> dict[str, dict[str, Any]]:
+    """Time of one variant over that of another, within rounds."""
+    pairs = [*RATIOS, *((BASELINE, name) for name in times if name != BASELINE)]
+    return {
+        f"{one}/{other}": {
+            "wall": speedup(times[one].wall, times[other].wall),
+            "cpu": speedup(times[one].cpu, times[other].cpu),
+        }
+        for one, other in dict.fromkeys(pairs)
+        if one in times and other in times
     }
 
 
@@ -190,13 +194,14 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = []
     for result in results:
         lines.append(f"batch {result['batch_size']}, particles {result['num_particles']}")
-        lines.append(f"  {'':18} {'us/step':>9}   times as fast as {BASELINES[0]}, {BASELINES[1]}")
+        lines.append(f"  {'':36} {'us/step':>9} {'CPU us/step':>12}")
         for name, row in result["variants"].items():
-            cells = "  ".join(
-                f"{ratio['median']:5.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
-                for ratio in row["speedup_over"].values()
-            )
-            lines.append(f"  {name:18} {row['microseconds_per_step']['median']:9.0f}   {cells}")
+            wall, cpu = row["microseconds_per_step"], row["cpu_microseconds_per_step"]
+            lines.append(f"  {name:36} {wall['median']:9.0f} {cpu['median']:12.0f}")
+        lines.append(f"  {'ratio of times':36} {'by the clock':>20} {'of the processor':>22}")
+        for name, row in result["ratios"].items():
+            cells = (f"{r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in row.values())
+            lines.append(f"  {name:36} " + " ".join(f"{cell:>21}" for cell in cells))
     return "\n".join(lines)
 
 
@@ -211,16 +216,31 @@ def main() -> None:
         help="blocks of each variant (half with 50)",
     )
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=(*PLAIN, *COMPILED, *NUMPYRO),
+        help="all if not given; with --quick neither those compiled nor NumPyro",
+    )
+    parser.add_argument("--numpyro-python", help="interpreter that has NumPyro; this one if it has")
     parser.add_argument("--quick", action="store_true", help="see that it runs; times mean little")
     parser.add_argument("--out", type=Path, help="file for the JSON")
     options = parser.parse_args()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    if options.variants is None:
+        here = importlib.util.find_spec("numpyro") is not None
+        options.variants = PLAIN if options.quick else PLAIN + COMPILED
+        if options.numpyro_python or (here and not options.quick):
+            options.variants += NUMPYRO
+        elif not options.quick:
+            print("without NumPyro: pip install -e '.[bench]'", file=sys.stderr)
     device = resolve_device(options.device)
     rounds = 2 if options.quick else options.rounds
+    one, several = (1, 1) if options.quick else (10, 3)
     results = [
-        measure(device, 128, 1, rounds, steps=1 if options.quick else 20),
-        measure(device, 100, 50, max(2, rounds // 2), steps=1),
+        measure(device, 128, 1, rounds, one, options),
+        measure(device, 100, 50, max(2, rounds // 2), several, options),
     ]
     print(table(results), file=sys.stderr)
     write({"benchmark": "step", "machine": machine(device), "results": results}, options.out)
