@@ -33,8 +33,9 @@ napoleon_attr_annotations = False  # the signature has the types
 # Other projects' names, types too long for one link, and classes that no folder exports.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|pandas|xarray|matplotlib|jaxtyping|pyro|collections|pathlib)\..*"),
-    ("py:.*", r"(os|io|inspect|contextlib|typing)\..*|ndarray|Tensor|ELPDData|pd\..*|.*\[.*|'.*"),
-    ("py:class", r"ppl_vae\.([a-z_]+\.)*_.*"),
+    ("py:.*", r"(os|io|inspect|contextlib|typing|hashlib)\..*|ndarray|Tensor|ELPDData|.*\[.*|'.*"),
+    ("py:.*", r"(pd|xr)\..*"),
+    ("py:class", r"ppl_vae\.([a-z_]+\.)*_.*|Build|Components|Model"),
 ]
 
 
