@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/ppl-vae compare --data digits --objective elbo --objective iwae:50 --seeds 3 \
 	  --epochs 400 --patience 20 --learning-rate 3e-3 --hidden 100,100 --latent 20 \
-	  --particles 5000 --out demo
+	  --out demo
 
 test: $(READY) lint browser
 	$(BIN)/pytest -n 2
@@ -34,6 +34,7 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/evidence.py
 	$(BIN)/python benchmarks/adaptive.py
 	$(BIN)/python benchmarks/annealing.py
