@@ -15,8 +15,7 @@ from ppl_vae.data import CODED, Column, decode_table, in_memory, read_table, row
 from ppl_vae.names import require_instance
 from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.runs import Run
-from ppl_vae.vae import VAE, HierarchicalVAE
+from ppl_vae.runs import Model, Run
 from ppl_vae.weights import effective_sample_size, normalized_weights
 
 _ROWS = 50_000
@@ -48,7 +47,7 @@ class Imputation:
 
 
 def impute(
-    vae: VAE | HierarchicalVAE,
+    vae: Model,
     x: Float[Tensor, "num_data features"],
     *,
     num_draws: int = 20,
@@ -106,7 +105,7 @@ def impute(
 
 
 def _impute(
-    vae: VAE | HierarchicalVAE,
+    vae: Model,
     x: Tensor,
     num_draws: int,
     num_particles: int,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ppl_vae.data import RowData, Rows, RowTensor, as_rows, bad_rows, require_lossless, rows_hash
 from ppl_vae.identity import Identity, hash_tensors
+from ppl_vae.vae import VAE
 
 
 class Baseline(nn.Module, ABC):
@@ -18,6 +19,9 @@ class Baseline(nn.Module, ABC):
     Those that ascend a bound of log p(x) by its gradient are no baselines:
     :func:`~ppl_vae.training.fit` trains them. Here are those that do not: EM, contrastive
     divergence, two players of a game.
+
+    A baseline has the face of a :class:`~ppl_vae.vae.VAE`, so that whatever takes a model and a
+    guide takes it too.
 
     Parameters and buffers are the model; whatever else the next update depends on (the state of an
     optimiser, persistent chains) is the training state. Random numbers come from torch's default
@@ -32,16 +36,31 @@ class Baseline(nn.Module, ABC):
         """Plain values that another run must share to go on from this one's checkpoint."""
 
     @abstractmethod
+    def as_vae(self) -> VAE:
+        """The model as p(z) p(x|z) with a guide: its posterior, or the prior where it has none."""
+
+    @abstractmethod
+    def require_data(self, x: RowTensor) -> None:
+        """Check that rows are data of this model.
+
+        Args:
+            x: Rows, shape ``(num_data, *event)``.
+
+        Raises:
+            ValueError: If they are not; says which rows the model takes.
+        """
+
+    @abstractmethod
     def start(self, train: RowTensor) -> None:
         """Take from all training rows what the first update needs, once, before it.
 
         Called on a resumed run too, before its state is loaded. Draws come from the seed.
 
         Args:
-            train: Rows in the precision of the model, shape ``(num_data, *event)``.
+            train: Rows in the precision of the model that :meth:`require_data` has passed.
 
         Raises:
-            ValueError: If they are no data of this model; says which model takes them.
+            ValueError: If the model cannot be trained on them.
         """
 
     @abstractmethod
@@ -78,6 +97,42 @@ class Baseline(nn.Module, ABC):
         Raises:
             ValueError: If it is of another model.
         """
+
+    def model(self, x: Float[Tensor, "batch *event"]) -> None:
+        """Draw z ~ p(z), x ~ p(x|z), independently for each datum."""
+        self.as_vae().model(x)
+
+    def guide(self, x: Float[Tensor, "batch *event"]) -> None:
+        """Draw z from the guide, independently for each datum."""
+        self.as_vae().guide(x)
+
+    @property
+    def prior(self) -> Any:
+        """The distribution p(z), when called."""
+        return self.as_vae().prior
+
+    @property
+    def decoder(self) -> Any:
+        """The likelihood: p(x|z) of z."""
+        return self.as_vae().decoder
+
+    @property
+    def encoder(self) -> Any:
+        """The guide: its distribution of z, of x."""
+        return self.as_vae().encoder
+
+    @property
+    def bottom(self) -> str:
+        """Name of the latent site that the decoder sees."""
+        return self.as_vae().bottom
+
+    def generate(self, count: int) -> Any:
+        """p(x|z) for z drawn from the prior, batch shape (count,)."""
+        return self.as_vae().generate(count)
+
+    def reconstruct(self, x: Float[Tensor, "batch *event"]) -> Any:
+        """p(x|z) for z drawn from the guide, batch shape (batch,)."""
+        return self.as_vae().reconstruct(x)
 
     def read(
         self, given: RowData, what: str = "x", event: tuple[int, ...] | None = None

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ppl_vae.baselines._base import Baseline
+from ppl_vae.components import ComponentSpec
 from ppl_vae.data import Dataset, RowData, RowTensor, column_range, column_variances
 from ppl_vae.decoders import DecoderOfMeans, NoiseChoice, choose_noise, decoder_model
 from ppl_vae.networks import DECODER_NETWORKS, ENCODER_NETWORKS
@@ -19,43 +20,16 @@ class ImplicitModel(Baseline):
 
     Training sees G(z) alone. The noise makes log p(x) finite: it starts at the spread of the
     training data, under which every generator is poor, and :meth:`choose_noise` finds the one
-    that validation data are likeliest under. The model has the face of
-    :class:`~ppl_vae.vae.VAE`, with its prior in place of a guide, so that whatever takes a model
-    and a guide takes it too.
+    that validation data are likeliest under.
     """
 
     vae: VAE
     _players: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes that are a :class:`Player`."""
 
-    @property
-    def model(self) -> Any:
-        """Draw z ~ p(z), x ~ p(x|z), independently for each datum."""
-        return self.vae.model
-
-    @property
-    def guide(self) -> Any:
-        """Draw z from the prior, as there is no encoder."""
-        return self.vae.guide
-
-    @property
-    def prior(self) -> Any:
-        """The distribution p(z)."""
-        return self.vae.prior
-
-    @property
-    def decoder(self) -> Any:
-        """p(x|z), with the noise that was chosen."""
-        return self.vae.decoder
-
-    @property
-    def bottom(self) -> str:
-        """Name of the latent site that the decoder sees."""
-        return self.vae.bottom
-
-    def generate(self, count: int) -> Any:
-        """p(x|z) for z drawn from the prior, batch shape (count,)."""
-        return self.vae.generate(count)
+    def as_vae(self) -> VAE:
+        """The generator with its noise, and the prior in place of a guide."""
+        return self.vae
 
     def reconstruct(self, x: Float[Tensor, "batch *event"]) -> Any:
         """Refuse: there are no codes to reconstruct from.
@@ -76,16 +50,23 @@ class ImplicitModel(Baseline):
             settings: As for :func:`~ppl_vae.decoders.choose_noise`.
         """
         choice = choose_noise(self._means.decoder, valid, self.prior, **settings)
-        self._means.scale.fill_(choice.scale)
+        self.take_noise(choice.scale)
         return choice
+
+    def take_noise(self, scale: float) -> None:
+        """Take s, the standard deviation of the noise in the units of x, as it is."""
+        self._means.scale.fill_(scale)
+
+    def require_data(self, x: RowTensor) -> None:
+        """Check that rows are as wide as what the generator gives."""
+        if x.shape[1:] != self._means.event_shape:
+            raise ValueError(
+                f"the generator gives rows of {self._means.event_shape}, and the data are of "
+                f"{tuple(x.shape[1:])}: make it for these data."
+            )
 
     def start(self, train: RowTensor) -> None:
         """Let the noise start at the spread of the data."""
-        if train.shape[1:] != self._means.event_shape:
-            raise ValueError(
-                f"the generator gives rows of {self._means.event_shape}, and the data are of "
-                f"{tuple(train.shape[1:])}: make it for these data."
-            )
         self._means.scale.fill_(float(column_variances(train).mean().sqrt()))
 
     def score(self, x: Float[Tensor, "batch *event"]) -> None:
@@ -141,7 +122,7 @@ def implicit_networks(
     latent: int,
     *,
     hidden: tuple[int, ...] = (200, 200),
-    network: str = "mlp",
+    network: ComponentSpec = "mlp",
     activation: str = "leaky-relu",
 ) -> tuple[nn.Module, nn.Module]:
     """Generator and critic for a data set: ``mlp``, or convolutions as of a DCGAN with ``conv``.

@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, final
 
-import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,7 +15,6 @@ from ppl_vae.data import RowData, RowTensor, row_chunks
 from ppl_vae.evidence import Evidence
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.names import require_not_negative, require_sizes
-from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.vae import VAE
 
 Rule = Literal["closed", "em"]
@@ -50,20 +48,22 @@ class _LinearModel(Baseline):
     def _maximise(self, covariance: Float[Tensor, "features features"], progress: float) -> None:
         """Set W and the noise by one step of the rule."""
 
+    def require_data(self, x: RowTensor) -> None:
+        """Check that rows are of so many numbers."""
+        features = len(self.linear.weight)
+        if x.shape[1:] != (features,):
+            raise ValueError(
+                f"{type(self).__name__}({features}, {self.latent}) takes rows of {features} "
+                f"numbers, got shape {tuple(x.shape[1:])}: flatten them, or make it so wide."
+            )
+
     def start(self, train: RowTensor) -> None:
         """Take the mean and the covariance of all data, and W at random from the seed.
 
         Raises:
-            ValueError: If rows are of another shape, or a column is constant and no least noise is
-                given.
+            ValueError: If a column is constant, or rows are too few, and no least noise is given.
         """
         linear = self.linear
-        features = len(linear.weight)
-        if train.shape[1:] != (features,):
-            raise ValueError(
-                f"{type(self).__name__}({features}, {self.latent}) takes rows of {features} "
-                f"numbers, got shape {tuple(train.shape[1:])}: flatten them, or make it so wide."
-            )
         if len(train) <= self.latent + 1 and self.least_noise == 0:
             raise ValueError(
                 f"{len(train)} rows lie in a plane of {self.latent} dimensions: log p(x) has no "
@@ -136,43 +136,9 @@ class _LinearModel(Baseline):
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Nothing to load."""
 
-    @property
-    def prior(self) -> StandardNormalPrior:
-        """p(z), standard normal."""
-        return self.linear.prior
-
-    @property
-    def bottom(self) -> str:
-        """Name of the latent site that the decoder sees."""
-        return self._vae.bottom
-
-    @property
-    def _vae(self) -> VAE:
+    def as_vae(self) -> VAE:
+        """The model with its exact posterior as the guide: every importance weight is p(x)."""
         return self.linear.vae()
-
-    def decoder(self, z: Float[Tensor, "*shape latent"]) -> dist.Distribution:
-        """p(x|z), event shape (features,)."""
-        return self.linear.decoder(z)
-
-    def encoder(self, x: Float[Tensor, "batch features"]) -> dist.Distribution:
-        """p(z|x), the exact posterior, event shape (latent,)."""
-        return self.linear.posterior(x)
-
-    def model(self, x: Float[Tensor, "batch features"]) -> None:
-        """Draw z ~ p(z), x ~ p(x|z), independently for each datum."""
-        self._vae.model(x)
-
-    def guide(self, x: Float[Tensor, "batch features"]) -> None:
-        """Draw z ~ p(z|x): every importance weight is p(x)."""
-        self._vae.guide(x)
-
-    def generate(self, count: int) -> Any:
-        """p(x|z) for z drawn from the prior, batch shape (count,)."""
-        return self._vae.generate(count)
-
-    def reconstruct(self, x: Float[Tensor, "batch features"]) -> Any:
-        """p(x|z) for z drawn from p(z|x), batch shape (batch,)."""
-        return self._vae.reconstruct(x)
 
     @torch.no_grad()
     def evidence(self, x: RowData) -> Evidence:

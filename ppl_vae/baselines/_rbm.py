@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import pyro.distributions as dist
@@ -31,6 +31,7 @@ from ppl_vae.distributions import (
     BoltzmannPath,
     Couplings,
     NormalUnits,
+    RestrictedBoltzmann,
     VisibleUnits,
     in_double,
     log_total,
@@ -40,12 +41,39 @@ from ppl_vae.identity import hash_tensors
 from ppl_vae.names import require_not_negative, require_sizes
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.schedules import Schedule
+from ppl_vae.vae import VAE
 
 Units = Literal["binary", "normal"]
 
 _SCORED_UNITS = 12
 """Units of the smaller layer up to which log p(x) is summed at every validation."""
+_SWEEPS = 1000
+"""Sweeps of the chains whose ends are draws."""
 _UNITS: dict[str, VisibleUnits] = {"binary": BinaryUnits(), "normal": NormalUnits()}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class HiddenEnergy:
+    """``log p(h) + log Z = c'h + sum_i log integral m(v_i) exp(v_i (b + W h)_i)``, v summed out.
+
+    Attributes:
+        couplings: b, c and W.
+        units: The visible units, by their measure m.
+    """
+
+    couplings: Couplings
+    units: VisibleUnits
+
+    @property
+    def visible(self) -> Float[Tensor, " hidden"]:
+        """c: the units that are left are the hidden ones."""
+        return self.couplings.hidden
+
+    def log_unnormalised(self, h: Float[Tensor, "*shape hidden"]) -> Float[Tensor, "*shape"]:
+        """Log p(h) + log Z."""
+        theta = self.couplings.visible_logits(h)
+        return h @ self.couplings.hidden + self.units.log_normalizer(theta).sum(-1)
 
 
 @final
@@ -116,6 +144,8 @@ class RBM(Baseline):
         self.log_scale = nn.Parameter(torch.zeros(visible), requires_grad=False)
         # Where annealing starts: the data's means, as the visible units' b would have them.
         self.register_buffer("rates", torch.zeros(visible))
+        # No buffer: it is no part of the machine, but what is known of it.
+        self._log_z: float | None = None
         self._rule.start(dict(self.named_parameters()), self.path())
 
     @property
@@ -154,20 +184,23 @@ class RBM(Baseline):
             **self._rule.settings(),
         }
 
+    def require_data(self, x: RowTensor) -> None:
+        """Check that rows are of so many numbers, of binary units 0 and 1."""
+        visible = len(self.visible)
+        if x.shape[1:] != (visible,):
+            raise ValueError(
+                f"RBM({visible}, ...) takes rows of {visible} numbers, got shape "
+                f"{tuple(x.shape[1:])}: flatten them, or make it so wide."
+            )
+        if not self._is_normal:
+            _require_bits(x)
+
     def start(self, train: RowTensor) -> None:
         """Take b from the data's means, the scale from their spread, and the first chains.
 
         Raises:
-            ValueError: If rows are of another shape, or are no data of these units.
+            ValueError: If a column is constant, of normal units.
         """
-        visible = len(self.visible)
-        if train.shape[1:] != (visible,):
-            raise ValueError(
-                f"RBM({visible}, ...) takes rows of {visible} numbers, got shape "
-                f"{tuple(train.shape[1:])}: flatten them, or make it so wide."
-            )
-        if not self._is_normal:
-            _require_bits(train)
         count, (means, variances, varies) = len(train), column_moments(train)
         mean = means.cpu().double()
         if self._is_normal:
@@ -317,8 +350,7 @@ class RBM(Baseline):
         """
         start = time.perf_counter()
         rows = self.read(x, event=tuple(self.visible.shape))
-        if not self._is_normal:
-            _require_bits(rows)
+        self.require_data(rows)
         log_z = self.log_partition() if partition is None else partition
         if log_z.machine != self._machine:
             raise ValueError(
@@ -361,23 +393,46 @@ class RBM(Baseline):
             chains = chains_of(self.path(), count, draws, warm_up, levels)
         return replace(chains, x=self._unscaled(chains.x))
 
+    def as_vae(self) -> VAE:
+        """The machine as h ~ p(h), v ~ p(v|h), with its exact posterior p(h|v) as the guide.
+
+        Every importance weight is p(v), as good as log Z is: :meth:`take_log_z`.
+        """
+        return VAE(self._hidden, self._visible_given, self._hidden_given)
+
+    def take_log_z(self, value: float) -> None:
+        """Take a value of log Z, in nats, for the density of the hidden units."""
+        self._log_z = value
+
+    def _hidden(self) -> RestrictedBoltzmann:
+        """p(h), its draws the ends of chains."""
+        energy = HiddenEnergy(self.couplings, self._units)
+        return RestrictedBoltzmann(energy, self._known_log_z, self._hidden_draws)
+
+    def _known_log_z(self) -> Tensor:
+        if self._log_z is None:
+            raise ValueError(
+                "log Z of the machine is not known: give it by take_log_z(log_partition().value)."
+            )
+        return self.weight.new_tensor(self._log_z)
+
     @torch.no_grad()
-    def generate(self, count: int, *, sweeps: int = 1000) -> Float[Tensor, "count visible"]:
-        """Ends of so many chains, independent of each other and near draws if they mix."""
+    def _hidden_draws(self, count: int) -> Float[Tensor, "count hidden"]:
+        """Hidden units at the ends of so many chains, independent and near draws if they mix."""
         path = self.path()
         u = path.units.sample(path.base.expand(count, -1))
-        for _ in range(sweeps):
+        for _ in range(_SWEEPS):
             u = path.sweep(u)
-        return self._unscaled(u)
+        return torch.bernoulli(torch.sigmoid(self.couplings.hidden_logits(u)))
 
-    def encode(self, x: Float[Tensor, "batch visible"]) -> dist.Distribution:
+    def _hidden_given(self, x: Float[Tensor, "batch visible"]) -> dist.Distribution:
         """p(h|x), event shape (hidden,)."""
         logits = self.couplings.hidden_logits(self._scaled(x))
         return dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
 
-    def reconstruct(self, x: Float[Tensor, "batch visible"]) -> dist.Distribution:
-        """p(v|h) for h drawn from p(h|x), batch shape (batch,)."""
-        theta = self.couplings.visible_logits(self.encode(x).sample())
+    def _visible_given(self, h: Float[Tensor, "*shape hidden"]) -> dist.Distribution:
+        """p(v|h), event shape (visible,)."""
+        theta = self.couplings.visible_logits(h)
         if self._is_normal:
             scale = self.log_scale.exp()
             return dist.Normal(scale * theta, scale, validate_args=False).to_event(1)

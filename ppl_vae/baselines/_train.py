@@ -49,6 +49,7 @@ def train(
     transform: Transform | None = None,
     checkpoint: str | PathLike[str] | None = None,
     checkpoint_seconds: float = 10.0,
+    on_start: Callable[[History], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     progress: bool = True,
     origin: Mapping[str, str] | None = None,
@@ -71,6 +72,7 @@ def train(
         transform: Applied to each training batch on its device.
         checkpoint: File to go on from, if it exists, and to save to.
         checkpoint_seconds: Least time between saves; the last epoch is always saved.
+        on_start: Called with the history that training goes on from, after all checks.
         on_epoch: Called with each record as soon as it is made, except those of earlier sessions.
         progress: Show a progress bar when on a terminal.
         origin: What a checkpoint is of besides settings and data; one that says otherwise is
@@ -105,6 +107,8 @@ def train(
         run = _Run(baseline, rows, epochs, batch_size, seed, where, dict(origin or {}))
         if file is not None and file.exists():
             run.resume(Snapshot.load(file), f"the checkpoint {file}")
+        if on_start is not None:
+            on_start(run.history)
         saved = time.monotonic()
         with tqdm(
             total=epochs,
@@ -162,6 +166,8 @@ class _Run:
     ) -> None:
         self.baseline, self._data, self._epochs = baseline, data, epochs
         self._seed, self._device = seed, device
+        for rows in data.named.values():
+            baseline.require_data(rows)
         with seeded(seed, Stream.INITIALIZATION):
             baseline.start(data.train)
         self._batches = Batches(data, batch_size, seed, device)

@@ -120,8 +120,8 @@ def evaluate(
             alone, run, rows, evidence, certificate, on["seed"]
         )
         lines += ["", text] if text else []
-    # Of one datum there is no error over data, so no decomposition.
-    if len(rows) > 1:
+    # Of one datum there is no error over data, and of the prior as a guide no posterior.
+    if len(rows) > 1 and run.config.model.kind.encodes:
         programs = run.vae.model, run.vae.guide
         terms = pv.diagnostics.decompose(*programs, rows, device=run.device, seed=on["seed"])
         lines += ["", str(terms)]
@@ -225,6 +225,10 @@ def _show_plan(estimator: Any, run: Any, rows: Any, seed: int, as_json: bool) ->
             "the cost of method auto alone follows from pilots; leave --method out.",
             param_hint="--plan",
         )
+    if (own := run.own_evidence(rows)) is not None:
+        text = f"{len(rows)} data: {own.method}, without decoder evaluations"
+        show(text, {"evaluations": 0, "method": own.method}, as_json)
+        return
     programs = run.vae.model, run.vae.guide
     cost = estimator.plan(*programs, rows, device=run.device, seed=seed)
     show(str(cost), cost.to_dict(), as_json)

@@ -1,6 +1,7 @@
 """Commands that train: ``ppl-vae fit`` and ``ppl-vae compare``, a study without a file."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,20 @@ def fit_command(
     point = run.has_point_guide
     # A point has no density: log q - log p is -log p there, and no KL.
     term = "-log p" if point else "KL"
-    kl = ", ".join(f"{term}({site}) {value:.3f}" for site, value in record.kl.items())
-    bound = _reported(run, point)
+    told = _by_rule(run, record)
+    if told is None:
+        kl = ", ".join(f"{term}({site}) {value:.3f}" for site, value in record.kl.items())
+        told = (
+            f"{_reported(run, point)} {record.bound:.3f} nats on training data (log-likelihood "
+            f"{record.log_likelihood:.3f}, {kl}), "
+            f"{'what is maximised' if point else 'validation bound'} {record.validation:.3f} +- "
+            f"{record.validation_error:.3f}{' on validation data' if point else ''}\n"
+        )
     text = (
         f"{run.dataset.description}\n"
         f"{len(result.history)} epochs{' (stopped early)' if result.stopped_early else ''}, "
         f"{result.history.records[-1].updates} updates{_compiled(result.history)}, "
-        f"kept epoch {record.epoch}: {bound} "
-        f"{record.bound:.3f} nats on training data (log-likelihood {record.log_likelihood:.3f}, "
-        f"{kl}), {'what is maximised' if point else 'validation bound'} {record.validation:.3f} +- "
-        f"{record.validation_error:.3f}{' on validation data' if point else ''}\n"
+        f"kept epoch {record.epoch}: {told}"
         f"{_phases(result)}{_finished(run)}"
         f"run in {folder}; next: ppl-vae evaluate {folder}"
     )
@@ -98,6 +103,20 @@ def _reported(run: "pv.runs.Run", point: bool) -> str:
     return "joint log-density log p(x, z)" if point else f"{objective} bound"
 
 
+def _by_rule(run: "pv.runs.Run", record: "pv.training.EpochRecord") -> str | None:
+    """What a rule of the model's own reports of an epoch; None where there is an objective."""
+    if run.config.model.kind.ascends:
+        return None
+    found = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.measures.items()]
+    if math.isfinite(record.bound):
+        found.append(f"log p(x) {record.bound:.3f} nats on training data")
+    if record.validation is not None:
+        found.append(f"{record.validation:.3f} +- {record.validation_error:.3f} on validation data")
+    idle = run.config.without_effect
+    note = f"without effect on this model: {', '.join(idle)}\n" if idle else ""
+    return f"by {run.config.objective}, {', '.join(found)}\n{note}"
+
+
 def _phases(result: "pv.training.FitResult") -> str:
     """A line on the phases of training before the last."""
     told = [
@@ -114,7 +133,14 @@ def _finished(run: "pv.runs.Run") -> str:
     if found.get("normals"):
         kind = "a normal" if found["normals"] == 1 else f"a mixture of {found['normals']} normals"
         told.append(f"p(z) is {kind} fitted to the codes of the training data")
-    if found.get("scale"):
+    if found.get("text"):
+        told.append(found["text"])
+    if found.get("scale") and "residual" not in found:
+        told.append(
+            f"the noise has standard deviation {found['scale']:.4g}, by log p(x) of validation "
+            f"data ({found['method']})"
+        )
+    elif found.get("scale"):
         told.append(
             f"p(x|z) has scale {found['scale']:.4g}, by log p(x) of validation data "
             f"({found['method']}; that of the residuals is {found['residual']:.4g})"

@@ -182,6 +182,11 @@ def gradients_command(
         import_from_here()
     families = pv.registry.over_particles(names, counts)
     run = None if built_in else pv.runs.open_run(Path(model), **opening)
+    if run is not None and not run.config.model.kind.ascends:
+        raise ValueError(
+            f"model {run.config.model.name} is trained by {run.config.objective}, and ascends no "
+            "objective whose gradient could be measured: take the run of a vae."
+        )
     # Fail before the work where the folder cannot be written, not after it.
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):

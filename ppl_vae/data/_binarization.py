@@ -64,8 +64,20 @@ def draw_by_row(x: Tensor, index: Tensor, seed: int, stream: int) -> Tensor:
         seed: The user's seed, not negative.
         stream: Which of the seed's independent streams to use.
     """
+    return (uniform_by_row(x, index, seed, stream) < x).to(x.dtype)
+
+
+def uniform_by_row(x: Tensor, index: Tensor, seed: int, stream: int) -> Tensor:
+    """Uniform numbers in [0, 1), one for every value, that follow from its row's number.
+
+    Args:
+        x: Values, rows first.
+        index: Numbers of the rows.
+        seed: The user's seed, not negative.
+        stream: Which of the seed's independent streams to use.
+    """
     key = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
-    return (_uniform(key, index, x.shape[1:].numel()).view_as(x) < x).to(x.dtype)
+    return _uniform(key, index, x.shape[1:].numel()).view_as(x)
 
 
 def _uniform(key: np.uint64, index: Tensor, features: int) -> Tensor:

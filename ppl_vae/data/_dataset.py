@@ -16,10 +16,12 @@ from ppl_vae.data._binarization import (
     binarize_static,
     check_probabilities,
 )
+from ppl_vae.data._dequantization import dequantize
 from ppl_vae.data._kinds import Column
 from ppl_vae.data._rows import LazyRows, RowTensor, is_binary, missing_cells, row_chunks, select
 from ppl_vae.data._schema import Conversion, Schema
 from ppl_vae.identity import bytes_of
+from ppl_vae.names import require_least
 
 SPLIT_SEED = 20110411
 """Seed of the splits, which are the same for everyone, whatever seed a run has."""
@@ -162,6 +164,40 @@ class Dataset:
                 binarize_seed=seed,
                 drawn_by_row=isinstance(self.test, LazyRows),
             ),
+        )
+
+    def dequantized(self, levels: int, seed: int = 0) -> "Dataset":
+        """Grey values with uniform noise within a level: then they have a density.
+
+        A value k / levels becomes ``(k + u) / (levels + 1)``, u uniform in [0, 1) and fixed. The
+        mean of log p(x) under a density is then at most ``log P(k)`` under the probabilities that
+        it gives to the levels' cells, plus ``log(levels + 1)`` a value for their width.
+
+        Args:
+            levels: Highest grey level of values in [0, 1]: 255 of images of one byte.
+            seed: Seed of the noise; the splits have independent streams.
+
+        Raises:
+            ValueError: If levels is less than 1, or a value is no such level.
+
+        References:
+            Theis, van den Oord and Bethge, 2016, A note on the evaluation of generative models.
+        """
+        require_least(1, levels=levels)
+        noisy = {
+            split: dequantize(x, levels, seed, stream, f"{split} of {self.name!r}")
+            for stream, (split, x) in enumerate(self._splits().items())
+        }
+        return replace(
+            self,
+            train=noisy["train"],
+            valid=noisy["valid"],
+            test=noisy["test"],
+            description=(
+                f"{self.description} Dequantised: uniform noise within each of {levels + 1} grey "
+                f"levels (seed {seed})."
+            ),
+            conversion=replace(self.conversion, dequantize=levels, dequantize_seed=seed),
         )
 
     def _splits(self) -> dict[str, RowTensor]:

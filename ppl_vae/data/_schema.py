@@ -17,6 +17,7 @@ from ppl_vae.data._binarization import (
     draw_by_row,
 )
 from ppl_vae.data._csv import Reading
+from ppl_vae.data._dequantization import dequantize
 from ppl_vae.data._kinds import Column, UnreadableError
 from ppl_vae.data._precision import to_single
 from ppl_vae.data._rows import (
@@ -48,6 +49,9 @@ class Conversion:
         binarize: How intensities become 0 and 1, as in ``Dataset.binarized``.
         binarize_seed: Of the fixed draws.
         drawn_by_row: Whether these follow from the rows' numbers, as those of lazy rows do.
+        dequantize: Highest grey level of intensities that have uniform noise within a level, as in
+            ``Dataset.dequantized``; 0: none.
+        dequantize_seed: Of that noise.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -59,6 +63,8 @@ class Conversion:
     binarize: str = "none"
     binarize_seed: int = 0
     drawn_by_row: bool = False
+    dequantize: int = 0
+    dequantize_seed: int = 0
 
     def apply(
         self,
@@ -116,6 +122,8 @@ class Conversion:
         if self.binarize != "none" and is_binary(given):
             return given
         rows = self.rows_of(values, what, names) if self._is_as_given(values, what) else given
+        if self.dequantize:
+            return dequantize(rows, self.dequantize, self.dequantize_seed, TEST_STREAM, what)
         if self.binarize == "none":
             return rows
         if isinstance(rows, Tensor):

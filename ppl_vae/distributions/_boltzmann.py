@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, Protocol, final
 
 import torch
 from jaxtyping import Float, Int
@@ -48,12 +48,27 @@ class Couplings(NamedTuple):
         return torch.bernoulli(torch.sigmoid(self.visible_logits(h)))
 
 
+class BinaryEnergy(Protocol):
+    """What a density of binary vectors takes of a machine, the other layer summed out.
+
+    Attributes:
+        visible: A value for each of the binary units, shape (latent,).
+    """
+
+    @property
+    def visible(self) -> Float[Tensor, " latent"]: ...
+
+    def log_unnormalised(self, z: Float[Tensor, "*shape latent"]) -> Float[Tensor, "*shape"]:
+        """Log p(z) + log Z."""
+        ...
+
+
 @final
 class RestrictedBoltzmann(TorchDistribution):  # type: ignore[misc, unused-ignore]
     """``p(z) = sum_h exp(b'z + c'h + z'W h) / Z`` over binary z.
 
     Args:
-        couplings: b, c and W; not checked.
+        couplings: b, c and W, or what they give a density by; not checked.
         log_partition: Gives log Z, called when a density is first asked for, and then no more.
         draw: Gives so many draws, shape ``(number, latent)``.
         batch_shape: Shape of independent copies.
@@ -69,7 +84,7 @@ class RestrictedBoltzmann(TorchDistribution):  # type: ignore[misc, unused-ignor
 
     def __init__(
         self,
-        couplings: Couplings,
+        couplings: BinaryEnergy,
         log_partition: Callable[[], Tensor],
         draw: Callable[[int], Tensor],
         batch_shape: Sequence[int] = (),

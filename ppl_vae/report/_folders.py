@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ppl_vae.arviz import arviz_plots_works, plot_ranks
 from ppl_vae.data import load
@@ -33,7 +34,8 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     """Draw ``samples.png`` and ``reconstructions.png`` into the run's folder; return their paths.
 
     Samples are means of p(x|z) for z from the prior; reconstructions are means of p(x|z) for z from
-    q(z|x), below the test data x they belong to. Tables are in their own units.
+    q(z|x), below the test data x they belong to, and none of a model without an encoder. Tables are
+    in their own units.
 
     Args:
         run: A trained run.
@@ -48,25 +50,31 @@ def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Pa
     data = load(run.rows("test", count).x, run.device)
     with seeded(seed, Stream.SAMPLING), torch.no_grad():
         prior_means = run.vae.generate(count * 5).mean.cpu()
-        reconstructed = run.vae.reconstruct(data).mean.cpu()
-    schema, data = run.data.schema, data.cpu()
-    titles = "draws from the prior: mean of p(x|z), z ~ p(z)", "mean of p(x|z), z ~ q(z|x)"
+    figures = {"samples.png": _drawn(run, data, {"samples": prior_means})}
+    # Without an encoder there is nothing to reconstruct from.
+    if run.config.model.kind.encodes:
+        with seeded(seed, Stream.SAMPLING, 1), torch.no_grad():
+            rebuilt = run.vae.reconstruct(data).mean.cpu()
+        figures["reconstructions.png"] = _drawn(run, data, {"reconstructions": rebuilt})
+    return _write(run.folder, figures)
+
+
+def _drawn(run: Run, data: Tensor, rows: Mapping[str, Tensor]) -> bytes:
+    """Picture of draws from the prior, or of reconstructions below their data."""
+    ((kind, means),) = rows.items()
+    schema, data, count = run.data.schema, data.cpu(), len(data)
+    drawn_from = "p(z)" if kind == "samples" else "q(z|x)"
+    title = f"mean of p(x|z), z ~ {drawn_from}"
+    title = f"draws from the prior: {title}" if kind == "samples" else f"test data and {title}"
     if (shape := schema.image_shape) is None:
         # Named columns are drawn by quantiles, which need all draws; else each row is a line.
         names = schema.feature_names
-        rows = prior_means if names else prior_means[:count]
-        given = schema.restore(data.numpy())
-        samples = plot_columns({"test data": given, "samples": schema.restore(rows.numpy())}, names)
-        means = schema.restore(reconstructed.numpy())
-        pairs = plot_columns({"test data": given, "reconstructions": means}, names)
-    else:
-        samples = plot_images(list(prior_means.split(count)), shape)
-        pairs = plot_images([data, reconstructed], shape, row_names=["data", "reconstruction"])
-    figures = {
-        "samples.png": png_of(samples, titles[0]),
-        "reconstructions.png": png_of(pairs, f"test data and {titles[1]}"),
-    }
-    return _write(run.folder, figures)
+        shown = {"test data": data, kind: means if names else means[:count]}
+        restored = {name: schema.restore(each.numpy()) for name, each in shown.items()}
+        return png_of(plot_columns(restored, names), title)
+    if kind == "samples":
+        return png_of(plot_images(list(means.split(count)), shape), title)
+    return png_of(plot_images([data, means], shape, row_names=["data", "reconstruction"]), title)
 
 
 def write_study_figures(results: "StudyResults") -> list[Path]:

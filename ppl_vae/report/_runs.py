@@ -48,7 +48,8 @@ _TITLES: dict[_Quantity, tuple[str, str]] = {
         "Training: each arm's own bound",
         "Mean over the epoch's training data of the bound that the arm maximises: bounds of "
         "different objectives do not compare. Of a guide that is a point it is the joint "
-        "log-density log p(x, z), which is no bound.",
+        "log-density log p(x, z), which is no bound; a model with a rule of its own has none but "
+        "where that raises log p(x).",
     ),
     "validation": (
         "Validation: the same bound for all arms",
@@ -253,6 +254,8 @@ def pictures(
     alts = "Test data and their reconstructions", samples_alt
     galleries = []
     for kind, caption, alt in zip(("reconstructions", "samples"), means, alts, strict=True):
+        # Without an encoder there are samples alone.
+        shown = {a: r for a, r in rows_of.items() if kind == "samples" or "reconstruction" in r}
         drawn = [
             Picture(arm, f"{alt}, {arm}", uri=_images(rows, kind, tuple(shape)))
             if shape is not None
@@ -261,9 +264,10 @@ def pictures(
                 f"{alt}, {arm}",
                 svg=_columns(rows, names, styles[arm], f"{kind}-{index}", f"{alt}, {arm}"),
             )
-            for index, (arm, rows) in enumerate(rows_of.items())
+            for index, (arm, rows) in enumerate(shown.items())
         ]
-        galleries.append(Gallery(kind, caption, drawn))
+        if drawn:
+            galleries.append(Gallery(kind, caption, drawn))
     return Section("pictures", "Samples and reconstructions", galleries)
 
 

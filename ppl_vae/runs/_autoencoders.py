@@ -12,7 +12,7 @@ from ppl_vae.networks import MLP, hold_columns
 from ppl_vae.objectives import OBJECTIVES
 from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.runs._codes import fit_codes, put_codes
-from ppl_vae.runs._kinds import OF_POINTS, Finished, ModelKind
+from ppl_vae.runs._kinds import OF_POINTS, Finished, GradientKind
 from ppl_vae.runs._stack import train_stack
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _NORMALS = 10
 
 
-class PointKind(ModelKind):
+class PointKind(GradientKind):
     """A kind whose guide is a point: an encoder z = f(x) without a density.
 
     It is trained by reconstruction, or by the joint density of x and z, and not by a bound. What

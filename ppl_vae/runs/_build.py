@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from ppl_vae.baselines import Baseline
 from ppl_vae.components import Component
 from ppl_vae.data import (
     Dataset,
@@ -24,12 +25,12 @@ from ppl_vae.guides import CORRUPTIONS, CorruptedInput, DiagonalNormalEncoder, T
 from ppl_vae.likelihoods import ObservedDecoder
 from ppl_vae.networks import MLP, GatedMLP, ObservedInput
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE, Ladder
+from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE, Ladder, without_encoder
 
 if TYPE_CHECKING:
     from ppl_vae.runs._model import ModelSettings
 
-Model: TypeAlias = VAE | HierarchicalVAE
+Model: TypeAlias = VAE | HierarchicalVAE | Baseline
 """A model with its guide, whichever kind it is of."""
 _PRIOR_STREAM = 1
 _ENCODED = 1000
@@ -85,6 +86,13 @@ class Build:
         prior = self._prior(encoder, latent)
         # Of a one-hot code there are more than latent dimensions.
         return VAE(prior, self._decoder(self._width(prior)), self._corrupted(encoder))
+
+    def without_encoder(self) -> VAE:
+        """A model of one layer of latents, its prior in place of a guide."""
+        (latent,) = self.sizes.layers
+        # Of pseudo-inputs and exemplars there are none without an encoder.
+        prior = self._prior(None, latent)
+        return without_encoder(prior, self._decoder(self._width(prior)))
 
     def hierarchy(self) -> HierarchicalVAE:
         """A model of several layers of latents."""
@@ -222,6 +230,12 @@ class Build:
             "image_shape": self.dataset.image_shape,
             "columns": self.dataset.columns,
         }
+
+
+def trained_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters that training changes, by name: of a baseline all, which its rule sets."""
+    own = isinstance(model, Baseline)
+    return {name: p for name, p in model.named_parameters() if own or p.requires_grad}
 
 
 def _mean(rows: RowTensor) -> Tensor:

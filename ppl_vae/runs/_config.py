@@ -21,6 +21,7 @@ from ppl_vae.training import ADDED, LIMITS, OPTIMIZERS, FitSettings
 _ADDED: Mapping[str, Any] = {
     **ADDED,
     "valid_rows": None,
+    "dequantize": None,
     "model": "vae",
     "corrupt": None,
     "pretrain": None,
@@ -52,6 +53,8 @@ class DataSettings:
         binarize: Draw grey values in [0, 1] as 0 or 1: never (none), once (static), or afresh each
             time that a training image is seen (dynamic); auto: static for the named grey image sets
             under a Bernoulli likelihood, else none.
+        dequantize: Highest grey level of values in [0, 1] (16 of digits, 255 of images of one byte)
+            that get uniform noise within a level, so that they have a density; None: as they are.
     """
 
     data: str = "digits"
@@ -64,6 +67,14 @@ class DataSettings:
     split_seed: int | None = None
     allow_missing: bool = False
     binarize: Literal["auto", "none", "static", "dynamic"] = "auto"
+    dequantize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dequantize is not None and self.binarize not in ("auto", "none"):
+            raise ValueError(
+                f"dequantize {self.dequantize} and binarize {self.binarize}: data are real numbers "
+                "or bits; leave one out."
+            )
 
     @property
     def is_table(self) -> bool:
@@ -189,15 +200,39 @@ class RunConfig:
         """
         return self.model.components(table=self.dataset.is_table)
 
-    def build_objective(self) -> Objective:
-        """The objective; checks all names too.
+    def build_objective(self) -> Objective | None:
+        """The objective; None of a model that is trained by a rule of its own. Checks all names.
 
         Raises:
-            ValueError: If a name or an argument is wrong.
+            ValueError: If a name or an argument is wrong, or a setting is none of such a rule.
         """
         # Computed for its errors: a wrong name of any component is found here.
         _ = self.components
-        return parse_objective(self.objective)
+        if self.model.kind.ascends:
+            return parse_objective(self.objective)
+        self._require_of_rule()
+        return None
+
+    def _require_of_rule(self) -> None:
+        budget, name = self.training.budget, self.objective
+        if budget.kind != "epochs":
+            raise ValueError(
+                f"{budget.kind} {budget.limit}: training by {name} takes so many epochs: give "
+                "epochs in its place."
+            )
+        if self.dataset.binarize == "dynamic":
+            raise ValueError(
+                f"binarize dynamic: training by {name} takes the same data in every epoch: give "
+                "static or none."
+            )
+
+    @property
+    def without_effect(self) -> list[str]:
+        """Settings of training that are set and do nothing: a model's own rule has its own."""
+        if self.model.kind.ascends:
+            return []
+        usual, used = flat(RunConfig().training), {"batch_size", *LIMITS}
+        return [n for n, v in flat(self.training).items() if n not in used and v != usual[n]]
 
     def build_vae(self, dataset: Dataset) -> Model:
         """A newly initialised model and guide for the data.
@@ -235,7 +270,15 @@ class RunConfig:
         return self.prepare(dataset)
 
     def prepare(self, dataset: Dataset) -> Dataset:
-        """The data set, binarised as configured."""
+        """The data set, binarised or dequantised as configured."""
+        levels = self.dataset.dequantize
+        if levels is not None:
+            if self.takes_bits:
+                raise ValueError(
+                    f"dequantize {levels} makes real numbers, and the likelihood is of bits: give "
+                    "likelihood normal or another density, or leave dequantize out."
+                )
+            return dataset.dequantized(levels, seed=derive_seed(0, Stream.BINARIZATION))
         mode: str = self.dataset.binarize
         if mode == "auto":
             grey = self.dataset.data in _GREY_IMAGES and self.takes_bits
@@ -302,7 +345,8 @@ def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunCon
     before = config_of(folder, saved, trust=True)
     # A schedule or an annealed objective spreads over the budget; others may be given a longer one.
     may_differ = set()
-    if isinstance(training.rate_at, Constant) and not objective.anneals:
+    fixed = objective is None or objective.anneals
+    if isinstance(training.rate_at, Constant) and not fixed:
         same_kind = before.training.budget.kind == training.budget.kind
         may_differ = {"epochs", *(LIMITS if same_kind else ())}
     # Through JSON both ways, so that a tuple here equals the list that the file has.

@@ -185,8 +185,8 @@ def _draws(
     """Particles of the rows, chunk by chunk."""
     if not run.config.model.kind.encodes:
         raise ValueError(
-            f"model {run.config.model.model} has no encoder, and its guide says nothing of x: "
-            "codes and reconstructions are of vae and autoencoders."
+            f"model {run.config.model.name} has no encoder, and its guide says nothing of x: codes "
+            "and reconstructions are of models that have one."
         )
     programs = Programs(run.vae.model, run.vae.guide)
     size = ChunkSize(count, cpu=_ROWS, gpu=_ROWS, whole=True)

@@ -73,6 +73,8 @@ def evaluate_run(
         how = "give an instance, such as ImportanceSampling(1000)"
         raise TypeError(f"estimator is {describe(estimator)}: {how}.")
     rows = run.rows(split, limit, file)
+    if (own := _own_evidence(run, estimator, rows)) is not None:
+        return own
     if engine is not None and not isinstance(estimator, Sharded):
         # An engine runs shards only; one shard is the whole.
         estimator = Sharded(estimator, 1)
@@ -96,6 +98,27 @@ def evaluate_run(
     return evidence
 
 
+def _own_evidence(run: Run, estimator: Estimator, rows: Rows) -> Evidence | None:
+    """Log p(x) in the model's own way, kept; None where the estimator is to be taken."""
+    own = run.own_evidence(rows)
+    if own is None:
+        return None
+    asked = estimator.estimator if isinstance(estimator, Sharded) else estimator
+    if not isinstance(asked, AutomaticSampling):
+        # Whose weights are all p(x): an estimator gives what it claims, if log Z is exact.
+        if not own.shared_error:
+            return None
+        raise ValueError(
+            f"log p(x) of model {run.config.model.name} has the error of log Z, of which draws of "
+            "latents know nothing: take the method auto."
+        )
+    assert own.identity is not None
+    if (kept := find_evaluation(run.folder, own.identity)) is not None:
+        return kept
+    save_evaluation(own, file_of(run.folder, own), run)
+    return own
+
+
 def certify_run(
     run: Run,
     estimator: AutomaticSampling,
@@ -116,11 +139,14 @@ def certify_run(
         seed: Seed of the draws.
 
     Returns:
-        The summary of the sandwich, with its text; None where the estimate is exact.
+        The summary of the sandwich, with its text; None where the estimate is exact, or the model's
+        own.
 
     Raises:
         ValueError: If the kept file is damaged, or the model's data cannot be simulated.
     """
+    if run.own_evidence(rows) is not None:
+        return None
     kept = file_of(run.folder, evidence)
     path = kept.with_name(f"{kept.stem}-certificate-{num_simulated}.json")
     if path.is_file():

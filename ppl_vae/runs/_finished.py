@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.identity import hash_tensors
+from ppl_vae.runs._build import trained_parameters
 from ppl_vae.runs._kinds import Finished
 from ppl_vae.runs._origin import FINISHED
 from ppl_vae.store import Stored
@@ -80,6 +81,12 @@ def read_chosen(folder: Path) -> dict[str, Any]:
     return {} if fit is None else dict(fit.record)
 
 
+def finished_of(folder: Path) -> Finished:
+    """What the folder holds of what was fitted after training; nothing where nothing was."""
+    fit = _read_fit(folder)
+    return Finished() if fit is None else Finished(fit.tensors.get("tensors", {}), fit.record)
+
+
 def _found(folder: Path, key: str) -> Finished | None:
     """What the folder holds of a model with these parameters."""
     fit = _read_fit(folder)
@@ -90,4 +97,4 @@ def _found(folder: Path, key: str) -> Finished | None:
 
 def _key(model: "Model") -> str:
     """Hash of the trained parameters."""
-    return hash_tensors({n: p.cpu() for n, p in model.named_parameters() if p.requires_grad})
+    return hash_tensors({n: p.cpu() for n, p in trained_parameters(model).items()})

@@ -29,7 +29,7 @@ class TrainingJob:
         model: Model and guide, newly initialised.
         settings: Their settings.
         build: Builder that made them, which makes parts of them again.
-        objective: Bound to maximise.
+        objective: Bound to maximise; None: the model has a rule of its own.
         training: How to train.
         seed: Seed of everything random in the run.
         folder: Folder of the run's files.
@@ -47,7 +47,7 @@ class TrainingJob:
     model: "Model"
     settings: "ModelSettings"
     build: "Build"
-    objective: Objective
+    objective: Objective | None
     training: FitSettings
     seed: int
     folder: Path
@@ -68,6 +68,7 @@ class TrainingJob:
 
     def fit(self) -> FitResult:
         """Train by gradients of the objective."""
+        assert self.objective is not None
         return fit(
             self.model.model,
             self.model.guide,

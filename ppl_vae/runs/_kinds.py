@@ -6,14 +6,17 @@ that has an update rule of its own trains in :meth:`ModelKind.train` by another 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from torch import Tensor
 
 from ppl_vae.components import ComponentSpec
+from ppl_vae.names import require_least
 
 if TYPE_CHECKING:
+    from ppl_vae.data import Rows
+    from ppl_vae.evidence import Evidence
     from ppl_vae.runs._build import Build, Components, Model
     from ppl_vae.runs._job import TrainingJob
     from ppl_vae.runs._model import ModelSettings
@@ -40,6 +43,8 @@ class Finished:
 class ModelKind(ABC):
     """One kind of model."""
 
+    ascends: ClassVar[bool]
+    """Whether it is trained by the gradient of an objective, and not by a rule of its own."""
     finishes: ClassVar[bool]
     """Whether something is fitted after training."""
     encodes: ClassVar[bool]
@@ -51,8 +56,18 @@ class ModelKind(ABC):
         """Guide that ``auto`` stands for."""
 
     @abstractmethod
+    def likelihood(self, *, table: bool) -> ComponentSpec:
+        """Likelihood that ``auto`` stands for.
+
+        Args:
+            table: Whether the data are a file of a table.
+        """
+
+    @abstractmethod
     def objective(self, written: str) -> str:
         """Objective of a run: what ``auto`` stands for, or the one that is written.
+
+        Of a model that has a rule of its own it is the name of that rule.
 
         Raises:
             ValueError: If the model is trained by none such; names those it is trained by.
@@ -89,10 +104,34 @@ class ModelKind(ABC):
     def apply(self, model: "Model", finished: Finished) -> None:
         """Put what was found into the model."""
 
+    @abstractmethod
+    def evidence(self, model: "Model", rows: "Rows", finished: Finished) -> "Evidence | None":
+        """Log p(x) in the model's own way, which the method ``auto`` takes; None: it has none.
+
+        Args:
+            model: The trained model.
+            rows: The data.
+            finished: What was found after training.
+        """
+
+
+class GradientKind(ModelKind):
+    """A kind that is trained by the gradient of an objective."""
+
+    ascends = True
+
+    def likelihood(self, *, table: bool) -> ComponentSpec:
+        """Bernoulli, of a table that of mixed columns."""
+        return "table" if table else "bernoulli"
+
+    def evidence(self, model: "Model", rows: "Rows", finished: Finished) -> "Evidence | None":
+        """None: by an estimator."""
+        return None
+
 
 @final
 @dataclass(frozen=True)
-class VAEKind(ModelKind):
+class VAEKind(GradientKind):
     """A variational autoencoder, of one layer of latents or several.
 
     Attributes:
@@ -129,6 +168,70 @@ class VAEKind(ModelKind):
     def train(self, job: "TrainingJob") -> "FitResult":
         """Train by gradients of the objective."""
         return job.fit()
+
+    def finish(self, model: "Model", job: "TrainingJob") -> Finished:
+        """Nothing is fitted afterwards."""
+        return Finished()
+
+    def apply(self, model: "Model", finished: Finished) -> None:
+        """Nothing is there to put."""
+
+
+@final
+@dataclass(frozen=True)
+class GeneratorKind(GradientKind):
+    """A generator network without an encoder: q(z|x) is refined for each datum from the prior.
+
+    Attributes:
+        refinements: Updates of q(z|x) for each update of the network.
+        particles: Particles of the ELBO that auto stands for.
+    """
+
+    refinements: int = 60
+    particles: int = 4
+    finishes: ClassVar[bool] = False
+    encodes: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_least(1, refinements=self.refinements, particles=self.particles)
+
+    @property
+    def guide(self) -> ComponentSpec:
+        """The normal, which refinement starts."""
+        return "normal"
+
+    def objective(self, written: str) -> str:
+        """The ELBO of several particles, or whichever is written."""
+        return f"elbo:{self.particles}" if written == "auto" else written
+
+    def components(self, settings: "ModelSettings", chosen: "Components") -> "Components":
+        """A prior and a likelihood.
+
+        Raises:
+            ValueError: If there are several layers, a guide or a corruption.
+        """
+        if len(settings.layers) > 1:
+            raise ValueError(
+                f"latent {settings.layers}: a generator has one layer of latents: give one size; "
+                "a hierarchy is of --model vae."
+            )
+        if settings.guide not in ("auto", self.guide) or settings.corrupt is not None:
+            raise ValueError(
+                "a generator has no encoder: leave guide and corrupt out, or take --model vae."
+            )
+        return chosen
+
+    def build(self, work: "Build") -> "Model":
+        """Prior and likelihood, the prior in place of a guide."""
+        return work.without_encoder()
+
+    def train(self, job: "TrainingJob") -> "FitResult":
+        """Train by gradients of the objective under refined guides."""
+        # Validation bounds are those of the prior, and say nothing of the model.
+        settings = replace(job.training, keep="last")
+        if settings.step == "auto":
+            settings = replace(settings, step=f"semi-amortised:{self.refinements}")
+        return replace(job, training=settings).fit()
 
     def finish(self, model: "Model", job: "TrainingJob") -> Finished:
         """Nothing is fitted afterwards."""

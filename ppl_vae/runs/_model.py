@@ -13,8 +13,16 @@ from ppl_vae.names import require_known
 from ppl_vae.networks import ACTIVATIONS, DECODER_NETWORKS, ENCODER_NETWORKS
 from ppl_vae.priors import PRIORS
 from ppl_vae.runs._autoencoders import AutoencoderKind, DenoisingKind, SparseKind, StackedKind
+from ppl_vae.runs._baselines import (
+    FactorAnalysisKind,
+    GANKind,
+    GMMNKind,
+    LinearKind,
+    RBMKind,
+    WassersteinGANKind,
+)
 from ppl_vae.runs._build import Build, Components, Model
-from ppl_vae.runs._kinds import ModelKind, VAEKind
+from ppl_vae.runs._kinds import GeneratorKind, ModelKind, VAEKind
 from ppl_vae.vae import Ladder
 
 MODELS = Kind(
@@ -25,6 +33,13 @@ MODELS = Kind(
         "sparse": SparseKind,
         "denoising": DenoisingKind,
         "stacked": StackedKind,
+        "generator": GeneratorKind,
+        "linear": LinearKind,
+        "factor-analysis": FactorAnalysisKind,
+        "rbm": RBMKind,
+        "gan": GANKind,
+        "wgan": WassersteinGANKind,
+        "gmmn": GMMNKind,
     },
 )
 """Kinds of models by name."""
@@ -109,7 +124,7 @@ class ModelSettings:
         """
         likelihood = self.likelihood
         if likelihood == "auto":
-            likelihood = "table" if table else "bernoulli"
+            likelihood = self.kind.likelihood(table=table)
         guide = self.kind.guide if self.guide == "auto" else self.guide
         # As JSON, since a component may be written as a mapping, which no cache takes as a key.
         chosen = _components(json.dumps([self.prior, likelihood, guide, self.network]))
@@ -129,6 +144,11 @@ class ModelSettings:
         """
         kind: ModelKind = _kind(json.dumps(self.model))()
         return kind
+
+    @property
+    def name(self) -> str:
+        """Name of the kind of model."""
+        return next(name for name, kind in MODELS.items() if isinstance(self.kind, kind))
 
     def written(self) -> dict[str, str | None]:
         """Kind of model and corruption in full, defaults included."""

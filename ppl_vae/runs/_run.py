@@ -11,6 +11,7 @@ import torch
 from pyro import validation_enabled
 from torch import Tensor
 
+from ppl_vae.baselines import Baseline
 from ppl_vae.data import (
     Dataset,
     Rows,
@@ -22,12 +23,13 @@ from ppl_vae.data import (
     settled,
 )
 from ppl_vae.devices import resolve_device
+from ppl_vae.evidence import Evidence
 from ppl_vae.identity import Identity, Source, hash_tensors, hash_values
 from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation, point_site
 from ppl_vae.randomness import Stream, seeded
-from ppl_vae.runs._build import Model
+from ppl_vae.runs._build import Model, trained_parameters
 from ppl_vae.runs._config import RunConfig, config_of
-from ppl_vae.runs._finished import put_finished, read_chosen
+from ppl_vae.runs._finished import finished_of, put_finished, read_chosen
 from ppl_vae.runs._origin import (
     CHECKPOINT,
     DATA,
@@ -105,6 +107,14 @@ class Run:
     def fitted(self) -> dict[str, Any]:
         """Plain values of what was chosen after training, such as the scale of an autoencoder."""
         return read_chosen(self.folder)
+
+    def own_evidence(self, rows: Rows) -> Evidence | None:
+        """Log p(x) in the model's own way, exact or by its log Z; None: it has none.
+
+        Args:
+            rows: The data.
+        """
+        return self.config.model.kind.evidence(self.vae, rows, finished_of(self.folder))
 
     @property
     def phases(self) -> dict[str, History]:
@@ -198,13 +208,12 @@ def open_run(
         dataset = load()
         require_same_data(folder, summary.sha256, dataset)
         vae = config.build_vae(dataset)
-    load_parameters(
-        {name: value for name, value in vae.named_parameters() if value.requires_grad},
-        checkpoint.best,
-        f"checkpoint in {folder}",
-    )
+    load_parameters(trained_parameters(vae), checkpoint.best, f"checkpoint in {folder}")
     # What training keeps outside of parameters, such as a running scale.
-    buffers = Programs(vae.model, vae.guide).modules(summary.rows[:1]).buffers
+    if isinstance(vae, Baseline):
+        buffers = dict(vae.named_buffers())
+    else:
+        buffers = Programs(vae.model, vae.guide).modules(summary.rows[:1]).buffers
     load_parameters(buffers, checkpoint.best_buffer, f"checkpoint in {folder}")
     put_finished(folder, config, vae)
     vae.to(resolve_device(device)).eval()
@@ -214,7 +223,8 @@ def open_run(
 def fixed_tensors(vae: Model) -> str:
     """Hash of what a checkpoint does not hold: frozen parameters, buffers that are not saved."""
     saved = vae.state_dict()
-    frozen = {name: value for name, value in vae.named_parameters() if not value.requires_grad}
+    trained = trained_parameters(vae)
+    frozen = {name: value for name, value in vae.named_parameters() if name not in trained}
     # Buffers that are not persistent are in no state_dict, so in no checkpoint.
     unsaved = {name: value for name, value in vae.named_buffers() if name not in saved}
     return hash_tensors({**frozen, **unsaved})
@@ -247,6 +257,9 @@ def require_support(checked: Iterable[RowTensor], vae: Model, what: str | None =
     Raises:
         ValueError: If a value is outside the support of the likelihood.
     """
+    if isinstance(vae, Baseline):
+        _require_data(checked, vae, what)
+        return
     device = next(vae.parameters()).device
     with torch.no_grad(), validation_enabled(), seeded(0, Stream.SAMPLING):
         # In pieces, so that memory does not grow with the data.
@@ -260,6 +273,19 @@ def require_support(checked: Iterable[RowTensor], vae: Model, what: str | None =
                 raise ValueError(
                     f"{what}: rows are not such as the model was trained on: {reason}"
                 ) from error
+
+
+def _require_data(checked: Iterable[RowTensor], model: Baseline, what: str | None) -> None:
+    """Let a baseline check the data itself: its draws may take long chains."""
+    for x in checked:
+        try:
+            model.require_data(model.read(x))
+        except ValueError as error:
+            if what is None:
+                raise
+            raise ValueError(
+                f"{what}: rows are not such as the model was trained on: {error}"
+            ) from error
 
 
 def _telling(x: RowTensor) -> Tensor:

@@ -211,13 +211,17 @@ def _train_elsewhere(
 
 
 def _require_possible(
-    config: RunConfig, objective: Objective, workers: int, tensorboard: bool
+    config: RunConfig, objective: Objective | None, workers: int, tensorboard: bool
 ) -> None:
     """Check before anything is loaded that curves can be written, and batches be shared."""
     if tensorboard:
         require_tensorboard()
     if workers == 1:
         return
+    if objective is None:
+        raise ValueError(
+            f"workers: training by {config.objective} is of one process; leave them out."
+        )
     # The step's class, of a name with its arguments.
     step = getattr(config.training.make_step, "build", config.training.make_step)
     require_sum_over_data(objective, step)

@@ -115,13 +115,27 @@ def _carry_out(plan: CellPlan, place: Place, attempt: RunRecord) -> RunRecord:
         methods[method.label] = str(file_of(run.folder, evidence).relative_to(run.folder))
         record.log(f"{method.label}: {str(evidence).splitlines()[0]}")
     for name in plan.measures:
-        # A bound against the number of draws is a bound only where the guide has a density.
-        if name == "bound_curve" and run.has_point_guide:
-            record.log(f"{name} not measured: the guide is a point without a density")
+        if (reason := _lacks(run, name, rows)) is not None:
+            record.log(f"{name} not measured: {reason}")
             continue
         _measure(run, name, rows)
         record.log(f"measured {name}")
     return record.done(seconds=seconds, methods=methods, discrete_data=run.has_discrete_data)
+
+
+def _lacks(run: Run, measure: str, rows: Rows) -> str | None:
+    """Reason why a model does not have a measure; None if it has it."""
+    kind = run.config.model.kind
+    if measure in ("decomposition", "bound_curve") and not kind.encodes:
+        return "the guide is the prior"
+    # A bound against the number of draws is a bound only where the guide has a density.
+    if measure == "bound_curve" and run.has_point_guide:
+        return "the guide is a point without a density"
+    if measure == "gradients" and not kind.ascends:
+        return f"training by {run.config.objective} ascends no objective"
+    if measure == "sandwich" and run.own_evidence(rows) is not None:
+        return "log p(x) is the model's own, not an estimate from draws"
+    return None
 
 
 def _evaluate(plan: CellPlan, run: Run, method: Method, data: RowTensor) -> Evidence:
@@ -243,9 +257,11 @@ def _pictures(run: Run) -> bytes:
     with seeded(run.config.seed, Stream.SAMPLING), torch.no_grad():
         arrays = {
             "samples": run.vae.generate(3 * _PICTURES).mean,
-            "reconstruction": run.vae.reconstruct(data).mean,
             "data": data,
         }
+        # The prior in a guide's place says nothing of x.
+        if run.config.model.kind.encodes:
+            arrays["reconstruction"] = run.vae.reconstruct(data).mean
     out = io.BytesIO()
     plain = {name: values.cpu().numpy().astype(np.float32) for name, values in arrays.items()}
     np.savez_compressed(out, **plain)

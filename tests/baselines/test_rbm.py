@@ -404,9 +404,9 @@ class TestSampling:
         for units in ("binary", "normal"):
             rbm = random_machine(8, 3, units)
             x = bits[:5].double()
-            assert rbm.encode(x).event_shape == (3,)
+            assert rbm.encoder(x).event_shape == (3,)
             assert rbm.reconstruct(x).event_shape == (8,)
-            assert rbm.generate(7, sweeps=3).shape == (7, 8)
+            assert rbm.generate(7).batch_shape == (7,)
 
 
 class TestWrongUse:

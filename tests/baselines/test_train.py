@@ -25,6 +25,13 @@ class NoisyMean(Baseline):
     def settings(self):
         return {"rate": self.rate}
 
+    def as_vae(self):
+        raise NotImplementedError
+
+    def require_data(self, x):
+        if x.shape[1:] != (3,):
+            raise ValueError("three numbers a row, please.")
+
     def start(self, train):
         self.loc.data = train[:1].squeeze(0) * 0 + torch.randn(3)
 
