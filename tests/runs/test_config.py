@@ -103,6 +103,7 @@ ADDED = {
     "unshuffled": True,
     "precision": "bf16",
     "valid_rows": 400,
+    "dequantize": None,
     "model": "autoencoder:normals=10",
     "corrupt": "mask:fraction=0.3",
     "pretrain": None,
