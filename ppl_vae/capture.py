@@ -79,8 +79,11 @@ class Captured:
         others: Sequence[Tensor],
         held: Sequence[Tensor],
     ) -> None:
+        # Of memory of their own, which later inputs can be copied to.
+        inputs = [value.contiguous() for value in inputs]
         graph, constants = _record_twice(function, inputs, others, held)
         self._code, self._held = graph.code, [value.detach() for value in constants]
+        self._strides = [value.stride() for value in [*self._held, *inputs]]
         self._run = _compile(graph, [*self._held, *inputs])
         if inputs[0].device.type == "cuda":
             self._run = _on_gpu(self._run, [*self._held, *inputs], held)
@@ -89,19 +92,29 @@ class Captured:
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The function's results, in tensors that later calls leave as they are."""
-        return list(self._run(*self._held, *inputs))
+        strides = self._strides[len(self._held) :]
+        given = [_laid_out(value, of) for value, of in zip(inputs, strides, strict=True)]
+        return list(self._run(*self._held, *given))
 
     def holding(self, function: Function, inputs: Sequence[Tensor]) -> "Captured | None":
         """The same graph, of another function's tensors; None where it runs other operations.
 
-        Such as the density of another batch, which holds other data.
+        Such as the density of another batch, which holds other data. Those in another layout are
+        copied: a later change of them in place is not seen.
         """
         with _untouched([]):
             graph, constants = _lifted(_record(function, inputs))
         if graph.code != self._code:
             return None
+        layouts = zip(constants, self._strides, strict=False)
+        # Memory that several numbers share holds no others.
+        if any(value.stride() != of and 0 in of for value, of in layouts):
+            return None
         other = copy.copy(self)
-        other._held = [value.detach() for value in constants]
+        other._held = [
+            _laid_out(value.detach(), of)
+            for value, of in zip(constants, self._strides, strict=False)
+        ]
         return other
 
     def _require_same(
@@ -120,6 +133,18 @@ class Captured:
                 "state outside of parameters and buffers, or change one of these in a way of their "
                 "own."
             )
+
+
+def _laid_out(value: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The tensor with these strides, which compiled kernels count on; a copy if it has others.
+
+    Half of a network's outputs has other strides than a tensor of its own with the same numbers.
+    """
+    if value.stride() == strides:
+        return value
+    return torch.empty_strided(value.shape, strides, dtype=value.dtype, device=value.device).copy_(
+        value
+    )
 
 
 def _record_twice(

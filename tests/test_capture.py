@@ -151,6 +151,34 @@ def test_a_compiled_graph_gives_the_function_s_numbers():
         torch.testing.assert_close(found, wanted)
 
 
+def test_kernels_get_the_layout_that_they_were_compiled_for(monkeypatch):
+    def strict(graph, inputs):
+        strides = [value.stride() for value in inputs]
+
+        def run(*given):
+            assert [value.stride() for value in given] == strides
+            return graph(*given)
+
+        return run
+
+    monkeypatch.setattr(capture, "_compile", strict)
+    # Half of a network's outputs, as a guide's means are, and rows of their own.
+    halves = torch.arange(24.0).reshape(6, 4)[:, :2], torch.arange(12.0).reshape(6, 2)
+
+    def density(held):
+        return lambda x: [(x * held).sum(-1)]
+
+    for first, second in (halves, halves[::-1]):
+        replay = capture_of(density(first), X)
+        (found,) = replay.holding(density(second), [X])(X)
+        assert torch.equal(found, (X * second).sum(-1))
+        for given in halves:
+            assert torch.equal(replay(given)[0], (given * first).sum(-1))
+    # One number for all rows: what is recorded for it serves no rows of their own.
+    one = capture_of(density(torch.ones(1, 1).expand(6, 2)), X)
+    assert one.holding(density(halves[1]), [X]) is None
+
+
 def test_without_a_compiler_the_graph_itself_is_replayed(monkeypatch):
     def fails(*arguments, **options):
         raise RuntimeError("no compiler\nfor many reasons")

@@ -149,7 +149,7 @@ class TestMachine:
         evidence = evaluate_run(run, estimator=AUTO)
         assert evidence.shared_error > 0
         assert run.fitted["log_z"]["temperatures"] == 200
-        with pytest.raises(ValueError, match="the error of log Z.*take the method auto"):
+        with pytest.raises(ValueError, match=r"the error of log Z.*take the method auto"):
             evaluate_run(run, estimator=ImportanceSampling(2))
 
     def test_log_z_is_asked_for(self):
