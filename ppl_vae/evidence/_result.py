@@ -314,8 +314,8 @@ class Evidence(Result):
     @property
     def procedure(self) -> str:
         """The method and its number of particles, in words."""
-        # Where every datum has a way of its own, no one number is that of all.
-        if self.stage is not None:
+        # Where every datum has a way of its own, no one number is that of all; a sum has no draws.
+        if self.stage is not None or self.direction == "exact":
             return self.method
         return f"{self.method} with K = {self.num_particles}"
 

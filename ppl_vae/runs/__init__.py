@@ -1,6 +1,15 @@
 """Training runs: configurations by names, folders and their records, evaluation, diagnosis."""
 
 from ppl_vae.runs._autoencoders import AutoencoderKind, DenoisingKind, SparseKind, StackedKind
+from ppl_vae.runs._baselines import (
+    FactorAnalysisKind,
+    GANKind,
+    GMMNKind,
+    LinearKind,
+    RBMKind,
+    RuleKind,
+    WassersteinGANKind,
+)
 from ppl_vae.runs._build import Model
 from ppl_vae.runs._config import DataSettings, RunConfig, require_ours, require_same_settings
 from ppl_vae.runs._diagnose import DIAGNOSES, diagnose_run
@@ -17,7 +26,7 @@ from ppl_vae.runs._evaluations import (
     list_evaluations,
 )
 from ppl_vae.runs._job import TrainingJob
-from ppl_vae.runs._kinds import Finished, ModelKind, VAEKind
+from ppl_vae.runs._kinds import Finished, GeneratorKind, GradientKind, ModelKind, VAEKind
 from ppl_vae.runs._model import MODEL_KINDS, MODELS, ModelSettings
 from ppl_vae.runs._origin import (
     CHECKPOINT,
@@ -51,11 +60,19 @@ __all__ = [
     "DenoisingKind",
     "Diagnosis",
     "DiagnosisSettings",
+    "FactorAnalysisKind",
     "Finished",
+    "GANKind",
+    "GMMNKind",
+    "GeneratorKind",
+    "GradientKind",
+    "LinearKind",
     "Model",
     "ModelKind",
     "ModelSettings",
     "Normalizer",
+    "RBMKind",
+    "RuleKind",
     "Run",
     "RunConfig",
     "RunRecord",
@@ -66,6 +83,7 @@ __all__ = [
     "StoredEvaluation",
     "TrainingJob",
     "VAEKind",
+    "WassersteinGANKind",
     "certify_run",
     "describe_codes",
     "diagnose_run",

@@ -228,7 +228,7 @@ class GeneratorKind(GradientKind):
     def train(self, job: "TrainingJob") -> "FitResult":
         """Train by gradients of the objective under refined guides."""
         # Validation bounds are those of the prior, and say nothing of the model.
-        settings = replace(job.training, keep="last")
+        settings = replace(job.training, keep="last", patience=None)
         if settings.step == "auto":
             settings = replace(settings, step=f"semi-amortised:{self.refinements}")
         return replace(job, training=settings).fit()

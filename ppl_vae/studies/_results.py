@@ -116,9 +116,9 @@ class StudyResults:
                 "compare."
             )
         rising = []
-        for arm in self.study.arms:
+        for arm, planned in self.study.arms.items():
             done = [cell for cell in self.of(arm) if cell.state == "done"]
-            last = [cell for cell in done if (cell.kept_epoch or 0) > STILL_IMPROVING * cell.epochs]
+            last = [cell for cell in done if _rises(cell, planned.config)]
             if last:
                 rising.append(f"{arm} ({len(last)} of {len(done)} runs)")
         if rising:
@@ -127,6 +127,18 @@ class StudyResults:
                 "with a larger budget the comparison may come out otherwise."
             )
         return notes
+
+
+def _rises(cell: RunRecord, config: RunConfig) -> bool:
+    """Whether validation was at its best near the end, where it tells anything."""
+    kind = config.model.kind
+    # The bound under a prior in a guide's place says nothing of the model.
+    if kind.ascends and not kind.encodes:
+        return False
+    if (cell.kept_epoch or 0) <= STILL_IMPROVING * cell.epochs:
+        return False
+    # A maximum that is found at once does not rise; nor does what is not validated.
+    return len(cell.history.by_epoch("validation")) > 1
 
 
 def progress_of(study: Study, folder: Path) -> Callable[[], list[ProgressRow]]:
