@@ -167,9 +167,16 @@ from .refinement import Refinement as Refinement
 from .refinement import refine as refine
 from .runs import AutoencoderKind as AutoencoderKind
 from .runs import DenoisingKind as DenoisingKind
+from .runs import FactorAnalysisKind as FactorAnalysisKind
+from .runs import GANKind as GANKind
+from .runs import GeneratorKind as GeneratorKind
+from .runs import GMMNKind as GMMNKind
+from .runs import LinearKind as LinearKind
+from .runs import RBMKind as RBMKind
 from .runs import SparseKind as SparseKind
 from .runs import StackedKind as StackedKind
 from .runs import VAEKind as VAEKind
+from .runs import WassersteinGANKind as WassersteinGANKind
 from .schedules import Burda as Burda
 from .schedules import Constant as Constant
 from .schedules import Cosine as Cosine

@@ -1,17 +1,8 @@
-"""Log p(x) of any decoder, without an encoder: its output read as p(x|z), its noise chosen."""
+"""Log p(x) of any decoder, without an encoder: its output read as p(x|z), its noise chosen.
 
-from ppl_vae.decoders._log_prob import log_prob_of
-from ppl_vae.decoders._means import DecoderOfMeans, decoder_model, find_latent
-from ppl_vae.decoders._named import NamedDecoder, load_decoder
-from ppl_vae.decoders._noise import NoiseChoice, choose_noise
+Names are imported on first use: who trains a VAE has no use for them.
+"""
 
-__all__ = [
-    "DecoderOfMeans",
-    "NamedDecoder",
-    "NoiseChoice",
-    "choose_noise",
-    "decoder_model",
-    "find_latent",
-    "load_decoder",
-    "log_prob_of",
-]
+from ppl_vae.names import names_of_stub
+
+__getattr__, __dir__, __all__ = names_of_stub(__name__, __file__)

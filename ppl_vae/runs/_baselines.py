@@ -5,20 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, final
 
-from ppl_vae.baselines import (
-    GAN,
-    GMMN,
-    RBM,
-    Baseline,
-    FactorAnalysis,
-    ImplicitModel,
-    LinearGenerator,
-    PartitionEstimate,
-    Side,
-    WassersteinGAN,
-    implicit_networks,
-    train,
-)
+from ppl_vae import baselines  # for its names, which are imported at their first use
 from ppl_vae.components import ComponentSpec
 from ppl_vae.evidence import Evidence
 from ppl_vae.guides import DiagonalNormalEncoder
@@ -112,7 +99,7 @@ class RuleKind(ModelKind):
         return self.make(work)
 
     @abstractmethod
-    def make(self, work: "Build") -> Baseline:
+    def make(self, work: "Build") -> "Model":
         """The model, newly initialised."""
 
 
@@ -123,8 +110,8 @@ def train_by_rule(job: "TrainingJob", epochs: int | None = None) -> "FitResult":
         job: What it is trained with.
         epochs: Number of epochs that the rule needs; None: as many as are given.
     """
-    return train(
-        cast(Baseline, job.model),
+    return baselines.train(
+        cast(baselines.Baseline, job.model),
         job.dataset.train,
         valid=job.dataset.valid,
         epochs=epochs or int(job.training.budget.limit),
@@ -155,7 +142,7 @@ class LikelihoodKind(RuleKind):
 
     def evidence(self, model: "Model", rows: "Rows", finished: Finished) -> Evidence | None:
         """Log p(x), in closed form."""
-        return cast(LinearGenerator | FactorAnalysis, model).evidence(rows)
+        return cast(baselines.LinearGenerator | baselines.FactorAnalysis, model).evidence(rows)
 
 
 @final
@@ -175,10 +162,10 @@ class LinearKind(LikelihoodKind):
         """Take one update, if the maximum is known, or an update of EM an epoch."""
         return train_by_rule(job, 1 if self.by == "closed" else None)
 
-    def make(self, work: "Build") -> Baseline:
+    def make(self, work: "Build") -> "Model":
         """One noise for all features."""
         sizes = work.dataset.features, work.sizes.layers[0]
-        return LinearGenerator(*sizes, self.by, least_noise=self.least_noise)
+        return baselines.LinearGenerator(*sizes, self.by, least_noise=self.least_noise)
 
 
 @final
@@ -196,10 +183,10 @@ class FactorAnalysisKind(LikelihoodKind):
         """Take an update of EM an epoch."""
         return train_by_rule(job)
 
-    def make(self, work: "Build") -> Baseline:
+    def make(self, work: "Build") -> "Model":
         """A noise for each feature."""
         sizes = work.dataset.features, work.sizes.layers[0]
-        return FactorAnalysis(*sizes, least_noise=self.least_noise)
+        return baselines.FactorAnalysis(*sizes, least_noise=self.least_noise)
 
 
 class ImplicitKind(RuleKind):
@@ -211,7 +198,7 @@ class ImplicitKind(RuleKind):
 
     def networks(self, work: "Build") -> tuple[Any, Any]:
         """Generator and critic of the sizes that are set."""
-        return implicit_networks(
+        return baselines.implicit_networks(
             work.dataset,
             work.sizes.layers[0],
             hidden=work.sizes.hidden,
@@ -225,7 +212,7 @@ class ImplicitKind(RuleKind):
 
     def finish(self, model: "Model", job: "TrainingJob") -> Finished:
         """Choose the noise that validation data are likeliest under."""
-        choice = cast(ImplicitModel, model).choose_noise(job.dataset.valid, seed=job.seed)
+        choice = cast(baselines.ImplicitModel, model).choose_noise(job.dataset.valid, seed=job.seed)
         record = {
             "scale": choice.scale,
             "method": choice.method,
@@ -235,7 +222,7 @@ class ImplicitKind(RuleKind):
 
     def apply(self, model: "Model", finished: Finished) -> None:
         """Put the noise into the model."""
-        cast(ImplicitModel, model).take_noise(finished.record["scale"])
+        cast(baselines.ImplicitModel, model).take_noise(finished.record["scale"])
 
     def evidence(self, model: "Model", rows: "Rows", finished: Finished) -> Evidence | None:
         """None: by an estimator."""
@@ -256,10 +243,10 @@ class GANKind(ImplicitKind):
     momentum: float = 0.5
     rule: ClassVar[str] = "adversarial"
 
-    def make(self, work: "Build") -> Baseline:
+    def make(self, work: "Build") -> "Model":
         """Generator and critic."""
         generator, critic = self.networks(work)
-        return GAN(generator, critic, work.sizes.layers[0], **asdict(self))
+        return baselines.GAN(generator, critic, work.sizes.layers[0], **asdict(self))
 
 
 @final
@@ -278,10 +265,10 @@ class WassersteinGANKind(ImplicitKind):
     critic_updates: int = 5
     rule: ClassVar[str] = "wasserstein"
 
-    def make(self, work: "Build") -> Baseline:
+    def make(self, work: "Build") -> "Model":
         """Generator and critic."""
         generator, critic = self.networks(work)
-        return WassersteinGAN(generator, critic, work.sizes.layers[0], **asdict(self))
+        return baselines.WassersteinGAN(generator, critic, work.sizes.layers[0], **asdict(self))
 
 
 @final
@@ -296,9 +283,9 @@ class GMMNKind(ImplicitKind):
     learning_rate: float = 1e-3
     rule: ClassVar[str] = "moment-matching"
 
-    def make(self, work: "Build") -> Baseline:
+    def make(self, work: "Build") -> "Model":
         """The generator alone."""
-        return GMMN(self.networks(work)[0], work.sizes.layers[0], **asdict(self))
+        return baselines.GMMN(self.networks(work)[0], work.sizes.layers[0], **asdict(self))
 
 
 @final
@@ -330,10 +317,10 @@ class RBMKind(RuleKind):
     rule: ClassVar[str] = "contrastive-divergence"
     likelihoods: ClassVar[tuple[str, ...]] = ("bernoulli", "normal")
 
-    def make(self, work: "Build") -> Baseline:
+    def make(self, work: "Build") -> "Model":
         """Units by the likelihood."""
         binary = work.components.likelihood.build is LIKELIHOODS["bernoulli"]
-        return RBM(
+        return baselines.RBM(
             work.dataset.features,
             work.sizes.layers[0],
             "binary" if binary else "normal",
@@ -351,19 +338,21 @@ class RBMKind(RuleKind):
 
     def finish(self, model: "Model", job: "TrainingJob") -> Finished:
         """Estimate log Z, once for all data."""
-        machine = cast(RBM, model)
+        machine = cast(baselines.RBM, model)
         found = machine.log_partition(temperatures=self.temperatures, seed=job.seed)
         return Finished(record={"log_z": asdict(found), "text": str(found)})
 
     def apply(self, model: "Model", finished: Finished) -> None:
         """Put log Z into the model."""
-        cast(RBM, model).take_log_z(finished.record["log_z"]["value"])
+        cast(baselines.RBM, model).take_log_z(finished.record["log_z"]["value"])
 
     def evidence(self, model: "Model", rows: "Rows", finished: Finished) -> Evidence | None:
         """Log p(x) with the error of log Z, which is the same for all data."""
         values = dict(finished.record["log_z"])
         sides = {
-            name: None if values[name] is None else Side(**values[name])
+            name: None if values[name] is None else baselines.Side(**values[name])
             for name in ("forward", "reverse")
         }
-        return cast(RBM, model).evidence(rows, PartitionEstimate(**{**values, **sides}))
+        return cast(baselines.RBM, model).evidence(
+            rows, baselines.PartitionEstimate(**{**values, **sides})
+        )

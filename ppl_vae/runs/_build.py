@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from ppl_vae.baselines import Baseline
+from ppl_vae import baselines  # for its names, which are imported at their first use
 from ppl_vae.components import Component
 from ppl_vae.data import (
     Dataset,
@@ -30,7 +30,7 @@ from ppl_vae.vae import VAE, BottomUp, HierarchicalVAE, Ladder, without_encoder
 if TYPE_CHECKING:
     from ppl_vae.runs._model import ModelSettings
 
-Model: TypeAlias = VAE | HierarchicalVAE | Baseline
+Model: TypeAlias = "VAE | HierarchicalVAE | baselines.Baseline"
 """A model with its guide, whichever kind it is of."""
 _PRIOR_STREAM = 1
 _ENCODED = 1000
@@ -234,7 +234,7 @@ class Build:
 
 def trained_parameters(model: nn.Module) -> dict[str, Tensor]:
     """Parameters that training changes, by name: of a baseline all, which its rule sets."""
-    own = isinstance(model, Baseline)
+    own = isinstance(model, baselines.Baseline)
     return {name: p for name, p in model.named_parameters() if own or p.requires_grad}
 
 

@@ -11,7 +11,7 @@ import torch
 from pyro import validation_enabled
 from torch import Tensor
 
-from ppl_vae.baselines import Baseline
+from ppl_vae import baselines  # for its names, which are imported at their first use
 from ppl_vae.data import (
     Dataset,
     Rows,
@@ -210,7 +210,7 @@ def open_run(
         vae = config.build_vae(dataset)
     load_parameters(trained_parameters(vae), checkpoint.best, f"checkpoint in {folder}")
     # What training keeps outside of parameters, such as a running scale.
-    if isinstance(vae, Baseline):
+    if isinstance(vae, baselines.Baseline):
         buffers = dict(vae.named_buffers())
     else:
         buffers = Programs(vae.model, vae.guide).modules(summary.rows[:1]).buffers
@@ -257,7 +257,7 @@ def require_support(checked: Iterable[RowTensor], vae: Model, what: str | None =
     Raises:
         ValueError: If a value is outside the support of the likelihood.
     """
-    if isinstance(vae, Baseline):
+    if isinstance(vae, baselines.Baseline):
         _require_data(checked, vae, what)
         return
     device = next(vae.parameters()).device
@@ -275,7 +275,9 @@ def require_support(checked: Iterable[RowTensor], vae: Model, what: str | None =
                 ) from error
 
 
-def _require_data(checked: Iterable[RowTensor], model: Baseline, what: str | None) -> None:
+def _require_data(
+    checked: Iterable[RowTensor], model: baselines.Baseline, what: str | None
+) -> None:
     """Let a baseline check the data itself: its draws may take long chains."""
     for x in checked:
         try:

@@ -1,0 +1,14 @@
+from ._base import Baseline as Baseline
+from ._chains import Chains as Chains
+from ._gan import GAN as GAN
+from ._gan import WassersteinGAN as WassersteinGAN
+from ._gmmn import GMMN as GMMN
+from ._implicit import ImplicitModel as ImplicitModel
+from ._implicit import implicit_networks as implicit_networks
+from ._kernel_density import kernel_density_estimate as kernel_density_estimate
+from ._linear import FactorAnalysis as FactorAnalysis
+from ._linear import LinearGenerator as LinearGenerator
+from ._partition import PartitionEstimate as PartitionEstimate
+from ._partition import Side as Side
+from ._rbm import RBM as RBM
+from ._train import train as train
