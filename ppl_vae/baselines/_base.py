@@ -113,12 +113,12 @@ class Baseline(nn.Module, ABC):
 
     @property
     def decoder(self) -> Any:
-        """The likelihood: p(x|z) of z."""
+        """The likelihood p(x|z), when called with z."""
         return self.as_vae().decoder
 
     @property
     def encoder(self) -> Any:
-        """The guide: its distribution of z, of x."""
+        """The guide's distribution of z, when called with x."""
         return self.as_vae().encoder
 
     @property

@@ -228,7 +228,7 @@ class RunConfig:
 
     @property
     def without_effect(self) -> list[str]:
-        """Settings of training that are set and do nothing: a model's own rule has its own."""
+        """Settings of training that are set and do nothing, as a model's own rule has its own."""
         if self.model.kind.ascends:
             return []
         usual, used = flat(RunConfig().training), {"batch_size", *LIMITS}
