@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppl_vae import plots
 from ppl_vae.identity import Identity
-from ppl_vae.netcdf import Attribute, Variable, names_of, rows_to_variables, tree_of
+from ppl_vae.netcdf import Attribute, TreeGroups, Variable, names_of, rows_to_variables, tree_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +41,7 @@ class Result(ABC):
     - ``_derived``: properties that belong to the result as its fields do.
     - ``_rows``: the rows of its table; the first entry of each is its name.
     - ``_arrays``: arrays of its tree beside the table, such as values of each datum.
+    - ``_groups``: further groups of its tree, where ArviZ looks for them.
     - ``_panels``: drawings; by default the intervals of the table's values.
     """
 
@@ -84,7 +85,7 @@ class Result(ABC):
         if "datum" in sizes:
             coords["datum"] = names_of("datum_names", datum_names, sizes["datum"])
         own = {**self._attributes(), **(attrs or {})}
-        return tree_of({group or self._group: variables}, own, coords)
+        return tree_of({group or self._group: variables} | self._groups(), own, coords)
 
     @overload
     def plot(self, ax: None = None) -> Figure: ...
@@ -138,6 +139,9 @@ class Result(ABC):
         return []
 
     def _arrays(self) -> dict[str, Variable]:
+        return {}
+
+    def _groups(self) -> TreeGroups:
         return {}
 
     def _variables(self) -> tuple[dict[str, Variable], dict[str, Sequence[Any]]]:

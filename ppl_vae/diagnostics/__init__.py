@@ -19,6 +19,12 @@ from ppl_vae.diagnostics._gaps import (
 from ppl_vae.diagnostics._gradient_bench import GradientBench, GroupGradient
 from ppl_vae.diagnostics._gradient_statistics import Interval, Slope
 from ppl_vae.diagnostics._gradients import gradient_statistics, linear_gaussian_bench
+from ppl_vae.diagnostics._predictive import (
+    STATISTICS,
+    PredictiveCheck,
+    Statistic,
+    predictive_check,
+)
 from ppl_vae.diagnostics._rank_tests import RankTest
 from ppl_vae.diagnostics._rate_curve import RateDistortion, RatePoint
 from ppl_vae.diagnostics._rate_distortion import rate_distortion
@@ -26,6 +32,7 @@ from ppl_vae.diagnostics._richer_posteriors import only_normal
 from ppl_vae.diagnostics._surgery import ElboSurgery, elbo_surgery
 
 __all__ = [
+    "STATISTICS",
     "ActiveUnits",
     "BoundCurve",
     "Calibration",
@@ -41,10 +48,12 @@ __all__ = [
     "Interval",
     "MonteCarlo",
     "PerDimension",
+    "PredictiveCheck",
     "RankTest",
     "RateDistortion",
     "RatePoint",
     "Slope",
+    "Statistic",
     "bound_against_particles",
     "decompose",
     "elbo_surgery",
@@ -53,6 +62,7 @@ __all__ = [
     "inference_gap",
     "linear_gaussian_bench",
     "only_normal",
+    "predictive_check",
     "rate_distortion",
     "simulation_based_calibration",
 ]

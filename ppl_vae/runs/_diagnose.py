@@ -21,6 +21,7 @@ from ppl_vae.diagnostics import (
     generalization_gap,
     inference_gap,
     only_normal,
+    predictive_check,
     rate_distortion,
     simulation_based_calibration,
 )
@@ -251,6 +252,16 @@ def _generalization_settings(work: _Work) -> dict[str, Any] | None:
     return {"train": train, "test": test} if both else None
 
 
+def _predictive_settings(work: _Work) -> dict[str, Any]:
+    kinds = {column.kind for column in work.run.data.schema.columns or ()}
+    if len(kinds) > 1 or "categorical" in kinds:
+        raise ValueError(
+            f"statistics are over features of one kind, numbers or 0 and 1; these columns are "
+            f"{', '.join(sorted(kinds))}"
+        )
+    return {}
+
+
 def _rate_settings(work: _Work) -> dict[str, Any]:
     if not work.settings.rate_data:
         raise ValueError("not asked for")
@@ -293,6 +304,12 @@ DIAGNOSES = (
     Entry("bound_curve", bound_against_particles, "Bound against the number of particles"),
     Entry(
         "calibration", simulation_based_calibration, "Calibration of the guide on simulated data"
+    ),
+    Entry(
+        "predictive_check",
+        predictive_check,
+        "The data against data that the model makes",
+        settings=_predictive_settings,
     ),
     Entry(
         "rate_distortion",
