@@ -32,6 +32,7 @@ SMALLER = [
 # Blocks that need what is not here, by a line of theirs.
 ELSEWHERE = {
     "RayEngine": "starts Ray: tests/engines runs it",
+    "plot_ppc_tstat": "needs a long diagnosis: tests/arviz/test_diagnostics_trees.py",
     "plot_ecdf_pit": "needs a long diagnosis: tests/arviz/test_diagnostics_trees.py",
 }
 OWN_TESTS = {"docs/extending.md": "tests/test_docs.py runs its blocks, each in a module of its own"}

@@ -11,6 +11,7 @@ from ppl_vae.diagnostics import (
     decompose,
     elbo_surgery,
     inference_gap,
+    predictive_check,
     rate_distortion,
     simulation_based_calibration,
 )
@@ -34,6 +35,11 @@ def gap():
 def curve():
     annealing = AnnealedImportanceSampling(4, leapfrog_steps=1, mass="guide")
     return rate_distortion(*PROGRAMS, X, (0.5, 1.0), annealing=annealing)
+
+
+@pytest.fixture(scope="module")
+def check():
+    return predictive_check(*PROGRAMS, X, num_replicates=300)
 
 
 class TestDecomposition:
@@ -113,6 +119,28 @@ class TestCurves:
             curve.points[0].distortion.value
         )
         assert group.attrs["guide_rate"] == curve.guide_rate.value
+
+
+class TestPredictiveCheck:
+    def test_data_and_replicates_by_statistic(self, check):
+        tree = check.to_datatree()
+        group = tree["predictive_check"]
+        assert group["statistic"].to_numpy().tolist() == list(check.names)
+        assert group["p_value"].sel(statistic="mean") == check.p_values["mean"]
+        for index, name in enumerate(check.names):
+            of = "posterior_predictive" if name == "squared_residual" else "prior_predictive"
+            np.testing.assert_array_equal(tree[of][name][0], check.replicated[:, index])
+            assert tree["observed_data"][name] == check.observed[index].item()
+        assert set(tree["posterior_predictive"].data_vars) == {"squared_residual"}
+
+    def test_arviz_draws_it(self, check):
+        plot = pytest.importorskip("arviz_plots").plot_ppc_tstat
+        drawn = plot(
+            check.to_datatree(), group="prior_predictive", var_names=["mean", "correlation"],
+            t_stat="mean", visuals={"observed_tstat": {}}, backend="matplotlib",
+        )  # fmt: skip
+        assert drawn.viz["observed_tstat"]["mean"].size == 1
+        assert drawn.viz["dist"]["correlation"].size == 1
 
 
 class TestJoined:

@@ -188,7 +188,14 @@ def test_diagnose(trained, capsys, monkeypatch):
     assert (status, again) == (0, out)
     assert "read back" in err
     assert "done" not in err
-    for part in ("Inference gap", "amortisation", "information", "L_10", "ranks of z*"):
+    for part in (
+        "Inference gap",
+        "amortisation",
+        "information",
+        "L_10",
+        "ranks of z*",
+        "squared residual",
+    ):
         assert part in out
     there = {path for path in (trained / "evaluations").iterdir() if "diagnosis-" in path.name}
     # A key of what was asked, and one of what the programs give.
@@ -198,7 +205,7 @@ def test_diagnose(trained, capsys, monkeypatch):
     (kept,) = (path for path in there if path.suffix == ".json")
     assert set(json.loads(kept.read_text())) == {
         "decomposition", "surgery", "evidence", "inference_gap", "generalization_gap",
-        "bound_curve", "calibration", "rate_distortion", "left_out", "identity",
+        "bound_curve", "calibration", "predictive_check", "rate_distortion", "left_out", "identity",
     }  # fmt: skip
     # Another one takes no place of it, and both are listed beside the evaluations.
     status, _, err = run(capsys, *arguments, "--chains", "5")

@@ -14,6 +14,7 @@ from ppl_vae.diagnostics import (
     decompose,
     elbo_surgery,
     inference_gap,
+    predictive_check,
     rate_distortion,
     simulation_based_calibration,
 )
@@ -52,6 +53,7 @@ DIAGNOSES = {
     "calibration": lambda x, **call: simulation_based_calibration(
         *PROGRAMS, x, num_simulations=100, num_draws=19, **call
     ),
+    "predictive": lambda x, **call: predictive_check(*PROGRAMS, x, num_replicates=300, **call),
     "gap": lambda x, **call: inference_gap(
         *PROGRAMS, x, EVIDENCE, GapSettings(Refinement(2), num_particles=2), **call
     ),

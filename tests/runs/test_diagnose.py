@@ -30,8 +30,10 @@ CONFIG = RunConfig.of(
 SETTINGS = {"particles": 20, "rate_data": 2, "temperatures": 10, "chains": 4}
 PARTS = [
     "decomposition", "surgery", "evidence", "train_evidence", "inference_gap",
-    "inference_gap_train", "bound_curve", "calibration", "rate_distortion",
+    "inference_gap_train", "bound_curve", "calibration", "predictive_check", "rate_distortion",
 ]  # fmt: skip
+CHECKED = "predictive_check", "observed_data", "prior_predictive", "posterior_predictive"
+"""Groups of a predictive check."""
 
 
 def small(run, *, limit=20, split="test", seed=0, report=lambda line: None, **settings):
@@ -200,7 +202,7 @@ class TestLeftOut:
         assert set(result.left_out) == {"inference_gap", "inference_gap_train", "rate_distortion"}
         assert "is discrete" in result.left_out["rate_distortion"]
         assert set(result.to_datatree().children) == {
-            "decomposition", "surgery", "evidence", "bound_curve", "prior_sbc"
+            "decomposition", "surgery", "evidence", "bound_curve", "prior_sbc", *CHECKED
         }  # fmt: skip
 
     @pytest.mark.usefixtures("quick")
@@ -214,6 +216,15 @@ class TestLeftOut:
         assert "decomposition" in result
         with pytest.raises(KeyError, match="no result 'evidence': no"):
             result["evidence"]
+
+    def test_statistics_of_columns_of_several_kinds(self, tmp_path, monkeypatch):
+        lines = [f"{i % 7 / 2},{'abc'[i % 3]}" for i in range(40)]
+        (tmp_path / "x.csv").write_text("\n".join(["size,colour", *lines]))
+        config = CONFIG.changed(data=str(tmp_path / "x.csv"))
+        run, _ = train_run(config, tmp_path / "run", progress=False)
+        entries = [e for e in diagnose.DIAGNOSES if e.name == "predictive_check"]
+        monkeypatch.setattr(diagnose, "DIAGNOSES", entries)
+        assert "these columns are categorical, real" in small(run).left_out["predictive_check"]
 
     @pytest.mark.parametrize(
         ("options", "reason"),
@@ -236,7 +247,8 @@ class TestParts:
     def test_summary(self, found):
         assert set(json.loads(json.dumps(found.summary()))) == {
             "decomposition", "surgery", "evidence", "inference_gap", "generalization_gap",
-            "bound_curve", "calibration", "rate_distortion", "left_out", "identity",
+            "bound_curve", "calibration", "predictive_check", "rate_distortion", "left_out",
+            "identity",
         }  # fmt: skip
         assert found["generalization_gap"].test == found["inference_gap"].amortization
 
@@ -250,7 +262,7 @@ class TestParts:
         stem = f"diagnosis-{key_of(found.identity)}"
         assert {path.name.removeprefix(stem) for path in paths} == {
             ".json", ".nc", "-decomposition.png", "-evidence.png", "-bound_curve.png",
-            "-rate_distortion.png", "-calibration.png", "-ranks.png",
+            "-rate_distortion.png", "-calibration.png", "-ranks.png", "-predictive_check.png",
         }  # fmt: skip
         assert {path.parent for path in paths} == {tmp_path / "evaluations"}
         tree = load_netcdf(tmp_path / "evaluations" / f"{stem}.nc")
@@ -261,5 +273,5 @@ class TestParts:
         np.testing.assert_array_equal(tree["evidence"]["log_prob"], found["evidence"].log_prob)
         assert set(tree.children) == {
             "decomposition", "surgery", "evidence", "inference_gap", "inference_gap_train",
-            "generalization_gap", "bound_curve", "prior_sbc", "rate_distortion",
+            "generalization_gap", "bound_curve", "prior_sbc", "rate_distortion", *CHECKED,
         }  # fmt: skip
