@@ -183,6 +183,8 @@ def _compiled(history: "pv.training.History") -> str:
 @settings("runs.evaluate_run", "on", "Evaluation", chosen=("split", "limit"))
 @methods
 @place
+@engine
+@resources
 @as_json
 def compare_command(
     seeds: int,
@@ -194,14 +196,16 @@ def compare_command(
     options: dict[str, Any],
     place: dict[str, Any],
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Compare models, objectives, priors, guides or networks over seeds, on the same data.
 
     Every combination of the models, objectives, priors, guides and networks that are given (repeat
     the option) is an arm: trained with each seed, evaluated on the same data with the same random
     numbers. Without an objective, elbo and iwae:50 are compared, or elbo alone where there are
-    several of another kind.
+    several of another kind. Runs are trained one after the other, or side by side on --engine ray.
     """
+    starts = engine_of(asked)
     levels = {name: tuple(config[name]) for name in COMPARED}
     # The option's default stands for one run; a comparison needs two levels of something.
     source = click.get_current_context().get_parameter_source("objective")
@@ -225,11 +229,13 @@ def compare_command(
             pv.studies.Method(estimator["method"] or pv.registry.method_for(given), given),
             *map(pv.studies.Method, beside),
         ),
+        resources=pv.engines.Resources(**asked["resources"]),
         **on,
     )
     results = pv.studies.run_study(
         study,
         folder or Path(f"compare-{Path(base.dataset.data).stem}"),
+        engine=starts,
         place=pv.studies.Place(**place),
         command=pv.studies.command_line(),
     )

@@ -263,6 +263,9 @@ def test_compare_with_impossible_plans(tmp_path, capsys):
     twice = ["--objective", "elbo", "--objective", "elbo"]
     assert "must differ" in fails(capsys, "compare", *twice, *out)
     assert "num_particles >= 1" in fails(capsys, "compare", "--particles", 0, *out)
+    assert "belongs to --engine ray" in fails(capsys, "compare", "--address", "a:1", *out)
+    assert "GPUs are granted on --engine ray" in fails(capsys, "compare", "--gpus", 1, *out, code=2)
+    assert "cpus must be 1 or more" in fails(capsys, "compare", "--cpus", 0, *out)
     assert not (tmp_path / "study").exists()
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cli.command import SMALL
 from studies.small import CONFIG, carry_out, plan
 from studies.test_study import same
 
 from engines import work
+from ppl_vae.cli import main
 from ppl_vae.engines import InProcess, Outcome, RayEngine, Task
 from ppl_vae.evidence import ImportanceSampling, Sharded
 from ppl_vae.runs import RunConfig, evaluate_run, open_run, train_run
@@ -139,6 +141,19 @@ class TestOutcomes:
         assert same(tmp_path / "here", tmp_path / "there")
         assert open_study(tmp_path / "there").manifest["engine"] == "RayEngine"
         assert {cell.attempts for cell in open_study(tmp_path / "there").cells} == {1}
+
+    def test_a_comparison_as_typed(self, tmp_path):
+        """The numbers of the one in process; what is done is not done again by another engine."""
+        typed = ["compare", "--objective", "elbo", "--objective", "stl", "--seeds", "1", *SMALL]
+        typed += ["--particles", "5", "--limit", "20", "--device", "cpu", "--cpus", "1"]
+        here, there, ray = tmp_path / "here", tmp_path / "there", ["--engine", "ray"]
+        for folder, engine in ((here, []), (there, ray)):
+            main([*typed, *engine, "--out", str(folder)])
+        assert same(here, there)
+        manifest = open_study(there).manifest
+        assert (manifest["engine"], manifest["threads"]) == ("RayEngine", 1)
+        main([*typed, "--out", str(there)])
+        assert {cell.attempts for cell in open_study(there).cells} == {1}
 
 
 @pytest.mark.usefixtures("cluster")
