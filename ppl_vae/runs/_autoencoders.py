@@ -168,7 +168,8 @@ class SparseKind(PointKind):
         weight: Weight of the penalty, in nats.
         rate: Mean activation that kl aims at.
         keep: Number of codes that top keeps.
-        codes: Number of codes; None: latent, if that is more than features, or twice the features.
+        codes: Number of codes; None: latent, if that is more than features, or twice the features
+            where latent is not given.
         normals: Normals in the density of the codes that is fitted after training; 1: one normal.
     """
 
@@ -219,7 +220,19 @@ class SparseKind(PointKind):
         return model
 
     def train(self, job: "TrainingJob") -> "FitResult":
-        """Train by gradients of the objective."""
+        """Train by gradients of the objective.
+
+        Raises:
+            ValueError: If latent was given and is no number of codes that a sparse autoencoder has.
+        """
+        # Here, not in build: a run that is there is opened whatever its latent says. Settings do
+        # not tell the default from the same number typed.
+        latent, features = job.settings.layers[0], job.build.dataset.features
+        if self.codes is None and latent <= features and latent != type(job.settings).latent:
+            raise ValueError(
+                f"latent {latent}: a sparse autoencoder has more codes than the {features} "
+                f"features: leave latent out for {2 * features} codes, or give sparse:codes=N."
+            )
         return job.fit()
 
 

@@ -119,6 +119,22 @@ def test_what_cannot_be_built(settings, message):
         of(**settings).build_vae(DIGITS)
 
 
+def test_a_sparse_autoencoder_takes_no_small_latent(tmp_path):
+    """Where latent is left out there are twice as many codes as features."""
+    with pytest.raises(ValueError, match=r"latent 3: .* than the 64 features: leave latent out"):
+        train(tmp_path / "a", model="sparse:normals=1")
+    assert not (tmp_path / "a").exists()
+    for number, (settings, codes) in enumerate(
+        (
+            ({"latent": RunConfig.of().model.latent}, 128),
+            ({"latent": 70}, 70),
+            ({"model": "sparse:codes=66,normals=1"}, 66),
+        )
+    ):
+        run, _ = train(tmp_path / f"{number}", **{"model": "sparse:normals=1", **settings})
+        assert run.vae.encoder(DIGITS.test[:2]).v.shape == (2, codes)
+
+
 def test_what_each_model_is():
     plain = of(model="autoencoder").build_vae(DIGITS)
     assert isinstance(plain.encoder, DeltaEncoder)

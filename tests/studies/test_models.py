@@ -9,7 +9,12 @@ from ppl_vae.studies import Method
 from .small import carry_out, plan
 
 SMALL = {"hidden": (8,), "latent": 3, "epochs": 2, "batch_size": 300, "validation_particles": 3}
-MODELS = ("vae", "autoencoder:1", "sparse:top,keep=5,normals=1", "stacked:epochs=1,normals=1")
+MODELS = (
+    "vae",
+    "autoencoder:1",
+    "sparse:top,keep=5,codes=128,normals=1",
+    "stacked:epochs=1,normals=1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def test_every_model_is_a_cell_of_one_comparison(results):
 def test_measures_of_codes(results):
     found = {cell.arm: cell.measures["codes"] for cell in results.cells}
     assert all(each["squared_error"] > 0 for each in found.values())
-    sparse = found["sparse:top,keep=5,normals=1"]
+    sparse = found[SPARSE]
     assert sparse["active_share"] <= 5 / 128
     assert sparse["hoyer"] > found["vae"]["hoyer"]
     assert "bound_curve" not in results.of("autoencoder:1")[0].measures
