@@ -34,6 +34,7 @@ _OPTIONS = {
     "run_study carries one out": "ppl-vae study run FILE carries one out",
     "run_study does the cell again": "ppl-vae study run FILE does the cell again",
     "seeds=N or levels={FACTOR: [LEVEL]}": "--seeds N or --level FACTOR=LEVEL",
+    "give rows as valid, or noise a number": "give rows as --valid, or --noise a number",
     "those of load_dataset(FILE, columns={}), FILE being": "--data FILE, FILE being",
 }
 """Advice of the library in Python, to the option that is typed for it."""

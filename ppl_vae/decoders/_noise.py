@@ -28,6 +28,8 @@ _INTEGRATED = 2
 _LOST = 0.05
 """Nats that the last step of the search may leave."""
 _ROUNDS = 20
+_LEAST_ROWS = 2
+"""Validation rows: of one, the noise would be that row's distance from the decoder's output."""
 _DRAWS = 1000
 """Draws of z that tell how far data are from what the decoder gives."""
 
@@ -101,7 +103,7 @@ def choose_noise(
 
     Args:
         decoder: G, a module or function ``z -> mean``.
-        valid: Validation data, none of those that log p(x) is wanted of.
+        valid: Validation data, 2 or more, none of those that log p(x) is wanted of.
         prior: As for :func:`~ppl_vae.decoders.log_prob_of`.
         latent: As there.
         estimator: Estimator of log p(x); None: quadrature up to two latent dimensions, else
@@ -111,7 +113,7 @@ def choose_noise(
         seed: Seed of the draws.
 
     Raises:
-        ValueError: As :func:`decoder_model`, or if limit is less than 1.
+        ValueError: As :func:`decoder_model`, or if limit is less than 1, or there is one row.
 
     References:
         Wu, Burda, Salakhutdinov and Grosse, 2017, On the quantitative analysis of decoder-based
@@ -119,6 +121,11 @@ def choose_noise(
     """
     require_least(1, limit=limit)
     rows = as_rows(valid, "valid")
+    if len(rows) < _LEAST_ROWS:
+        raise ValueError(
+            f"noise auto is chosen on {_LEAST_ROWS} validation rows or more, got {len(rows)}, "
+            "as a tenth of a file's rows may be: give rows as valid, or noise a number."
+        )
     order = torch.randperm(len(rows), generator=generator(seed, Stream.VALIDATION))[:limit]
     x = in_memory(select(rows, order.sort().values), "validation data")
     model = decoder_model(decoder, x, prior, 1.0, latent=latent)

@@ -334,7 +334,7 @@ class Evidence(Result):
             "method": self.method,
             "direction": self.direction,
             "evaluations_per_datum": self.evaluations_per_datum,
-            "max_pareto_k": None if self.pareto_k is None else self.pareto_k.max().item(),
+            "max_pareto_k": self._highest_shape,
             "bias": self.mean_bias,
             "doubt": self.mean_doubt,
             "stages": self.stage_counts,
@@ -344,6 +344,12 @@ class Evidence(Result):
             "warning": self.warning,
             "identity": None if self.identity is None else self.identity.to_dict(),
         }
+
+    @property
+    def _highest_shape(self) -> float | None:
+        """Highest Pareto shape of the data that have one; None where none has."""
+        known = [] if self.pareto_k is None else self.pareto_k[~self.pareto_k.isnan()].tolist()
+        return max(known, default=None)
 
     def _rows(self) -> list[Row]:
         """Values of each datum."""

@@ -71,6 +71,22 @@ def test_noise_is_chosen_on_rows_that_are_not_evaluated(here, capsys):
     assert "N = 5" in out
 
 
+@pytest.mark.parametrize(("rows", "line"), [
+    (9, "too few rows: got 9 in few (9, 4), expected at least 10: give more data"),
+    (14, "noise auto is chosen on 2 validation rows or more, got 1, as a tenth of a file's rows "
+         "may be: give rows as --valid, or --noise a number"),
+])  # fmt: skip
+def test_rows_that_are_too_few_to_choose_the_noise_by(rows, line, here, capsys):
+    np.save("few.npy", np.load("rows.npy")[:rows])
+    command = ["evaluate", "--decoder", "own_decoder:made", "--data", "few.npy"]
+    assert line in fails(capsys, *command)
+    if rows > 10:
+        for option in (["--noise", "0.8"], ["--valid", "rows.npy"]):
+            status, out, err = run(capsys, *command, *option)
+            assert status == 0, err
+            assert f"N = {rows}" in out
+
+
 def test_a_named_set_is_binarised_for_probabilities(here, capsys):
     arguments = ["--latent", "1", "--noise", "bernoulli", "--data", "digits", "--limit", "3"]
     (line,) = [fails(capsys, "evaluate", "--decoder", "own_decoder:G:features=64", *arguments)]

@@ -75,6 +75,21 @@ class TestFormulas:
         one = evidence_of([-1.0], math.nan, num_particles=1).summary()
         assert json.loads(json.dumps(one, allow_nan=False))["total_error"] is None
 
+    @pytest.mark.parametrize(
+        ("shapes", "highest"),
+        [
+            (None, None),
+            ([math.nan, 0.4, 0.3], 0.4),
+            ([-math.inf, math.nan, 0.3], 0.3),
+            ([math.nan] * 3, None),
+        ],
+    )
+    def test_highest_shape_of_the_data_that_have_one(self, shapes, highest):
+        """Annealed data have none: NaN."""
+        pareto_k = None if shapes is None else torch.tensor(shapes).double()
+        found = replace(self.evidence, pareto_k=pareto_k).summary()["max_pareto_k"]
+        assert found == (None if highest is None else pytest.approx(highest))
+
 
 def weighed(log_weight):
     """What importance sampling makes of these log-weights."""
