@@ -13,6 +13,7 @@ from ppl_vae.likelihoods import LIKELIHOODS
 from ppl_vae.networks import MLP
 from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.runs._kinds import Finished, ModelKind
+from ppl_vae.schedules import Exponential, Schedule
 
 if TYPE_CHECKING:
     from ppl_vae.data import Rows
@@ -300,6 +301,7 @@ class RBMKind(RuleKind):
         steps: Sweeps of Gibbs sampling of an update.
         chains: Number of persistent chains.
         learning_rate: Of W and the biases.
+        final_rate: What it falls to, as a straight line on a log scale; None: it does not.
         momentum: Share of the last update that the next one repeats.
         weight_decay: Factor of W that is subtracted from its gradient.
         temperatures: Temperatures by which log Z is estimated where it is not exact.
@@ -309,6 +311,7 @@ class RBMKind(RuleKind):
     steps: int = 1
     chains: int = 100
     learning_rate: float = 0.05
+    final_rate: float | None = None
     momentum: float = 0.5
     weight_decay: float = 1e-4
     temperatures: int = 14_500
@@ -317,8 +320,18 @@ class RBMKind(RuleKind):
     rule: ClassVar[str] = "contrastive-divergence"
     likelihoods: ClassVar[tuple[str, ...]] = ("bernoulli", "normal")
 
+    @property
+    def _rate(self) -> float | Schedule:
+        if self.final_rate is None:
+            return self.learning_rate
+        return Exponential(self.learning_rate, self.final_rate)
+
     def make(self, work: "Build") -> "Model":
-        """Units by the likelihood."""
+        """Units by the likelihood.
+
+        Raises:
+            ValueError: If a setting is out of range.
+        """
         binary = work.components.likelihood.build is LIKELIHOODS["bernoulli"]
         return baselines.RBM(
             work.dataset.features,
@@ -327,7 +340,7 @@ class RBMKind(RuleKind):
             rule=self.by,
             steps=self.steps,
             chains=self.chains,
-            learning_rate=self.learning_rate,
+            learning_rate=self._rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
         )

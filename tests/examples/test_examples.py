@@ -22,7 +22,6 @@ def test_every_example_is_tested():
         "two_layers",
         "marginal_likelihood",
         "custom_prior",
-        "rbm_cd25",
     }
 
 
@@ -62,11 +61,3 @@ def test_custom_prior(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "SinhArcsinh (prior), |z| below" in out
     assert "each datum with itself: " in out
-
-
-def test_rbm_cd25(capsys, tmp_path):
-    checkpoint = str(tmp_path / "rbm.safetensors")
-    sizes = {"data": "digits", "hidden": 21, "epochs": 2, "steps": 2, "temperatures": 100}
-    evidence = load("rbm_cd25").main(**sizes, checkpoint=checkpoint)
-    assert evidence.shared_error > 0
-    assert "back from draws by Gibbs sampling" in capsys.readouterr().out

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from ppl_vae.cli import main
+from ppl_vae.data import load_dataset
 from ppl_vae.runs import RunConfig, open_run, train_run
-from ppl_vae.schedules import Burda
+from ppl_vae.schedules import Burda, Exponential
 from ppl_vae.settings_file import parse_settings
 from ppl_vae.training import Adam, NormalizedAdam
 
@@ -21,8 +22,8 @@ def config(name):
     return RunConfig.from_mapping(parse_settings(RECIPES[name].read_text()))
 
 
-def test_there_are_two():
-    assert RECIPES.keys() == {"burda2016", "tomczak2018"}
+def test_there_are_three():
+    assert RECIPES.keys() == {"burda2016", "tomczak2018", "salakhutdinov2008"}
 
 
 def test_burda_2016():
@@ -53,12 +54,23 @@ def test_tomczak_2018():
     assert found.components.prior.arguments["components"] == 500
 
 
+def test_salakhutdinov_2008():
+    found = config("salakhutdinov2008")
+    kind = found.model.kind
+    assert (kind.by, kind.steps, kind.temperatures, found.model.latent) == ("cd", 25, 14_500, 500)
+    machine = found.changed(data="digits", latent=3).build_vae(
+        load_dataset("digits").binarized("static")
+    )
+    rates = [machine.settings()["learning_rate"]]
+    assert rates == [repr(Exponential(0.05, 0.005))]
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_runs_and_is_opened_again(name, tmp_path):
     small = dict(SMALL)
     if name == "burda2016":
         small |= {"objective": "iwae:3", "valid_rows": 40, "binarize": "dynamic"}
-    else:
+    elif name == "tomczak2018":
         small |= {"prior": "vamp:20"}
     run, result = train_run(config(name).changed(**small), tmp_path, device="cpu", progress=False)
     assert len(result.history) == 3
