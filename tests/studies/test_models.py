@@ -9,12 +9,8 @@ from ppl_vae.studies import Method
 from .small import carry_out, plan
 
 SMALL = {"hidden": (8,), "latent": 3, "epochs": 2, "batch_size": 300, "validation_particles": 3}
-MODELS = (
-    "vae",
-    "autoencoder:1",
-    "sparse:top,keep=5,codes=128,normals=1",
-    "stacked:epochs=1,normals=1",
-)
+SPARSE = "sparse:top,keep=5,codes=128,normals=1"
+MODELS = ("vae", "autoencoder:1", SPARSE, "stacked:epochs=1,normals=1")
 
 
 @pytest.fixture(scope="module")
