@@ -185,7 +185,8 @@ def predictive_check(
 
     A discrepancy depends on z too, and is compared at draws of the guide (Gelman, Meng and Stern):
     ``D(x, z) = mean_ij (x_ij - E[x_ij|z_i])^2`` with z ~ q(z|x), against D(x_rep, z) with
-    x_rep ~ p(x|z). As z is fitted to x, its p-value is conservative, and it judges the guide with
+    x_rep ~ p(x|z). If q(z|x) is the posterior, z is fitted to x, and p is nearer to 1/2 than a
+    uniform number; if it is not, p may be small under the right model, as it judges the guide with
     the decoder. It is left out without a guide, and of a p(x|z) without a mean.
 
     A statistic that is the same for the data and all replicates, as the share of zeros of

@@ -259,7 +259,8 @@ def _predictive_settings(work: _Work) -> dict[str, Any]:
             f"statistics are over features of one kind, numbers or 0 and 1; these columns are "
             f"{', '.join(sorted(kinds))}"
         )
-    return {}
+    # Residuals at draws of a prior in place of a guide are too large under every model.
+    return {} if work.run.config.model.kind.encodes else {"guide": None}
 
 
 def _rate_settings(work: _Work) -> dict[str, Any]:

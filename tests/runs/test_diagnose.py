@@ -226,6 +226,16 @@ class TestLeftOut:
         monkeypatch.setattr(diagnose, "DIAGNOSES", entries)
         assert "these columns are categorical, real" in small(run).left_out["predictive_check"]
 
+    def test_residuals_of_a_model_without_an_encoder(self, tmp_path, monkeypatch):
+        """A prior in place of a guide would blame a right model."""
+        config = CONFIG.changed(model="gan", objective="auto")
+        run, _ = train_run(config, tmp_path / "run", progress=False)
+        entries = [e for e in diagnose.DIAGNOSES if e.name == "predictive_check"]
+        monkeypatch.setattr(diagnose, "DIAGNOSES", entries)
+        names = small(run)["predictive_check"].names
+        assert "mean" in names
+        assert "squared_residual" not in names
+
     @pytest.mark.parametrize(
         ("options", "reason"),
         [({"limit": 1}, "needs 2 data for"), ({"particles": 1}, "particles must be 2 or more")],
