@@ -1,6 +1,7 @@
 """Drawings on axes: intervals, curves and bars, their labels and legends."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -29,6 +30,8 @@ _STRETCH = 8.0
 """Least ratio of largest to smallest at which costs are on a log axis."""
 _APART = 0.035
 """Share of a panel's width and height that labels of points keep from each other."""
+_REACH = 3
+"""Widths of the usual interval, or of all means, beyond which an interval is cut off."""
 _SI = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -100,21 +103,37 @@ def rows_height(count: int) -> float:
 def draw_forest(ax: Axes, rows: Sequence[ForestRow], xlabel: str, *, zero: bool = False) -> None:
     """Draw estimates with intervals as rows, with a line at 0 where they are differences.
 
-    An interval that holds 0 has an open marker.
+    An interval that holds 0 has an open marker. One that reaches far beyond all others ends in an
+    arrow, or none of the others would be seen.
     """
     if zero:
         ax.axvline(0, color=INK, lw=1)
+    first, last = _view(rows)
     for height, row in enumerate(rows):
         color = row.style.color if row.style else INK
         marker = row.style.marker if row.style else "o"
         face = PAPER if zero and row.low <= 0 <= row.high else color
-        ax.plot([row.low, row.high], [height, height], color=color, lw=2, solid_capstyle="butt")
+        ends = [max(row.low, first), min(row.high, last)]
+        ax.plot(ends, [height, height], color=color, lw=2, solid_capstyle="butt")
+        for end, of, arrow in zip(ends, (row.low, row.high), "<>", strict=True):
+            if end != of:
+                ax.plot(end, height, arrow, color=color, markersize=6.5)
         ax.plot(row.mean, height, marker, color=color, markerfacecolor=face, markersize=6.5)
         # A single seed is the mean itself.
         if len(row.points) > 1:
             ax.plot(row.points, [height + 0.2] * len(row.points), "|", color=color, markersize=6)
         _row_label(ax, height, row.label)
     _rows_axis(ax, len(rows), xlabel)
+
+
+def _view(rows: Sequence[ForestRow]) -> tuple[float, float]:
+    """Ends of what is shown: some widths of the usual interval, or of all means, beyond these."""
+    widths = [row.high - row.low for row in rows if math.isfinite(row.high - row.low)]
+    means = [row.mean for row in rows if math.isfinite(row.mean)]
+    if not widths or not means:
+        return -math.inf, math.inf
+    reach = _REACH * max(statistics.median(widths), max(means) - min(means))
+    return min(means) - reach, max(means) + reach
 
 
 def draw_bands(ax: Axes, curves: Sequence[Curve], ylabel: str, cost: str = "") -> None:

@@ -1,5 +1,6 @@
 """Figures that are part of a page: its colours, ids of their own, other people's text."""
 
+import math
 import re
 import xml.etree.ElementTree as ET
 
@@ -15,6 +16,7 @@ from ppl_vae.plots import (
     draw_bands,
     draw_costs,
     draw_forest,
+    draw_on,
     draw_parts,
     shortened,
     style_of,
@@ -106,3 +108,18 @@ def test_learning_curves_show_what_comes_after_the_start():
 
     svg_panel(draw, "f", "")
     assert limits["y"][0] > -11
+
+
+def axes_of(rows):
+    (ax,) = draw_on([(lambda ax: draw_forest(ax, rows, "x"), 2.0)], None).axes
+    return ax
+
+
+@pytest.mark.parametrize("end", [6000, math.inf])
+def test_an_interval_far_beyond_the_others_ends_in_an_arrow(end):
+    usual = [ForestRow(name, mean, mean - 1, mean + 1) for name, mean in (("a", 0.0), ("b", 2.0))]
+    ax = axes_of([*usual, ForestRow("c", 1.0, -end, end)])
+    arrows = {line.get_marker(): line.get_xdata()[0] for line in ax.lines}
+    # Three widths of the usual intervals beyond the means.
+    assert (arrows["<"], arrows[">"]) == (-6.0, 8.0)
+    assert {"<", ">"}.isdisjoint(line.get_marker() for line in axes_of(usual).lines)
