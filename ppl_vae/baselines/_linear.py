@@ -31,7 +31,8 @@ class _LinearModel(Baseline):
         require_not_negative(least_noise=least_noise)
         if latent >= features:
             raise ValueError(
-                f"a linear generator has fewer latents than features, got {latent} and {features}."
+                f"a linear generator has fewer latents than features, got {latent} and {features}: "
+                f"give latent {features - 1} at most."
             )
         weight = torch.zeros(features, latent, dtype=torch.float64)
         self.linear = LinearGaussian(weight, noise_scale=noise)

@@ -445,5 +445,6 @@ def _require_bits(x: RowTensor) -> None:
     if not bits or any(bool(((p != 0) & (p != 1)).any()) for p in row_chunks(x)):
         raise ValueError(
             f"binary units take 0 and 1, got values from {low:g} to {high:g}: binarise the data, "
-            "or take units='normal' for real numbers; there are none for counts."
+            "or take normal units for real numbers (likelihood normal of a run); there are none of "
+            "counts."
         )

@@ -111,7 +111,10 @@ def _by_rule(run: "pv.runs.Run", record: "pv.training.EpochRecord") -> str | Non
     if math.isfinite(record.bound):
         found.append(f"log p(x) {record.bound:.3f} nats on training data")
     if record.validation is not None:
-        found.append(f"{record.validation:.3f} +- {record.validation_error:.3f} on validation data")
+        found.append(
+            f"log p(x) {record.validation:.3f} +- {record.validation_error:.3f} nats on validation "
+            "data"
+        )
     idle = run.config.without_effect
     note = f"without effect on this model: {', '.join(idle)}\n" if idle else ""
     return f"by {run.config.objective}, {', '.join(found)}\n{note}"

@@ -225,7 +225,11 @@ class Schema:
 
     def restore(self, rows: np.ndarray) -> np.ndarray:
         """Rows of the model in the units that the data were given in, float64, (..., features)."""
-        values = np.asarray(rows, dtype=np.float64) * self.conversion.divisor
+        values = np.asarray(rows, dtype=np.float64)
+        if levels := self.conversion.dequantize:
+            # The level, less half of the noise that was added.
+            values = ((levels + 1) * values - 0.5) / levels
+        values = values * self.conversion.divisor
         offsets = self.conversion.offsets
         return values if offsets is None else values + np.asarray(offsets)
 

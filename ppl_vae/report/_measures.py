@@ -12,7 +12,7 @@ from ppl_vae.plots import Curve, ElboTerms, Style, draw_against, draw_parts, row
 from ppl_vae.report import _numbers as numbers
 from ppl_vae.report._blocks import Figure, Section, Table, TableColumn, Value
 from ppl_vae.report._numbers import bars, joint_error, known, mean
-from ppl_vae.runs import RunRecord
+from ppl_vae.runs import LACKING, RunRecord
 
 Summary = Mapping[str, Any]
 
@@ -283,6 +283,25 @@ def _active(units: Mapping[str, tuple[float, int]]) -> str:
         return ""
     count, latent = (sum(side) for side in zip(*units.values(), strict=True))
     return f"{count:.3g} of {latent} active"
+
+
+def lacking(cells: Sequence[RunRecord], arms: Sequence[str]) -> Section | None:
+    """Make the section of measures that the model of an arm does not have, and why."""
+    by_arm = _first(cells, LACKING, arms)
+    rows: list[list[Value]] = [
+        [arm, name.replace("_", " "), str(reason)]
+        for arm, reasons in by_arm.items()
+        for name, reason in reasons.items()
+    ]
+    if not rows:
+        return None
+    table = Table(
+        name="lacking",
+        caption="Measures that the model of an arm does not have",
+        columns=[TableColumn("arm", "arm"), TableColumn("measure"), TableColumn("reason", "prose")],
+        rows=rows,
+    )
+    return Section("lacking", "What arms do not have", [table])
 
 
 def gradients_block(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> Section | None:

@@ -68,6 +68,9 @@ def _training(study: "Study") -> str:
     if budget.epochs is not None:
         length = plural(budget.epochs, "epoch")
     varied = f"; {', '.join(study.factors)} as the arm says" if study.factors else ""
+    ruled = [arm for arm, planned in study.arms.items() if not planned.config.model.kind.ascends]
+    if ruled:
+        varied += f"; {', '.join(ruled)} by rules of their own, for so many epochs at most"
     return (
         f"{length} per run, batches of {training.batch_size}, learning rate "
         f"{training.learning_rate:g} ({training.schedule}){varied}"
@@ -131,6 +134,9 @@ def reproduction(results: "StudyResults") -> Section:
     """Make the section of command, plan, all settings and versions."""
     manifest, study = results.manifest, results.study
     varied = {"seed", *study.factors}
+    if "model" in study.factors and study.config.is_automatic:
+        # Each model has its own.
+        varied.add("objective")
     shared = {name: value for name, value in study.config.values().items() if name not in varied}
     settings = write_yaml_text(_plain(shared))
     blocks: list[Block] = [

@@ -54,7 +54,8 @@ _TITLES: dict[_Quantity, tuple[str, str]] = {
     "validation": (
         "Validation: the same bound for all arms",
         "Importance-weighted bound on the validation data, by which the parameters are chosen; of "
-        "a guide that is a point, what is maximised.",
+        "a guide that is a point, what is maximised; of a model with a rule of its own, log p(x) "
+        "where that is exact.",
     ),
 }
 _COSTS = {

@@ -146,6 +146,7 @@ def _sections(
         measures.decompositions(cells, list(arms), styles),
         codes.codes(cells, list(arms)),
         measures.gradients_block(cells, styles),
+        measures.lacking(cells, list(arms)),
         runs.pictures(cells, styles, results.manifest.get("data", {})),
         runs.costs(cells, {arm: (mean.mean, mean.error) for arm, mean in arms.items()}, styles),
         provenance.cells_table(cells, values),

@@ -183,6 +183,9 @@ class SparseKind(PointKind):
     def __post_init__(self) -> None:
         require_least(1, keep=self.keep, normals=self.normals)
         require_share(rate=self.rate)
+        for name, of in (("keep", "top"), ("rate", "kl")):
+            if getattr(self, name) != getattr(SparseKind, name) and self.penalty != of:
+                raise ValueError(f"{name} is of penalty {of}, and this one is {self.penalty}.")
         require_not_negative(weight=self.weight)
 
     @property
@@ -210,6 +213,8 @@ class SparseKind(PointKind):
                 f"a sparse autoencoder has more codes than features, got {size} of {features}: "
                 "give sparse:codes=N more, or take --model autoencoder."
             )
+        if self.penalty == "top" and self.keep >= size:
+            raise ValueError(f"keep {self.keep} of {size} codes leaves none out: keep fewer.")
         if work.components.decoder_network.build is not MLP:
             raise ValueError(
                 f"network {work.components.decoder_network.text}: a sparse autoencoder holds the "

@@ -1,7 +1,7 @@
 """Models with training rules of their own as kinds: linear generators, Boltzmann machines, GANs."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, final
 
@@ -36,6 +36,8 @@ class RuleKind(ModelKind):
     """Name of the rule, in the place of an objective's."""
     likelihoods: ClassVar[tuple[str, ...]] = ("normal",)
     """Names of the likelihoods that it may have, the first of them unless another is given."""
+    used: ClassVar[tuple[str, ...]] = ("batch_size", "epochs")
+    """Settings of training that a rule takes."""
     _networks: ClassVar[bool] = False
     """Whether there are networks of hidden layers."""
 
@@ -99,6 +101,16 @@ class RuleKind(ModelKind):
             )
         return self.make(work)
 
+    def idle(self, training: Sequence[str]) -> Sequence[str]:
+        """Those of gradients, of networks where there are none, and what the rule does not take."""
+        networks = () if self._networks else ("hidden", "activation")
+        return [*networks, *(n for n in training if n not in self.used), *self.unused]
+
+    @property
+    @abstractmethod
+    def unused(self) -> Sequence[str]:
+        """Settings of :attr:`used` that this one has no use for."""
+
     @abstractmethod
     def make(self, work: "Build") -> "Model":
         """The model, newly initialised."""
@@ -159,6 +171,11 @@ class LinearKind(LikelihoodKind):
     by: Literal["closed", "em"] = "closed"
     least_noise: float = 0.0
 
+    @property
+    def unused(self) -> Sequence[str]:
+        """Batches, and epochs where one update is all."""
+        return ("batch_size", "epochs") if self.by == "closed" else ("batch_size",)
+
     def train(self, job: "TrainingJob") -> "FitResult":
         """Take one update, if the maximum is known, or an update of EM an epoch."""
         return train_by_rule(job, 1 if self.by == "closed" else None)
@@ -179,6 +196,11 @@ class FactorAnalysisKind(LikelihoodKind):
     """
 
     least_noise: float = 0.0
+
+    @property
+    def unused(self) -> Sequence[str]:
+        """Batches."""
+        return ("batch_size",)
 
     def train(self, job: "TrainingJob") -> "FitResult":
         """Take an update of EM an epoch."""
@@ -206,6 +228,11 @@ class ImplicitKind(RuleKind):
             network=work.sizes.network,
             activation=work.sizes.activation,
         )
+
+    @property
+    def unused(self) -> Sequence[str]:
+        """None."""
+        return ()
 
     def train(self, job: "TrainingJob") -> "FitResult":
         """Train batch by batch."""
@@ -344,6 +371,11 @@ class RBMKind(RuleKind):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
         )
+
+    @property
+    def unused(self) -> Sequence[str]:
+        """None."""
+        return ()
 
     def train(self, job: "TrainingJob") -> "FitResult":
         """Train batch by batch."""

@@ -228,11 +228,10 @@ class RunConfig:
 
     @property
     def without_effect(self) -> list[str]:
-        """Settings of training that are set and do nothing, as a model's own rule has its own."""
-        if self.model.kind.ascends:
-            return []
-        usual, used = flat(RunConfig().training), {"batch_size", *LIMITS}
-        return [n for n, v in flat(self.training).items() if n not in used and v != usual[n]]
+        """Settings that are set and do nothing, as a model's own rule has its own."""
+        idle = self.model.kind.idle(list(flat(self.training)))
+        usual, own = RunConfig().values(), self.values()
+        return [name for name in idle if own[name] != usual[name]]
 
     def build_vae(self, dataset: Dataset) -> Model:
         """A newly initialised model and guide for the data.
@@ -356,6 +355,11 @@ def require_same_settings(folder: Path, saved: Mapping[str, Any], config: RunCon
         for name, value in here.items()
         if name not in may_differ and there.get(name) != value
     ]
+    if objective is None and len(other) == 1 and there.get("epochs") != here["epochs"]:
+        raise ValueError(
+            f"{folder} holds a run of {there.get('epochs')} epochs, and training by "
+            f"{config.objective} cannot be made longer: choose another folder, or remove it."
+        )
     if other:
         raise ValueError(
             f"{folder} holds a run with other settings in {CONFIG} ({'; '.join(other)}): choose "

@@ -1,5 +1,6 @@
 """Fits after training: made, kept in the run's folder, put into a model that is opened."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,11 @@ def finish(config: "RunConfig", job: "TrainingJob") -> None:
 
     def fit_last() -> None:
         if _found(job.folder, key) is None:
+            start = time.perf_counter()
             found = kind.finish(job.model, job)
-            _write_fit(job.folder, Stored({"tensors": found.tensors}, dict(found.record), key))
+            # It may take longer than training.
+            record = {**found.record, "seconds": time.perf_counter() - start}
+            _write_fit(job.folder, Stored({"tensors": found.tensors}, record, key))
 
     job.workers.from_first(fit_last)
     # As it is read, by this process too: a run that is opened then has the same numbers.
@@ -50,8 +54,8 @@ def put_finished(folder: Path, config: "RunConfig", model: "Model") -> None:
     found = _found(folder, _key(model))
     if found is None:
         raise ValueError(
-            f"training of {folder} has not ended, and what is fitted after it is not there: the "
-            "command that trained it goes on."
+            f"what is fitted after training is not in {folder}, as training has not ended or the "
+            "file is gone: the command that trained it goes on."
         )
     config.model.kind.apply(model, found)
 

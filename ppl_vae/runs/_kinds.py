@@ -5,13 +5,14 @@ that has an update rule of its own trains in :meth:`ModelKind.train` by another 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from torch import Tensor
 
 from ppl_vae.components import ComponentSpec
+from ppl_vae.guides import GUIDES
 from ppl_vae.names import require_least
 
 if TYPE_CHECKING:
@@ -105,6 +106,14 @@ class ModelKind(ABC):
         """Put what was found into the model."""
 
     @abstractmethod
+    def idle(self, training: Sequence[str]) -> Sequence[str]:
+        """Names of settings without effect on this kind.
+
+        Args:
+            training: Names of all settings of training.
+        """
+
+    @abstractmethod
     def evidence(self, model: "Model", rows: "Rows", finished: Finished) -> "Evidence | None":
         """Log p(x) in the model's own way, which the method ``auto`` takes; None: it has none.
 
@@ -123,6 +132,10 @@ class GradientKind(ModelKind):
     def likelihood(self, *, table: bool) -> ComponentSpec:
         """Bernoulli, of a table that of mixed columns."""
         return "table" if table else "bernoulli"
+
+    def idle(self, training: Sequence[str]) -> Sequence[str]:
+        """None of them."""
+        return ()
 
     def evidence(self, model: "Model", rows: "Rows", finished: Finished) -> "Evidence | None":
         """None: by an estimator."""
@@ -215,7 +228,9 @@ class GeneratorKind(GradientKind):
                 f"latent {settings.layers}: a generator has one layer of latents: give one size; "
                 "a hierarchy is of --model vae."
             )
-        if settings.guide not in ("auto", self.guide) or settings.corrupt is not None:
+        # As it is written in full too, in the folder of a run.
+        usual = str(GUIDES.parse(self.guide))
+        if str(chosen.guide) != usual or settings.corrupt is not None:
             raise ValueError(
                 "a generator has no encoder: leave guide and corrupt out, or take --model vae."
             )

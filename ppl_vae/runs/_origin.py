@@ -21,6 +21,8 @@ RECORD, LOG, LOCK = "run.json", "log.txt", "run.lock"
 CONFIG, CHECKPOINT, DATA = "config.json", "checkpoint.safetensors", "data.safetensors"
 HISTORY, MEASURES, PICTURES = "history.csv", "measures.json", "pictures.npz"
 PHASES, FINISHED = "phases", "finished.safetensors"
+LACKING = "lacking"
+"""Entry of a run's measures with why others were not taken."""
 _FORMAT = "ppl_vae data 3"
 
 

@@ -27,6 +27,7 @@ from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs import (
     CHECKPOINT,
     CONFIG,
+    LACKING,
     LOCK,
     MEASURES,
     PICTURES,
@@ -108,7 +109,9 @@ def _carry_out(plan: CellPlan, place: Place, attempt: RunRecord) -> RunRecord:
     )
     record = attempt.trained(fitted)
     record.log(f"trained {record.epochs} epochs, kept epoch {record.kept_epoch}")
-    rows, seconds, methods = run.rows(plan.split, plan.limit), record.seconds, dict[str, str]()
+    rows, methods, lacking = run.rows(plan.split, plan.limit), dict[str, str](), dict[str, str]()
+    # What is fitted after training is part of its cost.
+    seconds = record.seconds + run.fitted.get("seconds", 0.0)
     for method in plan.methods:
         evidence = _evaluate(plan, run, method, rows.x)
         seconds += evidence.seconds
@@ -117,9 +120,12 @@ def _carry_out(plan: CellPlan, place: Place, attempt: RunRecord) -> RunRecord:
     for name in plan.measures:
         if (reason := _lacks(run, name, rows)) is not None:
             record.log(f"{name} not measured: {reason}")
+            lacking[name] = reason
             continue
         _measure(run, name, rows)
         record.log(f"measured {name}")
+    if lacking:
+        _keep_reasons(run, lacking)
     return record.done(seconds=seconds, methods=methods, discrete_data=run.has_discrete_data)
 
 
@@ -179,6 +185,15 @@ def _measure(run: Run, name: str, rows: Rows) -> None:
         kept[name] = _MEASURES[name](run, rows.x)
     kept["keys"][name] = key
     write_sealed(path, kept)
+
+
+def _keep_reasons(run: Run, lacking: dict[str, str]) -> None:
+    """Keep why the model does not have a measure beside those that it has."""
+    path = run.folder / MEASURES
+    kept: dict[str, Any] = {"keys": {}}
+    if path.is_file():
+        kept = read_sealed(path, "delete it to measure anew")
+    write_sealed(path, {**kept, LACKING: lacking})
 
 
 def _decomposition(run: Run, x: RowTensor) -> dict[str, Any]:

@@ -123,7 +123,8 @@ class StudyResults:
                 rising.append(f"{arm} ({len(last)} of {len(done)} runs)")
         if rising:
             notes.append(
-                f"still rising at the last epoch was the validation bound of {', '.join(rising)}: "
+                f"still rising at the last epoch were the validation data's numbers of "
+                f"{', '.join(rising)}: "
                 "with a larger budget the comparison may come out otherwise."
             )
         return notes

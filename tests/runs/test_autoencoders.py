@@ -226,7 +226,7 @@ def test_training_that_has_not_ended_is_told(normal, tmp_path):
     folder, *_ = normal
     for name in ("config.json", "data.safetensors", "checkpoint.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    with pytest.raises(ValueError, match="has not ended, and what is fitted"):
+    with pytest.raises(ValueError, match="what is fitted after training is not in"):
         open_run(tmp_path)
     (tmp_path / FINISHED).write_bytes((folder / FINISHED).read_bytes()[:-3])
     with pytest.raises(ValueError, match="damaged"):
@@ -308,3 +308,11 @@ def test_reconstruction_trains_the_autoencoder_that_fit_trains(tmp_path):
     run, result = train(tmp_path / "a", model="autoencoder:1")
     assert repr(run.config.build_objective()) == repr(Reconstruction())
     assert all(record.bound < 0 for record in result.history.records)
+
+
+def test_wrong_sparsity_is_refused(tmp_path):
+    for model in ("sparse:l1,keep=4", "sparse:top,rate=0.2"):
+        with pytest.raises(ValueError, match="is of penalty"):
+            of(model=model).build_objective()
+    with pytest.raises(ValueError, match="keep 200 of 128 codes leaves none out"):
+        train(tmp_path, model="sparse:top,keep=200,codes=128")

@@ -190,6 +190,9 @@ def test_a_generator_is_trained_without_an_encoder(bits, tmp_path):
     bounds = run.history.column("bound")
     assert bounds[-1] > bounds[0]
     untrained = of(bits, "generator").build_vae(run.dataset)
+    again = open_run(tmp_path, device="cpu")
+    for name, value in run.vae.state_dict().items():
+        assert torch.equal(again.vae.state_dict()[name], value)
     rows = run.rows("test", 30)
     before = AUTO(untrained.model, untrained.guide, rows, device="cpu")
     assert evaluate_run(run, estimator=AUTO, limit=30).mean > before.mean + 0.2
@@ -209,7 +212,9 @@ def test_the_folder_alone_is_the_model(model, request):
 
 
 def test_a_run_of_a_rule_cannot_be_made_longer(machine):
-    with pytest.raises(ValueError, match="epochs 3 there, 5 here"):
+    with pytest.raises(
+        ValueError, match="a run of 3 epochs, and training by contrastive-divergence cannot"
+    ):
         train_run(machine.config.changed(epochs=5), machine.folder, device="cpu")
 
 
@@ -260,6 +265,12 @@ def test_settings_without_effect_are_told():
     config = RunConfig.of(model="gan", learning_rate=0.1, patience=3, batch_size=7)
     assert config.without_effect == ["learning_rate", "patience"]
     assert RunConfig.of(learning_rate=0.1).without_effect == []
+    linear = {"model": "linear", "epochs": 7, "batch_size": 7, "hidden": (5,), "activation": "relu"}
+    assert RunConfig.of(**linear).without_effect == ["hidden", "activation", "batch_size", "epochs"]
+    em = RunConfig.of(**{**linear, "model": "linear:by=em"})
+    assert em.without_effect == ["hidden", "activation", "batch_size"]
+    machine = RunConfig.of(**{**linear, "model": "rbm"})
+    assert machine.without_effect == ["hidden", "activation"]
 
 
 def test_a_configuration_is_read_as_it_was_written():
@@ -268,6 +279,21 @@ def test_a_configuration_is_read_as_it_was_written():
         again = RunConfig.from_mapping(json.loads(json.dumps(config.complete())))
         assert again.complete() == config.complete()
         assert again.key == config.key
+
+
+def test_what_is_fitted_after_training_has_its_cost(gan, linear):
+    assert gan.fitted["seconds"] > 0
+    assert linear.fitted == {}
+
+
+def test_reconstructions_are_in_the_units_of_the_data(tmp_path):
+    run = trained(tmp_path, "digits", "linear", dequantize=16, latent=60)
+    rows = reconstruct_run(run, limit=20).iloc[:, :64].to_numpy()
+    given = run.dataset.schema.restore(run.rows("test", 20).x.numpy())
+    levels = (17 * run.rows("test", 20).x.double()).floor().numpy()
+    # Nearly all latents: a reconstruction is the datum, whose noise is 1/2 at most.
+    assert np.abs(given - levels).max() <= 0.5
+    assert np.abs(rows - levels).mean() < 0.5
 
 
 def test_data_of_one_kind():

@@ -52,3 +52,28 @@ def test_the_page_says_what_a_model_does_not_have(results):
     assert "Hoyer sparsity" in section
     assert "none" in section
     assert "layer-2" in section
+
+
+def test_the_page_says_why_a_measure_is_missing(tmp_path):
+    study = plan(
+        config=RunConfig.of(**{**SMALL, "dequantize": 16, "likelihood": "normal"}),
+        factors={"model": ("vae", "linear", "gan")},
+        seeds=(0,),
+        methods=(Method("auto", {"most": 2000}),),
+        limit=6,
+        measures=("decomposition", "bound_curve", "codes", "pictures", "gradients"),
+    )
+    results = carry_out(tmp_path, study)
+    assert [cell.state for cell in results.cells] == ["done"] * 3, results.warnings
+    found = {cell.arm: cell.measures.get("lacking") for cell in results.cells}
+    assert found["vae"] is None
+    assert set(found["linear"]) == {"gradients"}
+    assert set(found["gan"]) == {"decomposition", "bound_curve", "gradients"}
+    assert "reconstruction" not in results.of("gan")[0].pictures
+    page = write_report(results).read_text()
+    section = page.partition('id="lacking"')[2].partition("</section>")[0]
+    assert "training by adversarial ascends no objective" in section
+    assert "the guide is the prior" in section
+    settings = page.partition("All settings that the arms share")[2].partition("</pre>")[0]
+    assert "dequantize: 16" in settings
+    assert "objective:" not in settings
