@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/ppl-vae compare --data digits --objective elbo --objective iwae:50 --seeds 3 \
 	  --epochs 400 --patience 20 --learning-rate 3e-3 --hidden 100,100 --latent 20 \
-	  --out demo
+	  --engine ray --out demo
 
 test: $(READY) lint browser
 	$(BIN)/pytest -n 2
