@@ -234,8 +234,8 @@ def test_classes_of_this_package_need_no_trust(settings):
 def test_parts_of_this_package_take_plain_values_only():
     """Else an argument could name a class, which the parser would import."""
     plain = re.compile(
-        r"typing\.(Union\[float|Literal)|collections\.abc\.Sequence\[int\]|(int|float) \| None|tuple\[int"
-        r"|<class .(int|float|bool).>"
+        r"typing\.(Union\[float|Literal)|collections\.abc\.Sequence\[int\]|(int|float) \| None"
+        r"|tuple\[int|<class .(int|float|bool).>"
     )
     for kind in MODEL_KINDS.values():
         for build in kind.values():
