@@ -36,8 +36,6 @@ class RuleKind(ModelKind):
     """Name of the rule, in the place of an objective's."""
     likelihoods: ClassVar[tuple[str, ...]] = ("normal",)
     """Names of the likelihoods that it may have, the first of them unless another is given."""
-    used: ClassVar[tuple[str, ...]] = ("batch_size", "epochs")
-    """Settings of training that a rule takes."""
     _networks: ClassVar[bool] = False
     """Whether there are networks of hidden layers."""
 
@@ -104,12 +102,12 @@ class RuleKind(ModelKind):
     def idle(self, training: Sequence[str]) -> Sequence[str]:
         """Those of gradients, of networks where there are none, and what the rule does not take."""
         networks = () if self._networks else ("hidden", "activation")
-        return [*networks, *(n for n in training if n not in self.used), *self.unused]
+        return [*networks, *(name for name in training if name not in self.used)]
 
     @property
     @abstractmethod
-    def unused(self) -> Sequence[str]:
-        """Settings of :attr:`used` that this one has no use for."""
+    def used(self) -> Sequence[str]:
+        """Settings of training that the rule takes."""
 
     @abstractmethod
     def make(self, work: "Build") -> "Model":
@@ -172,9 +170,9 @@ class LinearKind(LikelihoodKind):
     least_noise: float = 0.0
 
     @property
-    def unused(self) -> Sequence[str]:
-        """Batches, and epochs where one update is all."""
-        return ("batch_size", "epochs") if self.by == "closed" else ("batch_size",)
+    def used(self) -> Sequence[str]:
+        """Epochs, unless one update is all."""
+        return () if self.by == "closed" else ("epochs",)
 
     def train(self, job: "TrainingJob") -> "FitResult":
         """Take one update, if the maximum is known, or an update of EM an epoch."""
@@ -198,9 +196,9 @@ class FactorAnalysisKind(LikelihoodKind):
     least_noise: float = 0.0
 
     @property
-    def unused(self) -> Sequence[str]:
-        """Batches."""
-        return ("batch_size",)
+    def used(self) -> Sequence[str]:
+        """Epochs, each an update on all data."""
+        return ("epochs",)
 
     def train(self, job: "TrainingJob") -> "FitResult":
         """Take an update of EM an epoch."""
@@ -230,9 +228,9 @@ class ImplicitKind(RuleKind):
         )
 
     @property
-    def unused(self) -> Sequence[str]:
-        """None."""
-        return ()
+    def used(self) -> Sequence[str]:
+        """Epochs and batches."""
+        return ("epochs", "batch_size")
 
     def train(self, job: "TrainingJob") -> "FitResult":
         """Train batch by batch."""
@@ -373,9 +371,9 @@ class RBMKind(RuleKind):
         )
 
     @property
-    def unused(self) -> Sequence[str]:
-        """None."""
-        return ()
+    def used(self) -> Sequence[str]:
+        """Epochs and batches."""
+        return ("epochs", "batch_size")
 
     def train(self, job: "TrainingJob") -> "FitResult":
         """Train batch by batch."""

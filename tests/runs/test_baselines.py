@@ -266,7 +266,7 @@ def test_settings_without_effect_are_told():
     assert config.without_effect == ["learning_rate", "patience"]
     assert RunConfig.of(learning_rate=0.1).without_effect == []
     linear = {"model": "linear", "epochs": 7, "batch_size": 7, "hidden": (5,), "activation": "relu"}
-    assert RunConfig.of(**linear).without_effect == ["hidden", "activation", "batch_size", "epochs"]
+    assert RunConfig.of(**linear).without_effect == ["hidden", "activation", "epochs", "batch_size"]
     em = RunConfig.of(**{**linear, "model": "linear:by=em"})
     assert em.without_effect == ["hidden", "activation", "batch_size"]
     machine = RunConfig.of(**{**linear, "model": "rbm"})
