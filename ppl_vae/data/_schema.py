@@ -290,7 +290,11 @@ def check_finite(
     number = row if numbers is None else int(numbers[row])
     among = "" if numbers is None else f" among the {len(x)} rows read last"
     where = f"column {column + 1}" if feature_names is None else f"column {feature_names[column]!r}"
-    keep = ", or keep missing cells (allow_missing=True)" if np.isnan(x[row, column]) else ""
+    keep = (
+        ", or keep missing cells (allow_missing=True) for a model whose likelihood leaves them out"
+        if np.isnan(x[row, column])
+        else ""
+    )
     raise UnreadableError(
         f"{what}: {bad.sum()} missing or non-finite value(s){among}, the first in row "
         f"{number + 1}, {where} (counted from 1), expected finite numbers",

@@ -295,11 +295,17 @@ class Evidence(Result):
         rows = "" if self._chunk_rows is None else f", rows {self._chunk_rows}"
         text = (
             f"log p(x) = {self.mean:.3f} nats per datum "
-            f"(Monte Carlo error {self.monte_carlo_error:.3f}, finite-data error "
-            f"{self.data_error:.3f}, together {self.total_error:.3f}{self._low}; "
+            f"(Monte Carlo error {self.monte_carlo_error:.3f}{self._spread}{self._low}; "
             f"N = {len(self)}, {self.procedure}{rows}, {direction})"
         )
         return text if self.warning is None else f"{text}\n{self.warning}"
+
+    @property
+    def _spread(self) -> str:
+        # One datum says nothing of how data differ.
+        if math.isnan(self.data_error):
+            return ""
+        return f", finite-data error {self.data_error:.3f}, together {self.total_error:.3f}"
 
     @property
     def _low(self) -> str:

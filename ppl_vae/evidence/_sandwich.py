@@ -93,7 +93,10 @@ class Sandwich(Result):
             ("gap", self.gap, self.gap_error),
         ]
         lines = [f"log p(x), nats per datum, {len(self)} simulated data; {self.lower.method}"]
-        lines += [f"  {name:<6}{value:>12.3f}  +- {error:.3f}" for name, value, error in rows]
+        for name, value, error in rows:
+            # The gap of one datum has no spread to tell an error by.
+            shown = "" if math.isnan(error) else f"  +- {error:.3f}"
+            lines.append(f"  {name:<6}{value:>12.3f}{shown}")
         if self.likeness is not None:
             lines.append(str(self.likeness))
         return "\n".join(lines)

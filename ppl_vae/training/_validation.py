@@ -101,7 +101,8 @@ def require_maximum(
         parameters: Parameters that are trained.
 
     Raises:
-        ValueError: If it has none, or is shaped by a KL that a point does not have.
+        ValueError: If it has none, is shaped by a KL that a point does not have, or has several
+            draws where all are the same.
     """
     with torch.enable_grad():
         particles = programs.draw(x, graph="split", check_finite=False)
@@ -119,6 +120,12 @@ def require_maximum(
         # A discrete latent has a probability, which ends at 1.
         if name in ascended and not particles.prior[name].support.is_discrete:
             _require_fixed_prior(particles, name, parameters)
+    if len(points) == len(particles.guide) and objective.num_particles > 1:
+        raise ValueError(
+            f"guide site {points[0]!r} is a Delta, all of whose draws are the same, and "
+            f"{objective} takes {objective.num_particles}: give it 1 particle, or take a guide "
+            "with a density, such as the normal."
+        )
 
 
 def _ascended_densities(objective: Objective, programs: Programs, x: Tensor) -> set[str]:

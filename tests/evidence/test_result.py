@@ -67,6 +67,11 @@ class TestFormulas:
             assert part in text
         assert "trusted" not in text
 
+    def test_one_datum_says_nothing_of_how_data_differ(self):
+        text = str(evidence_of([-1.0], [0.1]))
+        assert "Monte Carlo error 0.100; N = 1" in text
+        assert "nan" not in text
+
     def test_summary_is_plain_json(self):
         summary = self.evidence.summary()
         assert json.loads(json.dumps(summary, allow_nan=False)) == summary

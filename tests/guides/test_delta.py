@@ -204,6 +204,12 @@ class TestAPriorThatClosesIn:
         with pytest.raises(ValueError, match=r"is a Delta, a point without a KL, and .* measures"):
             self.fit(autoencoder, ELBO(kl=kl))
 
+    @pytest.mark.parametrize("objective", [IWAE(5), ELBO(3)], ids=repr)
+    def test_draws_that_are_all_the_same(self, autoencoder, objective):
+        expected = r"is a Delta, all of whose draws are the same, .* give it 1 particle"
+        with pytest.raises(ValueError, match=expected):
+            self.fit(autoencoder, objective)
+
     @pytest.mark.parametrize(
         "objective",
         [ELBO(kl=Beta(0.0)), ELBO(kl=LinearAnnealing(start=0.0, end=0.3)), ELBO()],
