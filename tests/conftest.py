@@ -55,24 +55,7 @@ def pytest_configure(config):
     )
 
 
-def shared_fixtures(item):
-    """Names of the fixtures that are made once for several tests."""
-    definitions = item._fixtureinfo.name2fixturedefs
-    return {
-        name
-        for name in item.fixturenames
-        if name in definitions
-        and definitions[name][-1].scope != "function"
-        and definitions[name][-1].baseid.endswith(".py")
-    }
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    for item in items:
-        # Of two workers, one should make what these share.
-        if shared_fixtures(item):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     statistical = [item.nodeid for item in items if "significance" in item.fixturenames]
     if len(statistical) > NUM_STATISTICAL_TESTS:
         raise pytest.UsageError(
