@@ -238,9 +238,10 @@ def main() -> None:
     device = resolve_device(options.device)
     rounds = 2 if options.quick else options.rounds
     one, several = (1, 1) if options.quick else (10, 3)
+    particles = 5 if options.quick else 50
     results = [
         measure(device, 128, 1, rounds, one, options),
-        measure(device, 100, 50, max(2, rounds // 2), several, options),
+        measure(device, 100, particles, max(2, rounds // 2), several, options),
     ]
     print(table(results), file=sys.stderr)
     write({"benchmark": "step", "machine": machine(device), "results": results}, options.out)

@@ -116,18 +116,18 @@ def rms(found: Evidence, exact: Tensor) -> float:
 
 
 def needed(
-    estimate: Callable[[int], Evidence], start: int, each: int, exact: Tensor, aim: float
+    estimate: Callable[[int], Evidence], start: int, each: int, exact: Tensor, aim: float, most: int
 ) -> int | None:
     """Decoder evaluations a datum of the smallest setting, doubled from ``start``, in reach."""
     size = start
-    while size * each <= MOST:
+    while size * each <= most:
         if rms(estimate(size), exact) <= aim:
             return size * each
         size *= 2
     return None
 
 
-def measure(case: Case, few: int, seed: int = 0) -> dict[str, Any]:
+def measure(case: Case, few: int, most: int, seed: int = 0) -> dict[str, Any]:
     """Coverage and cost of one model."""
     programs = case.vae.model, case.vae.guide
     found = AutomaticSampling()(*programs, case.x, seed=seed)
@@ -154,6 +154,7 @@ def measure(case: Case, few: int, seed: int = 0) -> dict[str, Any]:
     worst = max(AutomaticSampling().target, *(row["rms_error"] for row in kinds))
     fixed: dict[str, int | None] = {}
     schedule: dict[str, int | None] = {}
+    one: int | None = None
     for name, of in rows.items() if "exact" not in str(found.direction) else ():
         x, exact = case.x[of][:few], case.exact[of][:few]
 
@@ -163,10 +164,11 @@ def measure(case: Case, few: int, seed: int = 0) -> dict[str, Any]:
         def by_annealing(size: int, x: Tensor = x) -> Evidence:
             return AnnealedImportanceSampling(size, CHAINS)(*programs, x, seed=1)
 
-        fixed[name] = needed(by_particles, 16, 1, exact, worst)
-        # A transition evaluates the density once a leapfrog step, and once where it begins.
-        one = by_annealing(16).evaluations_per_datum / 16
-        schedule[name] = needed(by_annealing, 2, round(one), exact, worst)
+        fixed[name] = needed(by_particles, 16, 1, exact, worst, most)
+        # A transition evaluates the density once a leapfrog step, and once where it begins, of
+        # whatever data.
+        one = one or round(by_annealing(16).evaluations_per_datum / 16)
+        schedule[name] = needed(by_annealing, 2, one, exact, worst, most)
     return {
         "model": case.name,
         "coverage": float(inside.double().mean()),
@@ -193,12 +195,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    num_data, few = (30, 5) if args.quick else (args.num_data, 10)
+    num_data, few, most = (30, 5, 2**9) if args.quick else (args.num_data, 10, MOST)
     makers: list[tuple[Callable[[int, int], Case], int]] = [(bimodal, 1), (bimodal, 5)]
     makers += [(linear, latent) for latent in ((3,) if args.quick else LATENTS)]
     result: dict[str, Any] = {"machine": machine(torch.device("cpu")), "models": []}
     for make, latent in makers:
-        row = measure(make(latent, num_data), few)
+        row = measure(make(latent, num_data), few, most)
         result["models"].append(row)
         sys.stderr.write(f"{row}\n")
     write(result, args.out)
