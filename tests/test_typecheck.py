@@ -108,5 +108,28 @@ def test_one_call_binds_no_other():
     add(torch.ones(1), torch.ones(1))
 
 
+def test_a_function_inside_of_another_is_compiled_once(monkeypatch):
+    compiled, compile_check = [], typecheck._compile
+
+    def counted(function, hints):
+        compiled.append(function)
+        return compile_check(function, hints)
+
+    monkeypatch.setattr(typecheck, "_compile", counted)
+
+    def scaled(a, factor):
+        @typecheck.checked
+        def scale(b: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+            return b * factor
+
+        return scale(a)
+
+    assert [scaled(torch.ones(2), factor).tolist() for factor in (2, 3)] == [[2, 2], [3, 3]]
+    assert len(compiled) == 1
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            scaled(torch.ones(2, 2), 4)
+
+
 def test_unchecked(unchecked_types):
     assert add(torch.ones(2), torch.ones(2)).shape == (2,)

@@ -47,8 +47,7 @@ def checked(function: Any) -> Any:
         return function
     check: Callable[..., Any] | None = None
     hints: dict[str, Any] = {}
-    # What the arguments were like in calls that passed, and what the results were like then.
-    passed: dict[Any, set[Any]] = {}
+    passed = _passed_by(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -81,6 +80,21 @@ def checked(function: Any) -> Any:
         return result
 
     return call
+
+
+_inside: dict[Any, dict[Any, set[Any]]] = {}
+
+
+def _passed_by(function: types.FunctionType) -> dict[Any, set[Any]]:
+    """What the arguments were like in calls that passed, and what the results were like then.
+
+    A function inside of another is a new one at each call of the other, and to compile a check
+    takes longer than most calls: those of the same code and annotations share what has passed.
+    """
+    if "<locals>" not in function.__qualname__:
+        return {}
+    annotations = tuple((name, repr(hint)) for name, hint in function.__annotations__.items())
+    return _inside.setdefault((function.__code__, annotations), {})
 
 
 def _likeness(value: Any) -> Any:

@@ -7,15 +7,25 @@ import torch
 
 from engines import work
 from ppl_vae.engines import RayEngine
+from ppl_vae.engines._cluster import connected
 from ppl_vae.runs import RunConfig, train_run
 
 ray = pytest.importorskip("ray")
 # Ray Train asks for more packages than Ray.
 pytest.importorskip("pydantic")
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 CONFIG = RunConfig.of(
     hidden=(16,), latent=2, epochs=8, batch_size=200, validation_particles=5, learning_rate=0.01
 )
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The one that an engine starts, once for all tests: a start is most of the time of the last."""
+    with connected(ray, None):
+        yield
 
 
 def test_a_worker_is_killed_and_the_end_is_that_of_one_process(tmp_path):
