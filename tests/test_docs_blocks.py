@@ -23,6 +23,8 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SMALLER = [
     (r"epochs=\d+", "epochs=1"),
     (r"Sampling\(1000\)", "Sampling(10)"),
+    (r"num_temperatures=50", "num_temperatures=5"),
+    (r"valid, limit=20", "valid, limit=4"),
     (r"full_covariance=True, flow=True", "full_covariance=True"),
     (r"rate_distortion\(vae\.model, vae\.guide, x_test\[:20\]\)",
      "rate_distortion(vae.model, vae.guide, x_test[:2], "
