@@ -30,6 +30,8 @@ from pyro.poutine.runtime import _PYRO_STACK  # noqa: E402
 from significance import NUM_STATISTICAL_TESTS, Significance  # noqa: E402
 from torch._subclasses import fake_tensor  # noqa: E402
 
+from ppl_vae.decoders import _noise  # noqa: E402
+from ppl_vae.evidence import AnnealedImportanceSampling  # noqa: E402
 from ppl_vae.evidence.annealing import _pilot as pilot  # noqa: E402
 from ppl_vae.randomness import seed_devices  # noqa: E402
 
@@ -113,3 +115,9 @@ def short_pilot(request, monkeypatch):
         return
     monkeypatch.setattr(pilot, "_WARM_UP", 2)
     monkeypatch.setattr(pilot, "_TRANSITIONS", 4)
+
+
+@pytest.fixture
+def quick_noise(monkeypatch):
+    """Noise of a generator from a few temperatures, for tests in which any noise will do."""
+    monkeypatch.setattr(_noise, "_SEARCH", AnnealedImportanceSampling(5, 2, leapfrog_steps=1))

@@ -23,7 +23,7 @@ CONFIG = RunConfig.of(
 
 @pytest.fixture(scope="module")
 def cluster():
-    """The one that an engine starts, once for all tests: a start is most of the time of the last."""
+    """The one that an engine starts, once for all tests: a start takes seconds."""
     with connected(ray, None):
         yield
 

@@ -13,8 +13,7 @@ from ppl_vae.likelihoods import NormalDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.objectives import Reconstruction
 from ppl_vae.priors import GaussianMixturePrior, StandardNormalPrior
-from ppl_vae.runs import FINISHED, RunConfig, evaluate_run, open_run, train_run
-from ppl_vae.runs import _codes
+from ppl_vae.runs import FINISHED, RunConfig, _codes, evaluate_run, open_run, train_run
 from ppl_vae.runs._codes import choose_scale
 from ppl_vae.studies import build_arms, study_from_mapping, study_to_mapping
 from ppl_vae.training import History

@@ -226,9 +226,10 @@ class TestLeftOut:
         monkeypatch.setattr(diagnose, "DIAGNOSES", entries)
         assert "these columns are categorical, real" in small(run).left_out["predictive_check"]
 
+    @pytest.mark.usefixtures("quick_noise")
     def test_residuals_of_a_model_without_an_encoder(self, tmp_path, monkeypatch):
         """A prior in place of a guide would blame a right model."""
-        config = CONFIG.changed(model="gan", objective="auto")
+        config = CONFIG.changed(model="gan", objective="auto", latent=3)
         run, _ = train_run(config, tmp_path / "run", progress=False)
         entries = [e for e in diagnose.DIAGNOSES if e.name == "predictive_check"]
         monkeypatch.setattr(diagnose, "DIAGNOSES", entries)

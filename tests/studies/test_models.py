@@ -54,6 +54,7 @@ def test_the_page_says_what_a_model_does_not_have(results):
     assert "layer-2" in section
 
 
+@pytest.mark.usefixtures("quick_noise")
 def test_the_page_says_why_a_measure_is_missing(tmp_path):
     study = plan(
         config=RunConfig.of(**{**SMALL, "dequantize": 16, "likelihood": "normal"}),
