@@ -147,13 +147,36 @@ def _tail_sums(
         log_prior = -0.5 * _PRIOR_WEIGHT * ((k - _PRIOR_SHAPE) / (1 + _PRIOR_SHAPE)).square()
         # Uniform in k and log sigma, hence in k and log theta: cells of the grid differ in size.
         cell = math.log(float((shapes[1] - shapes[0]) * torch.log(rates[1] / rates[0]).abs()))
-        masses.append((log_likelihood + log_prior + cell).flatten(0, 1))
-        mean = torch.where(k < 1, k / (theta * (1 - k)), math.inf)
-        means.append(mean.flatten(0, 1))
-    order = torch.cat(means).sort(0)
-    below = torch.softmax(torch.cat(masses), 0).gather(0, order.indices).cumsum(0)
-    at = [
-        (below < level).sum(0, keepdim=True).clamp(max=len(below) - 1) for level in (0.5, _BEYOND)
-    ]
-    middle, upper = (size * unit * order.values.gather(0, index)[0] for index in at)
+        mass = (log_likelihood + log_prior + cell).flatten(0, 1)
+        mean = torch.where(k < 1, k / (theta * (1 - k)), math.inf).flatten(0, 1)
+        # Up to a factor of its own a datum has the means of any other: all have one order.
+        order = mean[:, 0].argsort()
+        masses.append(mass[order])
+        means.append(mean[order])
+    shares = torch.softmax(torch.cat(masses), 0).split([len(mass) for mass in masses])
+    points = _points_of_both(*(mean.T.contiguous() for mean in means), *(each.T for each in shares))
+    middle, upper = (size * unit * point for point in points)
     return middle, upper
+
+
+def _points_of_both(
+    a: Float[Tensor, "batch n"],
+    b: Float[Tensor, "batch m"],
+    share_a: Float[Tensor, "batch n"],
+    share_b: Float[Tensor, "batch m"],
+) -> list[Float[Tensor, " batch"]]:
+    """Median and 95% point of values in two ascending lists, without sorting them together."""
+    below_a, below_b = (
+        torch.nn.functional.pad(share.cumsum(1), (1, 0)) for share in (share_a, share_b)
+    )
+    at_a = below_a[:, 1:] + below_b.gather(1, torch.searchsorted(b, a, right=True))
+    at_b = below_b[:, 1:] + below_a.gather(1, torch.searchsorted(a, b, right=True))
+    return [
+        torch.minimum(
+            *(
+                torch.where(at >= level, values, math.inf).amin(1)
+                for values, at in ((a, at_a), (b, at_b))
+            )
+        )
+        for level in (0.5, _BEYOND)
+    ]
