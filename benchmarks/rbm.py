@@ -5,7 +5,7 @@ contrastive divergence. Then log Z is estimated again and again, each time by ch
 counted is how often the 95% interval of either side, and of both together, holds the exact value,
 and how far off the value is.
 
-    python benchmarks/rbm.py                        # both, as published: hours
+    python benchmarks/rbm.py                        # both, as published: 2 hours of a core
     python benchmarks/rbm.py --temperatures 290     # a fiftieth: minutes
     python benchmarks/rbm.py --machine digits --repetitions 20 --out FILE
 
