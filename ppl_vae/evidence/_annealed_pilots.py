@@ -30,7 +30,9 @@ _PILOTS = 8
 FIRST = 32
 """Temperatures of the first pilot of an annealing."""
 _ALLOWANCE = 1.3
-"""Factor on a variance of log W that 16 chains have shown."""
+"""Factor on a variance of log W that few chains have shown."""
+_SECOND, _LARGE = 4, 24
+"""Blocks of a second look, and of a plan from which on it is taken."""
 _ACCEPTANCE = 0.65
 _MOST_TEMPERATURES = 4096
 _RUNG = 4
@@ -109,6 +111,30 @@ class AnnealingPlan:
 
 @final
 @dataclass(frozen=True)
+class Shown:
+    """What chains have shown of log W.
+
+    Attributes:
+        variance: Variance of log W.
+        length: Temperatures of these chains.
+        excess: Relative variance of W over that of a log-normal W, where it is larger.
+    """
+
+    variance: Float[Tensor, " batch"]
+    length: Float[Tensor, " batch"]
+    excess: Float[Tensor, " batch"]
+
+    def take(self, data: Tensor, log_weight: Float[Tensor, "chains rows"], length: int) -> None:
+        """Put what further chains of some data show in the place of what was known."""
+        variance = log_weight.var(0).nan_to_num(nan=math.inf)
+        weight = torch.softmax(log_weight, 0) * len(log_weight)
+        lognormal = torch.expm1(variance.clamp(max=50))
+        self.variance[data], self.length[data] = variance, float(length)
+        self.excess[data] = (weight.var(0) / lognormal).nan_to_num(nan=1.0).clamp(min=1.0)
+
+
+@final
+@dataclass(frozen=True)
 class Annealing:
     """Annealing of chunks, with step sizes from a pilot.
 
@@ -146,25 +172,28 @@ class Annealing:
             if length > _MOST_TEMPERATURES or CHAINS * self.steps(length) > goal.most // 2:
                 break
             todo = todo[variance[todo] > _FITTING]
-        return self._choose(variance, seen, goal, spent, tuning)
+        shown = Shown(variance, seen, torch.ones_like(variance))
+        plan = self._choose(shown, goal, spent, tuning)
+        # A rare large weight is seldom among 16 chains; where many are asked for, a second look.
+        large = (plan.blocks >= _LARGE).nonzero().squeeze(1)
+        if not len(large):
+            return plan
+        second = replace(plan.rows(large), blocks=torch.full_like(large, _SECOND))
+        for rows, log_weight, length in self.run(work.rows(large), second):
+            spent[large[rows]] += len(log_weight) * self.steps(length)
+            shown.take(large[rows], log_weight, length)
+        return self._choose(shown, goal, spent, tuning)
 
-    def _choose(
-        self,
-        variance: Tensor,
-        seen: Tensor,
-        goal: Goal,
-        spent: Tensor,
-        tuning: Tuning,
-    ) -> AnnealingPlan:
+    def _choose(self, shown: "Shown", goal: Goal, spent: Tensor, tuning: Tuning) -> AnnealingPlan:
         """The cheapest schedule and number of chains that meet the target."""
         lengths = FIRST * 2 ** torch.arange(int(math.log2(_MOST_TEMPERATURES // FIRST)) + 1)
         blocks = torch.tensor(_BLOCKS)
         length, count = lengths.view(-1, 1, 1), CHAINS * blocks.view(1, -1, 1)
-        cost = (count * self.steps(length)).double().expand(-1, -1, len(variance))
+        cost = (count * self.steps(length)).double().expand(-1, -1, len(spent))
         # Long paths lose variance as 1 / T; one is not taken to be shorter than what was seen.
-        at = _ALLOWANCE * variance * seen / length.double()
-        at = torch.where(length < seen / 2, math.inf, at)
-        error = torch.sqrt(torch.expm1(at.clamp(max=50)) / count)
+        at = _ALLOWANCE * shown.variance * shown.length / length.double()
+        at = torch.where(length < shown.length / 2, math.inf, at)
+        error = torch.sqrt(shown.excess * torch.expm1(at.clamp(max=50)) / count)
         meets = (
             (error <= goal.error) & (_expected_doubt(at, count) <= goal.doubt) & (at <= _FITTING)
         )

@@ -31,6 +31,8 @@ _LOOKS = 3, 0.2
 not taken."""
 _SECOND = 3
 """Blocks of the second look."""
+_SEEN = 4
+"""Draws of a plan for each that the looks before it saw, above which there is a third look."""
 _HELD = 20_000_000
 """Log-weights held at once."""
 _HOPELESS = 20
@@ -153,6 +155,12 @@ class SamplingPlan:
     effective: Float[Tensor, " batch"]
     spent: Float[Tensor, " batch"]
 
+    def take(self, data: Tensor, other: "SamplingPlan", drawn: int) -> None:
+        """Put the plan by further draws of some data in the place of the one that was."""
+        self.blocks[data], self.cost[data] = other.blocks, other.cost
+        self.effective[data] = other.effective
+        self.spent[data] += drawn
+
     @property
     def asked_for(self) -> Float[Tensor, " batch"]:
         """Decoder evaluations that are planned, whether or not they are enough."""
@@ -201,20 +209,27 @@ def plan_sampling(work: Work, goal: Goal) -> SamplingPlan:
     """What importance sampling needs, by one block of each datum, or four where it looks easy.
 
     As many draws as bring the standard error to its goal, where these leave no more doubt than is
-    wanted: of a tail that leaves more, more draws of the same kind are not the cure.
+    wanted: of a tail that leaves more, more draws of the same kind are not the cure. Where many are
+    asked for, a third look sees a quarter of them.
     """
     first = torch.ones(len(work.x), dtype=torch.long)
     log_weight, _ = work.log_weights(first)
     plan = _sampling_plan(log_weight, replace(goal, doubt=_LOOKS[0] * goal.doubt))
     # A tail that few draws have not shown is the likeliest way to be wrong: a second look.
+    goal = replace(goal, doubt=_LOOKS[1] * goal.doubt)
     again = (plan.cost.isfinite() & (plan.effective < _NEARLY_ALL * BLOCK)).nonzero().squeeze(1)
     if len(again):
         more, _ = work.rows(again).log_weights(_SECOND * first[again])
         more = more.unflatten(1, (len(again), _SECOND)).movedim(2, 0).flatten(0, 1)
         both = torch.cat([log_weight[:, again], more])
-        other = _sampling_plan(both, replace(goal, doubt=_LOOKS[1] * goal.doubt))
-        for name, values in vars(plan).items():
-            values[again] = getattr(other, name)
+        plan.take(again, _sampling_plan(both, goal), len(more))
+    seen = 1 + _SECOND
+    large = (plan.cost.isfinite() & (plan.blocks > _SEEN * seen)).nonzero().squeeze(1)
+    if len(large):
+        blocks = (plan.blocks[large] // _SEEN).clamp(max=max(1, _HELD // (BLOCK * len(large))))
+        drawn, _ = work.rows(large).log_weights(blocks)
+        for data, of_each in by_count(drawn, blocks, large):
+            plan.take(data, _sampling_plan(of_each, goal), len(of_each))
     return plan
 
 

@@ -8,6 +8,10 @@ import pytest
 import torch
 
 from ppl_vae.evidence import AutomaticSampling
+from ppl_vae.evidence._annealed_pilots import Shown
+from ppl_vae.evidence._loop import Call
+from ppl_vae.evidence._pilots import BLOCK, Goal, Work, plan_sampling
+from ppl_vae.particles import ChunkSize, Programs
 
 
 def linear_gaussian(dim, features, noise, seed):
@@ -50,6 +54,15 @@ class Pair:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return self.marginal.sample((count,))
+
+
+def independent(scale):
+    """A pair of independent dimensions: with scale 1 the guide is the posterior."""
+    pair = Pair(5, scale)
+    pair.weight = torch.zeros(10, 5, dtype=torch.float64)
+    pair.weight[:5] = torch.diag(torch.linspace(0.5, 2, 5, dtype=torch.float64))
+    pair.precision = torch.eye(5, dtype=torch.float64) + pair.weight.T @ pair.weight / 0.25
+    return pair
 
 
 def test_laplace_s_approximation_from_a_guide_that_is_a_point():
@@ -116,11 +129,7 @@ class TestWays:
         torch.testing.assert_close(found.log_prob, exact, atol=1e-9, rtol=0)
 
     def test_the_posterior_as_a_guide_costs_a_pilot_and_a_block(self):
-        pair = Pair(5)
-        # Independent dimensions: the guide is the posterior.
-        pair.weight = torch.zeros(10, 5, dtype=torch.float64)
-        pair.weight[:5] = torch.diag(torch.linspace(0.5, 2, 5, dtype=torch.float64))
-        pair.precision = torch.eye(5, dtype=torch.float64) + pair.weight.T @ pair.weight / 0.25
+        pair = independent(1.0)
         found = AutomaticSampling()(pair.model, pair.guide, pair.data(20))
         assert found.stage_counts == {"importance sampling": 20}
         assert found.evaluations.tolist() == [500.0] * 20
@@ -156,6 +165,40 @@ class TestWays:
         }  # fmt: skip
         off = (found.log_prob - exact).abs()
         assert (off <= 4 * found.standard_error + found.doubt + 1e-6).all()
+
+
+def test_a_rare_large_weight_counts_beyond_the_variance_of_log_w():
+    """Chains near normal are as their variance says; one large weight asks for more of them."""
+    level = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+    normal = 0.3 * torch.special.ndtri(level)
+    rare = normal.clone()
+    rare[-1] = 4.0
+    shown = Shown(*(torch.ones(2, dtype=torch.float64) for _ in range(3)))
+    shown.take(torch.tensor([0, 1]), torch.stack([normal, rare], 1), 128)
+    torch.testing.assert_close(shown.variance, torch.stack([normal.var(), rare.var()]))
+    assert shown.length.tolist() == [128, 128]
+    # Relative variances of the weights themselves, over those of log-normal ones.
+    weight = rare.exp() / rare.exp().mean()
+    expected = weight.var() / torch.expm1(rare.var())
+    torch.testing.assert_close(shown.excess, torch.stack([torch.ones_like(expected), expected]))
+    assert expected > 10
+
+
+def test_a_plan_of_many_draws_rests_on_many():
+    """A tail that a thousand draws have not shown is looked for in a quarter of what is planned."""
+    pair = independent(1.4)
+    size, call = ChunkSize(16, None, whole=True), Call(None, 0)
+    with call.open(Programs(pair.model, pair.guide), pair.data(20), size) as look, torch.no_grad():
+        work = Work(look.programs, torch.as_tensor(look.x), look.data_at_once, look.replays)
+        few = plan_sampling(work, Goal(doubt=0.05, error=0.05, most=10**6))
+        many = plan_sampling(work, Goal(doubt=0.05, error=0.004, most=10**6))
+    assert few.blocks.max() <= 16
+    assert few.spent.tolist() == [4 * BLOCK] * 20
+    large = many.cost.isfinite() & (many.blocks > 32)
+    assert large.sum() >= 15
+    # By other draws it may ask for more or less than the plan that the look was a quarter of.
+    share = (many.spent / many.asked_for)[large]
+    assert share.min() > 1 / 8
 
 
 class TestLimits:
