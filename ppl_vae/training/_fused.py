@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
+from torch.optim import optimizer as torch_optimizer
 
 Placement = Literal["outside", "inside", "uncorrected"]
 """Place of Adam's eps: see :class:`~ppl_vae.training.Adam`."""
@@ -65,9 +67,23 @@ class FusedAdam(torch.optim.Adam):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient."""
+        # Torch wraps every optimiser's step for these, which takes 100 microseconds.
+        watched = (
+            profiler._is_profiler_enabled
+            or self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+        )
+        return self._watched_update(closure) if watched else self._update(closure)
+
+    # So that torch does not wrap it.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _update(self, closure: Callable[[], Any] | None = None) -> Any:
         group = self.param_groups[0]
         given = [p.grad for p in group["params"]]
-        which = tuple(gradient is not None for gradient in given)
+        which = tuple([gradient is not None for gradient in given])
         if which not in self._kept:
             self._kept[which] = self._moments()
         moments = self._kept[which]
@@ -92,6 +108,8 @@ class FusedAdam(torch.optim.Adam):
                 maximize=False,
             )
         return None
+
+    _watched_update = torch.optim.Optimizer.profile_hook_step(_update)
 
     def _moments(self) -> _Moments | None:
         """Tensors of one call of the kernel, made if need be; None where there is no one call."""
