@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppl_vae.objectives import Objective
-from ppl_vae.particles import ChunkSize, Particles, Programs, count_evaluations
+from ppl_vae.particles import ChunkSize, Particles, Program, Programs, count_evaluations
 from ppl_vae.randomness import seeded
 
 BUDGET = 128 << 20
@@ -46,14 +46,14 @@ class Chunks:
         self._bytes: float | None = None
         self._known: dict[tuple[int, str], list[slice]] = {}
 
-    def of(self, programs: Programs, x: Tensor) -> list[slice]:
+    def of(self, model: Program, guide: Program, x: Tensor) -> list[slice]:
         """Rows of each chunk of a batch; one slice of all where it is not divided.
 
         They follow from the sizes of batch, model and budget, not from the memory that is free.
         """
-        key = len(x), x.device.type
+        key = x.shape[0], x.device.type
         if key not in self._known:
-            self._known[key] = self._split(programs, x)
+            self._known[key] = self._split(self._objective.programs(model, guide), x)
         return self._known[key]
 
     def _split(self, programs: Programs, x: Tensor) -> list[slice]:

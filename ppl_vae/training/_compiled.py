@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, final
 
 import pyro
@@ -24,6 +25,8 @@ from ppl_vae.randomness import seeded
 from ppl_vae.refinement import Refinement
 from ppl_vae.training._gradients import Differentiated, differentiate, over_chunks
 from ppl_vae.training._precision import Precision
+
+_TRAINING = attrgetter("training")
 
 
 @final
@@ -82,7 +85,7 @@ class CompiledGradients:
         Raises:
             CaptureError: If compiling is asked for, and the programs cannot be compiled.
         """
-        if not self._compiles(len(x), len(chunks)):
+        if not self._compiles(x.shape[0], len(chunks)):
             return None
         self._prepare(x)
         # The norm to be clipped is that of the sum over chunks, and over workers.
@@ -192,8 +195,8 @@ class CompiledGradients:
         return self._recorded[key]
 
     def _key(self, x: Tensor, values: Sequence[Tensor], share: Share | None) -> tuple[object, ...]:
-        modes = tuple(module.training for module in self._modules or ())
-        shapes = tuple(value.shape for value in values)
+        modes = tuple(map(_TRAINING, self._modules or ()))
+        shapes = tuple([value.shape for value in values])
         return x.shape, x.dtype, x.device, shapes, modes, self._objective.context.num_data, share
 
     def _held(self, x: Tensor) -> list[Tensor]:
@@ -280,7 +283,7 @@ class _Recorded:
         self._run = _Graph(gradients, inputs, (rows, self._clock / 4, *others), held)
 
     def __call__(self, x: Tensor, guide: OffsetGuide | None, context: Context) -> Differentiated:
-        self._numbers[:] = context.progress, context.epochs
+        self._numbers[0], self._numbers[1] = context.progress, context.epochs
         if self._clock is not self._now:
             self._clock.copy_(self._now)
         offsets = () if guide is None else guide.tensors

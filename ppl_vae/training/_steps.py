@@ -118,8 +118,7 @@ class Step(ABC):
         if share_here() is not None:
             # A share has the draws that its rows have among those of the batch, all at once.
             return [slice(0, len(x))]
-        guide = self.guide if guide is None else guide
-        return self._chunks.of(self.objective.programs(self.model, guide), x)
+        return self._chunks.of(self.model, self.guide if guide is None else guide, x)
 
     def _of_all(
         self, compute: Callable[[], Differentiated], parameters: Mapping[str, Tensor]
