@@ -273,6 +273,9 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
         # The graph of the whole is made here, whatever the environment says.
         "triton.cudagraphs": False,
     }
+    if hasattr(inductor.config.cpp, "use_decompose_tanh"):
+        # By exp, which takes half of the time, and is as exact as 1e-7 relative to 1.
+        options["cpp.use_decompose_tanh"] = True
     try:
         # What torch and its tools warn of on the way is no failure, even where warnings are errors.
         with torch.no_grad(), warnings.catch_warnings():
