@@ -187,3 +187,31 @@ def test_without_a_compiler_the_graph_itself_is_replayed(monkeypatch):
     with pytest.warns(UserWarning, match=r"are replayed, none compiled: no compiler\.$"):
         replay = capture_of(lambda x: [x + 1], X)
     assert torch.equal(replay(2 * X)[0], 2 * X + 1)
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="oneDNN stands in for MKL")
+@pytest.mark.parametrize(("rows", "products"), [(511, 0), (512, 3)])
+def test_products_of_many_rows_are_onednn_s(monkeypatch, rows, products):
+    """Both layers of the way there, and the one gradient of rows; not those of weights."""
+    graphs = []
+
+    def keep(graph, inputs, options):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", keep)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(160, 210), nn.Tanh(), nn.Linear(210, 160, bias=False))
+
+    def function(x):
+        with torch.enable_grad():
+            loss = net(x).square().mean()
+            return [loss.detach(), *torch.autograd.grad(loss, list(net.parameters()))]
+
+    x = torch.rand(rows, 160)
+    replay = capture_of(function, x, list(net.parameters()))
+    targets = [str(node.target) for node in graphs[0].graph.nodes]
+    assert targets.count("ppl_vae.linear.default") == products
+    assert targets.count("aten.mm.default") + targets.count("aten.addmm.default") == 5 - products
+    for found, wanted in zip(replay(x), function(x), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-8)
