@@ -12,13 +12,13 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
+from ppl_vae._onednn import take_onednn
 from ppl_vae.randomness import seeded
 
 Function: TypeAlias = Callable[..., Sequence[Tensor]]
@@ -35,8 +35,6 @@ _PER_CALL = 2e-3
 """Seconds that a compiled call saves at least: Pyro's handlers and torch's autograd."""
 _PER_PRODUCT = 2e-11
 """Seconds that it saves for each row of the decoder and weight of the networks."""
-_MANY_ROWS, _WIDE = 512, 1 << 15
-"""Rows and weights from which oneDNN's product takes less time than the BLAS's."""
 _NUDGE = 1 + 2.0**-10
 """Factor by which parameters differ between two recordings."""
 
@@ -279,7 +277,7 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
     if hasattr(inductor.config.cpp, "use_decompose_tanh"):
         # By exp, which takes half of the time, and is as exact as 1e-7 relative to 1.
         options["cpp.use_decompose_tanh"] = True
-    _take_onednn(graph, inputs)
+    take_onednn(graph, inputs)
     try:
         # What torch and its tools warn of on the way is no failure, even where warnings are errors.
         with torch.no_grad(), warnings.catch_warnings():
@@ -291,70 +289,6 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
         warnings.warn(f"torch's kernels are replayed, none compiled: {reason}.", stacklevel=2)
         return graph
     return run
-
-
-def _take_onednn(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
-    """Compute products of many rows with a wide layer by oneDNN, where the BLAS is MKL.
-
-    On AMD's processors, where MKL multiplies by AVX2, a training step with 50 particles takes 0.91
-    of its time. Gradients of weights, which are sums over rows, are faster where they are.
-    """
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
-        return
-    aten, nodes = torch.ops.aten, list(graph.graph.nodes)
-    given = dict(zip((node for node in nodes if node.op == "placeholder"), inputs, strict=True))
-
-    def value(node: fx.Node) -> Any:
-        return given[node] if node in given else node.meta.get("val")
-
-    for node in nodes:
-        if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
-            continue
-        *bias, left, right = node.args
-        tensors = [value(each) for each in node.args]
-        if any(each is None for each in tensors) or not _many_rows(*tensors):
-            continue
-        with graph.graph.inserting_before(node):
-            weight = graph.graph.call_function(aten.t.default, (right,))
-            new = graph.graph.call_function(_linear(), (left, weight, *(bias or [None])))
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        graph.graph.erase_node(node)
-    graph.recompile()
-
-
-def _many_rows(*factors: Tensor) -> bool:
-    """Whether a product, after a bias if there is one, is of many rows with a wide layer."""
-    *bias, left, right = factors
-    return (
-        all(each.shape == right.shape[1:] for each in bias)
-        and left.device.type == "cpu"
-        and left.dtype is torch.float32
-        and left.is_contiguous()
-        and left.shape[0] >= _MANY_ROWS
-        and right.numel() >= _WIDE
-    )
-
-
-@lru_cache(maxsize=1)
-def _linear() -> Any:
-    """Operation ``x @ weight.T + bias`` of oneDNN, which the compiler takes as it is."""
-
-    @torch.library.custom_op(
-        "ppl_vae::linear",
-        mutates_args=(),
-        device_types="cpu",
-        schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
-    )
-    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return product
-
-    @linear.register_fake
-    def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return x.new_empty(x.shape[0], weight.shape[0])
-
-    return torch.ops.ppl_vae.linear.default
 
 
 def _on_gpu(

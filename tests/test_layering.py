@@ -20,7 +20,7 @@ FLOORS = {
     "what a number was computed from": ["identity"],
     "the one file format": ["store"],
     "tensors and data": ["weights", "randomness", "progress", "devices",
-                         "settings_file", "schedules", "networks", "data"],
+                         "settings_file", "schedules", "_onednn", "networks", "data"],
     "functions recorded and compiled": ["capture"],
     "figures, trees of arrays": ["plots", "netcdf"],
     "results": ["display"],
@@ -227,8 +227,9 @@ MUST = {
     "ppl_vae.objectives._base": {"get_importance_trace"},
     # A cluster's, not a trace's.
     "ppl_vae.engines._cluster": {"nodes"},
-    # A recorded graph's.
+    # Recorded graphs'.
     "ppl_vae.capture": {"nodes"},
+    "ppl_vae._onednn": {"nodes"},
 }
 
 
