@@ -6,7 +6,7 @@ objective, estimator and diagnostic is a function of the :class:`Particles` it r
 
 from ppl_vae.particles._checks import FirstRun, first_run, is_out_of_memory, require_rows
 from ppl_vae.particles._density import LatentDensity, LogDensities, bijection_onto
-from ppl_vae.particles._draws import Share, row_draws, shared_draws
+from ppl_vae.particles._draws import Share, row_draws, share_here, shared_draws
 from ppl_vae.particles._evaluation import ChunkSize, Evaluation, evaluation
 from ppl_vae.particles._guides import (
     Offset,
@@ -92,6 +92,7 @@ __all__ = [
     "require_density",
     "require_rows",
     "row_draws",
+    "share_here",
     "shared_draws",
     "side_by_side",
     "zero_offsets",

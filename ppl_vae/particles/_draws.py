@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
@@ -221,10 +222,20 @@ def shared_draws(share: Share, modules: Iterable[nn.Module]) -> Iterator[None]:
         modules: Modules behind the programs.
     """
     with ExitStack() as stack:
+        stack.callback(_SHARE.reset, _SHARE.set(share))
         stack.enter_context(SiteDraws(share))
         if any(isinstance(each, _DropoutNd) for each in modules):
             stack.enter_context(RowDraws(share, functions=_DROPOUT, everything=False))
         yield
+
+
+# By context: programs and steps of users need not know of shares.
+_SHARE: ContextVar[Share | None] = ContextVar("share", default=None)
+
+
+def share_here() -> Share | None:
+    """The rows of a batch that programs run on here; None where they are all of it."""
+    return _SHARE.get()
 
 
 def row_draws(share: Share) -> AbstractContextManager[Any]:

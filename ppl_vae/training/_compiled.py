@@ -16,10 +16,10 @@ from ppl_vae.objectives import Context, Objective
 from ppl_vae.particles import (
     OffsetGuide,
     Programs,
-    Share,
     add_evaluations,
     count_evaluations,
     evaluating,
+    share_here,
 )
 from ppl_vae.randomness import seeded
 from ppl_vae.refinement import Refinement
@@ -71,7 +71,6 @@ class CompiledGradients:
         parameters: Mapping[str, Tensor],
         chunks: Sequence[slice],
         refined: OffsetGuide | None = None,
-        share: Share | None = None,
     ) -> Differentiated | None:
         """The gradient of a compiled update; None where updates of this size are not compiled.
 
@@ -80,7 +79,6 @@ class CompiledGradients:
             parameters: Those that the gradient is taken of.
             chunks: Rows that are differentiated one after another.
             refined: The guide at offsets of this batch, in place of the guide itself.
-            share: The rows, where they are a worker's of a larger batch: not clipped, one chunk.
 
         Raises:
             CaptureError: If compiling is asked for, and the programs cannot be compiled.
@@ -88,15 +86,15 @@ class CompiledGradients:
         if not self._compiles(x.shape[0], len(chunks)):
             return None
         self._prepare(x)
-        # The norm to be clipped is that of the sum over chunks, and over workers.
+        # The norm to be clipped is that of the sum over chunks.
         alone = len(chunks) == 1
-        clip_norm = self._clip_norm if alone and share is None else None
+        clip_norm = self._clip_norm if alone else None
         parts = [x] if alone else [x[rows] for rows in chunks]
         guides = [None if refined is None else refined.rows(rows) for rows in chunks]
         try:
             # All of them before one is replayed: a refusal must leave the random state alone.
             recorded = [
-                self._of(part, parameters, guide, clip_norm, share)
+                self._of(part, parameters, guide, clip_norm)
                 for part, guide in zip(parts, guides, strict=True)
             ]
         except CaptureError as error:
@@ -114,7 +112,6 @@ class CompiledGradients:
         x: Tensor,
         start: OffsetGuide,
         size: int,
-        share: Share | None = None,
     ) -> Callable[[Sequence[Tensor]], Sequence[Tensor]] | None:
         """The gradient by which offsets are refined, compiled; None where it is not.
 
@@ -123,7 +120,6 @@ class CompiledGradients:
             x: The batch, or a chunk of it.
             start: The guide with offsets for these data.
             size: Size of the batch.
-            share: As for a call.
 
         Raises:
             CaptureError: As :meth:`__call__`.
@@ -131,7 +127,7 @@ class CompiledGradients:
         if not self._compiles(size, -(-size // len(x))):
             return None
         self._prepare(x)
-        key = self._key(x, start.tensors, share)
+        key = self._key(x, start.tensors)
         if key not in self._ascents:
             base = self._programs
 
@@ -182,22 +178,21 @@ class CompiledGradients:
         parameters: Mapping[str, Tensor],
         guide: OffsetGuide | None,
         clip_norm: float | None,
-        share: Share | None,
     ) -> "_Recorded":
         offsets = () if guide is None else guide.tensors
-        key = (*self._key(x, offsets, share), tuple(parameters), clip_norm)
+        key = (*self._key(x, offsets), tuple(parameters), clip_norm)
         if key not in self._recorded:
-            size = None if share is None else share.size
-            settings = {"clip_norm": clip_norm, "precision": self._precision, "batch_size": size}
+            settings = {"clip_norm": clip_norm, "precision": self._precision}
             self._recorded[key] = _Recorded(
                 self._objective, self._programs, x, parameters, guide, self._held(x), settings
             )
         return self._recorded[key]
 
-    def _key(self, x: Tensor, values: Sequence[Tensor], share: Share | None) -> tuple[object, ...]:
+    def _key(self, x: Tensor, values: Sequence[Tensor]) -> tuple[object, ...]:
         modes = tuple(map(_TRAINING, self._modules or ()))
         shapes = tuple([value.shape for value in values])
-        return x.shape, x.dtype, x.device, shapes, modes, self._objective.context.num_data, share
+        num_data = self._objective.context.num_data
+        return x.shape, x.dtype, x.device, shapes, modes, num_data, share_here()
 
     def _held(self, x: Tensor) -> list[Tensor]:
         modules = self._programs.modules(x[:2])

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.objectives import Objective
-from ppl_vae.particles import Particles, Programs
+from ppl_vae.particles import Particles, Programs, share_here
 from ppl_vae.training._non_finite import checks_finite, counted_from, require_finite_gradient
 from ppl_vae.training._precision import Precision, products_in
 
@@ -47,7 +47,6 @@ def differentiate(
     *,
     precision: Precision = "single",
     check_finite: bool = True,
-    batch_size: int | None = None,
     first: int = 0,
 ) -> Differentiated:
     """Draw, and differentiate the objective's loss divided by the batch size.
@@ -60,16 +59,17 @@ def differentiate(
         programs: Model and guide.
         x: The batch.
         parameters: Name to leaf tensor, those that the gradient is taken of.
-        clip_norm: Largest norm of all gradients together; None: no clipping.
+        clip_norm: Largest norm of all gradients together; None: no clipping. Where x is a worker's
+            share of a batch, whose norm is not known here, nothing is clipped.
         precision: Precision of matrix products, forward and backward.
         check_finite: Raise on a density that is not finite, on a CPU: a GPU would have to wait.
-        batch_size: Number of data of the batch, where x is a worker's share of it.
         first: Number of data of the batch before these, for messages.
 
     Raises:
         NonFiniteDensityError: If a density is not finite.
     """
-    leaves = list(parameters.values())
+    leaves, share = list(parameters.values()), share_here()
+    size = len(x) if share is None else share.size
     with products_in(precision):
         with counted_from(first):
             particles = objective.draw(
@@ -78,12 +78,14 @@ def differentiate(
             total, bound = objective.loss_of(particles)
             if checks_finite():
                 particles.require_finite()
-        found = torch.autograd.grad(total / (batch_size or len(x)), leaves, allow_unused=True)
+        found = torch.autograd.grad(total / size, leaves, allow_unused=True)
     gradients = [_own(value, leaf) for value, leaf in zip(found, leaves, strict=True)]
     if checks_finite():
         named = dict(zip(parameters, gradients, strict=True))
         require_finite_gradient(programs, x, particles, parameters, named, first)
-    return Differentiated(batch_sums(particles, bound), bound, clipped(gradients, clip_norm))
+    if share is None:
+        gradients = clipped(gradients, clip_norm)
+    return Differentiated(batch_sums(particles, bound), bound, gradients)
 
 
 def over_chunks(

@@ -17,6 +17,7 @@ from ppl_vae.particles import (
     ProgramModules,
     count_evaluations,
     evaluating,
+    share_here,
 )
 from ppl_vae.randomness import random_state, set_random_state
 from ppl_vae.training._chunks import Chunks
@@ -25,7 +26,7 @@ from ppl_vae.training._gradients import Differentiated, differentiate, over_chun
 from ppl_vae.training._non_finite import NonFiniteUpdateError, checks_finite
 from ppl_vae.training._optimizers import Adam, OptimizerSettings
 from ppl_vae.training._precision import Precision
-from ppl_vae.training._workers import share_here, workers_here
+from ppl_vae.training._workers import workers_here
 
 _COMPILED = "compiled/"
 
@@ -94,17 +95,11 @@ class Step(ABC):
         self, x: Tensor, parameters: Mapping[str, Tensor], guide: Program
     ) -> Differentiated:
         """The gradient of these rows; clipped, unless they are a worker's share of a batch."""
-        programs, share = self.objective.programs(self.model, guide), share_here()
-        chunks, precision = self.chunks(x, guide), self.precision
+        programs, precision = self.objective.programs(self.model, guide), self.precision
+        chunks = self.chunks(x, guide)
         if len(chunks) == 1:
             return differentiate(
-                self.objective,
-                programs,
-                x,
-                parameters,
-                self.clip_norm if share is None else None,
-                precision=precision,
-                batch_size=None if share is None else share.size,
+                self.objective, programs, x, parameters, self.clip_norm, precision=precision
             )
 
         def gradient_of(rows: slice) -> Differentiated:
@@ -264,7 +259,7 @@ class AdamStep(Step):
             return self._of_rows(x, parameters, guide)
         guide = self.guide if guide is None else guide
         before = random_state(x.device) if checks_finite() else None
-        found = self.replays(x, parameters, self.chunks(x, guide), refined, share_here())
+        found = self.replays(x, parameters, self.chunks(x, guide), refined)
         if found is None:
             return self._of_rows(x, parameters, guide)
         if before is None or found.finite:

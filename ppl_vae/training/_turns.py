@@ -10,7 +10,6 @@ from ppl_vae.particles import OffsetGuide, zero_offsets
 from ppl_vae.refinement import Refinement, require_refinable
 from ppl_vae.training._non_finite import checks_finite, counted_from
 from ppl_vae.training._steps import AdamStep
-from ppl_vae.training._workers import share_here
 
 
 @final
@@ -115,6 +114,6 @@ class SemiAmortisedStep(AdamStep):
         # Where numbers are to be checked, the programs run, and say which is not finite.
         gradient_of = None
         if not checks_finite():
-            gradient_of = self.replays.ascent(refinement, x, start, size, share_here())
+            gradient_of = self.replays.ascent(refinement, x, start, size)
         refinement.ascend(programs, x, start.tensors, gradient_of)
         return start

@@ -18,6 +18,7 @@ from ppl_vae.particles import (
     NonFiniteDensityError,
     Share,
     row_draws,
+    share_here,
     shared_draws,
 )
 from ppl_vae.randomness import random_state, set_random_state
@@ -46,8 +47,6 @@ class Workers:
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
-        self.share: Share | None = None
-        """Rows of the update that is under way."""
         self._failure: ValueError | None = None
         self._terms = 0
         self._present: dict[tuple[str, ...], list[bool]] = {}
@@ -146,12 +145,11 @@ class Workers:
         # Rejection samplers take as many numbers as their rows ask for: begin alike again.
         set_random_state(self._first_state(random_state(x.device)), x.device)
         token = _WORKERS.set(self)
-        self.share, self._terms = share, terms
+        self._terms = terms
         try:
             with shared_draws(share, modules):
                 yield
         finally:
-            self.share = None
             _WORKERS.reset(token)
 
     def _first_state(self, state: Tensor) -> Tensor:
@@ -224,7 +222,8 @@ class Workers:
             buffers: All buffers.
             before: Copies from before the first update; which of them it moved is found by it.
         """
-        if self.share is None:
+        share = share_here()
+        if share is None:
             return
         if self._moving is None:
             moved = [n for n, v in buffers.items() if n in before and not torch.equal(v, before[n])]
@@ -233,9 +232,9 @@ class Workers:
         moving = [buffers[name] for name in self._moving]
         if moving:
             # By counts and in double precision: zeros and ones that are alike stay what they are.
-            added = _added([value.double() * self.share.rows for value in moving])
+            added = _added([value.double() * share.rows for value in moving])
             for value, total in zip(moving, added, strict=True):
-                value.copy_(total / self.share.size)
+                value.copy_(total / share.size)
 
     @property
     def looks_for_moving_buffers(self) -> bool:
@@ -253,7 +252,8 @@ class Workers:
         datum = getattr(failure, "datum", None)
         if isinstance(failure, NonFiniteDensityError | NonFiniteUpdateError) and datum is not None:
             # A row of the batch, not of the share.
-            failure.datum = datum + (0 if self.share is None else self.share.start)
+            share = share_here()
+            failure.datum = datum + (0 if share is None else share.start)
         for error in self._gathered(_sendable(failure)):
             if error is not None:
                 raise error
@@ -273,12 +273,6 @@ _WORKERS: ContextVar[Workers | None] = ContextVar("workers", default=None)
 def workers_here() -> Workers | None:
     """The workers that share the update under way; None where one process has all its rows."""
     return _WORKERS.get()
-
-
-def share_here() -> Share | None:
-    """This process's rows of the update under way; None where they are all."""
-    workers = _WORKERS.get()
-    return None if workers is None else workers.share
 
 
 def require_sum_over_data(

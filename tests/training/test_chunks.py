@@ -12,7 +12,14 @@ from torch import nn
 
 import ppl_vae as pv
 from ppl_vae.objectives import OBJECTIVES, Context, Objective
-from ppl_vae.particles import NonFiniteDensityError, Programs, count_evaluations, zero_offsets
+from ppl_vae.particles import (
+    NonFiniteDensityError,
+    Programs,
+    Share,
+    count_evaluations,
+    shared_draws,
+    zero_offsets,
+)
 from ppl_vae.training import (
     AlternatingStep,
     CompiledStep,
@@ -20,12 +27,10 @@ from ppl_vae.training import (
     SemiAmortisedStep,
     SVIStep,
     TorchStep,
-    Workers,
     find_parameters,
 )
 from ppl_vae.training import _chunks as chunking
 from ppl_vae.training._chunks import even_slices
-from ppl_vae.training._workers import _WORKERS
 from ppl_vae.weights import log_mean_exp
 
 from .helpers import same_state, train, without_seconds
@@ -389,13 +394,8 @@ class TestDataThatDependOnEachOther:
         tight(4)
         step = step_of(TorchStep, pv.IWAE(3))
         assert len(step.chunks(X)) == 6
-        worker = Workers(1, 2)
-        worker.share = worker.share_of(2 * len(X))
-        token = _WORKERS.set(worker)
-        try:
+        with shared_draws(Share(1, 2, 2 * len(X)), []):
             assert step.chunks(X) == [slice(0, 24)]
-        finally:
-            _WORKERS.reset(token)
 
     def test_programs_that_take_full_batches_alone_get_them(self, tight):
         tight(4)
