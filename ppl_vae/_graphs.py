@@ -1,4 +1,4 @@
-"""Products of recorded graphs by oneDNN, where it takes less time than the BLAS."""
+"""Changes of recorded graphs: what they hold, and which operations compute it."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,6 +9,72 @@ from torch import Tensor, fx
 
 _MANY_ROWS, _WIDE = 512, 1 << 15
 """Rows and weights from which oneDNN's product takes less time than the BLAS's."""
+
+
+def lifted(made: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
+    """The graph with the tensors that it holds as its first inputs, and these tensors."""
+    _move_literals(made)
+    graph, first = made.graph, next(iter(made.graph.nodes))
+    inputs: dict[int, fx.Node] = {}
+    constants: list[Tensor] = []
+    for node in list(graph.nodes):
+        if node.op != "get_attr":
+            continue
+        value = getattr(made, str(node.target))
+        # One input a tensor, under however many names: an update must be seen under all of them.
+        if id(value) not in inputs:
+            with graph.inserting_before(first):
+                inputs[id(value)] = graph.placeholder(f"held_{len(constants)}")
+            constants.append(value)
+        node.replace_all_uses_with(inputs[id(value)])
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    graph.lint()
+    # Without the record's attributes, each of which a compiler would make one more input.
+    return fx.GraphModule({}, graph), constants
+
+
+def _move_literals(made: fx.GraphModule) -> None:
+    """Hold numbers of the program where they are used, such as the 0 of ``Normal(0.0, scale)``.
+
+    Torch makes a tensor of them on the CPU and sends it to the device, for which it waits.
+    """
+    aten = torch.ops.aten
+    literals: dict[fx.Node, Tensor] = {}
+    for node in list(made.graph.nodes):
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node):
+            continue
+        if node.target is aten.lift_fresh_copy.default and source.op == "get_attr":
+            literals[node] = getattr(made, str(source.target))
+        elif node.target is aten._to_copy.default and source in literals:
+            literals[node] = aten._to_copy.default(literals[source], **node.kwargs)
+            if literals[node].device != literals[source].device:
+                name = f"_literal_{len(literals)}"
+                made.register_buffer(name, literals[node])
+                with made.graph.inserting_before(node):
+                    moved = made.graph.get_attr(name)
+                    # A copy, as the literal is one: the programs may change it in place.
+                    node.replace_all_uses_with(
+                        made.graph.call_function(aten.clone.default, (moved,))
+                    )
+    made.graph.eliminate_dead_code()
+
+
+def draw_in_full(graph: fx.GraphModule) -> None:
+    """Draw Bernoulli variables as torch does; the compiler would compare with single precision.
+
+    Probabilities in double precision take other random numbers that way.
+    """
+    aten = torch.ops.aten
+    for node in graph.graph.find_nodes(op="call_function", target=aten.bernoulli.default):
+        with graph.graph.inserting_before(node):
+            drawn = graph.graph.call_function(aten.empty_like.default, node.args)
+            drawn = graph.graph.call_function(aten.bernoulli_.Tensor, (drawn, *node.args))
+        drawn.meta = dict(node.meta)
+        node.replace_all_uses_with(drawn)
+        graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def take_onednn(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> None:

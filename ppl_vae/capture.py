@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from ppl_vae._onednn import take_onednn
+from ppl_vae._graphs import draw_in_full, lifted, take_onednn
 from ppl_vae.randomness import seeded
 
 Function: TypeAlias = Callable[..., Sequence[Tensor]]
@@ -104,7 +104,7 @@ class Captured:
         copied: a later change of them in place is not seen.
         """
         with _untouched([]):
-            graph, constants = _lifted(_record(function, inputs))
+            graph, constants = lifted(_record(function, inputs))
         if graph.code != self._code:
             return None
         layouts = zip(constants, self._strides, strict=False)
@@ -181,7 +181,7 @@ def _record_twice(
                 "the programs make a tensor of other numbers when run again, which a replay would "
                 f"not (shape {tuple(value.shape)}): draw by torch, and keep tensors as tensors."
             )
-    return _lifted(first)
+    return lifted(first)
 
 
 def _record(function: Function, inputs: Sequence[Tensor]) -> fx.GraphModule:
@@ -204,63 +204,13 @@ def _record(function: Function, inputs: Sequence[Tensor]) -> fx.GraphModule:
 
 def _constants(graph: fx.GraphModule) -> dict[str, Tensor]:
     """Tensors that a record holds by reference, by name."""
-    names = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    names = [str(node.target) for node in graph.graph.find_nodes(op="get_attr")]
     return {name: getattr(graph, name) for name in names}
 
 
 def _operation(line: str) -> str:
     """The operation of a line of a record, without the names of its results."""
     return line.partition(" = ")[2].partition(";")[0].replace("torch.ops.", "")[:80] or line.strip()
-
-
-def _lifted(made: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
-    """The graph with the tensors that it holds as its first inputs, and these tensors."""
-    _move_literals(made)
-    graph, first = made.graph, next(iter(made.graph.nodes))
-    inputs: dict[int, fx.Node] = {}
-    constants: list[Tensor] = []
-    for node in list(graph.nodes):
-        if node.op != "get_attr":
-            continue
-        value = getattr(made, str(node.target))
-        # One input a tensor, under however many names: an update must be seen under all of them.
-        if id(value) not in inputs:
-            with graph.inserting_before(first):
-                inputs[id(value)] = graph.placeholder(f"held_{len(constants)}")
-            constants.append(value)
-        node.replace_all_uses_with(inputs[id(value)])
-        graph.erase_node(node)
-    graph.eliminate_dead_code()
-    graph.lint()
-    # Without the record's attributes, each of which a compiler would make one more input.
-    return fx.GraphModule({}, graph), constants
-
-
-def _move_literals(made: fx.GraphModule) -> None:
-    """Hold numbers of the program where they are used, such as the 0 of ``Normal(0.0, scale)``.
-
-    Torch makes a tensor of them on the CPU and sends it to the device, for which it waits.
-    """
-    aten = torch.ops.aten
-    literals: dict[fx.Node, Tensor] = {}
-    for node in list(made.graph.nodes):
-        source = node.args[0] if node.args else None
-        if not isinstance(source, fx.Node):
-            continue
-        if node.target is aten.lift_fresh_copy.default and source.op == "get_attr":
-            literals[node] = getattr(made, str(source.target))
-        elif node.target is aten._to_copy.default and source in literals:
-            literals[node] = aten._to_copy.default(literals[source], **node.kwargs)
-            if literals[node].device != literals[source].device:
-                name = f"_literal_{len(literals)}"
-                made.register_buffer(name, literals[node])
-                with made.graph.inserting_before(node):
-                    moved = made.graph.get_attr(name)
-                    # A copy, as the literal is one: the programs may change it in place.
-                    node.replace_all_uses_with(
-                        made.graph.call_function(aten.clone.default, (moved,))
-                    )
-    made.graph.eliminate_dead_code()
 
 
 def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
@@ -277,6 +227,7 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
     if hasattr(inductor.config.cpp, "use_decompose_tanh"):
         # By exp, which takes half of the time, and is as exact as 1e-7 relative to 1.
         options["cpp.use_decompose_tanh"] = True
+    draw_in_full(graph)
     take_onednn(graph, inputs)
     try:
         # What torch and its tools warn of on the way is no failure, even where warnings are errors.

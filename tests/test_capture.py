@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ppl_vae import capture
+from ppl_vae._graphs import lifted
 from ppl_vae.capture import Captured, CaptureError
 
 
@@ -114,7 +115,7 @@ def test_numbers_of_a_program_are_held_where_they_are_used():
         total += x
         return [total * torch.as_tensor(3.0).to(x)]
 
-    graph, held = capture._lifted(capture._record(function, [torch.ones(2, device="meta")]))
+    graph, held = lifted(capture._record(function, [torch.ones(2, device="meta")]))
     assert "_to_copy" not in graph.code
     assert {value.device.type for value in held} == {"meta"}
     # The literal itself stays: the program adds to a copy.
@@ -123,7 +124,7 @@ def test_numbers_of_a_program_are_held_where_they_are_used():
 
 
 def test_a_compiled_graph_gives_the_function_s_numbers():
-    """With dropout, a batch norm and three kinds of draws; compiled in earnest."""
+    """With dropout, a batch norm and draws, one of them in both precisions; compiled in earnest."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2))
 
@@ -132,7 +133,7 @@ def test_a_compiled_graph_gives_the_function_s_numbers():
             out = net(x) + torch.randn(6, 2) * torch.rand(6, 2)
             loss = (out * torch.bernoulli(x)).square().mean()
             gradients = torch.autograd.grad(loss, list(net.parameters()))
-        return [loss.detach(), *gradients]
+        return [torch.bernoulli(x.double()), loss.detach(), *gradients]
 
     held = [*net.parameters(), *net.buffers()]
     replay = capture_of(function, X, held)

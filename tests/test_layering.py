@@ -20,7 +20,7 @@ FLOORS = {
     "what a number was computed from": ["identity"],
     "the one file format": ["store"],
     "tensors and data": ["weights", "randomness", "progress", "devices",
-                         "settings_file", "schedules", "_onednn", "networks", "data"],
+                         "settings_file", "schedules", "_graphs", "networks", "data"],
     "functions recorded and compiled": ["capture"],
     "figures, trees of arrays": ["plots", "netcdf"],
     "results": ["display"],
@@ -228,8 +228,7 @@ MUST = {
     # A cluster's, not a trace's.
     "ppl_vae.engines._cluster": {"nodes"},
     # Recorded graphs'.
-    "ppl_vae.capture": {"nodes"},
-    "ppl_vae._onednn": {"nodes"},
+    "ppl_vae._graphs": {"nodes"},
 }
 
 

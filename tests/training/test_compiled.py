@@ -12,6 +12,7 @@ from torch import nn
 
 import ppl_vae as pv
 from ppl_vae import capture
+from ppl_vae._graphs import lifted
 from ppl_vae.capture import CaptureError, pays
 from ppl_vae.data import load_dataset
 from ppl_vae.objectives import OBJECTIVES, Context
@@ -61,7 +62,7 @@ def recorded_once(recorded, monkeypatch):
 
     def once(function, inputs, others, held):
         with capture._untouched(held):
-            return capture._lifted(capture._record(function, inputs))
+            return lifted(capture._record(function, inputs))
 
     monkeypatch.setattr(capture, "_record_twice", once)
     monkeypatch.setattr(capture.Captured, "_require_same", lambda *arguments: None)
