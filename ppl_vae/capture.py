@@ -11,7 +11,7 @@ import copy
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -231,7 +231,7 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
     take_onednn(graph, inputs)
     try:
         # What torch and its tools warn of on the way is no failure, even where warnings are errors.
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _with_cache():
             warnings.simplefilter("ignore")
             run: Callable[..., Any] = inductor.compile(graph, list(inputs), options=options)
     except Exception as error:
@@ -240,6 +240,19 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
         warnings.warn(f"torch's kernels are replayed, none compiled: {reason}.", stacklevel=2)
         return graph
     return run
+
+
+def _with_cache() -> AbstractContextManager[Any]:
+    """Let the compiler find kernels of the same graph that another process has compiled.
+
+    It looks for them only where there is an environment of shapes, here one of fixed shapes.
+    """
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
+    return tracing(TracingContext(mode))
 
 
 def _on_gpu(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from ppl_vae import capture
 from ppl_vae._graphs import lifted
@@ -150,6 +151,23 @@ def test_a_compiled_graph_gives_the_function_s_numbers():
     assert torch.equal(torch.rand(2), after)
     for found, wanted in zip(net.buffers(), statistics, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_a_graph_that_was_compiled_before_is_found_again():
+    """As by the next seed of a study, in another process: its kernels need not be built again."""
+    counted = counters["inductor"]
+
+    def function(x):
+        return [torch.randn(6, 2) * x.sin()]
+
+    capture_of(function, X)
+    before = counted["fxgraph_cache_hit"]
+    replay = capture_of(function, X)
+    assert counted["fxgraph_cache_hit"] == before + 1
+    torch.manual_seed(3)
+    (expected,) = function(X)
+    torch.manual_seed(3)
+    torch.testing.assert_close(replay(X)[0], expected)
 
 
 def test_kernels_get_the_layout_that_they_were_compiled_for(monkeypatch):
