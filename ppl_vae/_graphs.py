@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-_MANY_ROWS, _WIDE = 512, 1 << 15
+_MANY_ROWS, _WIDE = 512, 1 << 13
 """Rows and weights from which oneDNN's product takes less time than the BLAS's."""
 
 

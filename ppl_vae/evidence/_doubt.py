@@ -22,6 +22,8 @@ _RATES = (torch.logspace(-3.0, 1.2, 88), torch.logspace(-2.5, -0.0005, 44))
 # The weak prior of Pareto smoothing: as if 10 more values had said 0.5.
 _PRIOR_SHAPE, _PRIOR_WEIGHT = 0.5, 10
 _AT_ONCE = 256
+_ELEMENTS = 2**16
+"""Numbers of a temporary, which stays in the cache."""
 
 
 class Doubt(NamedTuple):
@@ -141,8 +143,8 @@ def _tail_sums(
         theta = theta.expand(-1, 1, excess.shape[1]) if k[-1] > 0 else -theta / scaled[0]
         theta = theta.movedim(1, 0)
         logs = torch.zeros_like(theta)
-        for value in scaled:
-            logs += torch.log1p(theta * value)
+        for values in scaled.split(max(1, _ELEMENTS // theta.numel())):
+            logs += torch.log1p(theta * values[:, None, None]).sum(0)
         log_likelihood = -size * torch.log(k / theta) - (1 + 1 / k) * logs
         log_prior = -0.5 * _PRIOR_WEIGHT * ((k - _PRIOR_SHAPE) / (1 + _PRIOR_SHAPE)).square()
         # Uniform in k and log sigma, hence in k and log theta: cells of the grid differ in size.
