@@ -90,13 +90,13 @@ def trust_line(trusts: Mapping[str, Trust], in_doubt: Sequence[str]) -> str:
         named = [f"{arm} ({trusts[arm].cost})" for arm in in_doubt[:_MOST_NAMED]]
         if more := len(in_doubt) - len(named):
             named.append(f"{more} more")
-        rest = _largest([trust.doubt for arm, trust in trusts.items() if arm not in in_doubt])
-        others = "" if rest is None else f"; the others are trusted to {_up(rest)} nats"
+        rest = _bounded([trust for arm, trust in trusts.items() if arm not in in_doubt])
+        others = "" if rest is None else f"; the others are trusted to {rest}"
         return f"in doubt: {', '.join(named)}{others}"
-    all_of_them = _largest([trust.doubt for trust in trusts.values()])
-    if all_of_them is None:
+    bounded = _bounded(list(trusts.values()))
+    if bounded is None:
         return "no estimate is in doubt"
-    return f"all estimates are trusted to {_up(all_of_them)} nats"
+    return f"all estimates are trusted to {bounded}"
 
 
 @final
@@ -195,14 +195,15 @@ def _known(values: Sequence[float]) -> float | None:
     return None if any(map(math.isnan, values)) else _mean(values)
 
 
-def _largest(doubts: Sequence[float | None]) -> float | None:
-    """The largest of doubts that are all known and bounded; None of none such."""
-    known = [doubt for doubt in doubts if doubt is not None and math.isfinite(doubt)]
-    return max(known) if known and len(known) == len(doubts) else None
-
-
-def _up(doubt: float) -> str:
-    return f"{math.ceil(1000 * doubt) / 1000:.3f}"
+def _bounded(trusts: Sequence[Trust]) -> str | None:
+    """The largest of doubts that are known and bounded, in words; None of none such."""
+    known = [each.doubt for each in trusts if each.doubt is not None and math.isfinite(each.doubt)]
+    if not known or len(known) < len(trusts):
+        return None
+    up = f"{math.ceil(1000 * max(known)) / 1000:.3f} nats"
+    left_out = max(each.unbounded for each in trusts)
+    few = f", beside up to {left_out:.1%} of an arm's data, which nothing bounds"
+    return up + few if left_out else up
 
 
 def _short(count: float) -> str:

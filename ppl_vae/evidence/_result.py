@@ -311,7 +311,11 @@ class Evidence(Result):
     def _low(self) -> str:
         if math.isnan(self.mean_doubt):
             return ""
-        return f"; may be low by {self.mean_bias:.3f}, 95% below {self.mean_doubt:.3f}"
+        low = f"; may be low by {self.mean_bias:.3f}, 95% below {self.mean_doubt:.3f}"
+        count = 0 if self.doubt is None else int(self.doubt.isinf().sum())
+        # Few, as of many nothing is known of the mean, and a warning says so.
+        left_out = count and math.isfinite(self.mean_doubt)
+        return f"{low} beside {count} of the data, which nothing bounds" if left_out else low
 
     @property
     def _chunk_rows(self) -> int | None:

@@ -96,6 +96,18 @@ class TestLine:
         assert found.unbounded == pytest.approx(0.045)
         assert trust_line({"a": found}, ["a"]) == "in doubt: a (4.5% of its data cannot be bounded)"
 
+    def test_data_that_the_doubt_leaves_out_are_told(self):
+        """So few that chance explains them: the arm is not in doubt, and they have no bound."""
+        doubt = torch.zeros(200, dtype=torch.float64)
+        doubt[:2] = math.inf
+        found = evidence(0.0, doubt)
+        assert "95% below 0.000 beside 2 of the data, which nothing bounds" in str(found)
+        assert found.warning is None
+        assert trust_line({"a": trust_in([found]), "b": self.exact}, []) == (
+            "all estimates are trusted to 0.000 nats, beside up to 1.0% of an arm's data, which "
+            "nothing bounds"
+        )
+
     def test_other_reasons_stand_below(self):
         assert trust_line({"a": self.good}, ["a"]) == "in doubt: a (the reason stands below)"
 
