@@ -108,7 +108,8 @@ def load_table_file(
         return dataset
     described = first_few([f"{column.name} {column.kind}" for column in columns], _DESCRIBED)
     share = f"{dataset.missing_share:.1%} of the cells missing"
-    return replace(dataset, description=f"{dataset.description}; {share}; columns: {described}")
+    sentence = f"Columns: {described}; {share}."
+    return replace(dataset, description=f"{dataset.description} {sentence}")
 
 
 def rows_of_table(

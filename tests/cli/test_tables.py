@@ -60,7 +60,8 @@ def test_what_it_was_trained_on_is_said(trained, capsys):
     again = ["--config", folder / "run" / "config.json", "--out", folder / "run"]
     status, out, err = run(capsys, "fit", *again)
     assert status == 0, err
-    assert "of the cells missing; columns: town categorical, height real, visits count" in out
+    assert "Columns: town categorical, height real, visits count" in out
+    assert "of the cells missing." in out
 
 
 def test_log_p_of_the_observed_cells(trained, capsys):
