@@ -30,6 +30,7 @@ from pyro.poutine.runtime import _PYRO_STACK  # noqa: E402
 from significance import NUM_STATISTICAL_TESTS, Significance  # noqa: E402
 from torch._subclasses import fake_tensor  # noqa: E402
 
+from ppl_vae import capture  # noqa: E402
 from ppl_vae.decoders import _noise  # noqa: E402
 from ppl_vae.evidence import AnnealedImportanceSampling  # noqa: E402
 from ppl_vae.evidence.annealing import _pilot as pilot  # noqa: E402
@@ -98,6 +99,14 @@ def unchecked_types():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Graphs are replayed as they are recorded, not compiled: the function's numbers exactly."""
+    monkeypatch.setattr(capture, "_compile", lambda graph, inputs: graph)
+    # The shape of every result, half of the time of a recording, which only a compiler reads.
+    monkeypatch.setattr("torch.fx.experimental.proxy_tensor.set_meta", lambda proxy, value: proxy)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("short_pilot")
 
 
 @pytest.fixture
-def graphs(monkeypatch):
+def graphs(recorded, monkeypatch):
     """Everything is recorded, and replayed as it was recorded; a list of what was."""
     made = []
 
