@@ -37,6 +37,9 @@ from ppl_vae.evidence.annealing import _pilot as pilot  # noqa: E402
 from ppl_vae.randomness import seed_devices  # noqa: E402
 
 torch.set_num_threads(1)
+# No test cuts the power, and to wait for the disk takes longer than to train: those of what is
+# written in which order, and of a full disk, put their own in its place.
+os.fsync = lambda descriptor: None
 # Torch keeps the stack of calls with every tensor that it records in a graph, for messages of its
 # own: half of the time of a recording.
 fake_tensor.traceback = types.SimpleNamespace(**vars(traceback) | {"extract_stack": list})
