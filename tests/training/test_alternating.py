@@ -392,7 +392,7 @@ class TestEveryStep:
     def test_any_objective(self, name, objective):
         vae = binary_vae()
         start = state_of(vae)
-        _, result = train(vae, objective=objective, step=name, epochs=2)
+        _, result = train(vae, objective=objective, step=name, epochs=1)
         assert all(math.isfinite(bound) for bound in result.history.column("bound"))
         changed = {
             n.split(".")[0] for n, v in state_of(vae).items() if not torch.equal(v, start[n])
@@ -404,7 +404,7 @@ class TestEveryStep:
         param_model(x), param_guide(x)
         start = {n: v.detach().clone() for n, v in pyro.get_param_store().items()}
         result = fit(
-            param_model, param_guide, ELBO(3), x, epochs=20, batch_size=20, learning_rate=0.02,
+            param_model, param_guide, ELBO(3), x, epochs=20, batch_size=40, learning_rate=0.05,
             step=name, progress=False,
         )  # fmt: skip
         for key, value in pyro.get_param_store().items():
@@ -413,14 +413,15 @@ class TestEveryStep:
         assert sum(bounds[-5:]) > sum(bounds[:5])
 
     def test_seeds(self, name):
-        first, again, other = (train(seed=seed, step=name, epochs=1)[0] for seed in (1, 1, 2))
+        settings = {"step": name, "epochs": 1, "batch_size": 40}
+        first, again, other = (train(seed=seed, **settings)[0] for seed in (1, 1, 2))
         assert same_state(first, again)
         assert not same_state(first, other)
 
     def test_the_rate_reaches_the_optimiser(self, name):
         vae = binary_vae()
         start = state_of(vae)
-        train(vae, step=name, learning_rate=1e-9, epochs=1)
+        train(vae, step=name, learning_rate=1e-9, epochs=1, batch_size=40)
         moved = max((state_of(vae)[n] - start[n]).abs().max().item() for n in start)
         assert 0 < moved < 1e-6
 
@@ -447,13 +448,13 @@ def make(seed=0):
     return VAE(LearnedNormalPrior(2), decoder, DiagonalNormalEncoder(body))
 
 
-def run(vae, path=None, **kwargs):
+def run(vae, path=None, x=GREY, **kwargs):
     defaults = {
-        "transform": binarize_batch, "valid": VALID, "epochs": 5, "validation_particles": 10,
+        "transform": binarize_batch, "valid": VALID, "epochs": 4, "validation_particles": 10,
         "checkpoint": path, "checkpoint_seconds": 0.0, "learning_rate": Cosine(0.02),
         "clip_norm": 1.0, "objective": IWAE(3),
     }  # fmt: skip
-    return train(vae, GREY, **(defaults | kwargs))[1]
+    return train(vae, x, **(defaults | kwargs))[1]
 
 
 # At the start of the third epoch, and in the fourth.
@@ -480,7 +481,7 @@ def test_the_end_of_aggression_is_resumed(tmp_path):
 
     spy.__name__ = "spy"
     whole, parts = make(), make()
-    settings = {"step": spy, "learning_rate": 0.02}
+    settings = {"x": GREY[:20], "batch_size": 10, "step": spy, "learning_rate": 0.02}
     run(whole, epochs=8, **settings)
     assert not calm[0].aggressive, "the test needs a run in which it ends"
     for epochs in (2, 4, 6, 8):

@@ -158,7 +158,7 @@ class TestWhereItEnds:
             ("torch", 320),
             ("svi", 190),
             ("alternating:1", 250),
-            ("aggressive", 6000),
+            ("aggressive", 4100),
         ],
     )
     def test_at_the_last_update_that_does_not_exceed_the_evaluations(self, step, limit):
@@ -279,7 +279,7 @@ class TestGoingOn:
             ("torch", BUDGETS[3], 11),
             ("svi", BUDGETS[0], 9),
             ("svi", BUDGETS[1], 9),
-            ("aggressive", Budget(decoder_evaluations=6000), 5),
+            ("aggressive", Budget(decoder_evaluations=3500), 5),
         ],
     )
     def test_is_the_undisturbed_run_bit_for_bit(self, step, budget, call, undisturbed, tmp_path):

@@ -306,7 +306,7 @@ class TestTraining:
             pyro.clear_param_store()
             vae = binary_vae(learned_prior=True).double()
             start = state_of(vae)
-            ends.append(state_of(train(vae, X.double(), step=step, optimizer=name)[0]))
+            ends.append(state_of(train(vae, X.double(), step=step, optimizer=name, epochs=2)[0]))
             assert not same_state(start, ends[-1])
         for key, value in ends[0].items():
             assert torch.allclose(value, ends[1][key], rtol=1e-9, atol=1e-12), key
@@ -321,7 +321,7 @@ class TestTraining:
     )
     def test_a_resumed_run_is_the_undisturbed_one(self, step, name, tmp_path):
         settings = {
-            "step": step, "optimizer": name, "epochs": 4, "valid": VALID, "learning_rate": 0.01,
+            "step": step, "optimizer": name, "epochs": 3, "valid": VALID, "learning_rate": 0.01,
             "validation_particles": 5, "checkpoint_seconds": 0.0, "objective": IWAE(2),
         }  # fmt: skip
         whole, expected = train(x=GREY, transform=binarize_batch, **settings)

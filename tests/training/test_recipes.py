@@ -41,6 +41,23 @@ def trajectory(**settings):
     return values, vae, result, recorder.rates
 
 
+@pytest.fixture(scope="module", params=["torch", "svi"])
+def step(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[VALID, None], ids=["validated", "not validated"])
+def undisturbed(request, step):
+    """Settings of an averaged run, its model and its result."""
+    settings = {
+        "step": step, "epochs": 5, "valid": request.param, "learning_rate": 0.05,
+        "ema_decay": 0.9, "validation_particles": 5, "checkpoint_seconds": 0.0,
+    }  # fmt: skip
+    found = settings, *train(x=GREY, transform=binarize_batch, **settings)
+    pyro.clear_param_store()
+    return found
+
+
 class TestAverage:
     def test_closed_form(self):
         """theta_0 weighs d^t, theta_i weighs (1 - d) d^(t - i)."""
@@ -89,15 +106,9 @@ class TestAverage:
         for name, value in state_of(plain).items():
             assert torch.allclose(value, other.state_dict()[name], rtol=1e-6)
 
-    @pytest.mark.parametrize("step", ["torch", "svi"])
-    @pytest.mark.parametrize("valid", [VALID, None])
     @pytest.mark.parametrize("call", [3, 8, 12])
-    def test_resumes_bit_for_bit(self, step, valid, call, tmp_path):
-        settings = {
-            "step": step, "epochs": 5, "valid": valid, "learning_rate": 0.05, "ema_decay": 0.9,
-            "validation_particles": 5, "checkpoint_seconds": 0.0,
-        }  # fmt: skip
-        whole, expected = train(x=GREY, transform=binarize_batch, **settings)
+    def test_resumes_bit_for_bit(self, undisturbed, call, tmp_path):
+        settings, whole, expected = undisturbed
         path = tmp_path / "run"
         with pytest.raises(KeyboardInterrupt):
             train(x=GREY, transform=InterruptAt(call), checkpoint=path, **settings)

@@ -135,7 +135,7 @@ def test_every_way_to_declare_parameters_trains(kind, step):
     model(x), guide(x)
     start = {name: value.detach().clone() for name, value in parameters().items()}
     result = fit(
-        model, guide, ELBO(3), x, epochs=40, batch_size=20, learning_rate=0.02, step=step,
+        model, guide, ELBO(3), x, epochs=20, batch_size=40, learning_rate=0.05, step=step,
         progress=False,
     )  # fmt: skip
     for name, value in parameters().items():
@@ -152,7 +152,7 @@ def test_both_steps_agree_however_parameters_are_declared(kind):
         model, guide, parameters = hand_written(kind)
         x = LinearChain().simulate(40)
         x = x.float() if kind == "pyro.param" else x
-        fit(model, guide, ELBO(3), x, epochs=10, batch_size=20, step=step, progress=False)
+        fit(model, guide, ELBO(3), x, epochs=5, batch_size=20, step=step, progress=False)
         results.append({name: value.detach().clone() for name, value in parameters().items()})
     torch.testing.assert_close(*results)
 
