@@ -71,7 +71,7 @@ def test_better_than_column_means_by_its_error(load, significance):
     encoder = DiagonalNormalEncoder(TableInput(columns, holes, network))
     vae = VAE(StandardNormalPrior(4), TableDecoder(decoder, columns, holes), encoder)
     fit(
-        vae.model, vae.guide, IWAE(10), holes, epochs=60, batch_size=50, learning_rate=5e-3,
+        vae.model, vae.guide, IWAE(10), holes, epochs=25, batch_size=50, learning_rate=1e-2,
         progress=False,
     )  # fmt: skip
     found = impute(vae.eval(), holes, num_draws=2, num_particles=200)
@@ -98,7 +98,7 @@ def test_codes_are_filled_with_codes():
         DiagonalNormalEncoder(TableInput(columns, holes, network)),
     )
     fit(
-        vae.model, vae.guide, IWAE(10), holes, epochs=60, batch_size=50, learning_rate=1e-2,
+        vae.model, vae.guide, IWAE(10), holes, epochs=30, batch_size=50, learning_rate=2e-2,
         progress=False,
     )  # fmt: skip
     found = impute(vae, holes, columns=columns, num_particles=300)
