@@ -45,9 +45,7 @@ def binary_rows(seed):
 
 def checks(model, guide, data, count):
     """Checks of independent data sets of the model."""
-    return [
-        predictive_check(model, guide, data(seed), seed=seed, **LOOSE) for seed in range(count)
-    ]
+    return [predictive_check(model, guide, data(seed), seed=seed, **LOOSE) for seed in range(count)]
 
 
 def p_values_of(found):
