@@ -70,6 +70,8 @@ class TestLinearGaussian:
         assert set(many) < set(few)
         assert many[-1] == 100
 
+    # Annotations are checked in the other tests; in a hundred calls they take a third of the time.
+    @pytest.mark.usefixtures("unchecked_types")
     def test_its_error_covers_the_truth(self, significance):
         """z-scores over seeds have spread 1, also though K are left out by looking at the data."""
         x = LIGHT.simulate(20)

@@ -49,6 +49,8 @@ class TestTheExactPosterior:
             assert result.calibrated
             assert set(result.names) == {"u[0]", "u[1]", "v[0]", "v[1]", "v[2]"}
 
+    # Annotations are checked in the other tests; in a hundred calls they take a third of the time.
+    @pytest.mark.usefixtures("unchecked_types")
     def test_false_alarms_are_as_rare_as_stated(self, significance):
         alarms = sum(
             not calibrate(moved(), num_simulations=200, false_alarm=0.2, seed=seed).calibrated

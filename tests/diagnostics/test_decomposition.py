@@ -110,6 +110,8 @@ class TestLinearGaussian:
         result = decompose(vae.model, vae.guide, x, num_particles=2, batch_size=7)
         torch.testing.assert_close(result.activity["z"].value, linear.posterior(x).mean.var(0))
 
+    # Annotations are checked in the other tests; in a hundred calls they take a third of the time.
+    @pytest.mark.usefixtures("unchecked_types")
     def test_monte_carlo_error_is_the_spread_over_seeds(self, linear, significance):
         x, vae = linear.simulate(5), linear.mean_field_vae()
         results = [decompose(vae.model, vae.guide, x, num_particles=10, seed=s) for s in range(150)]

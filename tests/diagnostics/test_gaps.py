@@ -130,6 +130,8 @@ class TestLinearGaussian:
         assert "still gained" in note
         assert note in str(gap)
 
+    # Annotations are checked in the other tests; in a hundred calls they take a third of the time.
+    @pytest.mark.usefixtures("unchecked_types")
     def test_the_parts_are_unbiased_over_seeds(self, significance):
         """The Monte Carlo error is the spread over seeds; the refinement is held fixed."""
         zero, x = Refinement(steps=0), X[:5]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 
 import numpy as np
 import pyro
@@ -53,15 +54,17 @@ def p_values_of(found):
     return {n: torch.tensor([each.p_values[n] for each in found]) for n in found[0].p_values}
 
 
-@pytest.fixture(scope="module")
+@cache
 def linear_checks():
     """Without a guide: z of the discrepancy is fitted to the data, so that its p is not uniform."""
     return checks(LINEAR.vae().model, None, linear_data, 300)
 
 
+# Annotations are checked in the other tests; in hundreds of checks they take a third of the time.
+@pytest.mark.usefixtures("unchecked_types")
 class TestDataOfTheModel:
-    def test_p_values_of_continuous_statistics_are_uniform(self, linear_checks, significance):
-        p_values = p_values_of(linear_checks)
+    def test_p_values_of_continuous_statistics_are_uniform(self, significance):
+        p_values = p_values_of(linear_checks())
         assert set(p_values) == {"mean", "standard_deviation", "skewness", "correlation"}
         significance = significance.split(3 * len(p_values))
         for values in p_values.values():
@@ -82,8 +85,8 @@ class TestDataOfTheModel:
                     max(count, round(200 * twelfths / 12)), 200, twelfths / 12
                 )
 
-    def test_findings_are_as_rare_as_stated(self, linear_checks, significance):
-        alarms = sum(bool(found.findings) for found in linear_checks)
+    def test_findings_are_as_rare_as_stated(self, significance):
+        alarms = sum(bool(found.findings) for found in linear_checks())
         # Bonferroni's rate is an upper limit.
         significance.require_count(max(alarms, 150), 300, 0.5)
 

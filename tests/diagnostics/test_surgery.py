@@ -105,6 +105,8 @@ def test_it_is_the_kl_of_the_decomposition(significance):
     significance.require_equal(measured(result.kl), exact.value)
 
 
+# Annotations are checked in the other tests; in a hundred calls they take a third of the time.
+@pytest.mark.usefixtures("unchecked_types")
 def test_the_error_is_the_spread_over_seeds(significance):
     vae, x = MODEL.mean_field_vae(), X[:6]
     results = [
