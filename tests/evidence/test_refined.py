@@ -72,8 +72,10 @@ class TestUnbiasedness:
 class TestGain:
     def test_more_effective_samples_from_a_weak_guide(self, significance):
         x = MODEL.simulate(300)
-        plain = ImportanceSampling(400)(VAE.model, weak_guide, x)
-        refined = ImportanceSampling(400, refine=Refinement(20))(VAE.model, weak_guide, x)
+        plain, refined = (
+            ImportanceSampling(400, refine=refine, tails=False)(VAE.model, weak_guide, x)
+            for refine in (None, Refinement(20))
+        )
         gain = refined.effective_sample_size - plain.effective_sample_size
         significance.require_less(mean_of(-gain), 0.0)
 
@@ -83,8 +85,10 @@ class TestGain:
         with torch.no_grad():
             for parameter in vae.encoder.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        plain = ImportanceSampling(400)(vae.model, vae.guide, x)
-        refined = ImportanceSampling(400, refine=Refinement())(vae.model, vae.guide, x)
+        plain, refined = (
+            ImportanceSampling(400, refine=refine, tails=False)(vae.model, vae.guide, x)
+            for refine in (None, Refinement())
+        )
         gain = refined.effective_sample_size - plain.effective_sample_size
         significance.require_less(mean_of(-gain), 0.0)
 
@@ -107,7 +111,7 @@ class TestGain:
 
 
 class TestChunks:
-    @pytest.mark.parametrize("rows", [60, 100, 10**6])
+    @pytest.mark.parametrize("rows", [60, 10**6])
     def test_every_datum_meets_its_own_offset(self, rows):
         """Orthogonal loadings: refined to the posterior, every weight is the datum's own p(x)."""
         model = LinearGaussian(torch.eye(3, 2, dtype=torch.float64), noise_scale=0.7)

@@ -341,7 +341,7 @@ class TestSemiAmortised:
             blind = Blind()
             start = blind.exact.log_evidence(new).detach()
             result = fit(
-                blind.model, blind.guide, ELBO(2), x, epochs=25, batch_size=50,
+                blind.model, blind.guide, ELBO(2), x, epochs=25, batch_size=100,
                 learning_rate=0.05, step=step, progress=False,
             )  # fmt: skip
             evidence[step] = blind.exact.log_evidence(new).detach()
