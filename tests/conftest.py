@@ -87,6 +87,7 @@ def interpreter():
 @pytest.fixture(autouse=True)
 def fresh_pyro():
     """No test sees another's parameters or random state, or leaves a handler on Pyro's stack."""
+    typecheck.begin_test()
     pyro.clear_param_store()
     seed_devices(20)
     yield

@@ -133,3 +133,16 @@ def test_a_function_inside_of_another_is_compiled_once(monkeypatch):
 
 def test_unchecked(unchecked_types):
     assert add(torch.ones(2), torch.ones(2)).shape == (2,)
+
+
+def test_a_loop_is_looked_at_again_and_again():
+    """What goes wrong after many calls is found within 16."""
+    for _ in range(100):
+        add(torch.ones(1), torch.ones(1))
+
+    def loop():
+        for _ in range(16):
+            add(torch.ones(2), torch.ones(1))
+
+    with pytest.raises(TypeError):
+        loop()
