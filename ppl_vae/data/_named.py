@@ -48,6 +48,7 @@ BINARIZED_FILES = tuple(_SHA256)
 TIMEOUT_SECONDS = 30
 
 
+@functools.cache
 def _digits() -> NDArray[np.float64]:
     """Grey values 0 to 16, one row of 64 a digit, as of scikit-learn's ``load_digits().data``."""
     # Its file alone, rows of 64 values and the label: importing scikit-learn takes three seconds.

@@ -5,6 +5,7 @@ import os, random, shutil, signal, sys, time
 from pathlib import Path
 import numpy, pandas
 import ppl_vae.evidence._loop as unfinished
+import ppl_vae.evidence.annealing._pilot as pilot
 import ppl_vae.runs._diagnose as diagnoses
 from ppl_vae.evidence import ImportanceSampling
 from ppl_vae.imputation import impute_run
@@ -22,6 +23,8 @@ config = RunConfig.of(data=str(place / "x.csv"), hidden=(4,), latent=2, epochs=1
 train_run(config, place / "trained", device="cpu", progress=False)
 # What is finished is written after every chunk: most kills are in the middle of a save.
 unfinished._SECONDS_BETWEEN = 0.0
+# Nothing is saved while step sizes are found, which would take most of the time.
+pilot._WARM_UP, pilot._TRANSITIONS = 2, 4
 # Those that keep what is unfinished, and one that does not; the others take long.
 kept = ("decomposition", "evidence", "rate_distortion")
 diagnoses.DIAGNOSES = [entry for entry in diagnoses.DIAGNOSES if entry.name in kept]

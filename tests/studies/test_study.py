@@ -48,6 +48,19 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def carried_out_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one-seed")
+    carry_out(folder, plan(seeds=(0,)))
+    return folder
+
+
+@pytest.fixture
+def one_seed(carried_out_once, tmp_path):
+    """A finished study of seed 0, for one test to change."""
+    return shutil.copytree(carried_out_once, tmp_path / "one-seed")
+
+
 def same(a, b):
     """Whether two studies came to the same numbers, bit for bit."""
     first, second = results_of(a), results_of(b)
@@ -125,33 +138,28 @@ def test_again_nothing_is_done_twice(folder):
     assert after == before
 
 
-def test_more_seeds_later_are_as_if_planned_at_once(tmp_path):
-    carry_out(tmp_path / "first", plan(seeds=(0,)))
-    carry_out(tmp_path / "first")
-    carry_out(tmp_path / "whole")
-    assert same(tmp_path / "first", tmp_path / "whole")
+def test_more_seeds_later_are_as_if_planned_at_once(folder, one_seed):
+    carry_out(one_seed)
+    assert same(one_seed, folder)
 
 
-def test_a_method_more_evaluates_and_does_not_train_again(tmp_path):
-    carry_out(tmp_path, plan(seeds=(0,)))
-    trained = (tmp_path / "cells" / "elbo-seed0" / "checkpoint.safetensors").stat().st_mtime_ns
+def test_a_method_more_evaluates_and_does_not_train_again(one_seed):
+    checkpoint = one_seed / "cells" / "elbo-seed0" / "checkpoint.safetensors"
+    trained = checkpoint.stat().st_mtime_ns
     more = (*STUDY.methods, Method("psis", {"particles": 100}))
-    results = carry_out(tmp_path, plan(seeds=(0,), methods=more))
-    assert (tmp_path / "cells" / "elbo-seed0" / "checkpoint.safetensors").stat().st_mtime_ns == (
-        trained
-    )
+    results = carry_out(one_seed, plan(seeds=(0,), methods=more))
+    assert checkpoint.stat().st_mtime_ns == trained
     assert results.comparison("psis") != results.comparison("iwae")
-    methods = pd.read_parquet(tmp_path / "results.parquet")["method"].unique().tolist()
+    methods = pd.read_parquet(one_seed / "results.parquet")["method"].unique().tolist()
     assert methods == ["iwae", "psis"]
-    assert set(load_netcdf(tmp_path / "results.nc").children) == {"evidence", "evidence_psis"}
-    summary = json.loads((tmp_path / "comparison.json").read_text())
+    assert set(load_netcdf(one_seed / "results.nc").children) == {"evidence", "evidence_psis"}
+    summary = json.loads((one_seed / "comparison.json").read_text())
     assert list(summary["methods"]) == ["psis"]
 
 
-def test_other_settings_in_the_same_folder_are_refused(tmp_path):
-    carry_out(tmp_path, plan(seeds=(0,)))
+def test_other_settings_in_the_same_folder_are_refused(one_seed):
     with pytest.raises(ValueError, match=r"latent 2 there, 3 here.*choose another folder"):
-        carry_out(tmp_path, plan(seeds=(0,), config=CONFIG.changed(latent=3)))
+        carry_out(one_seed, plan(seeds=(0,), config=CONFIG.changed(latent=3)))
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -196,20 +204,18 @@ def test_no_study_in_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["study.json", "manifest.json", "cells/elbo-seed0/run.json"])
-def test_a_damaged_file_is_named(name, tmp_path):
-    carry_out(tmp_path, plan(seeds=(0,)))
-    (tmp_path / name).write_text('{"state": ')
+def test_a_damaged_file_is_named(name, one_seed):
+    (one_seed / name).write_text('{"state": ')
     with pytest.raises(ValueError, match="damaged"):
-        open_study(tmp_path)
+        open_study(one_seed)
 
 
-def test_status_of_a_study_under_way(tmp_path):
-    carry_out(tmp_path, plan(seeds=(0,)))
-    done = next(cell for cell in open_study(tmp_path).cells if cell.name == "elbo seed 0")
+def test_status_of_a_study_under_way(one_seed):
+    done = next(cell for cell in open_study(one_seed).cells if cell.name == "elbo seed 0")
     replace(done, state="running", process=os.getpid()).write()
     # A seed more, none of whose cells are begun.
-    write_plan(STUDY, tmp_path)
-    results = open_study(tmp_path)
+    write_plan(STUDY, one_seed)
+    results = open_study(one_seed)
     states = [row["state"] for row in status_summary(results)["cells"]]
     assert sorted(states) == ["done", "running", "waiting", "waiting"]
     text = format_status(results)
@@ -217,14 +223,13 @@ def test_status_of_a_study_under_way(tmp_path):
     assert "elbo seed 0: epoch 3 of 3, bound" in text
 
 
-def test_a_cell_whose_process_has_ended_waits(tmp_path):
-    carry_out(tmp_path, plan(seeds=(0,)))
-    done = next(cell for cell in open_study(tmp_path).cells if cell.name == "elbo seed 0")
+def test_a_cell_whose_process_has_ended_waits(one_seed):
+    done = next(cell for cell in open_study(one_seed).cells if cell.name == "elbo seed 0")
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     for process, state in [(os.getpid(), "running"), (ended.pid, "waiting")]:
         replace(done, state="running", host=socket.gethostname(), process=process).write()
-        results = open_study(tmp_path)
+        results = open_study(one_seed)
         assert results.cells[0].state == state
     text = format_status(results)
     assert "elbo seed 0 is to be done again: its process has ended, unfinished" in text
@@ -307,10 +312,9 @@ def test_what_cannot_be_recorded_of_a_failure_is_raised(tmp_path, monkeypatch):
         run_cell(plan_of_cell, tmp_path, place)
 
 
-def test_sharded_evaluation(tmp_path):
-    whole = carry_out(tmp_path / "whole", plan(seeds=(0,)))
-    parts = carry_out(tmp_path / "parts", plan(seeds=(0,), shards=3))
-    a, b = (results.evidence()["elbo"][0] for results in (whole, parts))
+def test_sharded_evaluation(carried_out_once, tmp_path):
+    parts = carry_out(tmp_path, plan(seeds=(0,), shards=3))
+    a, b = (results.evidence()["elbo"][0] for results in (open_study(carried_out_once), parts))
     assert len(a) == len(b) == 60
     assert not torch.equal(a.log_prob, b.log_prob)
 
