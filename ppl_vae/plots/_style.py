@@ -3,7 +3,8 @@
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -121,8 +122,26 @@ def png_of(figure: Figure, title: str = "") -> bytes:
     if title:
         figure.suptitle(title, fontsize=_FONT_SIZE + 1, parse_math=False)
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=_DPI)
+    with _laid_out(figure, _DPI):
+        figure.savefig(out, format="png", dpi=_DPI)
     return out.getvalue()
+
+
+@contextmanager
+def _laid_out(figure: Figure, dpi: float) -> Iterator[None]:
+    """Lay a figure out before it is saved: Matplotlib itself draws all of it once more for that."""
+    engine, before = figure.get_layout_engine(), figure.dpi
+    if engine is None:
+        yield
+        return
+    figure.dpi = dpi
+    engine.execute(figure)
+    figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
+        figure.dpi = before
 
 
 def remark(ax: Axes, text: str) -> None:
@@ -190,7 +209,9 @@ def _body(figure: Figure, name: str) -> str:
     for ax in figure.axes:
         ax.patch.set_visible(False)
     # No date and no version: the same figure is the same text.
-    figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with _laid_out(figure, figure.dpi):
+        figure.savefig(out, format="svg", metadata=unsaid)
     text = out.getvalue()
     text = text[text.index("<svg") :].partition(">")[2].rpartition("</svg>")[0]
     # A <style> would hold for the whole page; nothing refers to the ids of groups.

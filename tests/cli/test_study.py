@@ -23,7 +23,7 @@ def file(tmp_path):
     return path
 
 
-def test_init_run_status_report_add(file, tmp_path, capsys):
+def test_init_run_status_report_add(file, tmp_path, capsys, monkeypatch):
     status, out, err = run(capsys, "study", "run", file)
     assert status == 0, err
     folder = tmp_path / "mine"
@@ -41,7 +41,9 @@ def test_init_run_status_report_add(file, tmp_path, capsys):
     # By the file what it plans now, by the folder what was carried out.
     assert "4 done, 5 waiting of 9 cells" in run(capsys, "study", "status", file)[1]
     assert "4 done of 4 cells" in run(capsys, "study", "status", folder)[1]
-    status, out, err = run(capsys, "study", "run", file, "--json")
+    with monkeypatch.context() as without_page:
+        without_page.setattr("ppl_vae.report.write_report", lambda results: results.folder)
+        status, out, err = run(capsys, "study", "run", file, "--json")
     assert status == 0, err
     values = json.loads(out)
     assert list(values["arms"]) == ["elbo", "iwae:2", "stl"]

@@ -1,5 +1,6 @@
 """Figures that are part of a page: its colours, ids of their own, other people's text."""
 
+import io
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -18,11 +19,14 @@ from ppl_vae.plots import (
     draw_forest,
     draw_on,
     draw_parts,
+    new_figure,
+    png_of,
     shortened,
     style_of,
     svg_panel,
     svg_symbol,
 )
+from ppl_vae.plots._style import _DPI
 
 STYLE = style_of(0)
 CURVE = Curve(STYLE, [1, 2, 4], [0.1, 0.2, 0.3], [0.05, 0.15, -0.1], [0.2, 0.3, 0.4])
@@ -123,3 +127,14 @@ def test_an_interval_far_beyond_the_others_ends_in_an_arrow(end):
     # Three widths of the usual intervals beyond the means.
     assert (arrows["<"], arrows[">"]) == (-6.0, 8.0)
     assert {"<", ">"}.isdisjoint(line.get_marker() for line in axes_of(usual).lines)
+
+
+def test_a_saved_figure_is_the_one_that_matplotlib_saves():
+    """Laid out before, instead of by drawing it once more."""
+
+    def figure():
+        return new_figure([(DRAWINGS["forest"], 2.0), (DRAWINGS["costs"], 3.0)])
+
+    out = io.BytesIO()
+    figure().savefig(out, format="png", dpi=_DPI)
+    assert png_of(figure()) == out.getvalue()

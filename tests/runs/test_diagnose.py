@@ -10,6 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
+from ppl_vae.evidence.annealing import _pilot as pilot
 from ppl_vae.identity import identity_of, state
 from ppl_vae.netcdf import load_netcdf
 from ppl_vae.refinement import Refinement
@@ -49,9 +50,11 @@ def replaced(monkeypatch, **by_name):
 
 @pytest.fixture(scope="module", autouse=True)
 def short_refinement():
-    """What a diagnosis keeps and reads back does not depend on how good its guides are."""
+    """What a diagnosis keeps and reads back does not depend on how good guides and steps are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diagnose, "_REFINEMENT", Refinement(3))
+        patch.setattr(pilot, "_WARM_UP", 2)
+        patch.setattr(pilot, "_TRANSITIONS", 4)
         yield
 
 
