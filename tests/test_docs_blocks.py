@@ -67,6 +67,8 @@ def before(tmp_path_factory):
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python") and page not in OWN_TESTS]
 
 
+# That blocks run is looked at, and not how good their numbers are.
+@pytest.mark.usefixtures("quick_noise", "short_pilot")
 # Of a library that calls another one.
 @pytest.mark.filterwarnings("ignore:The inplace keyword")
 @pytest.mark.parametrize("page", WITH_PYTHON)

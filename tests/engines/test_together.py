@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from engines import work
+from engines import training, work
 from ppl_vae.engines import RayEngine
 from ppl_vae.engines._cluster import connected
 from ppl_vae.runs import RunConfig, train_run
@@ -32,8 +32,8 @@ def test_a_worker_is_killed_and_the_end_is_that_of_one_process(tmp_path):
     alone, result = train_run(CONFIG, tmp_path / "alone", progress=False, device="cpu")
     engine = RayEngine(cpus=1, retries=1)
     arguments = CONFIG, tmp_path / "together", tmp_path / "notes", 2
-    found = engine.run_together(work.train_and_die, arguments, 2)
-    assert work.lines(tmp_path / "notes") == ["begun-at-0", "killed", "begun-at-3"]
+    found = engine.run_together(training.train_and_die, arguments, 2)
+    assert work.lines(tmp_path / "notes") == ["begun-at-0", "three-epochs", "killed", "begun-at-3"]
     for ours, theirs in zip(found.history.records, result.history.records, strict=True):
         assert ours.updates == theirs.updates
         assert math.isclose(ours.bound, theirs.bound, rel_tol=1e-4)

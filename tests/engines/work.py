@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from ppl_vae import runs, training
 from ppl_vae.files import exclusive
 
 
@@ -110,34 +109,3 @@ def names(path):
 def on(path, parent):
     """Those that said it under this parent process."""
     return {line.split("@")[0] for line in lines(path) if line.endswith(f"@{parent}")}
-
-
-def train_and_die(config, folder, notes, workers):
-    """Train as one of the workers; the last is killed after three epochs, once."""
-    last = torch.distributed.get_rank() == workers - 1
-
-    def fit(*arguments, on_start, on_epoch, **settings):
-        def start(history):
-            append(notes, f"begun-at-{len(history)}")
-            on_start(history)
-
-        def after(record):
-            on_epoch(record)
-            if record.epoch == 3:
-                # The first worker waits here, and the last in the next epoch's first message.
-                append(notes, "killed")
-                wait_for(lambda: False, 3.0)
-
-        return training.fit(
-            *arguments, on_start=start, on_epoch=after, checkpoint_seconds=0.0, **settings
-        )
-
-    if last and "killed" not in lines(notes):
-        threading.Thread(target=_die_when, args=(notes,), daemon=True).start()
-    runs._job.fit = fit
-    return runs.train_run(config, folder, workers=workers, progress=False, device="cpu")[1]
-
-
-def _die_when(notes):
-    wait_for(lambda: "killed" in lines(notes))
-    os.kill(os.getpid(), signal.SIGKILL)

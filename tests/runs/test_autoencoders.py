@@ -8,6 +8,7 @@ import torch
 
 from ppl_vae.data import load_dataset
 from ppl_vae.evidence import AutomaticSampling
+from ppl_vae.evidence.annealing import _pilot as pilot
 from ppl_vae.guides import CorruptedInput, DeltaEncoder, MaskNoise, SparseEncoder
 from ppl_vae.likelihoods import NormalDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
@@ -203,6 +204,8 @@ def normal(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # Any scale will do here: the search itself is tested above.
         patch.setattr(_codes, "_SEARCHED", 5)
+        patch.setattr(pilot, "_WARM_UP", 2)
+        patch.setattr(pilot, "_TRANSITIONS", 4)
         return folder, *train(folder, model="autoencoder:normals=2", likelihood="normal")
 
 
