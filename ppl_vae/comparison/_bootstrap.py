@@ -15,6 +15,8 @@ from ppl_vae.comparison._confidence import Array, mean_squares
 
 _CHUNK = 200
 """Replicates whose weights are in memory at once."""
+_FEW_SEEDS = 2
+"""Number of seeds that say nothing of how arms move together: each arm moves on its own."""
 
 
 def hierarchical_bootstrap(
@@ -27,7 +29,8 @@ def hierarchical_bootstrap(
     with ``n`` multinomial counts of the data, ``z`` normal and ``w ~ chi2(S - 1) / (S - 1)``. A few
     seeds drawn with replacement would coincide and show only (S - 1) / S of their variance; the
     multipliers z mend the one, w, as in Student's t, the other: their part of any difference has
-    exactly t's distribution. c is :func:`data_factor`.
+    exactly t's distribution. Of two seeds each mean has multipliers of its own. c is
+    :func:`data_factor`.
 
     Args:
         cells: Values of each mean; seeds of one number are the same seeds.
@@ -90,7 +93,12 @@ def _seed_part(
     # The quantile is slow: once for each number of seeds, and not for each mean.
     w = (stats.chi2.ppf(level, kinds) / kinds)[:, which]
     scale = np.sqrt(np.maximum(freedom, 1) * (freedom + 1) * w)
-    return np.asarray(multipliers @ deviations / scale)
+    moved = multipliers @ deviations
+    if len(seeds) == _FEW_SEEDS:
+        # All means would move along one line, on which most of the arms can never be the best.
+        apart = generator.standard_normal((replicates, len(seeds), len(cells)))
+        moved = (apart * deviations).sum(1)
+    return np.asarray(moved / scale)
 
 
 def data_factor(values: Float[Array, "seeds data"]) -> float:
@@ -143,6 +151,8 @@ def rank_arms(
     apart = [
         replace(each, values=each.values - (shared - shared.mean())) for each in cells.values()
     ]
+    if {each.seeds for each in apart} == {apart[0].seeds} and len(apart[0].seeds) == _FEW_SEEDS:
+        apart = _without_shared_seeds(apart)
     draws = hierarchical_bootstrap(apart, _relative_factors(cells), replicates, seed)
     ranks = stats.rankdata(-draws, axis=1, method="average")
     # Arms that tie share the win: equal arms are each best with probability 1 / A.
@@ -160,6 +170,21 @@ def rank_arms(
         )
         for place, arm in enumerate(order, start=1)
     }
+
+
+def _without_shared_seeds(cells: Sequence[Cells]) -> list[Cells]:
+    """Take off what a seed does to all arms alike, which moves no rank.
+
+    The deviations that are left are made larger by ``sqrt(A / (A - 1))``: arms that move on their
+    own differ as much as they did.
+    """
+    moved = torch.stack([each.values.mean(1) - each.values.mean() for each in cells])
+    more = math.sqrt(len(cells) / max(len(cells) - 1, 1))
+    changes = more * (moved - moved.mean(0)) - moved
+    return [
+        replace(each, values=each.values + change.unsqueeze(1))
+        for each, change in zip(cells, changes, strict=True)
+    ]
 
 
 def _relative_factors(cells: Mapping[str, Cells]) -> list[float]:

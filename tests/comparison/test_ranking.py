@@ -34,24 +34,39 @@ def test_the_same_values_share_the_first_place():
         assert found.interval == (2, 3)
 
 
-def test_probability_of_two_arms_is_the_t_distributions():
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_probability_of_two_arms_is_the_t_distributions(seeds):
     generator = np.random.default_rng(0)
-    values = generator.standard_normal((2, 4, 1)) + generator.standard_normal((1, 1, 30))
+    values = generator.standard_normal((2, seeds, 1)) + generator.standard_normal((1, 1, 30))
     difference = values[1, :, 0] - values[0, :, 0]
-    t = difference.mean() / (difference.std(ddof=1) / 2)
+    t = difference.mean() / (difference.std(ddof=1) / seeds**0.5)
     found = rank(values, 20_000)["arm 1"].best
-    expected = stats.t.cdf(t, 3)
+    expected = stats.t.cdf(t, seeds - 1)
     assert found == pytest.approx(expected, abs=5 * (expected * (1 - expected) / 20_000) ** 0.5)
 
 
-def test_probabilities_sum_to_one_and_what_all_share_moves_none():
-    values = simulate(np.random.default_rng(0), (4, 3, 30), *COMPONENTS["both"])
-    shared = simulate(np.random.default_rng(1), (1, 3, 30), 5.0, 50.0, 5.0)
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_probabilities_sum_to_one_and_what_all_share_moves_none(seeds):
+    values = simulate(np.random.default_rng(0), (4, seeds, 30), *COMPONENTS["both"])
+    shared = simulate(np.random.default_rng(1), (1, seeds, 30), 5.0, 50.0, 5.0)
     found, moved = rank(values), rank(values + shared)
     assert sum(each.best for each in found.values()) == pytest.approx(1)
     for arm, each in found.items():
         assert moved[arm].best == pytest.approx(each.best, abs=1e-9)
         assert moved[arm].rank == each.rank
+
+
+def test_two_seeds_rule_out_no_arm_that_is_the_best():
+    """All arms would move along one line, where 12 of 115 that were ruled out were the best."""
+    generator = np.random.default_rng(0)
+    ruled_out = best = 0
+    for _ in range(60):
+        truth = 0.1 * generator.standard_normal(4)
+        values = truth[:, None, None] + simulate(generator, (4, 2, 100), 0.1, 0.0, 0.05)
+        found = rank(values, 1000)
+        low = [arm for arm in range(4) if found[f"arm {arm}"].best < 0.01]
+        ruled_out, best = ruled_out + len(low), best + (int(truth.argmax()) in low)
+    assert best <= 1 < ruled_out
 
 
 def test_equal_arms_are_each_best_as_often(significance):
