@@ -74,8 +74,8 @@ def format_comparison(
         [
             *lines,
             "",
-            "error: standard error of the mean for new data and new seeds; "
-            "data, seeds, MC (Monte Carlo): its parts.",
+            "error: standard error of the mean for new data and new seeds; data, seeds, MC (Monte "
+            "Carlo): its parts, beside what single runs make of single data.",
             f"interval: {100 * comparison.confidence:g}%{together}; a difference is called real "
             "only if it excludes 0."
             + (" It holds what log p(x) of either arm may be low by." if comparison.doubts else ""),
