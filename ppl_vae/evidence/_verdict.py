@@ -81,7 +81,8 @@ def no_weight(log_prob: Float[Tensor, " batch"]) -> Finding | None:
     poor = int(log_prob.isneginf().sum())
     text = (
         f"{poor} of {len(log_prob)} data have weights of 0 only: under none of their draws is x "
-        "possible"
+        "possible, or its density is below the smallest number of its type, which double precision "
+        "may hold"
     )
     return Finding(text, serious=True) if poor else None
 

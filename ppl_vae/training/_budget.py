@@ -51,7 +51,7 @@ class Budget:
             if not (number and value > 0):
                 raise ValueError(f"seconds must be positive and finite, got {value!r}.")
         elif not (number and value >= 1 and value == int(value)):
-            raise ValueError(f"{name} must be 1 or more, got {value!r}.")
+            raise ValueError(f"{name} must be 1 or more, got {value!r}: a whole number.")
 
     @cached_property
     def kind(self) -> str:

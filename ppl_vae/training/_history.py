@@ -63,6 +63,10 @@ class History:
     def __len__(self) -> int:
         return len(self.records)
 
+    def __repr__(self) -> str:
+        last = f", bound {self.records[-1].bound:.3f} nats at the last" if self.records else ""
+        return f"History({len(self)} epochs{last})"
+
     @property
     def best_epoch(self) -> int | None:
         """The epoch with the highest validation bound; None without validation."""
