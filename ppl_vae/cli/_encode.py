@@ -7,7 +7,7 @@ import click
 
 import ppl_vae as pv
 from ppl_vae.cli._options import Command, as_json, folder, opening, settings, typed
-from ppl_vae.cli._output import show
+from ppl_vae.cli._output import opened, show
 
 _out = click.option(
     "--out",
@@ -31,7 +31,7 @@ def encode(
     Columns z_mean, z_sd and z_draws hold lists.
     """
     out = _place(out, folder / "codes.parquet", asked)
-    table = pv.runs.encode_run(pv.runs.open_run(folder, **opening), **asked)
+    table = pv.runs.encode_run(opened(folder, opening), **asked)
     _write(table, out, as_json)
 
 
@@ -46,7 +46,7 @@ def reconstruct(
 ) -> None:
     """Write the reconstructions of data, with squared error and log p(x|z), one row a datum."""
     out = _place(out, folder / "reconstructed.parquet", asked)
-    table = pv.runs.reconstruct_run(pv.runs.open_run(folder, **opening), **asked)
+    table = pv.runs.reconstruct_run(opened(folder, opening), **asked)
     _write(table, out, as_json)
 
 

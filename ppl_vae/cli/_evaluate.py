@@ -19,7 +19,7 @@ from ppl_vae.cli._options import (
     settings,
     typed,
 )
-from ppl_vae.cli._output import show
+from ppl_vae.cli._output import opened, show
 
 CERTIFICATE = 20
 """Simulated data of a certificate: of no more than there are real ones, it costs no more than the
@@ -92,7 +92,7 @@ def evaluate(
     estimator = pv.registry.build_estimator(**asked["estimator"], options=asked["options"])
     _require_certifiable(estimator, certificate)
     engine = engine_of(asked)
-    run = pv.runs.open_run(folder, **opening)
+    run = opened(folder, opening)
     rows = run.rows(on["split"], on["limit"], on["file"])
     if plan:
         _show_plan(estimator, run, rows, on["seed"], as_json)

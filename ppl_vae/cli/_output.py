@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -78,6 +79,14 @@ def say(text: str, *, err: bool = False) -> None:
     """Print text, from wherever it comes, without what would steer the terminal."""
     # Names in a file may hold control characters, which move the cursor or hide text.
     click.echo(printable(text), err=err)
+
+
+def opened(folder: Path, opening: dict[str, Any]) -> "pv.runs.Run":
+    """Open a run; say it on standard error if it is not done."""
+    run = pv.runs.open_run(folder, **opening)
+    if run.unfinished is not None:
+        say(run.unfinished, err=True)
+    return run
 
 
 @contextmanager

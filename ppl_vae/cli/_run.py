@@ -17,7 +17,7 @@ from ppl_vae.cli._options import (
     settings,
     typed,
 )
-from ppl_vae.cli._output import in_options, say, show
+from ppl_vae.cli._output import in_options, opened, say, show
 from ppl_vae.settings import Setting, settings_of
 
 
@@ -37,7 +37,7 @@ def diagnose(folder: Path, asked: dict[str, Any], as_json: bool, **more: Any) ->
 
     Finished parts are kept in the run's folder: the same command goes on where it stopped.
     """
-    run = pv.runs.open_run(folder, **more["opening"])
+    run = opened(folder, more["opening"])
     diagnosis = pv.runs.diagnose_run(
         run,
         pv.runs.DiagnosisSettings(**more["how"]),
@@ -77,7 +77,7 @@ def impute_command(
     out = out or folder / "imputed.csv"
     # Before the work, which may take minutes.
     pv.report.require_place_of_imputation(out)
-    imputed = pv.imputation.impute_run(pv.runs.open_run(folder, **opening), **asked)
+    imputed = pv.imputation.impute_run(opened(folder, opening), **asked)
     paths = pv.report.write_imputation(imputed, out)
     text = f"{imputed}\nwritten: {', '.join(map(str, paths))}"
     show(text, {**imputed.summary(), "files": [str(path) for path in paths]}, as_json)
@@ -90,7 +90,7 @@ def impute_command(
 @as_json
 def sample(folder: Path, asked: dict[str, Any], opening: dict[str, Any], as_json: bool) -> None:
     """Draw pictures: the decoder's mean for draws from the prior, and reconstructions."""
-    run = pv.runs.open_run(folder, **opening)
+    run = opened(folder, opening)
     paths = pv.report.write_sample_figures(run, **asked)
     show("\n".join(map(str, paths)), {"files": [str(path) for path in paths]}, as_json)
 
@@ -181,7 +181,7 @@ def gradients_command(
     if any(map(pv.registry.outside_objective, names)):
         import_from_here()
     families = pv.registry.over_particles(names, counts)
-    run = None if built_in else pv.runs.open_run(Path(model), **opening)
+    run = None if built_in else opened(Path(model), opening)
     if run is not None and not run.config.model.kind.ascends:
         raise ValueError(
             f"model {run.config.model.name} is trained by {run.config.objective}, and ascends no "

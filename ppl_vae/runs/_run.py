@@ -33,12 +33,14 @@ from ppl_vae.runs._finished import finished_of, put_finished, read_chosen
 from ppl_vae.runs._origin import (
     CHECKPOINT,
     DATA,
+    RECORD,
     DataSummary,
     origin_of,
     read_config,
     require_same_data,
 )
 from ppl_vae.runs._phases import read_phases
+from ppl_vae.store import read_sealed
 from ppl_vae.training import History, Snapshot, load_parameters
 
 Split = Literal["train", "valid", "test"]
@@ -107,6 +109,23 @@ class Run:
     def fitted(self) -> dict[str, Any]:
         """Plain values of what was chosen after training, such as the scale of an autoencoder."""
         return read_chosen(self.folder)
+
+    @cached_property
+    def unfinished(self) -> str | None:
+        """A line that says that training goes on, or broke off; None where it has ended.
+
+        Also where no record tells, as in a folder that holds the parameters alone.
+        """
+        path = self.folder / RECORD
+        if not path.is_file():
+            return None
+        state = read_sealed(path, "go on with the run").get("state")
+        if state == "done":
+            return None
+        return (
+            f"the run in {self.folder} is not done: all that is said of it is of the parameters "
+            f"after {len(self.history)} epochs; go on with it for those of the whole run"
+        )
 
     def own_evidence(self, rows: Rows) -> Evidence | None:
         """Log p(x) in the model's own way, exact or by its log Z; None: it has none.

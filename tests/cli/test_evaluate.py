@@ -10,6 +10,7 @@ import pytest
 from ppl_vae.cli import main
 from ppl_vae.evidence import METHODS
 from ppl_vae.refinement import Refinement
+from ppl_vae.store import read_sealed, write_sealed
 
 from .command import SMALL, fails, run
 
@@ -86,6 +87,15 @@ class TestCertificate:
         for folder, more in ((trained, []), (deeper, ["--particles", 100])):
             found = json.loads(run(capsys, "evaluate", folder, "--limit", 5, *more, "--json")[1])
             assert found["certificate"] is None
+
+
+def test_what_broke_off_is_said(trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    record = read_sealed(folder / "run.json", "")
+    write_sealed(folder / "run.json", {**record, "state": "running"})
+    arguments = "--limit", 3, "--method", "iwae", "--particles", 20
+    assert "is not done: all that is said of it" in run(capsys, "evaluate", folder, *arguments)[2]
+    assert "is not done" not in run(capsys, "evaluate", trained, *arguments)[2]
 
 
 # Of discrete latents alone.
