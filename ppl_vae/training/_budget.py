@@ -50,8 +50,10 @@ class Budget:
         if name == "seconds":
             if not (number and value > 0):
                 raise ValueError(f"seconds must be positive and finite, got {value!r}.")
-        elif not (number and value >= 1 and value == int(value)):
-            raise ValueError(f"{name} must be 1 or more, got {value!r}: a whole number.")
+        elif not (number and value >= 1):
+            raise ValueError(f"{name} must be 1 or more, got {value!r}.")
+        elif value != int(value):
+            raise ValueError(f"{name} is a whole number, got {value!r}.")
 
     @cached_property
     def kind(self) -> str:

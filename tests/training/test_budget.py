@@ -110,10 +110,15 @@ class TestBudget:
                 Budget(**limits)
 
     @pytest.mark.parametrize("name", ["epochs", "updates", "decoder_evaluations"])
-    @pytest.mark.parametrize("value", [0, -1, 1.5, math.nan, math.inf, "ten"])
+    @pytest.mark.parametrize("value", [0, -1, 0.5, math.nan, math.inf, "ten"])
     def test_counts(self, name, value, unchecked_types):
         with pytest.raises(ValueError, match=f"^{name} must be 1 or more, got {value!r}"):
             Budget(**{name: value})
+
+    @pytest.mark.parametrize("name", ["epochs", "updates", "decoder_evaluations"])
+    def test_counts_are_whole(self, name, unchecked_types):
+        with pytest.raises(ValueError, match=rf"^{name} is a whole number, got 1\.5\.$"):
+            Budget(**{name: 1.5})
 
     @pytest.mark.parametrize("value", [0, 0.0, -1.0, math.nan, math.inf, "ten"])
     def test_seconds(self, value, unchecked_types):

@@ -34,7 +34,7 @@ from ppl_vae.training._chunks import even_slices
 from ppl_vae.weights import log_mean_exp
 
 from .helpers import same_state, train, without_seconds
-from .test_compiled import objective_of, recorded, updates  # noqa: F401
+from .test_compiled import objective_of, updates
 
 COUPLED = ("mmd", "info-vae", "beta-tc")
 """Objectives whose gradient compares the data of a batch with each other."""
@@ -194,7 +194,7 @@ class TestTheGradient:
             torch.testing.assert_close(value, wanted, rtol=1e-10, atol=1e-12)
 
     @pytest.mark.parametrize("cls", [TorchStep, CompiledStep, SVIStep])
-    def test_is_what_steps_take(self, cls, tight, recorded):  # noqa: F811
+    def test_is_what_steps_take(self, cls, tight, recorded):
         whole, divided = (step_of(cls, pv.IWAE(4)) for _ in range(2))
         whole(X, 0.01)
         tight(4)
@@ -421,7 +421,7 @@ class TestRuns:
         assert without_seconds(result.history) == without_seconds(again.history)
 
     @pytest.mark.parametrize("step", ["torch", "compiled", "semi-amortised:2"])
-    def test_a_datum_that_is_not_finite_is_named_by_its_row(self, step, tight, recorded):  # noqa: F811
+    def test_a_datum_that_is_not_finite_is_named_by_its_row(self, step, tight, recorded):
         x, row = binary_data(41), 30
         x[:, 0] = 1.0
         x[row] = 0.0
