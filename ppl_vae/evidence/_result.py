@@ -153,6 +153,9 @@ class Evidence(Result):
         """
         names = [name for name in (*PER_DATUM, *OPTIONAL) if name in weights]
         values: dict[str, Any] = {name: weights[name].cpu() for name in names}
+        if claims.get("support_gap") is not None and "doubt" in values:
+            # No weight that was drawn tells of what never is.
+            values["doubt"] = torch.full_like(values["doubt"], math.inf)
         return cls(**values, **claims, identity=identity, seconds=seconds)
 
     def __len__(self) -> int:
@@ -232,7 +235,7 @@ class Evidence(Result):
         findings = [
             outside_support(self.support_gap),
             no_weight(self.log_prob),
-            *self._how_low(rounding),
+            *(self._how_low(rounding) if self.support_gap is None else []),
             rounded(rounding),
             wide_gap(self.gap),
         ]
@@ -311,11 +314,12 @@ class Evidence(Result):
     def _low(self) -> str:
         if math.isnan(self.mean_doubt):
             return ""
+        if math.isinf(self.mean_doubt):
+            return "; nothing bounds how low it is"
         low = f"; may be low by {self.mean_bias:.3f}, 95% below {self.mean_doubt:.3f}"
         count = 0 if self.doubt is None else int(self.doubt.isinf().sum())
         # Few, as of many nothing is known of the mean, and a warning says so.
-        left_out = count and math.isfinite(self.mean_doubt)
-        return f"{low} beside {count} of the data, which nothing bounds" if left_out else low
+        return f"{low} beside {count} of the data, which nothing bounds" if count else low
 
     @property
     def _chunk_rows(self) -> int | None:

@@ -73,6 +73,10 @@ def test_a_guide_on_a_part_of_the_priors_support_is_a_bound_and_says_so(estimato
         "of the prior's, numbers from 0 on"
     )
     assert "more particles" not in found.warning
+    if found.doubt is not None:
+        assert found.doubt.isinf().all()
+        assert math.isinf(found.mean_doubt)
+        assert "may be low by" not in str(found)
     assert estimator(counts, everywhere, COUNT).support_gap is None
 
 
