@@ -146,10 +146,14 @@ class DifferenceDoubt(NamedTuple):
     Attributes:
         shift: How much higher it is estimated to be than the estimates' difference.
         spread: Half width of a 95% interval of that.
+        below: Whether nothing bounds how much lower it is, as of a second arm without any bound.
+        above: The same of higher, and the first arm.
     """
 
     shift: float
     spread: float
+    below: bool = False
+    above: bool = False
 
     def widened(self, mean: float, low: float, high: float) -> tuple[float, float]:
         """The ends of an interval of the difference with what either arm may be low by.
@@ -159,7 +163,10 @@ class DifferenceDoubt(NamedTuple):
         """
         middle = mean + self.shift
         below, above = math.hypot(mean - low, self.spread), math.hypot(high - mean, self.spread)
-        return min(low, middle - below), max(high, middle + above)
+        return (
+            -math.inf if self.below else min(low, middle - below),
+            math.inf if self.above else max(high, middle + above),
+        )
 
 
 def doubt_of_difference(
@@ -170,7 +177,8 @@ def doubt_of_difference(
     The shift is ``mean (b_a - b_b)``: where both arms are low by as much, it is 0. The draws of the
     two are independent, and so is what is not known of single data: half widths ``d - b`` of all
     data of both add up as roots of sums of squares. Data whose doubt nothing bounds are left out,
-    as in the mean of an arm; an estimator that does not tell counts as exact.
+    as in the mean of an arm; an arm of such data alone leaves that side open. An estimator that
+    does not tell counts as exact.
 
     Args:
         a: Seed to the estimates of the one arm.
@@ -178,13 +186,17 @@ def doubt_of_difference(
         seeds: Seeds that both have.
     """
     shift, square = 0.0, 0.0
+    above, below = (
+        any(arm[s].direction != "exact" and math.isinf(arm[s].mean_doubt) for s in seeds)
+        for arm in (a, b)
+    )
     for sign, arm in ((1, a), (-1, b)):
         for seed in seeds:
             each = arm[seed]
             if each.direction != "exact" and math.isfinite(each.mean_doubt):
                 shift += sign * each.mean_bias / len(seeds)
                 square += ((each.mean_doubt - each.mean_bias) / len(seeds)) ** 2
-    return DifferenceDoubt(shift, math.sqrt(square))
+    return DifferenceDoubt(shift, math.sqrt(square), below, above)
 
 
 def _mean(values: Sequence[float]) -> float:

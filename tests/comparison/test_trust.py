@@ -1,6 +1,7 @@
 """Trust in estimates: what is said of it, what it would cost, and the doubt of a difference."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -128,22 +129,40 @@ class TestDifference:
 
     def test_what_both_are_low_by_cancels(self):
         a = {0: evidence(0.3, TEN + 0.3), 1: evidence(0.3, TEN + 0.3)}
-        assert doubt_of_difference(a, a, [0, 1]) == pytest.approx((0.0, 0.0))
+        assert doubt_of_difference(a, a, [0, 1])[:2] == pytest.approx((0.0, 0.0))
         b = {0: evidence(0.1, TEN + 0.1), 1: evidence(0.3, TEN + 0.3)}
-        assert doubt_of_difference(a, b, [0, 1]) == pytest.approx((0.1, 0.0))
-        assert doubt_of_difference(b, a, [0, 1]) == pytest.approx((-0.1, 0.0))
+        assert doubt_of_difference(a, b, [0, 1])[:2] == pytest.approx((0.1, 0.0))
+        assert doubt_of_difference(b, a, [0, 1])[:2] == pytest.approx((-0.1, 0.0))
+
+    def test_an_arm_without_any_bound_may_be_as_high_as_the_other(self):
+        """One model under a guide that misses a part of its support: 0.7 nats low, or more."""
+        generator = torch.Generator().manual_seed(0)
+        noise = 0.1 * torch.randn(100, generator=generator, dtype=torch.float64)
+        good = {0: evidence(0.0, TEN.repeat(10), log_prob=noise)}
+        low = {0: evidence(math.inf, TEN.repeat(10) + math.inf, log_prob=noise.flip(0) - 0.7)}
+        found = compare({"good": good, "low": low})
+        ((pair, test),) = found.tests.items()
+        assert pair == ("low", "good")
+        assert -1 < test.simultaneous[0] < -0.6
+        assert test.simultaneous[1] == math.inf
+        assert test.verdict(pair) == "no difference shown"
+        ((pair, test),) = compare({"low": low, "good": good}).tests.items()
+        assert test.verdict(pair) == "no difference shown"
+        assert "in doubt: low (it cannot be bounded)" in format_comparison(found, "title")
 
     def test_what_is_not_known_of_single_data_adds_up_as_squares(self):
         a = {0: evidence(0.1, TEN + 0.4)}
         b = {0: evidence(0.1, TEN + 0.5)}
-        shift, spread = doubt_of_difference(a, b, [0])
+        shift, spread, *_ = doubt_of_difference(a, b, [0])
         assert shift == pytest.approx(0.0)
         assert spread == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 10))
 
     def test_exact_arms_and_those_that_do_not_tell_add_none(self):
         exact = {0: evidence(9.0, TEN + 9.0, direction="exact")}
-        silent = {0: evidence(0.0, TEN + math.inf)}
-        assert doubt_of_difference(exact, silent, [0]) == (0.0, 0.0)
+        silent = {0: replace(evidence(0.0, TEN), bias=None, doubt=None)}
+        assert doubt_of_difference(exact, silent, [0]) == DifferenceDoubt(0.0, 0.0)
+        unbounded = {0: evidence(0.0, TEN + math.inf)}
+        assert doubt_of_difference(exact, unbounded, [0]) == DifferenceDoubt(0.0, 0.0, below=True)
 
     def test_an_interval_holds_the_plain_one(self):
         found = DifferenceDoubt(0.5, 0.4).widened(1.0, 0.7, 1.3)
