@@ -55,7 +55,7 @@ class ChunkSize:
 
     per_datum: int
     given: int | None = None
-    cpu: int = 2_000
+    cpu: int = 6_000
     gpu: int = 131_072
     whole: bool = False
     of_draws: bool = True

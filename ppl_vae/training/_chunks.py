@@ -20,6 +20,8 @@ BUDGET = 128 << 20
 """Bytes that autograd may keep for the gradient of an update on a CPU."""
 GPU_BUDGET = 4 << 30
 """The same on a GPU, which small chunks would leave idle."""
+_FEW_ROWS = 2_000
+"""Rows on a CPU, particles times data, for which no look at the programs is needed."""
 _FEW = 2
 """Data that the programs are looked at with, and particles; then twice as many of either."""
 
@@ -59,8 +61,7 @@ class Chunks:
     def _split(self, programs: Programs, x: Tensor) -> list[slice]:
         size, count = len(x), int(self._objective.num_particles)
         on_cpu = x.device.type == "cpu"
-        # Where an estimator would decode as many rows at once, no look at the programs is needed.
-        few = size * count <= ChunkSize(count).rows_for(x, x.device)
+        few = size * count <= ChunkSize(count, cpu=_FEW_ROWS).rows_for(x, x.device)
         coupled = self._objective.couples is not None
         if few or size == 1 or coupled:
             return [slice(0, size)]

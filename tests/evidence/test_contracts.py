@@ -323,7 +323,7 @@ def test_plates_left_of_the_datas_are_found_and_else_named(significance):
     assert Programs(two_measurements, guide).on(ROWS).max_plate_nesting == 2
 
 
-@pytest.mark.parametrize(("features", "rows"), [(784, 2000), (1000, 2000), (100_000, 20)])
+@pytest.mark.parametrize(("features", "rows"), [(784, 6000), (1000, 6000), (100_000, 60)])
 def test_wide_data_have_fewer_rows_in_a_chunk(features, rows):
     size = ChunkSize(5000)
     x = torch.zeros(1, 1).expand(3, features)
