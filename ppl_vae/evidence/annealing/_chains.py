@@ -42,10 +42,6 @@ class Chains(NamedTuple):
         """``log f_b(u)`` at temperature b, one number for each datum or for all."""
         return self.base + level * self.ratio
 
-    def gradient(self, level: Float[Tensor, " levels"]) -> Float[Tensor, "chains batch dim"]:
-        """``d/du log f_b(u)``."""
-        return self.base_gradient + level.unsqueeze(-1) * self.ratio_gradient
-
 
 def select(condition: Bool[Tensor, "chains batch"], new: Chains, old: Chains) -> Chains:
     """Select the new chains where the condition holds, elsewhere the old ones.
@@ -205,12 +201,19 @@ class HamiltonianTransition:
     def _trajectory(
         self, path: GeometricPath, chains: Chains, level: Tensor, stride: Tensor
     ) -> Chains:
-        for _ in range(self.leapfrog_steps):
-            momentum = chains.momentum + 0.5 * stride * chains.gradient(level)
-            chains = path.moved(chains.position + stride * momentum, momentum)
-            momentum = momentum + 0.5 * stride * chains.gradient(level)
-            chains = chains._replace(momentum=momentum)
-        return chains
+        # In memory of its own, where one operation moves all: it is one number for each chain else.
+        stride = stride.expand_as(chains.position).contiguous()
+        tempered = stride * level.unsqueeze(-1)
+
+        def kicked(chains: Chains, fraction: float) -> Tensor:
+            kicked = chains.momentum.addcmul(stride, chains.base_gradient, value=fraction)
+            return kicked.addcmul_(tempered, chains.ratio_gradient, value=fraction)
+
+        for taken in range(self.leapfrog_steps):
+            # Half a kick at the end of a step and half of one at the start of the next are one.
+            momentum = kicked(chains, 1.0 if taken else 0.5)
+            chains = path.moved(chains.position.addcmul(stride, momentum), momentum)
+        return chains._replace(momentum=kicked(chains, 0.5))
 
 
 def _energy(chains: Chains, level: Tensor) -> Tensor:
