@@ -1,6 +1,8 @@
 """Changes of recorded graphs: what they hold, and which operations compute it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +11,23 @@ from torch import Tensor, fx
 
 _MANY_ROWS, _WIDE = 512, 1 << 13
 """Rows and weights from which oneDNN's product takes less time than the BLAS's."""
+
+_RECORDING = ContextVar("recording", default=False)
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Tell functions that their operations become a graph, which a compiler joins to loops."""
+    token = _RECORDING.set(True)
+    try:
+        yield
+    finally:
+        _RECORDING.reset(token)
+
+
+def is_recording() -> bool:
+    """Whether a function is recorded now, so that it may run other operations than at once."""
+    return _RECORDING.get()
 
 
 def lifted(made: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
@@ -123,19 +142,17 @@ def _many_rows(*factors: Tensor) -> bool:
 @lru_cache(maxsize=1)
 def _linear() -> Any:
     """Operation ``x @ weight.T + bias`` of oneDNN, which the compiler takes as it is."""
+    product = torch.ops.mkldnn._linear_pointwise.default
 
-    @torch.library.custom_op(
-        "ppl_vae::linear",
-        mutates_args=(),
-        device_types="cpu",
-        schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
-    )
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return product
+        result: Tensor = product(x, weight, bias, "none", [], "")
+        return result
 
-    @linear.register_fake
-    def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def shape_of(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return x.new_empty(x.shape[0], weight.shape[0])
 
+    torch.library.define("ppl_vae::linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+    # Not as a custom operation, whose checks take as long as its call of a small product.
+    torch.library.impl("ppl_vae::linear", "cpu", linear)
+    torch.library.register_fake("ppl_vae::linear", shape_of)
     return torch.ops.ppl_vae.linear.default

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from ppl_vae._graphs import draw_in_full, lifted, take_onednn
+from ppl_vae._graphs import draw_in_full, lifted, recording, take_onednn
 from ppl_vae.randomness import seeded
 
 Function: TypeAlias = Callable[..., Sequence[Tensor]]
@@ -191,9 +191,10 @@ def _record(function: Function, inputs: Sequence[Tensor]) -> fx.GraphModule:
     try:
         # Real tensors: Pyro's programs look at shapes and values that fake ones would not have.
         # In a function of its own, as torch would count the self of a method as an input.
-        made = make_fx(
-            lambda *given: function(*given), tracing_mode="real", _allow_non_fake_inputs=True
-        )(*inputs)
+        with recording():
+            made = make_fx(
+                lambda *given: function(*given), tracing_mode="real", _allow_non_fake_inputs=True
+            )(*inputs)
     except Exception as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         if "data-dependent" in str(error):

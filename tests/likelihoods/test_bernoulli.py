@@ -8,6 +8,7 @@ import torch
 from significance import mean_of
 from torch import nn
 
+from ppl_vae._graphs import recording
 from ppl_vae.likelihoods import (
     BernoulliDecoder,
     BernoulliVector,
@@ -17,7 +18,17 @@ from ppl_vae.networks import MLP
 from ppl_vae.particles import draw_particles
 from ppl_vae.vae import VAE
 
-FEATURES = [1, 2, 3, 31, 32, 33, 63, 64, 65, 784, 785]
+FEATURES = [1, 2, 3, 31, 32, 33, 63, 64, 65, 784, 785, 1025]
+
+
+@pytest.fixture(autouse=True, params=["at once", "in a graph"])
+def how(request):
+    """A graph for a compiler holds other operations, which give the same."""
+    if request.param == "at once":
+        yield
+    else:
+        with recording():
+            yield
 
 
 def logits_and_data(*shape, scale=3.0):
@@ -90,8 +101,8 @@ def test_no_data(shape):
 
 
 def test_no_product_underflows_or_overflows():
-    # 63 factors 1 + exp(-|s|), all 2 or all 1, are what one logarithm serves at most.
-    for features in (63, 127, 1000):
+    # 64 factors, all 1/2 or all 2, are what one logarithm serves at most.
+    for features in (64, 127, 1000, 1024, 5000):
         zeros = torch.zeros(features)
         value = bernoulli_log_prob(zeros, torch.ones(features)).item()
         assert value == pytest.approx(-features * math.log(2), rel=1e-6)
