@@ -184,7 +184,7 @@ def _log_density(
     log_prob: Tensor | None
     _require_event(site)
     try:
-        log_prob = site["fn"].log_prob(site["value"])
+        log_prob = _zero_outside(site, site["fn"].log_prob(site["value"]), num_dims)
     except (KeyError, NotImplementedError) as error:
         raise UnknownDensityError(
             f"site {site['name']!r} has no density at given values ({error}): a flow without an "
@@ -266,6 +266,24 @@ def _common_scale(sites: Mapping[str, Site]) -> float | Tensor:
     return reference
 
 
+def _bounds_by_particle(support: Any, num_dims: int) -> list[Tensor]:
+    """Bounds of a support that may differ between particles."""
+    bounds = bounds_of(core_of(support)) or ()
+    return [bound for bound in bounds if isinstance(bound, Tensor) and bound.dim() >= num_dims]
+
+
+def _zero_outside(site: Site, log_prob: Tensor, num_dims: int) -> Tensor:
+    """Log-density with -inf outside a support whose bounds may depend on draws.
+
+    Where validation is off, as in annealing, distributions such as Pareto give any number there.
+    """
+    support = support_of(site["fn"])
+    if not _bounds_by_particle(support, num_dims):
+        return log_prob
+    # NaN stays: it comes of values or bounds that are no numbers.
+    return torch.where(support.check(site["value"]) | log_prob.isnan(), log_prob, -math.inf)
+
+
 def _log_prob_or_zero_density(
     distribution: Any, value: Tensor, num_dims: int, *, anywhere: bool
 ) -> Tensor | None:
@@ -278,10 +296,8 @@ def _log_prob_or_zero_density(
     support = support_of(distribution)
     # Bounds of one particle may differ between particles; of several they can be compared.
     of_draws = any(
-        isinstance(bound, Tensor)
-        and bound.dim() >= num_dims
-        and (len(bound) == 1 or not bool((bound == bound[:1]).all()))
-        for bound in bounds_of(core_of(support)) or ()
+        len(bound) == 1 or not bool((bound == bound[:1]).all())
+        for bound in _bounds_by_particle(support, num_dims)
     )
     if support is None or not (anywhere or of_draws):
         return None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+import pyro
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -115,9 +116,16 @@ class Joint:
             ValueError: If a latent site is discrete, or has a support that varies, or a plate
                 subsamples; names it.
         """
-        drawn = None if programs.guide is None else programs.draw(x, count).latents
+        drawn = None
+        if programs.guide is not None:
+            # Only places to look at: that p(x|z) is 0 at some of them is no mistake.
+            particles = programs.draw(x, count, check_finite=False)
+            particles.require_weights()
+            drawn = particles.latents
         modelled = programs.run_model(x, count, drawn)
         require_all_rows(modelled)
+        # Once with validation on, so that data outside a support are reported here.
+        log_densities(modelled, programs.num_dims)
         latents = modelled.latents if drawn is None else drawn
         plates = programs.max_plate_nesting - 1
         sites = {
@@ -158,10 +166,13 @@ class Joint:
         for (name, site), part in zip(self.sites.items(), parts, strict=True):
             latents[name], log_jacobian = site.constrain(part)
             total = total + log_jacobian
-        modelled = self.programs.run_model(x, len(u), latents)
-        for log_density in log_densities(modelled, self.programs.num_dims).values():
+        # u is in the support; far out, parameters that no distribution takes give no number.
+        with pyro.validation_enabled(False):
+            modelled = self.programs.run_model(x, len(u), latents)
+            densities = log_densities(modelled, self.programs.num_dims).values()
+        for log_density in densities:
             total = total + log_density.double()
-        return total.nan_to_num(nan=-torch.inf)
+        return total.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "points batch dim"]:
         """Unconstrained coordinates u of given draws of all sites."""

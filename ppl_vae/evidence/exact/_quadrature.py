@@ -58,7 +58,9 @@ class Quadrature:
     of the model's precision if that is larger: a model in double precision has more digits. Data
     whose rules never agree make the result ``consistent`` in place of ``exact``. Where the density
     has kinks (ReLU, absolute values) rules converge slowly and erratically: 3 dimensions then leave
-    1e-2 to 1e-5 nats, and an agreement may be off by a few times the tolerance.
+    1e-2 to 1e-5 nats, and an agreement may be off by a few times the tolerance. Where the density
+    jumps to 0, as that of x ~ Uniform(0, exp z), the part that stands beside the jump counts as
+    error. A datum with density 0 at all points has log p(x) = -inf with an infinite error.
 
     Args:
         order: Points to a side of the first Gauss-Hermite grid.
@@ -191,7 +193,9 @@ class AdaptiveIntegral:
         """Find the modes; the first ``guided`` scouts are the guide's, the others the prior's."""
         modes = find_modes(joint, joint.all_rows, _starts(joint, scouts, guided))
         placement = Placement.of(modes, cutoff=_CUTOFF * min(tolerance, 1.0))
-        allowed = joint.rounding(modes.value.amax(0)).clamp(min=tolerance)
+        rounding = joint.rounding(modes.value.amax(0))
+        # Where no ascent saw mass there is no size to round.
+        allowed = torch.where(rounding.isfinite(), rounding, 0.0).clamp(min=tolerance)
         return cls(joint, scouts, placement, allowed)
 
     def integrate(self, order: int, max_nodes: int) -> Integral:

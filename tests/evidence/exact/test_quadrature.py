@@ -9,12 +9,13 @@ import torch
 from programs import LinearChain, binary_data, binary_vae
 from significance import Estimate
 
-from ppl_vae.evidence import ImportanceSampling, Quadrature
+from ppl_vae.evidence import AutomaticSampling, ImportanceSampling, Quadrature
 from ppl_vae.evidence.exact import _quadrature as quadrature
 from ppl_vae.evidence.exact._joint import SiteCoordinates, find_modes
 from ppl_vae.evidence.exact._quadrature import AdaptiveIntegral
 from ppl_vae.evidence.exact._rules import hermite_nodes
 from ppl_vae.linear_gaussian import LinearGaussian
+from ppl_vae.particles import NonFiniteDensityError
 from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.vae import VAE
 
@@ -29,6 +30,19 @@ def wide(latent, loc=0.3, scale=0.8):
             pyro.sample("z", dist.Normal((loc * ONE).expand(latent), scale).to_event(1))
 
     return guide
+
+
+def wide_scalar(x):
+    """The same for a latent without dimensions."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.5 * ONE, ONE))
+
+
+def below_exp(x):
+    """x ~ Uniform(0, exp z): impossible below z = log x."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0 * ONE, ONE))
+        pyro.sample("x", dist.Uniform(0 * z, z.exp()), obs=x)
 
 
 def of_decoder(decoder, latent):
@@ -250,6 +264,35 @@ class TestAwkwardPosteriors:
         exact = log_integral(joint, 1e-9, 9)
         evidence = Quadrature(tolerance=1e-6)(model, wide(1, 3.0, 0.1), x.unsqueeze(-1))
         agrees_within_its_error(evidence, exact, 1e-6)
+
+    @pytest.mark.parametrize("guide", [wide_scalar, None])
+    @pytest.mark.parametrize("estimator", [Quadrature(), AutomaticSampling()], ids=repr)
+    def test_a_likelihood_of_0_below_a_jump(self, estimator, guide):
+        """p(x) = integral of phi(z) exp(-z) over z > log x = exp(1/2) (1 - Phi(log x + 1))."""
+        x = torch.tensor([1.0, 0.05, 0.5, 2.0, 6.0], dtype=torch.float64)
+        exact = 0.5 + torch.special.log_ndtr(-x.log() - 1)
+        assert exact[0].item() == pytest.approx(-1.3410216, abs=1e-7)
+        evidence = estimator(below_exp, guide, x)
+        assert ((evidence.log_prob - exact).abs() <= evidence.standard_error).all()
+        assert evidence.standard_error.max() < 5e-4
+
+    def test_a_datum_that_no_latent_allows_is_no_number_of_its_own(self):
+        x = torch.tensor([1.0, -1.0], dtype=torch.float64)
+        for guide in (wide_scalar, None):
+            evidence = Quadrature()(below_exp, guide, x)
+            assert evidence.log_prob[0].item() == pytest.approx(-1.3410216, abs=5e-4)
+            assert evidence.log_prob[1] == -math.inf
+            assert evidence.standard_error[1] == math.inf
+            assert "1 of 2 data have weights of 0 only" in str(evidence)
+
+    def test_a_weight_that_is_no_number_is_refused(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(ONE * 0, ONE))
+                pyro.sample("x", dist.Normal(z.log(), ONE, validate_args=False), obs=x)
+
+        with pytest.raises(NonFiniteDensityError, match="nan at observed site 'x'"):
+            Quadrature()(model, wide_scalar, torch.ones(2, dtype=torch.float64))
 
     def test_ascents_from_where_the_density_is_0(self):
         """Two Gamma(2, 1) variables by log relu: no derivative below 0, the mode at 1."""
