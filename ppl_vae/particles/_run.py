@@ -100,6 +100,10 @@ def run(
         # Left of all plates: particles are the first dimension of every log-density.
         with recorder, _ParticlePlate(PARTICLES, num_particles, dim=-1 - max_plate_nesting):
             program(x)
+    except IndexError:
+        # Which rows a plate draws decides whether the program fails at all.
+        _require_few_rows(recorder, x)
+        raise
     except ValueError as error:
         # Plates that were not announced fail in many ways, all alike to the reader.
         alone = _SiteRecorder({}, {}, detach=False, simulated=True)
@@ -127,7 +131,7 @@ def require_all_rows(*runs: SiteRun) -> None:
 
 
 def require_few_rows(model: Program, guide: Program | None, x: Tensor) -> None:
-    """Refuse a plate that draws its rows from more than there are; the programs may fail on them.
+    """Refuse a plate that draws its rows from more than there are, for programs that have failed.
 
     Raises:
         ValueError: If one does; names it.
@@ -138,8 +142,14 @@ def require_few_rows(model: Program, guide: Program | None, x: Tensor) -> None:
         with suppress(Exception), torch.no_grad(), recorder:
             if program is not None:
                 program(x)
-    for name, index in {**drawn.subsamples, **modelled.subsamples}.items():
-        if int(index.max()) >= len(x):
+    _require_few_rows(drawn, x)
+    _require_few_rows(modelled, x)
+
+
+def _require_few_rows(recorder: "_SiteRecorder", x: Tensor) -> None:
+    # By the plate's size and not by the rows drawn, which may be among those of x by chance.
+    for name, size in recorder.drawn_from.items():
+        if size > len(x):
             raise ValueError(
                 f"plate {name!r} subsamples from more rows than the {len(x)} that come at once: "
                 "data come in batches, so make it of len(x) and take all its rows."
@@ -194,6 +204,7 @@ class _SiteRecorder(Messenger):  # type: ignore[misc, unused-ignore]
         self._detach, self._simulated = detach, simulated
         self.sites: dict[str, Site] = {}
         self.subsamples: dict[str, Tensor] = {}
+        self.drawn_from: dict[str, int] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         values = self._replayed_subsamples if site_is_subsample(msg) else self._values
@@ -211,6 +222,7 @@ class _SiteRecorder(Messenger):  # type: ignore[misc, unused-ignore]
             # A plate that takes all its rows asks for them too, with a size of None.
             if msg["fn"].subsample_size is not None:
                 self.subsamples[name] = msg["value"]
+                self.drawn_from[name] = int(msg["fn"].size)
         elif not msg["infer"].get("_deterministic"):
             if name in self.sites:
                 raise ValueError(f"site {name!r} occurs twice in one run: site names are unique.")

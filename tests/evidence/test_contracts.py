@@ -121,6 +121,34 @@ def test_a_part_of_more_rows_than_a_chunk_has_is_refused(estimator):
         replace(estimator, rows=1)(some_rows, guide_of_some_rows, X)
 
 
+@pytest.mark.parametrize("estimator", [*SAMPLERS, ANNEALING], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("num_rows", [8, 30, 40])
+def test_a_part_of_the_rows_is_refused_whichever_are_drawn(estimator, num_rows):
+    """Of 30 rows a plate draws 5, which are among those of a chunk in some seeds and not in others.
+
+    The guide takes as many without drawing, so that the model draws anew in each run.
+    """
+
+    def some_of_30(x):
+        with pyro.plate("data", 30, subsample_size=5) as index:
+            z = pyro.sample("z", normal())
+            pyro.sample("x", normal(z), obs=x[index])
+
+    def guide_of_5(x):
+        with pyro.plate("data", 5):
+            pyro.sample("z", normal())
+
+    def guide_of_some(x):
+        with pyro.plate("data", 30, subsample_size=5):
+            pyro.sample("z", normal())
+
+    for seed in range(30):
+        torch.manual_seed(seed)
+        for own_guide in (guide_of_5, guide_of_some):
+            with pytest.raises(ValueError, match="plate 'data' subsamples"):
+                estimator(some_of_30, own_guide, torch.zeros(num_rows, dtype=X.dtype))
+
+
 def test_training_refuses_a_part_of_more_rows_than_a_batch_has():
     with pytest.raises(ValueError, match="plate 'data' subsamples from more rows than the 2 that"):
         pv.fit(some_rows, guide_of_some_rows, pv.ELBO(), X, batch_size=2, epochs=1)
