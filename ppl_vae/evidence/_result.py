@@ -90,7 +90,7 @@ class Evidence(Result):
             standard error.
         highest_pareto_k: Pareto shape above which no number of draws is enough: 0.7, or 0.5, from
             which on weights have no variance, where draws stopped by their own standard error.
-        least_effective: Effective samples below which the standard error is not believed: 5, or 8
+        least_effective: Effective samples below which the standard error is not believed: 5, or 9
             where the estimate is of 1 / p(x), whose weights are skewed to the other side.
         evaluations: Decoder evaluations spent on each datum; num_particles each if None.
         bias: Estimate of how low log_prob is, in nats, where there is one.
