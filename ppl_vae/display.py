@@ -35,6 +35,8 @@ _LONGEST = 200
 class Result(ABC):
     """Base of results: dataclasses declared with ``repr=False``, so that they show no tensors.
 
+    Those that hold tensors are declared with ``eq=False`` too: each is equal to itself alone.
+
     A subclass defines ``__str__``, which a notebook shows, and those of the following that it has:
 
     - ``_group``: the name of its group in a tree.

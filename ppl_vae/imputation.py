@@ -25,7 +25,7 @@ _FEW = 5.0
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Imputation:
     """Completed data. Observed cells are as they were in all of them.
 

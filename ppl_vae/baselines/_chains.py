@@ -18,7 +18,7 @@ LEAST_EFFECTIVE = 100
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Chains(Result):
     """Draws of several chains.
 

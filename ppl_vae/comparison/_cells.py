@@ -25,7 +25,7 @@ Pair = tuple[str, str]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cells:
     """Values of log p(x) of one arm, or differences of two.
 

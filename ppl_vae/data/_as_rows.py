@@ -39,7 +39,7 @@ _BATCH = 256
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Data and their source, accepted wherever data are.
 

@@ -14,7 +14,7 @@ from ppl_vae.identity import bytes_of, rows_digest
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RowSummary:
     """Hash, ranges and moments of rows, flattened to columns.
 

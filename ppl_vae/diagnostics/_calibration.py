@@ -29,7 +29,7 @@ _MOST_NAMED = 10
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration(Result):
     """Ranks of z* among draws of q(z|x), for (z*, x) drawn from the model.
 

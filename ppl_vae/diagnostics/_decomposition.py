@@ -25,7 +25,7 @@ _BOOTSTRAP_REPLICATES = 200
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PerDimension:
     """One value for each latent dimension of a site, shape (latent,), in double precision.
 
@@ -62,7 +62,7 @@ class ActiveUnits:
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Decomposition(Result):
     """``ELBO = E log p(x|z) - sum over sites of KL``, mean over N data, in nats per datum.
 

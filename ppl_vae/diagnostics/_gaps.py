@@ -67,7 +67,7 @@ _DEFAULT = GapSettings()
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InferenceGap(Result):
     """``log p(x) - L[q]`` in two parts, mean over N data, in nats per datum.
 

@@ -34,7 +34,7 @@ class Interval:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Mean and variance over replicates of each coordinate, shape (*resamples, coordinates)."""
 

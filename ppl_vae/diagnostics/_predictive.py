@@ -30,7 +30,7 @@ _FALSE_ALARM = 0.05
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PredictiveCheck(Result):
     """Statistics T(x) of the data beside those of R replicated data sets of the same size.
 

@@ -18,7 +18,7 @@ _COLUMNS = ("distortion", "error", "rate", "error", "log Z", "error", "ESS")
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PerDatum:
     """An estimate for each beta and datum, in nats.
 
@@ -65,7 +65,7 @@ class RatePoint:
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RateDistortion(Result):
     """``D(b) = E_q_b[-log p(x|z)]`` against ``R(b) = KL(q_b, p(z))``, for q_b ~ p(z) p(x|z)^b.
 

@@ -69,7 +69,7 @@ class Claims(TypedDict, total=False):
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evidence(Result):
     """Estimates of log p(x) for N data, in nats. All tensors have shape (N,), on the CPU.
 

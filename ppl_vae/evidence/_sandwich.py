@@ -48,7 +48,7 @@ class Likeness:
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sandwich(Result):
     """A lower and an upper bound, in expectation, of log p(x) for the same simulated data.
 

@@ -23,7 +23,7 @@ from ppl_vae.particles._sites import (
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FirstRun:
     """Programs that have run on some data.
 

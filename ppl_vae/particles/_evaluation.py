@@ -79,7 +79,7 @@ class ChunkSize:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Programs in evaluation mode, and the data that they are evaluated on.
 

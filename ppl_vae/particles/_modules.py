@@ -38,7 +38,7 @@ class ParameterRecorder(Messenger):  # type: ignore[misc, unused-ignore]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProgramModules:
     """The modules, parameters and buffers that programs are made of.
 

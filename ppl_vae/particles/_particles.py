@@ -137,7 +137,7 @@ class OutsideSupportError(ValueError):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Simulation:
     """Draws (z, x) ~ p from the model itself, as many as there are particles.
 
@@ -156,7 +156,7 @@ class Simulation:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Particles:
     """K draws z_k ~ q(z|x) for each of B data. All densities are unscaled and in nats.
 

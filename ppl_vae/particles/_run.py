@@ -47,7 +47,7 @@ def guide_of(guide: Program, index: slice | Tensor) -> Program:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteRun:
     """The sample sites of one run of a program, by name, and its subsampled indices."""
 

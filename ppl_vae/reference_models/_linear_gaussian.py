@@ -33,7 +33,7 @@ the moments that the gradients' variances need."""
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearGaussianProblem:
     """z ~ Normal(m, exp(t)), x|z ~ Normal(z W + b, s^2 I), guide z|x ~ Normal(x A + c, exp(l)).
 

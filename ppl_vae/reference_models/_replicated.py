@@ -22,7 +22,7 @@ Parameters = dict[str, Tensor]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReferenceModel:
     """Model and guide as functions of their parameters, with data.
 

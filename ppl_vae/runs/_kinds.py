@@ -28,7 +28,7 @@ OF_POINTS = ("reconstruction", "joint-density")
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finished:
     """What a kind of model is left with after training, beside its trained parameters.
 

@@ -28,7 +28,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingData:
     """Rows to train and to validate on.
 

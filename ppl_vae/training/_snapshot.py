@@ -20,7 +20,7 @@ Tensors = Mapping[str, Tensor]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """State that a run needs to go on as if it had never stopped, in a file or in memory.
 

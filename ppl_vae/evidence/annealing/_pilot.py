@@ -114,7 +114,7 @@ class Precisions:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tuning:
     """The frozen settings of every transition. They depend on x and on the pilot's draws alone.
 
@@ -238,7 +238,7 @@ def _precision(draw: Callable[[], Tensor]) -> Float[Tensor, "batch dim"]:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Annealer:
     """A path with the transitions along it, all settings frozen.
 

@@ -134,7 +134,7 @@ class Enumeration:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteStates:
     """The values of one discrete site.
 
