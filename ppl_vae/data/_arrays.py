@@ -312,11 +312,16 @@ def _phrase(conversion: Conversion, names: Sequence[str] | None) -> str:
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
     listed = ", ".join(f"{what} {shape}" for what, shape in shapes.items())
-    if not all(shapes.values()) or any(0 in shape for shape in shapes.values()):
-        raise ValueError(
-            f"nothing to learn from in shape {listed}: expected at least {MIN_ROWS} rows and 1 "
-            "column, rows first: check what was saved"
-        )
+    least = f"{MIN_ROWS} rows" if len(shapes) == 1 else "one row"
+    for what, shape in shapes.items():
+        if not shape:
+            raise ValueError(f"{what} is one number: give an array, rows first")
+        if not shape[0]:
+            raise ValueError(f"{what} holds no data: give at least {least}")
+        if 0 in shape:
+            raise ValueError(
+                f"{what} has rows without values (shape {shape}): give at least one value a row"
+            )
     if len({shape[1:] for shape in shapes.values()}) > 1:
         raise ValueError(f"splits differ in shape: {listed}: only the first dimension may differ")
     n = sum(shape[0] for shape in shapes.values())

@@ -83,13 +83,18 @@ def as_rows(x: RowData, what: str = "x") -> RowTensor:
 
     Raises:
         TypeError: If it is nothing of the above; one line.
-        ValueError: If it has no dimension or no rows, or columns that are no numbers.
+        ValueError: If it has no dimension, no rows or no values, or columns that are no numbers.
     """
     rows = _tensor_of(x.x if isinstance(x, Rows) else x, what)
     if rows.dim() == 0:
         raise ValueError(f"{what} is one number: give a tensor, rows first.")
     if len(rows) == 0:
         raise ValueError(f"{what} holds no data: give at least one row.")
+    if 0 in rows.shape:
+        shape = tuple(rows.shape)
+        raise ValueError(
+            f"{what} has rows without values (shape {shape}): give at least one value a row."
+        )
     return rows
 
 

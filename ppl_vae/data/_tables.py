@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from ppl_vae.data._arrays import TestRows, dataset_from_array
+from ppl_vae.data._arrays import MIN_ROWS, TestRows, dataset_from_array
 from ppl_vae.data._columns import (
     DECIMAL_COMMA,
     GROUPS_OF_DIGITS,
@@ -69,6 +69,8 @@ def load_table_file(
             test_rows=test_rows,
         )
     table, guesses = read_cells(path, reading, keep=kinds or {})
+    if not len(table):
+        raise ValueError(f"{path} holds no data: give at least {MIN_ROWS} rows below the header")
     constants: list[tuple[str, str]] = []
     if kinds is None:
         values, columns = read_numbers(table, str(path)), None

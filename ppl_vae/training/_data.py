@@ -73,7 +73,7 @@ class TrainingData:
                 missing = programs.accepts_missing(few)
         for name, x in self.named.items():
             if len(x) == 0:
-                raise ValueError(f"{name} holds no data.")
+                raise ValueError(f"{name} holds no data: give at least one row.")
             # A missing cell is NaN; an infinite one is never a missing cell.
             count, first = bad_rows(x, allow_missing=missing)
             if count:

@@ -135,7 +135,8 @@ REFUSED = {
         ValueError,
         r"a layer of 6 inputs was given 3 \(shape \(\d+, 1, 2, 3\)\).*x\.flatten\(1\)",
     ),
-    "no rows": (X[:0], ValueError, "{0} holds no data"),
+    "no rows": (X[:0], ValueError, "{0} holds no data: give at least one row.$"),
+    "no columns": (X[:, :0], ValueError, r"{0} has rows without values \(shape \(.*, 0\)\): give"),
     "too fine for the model": (
         torch.full((60, FEATURES), 0.1, dtype=torch.float64),
         ValueError,

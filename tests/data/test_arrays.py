@@ -81,8 +81,10 @@ def test_non_finite_values():
     ("x", "message"),
     [
         (np.zeros((9, 2)), r"too few rows: got 9 in few \(9, 2\), expected at least 10"),
-        (np.zeros((20, 0)), r"nothing to learn from in shape few \(20, 0\)"),
-        (np.zeros(()), r"nothing to learn from in shape few \(\)"),
+        (np.zeros((0, 6)), r"few holds no data: give at least 10 rows$"),
+        (np.zeros(0), r"few holds no data: give at least 10 rows$"),
+        (np.zeros((20, 0)), r"few has rows without values \(shape \(20, 0\)\): give at least one"),
+        (np.zeros(()), "few is one number: give an array, rows first"),
         (np.full((10, 2), "a"), "few: values are of type <U1, expected real numbers"),
         (np.zeros((10, 2), complex), "few: values are of type complex128"),
         (torch.zeros(10, 2, dtype=torch.complex64), "few: values are of type complex64"),
@@ -120,7 +122,7 @@ def test_bytes_in_splits_are_divided_alike():
 def test_splits_of_different_shapes():
     with pytest.raises(ValueError, match=r"splits differ in shape: array train \(10, 2\), array t"):
         dataset_from_splits(np.zeros((10, 2)), np.zeros((10, 3)))
-    with pytest.raises(ValueError, match="nothing to learn from"):
+    with pytest.raises(ValueError, match=r"^array test holds no data: give at least one row$"):
         dataset_from_splits(np.zeros((10, 2)), np.zeros((0, 2)))
     with pytest.raises(ValueError, match="array test: 1 missing"):
         dataset_from_splits(np.zeros(10), np.array([np.nan]))
