@@ -249,9 +249,12 @@ def compare(
     differences = {pair: each.mean for pair, each in paired.items()}
     tests = dict(zip(paired, paired_tests(list(differences.values()), confidence), strict=True))
     # Where both arms are low by a like amount, their difference is hardly in doubt.
+    hidden_by: dict[Pair, str | None] = {}
     for (a, b), test in tests.items():
         doubt = doubt_of_difference(evidence[a], evidence[b], paired[a, b].seeds)
-        tests[a, b] = test.widened(doubt, differences[a, b].mean)
+        mean = differences[a, b].mean
+        tests[a, b] = test.widened(doubt, mean)
+        hidden_by[a, b] = (a if mean < 0 else b) if doubt.hides(mean) else None
     bootstrap = bootstrap_intervals(list(paired.values()), confidence, replicates, seed)
     # Bonferroni's, as in the tests: power is that of showing the difference among all others.
     level = (1 - confidence) / max(1, len(paired))
@@ -274,7 +277,7 @@ def compare(
         tests=tests,
         bootstrap=dict(zip(paired, bootstrap, strict=True)),
         power={
-            pair: power_of(mean, level, shown=tests[pair].shown)
+            pair: power_of(mean, level, shown=tests[pair].shown, hidden_by=hidden_by[pair])
             for pair, mean in differences.items()
         },
         random_effects=_known({a: random_effects(each, confidence) for a, each in cells.items()}),

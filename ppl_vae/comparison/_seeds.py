@@ -119,7 +119,7 @@ class Power:
         more_seeds: Training runs of each arm, beyond those there are; 0 where the difference is
             shown already; None where no number of seeds can, or it is not known.
         more_data: At least so many more data, and infinitely many seeds, where no number of seeds
-            can on these data; else None.
+            can on these data, and more data can; else None.
         floor: Standard error that the finite test set leaves with any number of seeds, in nats.
         power_now: Probability that a new study of this size shows the difference.
         text: Plan in words.
@@ -132,7 +132,9 @@ class Power:
     text: str
 
 
-def power_of(difference: CrossedMean, level: float, *, shown: bool) -> Power:
+def power_of(
+    difference: CrossedMean, level: float, *, shown: bool, hidden_by: str | None = None
+) -> Power:
     """Plan further seeds from the variance components of a difference.
 
     ``Var(mean) = (v_seed + v_rest / N) / S + v_datum / N``; see :func:`power`. The estimated
@@ -142,6 +144,8 @@ def power_of(difference: CrossedMean, level: float, *, shown: bool) -> Power:
         difference: Estimated difference.
         level: Level of the two-sided test, multiplicity accounted for.
         shown: Whether it is called real already.
+        hidden_by: Arm whose log p(x) may be low by more than the difference: no seeds and no data
+            show it then. None: there is none.
 
     References:
         Banerjee, 1960, Approximate confidence interval for linear functions of means of k
@@ -152,6 +156,12 @@ def power_of(difference: CrossedMean, level: float, *, shown: bool) -> Power:
     num_seeds, num_data = int(squares.num_seeds), int(squares.num_data)
     datum_variance = _datum_variance(squares)
     floor = math.sqrt(datum_variance / num_data)
+    if hidden_by is not None:
+        words = (
+            f"no number of seeds can: {hidden_by} may be low by more than the difference; estimate "
+            "its log p(x) better"
+        )
+        return Power(None, None, floor, 0.0, words)
     if num_seeds < 2:
         words = "one seed says nothing of how training runs differ: run 3 or more"
         return Power(0 if shown else None, None, floor, math.nan, "" if shown else words)

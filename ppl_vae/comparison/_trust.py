@@ -168,6 +168,12 @@ class DifferenceDoubt(NamedTuple):
             math.inf if self.above else max(high, middle + above),
         )
 
+    def hides(self, mean: float) -> bool:
+        """Whether 0 stays in the interval of such a difference, however little sampling leaves."""
+        if mean < 0:
+            return self.above or self.shift >= -mean
+        return self.below or -self.shift >= mean > 0
+
 
 def doubt_of_difference(
     a: Mapping[int, Evidence], b: Mapping[int, Evidence], seeds: Sequence[int]

@@ -150,6 +150,53 @@ class TestDifference:
         assert test.verdict(pair) == "no difference shown"
         assert "in doubt: low (it cannot be bounded)" in format_comparison(found, "title")
 
+    def test_no_seeds_are_planned_where_they_cannot_close_the_interval(self):
+        generator = torch.Generator().manual_seed(0)
+        noise = 0.1 * torch.randn(4, 100, generator=generator, dtype=torch.float64)
+        hundred = TEN.repeat(10)
+        good = {s: evidence(0.0, hundred, log_prob=noise[s]) for s in (0, 1)}
+        unbounded = {s: evidence(math.inf, hundred + math.inf, log_prob=noise[s]) for s in (0, 1)}
+        low = {s: evidence(0.9, hundred + 0.9, log_prob=noise[s]) for s in (0, 1)}
+        for arm in (unbounded, low):
+            below = {s: replace(each, log_prob=each.log_prob - 0.7) for s, each in arm.items()}
+            for arms in ({"good": good, "poor": below}, {"poor": below, "good": good}):
+                found = compare(arms)
+                ((pair, power),) = found.power.items()
+                assert found.verdict(pair) == "no difference shown"
+                assert (power.more_seeds, power.more_data, power.power_now) == (None, None, 0.0)
+                assert "no number of seeds can: poor may be low by" in format_comparison(found, "")
+                assert "more seed(s)" not in format_comparison(found, "")
+
+    def test_an_interval_open_on_the_far_side_can_be_shown_by_seeds(self):
+        """The second arm lies above the first whatever the second is low by."""
+        generator = torch.Generator().manual_seed(0)
+        noise = 0.5 * torch.randn(2, 100, generator=generator, dtype=torch.float64)
+        spread = torch.tensor([[0.2], [-0.2]], dtype=torch.float64)
+        hundred = TEN.repeat(10)
+        good = {s: evidence(0.0, hundred, log_prob=noise[s]) for s in (0, 1)}
+        better = {
+            s: evidence(math.inf, hundred + math.inf, log_prob=noise[s] + 0.15 + spread[s])
+            for s in (0, 1)
+        }
+        found = compare({"good": good, "better": better})
+        ((pair, power),) = found.power.items()
+        assert pair == ("better", "good")
+        assert found.interval(pair)[1] == math.inf
+        assert found.interval(pair)[0] < 0
+        assert power.more_seeds > 0
+        assert "more seed(s) of each" in format_comparison(found, "")
+
+    def test_what_hides_a_difference(self):
+        assert DifferenceDoubt(0.0, 0.0, below=True).hides(0.3)
+        assert not DifferenceDoubt(0.0, 0.0, above=True).hides(0.3)
+        assert DifferenceDoubt(0.0, 0.0, above=True).hides(-0.3)
+        assert DifferenceDoubt(-0.4, 0.0).hides(0.3)
+        assert not DifferenceDoubt(-0.2, 0.0).hides(0.3)
+        assert not DifferenceDoubt(0.4, 0.0).hides(0.3)
+        assert DifferenceDoubt(0.4, 0.0).hides(-0.3)
+        # Equal arms are told as such.
+        assert not DifferenceDoubt(0.0, 0.0).hides(0.0)
+
     def test_what_is_not_known_of_single_data_adds_up_as_squares(self):
         a = {0: evidence(0.1, TEN + 0.4)}
         b = {0: evidence(0.1, TEN + 0.5)}
