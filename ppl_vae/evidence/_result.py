@@ -298,7 +298,8 @@ class Evidence(Result):
         rows = "" if self._chunk_rows is None else f", rows {self._chunk_rows}"
         text = (
             f"log p(x) = {self.mean:.3f} nats per datum "
-            f"(Monte Carlo error {self.monte_carlo_error:.3f}{self._spread}{self._low}; "
+            f"(error of the mean: Monte Carlo {self.monte_carlo_error:.3f}{self._spread}"
+            f"{self._low}; "
             f"N = {len(self)}, {self.procedure}{rows}, {direction})"
         )
         return text if self.warning is None else f"{text}\n{self.warning}"
@@ -308,7 +309,11 @@ class Evidence(Result):
         # One datum says nothing of how data differ.
         if math.isnan(self.data_error):
             return ""
-        return f", finite-data error {self.data_error:.3f}, together {self.total_error:.3f}"
+        total, of_draws = self.total_error, self.monte_carlo_error
+        if total < of_draws:
+            # Chance, of few data: a total below one of its parts would read as a mistake.
+            return f", finite data not seen, as the data spread by less: by {total:.3f}"
+        return f", finite data {self.data_error:.3f}, together {total:.3f}"
 
     @property
     def _low(self) -> str:

@@ -63,13 +63,24 @@ class TestFormulas:
     def test_text(self):
         text = str(self.evidence)
         assert text.startswith("log p(x) = -3.000 nats per datum")
-        for part in ("0.100", "1.524", "1.528", "N = 3", "K = 1000", "a lower bound"):
+        errors = "(error of the mean: Monte Carlo 0.100, finite data 1.524, together 1.528"
+        for part in (errors, "N = 3", "K = 1000", "a lower bound"):
             assert part in text
         assert "trusted" not in text
 
+    def test_no_total_stands_below_one_of_its_parts(self):
+        """Three data spread by less than their noise by chance."""
+        found = evidence_of([-1.0, -1.1, -1.2], 0.24)
+        assert found.total_error == pytest.approx(0.1 / math.sqrt(3))
+        assert (
+            "(error of the mean: Monte Carlo 0.139, finite data not seen, as the data spread by "
+            "less: by 0.058;" in str(found)
+        )
+        assert "together" not in str(found)
+
     def test_one_datum_says_nothing_of_how_data_differ(self):
         text = str(evidence_of([-1.0], [0.1]))
-        assert "Monte Carlo error 0.100; N = 1" in text
+        assert "(error of the mean: Monte Carlo 0.100; N = 1" in text
         assert "nan" not in text
 
     def test_summary_is_plain_json(self):
