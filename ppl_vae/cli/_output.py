@@ -36,6 +36,7 @@ _OPTIONS = {
     "run_study does the cell again": "ppl-vae study run FILE does the cell again",
     "seeds=N or levels={FACTOR: [LEVEL]}": "--seeds N or --level FACTOR=LEVEL",
     "give rows as valid, or noise a number": "give rows as --valid, or --noise a number",
+    "give other rows, file=FILE": "give other rows, --data FILE",
     "those of load_dataset(FILE, columns={}), FILE being": "--data FILE, FILE being",
 }
 """Advice of the library in Python, to the option that is typed for it."""

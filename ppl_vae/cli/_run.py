@@ -85,7 +85,7 @@ def impute_command(
 
 @click.command(cls=Command)
 @folder
-@settings("report.write_sample_figures", "asked", without=("run",))
+@settings("report.write_sample_figures", "asked", without=("run",), flags={"file": "--data"})
 @opening
 @as_json
 def sample(folder: Path, asked: dict[str, Any], opening: dict[str, Any], as_json: bool) -> None:
@@ -137,6 +137,13 @@ RUN_LIMIT = 20
     help=f"Test data of a run in the batch, a fixed random subset.  [default: {RUN_LIMIT}]",
 )
 @click.option(
+    "--data",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="File of other rows, in place of the test data of a run.",
+)
+@click.option(
     "--out",
     "folder",
     type=click.Path(path_type=Path),
@@ -154,6 +161,7 @@ def gradients_command(
     names: tuple[str, ...],
     particles: str | None,
     limit: int | None,
+    file: Path | None,
     folder: Path,
     opening: dict[str, Any],
     as_json: bool,
@@ -175,8 +183,9 @@ def gradients_command(
         ) from error
     if not counts or counts[0] < 1:
         raise click.BadParameter(f"K is 1 or more, got {particles}.", param_hint="--particles")
-    if built_in and limit is not None:
-        raise click.BadParameter("belongs to a run, not to linear-gaussian.", param_hint="--limit")
+    for given, option in ((limit, "--limit"), (file, "--data")):
+        if built_in and given is not None:
+            raise click.BadParameter("belongs to a run, not to linear-gaussian.", param_hint=option)
     # The folder of a model may be one that somebody sent: only what is typed is looked for here.
     if any(map(pv.registry.outside_objective, names)):
         import_from_here()
@@ -196,7 +205,7 @@ def gradients_command(
     if run is None:
         bench = pv.diagnostics.linear_gaussian_bench(families, **asked)
     else:
-        x = pv.data.load(run.rows("test", limit or RUN_LIMIT).x, run.device)
+        x = pv.data.load(run.rows("test", limit or RUN_LIMIT, file).x, run.device)
         bench = pv.diagnostics.gradient_statistics(
             run.vae.model, run.vae.guide, x, families, **asked
         )

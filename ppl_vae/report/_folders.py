@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,55 +27,73 @@ from ppl_vae.training import plot_histories
 if TYPE_CHECKING:
     from ppl_vae.studies import StudyResults
 
+_LOG = logging.getLogger(__name__)
 _NUMBER = "imputation"
 """Column that numbers completed tables, the first in a file of them."""
 
 
-def write_sample_figures(run: Run, *, count: int = 10, seed: int = 0) -> list[Path]:
+def write_sample_figures(
+    run: Run, *, count: int = 10, file: str | os.PathLike[str] | None = None, seed: int = 0
+) -> list[Path]:
     """Draw ``samples.png`` and ``reconstructions.png`` into the run's folder; return their paths.
 
     Samples are means of p(x|z) for z from the prior; reconstructions are means of p(x|z) for z from
-    q(z|x), below the test data x they belong to, and none of a model without an encoder. Tables are
-    in their own units.
+    q(z|x), below the test data x they belong to. There are none of a model without an encoder, nor
+    where the data are not there: samples need none. Tables are in their own units.
 
     Args:
         run: A trained run.
         count: Number of columns of the pictures.
+        file: A file of other rows, in place of the test data.
         seed: Seed of the draws.
 
     Raises:
-        ValueError: If count is not between 1 and 100.
+        FileNotFoundError: If there is no such file.
+        ValueError: If count is not between 1 and 100, or rows of the file are not such as the model
+            was trained on.
     """
     if not 1 <= count <= 100:
         raise ValueError(f"count must be between 1 and 100 columns, got {count}.")
-    data = load(run.rows("test", count).x, run.device)
+    shown = {}
+    try:
+        name = "test data" if file is None else Path(file).name
+        shown = {name: load(run.rows("test", count, file).x, run.device)}
+    except FileNotFoundError as error:
+        if file is not None:
+            raise
+        _LOG.info("no reconstructions: %s", error)
     with seeded(seed, Stream.SAMPLING), torch.no_grad():
         prior_means = run.vae.generate(count * 5).mean.cpu()
-    figures = {"samples.png": _drawn(run, data, {"samples": prior_means})}
+    figures = {"samples.png": _drawn(run, shown, {"samples": prior_means})}
     # Without an encoder there is nothing to reconstruct from.
-    if run.config.model.kind.encodes:
+    if shown and run.config.model.kind.encodes:
+        (data,) = shown.values()
         with seeded(seed, Stream.SAMPLING, 1), torch.no_grad():
             rebuilt = run.vae.reconstruct(data).mean.cpu()
-        figures["reconstructions.png"] = _drawn(run, data, {"reconstructions": rebuilt})
+        figures["reconstructions.png"] = _drawn(run, shown, {"reconstructions": rebuilt})
     return _write(run.folder, figures)
 
 
-def _drawn(run: Run, data: Tensor, rows: Mapping[str, Tensor]) -> bytes:
+def _drawn(run: Run, shown: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> bytes:
     """Picture of draws from the prior, or of reconstructions below their data."""
     ((kind, means),) = rows.items()
-    schema, data, count = run.data.schema, data.cpu(), len(data)
-    drawn_from = "p(z)" if kind == "samples" else "q(z|x)"
-    title = f"mean of p(x|z), z ~ {drawn_from}"
-    title = f"draws from the prior: {title}" if kind == "samples" else f"test data and {title}"
+    schema, shown = run.data.schema, {name: data.cpu() for name, data in shown.items()}
+    # There are five times as many samples as columns of the picture.
+    count = min(map(len, shown.values()), default=len(means) // 5)
+    what, drawn_from = ", ".join(shown) + " and", "q(z|x)"
+    if kind == "samples":
+        what, drawn_from = "draws from the prior:", "p(z)"
+    title = f"{what} mean of p(x|z), z ~ {drawn_from}"
     if (shape := schema.image_shape) is None:
         # Named columns are drawn by quantiles, which need all draws; else each row is a line.
         names = schema.feature_names
-        shown = {"test data": data, kind: means if names else means[:count]}
-        restored = {name: schema.restore(each.numpy()) for name, each in shown.items()}
+        lines = {**shown, kind: means if names else means[:count]}
+        restored = {name: schema.restore(each.numpy()) for name, each in lines.items()}
         return png_of(plot_columns(restored, names), title)
     if kind == "samples":
         return png_of(plot_images(list(means.split(count)), shape), title)
-    return png_of(plot_images([data, means], shape, row_names=["data", "reconstruction"]), title)
+    pictures = [*shown.values(), means]
+    return png_of(plot_images(pictures, shape, row_names=["data", "reconstruction"]), title)
 
 
 def write_study_figures(results: "StudyResults") -> list[Path]:

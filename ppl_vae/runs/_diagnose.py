@@ -80,8 +80,8 @@ def diagnose_run(
     data, left_out = run.rows(split, limit, file), dict[str, str]()
     try:
         train = run.rows("train", limit)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        train, left_out["inference_gap_train"] = None, str(error)
+    except (FileNotFoundError, IsADirectoryError):
+        train, left_out["inference_gap_train"] = None, "the training data are not there"
     if min(len(data), 2 if train is None else len(train)) < 2:
         raise ValueError(
             f"a diagnosis needs 2 data for standard errors, got {len(data)} "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppl_vae import baselines  # for its names, which are imported at their first use
 from ppl_vae.data import (
+    DATASETS,
     Dataset,
     Rows,
     RowTensor,
@@ -80,7 +81,7 @@ class Run:
             FileNotFoundError: If they are not there.
             ValueError: If they are others.
         """
-        dataset = self.load()
+        dataset = _loaded(self.load, self.folder, self.config, "give other rows, file=FILE")
         require_same_data(self.folder, self.data.sha256, dataset)
         return dataset
 
@@ -224,7 +225,7 @@ def open_run(
     vae = config.build_vae(summary.stand_in())
     if fixed_tensors(vae) != saved.get("fixed_sha256"):
         # The model holds rows of the data, which are not in the checkpoint.
-        dataset = load()
+        dataset = _loaded(load, folder, config, "train anew: the model holds rows of it")
         require_same_data(folder, summary.sha256, dataset)
         vae = config.build_vae(dataset)
     load_parameters(trained_parameters(vae), checkpoint.best, f"checkpoint in {folder}")
@@ -237,6 +238,23 @@ def open_run(
     put_finished(folder, config, vae)
     vae.to(resolve_device(device)).eval()
     return Run(folder, config, summary, vae, checkpoint.history, load, data_root, trust)
+
+
+def _loaded(
+    load: Callable[[], Dataset], folder: Path, config: RunConfig, otherwise: str
+) -> Dataset:
+    """Load the data of a run; a file that is gone is named, with what to do without it."""
+    try:
+        return load()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        files = {config.dataset.data, config.dataset.test_data} - {None, *DATASETS}
+        gone = [str(file) for file in files if not Path(str(file)).expanduser().is_file()]
+        if not gone:
+            raise
+        raise FileNotFoundError(
+            f"the run in {folder} was trained on {gone[0]}, which is not there: bring it back, or "
+            f"{otherwise}."
+        ) from error
 
 
 def fixed_tensors(vae: Model) -> str:

@@ -107,6 +107,7 @@ def test_wrong_values(arguments, expected, tmp_path, capsys):
         (["--particles", ""], "K is 1 or more"),
         (["--particles", "many"], "1,4,16"),
         (["--limit", "3"], "belongs to a run"),
+        (["--data", "rows.csv"], "belongs to a run"),
         (["--objectives", "iwae"], "--objective"),
     ],
 )
