@@ -16,8 +16,11 @@ from ppl_vae.objectives import Objective
 from ppl_vae.particles import ChunkSize, Evaluation, Particles, Programs, evaluation, is_point
 from ppl_vae.randomness import Stream, seeded
 
-_ROWS = 1000
+_ROWS = 1_000
 """Data decoded at once where the guide is a point."""
+_DRAWN_ROWS = 2_000
+"""Particles times data decoded at once on a CPU elsewhere. The draws follow from it, and from them
+where training stops: it stays what it is."""
 
 
 class Score(NamedTuple):
@@ -67,7 +70,8 @@ class Validation:
         if self._opened is not None:
             return self._opened.reopened()
         particles = self._bound.num_particles
-        size = ChunkSize(particles) if self._point is None else ChunkSize(1, _ROWS)
+        drawn = ChunkSize(particles, cpu=_DRAWN_ROWS)
+        size = drawn if self._point is None else ChunkSize(1, _ROWS)
         return evaluation(programs, self.x, size)
 
     def _at_point(self, look: Evaluation, objective: Objective) -> Score:
