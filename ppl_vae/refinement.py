@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae._adam import FusedAdam
 from ppl_vae.objectives import STL, Objective
 from ppl_vae.particles import OffsetGuide, Program, Programs, zero_offsets
 from ppl_vae.randomness import Stream, seeded
@@ -213,7 +214,7 @@ def _ascend(
     steps: int,
     learning_rate: float,
 ) -> None:
-    optimizer = torch.optim.Adam(values)
+    optimizer = FusedAdam(values)
     for step in range(steps):
         # Noisy gradients keep Adam at a distance from the optimum that grows with the rate.
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)

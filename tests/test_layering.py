@@ -20,7 +20,7 @@ FLOORS = {
     "what a number was computed from": ["identity"],
     "the one file format": ["store"],
     "tensors and data": ["weights", "randomness", "progress", "devices",
-                         "settings_file", "schedules", "_graphs", "networks", "data"],
+                         "settings_file", "schedules", "_graphs", "_adam", "networks", "data"],
     "functions recorded and compiled": ["capture"],
     "figures, trees of arrays": ["plots", "netcdf"],
     "results": ["display"],
@@ -316,6 +316,7 @@ decoder, encoder = BernoulliDecoder(pv.MLP(2, (4,), 6)), DiagonalNormalEncoder(p
 vae = pv.VAE(pv.StandardNormalPrior(2), decoder, encoder)
 pv.fit(vae.model, vae.guide, pv.ELBO(), x, valid=x, epochs=2, batch_size=10, progress=False)
 """
+REFINE = FIT + "pv.refinement.refine(vae.model, vae.guide, x, steps=2)\n"
 FIT_COMMAND = """
 import sys, tempfile
 from ppl_vae.cli import main
@@ -348,7 +349,7 @@ UNUSED = [
 ]
 
 
-@pytest.mark.parametrize("code", [FIT, FIT_COMMAND], ids=["function", "command"])
+@pytest.mark.parametrize("code", [FIT, REFINE, FIT_COMMAND], ids=["function", "guide", "command"])
 def test_a_fit_imports_nothing_slow_that_it_has_no_use_for(code, beside_torch):
     """Four to six seconds of a process that trains a small model, torch's compiler most of all."""
     code += f"\nimport sys\nprint([m for m in {UNUSED} if m in sys.modules])"

@@ -8,9 +8,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from ppl_vae._adam import AdamVariant, FusedAdam, Placement
 from ppl_vae.components import Kind
 from ppl_vae.names import require_not_negative
-from ppl_vae.training._fused import AdamVariant, FusedAdam, Placement
 
 
 class OptimizerSettings(ABC):

@@ -9,9 +9,9 @@ from programs import binary_vae
 from torch import nn
 
 import ppl_vae
+from ppl_vae._adam import FusedAdam
 from ppl_vae.objectives import ELBO
 from ppl_vae.training import Step
-from ppl_vae.training._fused import FusedAdam
 from ppl_vae.training._non_finite import all_finite
 
 from .helpers import X, train
