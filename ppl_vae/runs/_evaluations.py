@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -147,6 +148,12 @@ class Normalizer:
         error = None if math.isinf(self.standard_error) else self.standard_error
         return {"name": self.name, "value": self.value, "standard_error": error}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Normalizer":
+        """The inverse of :meth:`to_dict`."""
+        error = values["standard_error"]
+        return cls(values["name"], values["value"], math.inf if error is None else error)
+
 
 def find_normalizers(model: nn.Module) -> list[Normalizer]:
     """The estimated constants of a model in evaluation; none where all are known exactly.
@@ -166,7 +173,9 @@ def find_normalizers(model: nn.Module) -> list[Normalizer]:
         stated: Any = method()
         try:
             value, error = stated
-            normalizers.append(Normalizer(name, float(value), float(error)))
+            # An error that is no number is one that is not known.
+            known = math.inf if math.isnan(float(error)) else float(error)
+            normalizers.append(Normalizer(name, float(value), known))
         except (TypeError, ValueError, RuntimeError) as problem:
             raise TypeError(
                 f"log_normalizer() of {name} returned {type(stated).__name__}, expected two "

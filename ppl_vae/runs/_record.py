@@ -61,6 +61,8 @@ class RunRecord:
         epochs: Epochs trained.
         kept_epoch: The epoch whose parameters were kept.
         discrete_data: Whether its p(x) is a probability and no density.
+        normalizers: Constants of its model that are estimated, as
+            :class:`~ppl_vae.runs.Normalizer` gives them as plain values.
         methods: Label of a method to the file of its log p(x), in the folder.
         files: File to the hash of its content, of all files that results are read from.
     """
@@ -83,6 +85,7 @@ class RunRecord:
     epochs: int = 0
     kept_epoch: int | None = None
     discrete_data: bool | None = None
+    normalizers: list[dict[str, str | float | None]] = field(default_factory=list)
     methods: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 

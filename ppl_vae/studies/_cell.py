@@ -36,6 +36,7 @@ from ppl_vae.runs import (
     describe_codes,
     evaluate_run,
     file_of,
+    find_normalizers,
     key_of,
     train_run,
 )
@@ -126,7 +127,12 @@ def _carry_out(plan: CellPlan, place: Place, attempt: RunRecord) -> RunRecord:
         record.log(f"measured {name}")
     if lacking:
         _keep_reasons(run, lacking)
-    return record.done(seconds=seconds, methods=methods, discrete_data=run.has_discrete_data)
+    return record.done(
+        seconds=seconds,
+        methods=methods,
+        discrete_data=run.has_discrete_data,
+        normalizers=[each.to_dict() for each in find_normalizers(run.vae)],
+    )
 
 
 def _lacks(run: Run, measure: str, rows: Rows) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, final
 from ppl_vae.comparison import Comparison, Lowness, compare, lowness
 from ppl_vae.engines import ProgressRow
 from ppl_vae.evidence import Evidence
-from ppl_vae.runs import HISTORY, RunConfig, RunRecord, RunState
+from ppl_vae.runs import HISTORY, Normalizer, RunConfig, RunRecord, RunState
 from ppl_vae.studies._plan import Study, read_cell
 
 STILL_IMPROVING = 0.95
@@ -115,6 +115,7 @@ class StudyResults:
                 "p(x) is a probability in some arms and a density in others: their log p(x) do not "
                 "compare."
             )
+        notes += filter(None, (_estimated_constant(arm, self.of(arm)) for arm in self.study.arms))
         rising = []
         for arm, planned in self.study.arms.items():
             done = [cell for cell in self.of(arm) if cell.state == "done"]
@@ -128,6 +129,18 @@ class StudyResults:
                 "with a larger budget the comparison may come out otherwise."
             )
         return notes
+
+
+def _estimated_constant(arm: str, cells: list[RunRecord]) -> str | None:
+    """The error of log Z of an arm, of the run where it is largest; None where none is estimated.
+
+    No spread over data or draws shows it.
+    """
+    done = [cell for cell in cells if cell.state == "done"]
+    found = [Normalizer.from_dict(each) for cell in done for each in cell.normalizers]
+    if not found:
+        return None
+    return f"{arm}: {max(found, key=lambda each: each.standard_error)}."
 
 
 def _rises(cell: RunRecord, config: RunConfig) -> bool:

@@ -8,7 +8,7 @@ from programs import binary_vae
 from torch import nn
 
 from ppl_vae.priors import EnergyPrior, LearnedAcceptRejectPrior, RBMPrior
-from ppl_vae.runs import find_normalizers
+from ppl_vae.runs import Normalizer, find_normalizers
 
 
 def model_with(prior):
@@ -78,6 +78,12 @@ def test_too_few_effective_draws_have_no_error():
     assert math.isinf(found.standard_error)
     assert found.to_dict()["standard_error"] is None
     assert "too few effective draws" in str(found)
+
+
+def test_an_error_that_is_no_number_is_not_known():
+    (found,) = find_normalizers(model_with(StatedPrior((1.5, math.nan))))
+    assert math.isinf(found.standard_error)
+    assert Normalizer.from_dict(found.to_dict()) == found
 
 
 def test_other_priors_have_none():

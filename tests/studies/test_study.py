@@ -16,7 +16,7 @@ import torch
 from ppl_vae.files import exclusive
 from ppl_vae.netcdf import load_netcdf
 from ppl_vae.objectives import ELBO
-from ppl_vae.runs import evaluate_run, open_run, train_run
+from ppl_vae.runs import evaluate_run, find_normalizers, open_run, train_run
 from ppl_vae.studies import (
     Method,
     Place,
@@ -353,6 +353,23 @@ def test_a_density_and_a_probability_do_not_compare(tmp_path):
                  config=CONFIG.changed(binarize="static"))  # fmt: skip
     results = carry_out(tmp_path, mixed)
     assert any("do not compare" in note for note in results.warnings)
+
+
+def test_an_estimated_constant_is_said_of_its_arm(tmp_path):
+    """Its error is one for all data: no interval of the comparison shows it."""
+    energy = {
+        "class_path": "ppl_vae.priors.EnergyPrior",
+        "init_args": {"hidden": [4], "evaluation_draws": 500},
+    }
+    results = carry_out(tmp_path, plan(factors={"prior": ("normal", energy)}, measures=()))
+    arm = next(arm for arm in results.study.arms if arm != "normal")
+    (note,) = [note for note in results.warnings if "log Z" in note]
+    errors = [
+        find_normalizers(open_run(cell.folder).vae)[0].standard_error for cell in results.of(arm)
+    ]
+    assert note.startswith(f"{arm}: ")
+    assert f"{max(errors):.2g} nats" in note
+    assert note in (tmp_path / "comparison.json").read_text()
 
 
 def test_work_that_is_not_a_training_run(tmp_path):
