@@ -82,9 +82,9 @@ def first_few(words: Sequence[str], most: int = 3) -> str:
     return ", ".join(words[:most]) + more
 
 
-def plural(number: int, noun: str) -> str:
-    """A number and its noun: ``1 row``, ``2,000 rows``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def plural(number: int, noun: str, several: str = "") -> str:
+    """A number and its noun: ``1 row``, ``2,000 rows``; ``2 data`` where ``several`` is given."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
 
 
 def require_instance(name: str, value: object, kind: type, how: str) -> None:

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comparison.simulated import evidence, seeds_of
+from programs import binary_vae
 
 import ppl_vae
 from ppl_vae.comparison import compare
 from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence
+from ppl_vae.particles import draw_particles
 from ppl_vae.progress import no_bar
 
 COMPARED = compare(
@@ -74,6 +76,13 @@ def test_no_exported_dataclass_compares_tensors():
         cls.__name__ for cls, held in holds_tensors.items() if held and "__eq__" in vars(cls)
     }
     assert compares == {"Context"}
+
+
+def test_particles_show_their_sizes_and_sites():
+    vae = binary_vae()
+    assert repr(draw_particles(vae.model, vae.guide, torch.zeros(1, 6), 5)) == (
+        "Particles(5 draws for each of 1 datum: z -> x)"
+    )
 
 
 def test_names_are_escaped_in_a_notebook():

@@ -135,3 +135,4 @@ def test_an_argument_out_of_range_is_named(check, good, bad, message):
 
 def test_one_row_is_no_plural():
     assert [plural(n, "row") for n in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
+    assert [plural(n, "datum", "data") for n in (1, 2)] == ["1 datum", "2 data"]

@@ -21,6 +21,7 @@ from ppl_vae.cli._options import (
 )
 from ppl_vae.cli._output import show
 from ppl_vae.cli._study import show_results
+from ppl_vae.names import plural
 
 COMPARED = ("model", "objective", "prior", "guide", "network")
 """Settings whose levels are compared, in the order of an arm's name."""
@@ -79,8 +80,9 @@ def fit_command(
         )
     text = (
         f"{run.dataset.description}\n"
-        f"{len(result.history)} epochs{' (stopped early)' if result.stopped_early else ''}, "
-        f"{result.history.records[-1].updates} updates{_compiled(result.history)}, "
+        f"{plural(len(result.history), 'epoch')}"
+        f"{' (stopped early)' if result.stopped_early else ''}, "
+        f"{plural(result.history.records[-1].updates, 'update')}{_compiled(result.history)}, "
         f"kept epoch {record.epoch}: {told}"
         f"{_phases(result)}{_finished(run)}"
         f"run in {folder}; next: ppl-vae evaluate {folder}"
@@ -123,7 +125,7 @@ def _by_rule(run: "pv.runs.Run", record: "pv.training.EpochRecord") -> str | Non
 def _phases(result: "pv.training.FitResult") -> str:
     """A line on the phases of training before the last."""
     told = [
-        f"{name} {len(history)} epochs to {history.records[-1].bound:.3f} nats"
+        f"{name} {plural(len(history), 'epoch')} to {history.records[-1].bound:.3f} nats"
         for name, history in result.phases.items()
     ]
     return f"pretrained: {', '.join(told)}\n" if told else ""

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ppl_vae.names import plural
+
 
 @final
 @dataclass
@@ -187,6 +189,10 @@ class Particles:
     scale: float | Tensor
     paths: dict[str, Tensor] | None = None
     simulation: Simulation | None = None
+
+    def __repr__(self) -> str:
+        count = f"{self.num_particles} draws for each of {plural(self.batch_size, 'datum', 'data')}"
+        return f"Particles({count}: {', '.join(self.latents)} -> {', '.join(self.likelihood)})"
 
     @cached_property
     def log_weight(self) -> Float[Tensor, "particles batch"]:

@@ -1,7 +1,7 @@
 """Origin of a run, kept in its folder: the configuration and a summary of the data."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -46,7 +46,7 @@ class DataSummary:
     sha256: str
     num_train: int
     missing_share: float
-    rows: Float[Tensor, "rows features"]
+    rows: Float[Tensor, "rows features"] = field(repr=False)
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DataSummary":

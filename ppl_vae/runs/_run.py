@@ -26,6 +26,7 @@ from ppl_vae.data import (
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence
 from ppl_vae.identity import Identity, Source, hash_tensors, hash_values
+from ppl_vae.names import plural
 from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation, point_site
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs._build import Model, trained_parameters
@@ -72,6 +73,11 @@ class Run:
     load: Callable[[], Dataset]
     data_root: Path | None = None
     trust: bool = False
+
+    def __repr__(self) -> str:
+        objective, seed = self.config.objective, self.config.seed
+        of = f"{objective} on {self.data.name}, seed {seed}, {self.history!r}"
+        return f"Run({str(self.folder)!r}: {of})"
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -125,7 +131,7 @@ class Run:
             return None
         return (
             f"the run in {self.folder} is not done: all that is said of it is of the parameters "
-            f"after {len(self.history)} epochs; go on with it for those of the whole run"
+            f"after {plural(len(self.history), 'epoch')}; go on with it for those of the whole run"
         )
 
     def own_evidence(self, rows: Rows) -> Evidence | None:

@@ -22,6 +22,7 @@ from ppl_vae.evidence import (
 )
 from ppl_vae.files import exclusive, write_atomically
 from ppl_vae.identity import hash_bytes
+from ppl_vae.names import plural
 from ppl_vae.objectives import parse_objective, with_particles
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs import (
@@ -109,7 +110,7 @@ def _carry_out(plan: CellPlan, place: Place, attempt: RunRecord) -> RunRecord:
         plan.config, attempt.folder, progress=False, attempt=attempt, **vars(place)
     )
     record = attempt.trained(fitted)
-    record.log(f"trained {record.epochs} epochs, kept epoch {record.kept_epoch}")
+    record.log(f"trained {plural(record.epochs, 'epoch')}, kept epoch {record.kept_epoch}")
     rows, methods, lacking = run.rows(plan.split, plan.limit), dict[str, str](), dict[str, str]()
     # What is fitted after training is part of its cost.
     seconds = record.seconds + run.fitted.get("seconds", 0.0)

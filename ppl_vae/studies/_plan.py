@@ -13,7 +13,7 @@ from ppl_vae.engines import Resources
 from ppl_vae.evidence import build_estimator
 from ppl_vae.files import require_file_name
 from ppl_vae.identity import hash_values
-from ppl_vae.names import describe, require_known, require_least
+from ppl_vae.names import describe, plural, require_known, require_least
 from ppl_vae.runs import RunConfig, RunRecord, Split
 from ppl_vae.settings import settings_of
 
@@ -260,6 +260,10 @@ class Study:
     confidence: float = 0.95
     resources: Resources = field(default_factory=Resources)
     text: str = ""
+
+    def __repr__(self) -> str:
+        size = f"{plural(len(self.arms), 'arm')} x {plural(len(self.seeds), 'seed')}"
+        return f"Study({self.title}: {size})"
 
     def __post_init__(self) -> None:
         # As a configuration has them: labels and folders are made of them.

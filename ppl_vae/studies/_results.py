@@ -10,6 +10,7 @@ from typing import Any, final
 from ppl_vae.comparison import Comparison, Lowness, compare, lowness
 from ppl_vae.engines import ProgressRow
 from ppl_vae.evidence import Evidence
+from ppl_vae.names import plural
 from ppl_vae.runs import HISTORY, Normalizer, RunConfig, RunRecord, RunState
 from ppl_vae.studies._plan import Study, read_cell
 
@@ -41,6 +42,11 @@ class StudyResults:
     _beside: dict[str, dict[str, Lowness]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
+
+    def __repr__(self) -> str:
+        done = len(self.in_state("done"))
+        cells = f"{done} of {plural(len(self.cells), 'cell')} done"
+        return f"StudyResults({str(self.folder)!r}: {self.study!r}, {cells})"
 
     def of(self, arm: str) -> list[RunRecord]:
         """The cells of an arm."""
@@ -175,7 +181,7 @@ def _row_of(cell: RunRecord, config: RunConfig) -> ProgressRow:
     # None where training is limited otherwise.
     epochs = config.training.budget.epochs
     if cell.state == "done":
-        text = f"{cell.epochs} epochs, kept epoch {cell.kept_epoch}, {cell.seconds:.1f} s"
+        text = f"{plural(cell.epochs, 'epoch')}, kept epoch {cell.kept_epoch}, {cell.seconds:.1f} s"
         return ProgressRow(cell.name, "done", cell.epochs, cell.epochs, text)
     if cell.state == "failed":
         return ProgressRow(cell.name, "failed", text=cell.reason or "")

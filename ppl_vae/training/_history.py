@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, final
 
 from ppl_vae import plots
+from ppl_vae.names import plural
 
 _KL = "kl/"
 _MEASURE = "measure/"
@@ -65,7 +66,7 @@ class History:
 
     def __repr__(self) -> str:
         last = f", bound {self.records[-1].bound:.3f} nats at the last" if self.records else ""
-        return f"History({len(self)} epochs{last})"
+        return f"History({plural(len(self), 'epoch')}{last})"
 
     @property
     def best_epoch(self) -> int | None:

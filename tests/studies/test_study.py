@@ -95,6 +95,16 @@ def test_arms_of_one_seed_are_evaluated_on_the_same_data_with_the_same_draws(fol
     assert spread.corr().iloc[0, 1] > 0.9
 
 
+def test_a_study_and_a_run_show_themselves_in_a_line(folder):
+    results = open_study(folder)
+    study = "Study(test log p(x) on digits: 2 arms x 2 seeds)"
+    assert repr(results.study) == study
+    assert repr(results) == f"StudyResults({str(folder)!r}: {study}, 4 of 4 cells done)"
+    run = open_run(results.cells[0].folder)
+    assert repr(run) == f"Run({str(run.folder)!r}: elbo on digits, seed 0, {run.history!r})"
+    assert "tensor" not in repr(run.data)
+
+
 def test_results_on_disk_are_one_another(folder):
     results = open_study(folder)
     comparison = results.comparison()
