@@ -79,12 +79,13 @@ def run_study(
     require_instance("study", study, Study, "read_study(FILE) reads one")
     folder, place = Path(folder), place or Place()
     engine = engine or InProcess(cpus=study.resources.cpus)
+    # Before the lock, which is a file: a refused plan leaves no folder, or the folder as it was.
+    _require_no_other_files(folder)
+    dataset = _load(study, place.data_root)
+    _require_guide_densities(study, place.data_root)
+    manifest = _describe(study, dataset, place.device, command, type(engine).__name__)
     with exclusive(folder / LOCK, f"study {folder}"):
         _require_same_plan(study, folder)
-        dataset = _load(study, place.data_root)
-        _require_guide_densities(study, place.data_root)
-        manifest = _describe(study, dataset, place.device, command, type(engine).__name__)
-        # After all checks, so that a refused plan leaves the folder as it was.
         write_plan(study, folder)
         write_sealed(folder / MANIFEST, manifest)
         plans = {plan.name: plan for plan in study.cells}
@@ -189,16 +190,22 @@ def _record_failure(cell: RunRecord, outcome: Outcome) -> None:
         replace(cell, state="failed", reason=outcome.error, attempts=outcome.attempts).write()
 
 
+def _require_no_other_files(folder: Path) -> None:
+    """Refuse a folder of something else."""
+    if not folder.is_dir() or any((folder / name).is_file() for name in (PLAN, MANIFEST)):
+        return
+    # A lock alone is of a study that was never begun.
+    foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".", LOCK))]
+    if foreign:
+        raise ValueError(
+            f"{folder} is not empty and holds no study (there is {foreign[0]}): choose another "
+            "folder."
+        )
+
+
 def _require_same_plan(study: Study, folder: Path) -> None:
-    """Refuse a folder of something else, and cells whose settings are not those planned."""
+    """Refuse cells whose settings are not those planned."""
     if not any((folder / name).is_file() for name in (PLAN, MANIFEST)):
-        # The lock is there already, taken by this run.
-        foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".", LOCK))]
-        if foreign:
-            raise ValueError(
-                f"{folder} is not empty and holds no study (there is {foreign[0]}): choose another "
-                "folder."
-            )
         return
     _tell_what_is_replaced(study, folder)
     for plan in study.cells:

@@ -177,6 +177,27 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no study"):
         carry_out(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": CONFIG.changed(data="nowhere.csv")}, "no such file"),
+        ({"config": CONFIG.changed(guide="delta")}, "a point without a density"),
+    ],
+    ids=["data", "guide"],
+)
+def test_a_refused_plan_makes_no_folder(changes, message, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        carry_out(tmp_path / "study", plan(**changes))
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_device_that_is_not_there_makes_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="device"):
+        run_study(STUDY, tmp_path / "study", place=Place(device="gpu"), progress=False)
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_cell_that_fails_is_recorded_and_the_others_are_done(tmp_path):
