@@ -44,6 +44,29 @@ def names_of_stub(
     return load, known.copy, known
 
 
+def face_with(name: str, package: Path) -> str:
+    """Name of the module of a package whose face has a name; empty if none has.
+
+    Faces are read and not imported: ``__all__``, or the imports of a stub.
+
+    Args:
+        name: A public name, such as ``open_run``.
+        package: Folder of the package.
+    """
+    for face in sorted(package.glob("*/__init__.py*")):
+        for node in ast.parse(face.read_text(encoding="utf-8")).body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id="__all__")], value=ast.List(elts=elements)):
+                    names = {each.value for each in elements if isinstance(each, ast.Constant)}
+                case ast.ImportFrom(names=aliases) if face.suffix == ".pyi":
+                    names = {alias.asname for alias in aliases}
+                case _:
+                    continue
+            if name in names:
+                return face.parent.name
+    return ""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The nearest known name as a question, or nothing: ``did you mean 'IWAE'?``.
 
@@ -82,9 +105,9 @@ def first_few(words: Sequence[str], most: int = 3) -> str:
     return ", ".join(words[:most]) + more
 
 
-def plural(number: int, noun: str, several: str = "") -> str:
-    """A number and its noun: ``1 row``, ``2,000 rows``; ``2 data`` where ``several`` is given."""
-    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
+def plural(number: int, noun: str) -> str:
+    """A number and its noun: ``1 row``, ``2,000 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def require_instance(name: str, value: object, kind: type, how: str) -> None:

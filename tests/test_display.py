@@ -81,7 +81,7 @@ def test_no_exported_dataclass_compares_tensors():
 def test_particles_show_their_sizes_and_sites():
     vae = binary_vae()
     assert repr(draw_particles(vae.model, vae.guide, torch.zeros(1, 6), 5)) == (
-        "Particles(5 draws for each of 1 datum: z -> x)"
+        "Particles(num_particles=5, batch_size=1: z -> x)"
     )
 
 

@@ -68,6 +68,8 @@ def test_stub_and_package_have_the_same_names():
     [
         ("IWEA", "no name 'IWEA' in ppl_vae; did you mean IWAE?"),
         ("likelihood", "no name 'likelihood' in ppl_vae; did you mean likelihoods?"),
+        ("open_run", "no name 'open_run' in ppl_vae; it is ppl_vae.runs.open_run"),
+        ("RBM", "no name 'RBM' in ppl_vae; it is ppl_vae.baselines.RBM"),
         ("Zebra123", "no name 'Zebra123' in ppl_vae"),
         ("__wrapped__", "no name '__wrapped__' in ppl_vae"),
     ],
@@ -135,4 +137,3 @@ def test_an_argument_out_of_range_is_named(check, good, bad, message):
 
 def test_one_row_is_no_plural():
     assert [plural(n, "row") for n in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
-    assert [plural(n, "datum", "data") for n in (1, 2)] == ["1 datum", "2 data"]

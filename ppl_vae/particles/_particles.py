@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ppl_vae.names import plural
-
 
 @final
 @dataclass
@@ -191,8 +189,8 @@ class Particles:
     simulation: Simulation | None = None
 
     def __repr__(self) -> str:
-        count = f"{self.num_particles} draws for each of {plural(self.batch_size, 'datum', 'data')}"
-        return f"Particles({count}: {', '.join(self.latents)} -> {', '.join(self.likelihood)})"
+        sizes = f"num_particles={self.num_particles}, batch_size={self.batch_size}"
+        return f"Particles({sizes}: {', '.join(self.latents)} -> {', '.join(self.likelihood)})"
 
     @cached_property
     def log_weight(self) -> Float[Tensor, "particles batch"]:
