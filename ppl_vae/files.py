@@ -31,6 +31,21 @@ _PAUSE = 0.05
 """Seconds between two attempts to take a lock."""
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it is in, where they are not there.
+
+    Raises:
+        NotADirectoryError: If a file is in its place, or in that of a folder above it.
+        OSError: If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            f"{folder} cannot be made: a file is in the place of a folder: name another folder."
+        ) from error
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write ``content`` to a temporary file beside ``path``, then rename it into place.
 
@@ -52,7 +67,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: As :func:`write_atomically`.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         # Beside the file: a rename is atomic within one file system only.
         with temporary_folder(path.parent) as folder:
             temporary = folder / path.name
@@ -123,7 +138,7 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         BlockingIOError: If another process holds it; says which.
         OSError: If the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # O_CLOEXEC: a program started here must not inherit the descriptor, and with it the lock, and
     # keep it when this process has ended.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -59,7 +59,9 @@ class Setting:
     path: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        text = f"{self.name}: {inspect.formatannotation(self.hint)}"
+        # Without the modules of classes, which whoever types the value has nothing of.
+        kind = re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", inspect.formatannotation(self.hint))
+        text = f"{self.name}: {kind}"
         return text if self.default is REQUIRED else f"{text} = {self.default!r}"
 
     def convert(self, value: Any) -> Any:

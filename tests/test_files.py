@@ -10,6 +10,7 @@ import pytest
 from ppl_vae.files import (
     append_text,
     leftovers,
+    make_folder,
     printable,
     replacing,
     require_file_name,
@@ -24,6 +25,15 @@ def fail_with(monkeypatch, function, error):
         raise error
 
     monkeypatch.setattr(os if hasattr(os, function) else Path, function, fail)
+
+
+@pytest.mark.parametrize("place", ["file", "file/folder"])
+def test_a_file_in_the_place_of_a_folder_is_named(place, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(NotADirectoryError, match=r"name another folder") as error:
+        make_folder(tmp_path / place)
+    assert str(tmp_path / place) in str(error.value)
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_writes_text_and_bytes_into_new_folders(tmp_path):

@@ -18,6 +18,7 @@ from ppl_vae.cli._options import (
     typed,
 )
 from ppl_vae.cli._output import in_options, opened, say, show
+from ppl_vae.files import make_folder
 from ppl_vae.settings import Setting, settings_of
 
 
@@ -197,7 +198,7 @@ def gradients_command(
             "objective whose gradient could be measured: take the run of a vae."
         )
     # Fail before the work where the folder cannot be written, not after it.
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with tempfile.TemporaryFile(dir=folder):
         pass
     # Replicates only where typed: the two benches have different defaults.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppl_vae.files import temporary_folder
+from ppl_vae.files import make_folder, temporary_folder
 
 DATASET_NAMES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "binarized-mnist")
 """Names that ``load_dataset`` knows, in a module that is cheap to import."""
@@ -55,7 +55,7 @@ def fetch(
         FileNotFoundError: If the download failed, or there is no place to put it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         # torchvision may print; stdout belongs to the user's results.
         with (
             temporary_folder(folder) as staging,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 from torch import Tensor
 
 from ppl_vae.data import Dataset, RowTensor
-from ppl_vae.files import write_atomically
+from ppl_vae.files import make_folder, write_atomically
 from ppl_vae.objectives import Objective
 from ppl_vae.runs._origin import PHASES
 from ppl_vae.settings import flat
@@ -115,7 +115,7 @@ class TrainingJob:
         """
         self.claim()
         file = self.folder / PHASES / f"{name}.safetensors"
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         limits = {**dict.fromkeys(LIMITS), "epochs": epochs}
         every = min(self.training.validate_every, epochs)
         settings = {**flat(self.training), **limits, "validate_every": every}

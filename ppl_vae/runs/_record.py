@@ -16,7 +16,7 @@ import numpy as np
 
 from ppl_vae.arviz import read_evidence
 from ppl_vae.evidence import Evidence
-from ppl_vae.files import append_text
+from ppl_vae.files import append_text, make_folder
 from ppl_vae.identity import hash_bytes
 from ppl_vae.runs._finished import read_chosen
 from ppl_vae.runs._origin import (
@@ -145,7 +145,7 @@ class RunRecord:
 
     def log(self, text: str) -> None:
         """Add a line to the run's log."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         append_text(self.folder / LOG, f"{_now()} {text}\n")
 
     @contextmanager
