@@ -289,7 +289,8 @@ class Kind(Mapping[str, Class]):
     def _import(self, name: str, module: str) -> ModuleType:
         try:
             return importlib.import_module(module)
-        except Exception as error:
+        # A script that is no module ends Python when it is imported, without a word.
+        except (Exception, SystemExit) as error:
             # A module of the user's may fail in any way; one that it imports may be missing.
             missing = isinstance(error, ModuleNotFoundError)
             reason = str(error) if missing else f"{type(error).__name__}: {error}"

@@ -245,8 +245,10 @@ def _number(value: Any, hint: Any) -> Any:
         value = hint(value)
     # bool is a subclass of int, and true is no number in a file.
     good = _is_number(value) and (hint is float or isinstance(value, int))
-    if not good or (isinstance(value, int) and abs(value) >= _LARGEST):
+    if not good:
         raise ValueError(in_words(hint))
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise ValueError(f"{in_words(hint)} of 63 bits, below {_LARGEST:,}")
     if not math.isfinite(value):
         raise ValueError("a finite number")
     return hint(value)

@@ -165,7 +165,7 @@ def _named(decoder: str) -> nn.Module:
         try:
             found = getattr(importlib.import_module(path), attribute, None)
         # A module of the user's may fail in any way: the kind below says how.
-        except Exception:
+        except (Exception, SystemExit):
             found = None
         if isinstance(found, nn.Module):
             return found

@@ -35,6 +35,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "own_decoder.py").write_text(MODULE)
+    (tmp_path / "own_script.py").write_text("raise SystemExit(3)")
     torch.manual_seed(0)
     np.save("rows.npy", torch.randn(40, 4).numpy())
     state = nn.Linear(1, 4).state_dict()
@@ -105,6 +106,8 @@ def test_a_named_set_is_binarised_for_probabilities(here, capsys):
         (["--decoder", "own_decoder:not_one", "--data", "rows.npy"], "expected a subclass of", 1),
         (["--decoder", "own_decoder:H", "--data", "rows.npy"], "has no attribute 'H'", 1),
         (["--decoder", "no_such:G", "--data", "rows.npy"], "No module named 'no_such'", 1),
+        (["--decoder", "own_script:G", "--data", "rows.npy"],
+         "importing own_script failed: SystemExit: 3", 1),
         (["--decoder", "own_decoder:G", "--data", "rows.npy", "--noise", "some"],
          "auto, bernoulli or a standard deviation, got 'some'", 1),
         (["--decoder", "own_decoder:made", "--data", "rows.npy", "--weights", "g.pt"],

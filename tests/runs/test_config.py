@@ -80,6 +80,7 @@ def test_values_are_of_their_settings_types_however_they_come(settings):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
+        ({"seed": 1 << 63}, "it is a whole number of 63 bits, below 9,223,372,036,854,775,808"),
         ({"seed": "a"}, "seed cannot be 'a': it is a whole number"),
         ({"seed": 1.5}, "seed cannot be 1.5"),
         ({"patience": True}, "patience cannot be True"),

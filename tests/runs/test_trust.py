@@ -250,6 +250,7 @@ def test_parts_of_this_package_take_plain_values_only():
         ("class Prior(:\n", "importing my_lib failed: SyntaxError"),
         ("import not_there_at_all\n", "importing my_lib failed: No module"),
         ("raise RuntimeError('boom')\n", "importing my_lib failed: RuntimeError: boom"),
+        ("raise SystemExit(3)\n", "importing my_lib failed: SystemExit: 3"),
         ("Prior = 3\n", "is a int, expected a subclass of torch.nn.Module"),
         ("", "has no attribute 'Prior'"),
     ],
