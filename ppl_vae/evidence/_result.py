@@ -402,9 +402,7 @@ class Evidence(Result):
         if len(self) <= _MOST_BARS:
             ax.vlines(places, values - halves, values + halves, color=plots.ARMS[0], lw=1)
             if self.doubt is not None:
-                doubt = self.doubt[order].nan_to_num(posinf=0.0)
-                top = values + halves + doubt
-                ax.vlines(places, values + halves, top, color=plots.ARMS[1], lw=1, label="doubt")
+                self._draw_doubts(ax, self.doubt[order], values + halves)
         ax.plot(places, values, ".", color=plots.ARMS[0], markersize=4)
         ax.axhline(self.mean, color=plots.MUTED, lw=1, ls="--", label="mean")
         if self.pareto_k is not None:
@@ -415,6 +413,17 @@ class Evidence(Result):
         ax.set(xlabel="data, from the lowest", ylabel="log p(x), nats")
         plots.remark(ax, f"{self.procedure}; bars: two standard errors")
         plots.legend(ax)
+
+    @staticmethod
+    def _draw_doubts(ax: Axes, doubt: Tensor, start: Tensor) -> None:
+        """Doubts as lines from ``start`` upwards; an arrow where nothing bounds one."""
+        places, ends = doubt.isfinite().nonzero().flatten(), doubt.isinf().nonzero().flatten()
+        color = plots.ARMS[1]
+        if len(places):
+            low = start[places]
+            ax.vlines(places, low, low + doubt[places], color=color, lw=1, label="doubt")
+        if len(ends):
+            ax.plot(ends, start[ends], "^", color=color, markersize=4, label="doubt, no bound")
 
 
 def checksum(tensors: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> str:

@@ -128,11 +128,16 @@ def draw_forest(ax: Axes, rows: Sequence[ForestRow], xlabel: str, *, zero: bool 
 
 def _view(rows: Sequence[ForestRow]) -> tuple[float, float]:
     """Ends of what is shown: some widths of the usual interval, or of all means, beyond these."""
-    widths = [row.high - row.low for row in rows if math.isfinite(row.high - row.low)]
+    # Of an interval that is open at one end, the other side tells the width.
+    both = [(row.mean - row.low, row.high - row.mean) for row in rows]
+    finite = [[side for side in sides if math.isfinite(side)] for sides in both]
+    widths = [2 * statistics.mean(sides) for sides in finite if sides]
     means = [row.mean for row in rows if math.isfinite(row.mean)]
-    if not widths or not means:
+    is_open = any(math.isinf(side) for sides in both for side in sides)
+    if not means or not (widths or is_open):
         return -math.inf, math.inf
-    reach = _REACH * max(statistics.median(widths), max(means) - min(means))
+    width = max(statistics.median(widths) if widths else 0.0, max(means) - min(means))
+    reach = _REACH * (width or 1.0)
     return min(means) - reach, max(means) + reach
 
 

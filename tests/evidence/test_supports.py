@@ -78,6 +78,11 @@ def test_a_guide_on_a_part_of_the_priors_support_is_a_bound_and_says_so(estimato
         assert found.doubt.isinf().all()
         assert math.isinf(found.mean_doubt)
         assert "may be low by" not in str(found)
+    (ax,) = found.plot().axes
+    arrows = [line for line in ax.lines if line.get_marker() == "^"]
+    assert [len(line.get_xdata()) for line in arrows] == (
+        [] if found.doubt is None else [len(found)]
+    )
     assert estimator(counts, everywhere, COUNT).support_gap is None
 
 

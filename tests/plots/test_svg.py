@@ -129,6 +129,18 @@ def test_an_interval_far_beyond_the_others_ends_in_an_arrow(end):
     assert {"<", ">"}.isdisjoint(line.get_marker() for line in axes_of(usual).lines)
 
 
+def test_an_interval_that_is_open_at_one_end_is_seen():
+    """The other side tells its width, also where there is no other interval."""
+    ax = axes_of([ForestRow("a", 1.0, -math.inf, 1.5)])
+    arrows = {line.get_marker(): line.get_xdata()[0] for line in ax.lines}
+    assert arrows["<"] == 1.0 - 3 * (2 * 0.5)
+    assert ">" not in arrows
+    (bar,) = [line for line in ax.lines if line.get_linestyle() == "-" and line.get_lw() == 2]
+    assert list(bar.get_xdata()) == [-2.0, 1.5]
+    both = axes_of([ForestRow("a", 1.0, -math.inf, math.inf)])
+    assert {"<", ">"} <= {line.get_marker() for line in both.lines}
+
+
 def test_a_saved_figure_is_the_one_that_matplotlib_saves():
     """Laid out before, instead of by drawing it once more."""
 
