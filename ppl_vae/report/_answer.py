@@ -34,8 +34,10 @@ def answer(comparison: Comparison) -> list[Markup]:
         return [Markup(text).format(**facts)]
     text = (
         "{best} has the highest mean log p(x) of {count} arms: {mean} nats per datum ({percent} "
-        "interval {interval}). It is the best arm with probability {probability}."
+        "interval {interval}). It is the best arm with probability {probability}{provided}."
     )
+    # Ranks are of the estimates: how low one of them may be is in no replicate.
+    facts["provided"] = ", if the estimates in doubt are right" if comparison.warnings else ""
     return [Markup(text).format(**facts), *_compared(comparison, best)]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
+INFINITY = "\N{INFINITY}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 _SMALLEST_P = 0.001
 
@@ -96,6 +97,6 @@ def _written(value: float | None, form: str) -> str:
     if value is None or math.isnan(value):
         return MISSING
     text = format(value, form)
-    # What rounds to 0 has no sign.
-    zero = not any(digit in text for digit in "123456789")
-    return (format(0.0, form) if zero else text).replace("-", MINUS)
+    # What rounds to 0 has no sign; an end of an interval may be infinite.
+    zero = not any(digit in text for digit in "123456789") and math.isfinite(value)
+    return (format(0.0, form) if zero else text).replace("-", MINUS).replace("inf", INFINITY)

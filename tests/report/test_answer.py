@@ -1,11 +1,15 @@
 """What a comparison came to, in words that follow from its numbers."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ppl_vae.comparison import compare
 from ppl_vae.evidence import Evidence
 from ppl_vae.report._answer import answer, oriented
+from ppl_vae.report._numbers import MINUS
 
 NUM_DATA = 60
 
@@ -40,7 +44,7 @@ def words(levels, **options):
 def test_the_best_of_two():
     text = words({"low": -10.0, "high": -8.0})
     assert "high has the highest mean log p(x) of 2 arms: " in text
-    assert "best arm with probability > 0.999" in text
+    assert "best arm with probability > 0.999." in text
     assert "It is higher than low, by 2.000 nats (1.9" in text
     assert "No difference" not in text
 
@@ -55,6 +59,19 @@ def test_no_difference():
     text = words({"a": -10.0, "b": -10.0, "c": -12.0})
     assert "No difference is shown between it and" in text
     assert "It is higher than c, by" in text
+
+
+def test_an_arm_without_a_bound_leaves_the_answer_open():
+    none = torch.full((NUM_DATA,), math.inf, dtype=torch.float64)
+    low = {
+        seed: replace(evidence(-12.0, 10 + seed), bias=torch.zeros(NUM_DATA), doubt=none)
+        for seed in range(4)
+    }
+    high = {seed: evidence(-10.0, seed) for seed in range(4)}
+    text = " ".join(part.striptags() for part in answer(compare({"low": low, "high": high})))
+    assert ", if the estimates in doubt are right." in text
+    assert "No difference is shown between it and low: to low it is +1.999" in text
+    assert f"({MINUS}\N{INFINITY} to +2.011)" in text
 
 
 def test_many_arms_are_counted_not_named():

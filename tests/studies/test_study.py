@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -215,6 +216,25 @@ def test_a_cell_that_fails_is_recorded_and_the_others_are_done(tmp_path):
     again = carry_out(tmp_path, plan(factors={"objective": ("elbo", spoilt)}))
     assert {cell.attempts for cell in again.in_state("failed")} == {2}
     assert {cell.attempts for cell in again.in_state("done")} == {1}
+
+
+class WrongSize(torch.nn.Module):
+    """A guide whose network has half of the outputs that it takes: no ``num_outputs`` is stated."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        loc, scale = self.network(x).chunk(2, -1)
+        return dist.Normal(loc, scale.exp()).to_event(1)
+
+
+def test_an_arm_that_cannot_be_built_is_left_to_its_cells(tmp_path):
+    guides = ("normal", f"{__name__}:WrongSize")
+    results = carry_out(tmp_path, plan(factors={"guide": guides}, seeds=(0,)))
+    assert [cell.state for cell in results.cells] == ["done", "failed"]
+    assert "a layer of 2 inputs was given 1" in results.cells[1].reason
 
 
 def test_arms_with_other_test_data_are_refused(tmp_path):
