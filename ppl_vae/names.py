@@ -127,6 +127,19 @@ def require_instance(name: str, value: object, kind: type, how: str) -> None:
         raise TypeError(f"{name} is {got}, expected a {kind.__name__}: {how}.")
 
 
+def require_callable(**components: object) -> None:
+    """Check that components, given by name, are instances that can be called.
+
+    Raises:
+        TypeError: If one is not; a class is told from its instances.
+    """
+    for name, value in components.items():
+        if isinstance(value, type):
+            raise TypeError(f"{name} is the class {value.__name__}: give an instance of it.")
+        if not callable(value):
+            raise TypeError(f"{name} is {describe(value)}, expected a module or a function.")
+
+
 def require_least(least: int, **values: float) -> None:
     """Check that arguments, given by name, are ``least`` or more; raise a ValueError if not."""
     for name, value in values.items():

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -28,8 +29,11 @@ def derive_seed(seed: int, *path: int) -> int:
     """A 63-bit seed for the stream named by ``path``, the same on every machine.
 
     Raises:
-        ValueError: If the seed is negative.
+        TypeError: If the seed is no whole number.
+        ValueError: If it is negative.
     """
+    if not isinstance(seed, Integral):
+        raise TypeError(f"seed must be a whole number, 0 or more, got {seed!r}.")
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}.")
     # A seed sequence takes no notice of zeros at the end of what it is given: without its length,

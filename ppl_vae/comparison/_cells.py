@@ -77,6 +77,8 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
         for seed, result in by_seed.items():
             how = "an estimator of log p(x) gives one"
             require_instance(f"evidence[{arm!r}][{seed}]", result, Evidence, how)
+    if not any(evidence.values()):
+        raise ValueError("there is nothing to compare: give at least one arm, with its seeds.")
     require_same_rows(
         {
             f"{arm} seed {seed}": result.identity

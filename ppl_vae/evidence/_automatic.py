@@ -4,6 +4,7 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from numbers import Real
 from os import PathLike
 from typing import Any, final
 
@@ -141,8 +142,9 @@ class AutomaticSampling:
         for name, value in (
             ("target", self.target), ("error", self.error), ("max_seconds", self.max_seconds),
         ):  # fmt: skip
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"AutomaticSampling needs {name} above 0, got {value}.")
+            known = value is None or isinstance(value, Real)
+            if not known or (value is not None and not (value > 0 and math.isfinite(value))):
+                raise ValueError(f"AutomaticSampling needs {name} above 0, got {value!r}.")
 
     @property
     def goal(self) -> Goal:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from ppl_vae.evidence._result import Evidence, remainder, standard_error_of_mean
+from ppl_vae.names import require_instance
 
 
 @final
@@ -32,8 +33,11 @@ def paired_difference(a: Evidence, b: Evidence) -> PairedDifference:
     """Compare two models evaluated on the same data, datum by datum.
 
     Raises:
+        TypeError: If one is no estimate of log p(x).
         ValueError: If the two have different numbers of data, or are known to be of other data.
     """
+    for name, each in (("a", a), ("b", b)):
+        require_instance(name, each, Evidence, "an estimator of log p(x) gives one")
     sources = ""
     if a.identity and b.identity:
         sources = f", from {a.identity.source} and {b.identity.source}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import final
 
 import torch
@@ -72,8 +73,8 @@ def _layer_sizes(in_features: int, hidden: Sequence[int], out_features: int) -> 
     if isinstance(hidden, int):
         raise ValueError(f"hidden is a list of layer sizes, such as [{hidden}], got {hidden}.")
     sizes = (in_features, *hidden, out_features)
-    if min(sizes) < 1:
-        raise ValueError(f"layer sizes must be 1 or more, got {sizes}.")
+    if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        raise ValueError(f"layer sizes must be 1 or more, whole numbers, got {sizes}.")
     return sizes
 
 

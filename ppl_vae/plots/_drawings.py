@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -291,11 +291,14 @@ def draw_on(panels: Sequence[tuple[Drawing, float]], ax: Axes | Sequence[Axes] |
     """Draw panels on axes, one each, which are returned; on a new figure if there are none.
 
     Raises:
+        TypeError: If what is given is no axes.
         ValueError: If there are not as many axes as panels.
     """
     if ax is None:
         return new_figure(panels)
-    axes = [ax] if isinstance(ax, Axes) else list(ax)
+    axes = list(ax) if isinstance(ax, Iterable) else [ax]
+    if not all(isinstance(each, Axes) for each in axes):
+        raise TypeError(f"ax must be axes of matplotlib, or a list of them, got {ax!r}.")
     if len(axes) != len(panels):
         raise ValueError(f"expected {len(panels)} axes, one for each panel, got {len(axes)}.")
     for each, (drawing, _) in zip(axes, panels, strict=True):

@@ -13,6 +13,7 @@ from ppl_vae.cpu import given_threads
 from ppl_vae.data import Dataset, binarize_batch
 from ppl_vae.engines import Engine, InProcess, ProgressRow, RayEngine, showing_progress
 from ppl_vae.files import append_text, exclusive, leftovers, write_atomically
+from ppl_vae.names import require_instance
 from ppl_vae.objectives import Objective
 from ppl_vae.progress import no_bar
 from ppl_vae.runs._autoencoders import DenoisingKind
@@ -80,11 +81,13 @@ def train_run(
             one of them.
 
     Raises:
+        TypeError: If ``config`` is no configuration.
         ValueError: If the folder holds a run with other settings or on other data.
         FileNotFoundError: If the data are missing.
         ImportError: If TensorBoard is asked for and not installed.
         BlockingIOError: If another process trains there.
     """
+    require_instance("config", config, RunConfig, "RunConfig.of(latent=10, ...) makes one")
     folder = Path(folder)
     objective = config.build_objective()
     _require_possible(config, objective, workers, tensorboard)

@@ -11,6 +11,8 @@ from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
+from ppl_vae.names import require_callable
+
 
 def announce(**components: Callable[..., Any]) -> None:
     """Show the parameters to a handler that collects them, as ``pyro.infer.SVI`` does.
@@ -97,6 +99,7 @@ class VAE(nn.Module):
         encoder: Callable[[Tensor], Any],
     ) -> None:
         super().__init__()
+        require_callable(prior=prior, decoder=decoder, encoder=encoder)
         self.prior = prior
         self.decoder = decoder
         self.encoder = encoder
