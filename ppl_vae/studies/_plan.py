@@ -344,4 +344,5 @@ class Study:
     @property
     def title(self) -> str:
         """Title of tables, with the split and the data of log p(x)."""
-        return f"{self.split} log p(x) on {self.config.dataset.data}"
+        # Of a file the name alone: folders are nobody's business on a page that is passed on.
+        return f"{self.split} log p(x) on {Path(self.config.dataset.data).stem}"

@@ -277,3 +277,9 @@ def test_a_wrong_addition_leaves_the_file_as_it_was(change, expected, tmp_path):
     with pytest.raises(ValueError, match=expected):
         add_to_study(path, **change)
     assert path.read_text() == TEXT
+
+
+def test_the_title_names_a_file_without_its_folder(tmp_path):
+    study = Study(RunConfig.of(data=str(tmp_path / "cells.2024.csv")), {"objective": ("elbo",)})
+    assert study.title == "test log p(x) on cells.2024"
+    assert Study(RunConfig.of(), {"objective": ("elbo",)}).title == "test log p(x) on digits"
