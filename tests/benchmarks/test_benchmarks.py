@@ -98,6 +98,16 @@ def test_evidence_times_ours_and_pythae(tmp_path, run_quickly):
         assert peer["difference_over_joint_error"] is not None
 
 
+def test_revisions_time_the_same_estimates(tmp_path, run_quickly):
+    """Of this revision against itself, whose estimates are the same."""
+    settings = (str(BENCHMARKS.parent),)
+    result = run_quickly("revisions.py", tmp_path / "revisions.json", settings=settings)
+    assert [row["task"] for row in result["results"]] == ["evidence", "annealing-4"]
+    for row in result["results"]:
+        assert row["before"]["mean_log_prob"] == row["now"]["mean_log_prob"]
+        assert row["before_over_now"]["cpu"]["median"] > 0
+
+
 def test_trust_counts_coverage_and_cost(tmp_path, run_quickly):
     bimodal, separate, linear = run_quickly("trust.py", tmp_path / "trust.json")["models"]
     assert bimodal["stages"] == {"quadrature": 30}
