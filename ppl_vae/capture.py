@@ -11,7 +11,7 @@ import copy
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -230,17 +230,22 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
         options["cpp.use_decompose_tanh"] = True
     draw_in_full(graph)
     take_onednn(graph, inputs)
-    try:
-        # What torch and its tools warn of on the way is no failure, even where warnings are errors.
-        with torch.no_grad(), warnings.catch_warnings(), _with_cache():
-            warnings.simplefilter("ignore")
-            run: Callable[..., Any] = inductor.compile(graph, list(inputs), options=options)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        # Without a compiler, as on a bare machine: the graph saves Pyro's handlers all the same.
-        warnings.warn(f"torch's kernels are replayed, none compiled: {reason}.", stacklevel=2)
-        return graph
-    return run
+    failures: list[Exception] = []
+    # Torch's cache wants another surrounding in some versions (2.6), where each process compiles.
+    for surrounding in (_with_cache, nullcontext):
+        try:
+            # What torch and its tools warn of on the way is no failure, even where warnings are
+            # errors.
+            with torch.no_grad(), warnings.catch_warnings(), surrounding():
+                warnings.simplefilter("ignore")
+                run: Callable[..., Any] = inductor.compile(graph, list(inputs), options=options)
+                return run
+        except Exception as error:
+            failures.append(error)
+    reason = str(failures[-1]).strip().split("\n")[0].rstrip(".")
+    # Without a compiler, as on a bare machine: the graph saves Pyro's handlers all the same.
+    warnings.warn(f"torch's kernels are replayed, none compiled: {reason}.", stacklevel=2)
+    return graph
 
 
 def _with_cache() -> AbstractContextManager[Any]:

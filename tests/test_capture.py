@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._guards import TracingContext
 
 from ppl_vae import capture
 from ppl_vae._graphs import lifted
@@ -205,6 +206,22 @@ def test_without_a_compiler_the_graph_itself_is_replayed(monkeypatch):
     monkeypatch.setattr("torch._inductor.compile", fails)
     with pytest.warns(UserWarning, match=r"are replayed, none compiled: no compiler\.$"):
         replay = capture_of(lambda x: [x + 1], X)
+    assert torch.equal(replay(2 * X)[0], 2 * X + 1)
+
+
+def test_where_torchs_cache_fails_it_compiles_without(monkeypatch):
+    """As of version 2.6, whose cache counts what it finds in a place that is not open."""
+    made = []
+
+    def compiles(graph, inputs, options):
+        made.append(TracingContext.try_get())
+        if made[-1] is not None:
+            raise RuntimeError("Cannot increment a metric outside of a MetricsContext")
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", compiles)
+    replay = capture_of(lambda x: [x + 1], X)
+    assert [each is None for each in made] == [False, True]
     assert torch.equal(replay(2 * X)[0], 2 * X + 1)
 
 
