@@ -124,9 +124,14 @@ class Captured:
         """Compare a replay with the function, from one random state and the same buffers."""
         with _untouched(held):
             expected = list(function(*inputs))
-            after = _copies(held)
+            after, state = _copies(held), torch.get_rng_state()
         with _untouched(held):
             replayed = self(*inputs)
+            if not torch.equal(torch.get_rng_state(), state):
+                raise CaptureError(
+                    "a replay takes other random numbers than the programs: some that they draw "
+                    f"and do not use are left out of a graph (by torch {torch.__version__})."
+                )
             differs = _differs([*replayed, *_copies(held)], [*expected, *after])
         if differs is not None:
             raise CaptureError(

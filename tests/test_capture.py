@@ -209,6 +209,25 @@ def test_without_a_compiler_the_graph_itself_is_replayed(monkeypatch):
     assert torch.equal(replay(2 * X)[0], 2 * X + 1)
 
 
+def test_refuses_a_graph_that_takes_other_random_numbers(monkeypatch):
+    """Torch 2.6 leaves out of a graph what is drawn and not used."""
+
+    def without_draws(graph, inputs):
+        drawn = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.rand.default)
+        for node in drawn:
+            graph.graph.erase_node(node)
+        graph.recompile()
+        return graph
+
+    def function(x):
+        torch.rand(3)
+        return [x + 1]
+
+    monkeypatch.setattr(capture, "_compile", without_draws)
+    with pytest.raises(CaptureError, match="takes other random numbers than the programs"):
+        capture_of(function, X)
+
+
 def test_where_torchs_cache_fails_it_compiles_without(monkeypatch):
     """As of version 2.6, whose cache counts what it finds in a place that is not open."""
     made = []
