@@ -28,6 +28,7 @@ from ppl_vae.comparison._cells import Cells
 from ppl_vae.comparison._confidence import ConfidenceDistribution, MeanSquares, mean_squares
 from ppl_vae.comparison._crossed import CrossedMean, crossed_mean
 from ppl_vae.comparison._seeds import power_of, random_effects
+from ppl_vae.comparison._trust import MeanDoubt
 
 # Standard deviations of seeds, data and the rest; that of the seeds for N = 200, and scaled by
 # sqrt(200 / N), so that each source has the same share of the error at every N.
@@ -39,6 +40,14 @@ COMPONENTS = {
     "rest": (0.0, 0.0, 1.0),
 }
 SKEWNESS = {"normal": 0.0, "skewed": 2.0, "very skewed": 4.0}
+
+
+def _cells(values: np.ndarray) -> Cells:
+    """Exact values by seed and datum, of seeds 0, 1, ..."""
+    seeds = tuple(range(len(values)))
+    return Cells(
+        seeds, torch.tensor(values), torch.zeros(values.shape), (MeanDoubt(),) * len(seeds)
+    )
 
 
 def simulate(
@@ -107,7 +116,7 @@ def _intervals(
         pivots = np.nan_to_num((draws - mean) / error, nan=0.0)
     studentised = mean - own * np.quantile(pivots, [0.975, 0.025], method="inverted_cdf")
     half = draws.std() * np.sqrt(seeds / (seeds - 1)) * stats.t.ppf(0.975, seeds - 1)
-    cells = [Cells(tuple(range(seeds)), torch.tensor(study), torch.zeros(study.shape))]
+    cells = [_cells(study)]
     ours = hierarchical_bootstrap(cells, [data_factor(study)], len(draws), number)
     return {
         "percentile": percentile,
@@ -182,10 +191,7 @@ def ranks(quick: bool) -> Iterator[dict[str, Any]]:
             values = truth[:, None, None] + simulate(
                 rng, (num_arms, num_seeds, num_data), components
             )
-            cells = {
-                str(arm): Cells(tuple(range(num_seeds)), torch.tensor(y), torch.zeros(y.shape))
-                for arm, y in enumerate(values)
-            }
+            cells = {str(arm): _cells(y) for arm, y in enumerate(values)}
             found = rank_arms(cells, 0.95, replicates, number)
             true_rank = stats.rankdata(-truth, method="ordinal")
             for arm in range(num_arms):
@@ -225,7 +231,7 @@ def training_runs(quick: bool) -> Iterator[dict[str, Any]]:
             values = simulate(rng, (num_seeds + 1, num_data), components)
             new, values = values[-1].mean(), values[:-1]
             # A datum's own effect is the same in the new run: "data" moves both alike.
-            cells = Cells(tuple(range(num_seeds)), torch.tensor(values), torch.zeros(values.shape))
+            cells = _cells(values)
             found = random_effects(cells, 0.95)
             assert found is not None
             predicted.append(found.prediction_interval[0] <= new <= found.prediction_interval[1])

@@ -7,11 +7,12 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats
 
 from ppl_vae.comparison._cells import Cells
 from ppl_vae.comparison._confidence import Array, mean_squares
+from ppl_vae.comparison._trust import MeanDoubt
 
 _CHUNK = 200
 """Replicates whose weights are in memory at once."""
@@ -63,17 +64,21 @@ def bootstrap_intervals(
 ) -> list[tuple[float, float]]:
     """Compute percentile intervals of :func:`hierarchical_bootstrap`, each for one mean alone.
 
-    They cover 93 to 97% where 95% is stated from 5 seeds on, more than that with fewer, and less
-    where few data are very skewed: a check of ``comparison/_confidence.py``, which holds
-    its level, by another way.
+    As those of the tests, they hold what the means may be low by. Without that they
+    cover 93 to 97% where 95% is stated from 5 seeds on, more than that with fewer, and less where
+    few data are very skewed: a check of ``comparison/_confidence.py``, which holds its level, by
+    another way.
     """
     if not cells:
         return []
     factors = [data_factor(each.values.numpy()) for each in cells]
     draws = hierarchical_bootstrap(cells, factors, replicates, seed)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=0).tolist()
-    return list(zip(low, high, strict=True))
+    lows, highs = np.quantile(draws, [tail, 1 - tail], axis=0).tolist()
+    return [
+        each.doubt.widened(each.values.mean().item(), low, high)
+        for each, low, high in zip(cells, lows, highs, strict=True)
+    ]
 
 
 def _seed_part(
@@ -121,8 +126,9 @@ class Rank:
     Attributes:
         rank: Rank by the estimated means; 1 is the highest.
         best: Probability that its mean over all training runs and data is the highest: the share of
-            joint bootstrap replicates.
-        interval: Interval of the true rank, at the comparison's confidence.
+            joint bootstrap replicates. By sampling alone: as if no log p(x) were low.
+        interval: Interval of the true rank, at the comparison's confidence, which holds what arms
+            may be low by.
     """
 
     rank: int
@@ -134,6 +140,9 @@ def rank_arms(
     cells: Mapping[str, Cells], confidence: float, replicates: int = 2000, seed: int = 0
 ) -> dict[str, Rank]:
     """Rank arms, best first, with their uncertainty over other data and training runs.
+
+    Intervals of ranks reach over those of the replicates and of replicates that are higher by a
+    draw of what each arm is low by. An arm that nothing bounds may be above all others.
 
     Args:
         cells: log p(x) of each arm.
@@ -154,22 +163,55 @@ def rank_arms(
     if {each.seeds for each in apart} == {apart[0].seeds} and len(apart[0].seeds) == _FEW_SEEDS:
         apart = _without_shared_seeds(apart)
     draws = hierarchical_bootstrap(apart, _relative_factors(cells), replicates, seed)
-    ranks = stats.rankdata(-draws, axis=1, method="average")
     # Arms that tie share the win: equal arms are each best with probability 1 / A.
     winners = draws == draws.max(1, keepdims=True)
     best = (winners / winners.sum(1, keepdims=True)).mean(0)
-    tail = (1 - confidence) / 2
-    # inverted_cdf: ranks that occurred, and none between two of them.
-    low, high = (
-        np.quantile(ranks, level, axis=0, method="inverted_cdf") for level in (tail, 1 - tail)
-    )
+    intervals = _rank_intervals(draws, [each.doubt for each in cells.values()], confidence, seed)
     order = np.argsort([-each.values.mean().item() for each in cells.values()], kind="stable")
     return {
-        names[arm]: Rank(
-            place, float(best[arm]), (int(np.floor(low[arm])), int(np.ceil(high[arm])))
-        )
+        names[arm]: Rank(place, float(best[arm]), intervals[arm])
         for place, arm in enumerate(order, start=1)
     }
+
+
+def _rank_intervals(
+    draws: Float[Array, "replicates means"],
+    doubts: Sequence[MeanDoubt],
+    confidence: float,
+    seed: int,
+) -> list[tuple[int, int]]:
+    """Compute the interval of each rank, over what arms may be low by."""
+    cases = [draws]
+    if any(doubt.shift or doubt.spread for doubt in doubts):
+        # A stream of its own: the replicates as they are stay those of arms that are not low.
+        noise = np.random.default_rng([seed, 1]).standard_normal(draws.shape)
+        shifts, spreads = np.array([(doubt.shift, doubt.spread) for doubt in doubts]).T
+        cases.append(draws + shifts + spreads / stats.norm.ppf(0.975) * noise)
+    unbounded = np.array([doubt.above for doubt in doubts])
+    tail = (1 - confidence) / 2
+    lows, highs = [], []
+    for values in cases:
+        # inverted_cdf: ranks that occurred, and none between two of them.
+        ranks = stats.rankdata(-values, axis=1, method="average")
+        lows.append(np.quantile(ranks, tail, axis=0, method="inverted_cdf"))
+        ranks = _lowest_ranks(values, unbounded)
+        highs.append(np.quantile(ranks, 1 - tail, axis=0, method="inverted_cdf"))
+    low = np.where(unbounded, 1, np.floor(np.min(lows, axis=0)))
+    high = np.ceil(np.max(highs, axis=0))
+    return [(int(a), int(b)) for a, b in zip(low, high, strict=True)]
+
+
+def _lowest_ranks(
+    values: Float[Array, "replicates means"], unbounded: Bool[np.ndarray, " means"]
+) -> Float[Array, "replicates means"]:
+    """Rank each arm as if all others that nothing bounds were above it."""
+    ranks = stats.rankdata(-np.where(unbounded, np.inf, values), axis=1, method="average")
+    bounded = values[:, ~unbounded]
+    for arm in np.flatnonzero(unbounded):
+        own = values[:, [arm]]
+        higher = (bounded > own).sum(1) + 0.5 * (bounded == own).sum(1)
+        ranks[:, arm] = unbounded.sum() + higher
+    return np.asarray(ranks)
 
 
 def _without_shared_seeds(cells: Sequence[Cells]) -> list[Cells]:

@@ -16,6 +16,7 @@ from ppl_vae.comparison._crossed import (
     paired_tests,
     require_two_data,
 )
+from ppl_vae.comparison._trust import MeanDoubt, average_doubt, doubt_of
 from ppl_vae.evidence import Evidence
 from ppl_vae.identity import require_same_rows
 from ppl_vae.names import require_instance
@@ -34,21 +35,29 @@ class Cells:
         values: log p(x) of each seed and datum, in nats.
         monte_carlo_variance: Squared standard error of each, without what all data of a run share,
             which is part of the spread over seeds; 0 where it is not known.
+        doubts: Doubt of the mean of each seed.
     """
 
     seeds: tuple[int, ...]
     values: Float[Tensor, "seeds data"]
     monte_carlo_variance: Float[Tensor, "seeds data"]
+    doubts: tuple[MeanDoubt, ...]
 
     @property
     def mean(self) -> CrossedMean:
         """Mean over seeds and data."""
         return crossed_mean(self.values, self.monte_carlo_variance)
 
+    @property
+    def doubt(self) -> MeanDoubt:
+        """Doubt of the mean over seeds and data."""
+        return average_doubt(self.doubts)
+
     def only(self, seeds: Sequence[int]) -> "Cells":
         """Select some of the seeds."""
         rows = [self.seeds.index(seed) for seed in seeds]
-        return Cells(tuple(seeds), self.values[rows], self.monte_carlo_variance[rows])
+        doubts = tuple(self.doubts[row] for row in rows)
+        return Cells(tuple(seeds), self.values[rows], self.monte_carlo_variance[rows], doubts)
 
     def minus(self, other: "Cells") -> "Cells | None":
         """Subtract by seed and datum, over the seeds that both have; None if there are none."""
@@ -57,7 +66,8 @@ class Cells:
             return None
         a, b = self.only(seeds), other.only(seeds)
         variance = a.monte_carlo_variance + b.monte_carlo_variance
-        return Cells(seeds, a.values - b.values, variance)
+        doubts = tuple(x.minus(y) for x, y in zip(a.doubts, b.doubts, strict=True))
+        return Cells(seeds, a.values - b.values, variance, doubts)
 
 
 def _shared_seeds(cells: Sequence[Cells]) -> tuple[int, ...]:
@@ -116,6 +126,7 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
                 torch.stack([result.log_prob.double() for result in finite.values()]),
                 # One particle has no standard error (NaN); its spread over data still counts.
                 torch.stack([r.own_variance.double().nan_to_num() for r in finite.values()]),
+                tuple(doubt_of(result) for result in finite.values()),
             )
         else:
             notes.append(f"{arm} is left out: none of its runs has a result.")
@@ -131,6 +142,22 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
     return cells, notes
 
 
+def paired_cells_tests(paired: Mapping[Pair, Cells], confidence: float) -> dict[Pair, PairedTest]:
+    """Test differences, all together, with intervals that hold what either side may be low by.
+
+    Args:
+        paired: Pair to the differences of the two.
+        confidence: Confidence of each interval, and of all simultaneous ones together.
+    """
+    means = [each.mean for each in paired.values()]
+    return {
+        pair: test.widened(each.doubt, mean.mean)
+        for (pair, each), mean, test in zip(
+            paired.items(), means, paired_tests(means, confidence), strict=True
+        )
+    }
+
+
 @final
 @dataclass(frozen=True)
 class FactorTable:
@@ -140,7 +167,8 @@ class FactorTable:
         factor: Name of the factor.
         levels: Level to its mean log p(x), in nats per datum.
         differences: ``(a, b)`` to the mean of level a minus level b, paired by seed and datum.
-        tests: Test of each difference, all of this factor together.
+        tests: Test of each difference, all of this factor together; intervals hold what the means
+            of either level may be low by.
         cells: Combinations of the other factors' levels that each mean is over.
         left_out: Arms of combinations that were not run at every level.
     """
@@ -195,14 +223,13 @@ def _table(
         return None
     means = {name: _average([cells[block[name]].only(seeds) for block in balanced])
              for name in names}  # fmt: skip
-    paired = {(b, a): means[b].minus(means[a]) for a, b in combinations(names, 2)}
-    differences = {pair: each.mean for pair, each in paired.items() if each is not None}
-    tests = paired_tests(list(differences.values()), confidence)
+    differences = {(b, a): means[b].minus(means[a]) for a, b in combinations(names, 2)}
+    paired = {pair: each for pair, each in differences.items() if each is not None}
     return FactorTable(
         factor=factor,
         levels={name: each.mean for name, each in means.items()},
-        differences=differences,
-        tests=dict(zip(differences, tests, strict=True)),
+        differences={pair: each.mean for pair, each in paired.items()},
+        tests=paired_cells_tests(paired, confidence),
         cells=len(balanced),
         left_out=tuple(arm for arm in cells if arm not in inside),
     )
@@ -212,4 +239,6 @@ def _average(cells: Sequence[Cells]) -> Cells:
     """Means over arms of the same seeds, by seed and datum."""
     # The variance of a mean of independent estimates is their mean variance over their number.
     variance = torch.stack([each.monte_carlo_variance for each in cells]).mean(0) / len(cells)
-    return Cells(cells[0].seeds, torch.stack([each.values for each in cells]).mean(0), variance)
+    doubts = tuple(map(average_doubt, zip(*(each.doubts for each in cells), strict=True)))
+    values = torch.stack([each.values for each in cells]).mean(0)
+    return Cells(cells[0].seeds, values, variance, doubts)

@@ -7,10 +7,18 @@ from typing import Any, ClassVar, TypeVar, final
 
 from ppl_vae import plots
 from ppl_vae.comparison._bootstrap import Rank, bootstrap_intervals, rank_arms
-from ppl_vae.comparison._cells import Cells, FactorTable, Levels, Pair, factor_tables, gather
-from ppl_vae.comparison._crossed import CrossedMean, PairedTest, paired_tests
+from ppl_vae.comparison._cells import (
+    Cells,
+    FactorTable,
+    Levels,
+    Pair,
+    factor_tables,
+    gather,
+    paired_cells_tests,
+)
+from ppl_vae.comparison._crossed import CrossedMean, PairedTest
 from ppl_vae.comparison._seeds import Power, RandomEffects, power_of, random_effects
-from ppl_vae.comparison._trust import Trust, doubt_of_difference, trust_in, trust_line
+from ppl_vae.comparison._trust import Trust, trust_in, trust_line
 from ppl_vae.display import Axes, Panel, Result, Row
 from ppl_vae.evidence import Evidence
 from ppl_vae.names import require_share
@@ -49,7 +57,9 @@ class Comparison(Result):
         seeds: Arm to the seeds it has.
         warnings: Arm to the reason not to trust its log p(x).
         trusts: Arm to how far its estimates are to be trusted, and what they cost. Intervals of
-            differences hold what either arm may be low by.
+            differences, of levels of factors too, and of ranks hold what either side may be low by.
+            Errors, p-values, P(best), intervals of single means and random effects are of sampling
+            alone.
         notes: Limits of the statistics, one sentence each.
         methods: Methods that estimated log p(x), in words; several where results differ in it.
         num_data: Number of test data.
@@ -247,14 +257,12 @@ def compare(
     )
     paired = _known({(a, b): cells[a].minus(cells[b]) for a, b in pairs})
     differences = {pair: each.mean for pair, each in paired.items()}
-    tests = dict(zip(paired, paired_tests(list(differences.values()), confidence), strict=True))
+    tests = paired_cells_tests(paired, confidence)
     # Where both arms are low by a like amount, their difference is hardly in doubt.
     hidden_by: dict[Pair, str | None] = {}
-    for (a, b), test in tests.items():
-        doubt = doubt_of_difference(evidence[a], evidence[b], paired[a, b].seeds)
+    for (a, b), each in paired.items():
         mean = differences[a, b].mean
-        tests[a, b] = test.widened(doubt, mean)
-        hidden_by[a, b] = (a if mean < 0 else b) if doubt.hides(mean) else None
+        hidden_by[a, b] = (a if mean < 0 else b) if each.doubt.hides(mean) else None
     bootstrap = bootstrap_intervals(list(paired.values()), confidence, replicates, seed)
     # Bonferroni's, as in the tests: power is that of showing the difference among all others.
     level = (1 - confidence) / max(1, len(paired))

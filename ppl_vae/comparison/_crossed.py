@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from ppl_vae.comparison._confidence import ConfidenceDistribution, MeanSquares, mean_squares
-from ppl_vae.comparison._trust import DifferenceDoubt
+from ppl_vae.comparison._trust import MeanDoubt
 
 
 @final
@@ -124,9 +124,10 @@ class PairedTest:
     Attributes:
         interval: Interval of this difference alone, at the comparison's confidence.
         simultaneous: Interval that holds together with all others at the confidence (Bonferroni).
-        p_value: Two-sided p-value of no difference, for this one alone.
+        p_value: Two-sided p-value of no difference, for this one alone, by sampling alone: what an
+            arm may be low by widens the intervals and not this.
         adjusted_p: Bonferroni's p-value, ``min(1, m p)``; the simultaneous interval of confidence
-            1 - adjusted_p just reaches 0.
+            1 - adjusted_p just reaches 0, before the doubt widens it.
         num_seeds: Number of seeds that both arms have.
     """
 
@@ -142,7 +143,7 @@ class PairedTest:
         low, high = self.simultaneous
         return low > 0 or high < 0
 
-    def widened(self, doubt: DifferenceDoubt, mean: float) -> "PairedTest":
+    def widened(self, doubt: MeanDoubt, mean: float) -> "PairedTest":
         """The test with intervals that hold the doubt of the difference; p-values stay."""
         interval, simultaneous = (
             doubt.widened(mean, *ends) for ends in (self.interval, self.simultaneous)

@@ -69,7 +69,8 @@ def format_comparison(
         lines += [f"{', '.join(pairs)}: {text}." for text, pairs in needed.items()]
     for table in comparison.factors.values():
         lines += ["", *_factor(table)]
-    together = ", all of them together (Bonferroni, as p)" if len(differences) > 1 else ""
+    several = len(differences) > 1
+    together = ", all of them together (Bonferroni, as p)" if several else ""
     return "\n".join(
         [
             *lines,
@@ -78,12 +79,19 @@ def format_comparison(
             "Carlo): its parts, beside what single runs make of single data.",
             f"interval: {100 * comparison.confidence:g}%{together}; a difference is called real "
             "only if it excludes 0."
-            + (" It holds what log p(x) of either arm may be low by." if comparison.doubts else ""),
+            + (f" {_held(many=many, several=several)}" if comparison.doubts else ""),
             *(["low by: log p(x) minus the estimate beside it, by datum."] if beside else []),
             *comparison.notes,
             *notes,
         ]
     )
+
+
+def _held(*, many: bool, several: bool) -> str:
+    """Say which numbers hold what log p(x) may be low by, and which do not."""
+    *most, last = ["errors", *(["P(best)"] if many else []), *(["p"] if several else [])]
+    others = f"{', '.join(most)} and {last}" if most else last
+    return f"It holds what log p(x) of either side may be low by; {others} do not."
 
 
 def _beside(label: str, other: Lowness | None) -> str:

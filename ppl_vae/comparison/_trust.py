@@ -140,20 +140,32 @@ def lowness(trusted: Mapping[int, Evidence], other: Mapping[int, Evidence]) -> L
     )
 
 
-class DifferenceDoubt(NamedTuple):
-    """Doubt of the mean difference of two arms, in nats.
+class MeanDoubt(NamedTuple):
+    """Doubt of a mean log p(x), or of the difference of two, in nats.
 
     Attributes:
-        shift: How much higher it is estimated to be than the estimates' difference.
+        shift: How much higher it is estimated to be than the estimates say.
         spread: Half width of a 95% interval of that.
         below: Whether nothing bounds how much lower it is, as of a second arm without any bound.
-        above: The same of higher, and the first arm.
+        above: The same of higher, and an arm itself or the first of two.
     """
 
-    shift: float
-    spread: float
+    shift: float = 0.0
+    spread: float = 0.0
     below: bool = False
     above: bool = False
+
+    def minus(self, other: "MeanDoubt") -> "MeanDoubt":
+        """The doubt of a difference: where both are low by as much, its shift is 0.
+
+        The draws of the two are independent, and so is what is not known of each.
+        """
+        return MeanDoubt(
+            self.shift - other.shift,
+            math.hypot(self.spread, other.spread),
+            self.below or other.above,
+            self.above or other.below,
+        )
 
     def widened(self, mean: float, low: float, high: float) -> tuple[float, float]:
         """The ends of an interval of the difference with what either arm may be low by.
@@ -175,34 +187,28 @@ class DifferenceDoubt(NamedTuple):
         return self.below or -self.shift >= mean > 0
 
 
-def doubt_of_difference(
-    a: Mapping[int, Evidence], b: Mapping[int, Evidence], seeds: Sequence[int]
-) -> DifferenceDoubt:
-    r"""Doubt of the mean of log p_a(x) - log p_b(x) over seeds and data.
+def doubt_of(result: Evidence) -> MeanDoubt:
+    """Doubt of the mean log p(x) of a run.
 
-    The shift is ``mean (b_a - b_b)``: where both arms are low by as much, it is 0. The draws of the
-    two are independent, and so is what is not known of single data: half widths ``d - b`` of all
-    data of both add up as roots of sums of squares. Data whose doubt nothing bounds are left out,
-    as in the mean of an arm; an arm of such data alone leaves that side open. An estimator that
-    does not tell counts as exact.
-
-    Args:
-        a: Seed to the estimates of the one arm.
-        b: Seed to those of the other.
-        seeds: Seeds that both have.
+    What is not known of single data is independent: the half widths ``d - b`` add up as roots of
+    sums of squares. Data whose doubt nothing bounds are left out; where there are no others, the
+    upper side is open. An estimator that does not tell counts as exact.
     """
-    shift, square = 0.0, 0.0
-    above, below = (
-        any(arm[s].direction != "exact" and math.isinf(arm[s].mean_doubt) for s in seeds)
-        for arm in (a, b)
+    if result.direction == "exact" or math.isnan(result.mean_doubt):
+        return MeanDoubt()
+    if math.isinf(result.mean_doubt):
+        return MeanDoubt(above=True)
+    return MeanDoubt(result.mean_bias, result.mean_doubt - result.mean_bias)
+
+
+def average_doubt(doubts: Sequence[MeanDoubt]) -> MeanDoubt:
+    """Doubt of the mean of independent runs or arms."""
+    return MeanDoubt(
+        _mean([each.shift for each in doubts]),
+        math.hypot(*(each.spread for each in doubts)) / len(doubts),
+        any(each.below for each in doubts),
+        any(each.above for each in doubts),
     )
-    for sign, arm in ((1, a), (-1, b)):
-        for seed in seeds:
-            each = arm[seed]
-            if each.direction != "exact" and math.isfinite(each.mean_doubt):
-                shift += sign * each.mean_bias / len(seeds)
-                square += ((each.mean_doubt - each.mean_bias) / len(seeds)) ** 2
-    return DifferenceDoubt(shift, math.sqrt(square), below, above)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,9 @@ class TableColumn:
     def key(self, value: Value) -> str:
         """Return the sort key of a row; empty is last."""
         # The value and not its rounded text: rows that look equal are still in order.
+        if isinstance(value, float) and math.isinf(value):
+            # As the page's script reads a number: "inf" it would sort as a word.
+            return "Infinity" if value > 0 else "-Infinity"
         return "" if numbers.is_missing(value) else str(value)
 
 

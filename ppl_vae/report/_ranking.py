@@ -47,7 +47,8 @@ def ranked(comparison: Comparison, styles: Mapping[str, Style]) -> Section:
         name="ranking",
         caption=(
             f"Arms, best first; nats per datum. Low and high: {percent} interval of the mean. "
-            "Monte Carlo, seed and data error: the parts of the total error."
+            "Monte Carlo, seed and data error: the parts of the total error. Intervals and P(best) "
+            "are of sampling alone, without what log p(x) may be low by."
         ),
         columns=[
             TableColumn("rank", "number", numbers.count),
@@ -99,7 +100,8 @@ def _random_effects(comparison: Comparison) -> Table:
         caption=(
             "Random effects of the seed: tau is the standard deviation of training runs in nats "
             "per datum, I² its share of the variance of a seed's mean, the prediction interval "
-            f"({percent_of(comparison)}) that of one new training run on these data"
+            f"({percent_of(comparison)}) that of one new training run on these data; of sampling "
+            "alone, as if no log p(x) were low"
         ),
         columns=[
             TableColumn("arm", "arm"),
@@ -129,7 +131,8 @@ def differences(comparison: Comparison) -> Section | None:
         name="differences",
         caption=(
             "Differences of mean log p(x), paired by seed and datum; nats per datum. Low and high: "
-            f"{percent} intervals that hold together; adjusted p: Bonferroni's, as they"
+            f"{percent} intervals that hold together, with what either arm may be low by; adjusted "
+            "p: Bonferroni's, as they, of sampling alone"
         ),
         columns=[*_DIFFERENCE, TableColumn("verdict")],
         rows=[
@@ -211,7 +214,11 @@ def factors(comparison: Comparison) -> Section | None:
             blocks.append(
                 Table(
                     name=f"factor-{len(blocks)}",
-                    caption=f"{name}: paired differences between levels, nats per datum",
+                    caption=(
+                        f"{name}: paired differences between levels, nats per datum. Low and high: "
+                        f"{percent_of(comparison)} intervals that hold together, with what the "
+                        "means of either level may be low by; p is of sampling alone"
+                    ),
                     columns=[
                         TableColumn("a", heading="level"),
                         TableColumn("b", heading="minus"),

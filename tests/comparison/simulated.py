@@ -8,7 +8,10 @@ from scipy.stats import binom
 
 from ppl_vae.comparison._cells import Cells
 from ppl_vae.comparison._confidence import MeanSquares, mean_squares
+from ppl_vae.comparison._trust import MeanDoubt
 from ppl_vae.evidence import Evidence
+
+NO_DOUBT = MeanDoubt()
 
 # Standard deviations of seeds, data and the rest. Errors of the mean from the data alone, half
 # from the seeds, nearly all from the seeds, and all from the rest.
@@ -58,11 +61,11 @@ def require_coverage(significance, covered, low=0.93, high=0.97):
     assert fewest <= count <= most, f"covered {count} of {trials}, not {low} to {high}"
 
 
-def cells_of(values, standard_error=0.0):
+def cells_of(values, standard_error=0.0, doubt=NO_DOUBT):
     """Values (seeds, data) as cells of seeds 0, 1, ..."""
     values = torch.as_tensor(values, dtype=torch.float64)
     variance = torch.full_like(values, standard_error**2)
-    return Cells(tuple(range(len(values))), values, variance)
+    return Cells(tuple(range(len(values))), values, variance, (doubt,) * len(values))
 
 
 def evidence(log_prob, standard_error=0.0, ess=100.0):

@@ -1,8 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from comparison.simulated import cells_of
+from comparison.simulated import cells_of, evidence
+from ppl_vae.comparison import compare, format_comparison
 from ppl_vae.comparison._cells import factor_tables
+from ppl_vae.comparison._trust import MeanDoubt
 
 NAMES = [f"{a} {b}" for a in ("elbo", "iwae") for b in ("normal", "vamp", "flow")]
 LEVELS = {name: dict(zip(("objective", "prior"), name.split(), strict=True)) for name in NAMES}
@@ -77,3 +82,81 @@ def test_nothing_balanced_gives_no_table(cells):
 def test_arms_without_levels_are_refused(cells):
     with pytest.raises(ValueError, match="iwae flow"):
         factor_tables(cells, {k: v for k, v in LEVELS.items() if k != "iwae flow"}, 0.95)
+
+
+class TestDoubt:
+    """Differences of levels hold what the arms of either level may be low by."""
+
+    def cells(self, doubts):
+        generator = np.random.default_rng(0)
+        return {
+            name: cells_of(
+                sum(EFFECTS[level] for level in LEVELS[name].values())
+                + 0.01 * generator.standard_normal((3, 40)),
+                doubt=doubts.get(name, MeanDoubt()),
+            )
+            for name in NAMES
+        }
+
+    def test_the_doubt_of_a_mean_of_arms_is_their_mean(self):
+        """Of three arms with half widths 0.3 in each of 3 seeds: 0.3 / sqrt(9) = 0.1."""
+        doubts = {name: MeanDoubt(0.4, 0.3) for name in NAMES[:3]}
+        plain, found = (
+            factor_tables(self.cells(each), LEVELS, 0.95)["objective"] for each in ({}, doubts)
+        )
+        ((pair, mean),) = found.differences.items()
+        assert pair == ("iwae", "elbo")
+        for name in ("interval", "simultaneous"):
+            low, high = getattr(plain.tests[pair], name)
+            middle = mean.mean - 0.4
+            expected = middle - np.hypot(mean.mean - low, 0.1), high
+            assert getattr(found.tests[pair], name) == pytest.approx(expected)
+        assert found.tests[pair].p_value == plain.tests[pair].p_value
+
+    def test_a_shift_as_large_as_the_difference_hides_it(self):
+        doubts = {name: MeanDoubt(1.5, 0.0) for name in NAMES[:3]}
+        table = factor_tables(self.cells(doubts), LEVELS, 0.95)["objective"]
+        assert table.tests["iwae", "elbo"].verdict(("iwae", "elbo")) == "no difference shown"
+        # Both levels are low alike: 0.5 nats of the arms with either prior.
+        prior = factor_tables(self.cells(doubts), LEVELS, 0.95)["prior"]
+        plain = factor_tables(self.cells({}), LEVELS, 0.95)["prior"]
+        assert prior.tests == plain.tests
+
+    def test_one_arm_without_a_bound_leaves_its_level_open(self):
+        tables = factor_tables(self.cells({"elbo vamp": MeanDoubt(above=True)}), LEVELS, 0.95)
+        test = tables["objective"].tests["iwae", "elbo"]
+        assert test.simultaneous[0] == -np.inf
+        assert 1 < test.simultaneous[1] < 1.1
+        assert test.verdict(("iwae", "elbo")) == "no difference shown"
+        tests = tables["prior"].tests
+        assert tests["vamp", "normal"].simultaneous[1] == np.inf
+        assert tests["vamp", "normal"].verdict(("vamp", "normal")) == "vamp higher"
+        assert tests["flow", "vamp"].verdict(("flow", "vamp")) == "no difference shown"
+        assert tests["flow", "normal"].verdict(("flow", "normal")) == "flow higher"
+
+    def test_a_comparison_says_so_in_table_and_values(self):
+        noise = 0.1 * np.random.default_rng(1).standard_normal((4, 2, 60))
+        names = NAMES[:2] + NAMES[3:5]
+        arms = {
+            name: {
+                seed: replace(
+                    evidence(row + 0.7 * name.startswith("iwae")),
+                    bias=torch.zeros(60, dtype=torch.float64),
+                    doubt=torch.full((60,), np.inf if name == "elbo vamp" else 0.0).double(),
+                )
+                for seed, row in enumerate(rows)
+            }
+            for name, rows in zip(names, noise, strict=True)
+        }
+        found = compare(arms, levels={name: LEVELS[name] for name in names}, replicates=200)
+        (values,) = found._values()["factors"]["objective"]["differences"]
+        assert values["interval"][0] == -np.inf
+        assert 0.6 < values["interval"][1] < 1.0
+        text = format_comparison(found, "title")
+        (line,) = (line for line in text.splitlines() if line.startswith("iwae - elbo"))
+        assert "[-inf, " in line
+        assert line.endswith("no difference shown")
+        assert "may be low by; errors, P(best) and p do not." in text
+        low, high = found.bootstrap["iwae vamp", "elbo vamp"]
+        assert low == -np.inf
+        assert 0.6 < high < 1.0

@@ -8,7 +8,7 @@ import torch
 
 from ppl_vae.comparison import compare, format_comparison, lowness
 from ppl_vae.comparison._crossed import crossed_mean, paired_tests
-from ppl_vae.comparison._trust import DifferenceDoubt, doubt_of_difference, trust_in, trust_line
+from ppl_vae.comparison._trust import MeanDoubt, average_doubt, doubt_of, trust_in, trust_line
 from ppl_vae.evidence import STAGES, Evidence, evaluations_needed
 from ppl_vae.evidence._doubt import doubt_by_normal, doubt_by_tail
 from ppl_vae.weights import RunningWeights
@@ -31,6 +31,10 @@ def evidence(
     if stage is not None:
         values["stage"] = torch.full((count,), float(STAGES.index(stage)))
     return Evidence(**values, num_particles=100, direction=direction, method="method", seconds=1.0)
+
+
+def doubt_of_difference(a, b, seeds):
+    return average_doubt([doubt_of(a[seed]).minus(doubt_of(b[seed])) for seed in seeds])
 
 
 TEN = torch.zeros(10, dtype=torch.float64)
@@ -187,15 +191,15 @@ class TestDifference:
         assert "more seed(s) of each" in format_comparison(found, "")
 
     def test_what_hides_a_difference(self):
-        assert DifferenceDoubt(0.0, 0.0, below=True).hides(0.3)
-        assert not DifferenceDoubt(0.0, 0.0, above=True).hides(0.3)
-        assert DifferenceDoubt(0.0, 0.0, above=True).hides(-0.3)
-        assert DifferenceDoubt(-0.4, 0.0).hides(0.3)
-        assert not DifferenceDoubt(-0.2, 0.0).hides(0.3)
-        assert not DifferenceDoubt(0.4, 0.0).hides(0.3)
-        assert DifferenceDoubt(0.4, 0.0).hides(-0.3)
+        assert MeanDoubt(0.0, 0.0, below=True).hides(0.3)
+        assert not MeanDoubt(0.0, 0.0, above=True).hides(0.3)
+        assert MeanDoubt(0.0, 0.0, above=True).hides(-0.3)
+        assert MeanDoubt(-0.4, 0.0).hides(0.3)
+        assert not MeanDoubt(-0.2, 0.0).hides(0.3)
+        assert not MeanDoubt(0.4, 0.0).hides(0.3)
+        assert MeanDoubt(0.4, 0.0).hides(-0.3)
         # Equal arms are told as such.
-        assert not DifferenceDoubt(0.0, 0.0).hides(0.0)
+        assert not MeanDoubt(0.0, 0.0).hides(0.0)
 
     def test_what_is_not_known_of_single_data_adds_up_as_squares(self):
         a = {0: evidence(0.1, TEN + 0.4)}
@@ -207,16 +211,16 @@ class TestDifference:
     def test_exact_arms_and_those_that_do_not_tell_add_none(self):
         exact = {0: evidence(9.0, TEN + 9.0, direction="exact")}
         silent = {0: replace(evidence(0.0, TEN), bias=None, doubt=None)}
-        assert doubt_of_difference(exact, silent, [0]) == DifferenceDoubt(0.0, 0.0)
+        assert doubt_of_difference(exact, silent, [0]) == MeanDoubt(0.0, 0.0)
         unbounded = {0: evidence(0.0, TEN + math.inf)}
-        assert doubt_of_difference(exact, unbounded, [0]) == DifferenceDoubt(0.0, 0.0, below=True)
+        assert doubt_of_difference(exact, unbounded, [0]) == MeanDoubt(0.0, 0.0, below=True)
 
     def test_an_interval_holds_the_plain_one(self):
-        found = DifferenceDoubt(0.5, 0.4).widened(1.0, 0.7, 1.3)
+        found = MeanDoubt(0.5, 0.4).widened(1.0, 0.7, 1.3)
         assert found == pytest.approx((0.7, 1.5 + 0.5))
-        found = DifferenceDoubt(-0.5, 0.4).widened(1.0, 0.7, 1.3)
+        found = MeanDoubt(-0.5, 0.4).widened(1.0, 0.7, 1.3)
         assert found == pytest.approx((0.5 - 0.5, 1.3))
-        assert DifferenceDoubt(0.0, 0.0).widened(1.0, 0.7, 1.3) == (0.7, 1.3)
+        assert MeanDoubt(0.0, 0.0).widened(1.0, 0.7, 1.3) == (0.7, 1.3)
 
 
 def chains(variance, count):

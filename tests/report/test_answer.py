@@ -97,3 +97,31 @@ def test_a_difference_either_way(arms):
     assert row.low < row.mean < row.high
     assert sum(row.points) / 4 == pytest.approx(expected)
     assert oriented(found, "a", "nobody") is None
+
+
+class TestDoubt:
+    """What an arm may be low by is in every interval of a difference."""
+
+    def found(self, doubt, bias=0.0, **options):
+        arms = {
+            arm: {
+                seed: replace(
+                    evidence(level, 10 * number + seed),
+                    bias=torch.full((NUM_DATA,), bias * (arm == "elbo"), dtype=torch.float64),
+                    doubt=torch.full(
+                        (NUM_DATA,), doubt if arm == "elbo" else 0.0, dtype=torch.float64
+                    ),
+                )
+                for seed in range(4)
+            }
+            for number, (arm, level) in enumerate({"elbo": 0.0, "iwae": 0.7}.items(), start=1)
+        }
+        return compare(arms, **options)
+
+    def test_tables_of_factors_hold_it(self):
+        levels = {arm: {"objective": arm, "prior": "normal"} for arm in ("elbo", "iwae")}
+        found = self.found(0.9, 0.9, levels=levels)
+        table = found.factors["objective"]
+        ((pair, test),) = table.tests.items()
+        assert test == found.tests[pair]
+        assert test.simultaneous[0] < -0.2 < 0.7 < test.simultaneous[1]

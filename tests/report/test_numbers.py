@@ -5,6 +5,7 @@ import math
 import pytest
 
 from ppl_vae.report import _numbers as numbers
+from ppl_vae.report._blocks import TableColumn
 from ppl_vae.report._numbers import MINUS, MISSING
 
 
@@ -35,3 +36,10 @@ def test_forms(form, value, text):
 
 def test_sentences():
     assert numbers.interval(-1, 2) == f"{MINUS}1.000 to 2.000"
+
+
+def test_an_infinite_value_sorts_as_the_number_it_is():
+    """JavaScript's Number reads "Infinity" and not "inf"."""
+    column = TableColumn("low", "number")
+    keys = [column.key(value) for value in (math.inf, -math.inf, -0.5, math.nan, None)]
+    assert keys == ["Infinity", "-Infinity", "-0.5", "", ""]
