@@ -11,7 +11,13 @@ from torch import Tensor
 
 from ppl_vae.particles._particles import OutsideSupportError, Particles, UnknownDensityError
 from ppl_vae.particles._run import PARTICLES, PlateNestingError, Site, SiteRun, nesting_of
-from ppl_vae.particles._supports import bounds_of, core_of, in_words, support_of
+from ppl_vae.particles._supports import (
+    TransformedInterval,
+    bounds_of,
+    core_of,
+    in_words,
+    support_of,
+)
 from ppl_vae.randomness import seeded
 
 
@@ -229,11 +235,10 @@ def _log_density(
 def _require_in_support(site: Site, cause: ValueError) -> None:
     """Name values outside a support."""
     value, name, distribution = site["value"], site["name"], site["fn"]
-    try:
-        support = site["fn"].support
-        inside = support.check(value)
-    except NotImplementedError:
+    support = support_of(distribution)
+    if support is None:
         return
+    inside = support.check(value)
     if bool(inside.all()):
         return
     while hasattr(distribution, "base_dist"):
@@ -277,11 +282,20 @@ def _zero_outside(site: Site, log_prob: Tensor, num_dims: int) -> Tensor:
 
     Where validation is off, as in annealing, distributions such as Pareto give any number there.
     """
-    support = support_of(site["fn"])
-    if not _bounds_by_particle(support, num_dims):
+    support, value = support_of(site["fn"]), site["value"]
+    bounds = _bounds_by_particle(support, num_dims)
+    if not bounds:
         return log_prob
-    # NaN stays: it comes of values or bounds that are no numbers.
-    return torch.where(support.check(site["value"]) | log_prob.isnan(), log_prob, -math.inf)
+    inside = support.check(value)
+    if not isinstance(core_of(support), TransformedInterval):
+        # NaN stays: it comes of values or bounds that are no numbers.
+        return torch.where(inside | log_prob.isnan(), log_prob, -math.inf)
+    # Here NaN may come of an inverse, such as the logarithm of a negative number.
+    bad = value.isnan()
+    for bound in bounds:
+        bad = bad | bound.isnan()
+    outside = ~(inside | _any_of_event(bad, site["fn"]))
+    return _log_prob_but_for(site["fn"], value, outside, -math.inf)
 
 
 def _log_prob_or_zero_density(
@@ -315,9 +329,13 @@ def _log_prob_or_nan(distribution: Any, value: Tensor) -> Tensor | None:
     bad = value.isnan()
     if not bool(bad.any()):
         return None
+    return _log_prob_but_for(distribution, value, _any_of_event(bad, distribution), math.nan)
+
+
+def _any_of_event(flags: Tensor, distribution: Any) -> Tensor:
+    """Whether any number of a value is flagged."""
     event_dim = len(distribution.event_shape)
-    bad = bad.flatten(value.dim() - event_dim).any(-1) if event_dim else bad
-    return _log_prob_but_for(distribution, value, bad, math.nan)
+    return flags.flatten(flags.dim() - event_dim).any(-1) if event_dim else flags
 
 
 def _log_prob_but_for(distribution: Any, value: Tensor, left_out: Tensor, instead: float) -> Tensor:

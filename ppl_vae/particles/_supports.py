@@ -1,12 +1,19 @@
 """Supports of distributions: their bounds, in words, and what a guide's leaves out of a prior's."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Independent, constraints
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Independent,
+    Transform,
+    TransformedDistribution,
+    constraints,
+)
 
 _SLACK = 1e-6
 """Largest relative difference of bounds that is rounding."""
@@ -23,10 +30,68 @@ def in_words(support: Any) -> str:
 
 
 def support_of(distribution: Any) -> Any:
+    """Support of a distribution, that of a transformed one from its base; None where unknown."""
+    if isinstance(distribution, Independent):
+        base = support_of(distribution.base_dist)
+        count = distribution.reinterpreted_batch_ndims
+        return base if base is None else constraints.independent(base, count)
+    # torch gives the whole codomain of the last transform; where a class knows better, it says so.
+    if getattr(type(distribution), "support", None) is TransformedDistribution.support:
+        image = _image(core_of(support_of(distribution.base_dist)), distribution.transforms)
+        if image is not None:
+            count = len(distribution.event_shape)
+            return constraints.independent(image, count) if count else image
     try:
         return distribution.support
     except NotImplementedError:
         return None
+
+
+class TransformedInterval(constraints.Constraint):
+    """Image of an interval under monotone transforms of single numbers.
+
+    A value is in it where its inverse is in the interval: by its ends, rounding could say otherwise
+    than the density does.
+    """
+
+    def __init__(self, base: Any, transforms: Sequence[Transform]) -> None:
+        self._base, self._transforms = base, transforms
+        ends = [torch.as_tensor(bound) for bound in bounds_of(base) or ()]
+        for transform in transforms:
+            ends = [transform(end) for end in ends]
+        low, high = torch.broadcast_tensors(*ends)
+        self.lower_bound, self.upper_bound = low.minimum(high), low.maximum(high)
+
+    def check(self, value: Tensor) -> Tensor:
+        for transform in reversed(self._transforms):
+            value = transform.inv(value)
+        inside: Tensor = self._base.check(value)
+        return inside
+
+
+def _image(base: Any, transforms: Sequence[Transform]) -> TransformedInterval | None:
+    """Image of a base's support, where it is less than the last codomain and known."""
+    for number, transform in enumerate(transforms):
+        if transform.domain.event_dim or transform.codomain.event_dim or not transform.bijective:
+            return None
+        if not _same_numbers(base, core_of(transform.domain)):
+            rest = transforms[number:]
+            single = not any(each.domain.event_dim or not each.bijective for each in rest)
+            known = base is not None and not base.is_discrete and bounds_of(base) is not None
+            return TransformedInterval(base, rest) if single and known else None
+        base = core_of(transform.codomain)
+    return None
+
+
+def _same_numbers(a: Any, b: Any) -> bool:
+    """Whether two supports have the same bounds, which are no tensors."""
+    if a is b:
+        return True
+    ours, theirs = bounds_of(a), bounds_of(b)
+    if ours is None or theirs is None:
+        return False
+    # Comparing tensors would wait for the device.
+    return not any(isinstance(end, Tensor) for end in (*ours, *theirs)) and ours == theirs
 
 
 def core_of(support: Any) -> Any:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyro.distributions import constraints
 from significance import Estimate
+from torch.distributions import AffineTransform, ExpTransform, Transform
 
 from ppl_vae.arviz import evidence_from_datatree, load_evidence
 from ppl_vae.evidence import (
@@ -19,13 +20,14 @@ from ppl_vae.evidence import (
     ImportanceSampling,
     Jackknife,
     ParetoSmoothed,
+    Quadrature,
     Sharded,
     ThermodynamicIntegration,
 )
 from ppl_vae.evidence._sharded import concatenate
 from ppl_vae.netcdf import save_netcdf
 from ppl_vae.particles import in_words
-from ppl_vae.particles._supports import support_gap
+from ppl_vae.particles._supports import core_of, support_gap, support_of
 
 NEVER = torch.tensor([0.0, math.inf])
 COUNT = torch.tensor([9.0], dtype=torch.float64)
@@ -278,3 +280,111 @@ def test_data_outside_a_fixed_support_are_a_mistake():
             ImportanceSampling(10)(model, wide, x)
     with pytest.raises(ValueError, match="site 'x' has values outside its support, Interval: nan"):
         ImportanceSampling(10)(below, wide, torch.tensor([1.0, math.nan]).double())
+
+
+def transformed(base, *transforms):
+    """Likelihood ``x = t(e)`` with transforms made of z, which is standard normal."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(number(0.0), number(1.0)))
+            steps = [t if isinstance(t, Transform) else t(z) for t in transforms]
+            x_given_z = dist.TransformedDistribution(base.expand(z.shape), steps)
+            pyro.sample("x", x_given_z, obs=x)
+
+    return model
+
+
+def normal(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(number(0.0), number(1.2)))
+
+
+def cdf(value):
+    return torch.special.ndtr(value)
+
+
+# p(x) = E[exp(z - x); z < x]; integral of N(log e) N(x - e) over log e; E[exp -z; exp z > x];
+# P(x < z < x + 1).
+LOG_E = torch.linspace(-9, 9, 4001, dtype=torch.float64)
+MOVED = {
+    "exponential from z on": (
+        transformed(dist.Exponential(number(1.0)), lambda z: AffineTransform(z, 1.0)),
+        BELOW,
+        (0.5 - BELOW).exp() * cdf(BELOW - 1),
+    ),
+    "log-normal from z on": (
+        transformed(
+            dist.Normal(number(0.0), number(1.0)), ExpTransform(), lambda z: AffineTransform(z, 1.0)
+        ),
+        BELOW,
+        torch.trapezoid(
+            (dist.Normal(0.0, 1.0).log_prob(LOG_E)
+             + dist.Normal(0.0, 1.0).log_prob(BELOW[:, None] - LOG_E.exp())).exp(),
+            LOG_E,
+        ),
+    ),
+    "uniform up to exp z": (
+        transformed(
+            dist.Uniform(number(0.0), number(1.0)), lambda z: AffineTransform(0.0, z.exp())
+        ),
+        BELOW,
+        math.exp(0.5) * cdf(-BELOW.log() - 1),
+    ),
+    "uniform below z": (
+        transformed(dist.Uniform(number(0.0), number(1.0)), lambda z: AffineTransform(z, -1.0)),
+        BELOW - 1.5,
+        cdf(BELOW - 0.5) - cdf(BELOW - 1.5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize(
+    "estimator", [ImportanceSampling(4000), AnnealedImportanceSampling(30, 64)], ids=repr
+)
+@pytest.mark.parametrize("case", MOVED)
+def test_a_transform_of_a_draw_moves_the_support(case, estimator, validated, significance):
+    """torch gives the transform's codomain, all numbers, for the support of such a likelihood."""
+    model, x, density = MOVED[case]
+    with pyro.validation_enabled(validated):
+        found = estimator(model, normal, x)
+    total = Estimate(found.mean, found.monte_carlo_error)
+    significance.require_equal(total, density.log().mean().item())
+    assert found.monte_carlo_error < 0.2
+
+
+@pytest.mark.parametrize("estimator", [Quadrature(), AutomaticSampling()], ids=repr)
+@pytest.mark.parametrize("case", MOVED)
+def test_quadrature_finds_where_such_a_support_ends(case, estimator):
+    model, x, density = MOVED[case]
+    found = estimator(model, normal, x)
+    exact = density.log()
+    assert ((found.log_prob - exact).abs() < 4 * found.standard_error + 1e-6).all()
+    assert found.standard_error.max() < 0.01
+
+
+def test_data_outside_a_transformed_support_that_no_draw_moves_are_a_mistake():
+    model = transformed(dist.Exponential(number(1.0)), AffineTransform(1.0, 1.0))
+    x = torch.tensor([1.5, 0.5], dtype=torch.float64)
+    message = r"^site 'x' has values outside its support, numbers from 1 on: 0\.5\. [^\n]*$"
+    with pytest.raises(ValueError, match=message):
+        ImportanceSampling(10)(model, normal, x)
+
+
+def test_supports_of_transformed_distributions():
+    def of(base, *transforms):
+        return support_of(dist.TransformedDistribution(base, list(transforms)).to_event(1))
+
+    one = torch.ones(2)
+    exponential = dist.Exponential(one)
+    assert in_words(of(exponential, AffineTransform(2.0, -1.0))) == "numbers up to 2"
+    assert in_words(of(exponential, AffineTransform(2.0, 3.0), ExpTransform())) == (
+        f"numbers from {math.exp(2):.4g} on"
+    )
+    # What torch says is right where the base fills the transform's domain, or the class knows.
+    normal = dist.Normal(one, one)
+    assert core_of(of(normal, AffineTransform(one, 2.0), ExpTransform())) is constraints.positive
+    assert core_of(support_of(dist.LogNormal(one, one))) is constraints.positive
+    assert in_words(support_of(dist.Pareto(2 * one, one))) == "numbers from 2 on"
+    assert core_of(support_of(dist.Gumbel(one, one))) is constraints.real
