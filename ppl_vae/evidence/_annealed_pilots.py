@@ -89,7 +89,8 @@ class AnnealingPlan:
     def values(self, fresh: Fresh, log_weight: Tensor) -> dict[str, Tensor]:
         """Values of each datum by the log-weights of chains, which have no tail to fit."""
         values = weight_columns(log_weight, fresh.spent, fresh.computed_in)
-        left_out = "pareto_k", "tail_share", "evaluations"
+        # The pilots measure the excess over log-normal weights themselves.
+        left_out = "pareto_k", "tail_share", "evaluations", "skewness_z"
         return {name: value for name, value in values.items() if name not in left_out}
 
     def exact(

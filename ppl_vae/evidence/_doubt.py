@@ -113,6 +113,25 @@ def doubt_by_normal(log_weight: Float[Tensor, "chains batch"]) -> Doubt:
     return Doubt(*(value.nan_to_num(nan=math.inf) for value in (bias, doubt)))
 
 
+def skewness_z(log_weight: Float[Tensor, "chains batch"]) -> Float[Tensor, " batch"]:
+    r"""Skewness of log W over its standard error for normal log W.
+
+    ``G = sqrt(n (n - 1)) / (n - 2) m_3 / m_2^(3/2)`` with central moments m of n chains, and
+    ``Var(G) = 6 n (n - 1) / ((n - 2) (n + 1) (n + 3))``. :func:`doubt_by_normal` takes log W for
+    near normal: from a start narrower than the posterior, log W is skewed to large values, and the
+    interval is too short. NaN of fewer than 3 chains, without a spread, or where a weight is 0.
+
+    References:
+        Joanes and Gill, 1998, Comparing measures of sample skewness and kurtosis.
+    """
+    n = len(log_weight)
+    if n < 3:
+        return torch.full_like(log_weight[0], math.nan, dtype=torch.float64)
+    centred = log_weight.double() - log_weight.double().mean(0)
+    skewness = centred.pow(3).mean(0) / centred.square().mean(0).pow(1.5)
+    return skewness * math.sqrt((n + 1) * (n + 3) / (6 * (n - 2)))
+
+
 def _by_tail(weights: RunningWeights, rows: Tensor, count: int) -> Doubt:
     """Doubt by the posterior of what a generalised Pareto tail of the weights holds."""
     size = min(tail_size(count), len(weights.largest) - 1)

@@ -21,6 +21,7 @@ from ppl_vae.evidence._verdict import (
     outside_support,
     required_effective,
     rounded,
+    skewed,
     unbounded,
     verdict,
     wide_gap,
@@ -34,7 +35,9 @@ Columns = Mapping[str, Tensor]
 """Name to values, one for each datum."""
 
 PER_DATUM = ("log_prob", "standard_error", "effective_sample_size")
-OPTIONAL = ("pareto_k", "tail_share", "rounding", "evaluations", "bias", "doubt", "stage")
+OPTIONAL = (
+    "pareto_k", "tail_share", "rounding", "evaluations", "bias", "doubt", "skewness_z", "stage"
+)  # fmt: skip
 STAGES = (
     "quadrature",
     "enumeration",
@@ -96,6 +99,8 @@ class Evidence(Result):
         bias: Estimate of how low log_prob is, in nats, where there is one.
         doubt: How far the upper end of a 95% interval for log p(x_i) lies above 1.96 standard
             errors; infinite where nothing bounds it. What no draw came near, it cannot see.
+        skewness_z: Skewness of the log-weights of chains, over its standard error for normal ones;
+            NaN of fewer than 3 chains, or where a weight is 0.
         stage: Number of the way in which a datum was estimated, where there are several, as
             :attr:`stage_counts` names them.
         gap: Mean width in nats of a sandwich of log p(x) on simulated data by the same settings,
@@ -129,6 +134,7 @@ class Evidence(Result):
     evaluations: Float[Tensor, " batch"] | None = None
     bias: Float[Tensor, " batch"] | None = None
     doubt: Float[Tensor, " batch"] | None = None
+    skewness_z: Float[Tensor, " batch"] | None = None
     stage: Float[Tensor, " batch"] | None = None
     highest_pareto_k: float = 0.7
     least_effective: float = MIN_EFFECTIVE_SAMPLE_SIZE
@@ -253,6 +259,7 @@ class Evidence(Result):
         return [
             unbounded(torch.where(spread, self.doubt, 0.0)),
             low(self.mean_bias, self.mean_doubt, tolerated),
+            None if self.skewness_z is None else skewed(self.skewness_z, self.standard_error),
         ]
 
     @property

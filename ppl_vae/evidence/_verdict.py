@@ -1,5 +1,6 @@
 """Reasons not to trust an estimate of log p(x)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -33,6 +34,13 @@ _BY_CHANCE = 0.02
 
 TOLERATED_TAIL = 0.02
 """Largest share of an estimate from a heavy tail's excess: about as many nats are then in doubt."""
+
+_SKEWED = 3.0
+"""Standard errors by which the skewness of log-weights is above that of normal ones."""
+
+_EVEN = 0.05
+"""Standard error, in nats, below which weights are even enough for their skewness not to matter:
+the delta method's bias, half of its square, is then about 0.001."""
 
 TOLERATED_GAP = 0.1
 """Nats between the two sides of a sandwich on simulated data before a schedule is in doubt."""
@@ -113,6 +121,27 @@ def low(bias: float, doubt: float, tolerated: float) -> Finding | None:
     if not doubt > tolerated:
         return None
     text = f"log p(x) may be low by {bias:.2g} nats (95%: by less than {doubt:.2g})"
+    return Finding(text, serious=False)
+
+
+def skewed(
+    skewness_z: Float[Tensor, " batch"], standard_error: Float[Tensor, " batch"]
+) -> Finding | None:
+    """Finding that log-weights have a longer upper tail than normal ones, over all data.
+
+    A few chains seldom show the skewness of a single datum: the mean over the data does, in which
+    z-scores of N data have a standard error of ``1 / sqrt(N)``.
+    """
+    known = skewness_z.isfinite()
+    total = skewness_z[known].sum().item() / math.sqrt(max(int(known.sum()), 1))
+    uneven = standard_error[known].square().mean().sqrt().item() > _EVEN
+    if not (total > _SKEWED and uneven):
+        return None
+    text = (
+        f"log-weights are skewed ({total:.1f} standard errors above normal ones): chains that are "
+        "seldom drawn carry the mean, so that log p(x) is likely too low, and its error and doubt "
+        "understated"
+    )
     return Finding(text, serious=False)
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.evidence._doubt import NORMAL, doubt_by_normal, doubt_by_tail
+from ppl_vae.evidence._doubt import NORMAL, doubt_by_normal, doubt_by_tail, skewness_z
 from ppl_vae.evidence._result import Columns
 from ppl_vae.evidence._tails import LEAST_PARTICLES, pareto_tail
 from ppl_vae.weights import RunningWeights
@@ -55,7 +55,7 @@ def weight_columns(
     weights.add(log_weight, computed_in)
     # Near normal along a path, log W tells more of its mean than a tail of a few chains does.
     doubt = {name: value.cpu() for name, value in doubt_by_normal(log_weight)._asdict().items()}
-    columns = measured(weights) | doubt
+    columns = measured(weights) | doubt | {"skewness_z": skewness_z(log_weight).cpu()}
     return columns | {"evaluations": torch.full_like(columns["log_prob"], evaluations)}
 
 

@@ -23,7 +23,7 @@ _DRAWS = ("num_particles", "num_chains")
 _LEAST_DRAWS = 2
 """Fewest draws that have a standard error."""
 _ALWAYS = ("log_prob", "standard_error", "effective_sample_size")
-_SOMETIMES = ("pareto_k", "tail_share", "rounding", "evaluations")
+_SOMETIMES = ("pareto_k", "tail_share", "rounding", "evaluations", "skewness_z")
 _FINITE = (*_ALWAYS, "evaluations")
 _SLACK = 1e-6
 """Tolerance of an effective sample size, which is computed with rounding."""

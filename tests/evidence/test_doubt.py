@@ -3,11 +3,16 @@
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
 
-from ppl_vae.evidence._doubt import NORMAL, doubt_by_normal, doubt_by_tail
+from ppl_vae.evidence import AnnealedImportanceSampling, Evidence
+from ppl_vae.evidence._doubt import NORMAL, doubt_by_normal, doubt_by_tail, skewness_z
+from ppl_vae.evidence._weighing import weight_columns
+from ppl_vae.linear_gaussian import LinearGaussian
 from ppl_vae.weights import RunningWeights, tail_size
 
 REPLICATES = 400
@@ -133,3 +138,68 @@ def test_one_weight_above_all_leaves_it_open():
 
 def test_one_chain_leaves_it_open():
     assert doubt_by_normal(torch.zeros(1, 2)).doubt.tolist() == [math.inf, math.inf]
+
+
+class TestSkewness:
+    """Log-weights of chains with a longer upper tail than the doubt takes them to have."""
+
+    def test_it_is_the_unbiased_skewness_in_standard_errors(self):
+        log_weight = torch.randn(16, 5, dtype=torch.float64).exp()
+        expected = stats.skew(log_weight.numpy(), axis=0, bias=False)
+        error = math.sqrt(6 * 16 * 15 / (14 * 17 * 19))
+        found = skewness_z(log_weight)
+        assert found.numpy() == pytest.approx(expected / error)
+        assert skewness_z(-3 * log_weight + 2).numpy() == pytest.approx(-found.numpy())
+
+    def test_its_spread_is_1_for_normal_log_weights(self):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            found = skewness_z(torch.randn(16, 40_000, dtype=torch.float64))
+        assert found.mean().item() == pytest.approx(0, abs=4 / 200)
+        assert found.std().item() == pytest.approx(1, abs=0.03)
+
+    def test_it_is_unknown_of_two_chains_of_no_spread_and_of_weights_of_0(self):
+        assert skewness_z(torch.randn(2, 3)).isnan().all()
+        log_weight = torch.randn(16, 2)
+        log_weight[:, 0] = 1.0
+        log_weight[3, 1] = -math.inf
+        assert skewness_z(log_weight).isnan().all()
+
+    def evidence(self, log_weight):
+        claims = {"num_particles": len(log_weight), "direction": "lower", "method": "annealing"}
+        columns = weight_columns(log_weight, 1, torch.float64)
+        return Evidence.from_weights(columns, claims, None, 1.0)
+
+    def test_the_data_show_it_together(self):
+        """log W ~ 0.3 Gamma(2, 1), of which W has the mean (1 - 0.3)^-2: its skewness is 1.4."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            gamma = torch.distributions.Gamma(torch.tensor(2.0).double(), 1.0)
+            skew = 0.3 * gamma.sample((16, 50))
+            normal = 0.45 * torch.randn(16, 50, dtype=torch.float64)
+        warning = self.evidence(skew).warning
+        assert "limited: log-weights are skewed (" in warning
+        assert "log p(x) is likely too low" in warning
+        assert self.evidence(normal).warning is None
+        assert "skewed" not in (self.evidence(-skew).warning or "")
+        # The same shape with nearly equal weights.
+        assert self.evidence(0.05 * skew).warning is None
+
+    def test_a_start_that_is_narrower_than_the_posterior_is_told(self):
+        """Half as wide: intervals of 12 data's mean hold it in 83 to 87%, and nothing said so."""
+        model = LinearGaussian.random(4, 2, 0.7, seed=2)
+        x = model.simulate(24)
+
+        def guide(scale):
+            def narrow(x):
+                posterior = model.posterior(x)
+                spread = torch.diagonal(posterior.covariance_matrix, dim1=-2, dim2=-1).sqrt()
+                with pyro.plate("data", len(x)):
+                    pyro.sample("z", dist.Normal(posterior.mean, scale * spread).to_event(1))
+
+            return narrow
+
+        annealing = AnnealedImportanceSampling(20, 16, start="guide")
+        found = annealing(model.vae().model, guide(0.5), x)
+        assert "log-weights are skewed (" in found.warning
+        assert annealing(model.vae().model, guide(1.0), x).warning is None

@@ -115,9 +115,11 @@ class AnnealedImportanceSampling(AnnealedEstimator):
     than its standard error says, and the effective sample size of 16 chains looks better than it
     is. More temperatures bring that variance down in proportion.
 
-    A guide that is narrower than the posterior only costs time, as chains leave it on the way; but
-    a mode that no chain starts in or wanders into is missed, and neither the standard error nor
-    the effective sample size shows it. A sandwich on simulated data
+    From a guide that is narrower than the posterior chains are on the way out, and log W is skewed
+    to large values: few chains then give a log p(x) that is low by more than error and doubt say.
+    The skewness over all data is a finding. With more temperatures it only costs time; but a mode
+    that no chain starts in or wanders into is missed, and neither the standard error nor the
+    effective sample size shows it. A sandwich on simulated data
     (:class:`~ppl_vae.evidence.BidirectionalMonteCarlo`) does.
 
     At a given T L, many temperatures with few leapfrog steps usually do better than the reverse.

@@ -100,7 +100,8 @@ def reverse_ais(
 
 def backwards(columns: Columns) -> dict[str, Tensor]:
     """Values of weights with mean 1 / p(x): their doubt is of the other side, and is left out."""
-    kept = {name: value for name, value in columns.items() if name not in Doubt._fields}
+    of_doubt = {*Doubt._fields, "skewness_z"}
+    kept = {name: value for name, value in columns.items() if name not in of_doubt}
     return {**kept, "log_prob": -columns["log_prob"]}
 
 
