@@ -16,6 +16,7 @@ from ppl_vae.particles._supports import (
     bounds_of,
     core_of,
     in_words,
+    leaves_its_base,
     support_of,
 )
 from ppl_vae.randomness import seeded
@@ -240,6 +241,12 @@ def _require_in_support(site: Site, cause: ValueError) -> None:
         return
     inside = support.check(value)
     if bool(inside.all()):
+        if leaves_its_base(distribution, value):
+            message = (
+                f"site {name!r} has values that come from outside of its base distribution's "
+                "support: give transforms of single numbers (event_dim=0) and .to_event(n) instead."
+            )
+            raise OutsideSupportError(message, name, site["is_observed"]) from None
         return
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist

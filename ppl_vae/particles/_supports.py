@@ -47,6 +47,18 @@ def support_of(distribution: Any) -> Any:
         return None
 
 
+def leaves_its_base(distribution: Any, value: Tensor) -> bool:
+    """Whether transforms, of whole vectors too, bring values from outside of a base's support."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if not isinstance(distribution, TransformedDistribution):
+        return False
+    base = support_of(distribution.base_dist)
+    for transform in reversed(distribution.transforms):
+        value = transform.inv(value)
+    return base is not None and not bool(base.check(value).all())
+
+
 class TransformedInterval(constraints.Constraint):
     """Image of an interval under monotone transforms of single numbers.
 

@@ -372,6 +372,18 @@ def test_data_outside_a_transformed_support_that_no_draw_moves_are_a_mistake():
         ImportanceSampling(10)(model, normal, x)
 
 
+def test_transforms_of_vectors_that_move_a_support_are_refused_in_one_line():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(number(0.0), number(1.0)))
+            base = dist.Exponential(torch.ones(*z.shape, 1).double()).to_event(1)
+            shift = AffineTransform(z.unsqueeze(-1), 1.0, event_dim=1)
+            pyro.sample("x", dist.TransformedDistribution(base, [shift]), obs=x)
+
+    with pytest.raises(ValueError, match=r"^site 'x' has values that come from [^\n]*event_dim=0"):
+        ImportanceSampling(100)(model, normal, BELOW.unsqueeze(-1))
+
+
 def test_supports_of_transformed_distributions():
     def of(base, *transforms):
         return support_of(dist.TransformedDistribution(base, list(transforms)).to_event(1))
