@@ -14,6 +14,21 @@ Placement = Literal["outside", "inside", "uncorrected"]
 """Place of Adam's eps: see :class:`~ppl_vae.training.Adam`."""
 
 
+def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient as its parameter lies in memory, where autograd gives a view or an expansion.
+
+    The fused kernel goes through the memory of both at once, whatever their strides are.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def _without_gaps(parameter: Tensor) -> bool:
+    """Whether a tensor's elements fill its memory, as those of a slice of columns do not."""
+    return torch.empty_like(parameter, device="meta").stride() == parameter.stride()
+
+
 class _Moments(NamedTuple):
     """Parameters that have a gradient, and their state, in the order of the kernel."""
 
@@ -35,7 +50,7 @@ class FusedAdam(torch.optim.Adam):
     microseconds that a small network's gradient does not take; here lists are kept from step to
     step, and the counts of updates are elements of one tensor, so that one addition counts them up.
     Tensors that one call of the kernel does not take, of several devices or types, go torch's own
-    way.
+    way, and those with gaps in their memory, which the kernel would write to, without the kernel.
 
     Args:
         parameters: Leaf tensors.
@@ -51,7 +66,9 @@ class FusedAdam(torch.optim.Adam):
     ) -> None:
         self._kept: dict[tuple[bool, ...], _Moments | None] = {}
         self._steps: Tensor | None = None
-        super().__init__(parameters, betas=betas, eps=eps, fused=True)
+        parameters = list(parameters)
+        fused = all(_without_gaps(parameter) for parameter in parameters)
+        super().__init__(parameters, betas=betas, eps=eps, fused=fused)
 
     # Torch's own methods, without its mark that a compiler shall pass over them: the first call of
     # a function marked so imports the compiler, which takes 3 s.
@@ -114,6 +131,8 @@ class FusedAdam(torch.optim.Adam):
     def _moments(self) -> _Moments | None:
         """Tensors of one call of the kernel, made if need be; None where there is no one call."""
         group = self.param_groups[0]
+        if not group["fused"]:
+            return None
         parameters, gradients, means, squares, steps = (list[Tensor]() for _ in range(5))
         self._init_group(group, parameters, gradients, means, squares, [], steps)
         kinds = {(p.device, p.dtype) for p in (*parameters, *gradients)}

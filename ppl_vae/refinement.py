@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae._adam import FusedAdam
+from ppl_vae._adam import FusedAdam, laid_out
 from ppl_vae.objectives import STL, Objective
 from ppl_vae.particles import OffsetGuide, Program, Programs, zero_offsets
 from ppl_vae.randomness import Stream, seeded
@@ -219,7 +219,7 @@ def _ascend(
         # Noisy gradients keep Adam at a distance from the optimum that grows with the rate.
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
         for value, gradient in zip(values, gradient_of(values), strict=True):
-            value.grad = gradient
+            value.grad = laid_out(gradient, value)
         optimizer.step()
 
 

@@ -159,6 +159,22 @@ class TestTheOptimum:
         gap = MODEL.log_evidence(X) - bound
         torch.testing.assert_close(gap, MODEL.mean_field_gap().expand(7))
 
+    def test_is_the_same_however_the_guide_lies_in_memory(self):
+        """Adam's kernel goes through offsets and gradients as they lie, not as they are indexed."""
+
+        def columns_first(x):
+            loc = (0.5 * x.mT[:3].contiguous()).mT
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(loc, 1.5).to_event(1))
+
+        refined = refine(
+            MODEL.vae().model, columns_first, X, ExactELBO(X), steps=600, learning_rate=0.1
+        )
+        exact = MODEL.mean_field_posterior(X).base_dist
+        torch.testing.assert_close(
+            normal_of(refined), (exact.loc, exact.scale), rtol=1e-6, atol=1e-7
+        )
+
     def test_without_noise_where_the_posterior_is_in_the_family(self):
         """Orthogonal loadings: q can be the posterior, where the default gradient has no noise."""
         orthogonal = LinearGaussian(2 * torch.eye(5, 3, dtype=torch.float64), noise_scale=0.7)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae._adam import laid_out
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Particles, Programs, share_here
 from ppl_vae.training._non_finite import checks_finite, counted_from, require_finite_gradient
@@ -79,7 +80,10 @@ def differentiate(
             if checks_finite():
                 particles.require_finite()
         found = torch.autograd.grad(total / size, leaves, allow_unused=True)
-    gradients = [_own(value, leaf) for value, leaf in zip(found, leaves, strict=True)]
+    gradients: list[Tensor | None] = [
+        None if value is None else laid_out(value, leaf)
+        for value, leaf in zip(found, leaves, strict=True)
+    ]
     if checks_finite():
         named = dict(zip(parameters, gradients, strict=True))
         require_finite_gradient(programs, x, particles, parameters, named, first)
@@ -115,13 +119,6 @@ def over_chunks(
     bound = torch.cat([part.bound for part in parts])
     compiled = all(part.compiled for part in parts)
     return Differentiated(sums, bound, clipped(total, clip_norm), compiled)
-
-
-def _own(gradient: Tensor | None, leaf: Tensor) -> Tensor | None:
-    """The gradient as its parameter lies in memory, where autograd gives a view or an expansion."""
-    if gradient is None or gradient.stride() == leaf.stride():
-        return gradient
-    return torch.empty_like(leaf).copy_(gradient)
 
 
 def clipped(gradients: Sequence[Tensor | None], most: float | None) -> list[Tensor | None]:

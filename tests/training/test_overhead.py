@@ -125,6 +125,17 @@ def test_fused_adam_of_two_types_goes_torchs_way():
     require_same(ours, a, theirs, b)
 
 
+def test_fused_adam_leaves_the_memory_between_a_parameters_elements_alone():
+    """As of columns of a larger matrix, which the kernel would go through without a gap."""
+    table = torch.arange(24.0).reshape(4, 6)
+    columns, own = nn.Parameter(table[:, ::2]), nn.Parameter(table[:, ::2].clone())
+    ours, theirs = FusedAdam([columns]), torch.optim.Adam([own])
+    updates(ours, [columns], 4)
+    updates(theirs, [own], 4)
+    torch.testing.assert_close(columns, own)
+    assert torch.equal(table[:, 1::2], torch.arange(24.0).reshape(4, 6)[:, 1::2])
+
+
 def test_fused_adam_calls_the_hooks_of_an_optimiser():
     """Hooks of a step are torch's, the profiler's among them."""
     seen = []
