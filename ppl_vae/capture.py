@@ -84,8 +84,16 @@ class Captured:
         inputs = [value.contiguous() for value in inputs]
         graph, constants = _record_twice(function, inputs, others, held)
         self._code, self._held = graph.code, [value.detach() for value in constants]
+        run = _compile(graph, [*self._held, *inputs])
+        self._for_compiler = run is not None
+        if run is None:
+            # Operations that a compiler joins to one loop take longer than others without one.
+            graph, constants = _record_twice(function, inputs, others, held, for_compiler=False)
+            self._code, self._held = graph.code, [value.detach() for value in constants]
+            take_onednn(graph, [*self._held, *inputs])
+            run = graph
+        self._run = run
         self._strides = [value.stride() for value in [*self._held, *inputs]]
-        self._run = _compile(graph, [*self._held, *inputs])
         if inputs[0].device.type == "cuda":
             self._run = _on_gpu(self._run, [*self._held, *inputs], held)
         self._require_same(function, inputs, held)
@@ -104,7 +112,7 @@ class Captured:
         copied: a later change of them in place is not seen.
         """
         with _untouched([]):
-            graph, constants = lifted(_record(function, inputs))
+            graph, constants = lifted(_record(function, inputs, self._for_compiler))
         if graph.code != self._code:
             return None
         layouts = zip(constants, self._strides, strict=False)
@@ -154,7 +162,12 @@ def _laid_out(value: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 
 def _record_twice(
-    function: Function, inputs: Sequence[Tensor], others: Sequence[Tensor], held: Sequence[Tensor]
+    function: Function,
+    inputs: Sequence[Tensor],
+    others: Sequence[Tensor],
+    held: Sequence[Tensor],
+    *,
+    for_compiler: bool = True,
 ) -> tuple[fx.GraphModule, list[Tensor]]:
     """Record twice, with other random draws, inputs and parameters, and compare the records.
 
@@ -162,12 +175,12 @@ def _record_twice(
     the graph as a constant, and nothing in one record tells it from a constant of the program.
     """
     with _untouched(held):
-        first = _record(function, inputs)
+        first = _record(function, inputs, for_compiler)
         with torch.no_grad():
             for value in held:
                 if value.is_floating_point():
                     value.mul_(_NUDGE)
-        second = _record(function, others)
+        second = _record(function, others, for_compiler)
     lines = [each.code.splitlines() for each in (first, second)]
     for one, other in zip(*lines, strict=False):
         if one != other:
@@ -189,14 +202,16 @@ def _record_twice(
     return lifted(first)
 
 
-def _record(function: Function, inputs: Sequence[Tensor]) -> fx.GraphModule:
+def _record(
+    function: Function, inputs: Sequence[Tensor], for_compiler: bool = True
+) -> fx.GraphModule:
     # Torch's tools of compilation take seconds to import, which only who compiles should pay for.
     from torch.fx.experimental.proxy_tensor import make_fx
 
     try:
         # Real tensors: Pyro's programs look at shapes and values that fake ones would not have.
         # In a function of its own, as torch would count the self of a method as an input.
-        with recording():
+        with recording() if for_compiler else nullcontext():
             made = make_fx(
                 lambda *given: function(*given), tracing_mode="real", _allow_non_fake_inputs=True
             )(*inputs)
@@ -219,7 +234,8 @@ def _operation(line: str) -> str:
     return line.partition(" = ")[2].partition(";")[0].replace("torch.ops.", "")[:80] or line.strip()
 
 
-def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any] | None:
+    """The graph's kernels; None, and a warning, on a machine without a compiler."""
     import torch._inductor as inductor
 
     options = {
@@ -250,7 +266,7 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
     reason = str(failures[-1]).strip().split("\n")[0].rstrip(".")
     # Without a compiler, as on a bare machine: the graph saves Pyro's handlers all the same.
     warnings.warn(f"torch's kernels are replayed, none compiled: {reason}.", stacklevel=2)
-    return graph
+    return None
 
 
 def _with_cache() -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 from torch._guards import TracingContext
 
 from ppl_vae import capture
-from ppl_vae._graphs import lifted
+from ppl_vae._graphs import is_recording, lifted
 from ppl_vae.capture import Captured, CaptureError
 
 
@@ -204,9 +204,27 @@ def test_without_a_compiler_the_graph_itself_is_replayed(monkeypatch):
         raise RuntimeError("no compiler\nfor many reasons")
 
     monkeypatch.setattr("torch._inductor.compile", fails)
+
+    def function(x):
+        # What suits a compiler, as the Bernoulli density's loop does, and what suits torch alone.
+        return [x.exp().log() + 1 if is_recording() else x + 1]
+
     with pytest.warns(UserWarning, match=r"are replayed, none compiled: no compiler\.$"):
-        replay = capture_of(lambda x: [x + 1], X)
-    assert torch.equal(replay(2 * X)[0], 2 * X + 1)
+        replay = capture_of(function, X)
+    for one in (replay, replay.holding(function, [X])):
+        assert torch.equal(one(2 * X)[0], 2 * X + 1)
+        assert "exp" not in one._code
+    assert not is_recording()
+
+
+def test_a_recording_that_fails_leaves_no_mark_of_it():
+    def reads(x):
+        assert is_recording()
+        return [x + x.sum().item()]
+
+    with pytest.raises(CaptureError):
+        capture_of(reads, X)
+    assert not is_recording()
 
 
 def test_refuses_a_graph_that_takes_other_random_numbers(monkeypatch):
