@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ _MANY_ROWS, _WIDE = 512, 1 << 13
 """Rows and weights from which oneDNN's product takes less time than the BLAS's."""
 
 _RECORDING = ContextVar("recording", default=False)
+_DEFINING = Lock()
 
 
 @contextmanager
@@ -151,8 +153,12 @@ def _linear() -> Any:
     def shape_of(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return x.new_empty(x.shape[0], weight.shape[0])
 
-    torch.library.define("ppl_vae::linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-    # Not as a custom operation, whose checks take as long as its call of a small product.
-    torch.library.impl("ppl_vae::linear", "cpu", linear)
-    torch.library.register_fake("ppl_vae::linear", shape_of)
+    schema = "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+    # A process defines an operation once, in whichever thread and however often this is loaded.
+    with _DEFINING:
+        if not hasattr(torch.ops.ppl_vae, "linear"):
+            torch.library.define("ppl_vae::linear", schema)
+            # Not as a custom operation, whose checks take as long as its call of a small product.
+            torch.library.impl("ppl_vae::linear", "cpu", linear)
+            torch.library.register_fake("ppl_vae::linear", shape_of)
     return torch.ops.ppl_vae.linear.default

@@ -2,6 +2,8 @@
 
 import random
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -260,6 +262,31 @@ def test_where_torchs_cache_fails_it_compiles_without(monkeypatch):
     replay = capture_of(lambda x: [x + 1], X)
     assert [each is None for each in made] == [False, True]
     assert torch.equal(replay(2 * X)[0], 2 * X + 1)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
+def test_the_product_of_onednn_is_defined_once():
+    """As four threads ask for it at once, and a module that a notebook loads again."""
+    code = """
+import importlib
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+import torch
+from ppl_vae import _graphs
+
+together = Barrier(4)
+
+def operation(i):
+    together.wait()
+    return _graphs._linear()
+
+with ThreadPoolExecutor(4) as threads:
+    list(threads.map(operation, range(4)))
+x, weight, bias = torch.randn(600, 64), torch.randn(200, 64), torch.randn(200)
+found = importlib.reload(_graphs)._linear()(x, weight, bias)
+torch.testing.assert_close(found, torch.nn.functional.linear(x, weight, bias))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="oneDNN stands in for MKL")
