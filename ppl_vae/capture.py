@@ -24,7 +24,7 @@ from ppl_vae.randomness import seeded
 Function: TypeAlias = Callable[..., Sequence[Tensor]]
 """Takes tensors, gives tensors; may change buffers in place, and nothing else."""
 
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 """Largest relative difference between replay and function; rounding in single precision, which a
 discrete draw at its threshold can magnify, stays below, and a number held fixed does not."""
 _SMALL = 1e-2
@@ -67,6 +67,7 @@ class Captured:
         others: Other inputs of the same shapes: a number that the function reads off its inputs
             differs between the two.
         held: Parameters and buffers that the function reads by reference.
+        tolerance: Largest relative difference between replay and function.
 
     Raises:
         CaptureError: If the function reads numbers off tensors, draws by Python or NumPy, or gives
@@ -79,6 +80,7 @@ class Captured:
         inputs: Sequence[Tensor],
         others: Sequence[Tensor],
         held: Sequence[Tensor],
+        tolerance: float = TOLERANCE,
     ) -> None:
         # Of memory of their own, which later inputs can be copied to.
         inputs = [value.contiguous() for value in inputs]
@@ -96,7 +98,7 @@ class Captured:
         self._strides = [value.stride() for value in [*self._held, *inputs]]
         if inputs[0].device.type == "cuda":
             self._run = _on_gpu(self._run, [*self._held, *inputs], held)
-        self._require_same(function, inputs, held)
+        self._require_same(function, inputs, held, tolerance)
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
@@ -127,7 +129,11 @@ class Captured:
         return other
 
     def _require_same(
-        self, function: Function, inputs: Sequence[Tensor], held: Sequence[Tensor]
+        self,
+        function: Function,
+        inputs: Sequence[Tensor],
+        held: Sequence[Tensor],
+        tolerance: float,
     ) -> None:
         """Compare a replay with the function, from one random state and the same buffers."""
         with _untouched(held):
@@ -141,7 +147,7 @@ class Captured:
                     f"and do not use are left out of a graph (by torch {torch.__version__})."
                 )
             differs = _differs([*replayed, *_copies(held)], [*expected, *after])
-        if differs is not None:
+        if differs > tolerance:
             raise CaptureError(
                 f"a replay differs from the programs by {differs:.1e} of the value: they keep a "
                 "state outside of parameters and buffers, or change one of these in a way of their "
@@ -358,8 +364,8 @@ def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [value.detach().clone() for value in tensors]
 
 
-def _differs(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float | None:
-    """Largest relative difference, if it is too large for rounding."""
+def _differs(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Largest relative difference."""
     norms = [float(value.double().norm()) for value in expected]
     finite = [norm for norm in norms if norm < float("inf")]
     scale = _SMALL * max(finite, default=0.0)
@@ -369,4 +375,4 @@ def _differs(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float | No
         if norm in finite and norm > 0:
             distance = float((value.double() - wanted.double()).norm())
             worst = max(worst, distance / max(norm, scale))
-    return worst if worst > _TOLERANCE else None
+    return worst

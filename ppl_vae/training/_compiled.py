@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_vae.capture import Captured, CaptureError, Function, pays
+from ppl_vae.capture import TOLERANCE, Captured, CaptureError, Function, pays
 from ppl_vae.objectives import Context, Objective
 from ppl_vae.particles import (
     OffsetGuide,
@@ -27,6 +27,9 @@ from ppl_vae.training._gradients import Differentiated, differentiate, over_chun
 from ppl_vae.training._precision import Precision
 
 _TRAINING = attrgetter("training")
+_TOLERANCES: Mapping[Precision, float] = {"single": TOLERANCE, "bf16": 2.0**-6}
+"""Of a replay against the programs. Products in bfloat16 are rounded to 2^-9 of their value, after
+sums in another order to the next number; the data of a small batch do not average that out."""
 
 
 @final
@@ -215,6 +218,7 @@ class _Graph:
         inputs: Sequence[Tensor],
         others: Sequence[Tensor],
         held: Sequence[Tensor],
+        tolerance: float = TOLERANCE,
     ) -> None:
         self._rows = 0
 
@@ -228,7 +232,7 @@ class _Graph:
             self._rows = count.rows
             return found
 
-        self._run = Captured(counted, inputs, others, held)
+        self._run = Captured(counted, inputs, others, held, tolerance)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         add_evaluations(self._rows)
@@ -275,7 +279,8 @@ class _Recorded:
         inputs = [x, *([] if guide is None else guide.tensors)]
         rows, *others = _other(inputs)
         inputs.insert(1, self._clock)
-        self._run = _Graph(gradients, inputs, (rows, self._clock / 4, *others), held)
+        given = rows, self._clock / 4, *others
+        self._run = _Graph(gradients, inputs, given, held, _TOLERANCES[settings["precision"]])
 
     def __call__(self, x: Tensor, guide: OffsetGuide | None, context: Context) -> Differentiated:
         self._numbers[0], self._numbers[1] = context.progress, context.epochs

@@ -208,6 +208,25 @@ def test_compiled_in_earnest_it_is_the_plain_update_up_to_rounding():
 
 
 @pytest.mark.usefixtures("recorded")
+def test_rounding_of_its_precision_is_no_other_number(monkeypatch):
+    """Sums in another order end at the next number of 8 bits, which one datum does not average."""
+
+    def rounds(graph, inputs):
+        return lambda *given: [value * (1 + 2.0**-8) for value in graph(*given)]
+
+    monkeypatch.setattr(capture, "_compile", rounds)
+    vae = binary_vae()
+    settings = (
+        pv.ELBO(),
+        vae.model,
+        vae.guide,
+        find_parameters(Programs(vae.model, vae.guide).modules(X)),
+    )
+    CompiledStep(*settings, precision="bf16").update(X[:1], 0.01)
+    with pytest.raises(CaptureError, match=r"differs from the programs by 3\.9e-03"):
+        CompiledStep(*settings).update(X[:1], 0.01)
+
+
 class TestRuns:
     def test_going_on_is_the_run_that_was_never_stopped(self, tmp_path, recorded_once):
         settings = {"step": "compiled", "valid": VALID, "batch_size": 20, "clip_norm": 1.0}
