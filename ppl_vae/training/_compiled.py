@@ -28,8 +28,9 @@ from ppl_vae.training._precision import Precision
 
 _TRAINING = attrgetter("training")
 _TOLERANCES: Mapping[Precision, float] = {"single": TOLERANCE, "bf16": 2.0**-6}
-"""Of a replay against the programs. Products in bfloat16 are rounded to 2^-9 of their value, after
-sums in another order to the next number; the data of a small batch do not average that out."""
+"""Largest difference of a replay from the programs. Products in bfloat16 are rounded to 2^-9 of
+their value, after sums in another order to the next number; the data of a small batch do not
+average that out."""
 
 
 @final
