@@ -66,10 +66,11 @@ def measure(
                 annealer = ais.prepare(look, x, Streams(0, 0, 0))
                 synchronize(device)
                 pilots[name] = round(time.perf_counter() - start, 3)
-                # Its first gradient finds whether the weighted run is compiled.
+                # Its first transition finds whether the weighted run is compiled.
                 annealer.forward()
-            if isinstance(annealer.path._run, Captured) != (name == "compiled"):
-                raise RuntimeError(f"{name}: the weighted run replays {annealer.path._run}")
+            runs = list(annealer.path._runs.values())
+            if [isinstance(run, Captured) for run in runs] != [name == "compiled"]:
+                raise RuntimeError(f"{name}: the weighted run replays {runs}")
             variants[name] = annealer.forward
         rows = ais.num_chains * num_data
         floor = decoder_products(Networks(device, vae), rows, rows, backward=True)

@@ -82,6 +82,29 @@ def _move_literals(made: fx.GraphModule) -> None:
     made.graph.eliminate_dead_code()
 
 
+def repeated(one: fx.GraphModule, num_held: int, times: int) -> fx.GraphModule:
+    """The graph applied several times, its results in the place of its first inputs each time.
+
+    What only a result in between needs is left out.
+
+    Args:
+        one: Its first inputs are tensors that it holds.
+        num_held: Number of these.
+        times: How many times.
+    """
+    graph, given = fx.Graph(), one.graph.find_nodes(op="placeholder")
+    # Inputs in the order of the graph, whatever it does with them first.
+    inputs = [graph.node_copy(node) for node in given]
+    results: Sequence[Any] = ()
+    for _ in range(times):
+        now = [*inputs[:num_held], *results, *inputs[num_held + len(results) :]]
+        results = graph.graph_copy(one.graph, dict(zip(given, now, strict=True)))  # type: ignore[assignment]
+    graph.output(results)
+    graph.eliminate_dead_code()
+    graph.lint()
+    return fx.GraphModule({}, graph)
+
+
 def draw_in_full(graph: fx.GraphModule) -> None:
     """Draw Bernoulli variables as torch does; the compiler would compare with single precision.
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from ppl_vae._graphs import draw_in_full, lifted, recording, take_onednn
+from ppl_vae._graphs import draw_in_full, lifted, recording, repeated, take_onednn
 from ppl_vae.randomness import seeded
 
 Function: TypeAlias = Callable[..., Sequence[Tensor]]
@@ -68,6 +68,8 @@ class Captured:
             differs between the two.
         held: Parameters and buffers that the function reads by reference.
         tolerance: Largest relative difference between replay and function.
+        times: How many times a call applies the function, each time to its own results, which take
+            the place of its first inputs.
 
     Raises:
         CaptureError: If the function reads numbers off tensors, draws by Python or NumPy, or gives
@@ -81,24 +83,30 @@ class Captured:
         others: Sequence[Tensor],
         held: Sequence[Tensor],
         tolerance: float = TOLERANCE,
+        times: int = 1,
     ) -> None:
         # Of memory of their own, which later inputs can be copied to.
         inputs = [value.contiguous() for value in inputs]
-        graph, constants = _record_twice(function, inputs, others, held)
-        self._code, self._held = graph.code, [value.detach() for value in constants]
+
+        def recorded(*, for_compiler: bool) -> fx.GraphModule:
+            one, constants = _record_twice(
+                function, inputs, others, held, for_compiler=for_compiler
+            )
+            self._code, self._held = one.code, [value.detach() for value in constants]
+            return one if times == 1 else repeated(one, len(constants), times)
+
+        graph = recorded(for_compiler=True)
         run = _compile(graph, [*self._held, *inputs])
         self._for_compiler = run is not None
         if run is None:
             # Operations that a compiler joins to one loop take longer than others without one.
-            graph, constants = _record_twice(function, inputs, others, held, for_compiler=False)
-            self._code, self._held = graph.code, [value.detach() for value in constants]
+            run = graph = recorded(for_compiler=False)
             take_onednn(graph, [*self._held, *inputs])
-            run = graph
         self._run = run
         self._strides = [value.stride() for value in [*self._held, *inputs]]
         if inputs[0].device.type == "cuda":
             self._run = _on_gpu(self._run, [*self._held, *inputs], held)
-        self._require_same(function, inputs, held, tolerance)
+        self._require_same(iterated(function, times), inputs, held, tolerance)
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
@@ -153,6 +161,18 @@ class Captured:
                 "state outside of parameters and buffers, or change one of these in a way of their "
                 "own."
             )
+
+
+def iterated(function: Function, times: int) -> Function:
+    """The function applied several times, its results in the place of its first inputs."""
+
+    def applied(*inputs: Tensor) -> Sequence[Tensor]:
+        results: Sequence[Tensor] = ()
+        for _ in range(times):
+            results = function(*results, *inputs[len(results) :])
+        return results
+
+    return applied
 
 
 def _laid_out(value: Tensor, strides: tuple[int, ...]) -> Tensor:
@@ -216,10 +236,13 @@ def _record(
 
     try:
         # Real tensors: Pyro's programs look at shapes and values that fake ones would not have.
-        # In a function of its own, as torch would count the self of a method as an input.
+        # In a function of its own, as torch would count the self of a method as an input. A list,
+        # as a tuple with names would be one more operation.
         with recording() if for_compiler else nullcontext():
             made = make_fx(
-                lambda *given: function(*given), tracing_mode="real", _allow_non_fake_inputs=True
+                lambda *given: list(function(*given)),
+                tracing_mode="real",
+                _allow_non_fake_inputs=True,
             )(*inputs)
     except Exception as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")

@@ -111,6 +111,37 @@ class TestAGraph:
             capture_of(function, X)
 
 
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_a_function_that_is_applied_several_times(times):
+    """To its own results, with further inputs and held tensors the same each time."""
+    weight, draws = torch.tensor([[0.5, -1.0]]), torch.tensor([2.0, 3.0])
+
+    def function_of(draws):
+        def function(x, total, shift):
+            x = torch.tanh(x) * weight + shift + draws + torch.rand_like(x)
+            return x, total + x.sum(-1)
+
+        return function
+
+    inputs = X, torch.zeros(6), torch.full((6, 2), 0.25)
+    others = [value + 1 for value in inputs]
+    replay = Captured(function_of(draws), inputs, others, [weight], times=times)
+    weight.mul_(-2)
+    for held, graph in (
+        (draws, replay),
+        (-draws, replay.holding(function_of(-draws), inputs)),
+    ):
+        torch.manual_seed(3)
+        x, total, shift = inputs
+        for _ in range(times):
+            x, total = function_of(held)(x, total, shift)
+        torch.manual_seed(3)
+        found = graph(*inputs)
+        assert torch.equal(found[0], x)
+        assert torch.equal(found[1], total)
+
+
 def test_numbers_of_a_program_are_held_where_they_are_used():
     """Sending one to a GPU at every replay would wait for it; "meta" stands for a device here."""
 

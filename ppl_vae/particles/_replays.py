@@ -45,6 +45,7 @@ class Replays:
         calls: int,
         *,
         holds: bool,
+        times: int = 1,
     ) -> Captured | None:
         """The compiled form of a function; None where it does not pay or cannot be.
 
@@ -55,11 +56,12 @@ class Replays:
             rows: Rows that the model is run on in one call.
             calls: Calls of this shape in a chunk.
             holds: Whether the function holds tensors of its chunk besides its inputs.
+            times: How many times the compiled form applies it, each time to its own results.
         """
         weights = sum(value.numel() for value in self.modules.parameters.values())
         if self._refused or not pays(calls * self.chunks, rows, weights):
             return None
-        key = name, tuple(value.shape for value in inputs)
+        key = name, times, tuple(value.shape for value in inputs)
         try:
             known = self._recorded.get(key)
             if known is not None and not holds:
@@ -68,7 +70,7 @@ class Replays:
             made = None if known is None else known.holding(function, inputs)
             if made is None:
                 others = [_resampled(value) for value in inputs]
-                made = Captured(function, inputs, others, self._held)
+                made = Captured(function, inputs, others, self._held, times=times)
                 self._recorded[key] = made
             return made
         except CaptureError:

@@ -86,7 +86,7 @@ class TestInvariance:
         chains = path.at(path.density.draw_guide())
         stride = torch.full((1, 1, 1), 0.4, dtype=torch.float64)
         for _ in range(3):
-            chains = HamiltonianTransition(1)._trajectory(path, chains, ONE, stride)
+            chains = path.leapfrog(chains, ONE, stride, 1)
         factor = torch.linalg.cholesky(MODEL.posterior_precision.detach())
         white = ((chains.position - MODEL.posterior(x).mean.detach()) @ factor)[:, 0]
         with pytest.raises(AssertionError):
@@ -103,11 +103,21 @@ class TestInvariance:
         path = path_from("prior", 5)
         chains = path.draw()
         stride = torch.full((1, 1, 1), 0.2, dtype=torch.float64)
-        transition = HamiltonianTransition(6)
-        there = transition._trajectory(path, chains, ONE, stride)
-        back = transition._trajectory(path, there._replace(momentum=-there.momentum), ONE, stride)
+        there = path.leapfrog(chains, ONE, stride, 6)
+        back = path.leapfrog(there._replace(momentum=-there.momentum), ONE, stride, 6)
         torch.testing.assert_close(back.position, chains.position)
         torch.testing.assert_close(back.momentum, -chains.momentum)
+
+    @pytest.mark.parametrize("num_steps", [2, 6, 7, 8])
+    def test_steps_that_are_taken_at_once_are_those_one_by_one(self, num_steps):
+        path = path_from("guide", 5)
+        begun = path.draw()
+        level, stride = torch.tensor(0.3, dtype=torch.float64), 0.1 + begun.position.square() / 10
+        at_once, one_by_one = path.leapfrog(begun, level, stride, num_steps), begun
+        for _ in range(num_steps):
+            one_by_one = path.leapfrog(one_by_one, level, stride, 1)
+        for found, expected in zip(at_once, one_by_one, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def fragile(x):
@@ -155,12 +165,12 @@ class TestRejection:
         path = path_from("prior")
         chains = path.draw()
 
-        def infinite(self, path, chains, level, stride):
+        def infinite(self, chains, level, stride, num_steps):
             return chains._replace(
                 position=chains.position + 1, base=torch.full_like(chains.base, math.inf)
             )
 
-        monkeypatch.setattr(HamiltonianTransition, "_trajectory", infinite)
+        monkeypatch.setattr(GeometricPath, "leapfrog", infinite)
         moved, acceptance = HamiltonianTransition(1)(path, chains, ONE, steps(path, 0.1), ONE)
         assert not acceptance.any()
         torch.testing.assert_close(moved.position, chains.position)
