@@ -8,10 +8,12 @@ draw from the same random state, and leaves the generator where the function wou
 """
 
 import copy
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import product
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -29,12 +31,14 @@ TOLERANCE = 1e-3
 discrete draw at its threshold can magnify, stays below, and a number held fixed does not."""
 _SMALL = 1e-2
 """Norm, as a share of the largest, below which an output is compared on the scale of this share."""
-_COST = 15.0
-"""Seconds that it takes to record and compile a function at one shape, at most."""
+_COST = 10.0
+"""Seconds that it takes to record and compile a function at one shape, at most: the first time on a
+machine. Half of it where the compiler has run before, a third where it has compiled this graph."""
 _PER_CALL = 2e-3
 """Seconds that a compiled call saves at least: Pyro's handlers and torch's autograd."""
-_PER_PRODUCT = 2e-11
-"""Seconds that it saves for each row of the decoder and weight of the networks."""
+_PER_UNIT = 3e-9
+"""Seconds that it saves for each row and unit: operations that are joined to one loop. Units of
+networks of as many layers go with the root of the number of their weights."""
 _NUDGE = 1 + 2.0**-10
 """Factor by which parameters differ between two recordings."""
 
@@ -46,10 +50,11 @@ def pays(calls: float, rows: int, weights: int) -> bool:
 
     Args:
         calls: Number of calls that are planned.
-        rows: Rows that the model is run on in a call, particles times batch.
+        rows: Rows that the model is run on in a call, particles times batch; twice as many where a
+            gradient is taken, which goes back through them.
         weights: Number of all parameters.
     """
-    return calls * (_PER_CALL + _PER_PRODUCT * rows * weights) > _COST
+    return calls * (_PER_CALL + _PER_UNIT * rows * math.sqrt(weights)) > _COST
 
 
 @final
@@ -267,7 +272,7 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
     """The graph's kernels; None, and a warning, on a machine without a compiler."""
     import torch._inductor as inductor
 
-    options = {
+    options: dict[str, Any] = {
         # Torch's own generators, so that a compiled step draws what the plain one draws.
         "fallback_random": True,
         # A pool of processes, each of which imports torch, costs more than it saves.
@@ -282,8 +287,9 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
     take_onednn(graph, inputs)
     failures: list[Exception] = []
     # Torch's cache wants another surrounding in some versions (2.6), where each process compiles.
-    for surrounding in (_with_cache, nullcontext):
+    for trusted, surrounding in product((True, False), (_with_cache, nullcontext)):
         try:
+            options["cpp.vec_isa_ok"] = _vectors(inductor, trusted=trusted)
             # What torch and its tools warn of on the way is no failure, even where warnings are
             # errors.
             with torch.no_grad(), warnings.catch_warnings(), surrounding():
@@ -296,6 +302,19 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
     # Without a compiler, as on a bare machine: the graph saves Pyro's handlers all the same.
     warnings.warn(f"torch's kernels are replayed, none compiled: {reason}.", stacklevel=2)
     return None
+
+
+def _vectors(inductor: Any, *, trusted: bool) -> bool | None:
+    """Torch's setting of vector instructions: those that the processor names, or those it tries.
+
+    For each set it would compile a program, and start a process that imports torch and loads it:
+    10 seconds of the first graph on a machine, for what an old compiler alone does not know.
+    """
+    setting: bool | None = inductor.config.cpp.vec_isa_ok
+    if setting is None and not trusted:
+        # What was found first is kept else.
+        inductor.cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    return True if setting is None and trusted else setting
 
 
 def _with_cache() -> AbstractContextManager[Any]:

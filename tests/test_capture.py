@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 from torch._guards import TracingContext
+from torch._inductor import config as inductor_config
 
 from ppl_vae import capture
 from ppl_vae._graphs import is_recording, lifted
@@ -296,6 +297,26 @@ def test_where_torchs_cache_fails_it_compiles_without(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
+def test_instructions_are_tried_where_those_that_the_processor_names_fail(monkeypatch):
+    tried = []
+
+    def compiled(graph, inputs, *, options):
+        tried.append(options["cpp.vec_isa_ok"])
+        if options["cpp.vec_isa_ok"]:
+            raise RuntimeError("error: unrecognized command-line option -mavx512fp16")
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", compiled)
+    (found,) = capture_of(lambda x: [x + 1], X)(X)
+    assert torch.equal(found, X + 1)
+    assert tried == [True, True, None]
+    # What the environment has set stands.
+    tried.clear()
+    with inductor_config.patch({"cpp.vec_isa_ok": False}):
+        capture_of(lambda x: [x + 1], X)
+    assert tried == [False]
+
+
 def test_the_product_of_onednn_is_defined_once():
     """As four threads ask for it at once, and a module that a notebook loads again."""
     code = """

@@ -53,7 +53,7 @@ class Replays:
             name: Name of the function; those of one name and shape differ in what they hold alone.
             function: Function of tensors, which is deterministic but for torch's draws.
             inputs: Inputs of it.
-            rows: Rows that the model is run on in one call.
+            rows: Rows that the model is run on in one call; twice as many with a gradient.
             calls: Calls of this shape in a chunk.
             holds: Whether the function holds tensors of its chunk besides its inputs.
             times: How many times the compiled form applies it, each time to its own results.

@@ -153,7 +153,7 @@ class CompiledGradients:
         if self._wanted is not None:
             return self._wanted
         if size not in self.decided:
-            rows = size * int(self._objective.num_particles) // chunks
+            rows = 2 * size * int(self._objective.num_particles) // chunks
             calls = self._objective.context.planned.get(size, 0.0) * self._calls * chunks
             self.decided[size] = self.reason is None and pays(calls, rows, self._weights)
         return self.decided[size]

@@ -54,9 +54,9 @@ PAIRS = [
 def recorded_once(recorded, monkeypatch):
     """Without the recorder's own comparisons, where the test makes the same."""
 
-    def once(function, inputs, others, held):
+    def once(function, inputs, others, held, *, for_compiler):
         with capture._untouched(held):
-            return lifted(capture._record(function, inputs))
+            return lifted(capture._record(function, inputs, for_compiler))
 
     monkeypatch.setattr(capture, "_record_twice", once)
     monkeypatch.setattr(capture.Captured, "_require_same", lambda *arguments: None)

@@ -127,7 +127,7 @@ class GeometricPath:
         if self._replays is None:
             return steps
         made = self._replays.of(
-            "leapfrog", self._step, inputs, inputs[0].shape[:2].numel(), self._calls,
+            "leapfrog", self._step, inputs, 2 * inputs[0].shape[:2].numel(), self._calls,
             holds=True, times=num_steps,
         )  # fmt: skip
         return made or steps
