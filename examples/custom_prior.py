@@ -81,10 +81,7 @@ def main(
     for name, evidence in found.items():
         print(f"\n{name}\n{evidence}")
     difference = pv.paired_difference(found["SinhArcsinh"], found["StandardNormalPrior"])
-    print(
-        "\nSinhArcsinh less StandardNormalPrior, each datum with itself: "
-        f"{difference.mean:+.3f} nats (error {difference.total_error:.3f})"
-    )
+    print(f"\nSinhArcsinh less StandardNormalPrior, each datum with itself:\n{difference}")
     return found, difference
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from ppl_vae.comparison._cells import Cells
 from ppl_vae.comparison._confidence import Array, mean_squares
-from ppl_vae.comparison._trust import MeanDoubt
+from ppl_vae.evidence import MeanDoubt
 
 _CHUNK = 200
 """Replicates whose weights are in memory at once."""

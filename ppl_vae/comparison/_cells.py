@@ -16,8 +16,8 @@ from ppl_vae.comparison._crossed import (
     paired_tests,
     require_two_data,
 )
-from ppl_vae.comparison._trust import MeanDoubt, average_doubt, doubt_of
-from ppl_vae.evidence import Evidence
+from ppl_vae.comparison._trust import average_doubt
+from ppl_vae.evidence import Evidence, MeanDoubt, doubt_of
 from ppl_vae.identity import require_same_rows
 from ppl_vae.names import require_instance
 

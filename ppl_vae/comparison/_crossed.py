@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from ppl_vae.comparison._confidence import ConfidenceDistribution, MeanSquares, mean_squares
-from ppl_vae.comparison._trust import MeanDoubt
+from ppl_vae.evidence import MeanDoubt
 
 
 @final

@@ -3,9 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
-from ppl_vae.evidence import TOLERATED_DOUBT, Evidence, evaluations_needed, paired_difference
+from ppl_vae.evidence import (
+    TOLERATED_DOUBT,
+    Evidence,
+    MeanDoubt,
+    evaluations_needed,
+    paired_difference,
+)
 
 _MOST_NAMED = 3
 """Largest number of arms in doubt that a line names."""
@@ -138,67 +144,6 @@ def lowness(trusted: Mapping[int, Evidence], other: Mapping[int, Evidence]) -> L
         low_by_error=math.hypot(*(pair.monte_carlo_error for pair in pairs)) / len(seeds),
         num_seeds=len(seeds),
     )
-
-
-class MeanDoubt(NamedTuple):
-    """Doubt of a mean log p(x), or of the difference of two, in nats.
-
-    Attributes:
-        shift: How much higher it is estimated to be than the estimates say.
-        spread: Half width of a 95% interval of that.
-        below: Whether nothing bounds how much lower it is, as of a second arm without any bound.
-        above: The same of higher, and an arm itself or the first of two.
-    """
-
-    shift: float = 0.0
-    spread: float = 0.0
-    below: bool = False
-    above: bool = False
-
-    def minus(self, other: "MeanDoubt") -> "MeanDoubt":
-        """The doubt of a difference: where both are low by as much, its shift is 0.
-
-        The draws of the two are independent, and so is what is not known of each.
-        """
-        return MeanDoubt(
-            self.shift - other.shift,
-            math.hypot(self.spread, other.spread),
-            self.below or other.above,
-            self.above or other.below,
-        )
-
-    def widened(self, mean: float, low: float, high: float) -> tuple[float, float]:
-        """The ends of an interval of the difference with what either arm may be low by.
-
-        Of the interval, and of one that is moved by the shift and as much wider as independent
-        errors make it, the lower end of the two and the upper.
-        """
-        middle = mean + self.shift
-        below, above = math.hypot(mean - low, self.spread), math.hypot(high - mean, self.spread)
-        return (
-            -math.inf if self.below else min(low, middle - below),
-            math.inf if self.above else max(high, middle + above),
-        )
-
-    def hides(self, mean: float) -> bool:
-        """Whether 0 stays in the interval of such a difference, however little sampling leaves."""
-        if mean < 0:
-            return self.above or self.shift >= -mean
-        return self.below or -self.shift >= mean > 0
-
-
-def doubt_of(result: Evidence) -> MeanDoubt:
-    """Doubt of the mean log p(x) of a run.
-
-    What is not known of single data is independent: the half widths ``d - b`` add up as roots of
-    sums of squares. Data whose doubt nothing bounds are left out; where there are no others, the
-    upper side is open. An estimator that does not tell counts as exact.
-    """
-    if result.direction == "exact" or math.isnan(result.mean_doubt):
-        return MeanDoubt()
-    if math.isinf(result.mean_doubt):
-        return MeanDoubt(above=True)
-    return MeanDoubt(result.mean_bias, result.mean_doubt - result.mean_bias)
 
 
 def average_doubt(doubts: Sequence[MeanDoubt]) -> MeanDoubt:

@@ -19,7 +19,7 @@ from ppl_vae.evidence._importance_sampling import (
 )
 from ppl_vae.evidence._laplace import LaplaceApproximation, LaplaceGuide, laplace_guide
 from ppl_vae.evidence._loop import Call, Purpose, Streams
-from ppl_vae.evidence._paired import PairedDifference, paired_difference
+from ppl_vae.evidence._paired import MeanDoubt, PairedDifference, doubt_of, paired_difference
 from ppl_vae.evidence._result import (
     OPTIONAL,
     PER_DATUM,
@@ -122,6 +122,7 @@ __all__ = [
     "LaplaceGuide",
     "Likeness",
     "Mass",
+    "MeanDoubt",
     "PairedDifference",
     "ParetoSmoothed",
     "Purpose",
@@ -138,6 +139,7 @@ __all__ = [
     "calibrate",
     "checksum",
     "doubt_by_normal",
+    "doubt_of",
     "evaluations_needed",
     "laplace_guide",
     "method_for",

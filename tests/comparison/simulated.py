@@ -8,8 +8,7 @@ from scipy.stats import binom
 
 from ppl_vae.comparison._cells import Cells
 from ppl_vae.comparison._confidence import MeanSquares, mean_squares
-from ppl_vae.comparison._trust import MeanDoubt
-from ppl_vae.evidence import Evidence
+from ppl_vae.evidence import Evidence, MeanDoubt
 
 NO_DOUBT = MeanDoubt()
 

@@ -7,7 +7,7 @@ import torch
 from comparison.simulated import cells_of, evidence
 from ppl_vae.comparison import compare, format_comparison
 from ppl_vae.comparison._cells import factor_tables
-from ppl_vae.comparison._trust import MeanDoubt
+from ppl_vae.evidence import MeanDoubt
 
 NAMES = [f"{a} {b}" for a in ("elbo", "iwae") for b in ("normal", "vamp", "flow")]
 LEVELS = {name: dict(zip(("objective", "prior"), name.split(), strict=True)) for name in NAMES}

@@ -4,7 +4,7 @@ from scipy import stats
 
 from comparison.simulated import COMPONENTS, cells_of, require_coverage, simulate
 from ppl_vae.comparison._bootstrap import rank_arms
-from ppl_vae.comparison._trust import MeanDoubt
+from ppl_vae.evidence import MeanDoubt
 
 
 def rank(values, replicates=400, seed=0):

@@ -8,8 +8,8 @@ import torch
 
 from ppl_vae.comparison import compare, format_comparison, lowness
 from ppl_vae.comparison._crossed import crossed_mean, paired_tests
-from ppl_vae.comparison._trust import MeanDoubt, average_doubt, doubt_of, trust_in, trust_line
-from ppl_vae.evidence import STAGES, Evidence, evaluations_needed
+from ppl_vae.comparison._trust import average_doubt, trust_in, trust_line
+from ppl_vae.evidence import STAGES, Evidence, MeanDoubt, doubt_of, evaluations_needed
 from ppl_vae.evidence._doubt import doubt_by_normal, doubt_by_tail
 from ppl_vae.weights import RunningWeights
 

@@ -253,6 +253,25 @@ class TestPairedDifference:
         assert reverse.mean == -difference.mean
         assert reverse.total_error == difference.total_error
 
+    def test_the_interval_holds_what_either_side_may_be_low_by(self):
+        a = evidence_of([-1.0, -2.0, -6.0], [0.1, 0.2, 0.2])
+        b = evidence_of([-1.5, -3.0, -6.0], [0.2, 0.0, 0.1])
+        half = 1.959964 * 0.5 / math.sqrt(3)
+        assert paired_difference(a, b).interval == pytest.approx((0.5 - half, 0.5 + half))
+        # Every datum of a is low by 0.2, which is known to 0.3: that of the mean to 0.3 / sqrt(3).
+        three = torch.ones(3, dtype=torch.float64)
+        low = replace(a, bias=0.2 * three, doubt=0.5 * three)
+        wide = math.hypot(half, 0.3 / math.sqrt(3))
+        found = paired_difference(low, b)
+        assert found.interval == pytest.approx((0.5 - half, 0.7 + wide))
+        assert f"95% interval [{0.5 - half:+.3f}, {0.7 + wide:+.3f}]" in str(found)
+        assert paired_difference(b, low).interval == pytest.approx((-0.7 - wide, -0.5 + half))
+        # Where both are low by as much, only what is not known of each is left.
+        both = paired_difference(low, replace(b, bias=0.2 * three, doubt=0.2 * three))
+        assert both.interval == pytest.approx((0.5 - wide, 0.5 + wide))
+        unbounded = replace(b, bias=math.inf * three, doubt=math.inf * three)
+        assert paired_difference(a, unbounded).interval == (-math.inf, pytest.approx(0.5 + half))
+
     def test_pairing_removes_what_the_data_share(self):
         x = MODEL.simulate(300)
         vae, exact = MODEL.mean_field_vae(), MODEL.vae()
