@@ -341,7 +341,8 @@ class Evidence(Result):
     def procedure(self) -> str:
         """The method and its number of particles, in words."""
         # Where every datum has a way of its own, no one number is that of all; a sum has no draws.
-        if self.stage is not None or self.direction == "exact":
+        # A method of chains says how many there are.
+        if self.stage is not None or self.direction == "exact" or " chains" in self.method:
             return self.method
         return f"{self.method} with K = {self.num_particles}"
 

@@ -208,6 +208,8 @@ class TestResult:
             "annealed importance sampling from the guide: 4 linear temperatures, 2 leapfrog steps, "
             "3 chains"
         )
+        # It says how many chains there are: no K beside that.
+        assert evidence.procedure == evidence.method
         assert evidence.gap == 0.25
         assert evidence.pareto_k is None
         assert "use more temperatures or chains" in evidence.warning
