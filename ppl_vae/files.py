@@ -32,14 +32,17 @@ _PAUSE = 0.05
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those that it is in, where they are not there.
+    """Make a folder, and those that it is in, where they are not there; they survive a power cut.
 
     Raises:
         NotADirectoryError: If a file is in its place, or in that of a folder above it.
         OSError: If it cannot be made.
     """
     try:
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        for each in new:
+            _sync_folder(each.parent)
     except (FileExistsError, NotADirectoryError) as error:
         raise NotADirectoryError(
             f"{folder} cannot be made: a file is in the place of a folder: name another folder."

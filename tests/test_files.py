@@ -162,6 +162,21 @@ def test_the_folder_is_synced_after_the_rename(tmp_path, monkeypatch):
     assert events == ["file", "rename", "folder"]
 
 
+def test_a_new_folder_is_synced_in_the_one_above(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def watched(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    make_folder(tmp_path / "a" / "b")
+    assert set(synced) == {folder.stat().st_ino for folder in (tmp_path, tmp_path / "a")}
+    synced.clear()
+    make_folder(tmp_path / "a" / "b")
+    assert not synced
+
+
 @pytest.mark.parametrize(
     "name", ["x/../../../pwned", "..", ".hidden", "a\\b", "a\x1bb", "", "a" * 200]
 )
