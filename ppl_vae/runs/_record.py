@@ -160,6 +160,8 @@ class RunRecord:
             process=os.getpid(),
             started=_now(),
             finished="",
+            # They are written anew from here on.
+            files={},
         )
         # Before the work, so that a killed attempt is seen as one whose process has ended.
         running.write()
@@ -275,6 +277,22 @@ def hashes_of(folder: Path, evaluations: Iterable[str] = ()) -> dict[str, str]:
     """
     names = [name for name in (*evaluations, *_READ) if (folder / name).is_file()]
     return {name: _hash_file(folder / name) for name in names}
+
+
+def require_as_written(folder: Path) -> None:
+    """Check that a run's parameters are those that its record is of, where it is done.
+
+    Raises:
+        ValueError: If they are others.
+    """
+    path = folder / RECORD
+    saved = read_sealed(path, "go on with the run") if path.is_file() else {}
+    written = saved.get("files", {}).get(CHECKPOINT) if saved.get("state") == "done" else None
+    if written is not None and _hash_file(folder / CHECKPOINT) != written:
+        raise ValueError(
+            f"{folder / CHECKPOINT} {_CHANGED} when the run was done: bring back a copy of the "
+            "run's own file, or train anew in another folder."
+        )
 
 
 def _hash_file(path: Path) -> str:

@@ -42,6 +42,7 @@ from ppl_vae.runs._origin import (
     require_same_data,
 )
 from ppl_vae.runs._phases import read_phases
+from ppl_vae.runs._record import require_as_written
 from ppl_vae.store import read_sealed
 from ppl_vae.training import History, Snapshot, load_parameters
 
@@ -226,6 +227,7 @@ def open_run(
                 f"{folder / CHECKPOINT} is of a run with other {name} than {folder} says: bring "
                 "back a copy of the run's own files, or train anew."
             )
+    require_as_written(folder)
     load = partial(config.load, data_root)
     # Without the data first: the folder of a run can be passed on alone.
     vae = config.build_vae(summary.stand_in())

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ from ppl_vae.studies._plan import CELLS, CellPlan, Method, read_cell
 
 _WAIT = 60.0
 """Seconds for which another worker, thought dead, may still be writing."""
+_ASIDE = ".changed"
+"""Ending of a checkpoint that is not the one that was written."""
 _CURVE_DATA, _CURVE = 200, (1, 2, 5, 10, 20, 50, 100, 200)
 _GRADIENT_DATA, _GRADIENT_PARTICLES, _GRADIENT_REPLICATES = 20, (1, 4, 16, 64), 100
 _ANNEALING = AnnealedImportanceSampling(num_temperatures=300, num_chains=8)
@@ -88,11 +91,13 @@ def run_cell(plan: CellPlan, study: Path, place: Place) -> RunRecord:
         # Read under the lock: the worker that was waited for may have finished the cell.
         if before.state == "done":
             return before
-        # Made again below. A checkpoint stays: training is what takes long, and there may be a
-        # copy of it.
+        # Made again below.
         for name, change in before.changed_files().items():
             before.log(f"{name} {change}")
-            if name not in (CONFIG, CHECKPOINT):
+            if name == CHECKPOINT and (folder / name).is_file():
+                # Training is what takes long: what may be somebody's is not deleted.
+                os.replace(folder / name, folder / f"{name}{_ASIDE}")
+            elif name != CONFIG:
                 (folder / name).unlink(missing_ok=True)
         try:
             with before.attempt() as attempt:

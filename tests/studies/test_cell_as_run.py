@@ -120,6 +120,30 @@ def test_a_bit_flipped_in_a_done_cell_is_seen_by_status_as_by_run(name, study, f
     assert any(f"{name} is not as it was written" in note for note in results.warnings)
 
 
+@pytest.mark.parametrize("longer", [True, False])
+def test_a_checkpoint_that_is_not_the_cells_is_put_aside(longer, study, folders, tmp_path, capsys):
+    """That of a longer run of the same settings, or one cut short: the cell is done anew."""
+    folder = shutil.copytree(folders[1].parents[1], tmp_path / "study")
+    cell = folder / "cells" / folders[1].name
+    expected = (cell / "checkpoint.safetensors").read_bytes()
+    wrong = expected[:-100]
+    if longer:
+        config = study.cells[0].config.changed(epochs=3)
+        train_run(config, tmp_path / "longer", device="cpu", progress=False)
+        wrong = (tmp_path / "longer" / "checkpoint.safetensors").read_bytes()
+    (cell / "checkpoint.safetensors").write_bytes(wrong)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(cell), *COMMANDS["evaluate"]])
+    printed = capsys.readouterr()
+    assert "checkpoint.safetensors" in printed.err
+    assert not printed.out
+    results = carry_out(folder, study)
+    assert [each.state for each in results.cells] == ["done"]
+    assert results.cells[0].epochs == 2
+    assert (cell / "checkpoint.safetensors.changed").read_bytes() == wrong
+    main(["evaluate", str(cell), *COMMANDS["evaluate"]])
+
+
 def test_fit_goes_on_from_a_cell_and_the_study_sees_it(study, folders, tmp_path):
     folder = shutil.copytree(folders[1].parents[1], tmp_path / "study")
     cell = folder / "cells" / folders[1].name
