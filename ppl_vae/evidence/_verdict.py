@@ -120,7 +120,7 @@ def low(bias: float, doubt: float, tolerated: float) -> Finding | None:
     """Finding that the mean of log p(x) may be low by more than is tolerated."""
     if not doubt > tolerated:
         return None
-    text = f"log p(x) may be low by {bias:.2g} nats (95%: by less than {doubt:.2g})"
+    text = f"log p(x) may be low by {bias:.3g} nats (95%: by less than {doubt:.3g})"
     return Finding(text, serious=False)
 
 

@@ -67,12 +67,16 @@ def _training(study: "Study") -> str:
     length = f"{budget.limit:,} {budget.kind.replace('_', ' ')}"
     if budget.epochs is not None:
         length = plural(budget.epochs, "epoch")
+    ends = ""
+    if training.patience is not None:
+        length = f"at most {length}"
+        ends = f" (after {plural(training.patience, 'epoch')} without a better validation it ends)"
     varied = f"; {', '.join(study.factors)} as the arm says" if study.factors else ""
     ruled = [arm for arm, planned in study.arms.items() if not planned.config.model.kind.ascends]
     if ruled:
         varied += f"; {', '.join(ruled)} by rules of their own, for so many epochs at most"
     return (
-        f"{length} per run, batches of {training.batch_size}, learning rate "
+        f"{length} per run{ends}, batches of {training.batch_size}, learning rate "
         f"{training.learning_rate:g} ({training.schedule}){varied}"
     )
 

@@ -207,11 +207,11 @@ def _require_same_plan(study: Study, folder: Path) -> None:
     """Refuse cells whose settings are not those planned."""
     if not any((folder / name).is_file() for name in (PLAN, MANIFEST)):
         return
-    _tell_what_is_replaced(study, folder)
     for plan in study.cells:
         path = folder / CELLS / plan.folder / CONFIG
         if path.is_file():
             require_same_settings(path.parent, read_config(path.parent)["config"], plan.config)
+    _tell_what_is_replaced(study, folder)
 
 
 def _tell_what_is_replaced(study: Study, folder: Path) -> None:
