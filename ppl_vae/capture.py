@@ -310,10 +310,16 @@ def _vectors(inductor: Any, *, trusted: bool) -> bool | None:
     For each set it would compile a program, and start a process that imports torch and loads it:
     10 seconds of the first graph on a machine, for what an old compiler alone does not know.
     """
+    from torch._inductor import cpu_vec_isa
+
     setting: bool | None = inductor.config.cpp.vec_isa_ok
     if setting is None and not trusted:
-        # What was found first is kept else.
-        inductor.cpu_vec_isa.valid_vec_isa_list.cache_clear()
+        # What was found first is kept else: the list, and the answers of some sets.
+        cpu_vec_isa.valid_vec_isa_list.cache_clear()
+        for each in cpu_vec_isa.supported_vec_isa_list:
+            forget = getattr(type(each).__bool__, "cache_clear", None)
+            if forget is not None:
+                forget()
     return True if setting is None and trusted else setting
 
 

@@ -4,6 +4,7 @@ import random
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch._guards import TracingContext
 from torch._inductor import config as inductor_config
+from torch._inductor import cpu_vec_isa
 
 from ppl_vae import capture
 from ppl_vae._graphs import is_recording, lifted
@@ -315,6 +317,36 @@ def test_instructions_are_tried_where_those_that_the_processor_names_fail(monkey
     with inductor_config.patch({"cpp.vec_isa_ok": False}):
         capture_of(lambda x: [x + 1], X)
     assert tried == [False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch asks the processor on Linux")
+def test_instructions_that_an_old_compiler_does_not_know_are_given_up(monkeypatch):
+    """Torch keeps a set's answer as well as the list, which the second try must not go by."""
+    old = type("Old", (cpu_vec_isa.VecAVX512,), {"check_build": lambda self, code: False})
+    known = type("Known", (cpu_vec_isa.VecAVX2,), {"check_build": lambda self, code: True})
+    monkeypatch.setattr(cpu_vec_isa, "supported_vec_isa_list", [old(), known()])
+    monkeypatch.setattr(cpu_vec_isa, "x86_isa_checker", lambda: ["avx2", "avx512"])
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    taken = []
+
+    def compiled(graph, inputs, *, options):
+        with inductor_config.patch(options):
+            taken.append([str(each) for each in cpu_vec_isa.valid_vec_isa_list()])
+        if "avx512" in taken[-1]:
+            raise RuntimeError("error: unrecognized command-line option -mavx512f")
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", compiled)
+    cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            capture_of(lambda x: [x + 1], X)
+            # The next graph goes by what was found.
+            capture_of(lambda x: [x + 2], X)
+    finally:
+        cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    assert taken == [["avx512", "avx2"]] * 2 + [["avx2"]] * 2
 
 
 def test_the_product_of_onednn_is_defined_once():
