@@ -91,7 +91,7 @@ class GeometricPath:
 
     def at(self, position: Float[Tensor, "chains batch dim"]) -> Chains:
         """Chains at these positions, with fresh momentum. One gradient evaluation."""
-        return Chains(position.detach(), torch.randn_like(position), *self._gradients(position))
+        return Chains(position.detach(), _normal(position), *self._gradients(position))
 
     def leapfrog(
         self,
@@ -222,20 +222,29 @@ class HamiltonianTransition:
             step: Step size of each datum.
             scale: By dimension, shape ``(batch, dim)``, or one number.
         """
-        noise, kept = torch.randn_like(chains.momentum), math.sqrt(1 - self.refreshment**2)
+        noise, kept = _normal(chains.momentum), math.sqrt(1 - self.refreshment**2)
         momentum = kept * chains.momentum + self.refreshment * noise
         chains = chains._replace(momentum=momentum)
-        jitter = 1 + _JITTER * (2 * torch.rand_like(chains.base) - 1)
+        jitter = 1 + _JITTER * (2 * _uniform(chains.base) - 1)
         stride = (step * jitter).unsqueeze(-1) * scale
         proposal = path.leapfrog(chains, level, stride, self.leapfrog_steps)
         difference = _energy(chains, level) - _energy(proposal, level)
         # A proposal without a density is none, whichever way it is infinite.
         difference = torch.where(proposal.log_density(level).isfinite(), difference, -math.inf)
         # With momentum that is partly kept, f_b is invariant only if a rejected chain turns back.
-        accepted = torch.rand_like(difference).log() < difference
+        accepted = _uniform(difference).log() < difference
         reversed_ = chains._replace(momentum=-chains.momentum)
         probability = difference.nan_to_num(-math.inf).exp().clamp(max=1)
         return select(accepted, proposal, reversed_), probability
+
+
+def _normal(like: Tensor) -> Tensor:
+    # In the order of its indices: compiled steps lay chains out in another way than plain ones.
+    return torch.randn_like(like, memory_format=torch.contiguous_format)
+
+
+def _uniform(like: Tensor) -> Tensor:
+    return torch.rand_like(like, memory_format=torch.contiguous_format)
 
 
 def _energy(chains: Chains, level: Tensor) -> Tensor:

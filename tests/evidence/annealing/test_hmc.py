@@ -120,6 +120,20 @@ class TestInvariance:
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_draws_do_not_depend_on_how_chains_are_laid_out():
+    """Compiled steps give results in another layout than plain ones."""
+    path = path_from("guide", 5)
+    begun = path.draw()
+    turned = Chains(*(value.mT.contiguous().mT for value in begun))
+    assert turned.base.stride() != begun.base.stride()
+    size, moved = steps(path, 0.5), []
+    for chains in (begun, turned):
+        torch.manual_seed(8)
+        moved.append(HamiltonianTransition(2, 0.7)(path, chains, ONE, size, ONE)[0])
+    for found, expected in zip(moved[1], moved[0], strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def fragile(x):
     """NaN for z above 1, where the start never is."""
     with pyro.plate("data", len(x)):
