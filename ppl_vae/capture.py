@@ -109,13 +109,24 @@ class Captured:
             take_onednn(graph, [*self._held, *inputs])
         self._run = run
         self._strides = [value.stride() for value in [*self._held, *inputs]]
+        self._types = [value.dtype for value in inputs]
         if inputs[0].device.type == "cuda":
             self._run = _on_gpu(self._run, [*self._held, *inputs], held)
         self._require_same(iterated(function, times), inputs, held, tolerance)
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """The function's results, in tensors that later calls leave as they are."""
+        """The function's results, in tensors that later calls leave as they are.
+
+        Raises:
+            ValueError: If the inputs are of other types than those that it was recorded at.
+        """
+        types = [value.dtype for value in inputs]
+        # Kernels do not look: they would read the memory as numbers of their own type.
+        if types != self._types:
+            raise ValueError(
+                f"a graph recorded at {self._types} was given {types}: record one for each."
+            )
         strides = self._strides[len(self._held) :]
         given = [_laid_out(value, of) for value, of in zip(inputs, strides, strict=True)]
         return list(self._run(*self._held, *given))

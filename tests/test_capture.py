@@ -103,6 +103,11 @@ class TestAGraph:
         with pytest.raises(CaptureError, match=re.escape("differs from the programs by 3.3e-01")):
             capture_of(function, X)
 
+    def test_refuses_inputs_of_another_type(self):
+        replay = capture_of(lambda x: [2 * x], X)
+        with pytest.raises(ValueError, match=r"recorded at \[torch.float32\] was given \[torch.f"):
+            replay(X.double())
+
     def test_refuses_other_operations(self):
         calls = []
 

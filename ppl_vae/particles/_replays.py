@@ -61,7 +61,7 @@ class Replays:
         weights = sum(value.numel() for value in self.modules.parameters.values())
         if self._refused or not pays(calls * self.chunks, rows, weights):
             return None
-        key = name, times, tuple(value.shape for value in inputs)
+        key = name, times, tuple((value.shape, value.dtype) for value in inputs)
         try:
             known = self._recorded.get(key)
             if known is not None and not holds:

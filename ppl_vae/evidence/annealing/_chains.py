@@ -109,8 +109,10 @@ class GeometricPath:
             num_steps: Number of steps.
         """
         # In memory of its own, where one operation moves all: it is one number for each chain else.
-        stride = stride.expand_as(chains.position).contiguous()
-        tempered = stride * level.unsqueeze(-1)
+        # Of its type, too: a likelihood in double precision would make chains double by the steps
+        # that its acceptance tunes, and a compiled form reads numbers of one type.
+        stride = stride.expand_as(chains.position).to(chains.position.dtype).contiguous()
+        tempered = stride * level.unsqueeze(-1).to(stride.dtype)
         at_once = max(n for n in range(1, _AT_ONCE + 1) if num_steps % n == 0)
         # Half a kick at the end of a step and half of one at the start of the next are one: half
         # of one goes before the first step, and half of the last one is taken back.

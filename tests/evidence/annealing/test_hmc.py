@@ -134,6 +134,23 @@ def test_draws_do_not_depend_on_how_chains_are_laid_out():
         torch.testing.assert_close(found, expected)
 
 
+def double_likelihood(x):
+    """Latents in single precision, log p(x|z) in double precision."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.double().repeat(1, 1, 2), 1.0).to_event(1), obs=x)
+
+
+def test_chains_keep_their_type():
+    """Compiled steps read the memory of one type; a double step is what a pilot tunes here."""
+    path = GeometricPath(LatentDensity(Programs(double_likelihood, None), X, 3), "prior")
+    begun = path.draw()
+    moved, _ = HamiltonianTransition(2)(path, begun, ONE, 0.1 * ONE.expand(len(X)), ONE)
+    assert begun.position.dtype is torch.float32
+    assert begun.ratio.dtype is torch.float64
+    assert [value.dtype for value in moved] == [value.dtype for value in begun]
+
+
 def fragile(x):
     """NaN for z above 1, where the start never is."""
     with pyro.plate("data", len(x)):
