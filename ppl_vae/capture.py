@@ -32,7 +32,7 @@ discrete draw at its threshold can magnify, stays below, and a number held fixed
 _SMALL = 1e-2
 """Norm, as a share of the largest, below which an output is compared on the scale of this share."""
 _COST = 10.0
-"""Seconds that it takes to record and compile a function at one shape, at most: the first time on a
+"""Seconds that it takes, about, to record and compile a function at one shape the first time on a
 machine. Half of it where the compiler has run before, a third where it has compiled this graph."""
 _PER_CALL = 2e-3
 """Seconds that a compiled call saves at least: Pyro's handlers and torch's autograd."""
