@@ -182,11 +182,12 @@ def _rank_intervals(
 ) -> list[tuple[int, int]]:
     """Compute the interval of each rank, over what arms may be low by."""
     cases = [draws]
-    if any(doubt.shift or doubt.spread for doubt in doubts):
+    if any(doubt.shift or doubt.rise for doubt in doubts):
         # A stream of its own: the replicates as they are stay those of arms that are not low.
         noise = np.random.default_rng([seed, 1]).standard_normal(draws.shape)
-        shifts, spreads = np.array([(doubt.shift, doubt.spread) for doubt in doubts]).T
-        cases.append(draws + shifts + spreads / stats.norm.ppf(0.975) * noise)
+        shifts, rises, falls = np.array([doubt[:3] for doubt in doubts]).T
+        away = np.where(noise > 0, rises, falls) / stats.norm.ppf(0.975) * noise
+        cases.append(draws + shifts + away)
     unbounded = np.array([doubt.above for doubt in doubts])
     tail = (1 - confidence) / 2
     lows, highs = [], []

@@ -150,7 +150,8 @@ def average_doubt(doubts: Sequence[MeanDoubt]) -> MeanDoubt:
     """Doubt of the mean of independent runs or arms."""
     return MeanDoubt(
         _mean([each.shift for each in doubts]),
-        math.hypot(*(each.spread for each in doubts)) / len(doubts),
+        math.hypot(*(each.rise for each in doubts)) / len(doubts),
+        math.hypot(*(each.fall for each in doubts)) / len(doubts),
         any(each.below for each in doubts),
         any(each.above for each in doubts),
     )

@@ -14,13 +14,15 @@ class MeanDoubt(NamedTuple):
 
     Attributes:
         shift: How much higher it is estimated to be than the estimates say.
-        spread: Half width of a 95% interval of that.
+        rise: How much higher than that it may be (95%).
+        fall: How much lower than that it may be: no lower than the estimates say, of one mean.
         below: Whether nothing bounds how much lower it is, as of a second arm without any bound.
         above: The same of higher, and an arm itself or the first of two.
     """
 
     shift: float = 0.0
-    spread: float = 0.0
+    rise: float = 0.0
+    fall: float = 0.0
     below: bool = False
     above: bool = False
 
@@ -31,7 +33,8 @@ class MeanDoubt(NamedTuple):
         """
         return MeanDoubt(
             self.shift - other.shift,
-            math.hypot(self.spread, other.spread),
+            math.hypot(self.rise, other.fall),
+            math.hypot(self.fall, other.rise),
             self.below or other.above,
             self.above or other.below,
         )
@@ -43,7 +46,7 @@ class MeanDoubt(NamedTuple):
         errors make it, the lower end of the two and the upper.
         """
         middle = mean + self.shift
-        below, above = math.hypot(mean - low, self.spread), math.hypot(high - mean, self.spread)
+        below, above = math.hypot(mean - low, self.fall), math.hypot(high - mean, self.rise)
         return (
             -math.inf if self.below else min(low, middle - below),
             math.inf if self.above else max(high, middle + above),
@@ -67,7 +70,10 @@ def doubt_of(result: Evidence) -> MeanDoubt:
         return MeanDoubt()
     if math.isinf(result.mean_doubt):
         return MeanDoubt(above=True)
-    return MeanDoubt(result.mean_bias, result.mean_doubt - result.mean_bias)
+    shift = result.mean_bias
+    rise = result.mean_doubt - shift
+    # The estimate is low by something between 0 and its doubt: it is not high.
+    return MeanDoubt(shift, rise, min(rise, shift))
 
 
 @final

@@ -121,8 +121,11 @@ class TestDoubt:
 
     def test_what_is_not_known_moves_either_way(self):
         """A half width of 3 nats at 95% over 5 seeds: 2 nats are passed by a few in a hundred."""
-        found = self.intervals(MeanDoubt(), MeanDoubt(0.0, 3.0 * 5**0.5), MeanDoubt())
+        wide = 3.0 * 5**0.5
+        found = self.intervals(MeanDoubt(), MeanDoubt(0.0, wide, wide), MeanDoubt())
         assert found == [(2, 3), (1, 3), (1, 2)]
+        found = self.intervals(MeanDoubt(), MeanDoubt(0.0, wide), MeanDoubt())
+        assert found == [(3, 3), (1, 2), (1, 2)]
 
     def test_an_arm_without_any_bound_may_be_above_all(self):
         found = self.intervals(MeanDoubt(above=True), MeanDoubt(), MeanDoubt())

@@ -204,9 +204,21 @@ class TestDifference:
     def test_what_is_not_known_of_single_data_adds_up_as_squares(self):
         a = {0: evidence(0.1, TEN + 0.4)}
         b = {0: evidence(0.1, TEN + 0.5)}
-        shift, spread, *_ = doubt_of_difference(a, b, [0])
+        shift, rise, fall, *_ = doubt_of_difference(a, b, [0])
         assert shift == pytest.approx(0.0)
-        assert spread == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 10))
+        # Neither is higher than it is estimated: b falls by no more than the 0.1 that it rises.
+        assert rise == pytest.approx(math.hypot(0.3 / math.sqrt(10), 0.1))
+        assert fall == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 10))
+
+    def test_an_arm_that_is_low_is_not_high(self):
+        """Half of 16 nats above, however little is known of how much more."""
+        a, b = {0: evidence(0.5, TEN + 5000.0)}, {0: evidence(0.0, TEN * 0)}
+        low, high = doubt_of_difference(a, b, [0]).widened(16.0, 15.0, 17.0)
+        assert low == 15.0
+        assert high > 1500
+        low, high = doubt_of_difference(b, a, [0]).widened(-16.0, -17.0, -15.0)
+        assert low < -1500
+        assert high == -15.0
 
     def test_exact_arms_and_those_that_do_not_tell_add_none(self):
         exact = {0: evidence(9.0, TEN + 9.0, direction="exact")}
@@ -218,7 +230,7 @@ class TestDifference:
     def test_an_interval_holds_the_plain_one(self):
         found = MeanDoubt(0.5, 0.4).widened(1.0, 0.7, 1.3)
         assert found == pytest.approx((0.7, 1.5 + 0.5))
-        found = MeanDoubt(-0.5, 0.4).widened(1.0, 0.7, 1.3)
+        found = MeanDoubt(-0.5, 0.0, 0.4).widened(1.0, 0.7, 1.3)
         assert found == pytest.approx((0.5 - 0.5, 1.3))
         assert MeanDoubt(0.0, 0.0).widened(1.0, 0.7, 1.3) == (0.7, 1.3)
 
