@@ -1,5 +1,6 @@
 """Origin of a run, kept in its folder: the configuration and a summary of the data."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from ppl_vae.data import Dataset, Schema, column_range, missing_by_column, most_in_memory
 from ppl_vae.files import not_a_file, write_atomically
 from ppl_vae.identity import hash_values
-from ppl_vae.store import Stored
+from ppl_vae.store import Stored, read_sealed
 
 if TYPE_CHECKING:
     from ppl_vae.runs._config import RunConfig
@@ -23,6 +24,7 @@ HISTORY, MEASURES, PICTURES = "history.csv", "measures.json", "pictures.npz"
 PHASES, FINISHED = "phases", "finished.safetensors"
 LACKING = "lacking"
 """Entry of a run's measures with why others were not taken."""
+CHANGED = "is not as it was written"
 _FORMAT = "ppl_vae data 3"
 
 
@@ -176,3 +178,25 @@ def require_same_data(folder: Path, sha256: Any, dataset: Dataset) -> None:
             f"{dataset.name} differs from the data the run in {folder} was trained on: bring those "
             'back (a data set\'s folder is data_root="FOLDER"), or train anew in another folder.'
         )
+
+
+def require_as_written(folder: Path) -> None:
+    """Check that a run's parameters are those that its record is of, where it is done.
+
+    Raises:
+        ValueError: If they are others.
+    """
+    path = folder / RECORD
+    saved = read_sealed(path, "go on with the run") if path.is_file() else {}
+    written = saved.get("files", {}).get(CHECKPOINT) if saved.get("state") == "done" else None
+    if written is not None and hash_file(folder / CHECKPOINT) != written:
+        raise ValueError(
+            f"{folder / CHECKPOINT} {CHANGED} when the run was done: bring back a copy of the "
+            "run's own file, or train anew in another folder."
+        )
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """The record of a training run, alone or as a study's cell: one file in its folder."""
 
-import hashlib
 import os
 import socket
 import traceback
@@ -20,6 +19,7 @@ from ppl_vae.files import append_text, make_folder
 from ppl_vae.identity import hash_bytes
 from ppl_vae.runs._finished import read_chosen
 from ppl_vae.runs._origin import (
+    CHANGED,
     CHECKPOINT,
     CONFIG,
     DATA,
@@ -29,6 +29,7 @@ from ppl_vae.runs._origin import (
     MEASURES,
     PICTURES,
     RECORD,
+    hash_file,
 )
 from ppl_vae.runs._phases import read_phases
 from ppl_vae.store import read_sealed, write_sealed
@@ -37,7 +38,6 @@ from ppl_vae.training import FitResult, History
 RunState = Literal["waiting", "running", "done", "failed"]
 _READ = (CONFIG, CHECKPOINT, FINISHED, DATA, HISTORY, MEASURES, PICTURES)
 """Files, beside evaluations, that results are read from."""
-_CHANGED = "is not as it was written"
 
 
 @final
@@ -204,8 +204,8 @@ class RunRecord:
             path = self.folder / name
             if not path.is_file():
                 changed[name] = "is missing"
-            elif _hash_file(path) != written:
-                changed[name] = _CHANGED
+            elif hash_file(path) != written:
+                changed[name] = CHANGED
         return changed
 
     @property
@@ -264,7 +264,7 @@ class RunRecord:
         content = path.read_bytes()
         # Read once, so that what is hashed is what is parsed.
         if hash_bytes(content) != self.files.get(name):
-            raise ValueError(f"{path} {_CHANGED}: run_study does the cell again.")
+            raise ValueError(f"{path} {CHANGED}: run_study does the cell again.")
         return read_evidence(content, str(path))
 
 
@@ -276,28 +276,7 @@ def hashes_of(folder: Path, evaluations: Iterable[str] = ()) -> dict[str, str]:
         evaluations: Files of log p(x) in it.
     """
     names = [name for name in (*evaluations, *_READ) if (folder / name).is_file()]
-    return {name: _hash_file(folder / name) for name in names}
-
-
-def require_as_written(folder: Path) -> None:
-    """Check that a run's parameters are those that its record is of, where it is done.
-
-    Raises:
-        ValueError: If they are others.
-    """
-    path = folder / RECORD
-    saved = read_sealed(path, "go on with the run") if path.is_file() else {}
-    written = saved.get("files", {}).get(CHECKPOINT) if saved.get("state") == "done" else None
-    if written is not None and _hash_file(folder / CHECKPOINT) != written:
-        raise ValueError(
-            f"{folder / CHECKPOINT} {_CHANGED} when the run was done: bring back a copy of the "
-            "run's own file, or train anew in another folder."
-        )
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: hash_file(folder / name) for name in names}
 
 
 def _now() -> str:

@@ -39,10 +39,10 @@ from ppl_vae.runs._origin import (
     DataSummary,
     origin_of,
     read_config,
+    require_as_written,
     require_same_data,
 )
 from ppl_vae.runs._phases import read_phases
-from ppl_vae.runs._record import require_as_written
 from ppl_vae.store import read_sealed
 from ppl_vae.training import History, Snapshot, load_parameters
 

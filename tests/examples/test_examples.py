@@ -60,4 +60,4 @@ def test_custom_prior(capsys, monkeypatch):
     )
     out = capsys.readouterr().out
     assert "SinhArcsinh (prior), |z| below" in out
-    assert "each datum with itself: " in out
+    assert "each datum with itself:\ndifference in log p(x) = " in out

@@ -277,6 +277,10 @@ class TestOtherFiles:
             open_run(tmp_path, device="cpu")
         rounded = {name: value.round().long() for name, value in whole.best.items()}
         replace(whole, best=rounded).save(path)
+        with pytest.raises(ValueError, match=r"is not as it was written when the run was done"):
+            open_run(tmp_path, device="cpu")
+        # Where no record tells, as of parameters that were passed on alone.
+        (tmp_path / "run.json").unlink()
         with pytest.raises(ValueError, match=r"is torch\.int64, expected torch\.float32"):
             open_run(tmp_path, device="cpu")
 
