@@ -8,6 +8,7 @@ draw from the same random state, and leaves the generator where the function wou
 """
 
 import copy
+import logging
 import math
 import random
 import warnings
@@ -303,7 +304,7 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
             options["cpp.vec_isa_ok"] = _vectors(inductor, trusted=trusted)
             # What torch and its tools warn of on the way is no failure, even where warnings are
             # errors.
-            with torch.no_grad(), warnings.catch_warnings(), surrounding():
+            with torch.no_grad(), warnings.catch_warnings(), _quiet(), surrounding():
                 warnings.simplefilter("ignore")
                 run: Callable[..., Any] = inductor.compile(graph, list(inputs), options=options)
                 return run
@@ -332,6 +333,18 @@ def _vectors(inductor: Any, *, trusted: bool) -> bool | None:
             if forget is not None:
                 forget()
     return True if setting is None and trusted else setting
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch logs of CUDA's tools, which are there on machines without a GPU too."""
+    log = logging.getLogger("torch.utils.cpp_extension")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _with_cache() -> AbstractContextManager[Any]:

@@ -1,5 +1,6 @@
 """Graphs that stand for functions: what they see, what they draw, and what they refuse."""
 
+import logging
 import random
 import re
 import subprocess
@@ -304,6 +305,20 @@ def test_where_torchs_cache_fails_it_compiles_without(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
+def test_what_torch_logs_of_cuda_is_no_news(monkeypatch, caplog):
+    log = logging.getLogger("torch.utils.cpp_extension")
+
+    def compiled(graph, inputs, *, options):
+        log.warning("No CUDA runtime is found")
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", compiled)
+    capture_of(lambda x: [x + 1], X)
+    assert not caplog.records
+    log.warning("of somebody else's")
+    assert len(caplog.records) == 1
+
+
 def test_instructions_are_tried_where_those_that_the_processor_names_fail(monkeypatch):
     tried = []
 
