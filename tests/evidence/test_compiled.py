@@ -84,10 +84,26 @@ def test_one_graph_serves_all_chunks_of_a_shape(graphs):
     assert len(graphs) == 2
 
 
-def test_compiled_in_earnest_they_are_within_rounding(monkeypatch):
-    vae, estimator = binary_vae(), pv.ImportanceSampling(200, rows=2600)
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        pv.ImportanceSampling(200, rows=2600),
+        pv.AnnealedImportanceSampling(6, 4, 2, start="guide", rows=52),
+        # Six steps at once, which take longest to compile.
+        pytest.param(pv.AnnealedImportanceSampling(6, 4, 6, rows=52), marks=pytest.mark.compiler),
+    ],
+    ids=["importance", "annealed from the guide", "annealed"],
+)
+def test_compiled_in_earnest_they_are_within_rounding(estimator, monkeypatch):
+    vae, made = binary_vae(), []
+    compiled = capture._compile
     monkeypatch.setattr(capture, "_COST", 0.0)
+    monkeypatch.setattr(
+        capture, "_compile", lambda *given: made.append(compiled(*given)) or made[-1]
+    )
     found = estimator(vae.model, vae.guide, X)
+    assert made
+    assert None not in made
     plain(monkeypatch)
     expected = estimator(vae.model, vae.guide, X)
     torch.testing.assert_close(found.log_prob, expected.log_prob, rtol=0, atol=1e-5)
