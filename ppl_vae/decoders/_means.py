@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ppl_vae.distributions import Normal
 from ppl_vae.likelihoods import BernoulliVector
 from ppl_vae.names import require_positive
 from ppl_vae.priors import StandardNormalPrior
@@ -76,7 +77,7 @@ class DecoderOfMeans(nn.Module):
         mean, event = self.means(z), len(self.event_shape)
         if not self.is_bernoulli:
             scale = self.scale.to(mean.dtype)
-            return dist.Normal(mean, scale, validate_args=False).to_event(event)
+            return Normal(mean, scale, validate_args=False).to_event(event)
         # A saturated sigmoid is 1 in floating point, under which a 0 would be impossible.
         logits = torch.logit(mean, eps=torch.finfo(mean.dtype).eps)
         if event == 1:

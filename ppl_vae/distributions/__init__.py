@@ -22,6 +22,7 @@ from ppl_vae.distributions._mixture import Mixture
 from ppl_vae.distributions._normal import FullNormal, LowRankNormal, multiply
 from ppl_vae.distributions._precision import InDouble, in_double, sum_features
 from ppl_vae.distributions._sphere_cumulants import sphere_cumulants
+from ppl_vae.distributions._univariate import Normal
 from ppl_vae.distributions._von_mises_fisher import VonMisesFisher
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "LogPartition",
     "LowRankNormal",
     "Mixture",
+    "Normal",
     "NormalUnits",
     "OneHotBlocks",
     "OneHotVector",

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.distributions import FullNormal, LowRankNormal
+from ppl_vae.distributions import FullNormal, LowRankNormal, Normal
 from ppl_vae.flows import Flow, FlowKind
 
 _MIN_SCALE = 1e-6
@@ -46,7 +46,7 @@ class DiagonalNormalEncoder(nn.Module):
                 f"dimension, got {output.shape[-1]}."
             )
         loc, unconstrained = output.chunk(2, dim=-1)
-        return dist.Normal(loc, _positive(unconstrained), validate_args=False).to_event(1)
+        return Normal(loc, _positive(unconstrained), validate_args=False).to_event(1)
 
 
 def _positive(unconstrained: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

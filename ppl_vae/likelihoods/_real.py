@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ppl_vae.data import RowTensor
-from ppl_vae.distributions import InDouble, in_double
+from ppl_vae.distributions import InDouble, Normal, in_double
 from ppl_vae.likelihoods._features import FeatureVector
 from ppl_vae.likelihoods._outputs import (
     ParameterSource,
@@ -75,7 +75,7 @@ class NormalDecoder(nn.Module):
     def forward(self, z: Float[Tensor, "*shape latent"]) -> dist.Distribution:
         """The distribution of x, event shape (features,)."""
         loc, scale = read_blocks(self.network(z), 1, self.scale)
-        return dist.Normal(loc, scale, validate_args=False).to_event(1)
+        return Normal(loc, scale, validate_args=False).to_event(1)
 
 
 @final

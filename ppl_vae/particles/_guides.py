@@ -15,15 +15,14 @@ from torch.distributions import (
     Independent,
     LowRankMultivariateNormal,
     MultivariateNormal,
-    Normal,
 )
 
-from ppl_vae.distributions import FullNormal, LowRankNormal
+from ppl_vae.distributions import FullNormal, LowRankNormal, Normal
 from ppl_vae.particles._programs import Programs
 from ppl_vae.particles._run import BatchGuide, Program, SiteRun
 from ppl_vae.particles._sites import log_densities
 
-_MOVABLE = Normal, MultivariateNormal, LowRankMultivariateNormal
+_MOVABLE = dist.Normal, MultivariateNormal, LowRankMultivariateNormal
 
 
 @runtime_checkable
@@ -216,7 +215,7 @@ def moved(site: Any, offset: Offset) -> Any:
         diagonal = base.cov_diag * factor.square()
         return LowRankNormal(loc, base.cov_factor * rows, diagonal, validate_args=False)
     # Not validated: that would wait for the device at every step of a refinement.
-    normal = dist.Normal(loc, base.scale * factor, validate_args=False)
+    normal = Normal(loc, base.scale * factor, validate_args=False)
     return normal.to_event(len(site.event_shape))
 
 

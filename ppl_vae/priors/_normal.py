@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
-from ppl_vae.distributions import VonMisesFisher
+from ppl_vae.distributions import Normal, VonMisesFisher
 from ppl_vae.names import require_positive, require_sizes
 from ppl_vae.priors._values import register
 
@@ -34,7 +34,7 @@ class StandardNormalPrior(nn.Module):
 
     def forward(self) -> dist.Distribution:
         """The prior, event shape (latent,)."""
-        return dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
+        return Normal(self.loc, self.scale, validate_args=False).to_event(1)
 
 
 @final
@@ -56,7 +56,7 @@ class LearnedNormalPrior(nn.Module):
 
     def forward(self) -> dist.Distribution:
         """The prior, event shape (latent,)."""
-        return dist.Normal(self.loc, self.log_scale.exp(), validate_args=False).to_event(1)
+        return Normal(self.loc, self.log_scale.exp(), validate_args=False).to_event(1)
 
 
 @final

@@ -18,9 +18,6 @@ from ppl_vae.randomness import Stream, seeded
 
 _ROWS = 1_000
 """Data decoded at once where the guide is a point."""
-_DRAWN_ROWS = 2_000
-"""Particles times data decoded at once on a CPU elsewhere. The draws follow from it, and from them
-where training stops: it stays what it is."""
 
 
 class Score(NamedTuple):
@@ -70,7 +67,7 @@ class Validation:
         if self._opened is not None:
             return self._opened.reopened()
         particles = self._bound.num_particles
-        drawn = ChunkSize(particles, cpu=_DRAWN_ROWS)
+        drawn = ChunkSize(particles)
         size = drawn if self._point is None else ChunkSize(1, _ROWS)
         return evaluation(programs, self.x, size)
 

@@ -7,8 +7,9 @@ import pyro
 import pyro.distributions as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent
 
+from ppl_vae.distributions import Normal
 from ppl_vae.vae._vae import announce, as_event, prior_of
 
 _Sample = Callable[[int, Any], Tensor]
@@ -117,12 +118,12 @@ def _product(a: Any, b: Any) -> dist.Distribution:
     precision_a, precision_b = s_a.square().reciprocal(), s_b.square().reciprocal()
     variance = (precision_a + precision_b).reciprocal()
     loc = variance * (m_a * precision_a + m_b * precision_b)
-    return dist.Normal(loc, variance.sqrt(), validate_args=False).to_event(1)
+    return Normal(loc, variance.sqrt(), validate_args=False).to_event(1)
 
 
 def _moments(distribution: Any) -> tuple[Tensor, Tensor]:
     base = distribution.base_dist if isinstance(distribution, Independent) else distribution
-    if not isinstance(base, Normal):
+    if not isinstance(base, dist.Normal):
         raise TypeError(
             f"a ladder multiplies diagonal normals, got {type(base).__name__}: take BottomUp, or "
             "return Normal(...).to_event(1)."

@@ -145,18 +145,22 @@ class GeometricPath:
         """The fields of :class:`Chains` that follow from a position."""
         with torch.enable_grad():
             leaf = position.detach().requires_grad_()
-            base, ratio = self._base_and_ratio(leaf)
+            base, other = self._base_and_other(leaf)
             # Two backward passes, of which one is cheap: the sum of gradients is wanted at two
             # temperatures, that of the last transition and that of the next.
             base_gradient = _gradient(base, leaf, keep=True)
-            ratio_gradient = _gradient(ratio, leaf, keep=False)
-        return [base.detach(), ratio.detach(), base_gradient, ratio_gradient]
+            other_gradient = _gradient(other, leaf, keep=False)
+        base, other = base.detach(), other.detach()
+        if self.start == "prior":
+            return [base, other, base_gradient, other_gradient]
+        return [base, other - base, base_gradient, other_gradient - base_gradient]
 
-    def _base_and_ratio(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def _base_and_other(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """``log f_0``, and ``log p(x|u)`` after the prior, ``log p(x, u)`` after the guide."""
         if self.start == "prior":
             return self.density.of_model(u)
         at = self.density(u)
-        return at.guide, at.likelihood + at.prior - at.guide
+        return at.guide, at.likelihood + at.prior
 
 
 def _kicked(chains: Chains, stride: Tensor, tempered: Tensor, fraction: float) -> Chains:
