@@ -118,7 +118,7 @@ def test_interrupted_again_and_again(step, tmp_path):
 @pytest.mark.parametrize("step", STEPS)
 def test_the_best_epoch_may_be_before_the_interruption(step, tmp_path):
     """A rate that ruins what the first epochs reached: the kept parameters are old ones."""
-    settings = {"learning_rate": 3.0, "epochs": 6, "step": step, "transform": binarize_batch}
+    settings = {"learning_rate": 2.0, "epochs": 6, "step": step, "transform": binarize_batch}
     whole = make()
     expected = run(whole, **settings)
     assert expected.kept_epoch < 5
