@@ -83,7 +83,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     return " ".join(
         filter(
             None,
-            [f"unknown {kind} {name!r}:", did_you_mean(name, names), f"known: {', '.join(names)}."],
+            [
+                f"unknown {kind} {name!r}:",
+                did_you_mean(name, names),
+                f"known: {', '.join(names)}." if names else "there are none here.",
+            ],
         )
     )
 

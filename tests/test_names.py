@@ -85,6 +85,8 @@ def test_case_does_not_count_for_nearness():
     assert did_you_mean("zzz", ["IWAE", "ELBO"]) == ""
     with pytest.raises(ValueError, match=r"^unknown prior 'x': known: a, b\.$"):
         require_known("prior", "x", ["a", "b"])
+    with pytest.raises(ValueError, match=r"^unknown argument 'x': there are none here\.$"):
+        require_known("argument", "x", [])
 
 
 @pytest.mark.parametrize("arguments", [["-m", "ppl_vae", "--version"]], ids=" ".join)

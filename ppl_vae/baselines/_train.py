@@ -43,7 +43,7 @@ def train(
     *,
     valid: RowData | None = None,
     epochs: int = 100,
-    batch_size: int = 128,
+    batch_size: int = 100,
     seed: int = 0,
     device: str | torch.device = "auto",
     transform: Transform | None = None,

@@ -132,8 +132,9 @@ def _lossless(x: Tensor, dtype: torch.dtype, what: str) -> Tensor:
     method = {torch.float32: "float()", torch.float64: "double()"}.get(dtype, f"to({dtype})")
     ours, theirs = (str(each).removeprefix("torch.") for each in (x.dtype, dtype))
     raise ValueError(
-        f"{what} is {ours} and the model {theirs}, which would round it: give {what}.{method}, or "
-        f"a model of that precision (module.to({x.dtype}))."
+        f"{what} is {ours} and the model {theirs}, which would round it: give a model of "
+        f"that precision (module.to({x.dtype})), or, if what is lost does not matter, "
+        f"{what}.{method}."
     )
 
 

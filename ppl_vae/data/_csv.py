@@ -119,6 +119,8 @@ def parsing(path: Path) -> Iterator[None]:
         ) from error
     except Exception as error:
         reason = " ".join(str(error).split())[:_SHOWN]
+        if isinstance(error, pd.errors.EmptyDataError):
+            raise ValueError(f"{path} is empty: give a table with a header and rows.") from error
         if is_csv:
             raise ValueError(
                 f"{path}: not a readable table ({reason}): expected a .csv file with as many cells "

@@ -237,6 +237,8 @@ class Evidence(Result):
             return None
         if self.num_particles < 2:
             return "not to be trusted: one particle has no standard error"
+        if bool(self.standard_error.isnan().all()):
+            return "not to be trusted: one group of particles has no standard error"
         rounding = torch.zeros_like(self.log_prob) if self.rounding is None else self.rounding
         findings = [
             outside_support(self.support_gap),

@@ -12,11 +12,15 @@ from ppl_vae.data import RowTensor, require_lossless
 from ppl_vae.particles._modules import ProgramModules, SeenModules
 from ppl_vae.particles._particles import Particles, UnknownDensityError
 from ppl_vae.particles._programs import Programs
-from ppl_vae.particles._run import SiteRun, require_all_rows, require_few_rows
+from ppl_vae.particles._run import (
+    SiteRun,
+    data_plate_size,
+    require_all_rows,
+    require_few_rows,
+)
 from ppl_vae.particles._sites import (
     assemble,
     changed_density,
-    data_plate_size,
     log_densities,
     require_observed,
 )

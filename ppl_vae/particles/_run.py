@@ -104,6 +104,11 @@ def run(
         # Which rows a plate draws decides whether the program fails at all.
         _require_few_rows(recorder, x)
         raise
+    except RuntimeError:
+        # A latent that all data share has one value for each particle, and no place for the data.
+        for site in recorder.sites.values():
+            data_plate_size(site)
+        raise
     except ValueError as error:
         # Plates that were not announced fail in many ways, all alike to the reader.
         alone = _SiteRecorder({}, {}, detach=False, simulated=True)
@@ -177,6 +182,24 @@ def used_nesting(model: Program, guide: Program | None, x: Tensor) -> int:
 def nesting_of(sites: Iterable[Site]) -> int:
     frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
     return max((-frame.dim for frame in frames), default=1)
+
+
+def data_plate_size(site: Site) -> int:
+    """Number of data of a site, which must stand inside the data plate."""
+    size = plate_size(site, dim=-1)
+    if size is None:
+        raise ValueError(
+            f"site {site['name']!r} stands outside the data plate, `with pyro.plate('data', "
+            "len(x)):` at dim -1: put what belongs to each datum inside; what all data share has "
+            "no log p(x) of one datum: make it a parameter."
+        )
+    return size
+
+
+def plate_size(site: Site, dim: int) -> int | None:
+    """Size of the plate at a dimension, if the site stands in one."""
+    frames = (frame for frame in site["cond_indep_stack"] if frame.vectorized)
+    return next((int(frame.size) for frame in frames if frame.dim == dim), None)
 
 
 class _ParticlePlate(IndepMessenger):  # type: ignore[misc, unused-ignore]

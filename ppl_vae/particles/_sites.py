@@ -10,7 +10,15 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from ppl_vae.particles._particles import OutsideSupportError, Particles, UnknownDensityError
-from ppl_vae.particles._run import PARTICLES, PlateNestingError, Site, SiteRun, nesting_of
+from ppl_vae.particles._run import (
+    PARTICLES,
+    PlateNestingError,
+    Site,
+    SiteRun,
+    data_plate_size,
+    nesting_of,
+    plate_size,
+)
 from ppl_vae.particles._supports import (
     TransformedInterval,
     bounds_of,
@@ -143,23 +151,6 @@ def _labelled(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) 
     }
 
 
-def data_plate_size(site: Site) -> int:
-    """Number of data of a site, which must stand inside the data plate."""
-    size = _plate_size(site, dim=-1)
-    if size is None:
-        raise ValueError(
-            f"site {site['name']!r} stands outside the data plate, `with pyro.plate('data', "
-            "len(x)):` at dim -1: put what belongs to each datum inside; what all data share has "
-            "no log p(x) of one datum: make it a parameter."
-        )
-    return size
-
-
-def _plate_size(site: Site, dim: int) -> int | None:
-    frames = (frame for frame in site["cond_indep_stack"] if frame.vectorized)
-    return next((int(frame.size) for frame in frames if frame.dim == dim), None)
-
-
 def _require_event(site: Site) -> None:
     """Check that values are of the size of the distribution's events.
 
@@ -207,7 +198,7 @@ def _log_density(
             _require_in_support(site, error)
             raise
     log_density: Tensor = scale_and_mask(log_prob, mask=site["mask"])
-    ends = _plate_size(site, dim=-num_dims), data_plate_size(site)
+    ends = plate_size(site, dim=-num_dims), data_plate_size(site)
     if log_density.dim() != num_dims or (log_density.shape[0], log_density.shape[-1]) != ends:
         used = nesting_of([site])
         if used > num_dims:
@@ -219,7 +210,7 @@ def _log_density(
         )
     # A dimension that is summed must be a plate of the site's own: else it would count twice.
     for dim in range(1 - num_dims, -1):
-        size, own = log_density.shape[dim], _plate_size(site, dim)
+        size, own = log_density.shape[dim], plate_size(site, dim)
         if size not in (1, own):
             stands = "stands in no plate there" if own is None else f"its plate has {own}"
             raise ValueError(

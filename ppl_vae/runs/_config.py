@@ -101,7 +101,7 @@ class RunConfig:
     dataset: DataSettings = field(default_factory=DataSettings)
     objective: str = "auto"
     model: ModelSettings = field(default_factory=ModelSettings)
-    training: FitSettings = field(default_factory=lambda: FitSettings(batch_size=100))
+    training: FitSettings = field(default_factory=FitSettings)
     seed: int = 0
     is_automatic: bool = field(init=False, repr=False, compare=False, default=False)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ppl_vae.runs._config import RunConfig
 
 RECORD, LOG, LOCK = "run.json", "log.txt", "run.lock"
+DAMAGED = "delete it, and the run goes on from its checkpoint"
+"""Remedy for a damaged record."""
 CONFIG, CHECKPOINT, DATA = "config.json", "checkpoint.safetensors", "data.safetensors"
 HISTORY, MEASURES, PICTURES = "history.csv", "measures.json", "pictures.npz"
 PHASES, FINISHED = "phases", "finished.safetensors"
@@ -187,7 +189,7 @@ def require_as_written(folder: Path) -> None:
         ValueError: If they are others.
     """
     path = folder / RECORD
-    saved = read_sealed(path, "go on with the run") if path.is_file() else {}
+    saved = read_sealed(path, DAMAGED) if path.is_file() else {}
     written = saved.get("files", {}).get(CHECKPOINT) if saved.get("state") == "done" else None
     if written is not None and hash_file(folder / CHECKPOINT) != written:
         raise ValueError(

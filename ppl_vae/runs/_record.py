@@ -22,6 +22,7 @@ from ppl_vae.runs._origin import (
     CHANGED,
     CHECKPOINT,
     CONFIG,
+    DAMAGED,
     DATA,
     FINISHED,
     HISTORY,
@@ -102,11 +103,11 @@ class RunRecord:
             ValueError: If the record is damaged.
         """
         planned = cls(folder, arm, seed, dict(levels or {}), key)
-        path, remedy = folder / RECORD, "delete it to do the run again"
+        path = folder / RECORD
         if not path.is_file():
             started = (folder / CONFIG).is_file()
             return replace(planned, reason=f"{path} is missing" if started else None)
-        saved = read_sealed(path, remedy)
+        saved = read_sealed(path, DAMAGED)
         # These are the plan's: a record of another plan must not replace them.
         own = {"folder", "arm", "seed", "levels", "key"}
         known = {each.name for each in fields(cls)} - own
@@ -121,7 +122,7 @@ class RunRecord:
             for name, change in record.changed_files().items():
                 return replace(record, state="waiting", reason=f"{folder / name} {change}")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error}): {remedy}.") from error
+            raise ValueError(f"{path} is damaged ({error}): {DAMAGED}.") from error
         return record
 
     def _is_alive(self) -> bool:

@@ -34,6 +34,7 @@ from ppl_vae.runs._config import RunConfig, config_of
 from ppl_vae.runs._finished import finished_of, put_finished, read_chosen
 from ppl_vae.runs._origin import (
     CHECKPOINT,
+    DAMAGED,
     DATA,
     RECORD,
     DataSummary,
@@ -127,7 +128,7 @@ class Run:
         path = self.folder / RECORD
         if not path.is_file():
             return None
-        state = read_sealed(path, "go on with the run").get("state")
+        state = read_sealed(path, DAMAGED).get("state")
         if state == "done":
             return None
         return (

@@ -106,7 +106,7 @@ class FitSettings:
     updates: int | None = None
     seconds: float | None = None
     decoder_evaluations: int | None = None
-    batch_size: int = 128
+    batch_size: int = 100
     learning_rate: float | Schedule = 1e-3
     schedule: str = "constant"
     warmup_epochs: float = 0.0

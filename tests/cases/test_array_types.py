@@ -140,7 +140,9 @@ REFUSED = {
     "too fine for the model": (
         torch.full((60, FEATURES), 0.1, dtype=torch.float64),
         ValueError,
-        r"{0} is float64 and the model float32, which would round it: give {0}\.float\(\)",
+        r"{0} is float64 and the model float32, which would round it: give a model of that "
+        r"precision \(module\.to\(torch\.float64\)\), or, if what is lost does not matter, "
+        r"{0}\.float\(\)",
     ),
 }
 

@@ -296,6 +296,18 @@ def test_damaged_config(trained, capsys):
     assert "config.json is damaged" in fails(capsys, "evaluate", trained)
 
 
+def test_damaged_record(trained, capsys):
+    """Without it, the run is read and goes on by its checkpoint."""
+    (trained / "run.json").write_text("{")
+    for command in (["evaluate", trained], ["fit", "--out", trained, *SMALL]):
+        said = fails(capsys, *command)
+        assert "run.json is damaged" in said
+        assert "delete it, and the run goes on from its checkpoint" in said
+    (trained / "run.json").unlink()
+    main(["fit", "--out", str(trained), *SMALL])
+    assert (trained / "run.json").is_file()
+
+
 def _ppl_vae(*arguments, **options):
     command = [sys.executable, "-c", "from ppl_vae.cli import main; main()", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

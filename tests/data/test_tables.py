@@ -122,7 +122,7 @@ def test_a_file_that_was_cut_off_has_no_missing_cells(tmp_path, separator, name)
 
 
 def test_csv_that_is_empty_short_or_binary(tmp_path):
-    assert "not a readable table" in error_of(write(tmp_path, [""]))
+    assert "is empty: give a table with a header and rows" in error_of(write(tmp_path, [""]))
     with pytest.raises(ValueError, match="too few rows: got 3"):
         load_dataset(write(tmp_path, ["a,b,c", *ROWS[:3]]))
     with pytest.raises(ValueError, match=r"csv holds no data: give at least 10 rows"):

@@ -17,6 +17,7 @@ from ppl_vae.evidence import (
     SUMO,
     AdaptiveSampling,
     AnnealedImportanceSampling,
+    AutomaticSampling,
     BidirectionalMonteCarlo,
     Call,
     DefensiveSampling,
@@ -324,11 +325,23 @@ def test_data_that_are_not_observed_are_missed(estimator):
         estimator(without_data, guide, X)
 
 
-@pytest.mark.parametrize("estimator", [*SAMPLERS[:1], ANNEALING, Quadrature()], ids=by_name)
-def test_a_latent_that_all_data_share_is_no_part_of_one_datum(estimator):
+def with_a_global_latent_and_events(x):
+    """Its shift of each particle meets the event's dimension, not the data's."""
+    shift = pyro.sample("shift", normal())
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", normal())
+        loc = z.unsqueeze(-1).expand(*z.shape, 3) + shift
+        pyro.sample("x", normal(loc).to_event(1), obs=x.unsqueeze(-1).expand(len(x), 3))
+
+
+@pytest.mark.parametrize("model", [with_a_global_latent, with_a_global_latent_and_events])
+@pytest.mark.parametrize(
+    "estimator", [*SAMPLERS[:1], ANNEALING, Quadrature(), AutomaticSampling()], ids=by_name
+)
+def test_a_latent_that_all_data_share_is_no_part_of_one_datum(estimator, model):
     reason = "^site 'shift' stands outside the data plate.* what all data share .* a parameter"
     with pytest.raises(ValueError, match=reason):
-        estimator(with_a_global_latent, guide_of_all, X)
+        estimator(model, guide_of_all, X)
 
 
 def two_measurements(x):

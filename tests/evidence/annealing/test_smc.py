@@ -108,6 +108,13 @@ class TestResult:
         significance.require_less(mean_of(without.log_prob - with_.log_prob), 0.0)
 
     @pytest.mark.usefixtures("short_pilot")
+    def test_one_group_has_no_standard_error_and_says_so(self):
+        evidence = run(smc(4, 1, 2))
+        assert evidence.standard_error.isnan().all()
+        assert evidence.caution == "not to be trusted: one group of particles has no standard error"
+        assert evidence.log_prob.isfinite().all()
+
+    @pytest.mark.usefixtures("short_pilot")
     def test_says_what_it_did(self):
         evidence = run(smc(3, 4, 2))
         assert evidence.direction == "lower"
