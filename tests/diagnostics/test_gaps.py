@@ -176,7 +176,8 @@ class TestOtherModels:
         zero = Refinement(steps=0)
         gap = inference_gap(MODEL.vae().model, shifted(0.0), X, noisy, GapSettings(zero))
         assert gap.inference.monte_carlo_error > 0.5 / len(X) ** 0.5
-        assert gap.amortization.monte_carlo_error == 0
+        # Of the same normal, whose density is computed in two ways.
+        assert gap.amortization.monte_carlo_error < 1e-15
 
 
 class TestGeneralisation:
