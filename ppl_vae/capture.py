@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from ppl_vae._graphs import draw_in_full, lifted, recording, repeated, take_onednn
+from ppl_vae.names import warn
 from ppl_vae.randomness import seeded
 
 Function: TypeAlias = Callable[..., Sequence[Tensor]]
@@ -312,7 +313,7 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., A
             failures.append(error)
     reason = str(failures[-1]).strip().split("\n")[0].rstrip(".")
     # Without a compiler, as on a bare machine: the graph saves Pyro's handlers all the same.
-    warnings.warn(f"torch's kernels are replayed, none compiled: {reason}.", stacklevel=2)
+    warn(f"torch's kernels are replayed, none compiled: {reason}.")
     return None
 
 

@@ -5,9 +5,13 @@ import difflib
 import importlib
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+_BETWEEN = ("ppl_vae", "torch", "pyro")
+"""Packages whose frames lie between a warning and the line that it is about."""
 
 
 def names_of_stub(
@@ -195,3 +199,16 @@ def describe(value: Any) -> str:
     text = repr(value)
     text = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
     return text if isinstance(value, int | float) or value is None else f"the {kind} {text}"
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line that called this package, whatever of it and of torch lies between.
+
+    Args:
+        message: The warning.
+        category: Its class.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -139,3 +139,23 @@ def test_an_argument_out_of_range_is_named(check, good, bad, message):
 
 def test_one_row_is_no_plural():
     assert [plural(n, "row") for n in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
+
+
+CALLER = """\
+from functools import partial
+from ppl_vae.names import warn
+
+call = eval("lambda f: f()", {"__name__": "torch.nn.modules"})
+for name in ("pyro.poutine", "ppl_vae.training._fit", "ppl_vae"):
+    call = eval("lambda f: call(f)", {"__name__": name, "call": call})
+call(partial(warn, "a warning"))
+"""
+
+
+def test_a_warning_is_of_the_line_that_called_the_package(tmp_path):
+    """Whatever frames of the package, of torch and of pyro lie between."""
+    script = tmp_path / "caller.py"
+    script.write_text(CALLER)
+    command = [sys.executable, script]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stderr.startswith(f"{script}:7: UserWarning: a warning\n")

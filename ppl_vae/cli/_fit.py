@@ -93,6 +93,7 @@ def fit_command(
         "kept": dataclasses.asdict(record),
         "phases": {name: len(history) for name, history in result.phases.items()},
         "fitted": run.fitted,
+        "divergence": result.divergence,
     }
     show(text, values, as_json)
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,16 +84,16 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def opened(folder: Path, opening: dict[str, Any]) -> "pv.runs.Run":
-    """Open a run; say it on standard error if it is not done."""
+    """Open a run; say it on standard error if it is not done, or has diverged."""
     run = pv.runs.open_run(folder, **opening)
-    if run.unfinished is not None:
-        say(run.unfinished, err=True)
+    for line in filter(None, (run.unfinished, run.divergence)):
+        say(line, err=True)
     return run
 
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """Print on standard error what the package logs, such as how a file was read, each once."""
+    """Print on standard error what the package logs and warns of, each once, in one line."""
     logger, handler = logging.getLogger("ppl_vae"), _Notices()
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -100,7 +101,9 @@ def notices() -> Iterator[None]:
     # Or handlers of the root logger would print each line a second time.
     logger.propagate = False
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = handler.show
+            yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
@@ -114,10 +117,17 @@ class _Notices(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line that has not been printed yet."""
-        line = " ".join(record.getMessage().split())
+        about = "data" if record.name.startswith("ppl_vae.data") else "note"
+        self._tell(about, record.getMessage())
+
+    def show(self, message: Warning | str, *_place: Any, **_more: Any) -> None:
+        """Print a warning, without the line of code that it came from, which nobody here wrote."""
+        self._tell("warning", str(message))
+
+    def _tell(self, about: str, text: str) -> None:
+        line = " ".join(text.split())
         if line not in self._told:
             self._told.add(line)
-            about = "data" if record.name.startswith("ppl_vae.data") else "note"
             say(f"{about}: {in_options(line)}", err=True)
 
 

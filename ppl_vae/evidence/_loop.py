@@ -1,7 +1,6 @@
 """The one loop over data that all estimators share, and the file of its unfinished work."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 from ppl_vae.data import RowData, row_chunks, select
 from ppl_vae.evidence._result import Columns
 from ppl_vae.identity import Identity
+from ppl_vae.names import warn
 from ppl_vae.particles import ChunkSize, Evaluation, Programs, evaluation, is_out_of_memory
 from ppl_vae.progress import no_bar
 from ppl_vae.randomness import Stream, seeded
@@ -145,10 +145,9 @@ class Call:
                     raise
             # Outside of the handler, which holds the tensors of the failed chunk.
             if look.size.given is not None:
-                warnings.warn(
+                warn(
                     f"not enough memory for rows={look.rows}: goes on with rows={smaller.rows}, "
                     "which makes other draws.",
-                    stacklevel=3,
                 )
             look = smaller
             if path is not None:

@@ -120,6 +120,9 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
     """Whether draws from the model itself are needed, of the latents alone or of the data too."""
     anneals: bool = False
     """Whether the gradient depends on the progress of training."""
+    climbs: bool = True
+    """Whether all parameters climb the value :meth:`ascended`; not where it bounds log p(x) from
+    above and the guide descends it, so that training may move it either way."""
     couples: str | None = None
     """What the gradient has of all data of a batch together; None where it is a sum over data, so
     that workers may share the batch, and training may divide it."""
@@ -176,8 +179,15 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
 
         All annealing is complete then, so that values of any two epochs can be compared.
         """
+        return self._ascended_at(particles, progress=1.0, epochs=math.inf)
+
+    def ascended_at_start(self, particles: Particles) -> PerDatum:
+        """Value that the gradient climbs at the first update, per datum, before any annealing."""
+        return self._ascended_at(particles, progress=0.0, epochs=0.0)
+
+    def _ascended_at(self, particles: Particles, progress: float, epochs: float) -> PerDatum:
         context = self.context
-        self.context = replace(context, progress=1.0, epochs=math.inf)
+        self.context = replace(context, progress=progress, epochs=epochs)
         try:
             return self.ascended(particles, self.bound(particles))
         finally:

@@ -113,6 +113,7 @@ class CUBO(Objective):
     """
 
     graph = "split"
+    climbs = False
     claims = Claims(
         name="cubo:K,order=N",
         formula="1/n log mean_k w_k^n",
@@ -265,6 +266,7 @@ class TVO(Objective):
         self.smallest = smallest
         if side == "right":
             self.claims = replace(self.claims, direction="neither")
+            self.climbs = False
         if partition == "moment":
             # Steps are found from the batch: a datum's value depends on the others.
             self.claims = replace(self.claims, per_datum=False)

@@ -1,7 +1,6 @@
 """Priors made of the guide: its average over pseudo-inputs, or around training rows."""
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, final
 
@@ -13,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ppl_vae.data import RowTensor, column_means, column_range, in_memory
 from ppl_vae.distributions import Mixture
-from ppl_vae.names import require_sizes
+from ppl_vae.names import require_sizes, warn
 from ppl_vae.priors._values import KeptValue, register
 
 _ENCODED_AT_ONCE = 5_000
@@ -286,11 +285,10 @@ class ExemplarPrior(nn.Module):
         own = self.index(x)
         # Looked at once, as looking makes a GPU wait.
         if not self._looked and not bool((own >= 0).any()):
-            warnings.warn(
+            warn(
                 "no row of this batch is an exemplar, so that none is left out of its own prior: "
                 "data that are binarised anew for each batch never are; binarise them once, by "
                 'binarize="static".',
-                stacklevel=2,
             )
         self._looked = True
         means = self._means(self.data[subset])

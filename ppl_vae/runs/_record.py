@@ -61,6 +61,7 @@ class RunRecord:
         evaluations: Decoder evaluations spent in training.
         epochs: Epochs trained.
         kept_epoch: The epoch whose parameters were kept.
+        divergence: Why training has diverged, in a line; None where it has not.
         discrete_data: Whether its p(x) is a probability and no density.
         normalizers: Constants of its model that are estimated, as
             :class:`~ppl_vae.runs.Normalizer` gives them as plain values.
@@ -85,6 +86,7 @@ class RunRecord:
     evaluations: int = 0
     epochs: int = 0
     kept_epoch: int | None = None
+    divergence: str | None = None
     discrete_data: bool | None = None
     normalizers: list[dict[str, str | float | None]] = field(default_factory=list)
     methods: dict[str, str] = field(default_factory=dict)
@@ -187,6 +189,7 @@ class RunRecord:
             evaluations=sum(phase[-1].evaluations for phase in phases),
             epochs=records[-1].epoch,
             kept_epoch=result.kept_epoch,
+            divergence=result.divergence,
         )
 
     def done(self, **results: Any) -> "RunRecord":

@@ -136,6 +136,13 @@ class Run:
             f"after {plural(len(self.history), 'epoch')}; go on with it for those of the whole run"
         )
 
+    @cached_property
+    def divergence(self) -> str | None:
+        """A line that says why training has diverged; None where it has not, or nothing tells."""
+        path = self.folder / RECORD
+        found = read_sealed(path, "go on with the run") if path.is_file() else {}
+        return found.get("divergence")
+
     def own_evidence(self, rows: Rows) -> Evidence | None:
         """Log p(x) in the model's own way, exact or by its log Z; None: it has none.
 

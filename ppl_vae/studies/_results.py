@@ -110,6 +110,7 @@ class StudyResults:
     def warnings(self) -> list[str]:
         """Warnings to read before the numbers, one sentence each."""
         notes = [f"{cell.name} failed: {cell.reason}" for cell in self.in_state("failed")]
+        notes += [f"{c.name}: {c.divergence}" for c in self.in_state("done") if c.divergence]
         waiting = self.in_state("waiting")
         notes += [f"{cell.name} is left out: {cell.reason}." for cell in waiting if cell.reason]
         unfinished = len(waiting) + len(self.in_state("running"))

@@ -1,6 +1,5 @@
 """Gradients of updates by compiled graphs, at fixed shapes of a batch or of its chunks."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, final
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_vae.capture import TOLERANCE, Captured, CaptureError, Function, pays
+from ppl_vae.names import warn
 from ppl_vae.objectives import Context, Objective
 from ppl_vae.particles import (
     OffsetGuide,
@@ -165,7 +165,7 @@ class CompiledGradients:
         self.reason = str(error)
         # A run that goes on elsewhere keeps what it began with.
         self.decided = dict.fromkeys(self.decided, False)
-        warnings.warn(f"updates are not compiled: {error}", stacklevel=2)
+        warn(f"updates are not compiled: {error}")
 
     def _prepare(self, x: Tensor) -> None:
         if self._modules is None:

@@ -120,6 +120,12 @@ class TrainingData:
         batch = batch.to(device, non_blocking=True)
         return batch if self.transform is None else self.transform(batch)
 
+    def training_subset(self, size: int, device: torch.device) -> Tensor:
+        """At most ``size`` rows of the training data, the same ones for every run, as prepared."""
+        shuffle = generator(0, Stream.TRAINING)
+        rows = torch.randperm(len(self.train), generator=shuffle)[:size]
+        return self.prepared(self.train[rows], device)
+
     def validation_subset(self, size: int) -> Tensor | None:
         """At most ``size`` rows of the validation data, the same ones for every run, in memory."""
         if self.valid is None:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ppl_vae.cpu import suited
 from ppl_vae.data import RowData, as_rows
 from ppl_vae.devices import resolve_device
+from ppl_vae.names import warn
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Program, Programs
 from ppl_vae.progress import no_bar
@@ -36,6 +37,8 @@ class FitResult:
         history: One record an epoch.
         stopped_early: Whether the validation bound ended training before the budget did.
         kept_epoch: Epoch whose parameters the model holds, the best validated one or the last.
+        divergence: Why training has diverged, in a line: what the objective climbs is lower on
+            training data than before the first update; None where it is not, or not known.
         phases: Histories of earlier phases of training by name, such as pretraining of layers; not
             of :func:`fit` itself, which is one phase.
     """
@@ -43,6 +46,7 @@ class FitResult:
     history: History
     stopped_early: bool
     kept_epoch: int
+    divergence: str | None = None
     phases: Mapping[str, History] = field(default_factory=dict)
 
 
@@ -141,10 +145,14 @@ def fit(
         together.from_first(lambda: start(trainer.history))
     with suited(trainer.modules.num_weights, where):
         _train(trainer, file, checkpoint_seconds, progress, on_epoch)
-    trainer.keep()
+    divergence = trainer.keep()
+    if divergence is not None and together.is_first:
+        warn(divergence)
     # Patience is the only other reason to end.
     kept = trainer.kept_epoch or len(trainer.history)
-    return FitResult(trainer.history, stopped_early=not trainer.exhausted, kept_epoch=kept)
+    return FitResult(
+        trainer.history, stopped_early=not trainer.exhausted, kept_epoch=kept, divergence=divergence
+    )
 
 
 def _train(

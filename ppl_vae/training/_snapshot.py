@@ -1,7 +1,7 @@
 """The state of a training run between two epochs: taken, restored, kept in a file."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -12,7 +12,7 @@ from ppl_vae.training._budget import Spent
 from ppl_vae.training._history import History
 
 FORMAT = "ppl_vae checkpoint 3"
-_GROUPS = ("parameter", "buffer", "best", "best_buffer", "optimizer", "average")
+_GROUPS = ("parameter", "buffer", "best", "best_buffer", "optimizer", "average", "climbed")
 _BEFORE = "whole_"
 """Prefix of the groups of the state before an epoch that was cut short."""
 
@@ -40,6 +40,7 @@ class Snapshot:
             validation so far, or the last.
         best_buffer: Likewise of the buffers.
         average: Name to value of the averaged parameters, where they are averaged.
+        climbed: What the objective climbs, of some training data before the first update.
         before: Where the budget ended inside an epoch, the state before that epoch: what a run
             with a longer budget goes on from.
     """
@@ -54,6 +55,7 @@ class Snapshot:
     best: Tensors
     best_buffer: Tensors
     average: Tensors
+    climbed: Tensors = field(default_factory=dict)
     before: "Snapshot | None" = None
 
     def start(self, limit: float) -> "Snapshot":

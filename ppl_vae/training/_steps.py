@@ -1,6 +1,5 @@
 """Training steps: their base, one update of all parameters together."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_vae.names import warn
 from ppl_vae.objectives import Objective, split_parameters
 from ppl_vae.particles import (
     OffsetGuide,
@@ -144,10 +144,9 @@ class Step(ABC):
         untrained = [name for name in first if parameters[name].grad is None]
         self._never_updated.difference_update(first)
         if untrained:
-            warnings.warn(
+            warn(
                 f"{self.objective!r} gives no gradient to {', '.join(untrained)}: they stay as "
                 "they are. Take another objective, or freeze them (requires_grad_(False)).",
-                stacklevel=2,
             )
 
     def state(self) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from ppl_vae.randomness import Stream, derive_seed, seeded
 from ppl_vae.training._average import ParameterAverage
 from ppl_vae.training._budget import Spent
 from ppl_vae.training._data import Batches, TrainingData
+from ppl_vae.training._divergence import Climb, divergence
 from ppl_vae.training._history import EpochRecord, History
 from ppl_vae.training._non_finite import (
     NonFiniteError,
@@ -37,6 +38,8 @@ from ppl_vae.training._workers import Workers, require_sum_over_data
 
 if TYPE_CHECKING:
     from ppl_vae.training._settings import FitSettings
+
+_START = "start"
 
 
 @final
@@ -117,6 +120,11 @@ class Trainer:
             draws = settings.validation_particles, derive_seed(seed, Stream.VALIDATION)
             point = None if has_density else self.objective
             self._validation = Validation(valid.to(device), *draws, point)
+        with seeded(seed, Stream.TRAINING):
+            sample = data.training_subset(
+                Climb.rows(int(self.objective.num_particles), settings.batch_size), device
+            )
+        self._climb = Climb(self._programs, self.objective, sample, seed)
         self._planned = self._plan()
         self.step = settings.build_step(self.objective, model, guide, parameters)
         if self.workers.size > 1:
@@ -131,6 +139,7 @@ class Trainer:
         self._cut: Snapshot | None = None
         self._support_checked = False
         self.epoch_start: Snapshot
+        self._start: Tensor | None = self.workers.from_first(self._climb)
 
     def _plan(self) -> dict[int, float]:
         """Number of updates that the budget has room for, by batch size."""
@@ -396,6 +405,7 @@ class Trainer:
             best=self._best,
             best_buffer=self._best_buffers,
             average=copied(self._average.state),
+            climbed={} if self._start is None else {_START: self._start},
             before=self._cut,
         )
 
@@ -413,6 +423,8 @@ class Trainer:
         self.history = History(list(snapshot.history.records))
         self.spent, self._ended, self._cut = snapshot.spent, snapshot.ended, snapshot.before
         self._best, self._best_buffers = dict(snapshot.best), dict(snapshot.best_buffer)
+        # The parameters before the first update may have been others than those here now.
+        self._start = snapshot.climbed.get(_START)
 
     def resume(self, snapshot: Snapshot, where: str = "the checkpoint") -> None:
         """Go on from the state of an earlier run.
@@ -431,11 +443,20 @@ class Trainer:
         budget.require_not_exceeded(snapshot.spent, len(snapshot.history), len(self.batches), where)
         self.restore(snapshot)
 
-    def keep(self) -> None:
-        """Leave the model with the parameters to keep, in evaluation mode."""
+    def keep(self) -> str | None:
+        """Leave the model with the parameters to keep, in evaluation mode.
+
+        Returns:
+            Why training has diverged, in a line; None where it has not.
+        """
+        with self._average.applied():
+            last = self.workers.from_first(self._climb)
         if self.kept_epoch is None:
             load_parameters(self.step.parameters, copied(self._average.values))
         else:
             load_parameters(self.step.parameters, self._best)
             load_parameters(self.buffers, self._best_buffers)
         self.modules.train(False)
+        number = len(self.history)
+        kept = {self.kept_epoch or number: self.workers.from_first(self._climb)}
+        return divergence(self.objective, self._start, {**kept, number: last})

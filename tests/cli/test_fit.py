@@ -122,6 +122,7 @@ def test_a_guide_that_is_a_point_is_named_to_the_end(tmp_path, capsys):
     assert group["term"].to_numpy().tolist() == terms
 
 
+@pytest.mark.filterwarnings("always:training has diverged:UserWarning")
 def test_a_model_that_has_diverged_is_not_trusted(tmp_path, capsys):
     """Its weights are equal after rounding, which the error holds."""
     diverged = [*SMALL, "--learning-rate", "1e6"]
@@ -156,3 +157,25 @@ def test_the_shared_error_of_an_estimated_constant_is_printed(tmp_path, capsys):
     few[1] = tmp_path / "plain"
     assert "log Z" not in run(capsys, *few)[1]
     assert "normalizers" not in json.loads(run(capsys, *few, "--json")[1])
+
+
+@pytest.mark.filterwarnings("always:training has diverged:UserWarning")
+def test_training_that_diverged_says_so_in_one_line(tmp_path, capsys):
+    folder = tmp_path / "run"
+    fit = ["fit", "--out", folder, *SMALL, "--learning-rate", 1e6, "--json"]
+    status, out, err = run(capsys, *fit)
+    assert status == 0
+    (line,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert line.startswith("warning: training has diverged: ELBO(num_particles=1) is at -")
+    assert line.endswith("; lower the learning rate, or clip gradients.")
+    assert line == f"warning: {json.loads(out)['divergence']}"
+    # Whoever evaluates it reads the same.
+    _, _, err = run(capsys, "evaluate", folder, "--method", "iwae", "--limit", 20)
+    assert line.removeprefix("warning: ") in err.splitlines()
+
+
+def test_training_that_did_not_says_nothing(tmp_path, capsys):
+    folder = tmp_path / "run"
+    _, out, err = run(capsys, "fit", "--out", folder, *SMALL, "--json")
+    assert json.loads(out)["divergence"] is None
+    assert "diverged" not in err + run(capsys, "evaluate", folder, "--limit", 20)[2]

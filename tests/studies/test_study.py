@@ -406,6 +406,14 @@ def test_a_density_and_a_probability_do_not_compare(tmp_path):
     assert any("do not compare" in note for note in results.warnings)
 
 
+@pytest.mark.filterwarnings("ignore:training has diverged:UserWarning")
+def test_a_run_that_diverged_is_said_by_its_name(tmp_path):
+    results = carry_out(tmp_path, plan(config=CONFIG.changed(learning_rate=1e6), seeds=(0,)))
+    found = [note for note in results.warnings if "training has diverged" in note]
+    assert [note.partition(": ")[0] for note in found] == [cell.name for cell in results.cells]
+    assert "training has diverged" in (tmp_path / "comparison.json").read_text()
+
+
 def test_an_estimated_constant_is_said_of_its_arm(tmp_path):
     """Its error is one for all data: no interval of the comparison shows it."""
     energy = {

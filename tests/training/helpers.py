@@ -15,10 +15,13 @@ VALID = binary_data(30, seed=2)
 
 
 class InterruptAt:
-    """A random transform, as dynamic binarisation is, stopped by Ctrl-C at the n-th call."""
+    """A random transform, as dynamic binarisation is, stopped by Ctrl-C at the n-th call.
+
+    The first looks for parameters; the sample that tells divergence, which is next, is not counted.
+    """
 
     def __init__(self, call):
-        self.call = call
+        self.call = call + 1 if call > 1 else call
 
     def __call__(self, batch):
         self.call -= 1

@@ -43,9 +43,10 @@ def test_no_more_rows_are_held_than_a_batch_and_one_pass_comes_first(small_chunk
 
     train(x=rows, epochs=2, batch_size=5, transform=spy)
     assert rows.most <= 8
-    # The first call looks for parameters, on two rows; the second is the first update.
-    assert before[1] <= len(X) + 5 * (1 + _rows.AHEAD) + 2
-    assert rows.total <= len(X) * 3 + 2
+    # The first call looks for parameters, on two rows; the second takes a sample of as many as a
+    # batch has, and the third is the first update.
+    assert before[2] <= len(X) + 5 * (2 + _rows.AHEAD) + 2
+    assert rows.total <= len(X) * 3 + 5 + 2
 
 
 def test_data_that_cannot_be_trained_on_are_refused_before_the_first_update():
