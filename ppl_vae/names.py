@@ -8,10 +8,28 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 _BETWEEN = ("ppl_vae", "torch", "pyro")
 """Packages whose frames lie between a warning and the line that it is about."""
+
+
+@final
+class ValuesError(ValueError):
+    """Values that cannot be taken: an error of two parts, as a caller may know another remedy.
+
+    Attributes:
+        problem: What is wrong, and where.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}: {remedy}.")
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is made again of its one argument, the whole message.
+        remedy = str(self).removeprefix(f"{self.problem}: ").removesuffix(".")
+        return type(self), (self.problem, remedy)
 
 
 def names_of_stub(

@@ -47,12 +47,15 @@ _KEYWORD = re.compile(
     r"""(True|"[^"\\]*"|'[^'\\]*'|\[[^][]*\]|\([^()]*\)|\{[^{}]*\})"""
 )
 """Settings as keyword arguments, whose values are Python's literals."""
+_CLASS = re.compile(r"\b[\w.()]+; of a run, ")
+"""A class or a call that does what the setting of a run does which stands behind it."""
 
 
 def in_options(message: str) -> str:
     """Rewrite the advice in a message of the library as options of the command line."""
     for python, option in _OPTIONS.items():
         message = message.replace(python, option)
+    message = _CLASS.sub("", message)
     # Keywords after the fixed phrases, some of which contain them.
     return _KEYWORD.sub(lambda found: _typed(found[1], found[2]) or found[0], message)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data._rows import ConvertedRows, LazyRows, RowTensor
+from ppl_vae.names import ValuesError
 
 _Rows = TypeVar("_Rows", Tensor, RowTensor)
 BINARIZATION_MODES = ("none", "static", "dynamic")
@@ -110,7 +111,7 @@ def check_probabilities(x: Tensor, what: str) -> None:
     low, high = (bound.item() for bound in torch.aminmax(x))
     # Negated, so that NaN is refused too.
     if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"cannot binarise {what}: values range over [{low:g}, {high:g}], expected [0, 1]: "
-            'rescale them to [0, 1], or take binarize="none"'
+        raise ValuesError(
+            f"cannot binarise {what}: values range over [{low:g}, {high:g}], expected [0, 1]",
+            'rescale them to [0, 1], or take binarize="none"',
         )

@@ -13,9 +13,9 @@ from ppl_vae.data._kinds import (
     KINDS,
     Column,
     ColumnKind,
-    UnreadableError,
     drop_hint,
 )
+from ppl_vae.names import ValuesError
 
 _MOST_LABELS = 1000
 _MANY_LABELS = 10
@@ -178,7 +178,7 @@ def _looks_like(cells: pd.Series, where: str) -> ColumnKind:
     # Names and keys, of which most occur once, tell rows apart and not groups of rows.
     counts = present.value_counts()
     if len(counts) > _MANY_LABELS and (counts == 1).sum() > len(counts) / 2:
-        raise UnreadableError(
+        raise ValuesError(
             f"{where}: column {name!r} has {len(counts)} labels in {len(present)} rows, most of "
             "them once",
             f"leave it out ({drop_hint(name)}), or name its kind "
@@ -247,31 +247,31 @@ def _require_kind(present: np.ndarray, name: str, kind: str, where: str) -> None
         )
 
 
-def _unreadable(cells: pd.Series, where: str) -> UnreadableError:
+def _unreadable(cells: pd.Series, where: str) -> ValuesError:
     """Error that says why a column of text is not read as numbers, and what to do about it."""
     present = cells.dropna()
     text = present.astype(str)
     first, name = str(present.iloc[0])[:_SHOWN], cells.name
     column, out = f"{where}: column {name!r}", f"leave it out ({drop_hint(name)})"
     if (other := _other_type(present)) is not None:
-        return UnreadableError(f"{column} holds {other}", f"give numbers or text, or {out}")
+        return ValuesError(f"{column} holds {other}", f"give numbers or text, or {out}")
     if _holds_dates(cells):
-        return UnreadableError(
+        return ValuesError(
             f"{column} holds dates such as {first!r}",
             f"give numbers, such as days since a date, or {out}",
         )
     if text.str.fullmatch(_PERCENT).all():
-        return UnreadableError(
+        return ValuesError(
             f"{column} holds percentages such as {first!r}", "write them without the sign"
         )
     # Before decimal commas, which 1,234 would pass for too.
     if text.str.fullmatch(GROUPS_OF_DIGITS).mean() > 0.5:
-        return UnreadableError(
+        return ValuesError(
             f"{column} holds numbers such as {first!r}",
             'say what is between thousands or before decimals (thousands="," or decimal=",")',
         )
     if (text.str.fullmatch(DECIMAL_COMMA) & text.str.contains(",", regex=False)).mean() > 0.5:
-        return UnreadableError(
+        return ValuesError(
             f"{column} holds decimal commas such as {first!r}", 'say so (decimal=",")'
         )
     numbers = pd.to_numeric(present, errors="coerce")
@@ -279,7 +279,7 @@ def _unreadable(cells: pd.Series, where: str) -> UnreadableError:
     # A row of the file: missing cells, dropped here, count there.
     row = int(np.flatnonzero(cells.notna())[bad]) + 1
     word = str(present.iloc[bad])[:_SHOWN]
-    return UnreadableError(
+    return ValuesError(
         f"{column} is not numeric: {word!r} in row {row} (counted from 1), while "
         f"{int(numbers.notna().sum())} of {len(present)} cells are numbers",
         f"name a word for missing cells (missing={[word]}), {out}, or take it for labels "

@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast, final
 
+from ppl_vae.names import ValuesError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -122,10 +124,10 @@ def parsing(path: Path) -> Iterator[None]:
         if isinstance(error, pd.errors.EmptyDataError):
             raise ValueError(f"{path} is empty: give a table with a header and rows.") from error
         if is_csv:
-            raise ValueError(
+            raise ValuesError(
                 f"{path}: not a readable table ({reason}): expected a .csv file with as many cells "
-                "in every row: where the separator was guessed wrongly, say it (such as "
-                'separator=";")'
+                "in every row",
+                'where the separator was guessed wrongly, say it (such as separator=";")',
             ) from error
         raise ValueError(
             f"{path}: not a readable table: no Parquet file, or damaged ({reason}): save or "

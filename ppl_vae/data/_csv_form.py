@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from ppl_vae.data._csv import SEPARATORS, CsvForm, Reading, parsing
+from ppl_vae.names import ValuesError
 
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
 _SAMPLE = 200
@@ -107,9 +108,9 @@ def _guess_header(rows: Sequence[Sequence[str]], missing: frozenset[str], path: 
         is_header = _integers_are_names(integers, places, nameless=first[0] == "")
     if is_header is None:
         shown = ", ".join(first[:6]) + (", ..." if len(first) > 6 else "")
-        raise ValueError(
-            f"{path}: the first row ({shown}) may be names or data: say which "
-            '(header="yes" or header="no").'
+        raise ValuesError(
+            f"{path}: the first row ({shown}) may be names or data",
+            'say which (header="yes" or header="no")',
         )
     return is_header
 

@@ -26,19 +26,6 @@ class Column:
     labels: tuple[str, ...] = ()
 
 
-@final
-class UnreadableError(ValueError):
-    """Cells that cannot be read.
-
-    Attributes:
-        problem: What is wrong, and where.
-    """
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem}: {remedy}.")
-        self.problem = problem
-
-
 def drop_hint(*names: object) -> str:
     """Setting that leaves columns of a table out."""
     return f"drop={[str(name) for name in names]}"

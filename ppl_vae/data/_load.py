@@ -15,14 +15,13 @@ from ppl_vae import data  # for its names of tables, which import pandas at thei
 from ppl_vae.data._arrays import dataset_from_array, dataset_from_file
 from ppl_vae.data._csv import Reading
 from ppl_vae.data._dataset import Dataset, Splitting
-from ppl_vae.data._kinds import UnreadableError
 from ppl_vae.data._named import load_binarized_mnist, load_digits, load_mnist, load_omniglot
 from ppl_vae.data._numpy_files import read_arrays
 from ppl_vae.data._rows import RowTensor, in_memory
 from ppl_vae.data._schema import Schema
 from ppl_vae.data._storage import find_data_root
 from ppl_vae.files import not_a_file
-from ppl_vae.names import unknown_name
+from ppl_vae.names import ValuesError, unknown_name
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 FILE_SUFFIXES = (".npy", ".npz", *TABLE_SUFFIXES)
@@ -162,22 +161,21 @@ def read_rows(path: str | os.PathLike[str], like: Schema) -> Float[RowTensor, "r
         raise ValueError(f"{path}: expected a file of type {', '.join(FILE_SUFFIXES)}.")
     if not path.is_file():
         raise not_a_file(path, f"{path}: no such file: check the path.")
-    if path.suffix.lower() in TABLE_SUFFIXES:
-        try:
+    try:
+        if path.suffix.lower() in TABLE_SUFFIXES:
             return data.rows_of_table(data.read_table(path, like.conversion.reading), like, path)
-        except UnreadableError as error:
-            # How files are read was settled when the model was trained.
+        arrays = read_arrays(path)
+        if len(arrays) != 1:
             raise ValueError(
-                f"{error.problem}: give such cells as the training data had them, or leave the "
-                "rows out."
-            ) from error
-    arrays = read_arrays(path)
-    if len(arrays) != 1:
+                f"{path}: holds the arrays {', '.join(arrays) or '(none)'}, expected one, of rows."
+            )
+        (values,) = arrays.values()
+        return like.rows(values, str(path))
+    except ValuesError as error:
+        # How values are read was settled when the model was trained.
         raise ValueError(
-            f"{path}: holds the arrays {', '.join(arrays) or '(none)'}, expected one, of rows."
-        )
-    (values,) = arrays.values()
-    return like.rows(values, str(path))
+            f"{error.problem}: write them as in the training data, or leave the rows out."
+        ) from error
 
 
 def _divided(dataset: Dataset, valid_rows: int | None) -> Dataset:

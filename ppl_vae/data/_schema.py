@@ -18,7 +18,7 @@ from ppl_vae.data._binarization import (
 )
 from ppl_vae.data._csv import Reading
 from ppl_vae.data._dequantization import dequantize
-from ppl_vae.data._kinds import Column, UnreadableError
+from ppl_vae.data._kinds import Column
 from ppl_vae.data._precision import to_single
 from ppl_vae.data._rows import (
     ArrayRows,
@@ -28,6 +28,7 @@ from ppl_vae.data._rows import (
     is_binary,
     most_in_memory,
 )
+from ppl_vae.names import ValuesError
 
 _ROWS = 4096
 """Rows checked at once."""
@@ -276,7 +277,7 @@ def check_finite(
     """Check that no value of shape (n, features) is infinite, or NaN where that is no missing cell.
 
     Raises:
-        UnreadableError: If one is; names the first, by its row's number where ``numbers`` has them.
+        ValuesError: If one is; names the first, by its row's number where ``numbers`` has them.
     """
     if numbers is None:
         # Some at a time: where there is nothing to tell, there is nothing to keep in memory.
@@ -295,7 +296,7 @@ def check_finite(
         if np.isnan(x[row, column])
         else ""
     )
-    raise UnreadableError(
+    raise ValuesError(
         f"{what}: {bad.sum()} missing or non-finite value(s){among}, the first in row "
         f"{number + 1}, {where} (counted from 1), expected finite numbers",
         f"drop or impute these rows{keep}",

@@ -30,7 +30,7 @@ from ppl_vae.data._precision import column_varies
 from ppl_vae.data._rows import RowTensor
 from ppl_vae.data._schema import Conversion, Schema, check_finite
 from ppl_vae.files import not_a_file
-from ppl_vae.names import first_few, plural
+from ppl_vae.names import ValuesError, first_few, plural
 
 _LOG = logging.getLogger(__name__)
 _DESCRIBED = 8
@@ -204,9 +204,10 @@ def _read_text_columns(
     if comma and commas:
         for name, cells in table.items():
             if cells.dtype.kind == "f" and (cells.dropna() % 1 != 0).any():
-                raise ValueError(
+                raise ValuesError(
                     f"{where}: column {str(comma[0])!r} has decimal commas and column {name!r} "
-                    'points: say what they are (decimal=",", thousands=".").'
+                    "points",
+                    'say what they are (decimal=",", thousands=".")',
                 )
         # A whole number has no comma: other columns show theirs only among larger numbers.
         comma = [name for name, column in numbers.items() if column is None]

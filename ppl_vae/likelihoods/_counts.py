@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ppl_vae.data import RowTensor, converted
 from ppl_vae.distributions import InDouble, in_double
-from ppl_vae.likelihoods._features import FeatureVector, Values
+from ppl_vae.likelihoods._features import NORMAL, FeatureVector, Values
 from ppl_vae.likelihoods._outputs import (
     ParameterSource,
     Positive,
@@ -29,7 +29,7 @@ def _count_values(likelihood: str) -> Values:
     return Values(
         likelihood,
         "counts 0, 1, 2, ...",
-        'take a likelihood of measurements (likelihood="normal")',
+        f"take a likelihood of measurements {NORMAL}",
         lambda x: (x >= 0) & (x == x.floor()) & x.isfinite(),
     )
 

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from ppl_vae._graphs import is_recording
 from ppl_vae.data import RowTensor, row_chunks
-from ppl_vae.likelihoods._features import FeatureVector, Values
+from ppl_vae.likelihoods._features import NORMAL, FeatureVector, Values
 from ppl_vae.likelihoods._outputs import read_blocks, start_blocks
-from ppl_vae.names import require_least
+from ppl_vae.names import ValuesError, require_least
 from ppl_vae.networks import set_output_bias
 
 _MEAN_MARGIN = 1e-2
@@ -173,12 +173,14 @@ class BernoulliVector(TorchDistribution):  # type: ignore[misc, unused-ignore]
         excess = value * (value + -1)
         if excess.any():
             bad = value[excess != 0].flatten()
-            binarise = 'binarise the data (binarize="static" or binarize="dynamic"), or '
-            raise ValueError(
-                f"a Bernoulli likelihood takes data in {{0, 1}}, got {bad[0].item():.4g}: "
-                f"{binarise if ((value >= 0) & (value <= 1)).all() else ''}take another likelihood "
-                '(likelihood="normal").'
-            )
+            remedy = f"take another likelihood {NORMAL}"
+            if ((value >= 0) & (value <= 1)).all():
+                remedy = (
+                    "binarise the data (torch.bernoulli(x); of a run, "
+                    f'binarize="static" or binarize="dynamic"), or {remedy}'
+                )
+            got = f"got {bad[0].item():.4g}"
+            raise ValuesError(f"a Bernoulli likelihood takes data in {{0, 1}}, {got}", remedy)
 
 
 @final
@@ -231,7 +233,7 @@ def _values(categories: int) -> Values:
         "a categorical",
         f"class indices 0, ..., {categories - 1}",
         "number the classes from 0, give the likelihood their number, or take another one "
-        '(likelihood="normal")',
+        f"{NORMAL}",
         lambda x: (x >= 0) & (x < categories) & (x == x.floor()),
     )
 

@@ -14,7 +14,7 @@ from torch.distributions.constraints import Constraint
 from torch.nn.functional import logsigmoid
 
 from ppl_vae.data import RowTensor
-from ppl_vae.likelihoods._features import FeatureVector, Values
+from ppl_vae.likelihoods._features import NORMAL, FeatureVector, Values
 from ppl_vae.likelihoods._outputs import (
     ParameterSource,
     Positive,
@@ -141,7 +141,7 @@ def _values(levels: int) -> Values:
         "a discretised logistic",
         f"the {levels} values 0, 1/{levels - 1}, ..., 1",
         f"divide whole numbers 0 to {levels - 1} by {levels - 1}, give the likelihood their number "
-        'of levels, or take another one (likelihood="normal")',
+        f"of levels, or take another one {NORMAL}",
         _Levels(levels).check,
     )
 

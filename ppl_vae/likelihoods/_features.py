@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 
 from ppl_vae.distributions import sum_features
+from ppl_vae.names import ValuesError
 
 _MISSING = "NaN is a missing cell; wrap the decoder in ObservedDecoder, which leaves them out"
+NORMAL = '(NormalDecoder; of a run, likelihood="normal")'
+"""Advice to take a likelihood of any number, as it is made and as it is named."""
 
 
 def _unchanged(x: Tensor) -> Tensor:
@@ -50,9 +53,8 @@ class Values:
             return
         example = x[~possible][0]
         remedy = _MISSING if example.isnan() else self.remedy
-        raise ValueError(
-            f"{self.likelihood} likelihood takes {self.expected}, got {example.item():.6g}: "
-            f"{remedy}."
+        raise ValuesError(
+            f"{self.likelihood} likelihood takes {self.expected}, got {example.item():.6g}", remedy
         )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ppl_vae.data import RowTensor
 from ppl_vae.distributions import InDouble, in_double
-from ppl_vae.likelihoods._features import FeatureVector, Values
+from ppl_vae.likelihoods._features import NORMAL, FeatureVector, Values
 from ppl_vae.likelihoods._outputs import (
     ParameterSource,
     Positive,
@@ -37,7 +37,7 @@ _BETA_VALUES = Values(
     "a beta",
     "data strictly between 0 and 1",
     "rescale them into the open interval, or take another likelihood "
-    '(likelihood="continuous-bernoulli" takes 0 and 1)',
+    'that takes 0 and 1 (ContinuousBernoulliDecoder; of a run, likelihood="continuous-bernoulli")',
     lambda x: (x > 0) & (x < 1),
     _into_the_open_interval,
 )
@@ -111,7 +111,7 @@ _MOST_LOGIT, _BISECTIONS = 200.0, 60
 _CONTINUOUS_BERNOULLI_VALUES = Values(
     "a continuous Bernoulli",
     "data in [0, 1]",
-    'divide by the largest value, or take another likelihood (likelihood="normal")',
+    f"divide by the largest value, or take another likelihood {NORMAL}",
     lambda x: (x >= 0) & (x <= 1),
 )
 

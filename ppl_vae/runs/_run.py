@@ -26,7 +26,7 @@ from ppl_vae.data import (
 from ppl_vae.devices import resolve_device
 from ppl_vae.evidence import Evidence
 from ppl_vae.identity import Identity, Source, hash_tensors, hash_values
-from ppl_vae.names import plural
+from ppl_vae.names import ValuesError, plural
 from ppl_vae.particles import ChunkSize, Programs, draw_particles, evaluation, point_site
 from ppl_vae.randomness import Stream, seeded
 from ppl_vae.runs._build import Model, trained_parameters
@@ -315,17 +315,19 @@ def require_support(checked: Iterable[RowTensor], vae: Model, what: str | None =
         return
     device = next(vae.parameters()).device
     with torch.no_grad(), validation_enabled(), seeded(0, Stream.SAMPLING):
-        # In pieces, so that memory does not grow with the data.
-        for part in (part for x in checked for part in row_chunks(_telling(x), _ROWS)):
-            try:
+        try:
+            # In pieces, so that memory does not grow with the data.
+            for part in (part for x in checked for part in row_chunks(_telling(x), _ROWS)):
                 vae.generate(len(part)).log_prob(part.to(device))
-            except ValueError as error:
-                if what is None:
-                    raise
-                reason = " ".join(str(error).split())[:200]
-                raise ValueError(
-                    f"{what}: rows are not such as the model was trained on: {reason}"
-                ) from error
+        except ValueError as error:
+            if what is None:
+                raise
+            # Its remedy is for whoever chooses the model, which is trained here.
+            told = error.problem if isinstance(error, ValuesError) else str(error)
+            reason = " ".join(told.split())[:200]
+            raise ValueError(
+                f"{what}: rows are not such as the model was trained on: {reason}"
+            ) from error
 
 
 def _require_data(

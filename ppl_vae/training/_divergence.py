@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from jaxtyping import Float
+from pyro import validation_enabled
 from torch import Tensor
 
 from ppl_vae.objectives import Objective
@@ -59,10 +60,19 @@ class Climb:
         objective, model = self._objective, self._programs.model
         guide = self._programs.required_guide
         # With a gradient an objective has all its draws, those of the prior too.
-        with evaluating(model, guide), seeded(self._seed, Stream.VALIDATION), torch.enable_grad():
-            particles = objective.draw(model, guide, self._x, check_finite=False)
-            values = [each.detach() for each in _climbed(objective, particles)]
-        return torch.stack(values).double().cpu()
+        with (
+            evaluating(model, guide),
+            seeded(self._seed, Stream.VALIDATION),
+            torch.enable_grad(),
+            validation_enabled(False),
+        ):
+            try:
+                particles = objective.draw(model, guide, self._x, check_finite=False)
+                values = torch.stack([each.detach() for each in _climbed(objective, particles)])
+            except ValueError:
+                # Of data or parameters that cannot be, which the update that comes to them names.
+                values = torch.full((1, len(self._x)), torch.nan)
+        return values.double().cpu()
 
 
 def _climbed(objective: Objective, particles: Particles) -> list[Float[Tensor, " rows"]]:

@@ -162,7 +162,7 @@ def test_new_rows_are_to_be_as_those_of_training(change, tmp_path):
     (tmp_path / "x.csv").write_text(GOOD)
     (tmp_path / "new.csv").write_text(GOOD.replace(",9\n", change, 1))
     schema = load_dataset(str(tmp_path / "x.csv"), binarize="none").schema
-    with pytest.raises(ValueError, match="give such cells as the training data had them, or leave"):
+    with pytest.raises(ValueError, match="write them as in the training data, or leave"):
         read_rows(tmp_path / "new.csv", schema)
 
 

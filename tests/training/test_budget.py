@@ -208,6 +208,7 @@ class TestWhereItEnds:
         assert same_state(plain, train(budget=Budget(updates=12))[0])
         assert not same_state(plain, train(budget=Budget(updates=11))[0])
 
+    @pytest.mark.filterwarnings("ignore:training has diverged:UserWarning")
     def test_patience_ends_it_too(self):
         settings = {"valid": VALID, "learning_rate": 3.0, "patience": 2}
         _, result = train(budget=Budget(updates=300), **settings)
