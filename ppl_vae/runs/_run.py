@@ -34,6 +34,7 @@ from ppl_vae.runs._config import RunConfig, config_of
 from ppl_vae.runs._finished import finished_of, put_finished, read_chosen
 from ppl_vae.runs._origin import (
     CHECKPOINT,
+    CONFIG,
     DAMAGED,
     DATA,
     RECORD,
@@ -228,13 +229,7 @@ def open_run(
     saved = read_config(folder)
     config = config_of(folder, saved["config"], trust=trust)
     checkpoint, summary = Snapshot.load(folder / CHECKPOINT), DataSummary.load(folder / DATA)
-    trained_on = checkpoint.identity
-    for name, expected in origin_of(config, summary.sha256).items():
-        if trained_on.get(name) != expected:
-            raise ValueError(
-                f"{folder / CHECKPOINT} is of a run with other {name} than {folder} says: bring "
-                "back a copy of the run's own files, or train anew."
-            )
+    _require_own(checkpoint, folder, config, summary.sha256)
     require_as_written(folder)
     load = partial(config.load, data_root)
     # Without the data first: the folder of a run can be passed on alone.
@@ -254,6 +249,26 @@ def open_run(
     put_finished(folder, config, vae)
     vae.to(resolve_device(device)).eval()
     return Run(folder, config, summary, vae, checkpoint.history, load, data_root, trust)
+
+
+def _require_own(checkpoint: Snapshot, folder: Path, config: RunConfig, data_sha256: str) -> None:
+    """Check that a checkpoint is of the run that its folder says, and name what is not."""
+    other = checkpoint.differences(origin_of(config, data_sha256))
+    if not other:
+        return
+    objective = config.build_objective()
+    # The settings of training stand in the file as they are, those of the model as a hash alone.
+    settings: dict[str, Any] = {"seed": config.seed}
+    if objective is not None:
+        settings |= {"objective": repr(objective), **config.training.to_json()}
+    named = checkpoint.differences(settings)
+    # The hash of all settings says nothing more, where one of them is named.
+    other = named + [each for each in other if not (named and each.startswith("config "))]
+    raise ValueError(
+        f"{folder / CHECKPOINT} is of another run than {folder / CONFIG} says "
+        f"({'; '.join(other)}): bring back a copy of the run's own file, or train anew in another "
+        "folder."
+    )
 
 
 def _loaded(

@@ -1,5 +1,6 @@
 """The state of a training run between two epochs: taken, restored, kept in a file."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ FORMAT = "ppl_vae checkpoint 3"
 _GROUPS = ("parameter", "buffer", "best", "best_buffer", "optimizer", "average", "climbed")
 _BEFORE = "whole_"
 """Prefix of the groups of the state before an epoch that was cut short."""
+_HASH, _DIGITS = re.compile("[0-9a-f]{64}"), 12
+"""A SHA-256 as text, and how many of its digits are shown."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -67,20 +70,32 @@ class Snapshot:
             return self
         return self.before
 
+    def differences(self, identity: Mapping[str, Any]) -> list[str]:
+        """What differs of some settings and data, ``NAME VALUE there, VALUE here`` each.
+
+        Hashes, which name no setting, are cut short and come last.
+        """
+        named = [
+            (name, self.identity.get(name), here)
+            for name, here in identity.items()
+            if self.identity.get(name) != here
+        ]
+        named.sort(key=lambda each: any(map(_is_hash, each[1:])))
+        return [f"{name} {_shown(there)} there, {_shown(here)} here" for name, there, here in named]
+
     def require_same_run(self, identity: Mapping[str, Any], where: str) -> None:
         """Check that this is the state of a run with these settings and data.
 
         Raises:
             ValueError: If one differs; names all that do.
         """
-        other = [
-            f"{key} {self.identity.get(key)} there, {identity.get(key)} here"
-            # Of both: a setting that is at its default may be written on one side alone.
-            for key in {**identity, **self.identity}
-            if self.identity.get(key) != identity.get(key)
-        ]
-        if other:
-            raise ValueError(f"{where} is of a run with other settings: {'; '.join(other)}.")
+        # Of both: a setting that is at its default may be written on one side alone.
+        both = {**dict.fromkeys(self.identity), **identity}
+        if other := self.differences(both):
+            raise ValueError(
+                f"{where} is of a run with other settings: {'; '.join(other)}. Take those, or "
+                "another file or folder, or remove it to train anew."
+            )
 
     def save(self, path: Path) -> None:
         """Write the file atomically.
@@ -136,6 +151,14 @@ class Snapshot:
             before=before,
             **{name: groups.get(prefix + name, {}) for name in _GROUPS},
         )
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
+
+
+def _shown(value: Any) -> str:
+    return f"{value[:_DIGITS]}..." if _is_hash(value) else str(value)
 
 
 def copied(tensors: Tensors) -> dict[str, Tensor]:

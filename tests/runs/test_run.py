@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -260,13 +261,36 @@ class TestWithoutItsData:
 
 
 class TestOtherFiles:
-    def test_a_checkpoint_of_another_run_is_refused(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("other", "named"),
+        [
+            ({"seed": 1}, r"seed 1 there, 0 here"),
+            ({"objective": "iwae:5"}, r"objective IWAE\(num_particles=5\) there, ELBO\(.*\) here"),
+            (
+                {"learning_rate": 0.01},
+                r"learning_rate Constant\(.*0\.01\) there, Constant\(.*\) here",
+            ),
+            # Of what the model is made of a checkpoint has a hash alone.
+            ({"latent": 3}, r"config [0-9a-f]{12}\.\.\. there, [0-9a-f]{12}\.\.\. here"),
+        ],
+        ids=["seed", "objective", "rate", "model"],
+    )
+    def test_a_checkpoint_of_another_run_is_refused(self, other, named, tmp_path):
+        """By what differs, as far as the file says it, and no hash of 64 digits."""
         train(tmp_path / "a", epochs=1)
-        train(tmp_path / "b", epochs=1, seed=1)
+        train(tmp_path / "b", epochs=1, **other)
         name = "checkpoint.safetensors"
         (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
-        with pytest.raises(ValueError, match=r"checkpoint\.safetensors is of a run with other"):
+        opening = (
+            rf"checkpoint\.safetensors is of another run than .*config\.json says \({named}\): "
+            r"bring back a copy of the run's own file, or train anew in another folder\.$"
+        )
+        with pytest.raises(ValueError, match=opening):
             open_run(tmp_path / "a", device="cpu")
+        going_on = rf"is of a run with other settings: .*{named}.*\. Take those, or another file or"
+        with pytest.raises(ValueError, match=going_on) as refused:
+            train(tmp_path / "a", epochs=2)
+        assert not re.search("[0-9a-f]{13}", str(refused.value))
 
     def test_a_flipped_bit_and_another_type_are_refused(self, tmp_path):
         train(tmp_path, epochs=1)
