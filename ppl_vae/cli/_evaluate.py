@@ -97,7 +97,7 @@ def evaluate(
     if plan:
         _show_plan(estimator, run, rows, on["seed"], as_json)
         return
-    estimator, sandwich, pictures = _judged(estimator, run, rows, on["seed"])
+    estimator, levels = _judged(estimator, run, rows, on["seed"])
     alone = estimator
     if shards > 1 or asked["engine"]["name"] != "in-process":
         estimator, on["engine"] = pv.evidence.Sharded(estimator, shards), engine
@@ -110,9 +110,11 @@ def evaluate(
         )
     values = pv.runs.StoredEvaluation(path, evidence.identity, evidence).summary()
     lines += _about(run, rows, evidence, values)
-    if sandwich is not None:
-        lines += ["", str(sandwich)]
-        lines += [f"picture: {path}" for path in pictures]
+    if levels:
+        sandwich = levels[max(levels)]
+        title = f"{run.config.objective} on {run.data.name}: simulated data"
+        pictures = pv.report.write_sandwich(levels, folder, evidence, title)
+        lines += ["", str(sandwich), *(f"picture: {each}" for each in pictures)]
         values["sandwich"] = sandwich.summary()
     values["certificate"] = None
     if isinstance(alone, pv.evidence.AutomaticSampling):
@@ -234,14 +236,16 @@ def _show_plan(estimator: Any, run: Any, rows: Any, seed: int, as_json: bool) ->
     show(str(cost), cost.to_dict(), as_json)
 
 
-def _judged(estimator: Any, run: Any, rows: Any, seed: int) -> tuple[Any, Any, list[Path]]:
-    """Judge the annealing of a sandwich on simulated data; return estimator, sandwich, pictures."""
+def _judged(estimator: Any, run: Any, rows: Any, seed: int) -> tuple[Any, dict[int, Any]]:
+    """Judge the annealing of a sandwich on simulated data.
+
+    Returns:
+        The estimator to take, and its sandwiches by the number of temperatures; of others none.
+    """
     if not isinstance(estimator, pv.BidirectionalMonteCarlo):
-        return estimator, None, []
+        return estimator, {}
     programs = run.vae.model, run.vae.guide
     # On simulated data both sides bound log p(x), so that their gap measures the annealing.
     levels = pv.evidence.sandwiches(estimator, *programs, rows, device=run.device, seed=seed)
-    title = f"{run.config.objective} on {run.data.name}: simulated data"
-    pictures = pv.report.write_sandwich(levels, run.folder, title)
     sandwich = levels[estimator.annealing.num_temperatures]
-    return pv.evidence.with_gap(estimator, sandwich.gap), sandwich, pictures
+    return pv.evidence.with_gap(estimator, sandwich.gap), levels

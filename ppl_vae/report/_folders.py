@@ -15,7 +15,7 @@ from torch import Tensor
 from ppl_vae.arviz import arviz_plots_works, plot_ranks
 from ppl_vae.data import load
 from ppl_vae.diagnostics import Calibration, GradientBench
-from ppl_vae.evidence import Sandwich, plot_sandwiches
+from ppl_vae.evidence import Evidence, Sandwich, plot_sandwiches
 from ppl_vae.files import write_atomically
 from ppl_vae.imputation import ImputedTable
 from ppl_vae.netcdf import netcdf_bytes
@@ -145,10 +145,27 @@ def write_diagnosis(diagnosis: Diagnosis, folder: str | os.PathLike[str], title:
 
 
 def write_sandwich(
-    sandwiches: Mapping[int, Sandwich], folder: str | os.PathLike[str], title: str
+    sandwiches: Mapping[int, Sandwich],
+    folder: str | os.PathLike[str],
+    evidence: Evidence,
+    title: str,
 ) -> list[Path]:
-    """Write ``sandwich.png``; return its path."""
-    return _write(folder, {"sandwich.png": png_of(plot_sandwiches(sandwiches), title)})
+    """Draw the sandwiches of an evaluation beside its file; return the picture's path.
+
+    ``evaluations/METHOD-KEY-sandwich.png``: each evaluation has a picture of its own.
+
+    Args:
+        sandwiches: Number of temperatures to what it gave.
+        folder: The run's.
+        evidence: Log p(x) by the annealing that the sandwiches judge.
+        title: Title of the picture.
+
+    Raises:
+        ValueError: If the evaluation does not say what it was computed from.
+    """
+    path = file_of(Path(folder), evidence)
+    picture = png_of(plot_sandwiches(sandwiches), title)
+    return _write(path.parent, {f"{path.stem}-sandwich.png": picture})
 
 
 def require_place_of_imputation(path: str | os.PathLike[str]) -> None:

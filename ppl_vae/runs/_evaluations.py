@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 EVALUATIONS = "evaluations"
 """Folder of the files, in the run's folder."""
+_SANDWICH = re.compile(r"(AnnealedImportanceSampling\(.*), gap=([\d.e+-]+)(\)|, [^()]*\))")
+"""Annealing that carries the width of the sandwich that judged it; it is the lower side of it."""
 _UNSET = re.compile(r", (\w+=None|rows=\d+|tails=True)(?=[,)])")
 """Settings that say nothing, or stand in a column of their own."""
 TOLERATED_ERROR = 0.1
@@ -281,7 +283,8 @@ def _row(each: StoredEvaluation) -> tuple[str, ...]:
         num_data = str(len(evidence))
         mean, error = f"{evidence.mean:.3f}", f"{evidence.total_error:.3f}"
     if identity is not None:
-        method = _UNSET.sub("", identity.settings)
+        method = _SANDWICH.sub(r"BidirectionalMonteCarlo(\1\3, gap=\2)", identity.settings)
+        method = _UNSET.sub("", method)
         source, seed, key = str(identity.source), str(identity.seed), key_of(identity)
         rows = "" if identity.chunk_rows is None else str(identity.chunk_rows)
         model = identity.parameters[:_SHORT]

@@ -110,14 +110,16 @@ def test_every_method(method, trained, capsys):
     assert "bits per dimension, of 64" in out
     assert not list(trained.glob("unfinished-*"))
     # The second time it is read back.
-    there = {path: path.stat().st_mtime_ns for path in (trained / "evaluations").iterdir()}
+    there = {path: path.stat().st_mtime_ns for path in (trained / "evaluations").glob("*.nc")}
     status, out, _ = run(capsys, *arguments, "--json")
     found = json.loads(out)
     assert Path(found["file"]) in there
     assert found["log_prob"] < 0
     assert found["bits_per_dimension"] > 0
     assert found["identity"]["source"] == {"dataset": "digits", "split": "test", "limit": 3}
-    assert there == {path: path.stat().st_mtime_ns for path in (trained / "evaluations").iterdir()}
+    assert there == {
+        path: path.stat().st_mtime_ns for path in (trained / "evaluations").glob("*.nc")
+    }
 
 
 @pytest.fixture
@@ -182,7 +184,22 @@ def test_a_sandwich_is_drawn(trained, capsys):
     status, out, _ = run(capsys, "evaluate", trained, "--method", "bdmc", *arguments)
     assert status == 0
     assert "gap" in out
-    assert (trained / "sandwich.png").read_bytes().startswith(b"\x89PNG")
+    pictures = trained / "evaluations"
+    (first,) = pictures.glob("*-sandwich.png")
+    content = first.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    # Another one has a picture of its own, named as its file is.
+    arguments = ["--limit", "4", *OPTIONS["bdmc"]]
+    assert run(capsys, "evaluate", trained, "--method", "bdmc", *arguments)[0] == 0
+    assert first.read_bytes() == content
+    named = {path.name.removesuffix("-sandwich.png") for path in pictures.glob("*-sandwich.png")}
+    assert len(named) == 2
+    assert named <= {path.stem for path in pictures.glob("*.nc")}
+    # Its settings are those of the annealing that it judged.
+    lines = run(capsys, "evaluate", trained, "--list")[1].splitlines()
+    of_both = [line for line in lines if line.startswith("BidirectionalMonteCarlo(Annealed")]
+    assert len(of_both) == 2
+    assert all(re.search(r"num_temperatures=\d+, .*\), gap=[\d.e+-]+\) ", each) for each in of_both)
 
 
 @pytest.mark.usefixtures("short_pilot")
@@ -209,7 +226,7 @@ def test_diagnose(trained, capsys, monkeypatch):
         "squared residual",
     ):
         assert part in out
-    there = {path for path in (trained / "evaluations").iterdir() if "diagnosis-" in path.name}
+    there = {path for path in (trained / "evaluations").glob("*.nc") if "diagnosis-" in path.name}
     # A key of what was asked, and one of what the programs give.
     assert {re.sub("^diagnosis-[0-9a-f]{12}-[0-9a-f]+", "", path.name) for path in there} >= {
         ".json", ".nc", "-rate_distortion.png", "-calibration.png", "-bound_curve.png"
@@ -222,7 +239,7 @@ def test_diagnose(trained, capsys, monkeypatch):
     # Another one takes no place of it, and both are listed beside the evaluations.
     status, _, err = run(capsys, *arguments, "--chains", "5")
     assert status == 0, err
-    assert there < set((trained / "evaluations").iterdir())
+    assert there < set((trained / "evaluations").glob("*.nc"))
     listed = run(capsys, "evaluate", trained, "--list")[1].splitlines()
     assert (
         sum(line.startswith("diagnosis") and "digits, test, limit 30" in line for line in listed)
