@@ -29,6 +29,8 @@ _OPTIONS = {
     "refine=LaplaceApproximation()": "--refine laplace",
     "Enumeration()": "--method enumeration",
     "Quadrature()": "--method quadrature",
+    # Before importance sampling, whose name is the end of its own.
+    "AnnealedImportanceSampling()": "--method ais",
     "ImportanceSampling()": "--method iwae",
     "write study_template() there to start from": "ppl-vae study init writes one to start from",
     "start from study_template()": "ppl-vae study init writes one to start from",

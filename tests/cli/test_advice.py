@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 
 import numpy as np
 import pyro
@@ -27,13 +28,16 @@ def model(x):
     ("estimator", "advice"),
     [
         (Enumeration(), "take --method iwae, or --method quadrature for continuous latents."),
-        (Quadrature(), "take --method iwae or annealing."),
+        (Quadrature(), "take --method iwae or --method ais."),
     ],
 )
 def test_other_estimators_are_named_as_they_are_typed(estimator, advice):
     with pytest.raises(ValueError, match=r"take ImportanceSampling\(\)") as refused:
         estimator(model, None, torch.zeros(3))
     assert in_options(str(refused.value)).endswith(advice)
+    # Each is what the command line makes of it, and it takes what was refused.
+    for name in re.findall(r"--method (\w+)", advice):
+        assert type(pv.registry.build_estimator(name)).__name__ in str(refused.value)
 
 
 CSV = "a,b\n" + "\n".join(f"{i / 7:.3f},{(i * i) % 11}" for i in range(60)) + "\n"

@@ -110,7 +110,8 @@ def test_every_method(method, trained, capsys):
     assert "bits per dimension, of 64" in out
     assert not list(trained.glob("unfinished-*"))
     # The second time it is read back.
-    there = {path: path.stat().st_mtime_ns for path in (trained / "evaluations").glob("*.nc")}
+    kept = trained / "evaluations"
+    there = {path: path.stat().st_mtime_ns for path in kept.glob("*.nc")}
     status, out, _ = run(capsys, *arguments, "--json")
     found = json.loads(out)
     assert Path(found["file"]) in there
@@ -226,7 +227,7 @@ def test_diagnose(trained, capsys, monkeypatch):
         "squared residual",
     ):
         assert part in out
-    there = {path for path in (trained / "evaluations").glob("*.nc") if "diagnosis-" in path.name}
+    there = {path for path in (trained / "evaluations").iterdir() if "diagnosis-" in path.name}
     # A key of what was asked, and one of what the programs give.
     assert {re.sub("^diagnosis-[0-9a-f]{12}-[0-9a-f]+", "", path.name) for path in there} >= {
         ".json", ".nc", "-rate_distortion.png", "-calibration.png", "-bound_curve.png"
@@ -239,7 +240,7 @@ def test_diagnose(trained, capsys, monkeypatch):
     # Another one takes no place of it, and both are listed beside the evaluations.
     status, _, err = run(capsys, *arguments, "--chains", "5")
     assert status == 0, err
-    assert there < set((trained / "evaluations").glob("*.nc"))
+    assert there < set((trained / "evaluations").iterdir())
     listed = run(capsys, "evaluate", trained, "--list")[1].splitlines()
     assert (
         sum(line.startswith("diagnosis") and "digits, test, limit 30" in line for line in listed)

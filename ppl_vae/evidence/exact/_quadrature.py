@@ -163,7 +163,7 @@ class Quadrature:
             sizes = ", ".join(f"{name}: {site.size}" for name, site in joint.sites.items())
             raise ValueError(
                 f"Quadrature integrates up to {_MOST_DIMENSIONS} latent dimensions, got "
-                f"{joint.dim} ({sizes}): take ImportanceSampling() or annealing."
+                f"{joint.dim} ({sizes}): take ImportanceSampling() or AnnealedImportanceSampling()."
             )
         guided = joint.unconstrain(latents)
         return joint, torch.cat([guided, joint.prior_draws(_PRIOR[joint.dim])])
