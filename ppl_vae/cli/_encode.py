@@ -19,7 +19,7 @@ _out = click.option(
 
 @click.command(cls=Command)
 @folder
-@settings("runs.encode_run", "asked", without=("run",), flags={"file": "--data"})
+@settings("runs.encode_run", "asked", without=("run",))
 @_out
 @opening
 @as_json
@@ -37,7 +37,7 @@ def encode(
 
 @click.command(cls=Command)
 @folder
-@settings("runs.reconstruct_run", "asked", without=("run",), flags={"file": "--data"})
+@settings("runs.reconstruct_run", "asked", without=("run",))
 @_out
 @opening
 @as_json

@@ -25,6 +25,8 @@ _MANY = 14
 """Names of a kind that help lists; of more it shows the first half, and where the others are."""
 _NONE = re.compile(r"[;.,] None: (.*?)\.?$")
 """Default in words, as a documented text gives it after ``None:``."""
+_FLAGS = {"file": "--data", "name": "--engine"}
+"""Setting to its flag, where that is not the name with dashes."""
 _METAVARS = {
     int: "N", float: "X", str: "TEXT", Path: "PATH", PathLike: "PATH", Mapping: "NAME=TEXT,...",
 }  # fmt: skip
@@ -83,7 +85,6 @@ class SettingOptions(click.Option):
         section: Heading in the help; settings of a nested dataclass have its name.
         chosen: Names of the settings that become options; none: all.
         without: Names of those that do not.
-        flags: Name to flag, where it is not the name with dashes.
         several: Names of settings of which several values may be given.
     """
 
@@ -95,12 +96,11 @@ class SettingOptions(click.Option):
         *,
         chosen: Container[str] = (),
         without: Container[str] = (),
-        flags: Mapping[str, str],
         several: Container[str],
     ) -> None:
         super().__init__([f"--{into}"])
         self.into = into
-        self._read, self._section, self._flags, self._several = read, section, flags, several
+        self._read, self._section, self._several = read, section, several
         self._takes = lambda name: name not in without and (not chosen or name in chosen)
         self._made: list[click.Option] = []
 
@@ -111,7 +111,7 @@ class SettingOptions(click.Option):
             self._made = [
                 SettingOption(
                     setting,
-                    self._flags.get(name, f"--{name.removeprefix('num_').replace('_', '-')}"),
+                    _FLAGS.get(name, f"--{name.removeprefix('num_').replace('_', '-')}"),
                     setting.path[0].capitalize() if setting.path else self._section,
                     several=name in self._several,
                 )
@@ -179,7 +179,6 @@ def settings(
     into: str,
     section: str = "Options",
     *,
-    flags: Mapping[str, str] | None = None,
     several: Iterable[str] = (),
     **names: Container[str],
 ) -> Callable[[_F], _F]:
@@ -189,7 +188,6 @@ def settings(
         owner: Where it is: ``runs.RunConfig``; or a function that returns settings by name.
         into: Parameter of the command that takes their values as a mapping.
         section: Heading in the help.
-        flags: Name to flag.
         several: Names of which several values may be given.
         names: ``chosen``, or ``without``.
     """
@@ -200,9 +198,7 @@ def settings(
         return settings_of(attrgetter(owner)(pv))
 
     def add(command: _F) -> _F:
-        group = SettingOptions(
-            read, into, section, flags=flags or {}, several=tuple(several), **names
-        )
+        group = SettingOptions(read, into, section, several=tuple(several), **names)
         # Where click's decorators collect options, so that both kinds keep their order.
         declared = command.__dict__.setdefault("__click_params__", [])
         declared.append(group)
@@ -211,13 +207,10 @@ def settings(
     return add
 
 
-rows = settings("runs.evaluate_run", "on", without=("run", "estimator", "progress", "engine"),
-                flags={"file": "--data"})  # fmt: skip
+rows = settings("runs.evaluate_run", "on", without=("run", "estimator", "progress", "engine"))
 opening = settings("runs.open_run", "opening", without=("folder",))
 methods = settings(lambda: pv.registry.method_settings(), "options", "Method")
-engine = settings(
-    "engines.Resources.engine", "engine", without=("self",), flags={"name": "--engine"}
-)
+engine = settings("engines.Resources.engine", "engine", without=("self",))
 resources = settings("engines.Resources", "resources")
 place = settings("runs.train_run", "place", chosen=("data_root", "device", "tensorboard"))
 

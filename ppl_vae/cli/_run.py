@@ -29,7 +29,6 @@ from ppl_vae.settings import Setting, settings_of
     "runs.diagnose_run",
     "asked",
     without=("run", "settings", "split", "report"),
-    flags={"file": "--data"},
 )
 @opening
 @as_json
@@ -86,7 +85,7 @@ def impute_command(
 
 @click.command(cls=Command)
 @folder
-@settings("report.write_sample_figures", "asked", without=("run",), flags={"file": "--data"})
+@settings("report.write_sample_figures", "asked", without=("run",))
 @opening
 @as_json
 def sample(folder: Path, asked: dict[str, Any], opening: dict[str, Any], as_json: bool) -> None:

@@ -3,6 +3,7 @@
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -312,7 +313,8 @@ def gradients_block(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> 
     figures = [_ratios(by_arm, styles, group) for group in _GROUPS]
     slopes = Table(
         name="slopes",
-        caption="Slope of log signal-to-noise ratio against log K, with its standard error",
+        caption="Slope of log signal-to-noise ratio against log K, with its standard error"
+        + _without_slope(by_arm),
         columns=[
             TableColumn("arm", "arm"),
             TableColumn("group"),
@@ -328,6 +330,22 @@ def gradients_block(cells: Sequence[RunRecord], styles: Mapping[str, Style]) -> 
     )
     tables = [slopes] if slopes.rows else []
     return Section("gradients", "Signal-to-noise of the gradients", [*figures, *tables], key=True)
+
+
+def _without_slope(by_arm: Mapping[str, Summary]) -> str:
+    """Words for curves over several K that have no slope, and why."""
+    lacking = []
+    for arm, summary in by_arm.items():
+        found = {slope["group"] for slope in summary["slopes"]}
+        # With fewer than two K above 1 no slope is expected.
+        counts = Counter(row["group"] for row in summary["rows"] if row["num_particles"] > 1)
+        lacking += [f"{arm} {group}" for group, n in counts.items() if n > 1 and group not in found]
+    if not lacking:
+        return ""
+    return (
+        f". Without a slope: {', '.join(lacking)}; too few ratios stand out of the noise, which "
+        "more replicates would lower"
+    )
 
 
 def _ratios(by_arm: Mapping[str, Summary], styles: Mapping[str, Style], group: str) -> Figure:

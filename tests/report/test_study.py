@@ -277,6 +277,23 @@ class TestOtherStudies:
                                                                     "14"]  # fmt: skip
         assert "minus the reference elbo latent=2" in page.text
 
+    def test_a_curve_without_a_slope_is_said_beside_the_others(self, tmp_path):
+        plan = {"factors": {"objective": ["elbo", "stl"]}, "seeds": 1, "num_data": 20, "epochs": 5}
+        found = write_study(tmp_path, **plan)
+        assert "Without a slope" not in Page(render(found, found.comparison())).text
+        (cell,) = (cell for cell in found.cells if cell.arm == "stl")
+        kept = cell.measures
+        kept["gradients"]["slopes"] = kept["gradients"]["slopes"][1:]
+        write_sealed(cell.folder / "measures.json", kept)
+        page = Page(render(found, found.comparison()))
+        assert (
+            "with its standard error. Without a slope: stl phi; too few ratios stand out of the "
+            "noise, which more replicates would lower"
+        ) in page.text
+        assert [(row["arm"], row["group"]) for row in page.data("slopes")] == [
+            ("elbo", "phi"), ("elbo", "theta"), ("stl", "theta"),
+        ]  # fmt: skip
+
     def test_measures_without_a_number(self, tmp_path):
         found = write_study(
             tmp_path, factors={"objective": ["elbo", "stl"]}, seeds=1, num_data=20, epochs=5
