@@ -44,8 +44,8 @@ _OPTIONS = {
 }
 """Advice of the library in Python, to the option that is typed for it."""
 _KEYWORD = re.compile(
-    r"\b(allow_missing|binarize|columns|data_root|decimal|drop|engine|header|latent|likelihood|missing|separator"
-    r"|thousands|trust)="
+    r"\b(allow_missing|binarize|columns|data_root|decimal|drop|engine|guide|header|latent|likelihood|missing|model"
+    r"|separator|thousands|trust)="
     r"""(True|"[^"\\]*"|'[^'\\]*'|\[[^][]*\]|\([^()]*\)|\{[^{}]*\})"""
 )
 """Settings as keyword arguments, whose values are Python's literals."""

@@ -50,7 +50,7 @@ class PointKind(GradientKind):
         if name in OBJECTIVES and name not in OF_POINTS:
             raise ValueError(
                 f"objective {written} takes the guide's density, and an autoencoder's guide is a "
-                f"point without one: take {' or '.join(OF_POINTS)}, or --model vae."
+                f'point without one: take {" or ".join(OF_POINTS)}, or model="vae".'
             )
         return written
 
@@ -59,18 +59,18 @@ class PointKind(GradientKind):
         if len(settings.layers) > 1:
             raise ValueError(
                 f"an autoencoder has one layer of codes, got latent {settings.layers}: give it one "
-                "size, and further layers as hidden; a hierarchy is of --model vae."
+                'size, and further layers as hidden; a hierarchy is of model="vae".'
             )
         if chosen.guide.build not in (DeltaEncoder, SparseEncoder):
             points = [n for n, build in GUIDES.items() if build in (DeltaEncoder, SparseEncoder)]
             raise ValueError(
                 f"guide {chosen.guide.text} has a density, and an autoencoder's is a point: leave "
-                f"it out ({' or '.join(points)}), or take --model vae."
+                f'it out ({" or ".join(points)}), or take model="vae".'
             )
         if chosen.prior.build is not StandardNormalPrior:
             raise ValueError(
                 f"prior {chosen.prior.text}: an autoencoder's p(z) is fitted to its codes after "
-                "training: leave it out, or take --model vae with --guide delta."
+                'training: leave it out, or take model="vae" with guide="delta".'
             )
         likelihood = chosen.likelihood
         arguments = likelihood.arguments
@@ -211,7 +211,7 @@ class SparseKind(PointKind):
         if size <= features:
             raise ValueError(
                 f"a sparse autoencoder has more codes than features, got {size} of {features}: "
-                "give sparse:codes=N more, or take --model autoencoder."
+                'give sparse:codes=N more, or take model="autoencoder".'
             )
         if self.penalty == "top" and self.keep >= size:
             raise ValueError(f"keep {self.keep} of {size} codes leaves none out: keep fewer.")

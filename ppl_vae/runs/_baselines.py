@@ -53,7 +53,7 @@ class RuleKind(ModelKind):
         if written not in ("auto", self.rule):
             raise ValueError(
                 f"objective {written}: this model is trained by {self.rule}, and by no objective "
-                "of particles: leave objective out, or take --model vae."
+                'of particles: leave objective out, or take model="vae".'
             )
         return self.rule
 
@@ -62,7 +62,7 @@ class RuleKind(ModelKind):
         if len(settings.layers) > 1:
             raise ValueError(
                 f"latent {settings.layers}: this model has one layer of latents: give one size; a "
-                "hierarchy is of --model vae."
+                'hierarchy is of model="vae".'
             )
         usual = {"guide": DiagonalNormalEncoder, "prior": StandardNormalPrior}
         for name, why in _NOT_SET.items():
@@ -73,7 +73,7 @@ class RuleKind(ModelKind):
         if str(chosen.likelihood) not in known:
             raise ValueError(
                 f"likelihood {chosen.likelihood.text}: this model is of "
-                f"{' or '.join(self.likelihoods)} data; leave it out, or take --model vae."
+                f'{" or ".join(self.likelihoods)} data; leave it out, or take model="vae".'
             )
         if not self._networks and chosen.encoder_network.build is not MLP:
             raise ValueError(
@@ -82,7 +82,7 @@ class RuleKind(ModelKind):
         if settings.corrupt is not None:
             raise ValueError(
                 f"corrupt {settings.corrupt}: there is no encoder whose input could be corrupted; "
-                "leave it out, or take --model denoising."
+                'leave it out, or take model="denoising".'
             )
         return chosen
 
@@ -95,7 +95,7 @@ class RuleKind(ModelKind):
         if work.dataset.columns is not None or work.dataset.missing_share:
             raise ValueError(
                 f"{work.dataset.name} has columns of other kinds than numbers, or missing cells: "
-                "this model takes rows of numbers alone; take --model vae."
+                'this model takes rows of numbers alone; take model="vae".'
             )
         return self.make(work)
 

@@ -226,13 +226,13 @@ class GeneratorKind(GradientKind):
         if len(settings.layers) > 1:
             raise ValueError(
                 f"latent {settings.layers}: a generator has one layer of latents: give one size; "
-                "a hierarchy is of --model vae."
+                'a hierarchy is of model="vae".'
             )
         # As it is written in full too, in the folder of a run.
         usual = str(GUIDES.parse(self.guide))
         if str(chosen.guide) != usual or settings.corrupt is not None:
             raise ValueError(
-                "a generator has no encoder: leave guide and corrupt out, or take --model vae."
+                'a generator has no encoder: leave guide and corrupt out, or take model="vae".'
             )
         return chosen
 

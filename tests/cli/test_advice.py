@@ -126,3 +126,11 @@ def test_advised_decoders_take_what_was_refused():
 def test_an_error_of_values_survives_pickling():
     error = pickle.loads(pickle.dumps(ValuesError("file: no number", "give one")))
     assert (str(error), error.problem) == ("file: no number: give one.", "file: no number")
+
+
+def test_another_model_is_advised_as_the_interface_has_it(tmp_path, capsys):
+    settings = {"data": "digits", "model": "sparse:codes=10", "epochs": 1}
+    with pytest.raises(ValueError, match=r'more, or take model="autoencoder"\.$'):
+        pv.runs.train_run(pv.runs.RunConfig.of(**settings), tmp_path / "run")
+    line = fails(capsys, "fit", "--model", "sparse:codes=10", "--out", tmp_path / "run")
+    assert line.endswith("more, or take --model autoencoder.")
