@@ -24,6 +24,8 @@ Density = Callable[[Float[Tensor, "points *event"]], Float[Tensor, "points compo
 
 def _log_joint(components: Any, log_weights: Float[Tensor, "*components"]) -> Density:
     """Function ``z -> log pi_c + log p_c(z)`` of all points under all components."""
+    if isinstance(components, MultivariateNormal) and components.loc.dim() == 2:
+        return _log_joint_of_full(components, log_weights)
     normal = _diagonal_normal(components)
     if normal is None:
         return lambda points: components.log_prob(points.unsqueeze(1)) + log_weights
@@ -38,6 +40,30 @@ def _log_joint(components: Any, log_weights: Float[Tensor, "*components"]) -> De
     def density(points: Tensor) -> Tensor:
         centred = in_double(points) - centre
         return torch.addmm(constant, torch.cat([centred.square(), centred], -1), coefficients)
+
+    return density
+
+
+def _log_joint_of_full(
+    components: MultivariateNormal, log_weights: Float[Tensor, "*components"]
+) -> Density:
+    """The same of normals with full covariances L L': by the inverse of each L, made once.
+
+    A product of matrices takes half the time of the triangular solve of torch's density, and less
+    than half with its gradient.
+    """
+    loc, root = components.loc, components.scale_tril
+    # Made in double precision where that can be had: a near-singular L loses digits.
+    double = root if root.device.type == "mps" else root.double()
+    eye = torch.eye(double.shape[-1], dtype=double.dtype, device=double.device)
+    inverse = torch.linalg.solve_triangular(double, eye, upper=False).to(root.dtype).mT
+    log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    constant = log_weights - log_det - 0.5 * math.log(2 * math.pi) * loc.shape[-1]
+
+    def density(points: Tensor) -> Tensor:
+        standard = (points - loc.unsqueeze(1)) @ inverse
+        log_joint: Tensor = constant - 0.5 * standard.square().sum(-1).mT
+        return log_joint
 
     return density
 
