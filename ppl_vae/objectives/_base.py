@@ -121,7 +121,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
     anneals: bool = False
     """Whether the gradient depends on the progress of training."""
     climbs: bool = True
-    """Whether all parameters climb the value :meth:`ascended`; not where it bounds log p(x) from
+    """Whether all parameters climb the value ``ascended``; not where it bounds log p(x) from
     above and the guide descends it, so that training may move it either way."""
     couples: str | None = None
     """What the gradient has of all data of a batch together; None where it is a sum over data, so
