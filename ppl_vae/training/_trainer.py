@@ -447,7 +447,8 @@ class Trainer:
         """Leave the model with the parameters to keep, in evaluation mode.
 
         Returns:
-            Why training has diverged, in a line; None where it has not.
+            Why training has diverged, in a line; None where it has not, or where the guide that is
+            trained is a refined one, which none of the values is of.
         """
         with self._average.applied():
             last = self.workers.from_first(self._climb)
@@ -457,6 +458,8 @@ class Trainer:
             load_parameters(self.step.parameters, self._best)
             load_parameters(self.buffers, self._best_buffers)
         self.modules.train(False)
+        if self.step.refines:
+            return None
         number = len(self.history)
         kept = {self.kept_epoch or number: self.workers.from_first(self._climb)}
         return divergence(self.objective, self._start, {**kept, number: last})

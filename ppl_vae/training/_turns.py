@@ -84,6 +84,7 @@ class SemiAmortisedStep(AdamStep):
         Marino, Yue and Mandt, 2018, Iterative amortized inference.
     """
 
+    refines = True
     refinements: int = 20
 
     def __post_init__(self) -> None:
