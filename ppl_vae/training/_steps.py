@@ -53,8 +53,8 @@ class Step(ABC):
     """
 
     refines: ClassVar[bool] = False
-    """Whether gradients are at a guide refined for each batch: the guide itself may then get worse
-    while training goes well."""
+    """Whether gradients are at a guide refined for each batch, so that the guide itself may get
+    worse while training goes well."""
     couples: ClassVar[str | None] = None
     """What a step decides by that is of all data of a batch, which workers that share it lack."""
 
