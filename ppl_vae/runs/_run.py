@@ -141,7 +141,7 @@ class Run:
     def divergence(self) -> str | None:
         """A line that says why training has diverged; None where it has not, or nothing tells."""
         path = self.folder / RECORD
-        found = read_sealed(path, "go on with the run") if path.is_file() else {}
+        found = read_sealed(path, DAMAGED) if path.is_file() else {}
         return found.get("divergence")
 
     def own_evidence(self, rows: Rows) -> Evidence | None:
