@@ -128,6 +128,11 @@ def folder_name(label: str, seed: int) -> str:
     return f"{name}-seed{seed}"
 
 
+def _num_particles(config: RunConfig) -> int:
+    objective = config.build_objective()
+    return 1 if objective is None else objective.num_particles
+
+
 @final
 @dataclass(frozen=True)
 class Method:
@@ -314,8 +319,10 @@ class Study:
     def cells(self) -> list[CellPlan]:
         """Every arm with every seed.
 
-        All arms of a seed come before the next seed, so that any beginning can be compared.
+        All arms of a seed come before the next seed, so that any beginning can be compared; those
+        of many particles come first among them, so that no worker waits in the end for a long one.
         """
+        arms = sorted(self.arms.items(), key=lambda each: -_num_particles(each[1].config))
         return [
             CellPlan(
                 arm=label,
@@ -333,7 +340,7 @@ class Study:
                 shards=self.shards,
             )
             for seed in self.seeds
-            for label, arm in self.arms.items()
+            for label, arm in arms
         ]
 
     @property

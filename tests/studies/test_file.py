@@ -74,6 +74,17 @@ def test_all_arms_of_a_seed_come_before_the_next():
     assert len({cell.folder for cell in study.cells}) == 8
 
 
+def test_arms_of_many_particles_come_first_among_those_of_a_seed():
+    """So that no worker waits in the end for a long one; the arms themselves stay as given."""
+    study = study_from_mapping(
+        {"factors": {"objective": ["elbo", "iwae:50", "vimco:5"]}, "seeds": 2}
+    )
+    assert [cell.arm for cell in study.cells] == ["iwae:50", "vimco:5", "elbo"] * 2
+    assert list(study.arms) == ["elbo", "iwae:50", "vimco:5"]
+    models = study_from_mapping({"factors": {"model": ["rbm", "vae"]}})
+    assert [cell.arm for cell in models.cells][:2] == ["rbm", "vae"]
+
+
 def test_toml_says_the_same(tmp_path):
     text = """
         question = "Which?"
