@@ -32,6 +32,7 @@ _OPTIONS = {
     # Before importance sampling, whose name is the end of its own.
     "AnnealedImportanceSampling()": "--method ais",
     "ImportanceSampling()": "--method iwae",
+    "SequentialMonteCarlo()": "--method smc",
     "write study_template() there to start from": "ppl-vae study init writes one to start from",
     "start from study_template()": "ppl-vae study init writes one to start from",
     "make one with train_run": "make one with ppl-vae fit",
@@ -49,6 +50,8 @@ _KEYWORD = re.compile(
     r"""(True|"[^"\\]*"|'[^'\\]*'|\[[^][]*\]|\([^()]*\)|\{[^{}]*\})"""
 )
 """Settings as keyword arguments, whose values are Python's literals."""
+_OBJECTIVE = re.compile(r"\b(\w+)\((K(?:, \w+=\w+)*)\)")
+"""An objective with K particles, in the form in which Python makes it."""
 _CLASS = re.compile(r"\b[\w.()]+; of a run, ")
 """A class or a call that does what the setting of a run does which stands behind it."""
 
@@ -57,9 +60,16 @@ def in_options(message: str) -> str:
     """Rewrite the advice in a message of the library as options of the command line."""
     for python, option in _OPTIONS.items():
         message = message.replace(python, option)
-    message = _CLASS.sub("", message)
+    message = _OBJECTIVE.sub(_objective, _CLASS.sub("", message))
     # Keywords after the fixed phrases, some of which contain them.
     return _KEYWORD.sub(lambda found: _typed(found[1], found[2]) or found[0], message)
+
+
+def _objective(found: re.Match[str]) -> str:
+    """The name that is typed for an objective: ``TVO(K, num_terms=S)`` is ``tvo:K,num_terms=S``."""
+    kinds = pv.objectives.OBJECTIVES
+    name = next((name for name in kinds if kinds[name].__name__ == found[1]), None)
+    return found[0] if name is None else f"{name}:{found[2].replace(' ', '')}"
 
 
 def _typed(name: str, literal: str) -> str | None:

@@ -193,7 +193,7 @@ class SUMO(ChunkedEstimator):
             raise ValueError(
                 f"SUMO needs a weight above 0 among the first {self.first} of every replicate, and "
                 "one has none: use a guide without draws that x is impossible under, or "
-                "ImportanceSampling."
+                "ImportanceSampling()."
             )
         spread, rounding = values.std(0), weights.rounding.cpu()
         return {

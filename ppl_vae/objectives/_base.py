@@ -21,7 +21,7 @@ from ppl_vae.weights import log_mean_exp
 PerDatum: TypeAlias = Float[Tensor, " batch"]
 PerDraw: TypeAlias = Float[Tensor, "particles batch"]
 
-SCORE_FUNCTION = ("reinforce:K", "vimco:K", "rws:K", "tvo:K,num_terms=S")
+SCORE_FUNCTION = ("Reinforce(K)", "VIMCO(K)", "RWS(K)", "TVO(K, num_terms=S)")
 """The objectives that take latents without a pathwise gradient, as on the command line."""
 
 

@@ -197,7 +197,7 @@ class _LatentSite:
         if prior.support.is_discrete:
             raise ValueError(
                 f"latent site {name!r} is discrete, and annealing moves along gradients: estimate "
-                "log p(x) by ImportanceSampling, or sum the site out by enumeration."
+                "log p(x) by ImportanceSampling(), or sum the site out by Enumeration()."
             )
         transform = _bijection(name, prior.support)
         # The shape is that of the unconstrained values, of which a simplex has one less.
@@ -235,7 +235,7 @@ def bijection_onto(name: str, support: Any) -> Any:
     except NotImplementedError as error:
         raise ValueError(
             f"latent site {name!r} has support {support}, which no unconstrained coordinates reach,"
-            " and annealing and quadrature need such: estimate log p(x) by ImportanceSampling."
+            " and annealing and quadrature need such: estimate log p(x) by ImportanceSampling()."
         ) from error
 
 

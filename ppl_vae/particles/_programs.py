@@ -187,7 +187,7 @@ class Programs:
                         f"guide site {changed[0]!r} has another density when the guide is run again"
                         " on its own draws: randomness besides its sample sites, such as dropout, "
                         "cannot be split by this objective; switch it off in the guide, or use "
-                        "elbo:K or iwae:K."
+                        "ELBO(K) or IWAE(K)."
                     )
         modelled = self.run_model(x, num_particles, latents, drawn.subsamples)
         particles = assemble(modelled, drawn, self.num_dims, paths)

@@ -187,7 +187,8 @@ def _log_density(
         raise UnknownDensityError(
             f"site {site['name']!r} has no density at given values ({error}): a flow without an "
             "inverse has that of its own draws alone; give it an inverse, or, if it is the "
-            "guide's, use an objective that keeps the draws as they are, such as elbo:K or iwae:K."
+            "guide's, use an objective that keeps the draws as they are, such as ELBO(K) or "
+            "IWAE(K)."
         ) from error
     # torch's validation raises where the value is outside the support: -inf, or a mistake.
     except ValueError as error:

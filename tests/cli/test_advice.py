@@ -14,6 +14,7 @@ import ppl_vae as pv
 from ppl_vae.cli._output import in_options
 from ppl_vae.evidence import Enumeration, Quadrature
 from ppl_vae.names import ValuesError
+from ppl_vae.objectives._base import SCORE_FUNCTION
 
 from .command import SMALL, fails, run
 
@@ -38,6 +39,16 @@ def test_other_estimators_are_named_as_they_are_typed(estimator, advice):
     # Each is what the command line makes of it, and it takes what was refused.
     for name in re.findall(r"--method (\w+)", advice):
         assert type(pv.registry.build_estimator(name)).__name__ in str(refused.value)
+
+
+def test_objectives_are_named_as_they_are_typed():
+    advice = ", ".join(SCORE_FUNCTION)
+    typed = in_options(f"use {advice}, or ELBO(K).")
+    assert typed == "use reinforce:K, vimco:K, rws:K, tvo:K,num_terms=S, or elbo:K."
+    # As they are written in Python, these are objectives of that name.
+    made = [eval(each, {**vars(pv.objectives), "K": 4, "S": 3}) for each in advice.split(", ")[:3]]
+    assert [type(each).__name__ for each in made] == ["Reinforce", "VIMCO", "RWS"]
+    assert in_options("a function(K) of yours") == "a function(K) of yours"
 
 
 CSV = "a,b\n" + "\n".join(f"{i / 7:.3f},{(i * i) % 11}" for i in range(60)) + "\n"

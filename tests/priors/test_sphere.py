@@ -202,7 +202,9 @@ def test_a_line_has_no_sphere():
 def test_what_needs_unconstrained_coordinates_says_so(estimator):
     exact, x = standing(3)
     vae = exact.vae()
-    message = r"latent site 'z' has support Sphere, .* estimate log p\(x\) by ImportanceSampling"
+    message = (
+        r"latent site 'z' has support Sphere, .* estimate log p\(x\) by ImportanceSampling\(\)"
+    )
     with pytest.raises(ValueError, match=message):
         estimator(vae.model, vae.guide, x)
 

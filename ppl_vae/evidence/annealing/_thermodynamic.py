@@ -177,8 +177,8 @@ class _Start:
             raise ValueError(
                 f"{int((possible == 0).sum())} data of a chunk are impossible (p(x|z) = 0) under "
                 f"all {len(impossible)} draws at b = 0, and ThermodynamicIntegration starts from "
-                "draws that allow them: take more chains or num_samples, or ImportanceSampling, "
-                "AnnealedImportanceSampling or SequentialMonteCarlo, which take weights of 0."
+                "draws that allow them: take more chains or num_samples, or ImportanceSampling(), "
+                "AnnealedImportanceSampling() or SequentialMonteCarlo(), which take weights of 0."
             )
         if bool(impossible.any()):
             zero = torch.zeros_like(every.ratio).masked_fill(impossible, -torch.inf)

@@ -109,7 +109,7 @@ class Enumeration:
             raise ValueError(
                 f"the latents of a datum have {states.count:,} configurations ({sizes}), more than "
                 f"max_configurations = {self.max_configurations:,}: raise it, or take "
-                "ImportanceSampling."
+                "ImportanceSampling()."
             )
 
     def _sum(self, programs: Programs, x: Tensor, states: "States") -> Columns:

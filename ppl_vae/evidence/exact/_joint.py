@@ -54,8 +54,8 @@ class SiteCoordinates:
         support = prior.support
         if support.is_discrete:
             raise ValueError(
-                f"latent site {name!r} is discrete, and quadrature integrates continuous ones: "
-                "take Enumeration()."
+                f"latent site {name!r} is discrete, and neither quadrature nor Laplace's "
+                "approximation takes such: take Enumeration()."
             )
         transform = bijection_onto(name, _fixed_support(name, support, prior.event_dim))
         plates, event = value.shape[1 : 1 + num_plates], value.shape[2 + num_plates :]
