@@ -21,7 +21,7 @@ from ppl_vae.cli._options import (
 )
 from ppl_vae.cli._output import show
 from ppl_vae.cli._study import show_results
-from ppl_vae.names import plural
+from ppl_vae.names import plural, warn
 
 COMPARED = ("model", "objective", "prior", "guide", "network")
 """Settings whose levels are compared, in the order of an arm's name."""
@@ -64,6 +64,9 @@ def fit_command(
     if here and not pv.training.Workers.joined(workers).is_first:
         # Torchrun has started a command for every worker: one of them tells.
         return
+    if result.divergence is not None:
+        # Workers of Ray have warned where nobody reads it; the same line is printed once.
+        warn(result.divergence)
     # Of the kept epoch, not the last: these are the parameters that evaluate will use.
     record = result.history.records[result.kept_epoch - 1]
     point = run.has_point_guide

@@ -61,7 +61,8 @@ def _log_joint_of_full(
     constant = log_weights - log_det - 0.5 * math.log(2 * math.pi) * loc.shape[-1]
 
     def density(points: Tensor) -> Tensor:
-        standard = (points - loc.unsqueeze(1)) @ inverse
+        centred = points - loc.unsqueeze(1)
+        standard = centred @ inverse.to(centred.dtype)
         log_joint: Tensor = constant - 0.5 * standard.square().sum(-1).mT
         return log_joint
 

@@ -32,9 +32,11 @@ class Normal(dist.Normal):  # type: ignore[misc, unused-ignore]
         loc, scale = self._parameters()
         distance = ((value - loc) * (math.sqrt(0.5) / scale)).square()
         density: Tensor = (-_LOG_ROOT_2_PI - scale.log()) - distance
-        if value.shape == self.batch_shape:
+        batch = self.batch_shape
+        if density.shape[density.dim() - len(batch) :] == batch:
             return density
-        return density.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        # Of memory of its own, as torch's is.
+        return density.expand(torch.broadcast_shapes(density.shape, batch)).contiguous()
 
     def _parameters(self) -> tuple[Tensor, Tensor]:
         """Location and scale before they were broadcast."""

@@ -41,6 +41,13 @@ class _BySigmoid(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        tangent: Tensor = tangents[0] * (1 - output * output)
+        return tangent
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:

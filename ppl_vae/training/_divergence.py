@@ -78,10 +78,14 @@ class Climb:
 def _climbed(objective: Objective, particles: Particles) -> list[Float[Tensor, " rows"]]:
     if not objective.climbs:
         return [log_mean_exp(particles.log_weight)]
-    if getattr(getattr(objective, "kl", None), "measures_kl", False):
+    if _has_log_likelihood_alone(objective):
         return [particles.log_likelihood.mean(0)]
     annealed = [objective.ascended_at_start(particles)] if objective.anneals else []
     return [objective.ascended_at_end(particles), *annealed]
+
+
+def _has_log_likelihood_alone(objective: Objective) -> bool:
+    return bool(getattr(getattr(objective, "kl", None), "measures_kl", False))
 
 
 def has_fallen(start: Values, end: Values, *, test: bool = True) -> bool:
@@ -123,7 +127,8 @@ def divergence(
     """
     kept = next(iter(ends))
     # Values that depend on each other, or are of another bound, have no such error.
-    test = objective.climbs and objective.couples is None
+    alone = _has_log_likelihood_alone(objective)
+    test = objective.climbs and (objective.couples is None or alone)
     for epoch, end in ends.items():
         if start is None or not has_fallen(start, end, test=test):
             continue

@@ -448,6 +448,12 @@ class TestFullCovariances:
         ):
             torch.testing.assert_close(each, wanted, rtol=1e-6, atol=1e-6)
 
+    def test_points_of_another_type(self):
+        z, *single = self.parts(torch.float32)
+        found = self.log_prob(z.double(), *single)
+        assert found.dtype is torch.float64
+        torch.testing.assert_close(found, self.log_prob(z, *single).double(), rtol=1e-4, atol=1e-3)
+
     def test_single_precision_is_no_worse_than_torch(self):
         single = self.parts(torch.float32)
         exact = self.exact(*(part.double() for part in single))

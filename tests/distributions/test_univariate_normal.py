@@ -89,6 +89,11 @@ def test_a_scale_whose_square_is_zero():
     assert narrow.log_prob(torch.tensor(0.6)).item() == -math.inf
 
 
+def test_a_log_density_may_be_changed_in_place():
+    density = Normal(torch.zeros(4), torch.ones(4)).expand((3, 4)).log_prob(torch.zeros(4))
+    assert (density.add_(1) - density[0]).abs().max() == 0
+
+
 def test_values_are_checked():
     with pytest.raises(ValueError, match="support"):
         Normal(torch.zeros(2), torch.ones(2), validate_args=True).log_prob(

@@ -65,6 +65,15 @@ def test_a_batch_of_functions():
     torch.testing.assert_close(found, 1 - torch.tanh(x).square(), rtol=0, atol=5e-7)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_forward_mode():
+    slope = torch.linspace(-1, 1, len(MANY))
+    value, found = torch.func.jvp(Tanh(), (MANY,), (slope,))
+    exact = torch.tanh(MANY.double())
+    assert (value - exact).abs().max() < 2e-7
+    assert (found - slope * (1 - exact.square())).abs().max() < 4e-7
+
+
 def test_networks_take_it():
     network = MLP(4, [100], 3)
     assert [type(layer) for layer in network.hidden] == [nn.Linear, Tanh]

@@ -48,6 +48,13 @@ def test_other_training_is_not(name, learning_rate):
     assert result.divergence is None
 
 
+@pytest.mark.parametrize("name", ["elbo", "elbo+free-bits:3"])
+def test_a_moderate_fall_is_said(name):
+    """Of a log-likelihood alone, too: each datum has its own, whatever the shaping couples."""
+    with pytest.warns(UserWarning, match="training has diverged"):
+        trained(name, learning_rate=3.0, epochs=6, step="torch", valid=VALID, keep="last")
+
+
 def test_a_large_beta_lowers_the_bound_and_has_not_diverged():
     start = trained("elbo", learning_rate=1e-12, epochs=1)
     result = trained("elbo+beta:0", learning_rate=0.1, epochs=30)
