@@ -198,10 +198,10 @@ def _refuses(objective: Objective, seed: int) -> Answer:
                 said = f"a loss of {torch.as_tensor(act(*programs, case.x)).item():.6g}"
         except ValueError as error:
             said = f"ValueError: {error}"
-        if not ("ValueError" in said and "'bits'" in said and "vimco" in said):
+        if not ("ValueError" in said and "'bits'" in said and "VIMCO" in said):
             raise AssertionError(
                 "a guide without reparameterised draws: expected a ValueError that names the site "
-                f"'bits' and objectives that take it, such as vimco:K, found {said}"
+                f"'bits' and objectives that take it, such as VIMCO(K), found {said}"
             )
     return []
 

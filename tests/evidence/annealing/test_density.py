@@ -132,7 +132,7 @@ class TestRefusals:
             with pyro.plate("data", len(x)):
                 pyro.sample("k", dist.Bernoulli(torch.tensor(0.5)))
 
-        with pytest.raises(ValueError, match=r"'k' is discrete.*ImportanceSampling.*enumeration"):
+        with pytest.raises(ValueError, match=r"'k' is discrete.*ImportanceSampling.*Enumeration"):
             AnnealedImportanceSampling(2, 2, 1)(model, guide, torch.zeros(3))
 
     def test_a_guide_on_another_support(self):
