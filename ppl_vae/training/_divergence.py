@@ -10,8 +10,9 @@ from pyro import validation_enabled
 from torch import Tensor
 
 from ppl_vae.objectives import Objective
-from ppl_vae.particles import Particles, Programs, evaluating
+from ppl_vae.particles import Particles, evaluating
 from ppl_vae.randomness import Stream, seeded
+from ppl_vae.training._steps import Step
 from ppl_vae.weights import log_mean_exp
 
 _ROWS = 100
@@ -39,16 +40,13 @@ class Climb:
     importance-weighted one is taken, which has to fall far.
 
     Args:
-        programs: Model and guide.
-        objective: The objective.
+        step: The step, whose gradients may be at a guide refined for the data.
         x: Training data.
         seed: Seed of the draws.
     """
 
-    def __init__(
-        self, programs: Programs, objective: Objective, x: Float[Tensor, "rows *event"], seed: int
-    ) -> None:
-        self._programs, self._objective, self._x, self._seed = programs, objective, x, seed
+    def __init__(self, step: Step, x: Float[Tensor, "rows *event"], seed: int) -> None:
+        self._step, self._x, self._seed = step, x, seed
 
     @staticmethod
     def rows(num_particles: int, batch_size: int) -> int:
@@ -57,17 +55,17 @@ class Climb:
 
     def __call__(self) -> Values:
         """Values of the parameters as they are, per datum."""
-        objective, model = self._objective, self._programs.model
-        guide = self._programs.required_guide
+        step, objective = self._step, self._step.objective
         # With a gradient an objective has all its draws, those of the prior too.
         with (
-            evaluating(model, guide),
+            evaluating(step.model, step.guide),
             seeded(self._seed, Stream.VALIDATION),
             torch.enable_grad(),
             validation_enabled(False),
         ):
             try:
-                particles = objective.draw(model, guide, self._x, check_finite=False)
+                guide = step.guide_of(self._x)
+                particles = objective.draw(step.model, guide, self._x, check_finite=False)
                 values = torch.stack([each.detach() for each in _climbed(objective, particles)])
             except ValueError:
                 # Of data or parameters that cannot be, which the update that comes to them names.

@@ -52,9 +52,6 @@ class Step(ABC):
         precision: Precision of matrix products, by keyword.
     """
 
-    refines: ClassVar[bool] = False
-    """Whether gradients are at a guide refined for each batch, so that the guide itself may get
-    worse while training goes well."""
     couples: ClassVar[str | None] = None
     """What a step decides by that is of all data of a batch, which workers that share it lack."""
 
@@ -83,6 +80,11 @@ class Step(ABC):
     @abstractmethod
     def __call__(self, x: Float[Tensor, "batch *event"], learning_rate: float) -> Tensor:
         """Update once; return :func:`batch_sums`."""
+
+    def guide_of(self, x: Float[Tensor, "batch *event"]) -> Program:
+        """The guide that gradients are at for these data: unless overridden, as it is."""
+        del x
+        return self.guide
 
     def differentiate(
         self, x: Tensor, parameters: Mapping[str, Tensor], guide: Program

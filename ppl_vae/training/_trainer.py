@@ -120,13 +120,13 @@ class Trainer:
             draws = settings.validation_particles, derive_seed(seed, Stream.VALIDATION)
             point = None if has_density else self.objective
             self._validation = Validation(valid.to(device), *draws, point)
+        self._planned = self._plan()
+        self.step = settings.build_step(self.objective, model, guide, parameters)
         with seeded(seed, Stream.TRAINING):
             sample = data.training_subset(
                 Climb.rows(int(self.objective.num_particles), settings.batch_size), device
             )
-        self._climb = Climb(self._programs, self.objective, sample, seed)
-        self._planned = self._plan()
-        self.step = settings.build_step(self.objective, model, guide, parameters)
+        self._climb = Climb(self.step, sample, seed)
         if self.workers.size > 1:
             require_sum_over_data(self.objective, self.step, self.modules.modules)
             self.workers.make_equal([*parameters.values(), *self.modules.unique_buffers])
@@ -447,8 +447,7 @@ class Trainer:
         """Leave the model with the parameters to keep, in evaluation mode.
 
         Returns:
-            Why training has diverged, in a line; None where it has not, or where the guide that is
-            trained is a refined one, which none of the values is of.
+            Why training has diverged, in a line; None where it has not.
         """
         with self._average.applied():
             last = self.workers.from_first(self._climb)
@@ -458,8 +457,6 @@ class Trainer:
             load_parameters(self.step.parameters, self._best)
             load_parameters(self.buffers, self._best_buffers)
         self.modules.train(False)
-        if self.step.refines:
-            return None
         number = len(self.history)
         kept = {self.kept_epoch or number: self.workers.from_first(self._climb)}
         return divergence(self.objective, self._start, {**kept, number: last})

@@ -84,7 +84,6 @@ class SemiAmortisedStep(AdamStep):
         Marino, Yue and Mandt, 2018, Iterative amortized inference.
     """
 
-    refines = True
     refinements: int = 20
 
     def __post_init__(self) -> None:
@@ -107,14 +106,18 @@ class SemiAmortisedStep(AdamStep):
         """N of the graph of refinements, one of the other."""
         return (self.refinements + 1) / 2
 
-    def _refined(self, x: Tensor, size: int) -> OffsetGuide:
-        """The guide refined for data of a batch of this size."""
+    def guide_of(self, x: Float[Tensor, "batch *event"]) -> OffsetGuide:
+        """The guide refined for these data, by draws from the caller's random state."""
+        return self._refined(x, None)
+
+    def _refined(self, x: Tensor, size: int | None) -> OffsetGuide:
+        """The guide refined for data of a batch of this size; None: of no batch in training."""
         refinement = Refinement(self.refinements, num_particles=self.objective.num_particles)
         start = zero_offsets(self.guide, x)
         programs = self.objective.programs(self.model, start)
         # Where numbers are to be checked, the programs run, and say which is not finite.
         gradient_of = None
-        if not checks_finite():
+        if size is not None and not checks_finite():
             gradient_of = self.replays.ascent(refinement, x, start, size)
         refinement.ascend(programs, x, start.tensors, gradient_of)
         return start

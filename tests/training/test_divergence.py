@@ -134,3 +134,13 @@ class TestHasFallen:
         assert has_fallen(self.START, infinite)
         assert not has_fallen(infinite, self.START)
         assert not has_fallen(infinite, infinite)
+
+
+@pytest.mark.parametrize("steps", [2, 10])
+def test_a_semi_amortised_step_is_judged_at_its_refined_guide(steps):
+    """Refined q is where it climbs: the guide itself may get worse while training goes well."""
+    settings = {"epochs": 4, "step": f"semi-amortised:{steps}", "valid": VALID}
+    for learning_rate in (1e-12, 1e-3, 0.05):
+        assert trained("elbo", learning_rate=learning_rate, **settings).divergence is None
+    with pytest.warns(UserWarning, match="training has diverged"):
+        assert trained("elbo", learning_rate=1e4, **settings).divergence is not None
