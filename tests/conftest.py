@@ -109,7 +109,7 @@ def unchecked_types():
 @pytest.fixture
 def recorded(monkeypatch):
     """Graphs are replayed as they are recorded, not compiled: the function's numbers exactly."""
-    monkeypatch.setattr(capture, "_compile", lambda graph, inputs: graph)
+    monkeypatch.setattr(capture, "compile_graph", lambda graph, inputs: graph)
     # What is meant for a compiler is the same up to rounding alone.
     monkeypatch.setattr(_discrete, "is_recording", lambda: False)
     # The shape of every result, half of the time of a recording, which only a compiler reads.

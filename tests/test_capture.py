@@ -24,7 +24,7 @@ from ppl_vae.capture import Captured, CaptureError
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Graphs run as they are recorded: compiling takes seconds, and adds nothing here."""
-    monkeypatch.setattr(capture, "_compile", lambda graph, inputs: graph)
+    monkeypatch.setattr(capture, "compile_graph", lambda graph, inputs: graph)
 
 
 def capture_of(function, x, held=()):
@@ -223,7 +223,7 @@ def test_kernels_get_the_layout_that_they_were_compiled_for(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(capture, "_compile", strict)
+    monkeypatch.setattr(capture, "compile_graph", strict)
     # Half of a network's outputs, as a guide's means are, and rows of their own.
     halves = torch.arange(24.0).reshape(6, 4)[:, :2], torch.arange(12.0).reshape(6, 2)
 
@@ -283,7 +283,7 @@ def test_refuses_a_graph_that_takes_other_random_numbers(monkeypatch):
         torch.rand(3)
         return [x + 1]
 
-    monkeypatch.setattr(capture, "_compile", without_draws)
+    monkeypatch.setattr(capture, "compile_graph", without_draws)
     with pytest.raises(CaptureError, match="takes other random numbers than the programs"):
         capture_of(function, X)
 

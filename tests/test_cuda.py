@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_stopped(tmp_path, step):
 @pytest.fixture
 def kernels_of_torch(monkeypatch):
     """A CUDA graph of torch's own kernels: compiling takes seconds for each objective."""
-    monkeypatch.setattr(capture, "_compile", lambda graph, inputs: graph)
+    monkeypatch.setattr(capture, "compile_graph", lambda graph, inputs: graph)
 
 
 def updates_of(cls, objective, vae, batches):

@@ -16,6 +16,7 @@ FLOORS = {
     "settings from signatures": ["settings"],
     "components by name": ["components"],
     "threads and memory, recorded graphs": ["cpu", "_graphs"],
+    "kernels of recorded graphs": ["_kernels"],
     "running tasks": ["engines"],
     "what a number was computed from": ["identity"],
     "the one file format": ["store"],

@@ -8,7 +8,7 @@ from pyro import distributions as dist
 from torch import nn
 
 import ppl_vae as pv
-from ppl_vae import capture
+from ppl_vae import _kernels, capture
 from ppl_vae.particles import Programs, Replays, count_evaluations
 
 ANNEALING = pv.AnnealedImportanceSampling(6, 4, 2, rows=40)
@@ -37,13 +37,13 @@ def graphs(recorded, monkeypatch):
         made.append(graph)
         return graph
 
-    monkeypatch.setattr(capture, "_compile", kept)
-    monkeypatch.setattr(capture, "_COST", 0.0)
+    monkeypatch.setattr(capture, "compile_graph", kept)
+    monkeypatch.setattr(_kernels, "_COST", 0.0)
     return made
 
 
 def plain(monkeypatch):
-    monkeypatch.setattr(capture, "_COST", float("inf"))
+    monkeypatch.setattr(_kernels, "_COST", float("inf"))
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -96,10 +96,10 @@ def test_one_graph_serves_all_chunks_of_a_shape(graphs):
 )
 def test_compiled_in_earnest_they_are_within_rounding(estimator, monkeypatch):
     vae, made = binary_vae(), []
-    compiled = capture._compile
-    monkeypatch.setattr(capture, "_COST", 0.0)
+    compiled = capture.compile_graph
+    monkeypatch.setattr(_kernels, "_COST", 0.0)
     monkeypatch.setattr(
-        capture, "_compile", lambda *given: made.append(compiled(*given)) or made[-1]
+        capture, "compile_graph", lambda *given: made.append(compiled(*given)) or made[-1]
     )
     found = estimator(vae.model, vae.guide, X)
     assert made

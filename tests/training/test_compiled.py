@@ -214,7 +214,7 @@ def test_rounding_of_its_precision_is_no_other_number(monkeypatch):
     def rounds(graph, inputs):
         return lambda *given: [value * (1 + 2.0**-8) for value in graph(*given)]
 
-    monkeypatch.setattr(capture, "_compile", rounds)
+    monkeypatch.setattr(capture, "compile_graph", rounds)
     vae = binary_vae()
     settings = (
         pv.ELBO(),
@@ -248,7 +248,7 @@ class TestRuns:
     def test_auto_compiles_where_it_pays_and_goes_on_as_it_began(
         self, monkeypatch, tmp_path, recorded_once
     ):
-        monkeypatch.setattr("ppl_vae.capture._COST", 0.1)
+        monkeypatch.setattr("ppl_vae._kernels._COST", 0.1)
         # 40 data in 3 batches, of 14 and twice 13: the sizes are decided apart.
         settings = {"batch_size": 16, "checkpoint": tmp_path / "run.safetensors"}
         assert not pays(30, 28, 130)
@@ -260,7 +260,7 @@ class TestRuns:
         assert {record.compiled for record in longer.history.records} == {2 / 3}
 
     def test_auto_leaves_a_batch_that_comes_once_an_epoch_as_it_is(self, monkeypatch):
-        monkeypatch.setattr("ppl_vae.capture._COST", 0.1)
+        monkeypatch.setattr("ppl_vae._kernels._COST", 0.1)
         # 40 data in batches of 10 are of one size; 41 are one of 9 and four of 8.
         x = torch.cat([X, X[:1]])
         assert not pays(20, 2 * 9, 130)
@@ -338,7 +338,7 @@ class TestProgramsThatCannotBeCompiled:
             train(self.build(), step="compiled")
 
     def test_are_left_as_they_are_where_it_is_not(self, monkeypatch, tmp_path):
-        monkeypatch.setattr("ppl_vae.capture._COST", 0.0)
+        monkeypatch.setattr("ppl_vae._kernels._COST", 0.0)
         plain, _ = train(self.build(), step="torch")
         with pytest.warns(UserWarning, match="updates are not compiled: the programs"):
             auto, result = train(self.build(), checkpoint=tmp_path / "run")

@@ -100,7 +100,7 @@ def compiled():
     }
     # Recorded alone, which is what a share and offsets change; test_compiled has the compiler. As
     # conftest's fixture, without the shapes that only a compiler reads.
-    capture._compile = lambda graph, inputs: graph
+    capture.compile_graph = lambda graph, inputs: graph
     proxy_tensor.set_meta = lambda proxy, value: proxy
     return compared(cases)
 
