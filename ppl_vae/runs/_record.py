@@ -31,6 +31,7 @@ from ppl_vae.runs._origin import (
     PICTURES,
     RECORD,
     hash_file,
+    read_config,
 )
 from ppl_vae.runs._phases import read_phases
 from ppl_vae.store import read_sealed, write_sealed
@@ -216,6 +217,14 @@ class RunRecord:
     def name(self) -> str:
         """Arm and seed."""
         return f"{self.arm} seed {self.seed}"
+
+    @cached_property
+    def data_sha256(self) -> str | None:
+        """Hash of the data that it was trained on; None where training has not begun."""
+        # Files of a record that is done are those that it wrote.
+        if not (self.folder / CONFIG).is_file():
+            return None
+        return read_config(self.folder).get("data_sha256")
 
     @cached_property
     def history(self) -> History:

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,6 +29,11 @@ from ppl_vae.studies._cell import Place, run_cell
 from ppl_vae.studies._file import study_from_mapping, study_to_mapping, write_yaml
 from ppl_vae.studies._plan import CELLS, CellPlan, Study, read_cell
 from ppl_vae.studies._results import StudyResults, progress_of
+from ppl_vae.studies._same_data import (
+    data_settings,
+    require_data_of_cells,
+    require_one_data,
+)
 from ppl_vae.studies._store import write_tables
 
 LOCK = "study.lock"
@@ -72,7 +77,8 @@ def run_study(
         ``histories.parquet``, ``results.nc`` and ``comparison.json`` too.
 
     Raises:
-        ValueError: If the folder holds another study, or arms have other data to be evaluated on.
+        ValueError: If the folder holds another study, or cells that were trained on other data than
+            there are now, or arms have other data to be evaluated on.
         FileNotFoundError: If the data are missing.
         BlockingIOError: If another process runs a study in the folder.
     """
@@ -81,11 +87,12 @@ def run_study(
     engine = engine or InProcess(cpus=study.resources.cpus)
     # Before the lock, which is a file: a refused plan leaves no folder, or the folder as it was.
     _require_no_other_files(folder)
-    dataset = _load(study, place.data_root)
-    _require_guide_densities(study, place.data_root)
+    loaded = _load(study, place.data_root)
+    _require_guide_densities(study, loaded)
+    dataset = next(iter(loaded.values()))
     manifest = _describe(study, dataset, place.device, command, type(engine).__name__)
     with exclusive(folder / LOCK, f"study {folder}"):
-        _require_same_plan(study, folder)
+        _require_same_plan(study, folder, loaded)
         write_plan(study, folder)
         write_sealed(folder / MANIFEST, manifest)
         plans = {plan.name: plan for plan in study.cells}
@@ -156,7 +163,8 @@ def open_study(
 
     Raises:
         FileNotFoundError: If it holds no study.
-        ValueError: If a file of it is damaged.
+        ValueError: If a file of it is damaged, or cells were trained on different data where their
+            settings name the same.
     """
     folder = Path(folder)
     path = folder / PLAN
@@ -171,7 +179,10 @@ def open_study(
         raise ValueError(f"{folder} holds a damaged study: {error}") from error
     order = {arm: number for number, arm in enumerate(study.arms)}
     plans = sorted(study.cells, key=lambda cell: order[cell.arm])
-    return StudyResults(folder, study, manifest, [read_cell(plan, folder) for plan in plans])
+    cells = [read_cell(plan, folder) for plan in plans]
+    # Here, where all that is made of results passes: tables, pages, files, and a caller's own.
+    require_one_data(study, folder, cells)
+    return StudyResults(folder, study, manifest, cells)
 
 
 def write_plan(study: Study, folder: Path) -> None:
@@ -203,14 +214,15 @@ def _require_no_other_files(folder: Path) -> None:
         )
 
 
-def _require_same_plan(study: Study, folder: Path) -> None:
-    """Refuse cells whose settings are not those planned."""
+def _require_same_plan(study: Study, folder: Path, loaded: Mapping[str, Dataset]) -> None:
+    """Refuse cells whose settings are not those planned, or whose data are not those loaded."""
     if not any((folder / name).is_file() for name in (PLAN, MANIFEST)):
         return
     for plan in study.cells:
         path = folder / CELLS / plan.folder / CONFIG
         if path.is_file():
             require_same_settings(path.parent, read_config(path.parent)["config"], plan.config)
+    require_data_of_cells(study, folder, loaded)
     _tell_what_is_replaced(study, folder)
 
 
@@ -240,7 +252,7 @@ def _shrinks(before: Any, after: Any) -> bool:
     return bool(before != after)
 
 
-def _require_guide_densities(study: Study, data_root: Path | None) -> None:
+def _require_guide_densities(study: Study, loaded: Mapping[str, Dataset]) -> None:
     """Refuse arms whose guide is a point, where a method weighs draws by the guide's density.
 
     Arms that cannot be built are left to their cells, which say why.
@@ -251,7 +263,7 @@ def _require_guide_densities(study: Study, data_root: Path | None) -> None:
         repr(arm.config.model.guide): (label, arm.config) for label, arm in study.arms.items()
     }
     for label, config in guides.values() if needing else ():
-        dataset = config.load(data_root)
+        dataset = loaded[data_settings(config)]
         try:
             point = is_point_guide(config.build_vae(dataset), dataset.train[:1])
         # A class of the user's may fail in any way.
@@ -265,25 +277,25 @@ def _require_guide_densities(study: Study, data_root: Path | None) -> None:
             )
 
 
-def _load(study: Study, data_root: Path | None) -> Dataset:
-    """The data; checks that all arms are evaluated on the same ones."""
-    loaded: dict[str, tuple[str, Dataset]] = {}
+def _load(study: Study, data_root: Path | None) -> dict[str, Dataset]:
+    """Settings of data to the data; checks that all arms are evaluated on the same ones."""
+    loaded: dict[str, Dataset] = {}
+    first: dict[str, str] = {}
     for label, arm in study.arms.items():
-        key = repr([arm.config.dataset, arm.config.model.likelihood])
+        key = data_settings(arm.config)
         # Arms mostly share their data: each way of reading them is loaded once.
         if key not in loaded:
-            loaded[key] = label, arm.config.load(data_root)
-    (first, dataset), *others = loaded.values()
-    rows = getattr(dataset, study.split)
-    for label, other in others:
+            loaded[key], first[key] = arm.config.load(data_root), label
+    rows = getattr(next(iter(loaded.values())), study.split)
+    for key, other in loaded.items():
         there = getattr(other, study.split)
         # NaN is unequal to itself, so that missing cells are filled before the comparison.
         if there.shape != rows.shape or not torch.equal(there.nan_to_num(), rows.nan_to_num()):
             raise ValueError(
-                f"arms {first} and {label} have other {study.split} data, so that their log p(x) "
-                "cannot be compared: plan a study for each."
+                f"arms {next(iter(first.values()))} and {first[key]} have other {study.split} "
+                "data, so that their log p(x) cannot be compared: plan a study for each."
             )
-    return dataset
+    return loaded
 
 
 def _describe(

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from .command import fails, run
@@ -123,3 +124,21 @@ def test_resources_that_are_typed_are_those_on_record(file, tmp_path, capsys):
     assert json.loads((tmp_path / "mine" / "manifest.json").read_text())["threads"] == 1
     plan = json.loads((tmp_path / "mine" / "study.json").read_text())["plan"]
     assert plan["resources"]["cpus"] == 1
+
+
+@pytest.mark.usefixtures("no_page")
+def test_compare_does_not_mix_cells_of_two_data_sets(tmp_path, capsys, monkeypatch):
+    """As it was met: the file is written anew between two commands."""
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    np.save("tr.npy", rows)
+    np.save("te.npy", rows[:30] + 1)
+    same = ["--test-data", "te.npy", "--likelihood", "normal", "--latent", 2, "--hidden", 8,
+            "--epochs", 1, "--seeds", 1, "--method", "iwae", "--particles", 5]  # fmt: skip
+    command = ["compare", "--data", "tr.npy", *same, "--out", "CT", "--objective", "elbo"]
+    assert run(capsys, *command)[0] == 0
+    np.save("tr.npy", rows[:60])
+    line = fails(capsys, *command, "--objective", "iwae:5")
+    assert "CT holds 1 of 2 cells that were trained on other data than tr.npy and te.npy" in line
+    assert "(elbo seed 0): choose another folder, or bring the data back as they were." in line
+    assert [path.name for path in (tmp_path / "CT" / "cells").iterdir()] == ["elbo-seed0"]
