@@ -26,6 +26,11 @@ from ppl_vae.names import plural, warn
 COMPARED = ("model", "objective", "prior", "guide", "network")
 """Settings whose levels are compared, in the order of an arm's name."""
 OBJECTIVES = ("elbo", "iwae:50")
+_NO_FACTORS = {
+    "data": "compare on each data set by itself",
+    "seed": "give the number of training runs as --seeds",
+}
+"""Settings that arms cannot differ in, and what to do instead."""
 
 
 @click.command("fit", cls=Command)
@@ -163,6 +168,16 @@ def _compiled(history: "pv.training.History") -> str:
     return f" ({share:.0%} compiled)" if share else ""
 
 
+def _as_factor(name: str) -> str:
+    """How several values of a setting that is no option of arms are compared."""
+    if name in _NO_FACTORS:
+        return _NO_FACTORS[name]
+    return (
+        f"list both under factors, {name}, in a study's file (ppl-vae study init writes one to "
+        "start from)"
+    )
+
+
 @click.command("compare", cls=Command)
 @click.option(
     "--seeds",
@@ -180,7 +195,7 @@ def _compiled(history: "pv.training.History") -> str:
     help="Folder of the runs and results.  [default: compare-DATA]",
 )
 @config_file
-@settings("runs.RunConfig", "config", several=COMPARED)
+@settings("runs.RunConfig", "config", several=COMPARED, instead=_as_factor)
 @settings("registry.build_estimator", "estimator", "Evaluation", chosen=("method",))
 @click.option(
     "--beside",

@@ -53,6 +53,14 @@ class Command(click.Command):
         self._declared = declared
         self._expanded: list[click.Parameter] = []
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse arguments; of an option that takes one value, two are an error."""
+        # click empties the list, and of two values takes the last without a word.
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        _require_once(ctx, self.make_parser(ctx).parse_args, given)
+        return rest
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, with the values of each group of options under the group's name."""
         if ctx.params.get("trust"):
@@ -86,6 +94,7 @@ class SettingOptions(click.Option):
         chosen: Names of the settings that become options; none: all.
         without: Names of those that do not.
         several: Names of settings of which several values may be given.
+        instead: What to do in place of giving another setting twice, by its name.
     """
 
     def __init__(
@@ -97,10 +106,12 @@ class SettingOptions(click.Option):
         chosen: Container[str] = (),
         without: Container[str] = (),
         several: Container[str],
+        instead: Callable[[str], str],
     ) -> None:
         super().__init__([f"--{into}"])
         self.into = into
-        self._read, self._section, self._several = read, section, several
+        self._read, self._section = read, section
+        self._several, self._instead = several, instead
         self._takes = lambda name: name not in without and (not chosen or name in chosen)
         self._made: list[click.Option] = []
 
@@ -114,6 +125,7 @@ class SettingOptions(click.Option):
                     _FLAGS.get(name, f"--{name.removeprefix('num_').replace('_', '-')}"),
                     setting.path[0].capitalize() if setting.path else self._section,
                     several=name in self._several,
+                    instead=self._instead(name),
                 )
                 for name, setting in self._read().items()
                 if self._takes(name)
@@ -124,12 +136,14 @@ class SettingOptions(click.Option):
 class SettingOption(click.Option):
     """Option for a setting: its type, default and help are the setting's."""
 
-    def __init__(self, setting: Setting, flag: str, section: str, *, several: bool) -> None:
+    def __init__(
+        self, setting: Setting, flag: str, section: str, *, several: bool, instead: str
+    ) -> None:
         text, default, words = setting.text, setting.default, ""
         # The text says what None stands for; click shows it as the default.
         if found := _NONE.search(text):
             text, words = f"{text[: found.start()]}.", found[1] if default is None else ""
-        self.section, self.setting = section, setting
+        self.section, self.setting, self.instead = section, setting, instead
         super().__init__(
             [flag, setting.name],
             is_flag=setting.hint is bool,
@@ -174,12 +188,61 @@ class _Value(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             self.fail(f"{value!r} is not {str(error).removesuffix(' or null')}.", param, ctx)
 
 
+def _require_once(ctx: click.Context, parse: Callable[..., Any], arguments: list[str]) -> None:
+    """Check that no option that takes one value was given two.
+
+    Flags say the same, however often.
+
+    Args:
+        ctx: Context of the command.
+        parse: click's parser.
+        arguments: What was typed, which click has accepted.
+
+    Raises:
+        click.UsageError: If one was; names both values, and what to do instead.
+    """
+    order = parse(args=list(arguments))[2]
+    for option in dict.fromkeys(order):
+        single = isinstance(option, click.Option) and not (option.is_flag or option.multiple)
+        if single and order.count(option) > 1:
+            values = _values_of(option, parse, arguments)
+            commas = ", with commas between its entries" if _is_list(option) else ""
+            instead = getattr(option, "instead", "")
+            raise click.UsageError(
+                f"{option.opts[0]} takes one value, and is given {' and '.join(values)}: give one"
+                f"{commas}{f', or {instead}' if instead else ''}.",
+                ctx,
+            )
+
+
+def _is_list(option: click.Parameter) -> bool:
+    """Whether an option's value has entries with commas between them."""
+    return str(option.metavar or "").endswith(",...")
+
+
+def _values_of(
+    option: click.Parameter, parse: Callable[..., Any], arguments: list[str]
+) -> list[str]:
+    """All values typed for an option, of which click's parser keeps the last."""
+    values: list[str] = []
+    for end in range(1, len(arguments) + 1):
+        try:
+            given, _, order = parse(args=arguments[:end])
+        except click.UsageError:
+            # The last option's value is not among them yet.
+            continue
+        if order.count(option) > len(values):
+            values.append(str(given[str(option.name)]))
+    return values
+
+
 def settings(
     owner: str | Callable[[], Mapping[str, Setting]],
     into: str,
     section: str = "Options",
     *,
     several: Iterable[str] = (),
+    instead: Callable[[str], str] = lambda _name: "",
     **names: Container[str],
 ) -> Callable[[_F], _F]:
     """Options for the settings of a function or class of ``ppl_vae``, as a decorator.
@@ -189,6 +252,7 @@ def settings(
         into: Parameter of the command that takes their values as a mapping.
         section: Heading in the help.
         several: Names of which several values may be given.
+        instead: What to do in place of giving another setting twice, by its name.
         names: ``chosen``, or ``without``.
     """
 
@@ -198,7 +262,9 @@ def settings(
         return settings_of(attrgetter(owner)(pv))
 
     def add(command: _F) -> _F:
-        group = SettingOptions(read, into, section, several=tuple(several), **names)
+        group = SettingOptions(
+            read, into, section, several=tuple(several), instead=instead, **names
+        )
         # Where click's decorators collect options, so that both kinds keep their order.
         declared = command.__dict__.setdefault("__click_params__", [])
         declared.append(group)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli.command import SMALL, fails, run
+from cli.command import SMALL, fails, replaced, run
 
 from ppl_vae.cli import main
 from ppl_vae.data import load_dataset, read_rows
@@ -32,14 +32,14 @@ VAE = MODEL.vae()
 
 @pytest.fixture
 def trained(tmp_path, capsys):
-    assert run(capsys, "fit", "--out", tmp_path / "run", *SMALL, "--epochs", 2)[0] == 0
+    assert run(capsys, "fit", "--out", tmp_path / "run", *replaced(SMALL, "--epochs", 2))[0] == 0
     return tmp_path / "run"
 
 
 def test_a_run_is_made_longer_and_never_shorter(trained, capsys):
-    assert run(capsys, "fit", "--out", trained, *SMALL, "--epochs", 3)[0] == 0
+    assert run(capsys, "fit", "--out", trained, *replaced(SMALL, "--epochs", 3))[0] == 0
     before = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
-    line = fails(capsys, "fit", "--out", trained, *SMALL, "--epochs", 2)
+    line = fails(capsys, "fit", "--out", trained, *replaced(SMALL, "--epochs", 2))
     assert "epochs 3 there, 2 here" in line
     after = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
     assert after == before, "its settings still say what its parameters are of"
@@ -48,7 +48,7 @@ def test_a_run_is_made_longer_and_never_shorter(trained, capsys):
 def test_evaluations_of_other_parameters_are_told_apart(trained, capsys):
     few = ["--particles", 5, "--limit", 5]
     assert run(capsys, "evaluate", trained, *few)[0] == 0
-    assert run(capsys, "fit", "--out", trained, *SMALL, "--epochs", 3)[0] == 0
+    assert run(capsys, "fit", "--out", trained, *replaced(SMALL, "--epochs", 3))[0] == 0
     assert run(capsys, "evaluate", trained, *few)[0] == 0
     head, *rows = run(capsys, "evaluate", trained, "--list")[1].splitlines()
     models = {row[head.index("model") :].split()[0] for row in rows}

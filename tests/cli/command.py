@@ -8,6 +8,12 @@ SMALL = [
 ]  # fmt: skip
 
 
+def replaced(options, *typed):
+    """Options that each have a value, those that are typed in place of them."""
+    kept = [pair for pair in zip(options[::2], options[1::2], strict=True) if pair[0] not in typed]
+    return [*(each for pair in kept for each in pair), *typed]
+
+
 def run(capsys, *arguments):
     """Exit status, standard output, standard error."""
     status = 0

@@ -12,7 +12,7 @@ from ppl_vae.evidence import METHODS
 from ppl_vae.refinement import Refinement
 from ppl_vae.store import read_sealed, write_sealed
 
-from .command import SMALL, fails, run
+from .command import SMALL, fails, replaced, run
 
 OPTIONS = {
     "iwae": ["--particles", "50", "--refine", "2"],
@@ -42,7 +42,7 @@ def trained(tmp_path_factory):
 def deeper(tmp_path_factory):
     """A run whose latents are too many for quadrature."""
     folder = tmp_path_factory.mktemp("certificate") / "run"
-    main(["fit", "--out", str(folder), *SMALL, "--latent", "4"])
+    main(["fit", "--out", str(folder), *replaced(SMALL, "--latent", "4")])
     return folder
 
 
@@ -134,8 +134,12 @@ def test_no_evaluation_takes_the_place_of_another_and_all_are_listed(fresh, caps
     folder = fresh
     assert "holds no evaluations" in run(capsys, "evaluate", folder, "--list")[1]
     means = []
-    for arguments in (["--particles", 20], ["--particles", 1, "--limit", 5], ["--split", "valid"]):
-        status, out, err = run(capsys, "evaluate", folder, "--particles", 20, *arguments, "--json")
+    for arguments in (
+        ["--particles", 20],
+        ["--particles", 1, "--limit", 5],
+        ["--particles", 20, "--split", "valid"],
+    ):
+        status, out, err = run(capsys, "evaluate", folder, *arguments, "--json")
         assert status == 0, err
         means.append(json.loads(out)["log_prob"])
     listed = json.loads(run(capsys, "evaluate", folder, "--list", "--json")[1])["evaluations"]
@@ -206,8 +210,9 @@ def test_a_sandwich_is_drawn(trained, capsys):
 @pytest.mark.usefixtures("short_pilot")
 def test_diagnose(trained, capsys, monkeypatch):
     monkeypatch.setattr("ppl_vae.runs._diagnose._REFINEMENT", Refinement(3))
-    arguments = ["diagnose", trained, "--limit", "30", "--particles", "20"]
-    arguments += ["--rate-data", "2", "--temperatures", "10", "--chains", "4"]
+    options = ["--limit", "30", "--particles", "20"]
+    options += ["--rate-data", "2", "--temperatures", "10", "--chains", "4"]
+    arguments = ["diagnose", trained, *options]
     status, out, err = run(capsys, *arguments)
     assert status == 0, err
     assert "done" in err
@@ -238,7 +243,7 @@ def test_diagnose(trained, capsys, monkeypatch):
         "bound_curve", "calibration", "predictive_check", "rate_distortion", "left_out", "identity",
     }  # fmt: skip
     # Another one takes no place of it, and both are listed beside the evaluations.
-    status, _, err = run(capsys, *arguments, "--chains", "5")
+    status, _, err = run(capsys, "diagnose", trained, *replaced(options, "--chains", "5"))
     assert status == 0, err
     assert there < set((trained / "evaluations").iterdir())
     listed = run(capsys, "evaluate", trained, "--list")[1].splitlines()

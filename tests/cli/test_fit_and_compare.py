@@ -15,7 +15,7 @@ import pytest
 from ppl_vae.cli import main
 from ppl_vae.objectives import OBJECTIVES
 
-from .command import SMALL, fails, run
+from .command import SMALL, fails, replaced, run
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,11 @@ def test_fit_again_goes_on_or_refuses(trained, capsys):
     before = (trained / "checkpoint.safetensors").read_bytes()
     assert run(capsys, "fit", "--out", trained, *SMALL)[0] == 0
     assert (trained / "checkpoint.safetensors").read_bytes() == before
-    line = fails(capsys, "fit", "--out", trained, *SMALL, "--latent", 3)
+    line = fails(capsys, "fit", "--out", trained, *replaced(SMALL, "--latent", 3))
     assert "latent 2 there, 3 here" in line
     assert "choose another folder" in line
     assert (trained / "checkpoint.safetensors").read_bytes() == before
-    assert run(capsys, "fit", "--out", trained, *SMALL, "--epochs", 3)[0] == 0
+    assert run(capsys, "fit", "--out", trained, *replaced(SMALL, "--epochs", 3))[0] == 0
     assert len((trained / "history.csv").read_text().splitlines()) == 4
 
 
@@ -238,7 +238,7 @@ def test_a_wrong_number_of_seeds_is_told_as_it_was_typed(capsys):
     ],
 )
 def test_wrong_values(arguments, expected, tmp_path, capsys):
-    line = fails(capsys, "fit", "--out", tmp_path / "run", *SMALL, *arguments)
+    line = fails(capsys, "fit", "--out", tmp_path / "run", *replaced(SMALL, *arguments))
     assert expected in line
 
 
@@ -326,7 +326,11 @@ def test_ctrl_c_in_the_middle_keeps_the_checkpoint(trained, capsys):
     folder = trained
     before = (folder / "checkpoint.safetensors").read_bytes()
     process = _ppl_vae(
-        "fit", "--out", folder, *SMALL, "--epochs", 1_000_000, preexec_fn=_hear_interrupts
+        "fit",
+        "--out",
+        folder,
+        *replaced(SMALL, "--epochs", 1_000_000),
+        preexec_fn=_hear_interrupts,
     )
     while '"epochs": 1000000' not in (folder / "config.json").read_text():
         assert process.poll() is None, process.communicate()
@@ -352,7 +356,7 @@ def test_a_disk_that_fills_up_keeps_earlier_files(trained, capsys):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 
-    process = _ppl_vae("fit", "--out", trained, *SMALL, "--epochs", 3, preexec_fn=limit)
+    process = _ppl_vae("fit", "--out", trained, *replaced(SMALL, "--epochs", 3), preexec_fn=limit)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     line = err.strip().splitlines()[-1]
