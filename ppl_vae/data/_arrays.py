@@ -40,6 +40,7 @@ def dataset_from_array(
     *,
     feature_names: Sequence[str] | None = None,
     allow_missing: bool = False,
+    whole_numbers: bool = False,
     splitting: Splitting | None = None,
     columns: tuple[Column, ...] | None = None,
     conversion: Conversion | None = None,
@@ -52,10 +53,12 @@ def dataset_from_array(
 
     Args:
         x: Rows first: (n,), (n, features), (n, h, w) or (n, channels, h, w). uint8 that exceeds
-            1 is divided by 255; bool becomes 0 and 1.
+            1 is divided by 255, unless whole_numbers; bool becomes 0 and 1.
         name: Name of the data set.
         feature_names: Names of the columns, for a table.
         allow_missing: Keep NaN, a missing cell, for a likelihood that leaves those out.
+        whole_numbers: Take bytes for counts or codes of classes, as they are, and not for grey
+            levels.
         splitting: Shares and seed of the split; None: 80/10/10, the constant seed.
         columns: What the columns of a table of mixed kinds hold.
         conversion: How the array was made of a file's cells.
@@ -69,7 +72,9 @@ def dataset_from_array(
             would lose its values in single precision.
     """
     conversion = replace(conversion or Conversion(), allow_missing=allow_missing)
-    (rows,), image_shape, conversion = _prepare({name: x}, feature_names, columns, conversion)
+    (rows,), image_shape, conversion = _prepare(
+        {name: x}, feature_names, columns, conversion, grey=not whole_numbers
+    )
     splitting = splitting or Splitting()
     n_valid, n_test = splitting.sizes(len(rows))
     names = None if feature_names is None else tuple(feature_names)
@@ -106,6 +111,7 @@ def dataset_from_splits(
     name: str = "array",
     *,
     allow_missing: bool = False,
+    whole_numbers: bool = False,
 ) -> Dataset:
     """Make a data set of arrays that are split already.
 
@@ -116,6 +122,8 @@ def dataset_from_splits(
             permutation with a constant seed.
         name: Name of the data set.
         allow_missing: Keep NaN, a missing cell, for a likelihood that leaves those out.
+        whole_numbers: Take bytes for counts or codes of classes, as they are, and not for grey
+            levels.
 
     Returns:
         The data set.
@@ -130,6 +138,7 @@ def dataset_from_splits(
         None,
         None,
         Conversion(allow_missing=allow_missing),
+        grey=not whole_numbers,
     )
     train_rows, test_rows, *rest = splits
     if rest:
@@ -158,6 +167,7 @@ def dataset_from_file(
     path: Path,
     *,
     allow_missing: bool = False,
+    whole_numbers: bool = False,
     splitting: Splitting | None = None,
     test_rows: TestRows | None = None,
 ) -> Dataset:
@@ -171,7 +181,9 @@ def dataset_from_file(
     if set(arrays) in ({"train", "test"}, {"train", "valid", "test"}):
         if splitting is not None or test_rows is not None:
             raise ValueError(f"{path}: holds splits already: leave out fractions and test data.")
-        return dataset_from_splits(**arrays, name=path.stem, allow_missing=allow_missing)
+        return dataset_from_splits(
+            **arrays, name=path.stem, allow_missing=allow_missing, whole_numbers=whole_numbers
+        )
     if len(arrays) != 1:
         raise ValueError(
             f"{path}: holds the arrays {', '.join(arrays) or '(none)'}, expected exactly one, or "
@@ -179,7 +191,12 @@ def dataset_from_file(
         )
     (array,) = arrays.values()
     return dataset_from_array(
-        array, path.stem, allow_missing=allow_missing, splitting=splitting, test_rows=test_rows
+        array,
+        path.stem,
+        allow_missing=allow_missing,
+        whole_numbers=whole_numbers,
+        splitting=splitting,
+        test_rows=test_rows,
     )
 
 
@@ -188,9 +205,12 @@ def _prepare(
     feature_names: Sequence[str] | None,
     columns: Sequence[Column] | None,
     conversion: Conversion,
+    *,
+    grey: bool,
 ) -> tuple[list[RowTensor], tuple[int, ...] | None, Conversion]:
     """Turn arrays into float32 rows, their image shape, and how that was done.
 
+    Bytes are grey levels where ``grey``, else whole numbers, which a division would make none of.
     Rows that are too many for memory are lazy: converted and checked as they are read.
     """
     numeric = {what: require_numeric(x, what) for what, x in arrays.items()}
@@ -203,9 +223,8 @@ def _prepare(
     large = large and columns is None and all(x.dtype.itemsize <= 8 for x in flat.values())
     what = next(iter(flat))
     # Splits are looked at together: a dark one alone would pass for zeros and ones.
-    grey = all(x.dtype == np.uint8 for x in numeric.values()) and any(
-        map(_exceeds_one, numeric.values())
-    )
+    grey = grey and all(x.dtype == np.uint8 for x in numeric.values())
+    grey = grey and any(map(_exceeds_one, numeric.values()))
     # A shift would move counts and positive numbers off their supports.
     may_shift = None if columns is None else [column.kind == "real" for column in columns]
     offsets = find_offsets(list(flat.values()), what, feature_names, may_shift, sampled=large)

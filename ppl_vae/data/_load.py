@@ -57,6 +57,7 @@ def load_dataset(
     binarize: str = "none",
     seed: int = 0,
     allow_missing: bool = False,
+    whole_numbers: bool = False,
     columns: Mapping[str, str] | None = None,
     test_data: str | os.PathLike[str] | None = None,
     valid_rows: int | None = None,
@@ -75,6 +76,9 @@ def load_dataset(
         seed: Seed of the binarisation's fixed draws; it changes no split.
         allow_missing: Keep missing cells, as NaN, for a likelihood that leaves them out
             (:class:`~ppl_vae.likelihoods.ObservedDecoder`).
+        whole_numbers: Take values of one byte (uint8) of an array or a .npy or .npz file for counts
+            or codes of classes, as they are; else they are grey levels, and divided by 255 where
+            one exceeds 1. Named sets of images are always divided.
         columns: Of a .csv or .parquet file, column to kind, such as ``{"age": "count"}``, for a
             likelihood of mixed columns (:class:`~ppl_vae.likelihoods.TableDecoder`); columns that
             are not named are taken for what they look like. None: all columns are numbers.
@@ -103,12 +107,14 @@ def load_dataset(
     # Read once the training rows have a schema, which converts these.
     test_rows = None if test_data is None else partial(read_rows, test_data)
     mixed = columns is not None
-    split: dict[str, Any] = {"splitting": splitting, "test_rows": test_rows}
+    split: dict[str, Any] = {
+        "splitting": splitting, "test_rows": test_rows, "allow_missing": allow_missing
+    }  # fmt: skip
     if valid_rows is not None and str(source) not in DATASETS:
         raise ValueError("valid_rows divides a named set anew; of other data give valid_fraction.")
     if isinstance(source, np.ndarray | torch.Tensor):
         _require_no_table_settings(reading, mixed, "an array")
-        dataset = dataset_from_array(source, allow_missing=allow_missing, **split)
+        dataset = dataset_from_array(source, whole_numbers=whole_numbers, **split)
         return dataset.binarized(binarize, seed)
     if not isinstance(source, str | os.PathLike):
         raise TypeError(
@@ -129,10 +135,10 @@ def load_dataset(
     if not path.is_file():
         raise not_a_file(path, f"{path}: no such file: check the path, or give a data set's name")
     if path.suffix.lower() in TABLE_SUFFIXES:
-        dataset = data.load_table_file(path, reading, columns, allow_missing=allow_missing, **split)
+        dataset = data.load_table_file(path, reading, columns, **split)
     else:
         _require_no_table_settings(reading, mixed, repr(path.name))
-        dataset = dataset_from_file(path, allow_missing=allow_missing, **split)
+        dataset = dataset_from_file(path, whole_numbers=whole_numbers, **split)
     return dataset.binarized(binarize, seed)
 
 
@@ -198,8 +204,9 @@ def _parse_options(options: Mapping[str, Any]) -> tuple[Reading, Splitting | Non
     known = FileOptions.__annotations__
     for name in options:
         if name not in known:
-            others = ("binarize", "seed", "allow_missing", "columns", "test_data", "valid_rows")
-            raise TypeError(unknown_name("option of load_dataset", name, [*others, *known]))
+            others = ("binarize", "seed", "allow_missing", "whole_numbers", "columns", "test_data")
+            own = [*others, "valid_rows", *known]
+            raise TypeError(unknown_name("option of load_dataset", name, own))
     # None stands for the defaults, which Reading and Splitting state.
     given = {name: value for name, value in options.items() if value is not None}
     names = ("valid_fraction", "test_fraction")

@@ -1,6 +1,6 @@
 """Counts: independent Poisson and negative binomial features, and with extra zeros."""
 
-from typing import final
+from typing import ClassVar, final
 
 import pyro.distributions as dist
 import torch
@@ -83,6 +83,8 @@ class PoissonDecoder(nn.Module):
         data: Training data; when given, the rates start at their means.
     """
 
+    whole_numbers: ClassVar[bool] = True
+
     def __init__(
         self,
         network: nn.Module,
@@ -121,6 +123,8 @@ class NegativeBinomialDecoder(nn.Module):
     References:
         Lopez et al., 2018, Deep generative modeling for single-cell transcriptomics.
     """
+
+    whole_numbers: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -193,6 +197,8 @@ class ZeroInflatedPoissonDecoder(nn.Module):
         Lambert, 1992, Zero-inflated Poisson regression.
     """
 
+    whole_numbers: ClassVar[bool] = True
+
     def __init__(
         self,
         network: nn.Module,
@@ -237,6 +243,8 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
     References:
         Lopez et al., 2018, Deep generative modeling for single-cell transcriptomics.
     """
+
+    whole_numbers: ClassVar[bool] = True
 
     def __init__(
         self,

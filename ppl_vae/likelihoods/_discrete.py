@@ -255,6 +255,8 @@ class CategoricalDecoder(nn.Module):
         ValueError: If there are under 2 categories.
     """
 
+    whole_numbers: ClassVar[bool] = True
+
     def __init__(
         self,
         network: nn.Module,

@@ -251,13 +251,16 @@ class RunConfig:
             FileNotFoundError: If they are not there.
         """
         chosen = self.dataset
-        mixed = self.components.likelihood.build is TableDecoder
+        likelihood = self.components.likelihood.build
+        mixed = likelihood is TableDecoder
         if chosen.columns and not mixed:
             raise ValueError("columns have kinds under the likelihood table only.")
         dataset = load_dataset(
             chosen.data,
             data_root,
             allow_missing=chosen.allow_missing,
+            # A class of one's own states it, too.
+            whole_numbers=bool(getattr(likelihood, "whole_numbers", False)),
             columns=chosen.columns if mixed else None,
             test_data=chosen.test_data,
             valid_rows=chosen.valid_rows,
