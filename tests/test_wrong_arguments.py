@@ -25,6 +25,11 @@ def estimate(**options):
         (lambda _: estimate().plot(3), TypeError, "ax must be axes of matplotlib, .* got 3"),
         (lambda _: pv.AutomaticSampling(target="x"), ValueError, "target above 0, got 'x'"),
         (lambda _: pv.paired_difference(estimate(), 2), TypeError, "b is 2, expected a Evidence"),
+        (
+            lambda _: pv.evidence.bits_per_dimension(estimate(), 6),
+            TypeError,
+            r"nats is an Evidence, expected a number: give evidence\.mean\.",
+        ),
         (lambda _: compare({}), ValueError, "nothing to compare: give at least one arm"),
         (lambda _: compare({"a": {}}), ValueError, "nothing to compare: give at least one arm"),
         (lambda out: train_run({}, out), TypeError, r"config is .* RunConfig\.of"),

@@ -83,7 +83,8 @@ def as_rows(x: RowData, what: str = "x") -> RowTensor:
 
     Raises:
         TypeError: If it is nothing of the above; one line.
-        ValueError: If it has no dimension, no rows or no values, or columns that are no numbers.
+        ValueError: If it has no dimension, no rows or no values, complex ones, or columns that are
+            no numbers.
     """
     rows = _tensor_of(x.x if isinstance(x, Rows) else x, what)
     if rows.dim() == 0:
@@ -94,6 +95,11 @@ def as_rows(x: RowData, what: str = "x") -> RowTensor:
         shape = tuple(rows.shape)
         raise ValueError(
             f"{what} has rows without values (shape {shape}): give at least one value a row."
+        )
+    if rows.dtype.is_complex:
+        raise ValueError(
+            f"{what} is complex, and models are of real numbers: give real and imaginary parts as "
+            f"columns, torch.view_as_real({what}).flatten(1)."
         )
     return rows
 

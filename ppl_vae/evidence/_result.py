@@ -459,5 +459,14 @@ def bits_per_dimension(nats: float, dimensions: float) -> float:
     """``- log p(x) / (D log 2)`` for D discrete dimensions: lower is better.
 
     Where cells are missing, D is the mean number of those observed.
+
+    Args:
+        nats: Mean log p(x), in nats: ``evidence.mean``.
+        dimensions: Number of dimensions D.
+
+    Raises:
+        TypeError: If an evidence is given in place of its mean.
     """
+    if isinstance(nats, Evidence):
+        raise TypeError("nats is an Evidence, expected a number: give evidence.mean.")
     return -nats / (dimensions * math.log(2))

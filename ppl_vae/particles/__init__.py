@@ -16,6 +16,7 @@ from ppl_vae.particles._guides import (
     cross_log_guide,
     zero_offsets,
 )
+from ppl_vae.particles._missing import refused_missing
 from ppl_vae.particles._modules import (
     ParameterRecorder,
     ProgramModules,
@@ -88,6 +89,7 @@ __all__ = [
     "log_densities",
     "owners_of",
     "point_site",
+    "refused_missing",
     "require_all_rows",
     "require_density",
     "require_rows",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import final
 
 import torch
@@ -22,6 +22,7 @@ from ppl_vae.identity import (
     state,
 )
 from ppl_vae.particles._checks import checked, first_run
+from ppl_vae.particles._missing import missing_named
 from ppl_vae.particles._modules import ProgramModules
 from ppl_vae.particles._particles import Particles, count_evaluations, require_density
 from ppl_vae.particles._programs import Programs
@@ -232,7 +233,8 @@ def evaluation(
         TypeError: If x is nothing that holds rows.
         ValueError: If x holds no data, or has another shape or type than the programs take; if a
             plate subsamples; if the programs do not fit each other (names the site); if they have
-            other densities when run again at the same draws.
+            other densities when run again at the same draws; if what is computed fails by missing
+            cells of x, which the programs do not take.
     """
     given = Rows.of(x, what)
     rows = given.x
@@ -241,12 +243,15 @@ def evaluation(
     target = _device(device, static, rows)
     chunk = size.rows_for(rows, target)
     at_once = size.data_for(chunk, len(rows))
-    ran = first_run(programs, rows, lambda part: part[:at_once].to(target), what)
+    naming = partial(missing_named, programs, rows, lambda part: part.to(target), what)
+    with naming():
+        ran = first_run(programs, rows, lambda part: part[:at_once].to(target), what)
     modules, rows = ran.modules, ran.rows
     # At least what was announced, as other data may use plates that these do not.
     nesting = max(programs.max_plate_nesting, modules.max_plate_nesting)
     programs = replace(programs, max_plate_nesting=nesting)
-    with suited(modules.num_weights, target), modules.evaluating():
+    # Around what the caller computes, too: a missing cell may stand in a later chunk.
+    with naming(), suited(modules.num_weights, target), modules.evaluating():
         # The checks take no draws from the stream of the estimate and none of its evaluations.
         with seeded(0), torch.no_grad(), count_evaluations():
             # No more rows at once than a chunk has.

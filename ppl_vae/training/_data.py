@@ -19,7 +19,13 @@ from ppl_vae.data import (
     rows_hash,
 )
 from ppl_vae.devices import fits, make_resident
-from ppl_vae.particles import ProgramModules, Programs, first_run, require_rows
+from ppl_vae.particles import (
+    ProgramModules,
+    Programs,
+    first_run,
+    refused_missing,
+    require_rows,
+)
 from ppl_vae.randomness import Stream, generator, seeded
 from ppl_vae.training._workers import Workers
 
@@ -80,8 +86,14 @@ class TrainingData:
                 raise ValueError(
                     f"{name} has {count} rows with NaN or infinite values, the first at "
                     f"row {first}: remove or fill them in, or leave missing cells "
-                    "out of the likelihood with ObservedDecoder."
+                    "out of the likelihood with ObservedDecoder (of a run, allow_missing=True)."
                 )
+            # The likelihoods take them; the guide is asked by a row that has some.
+            refusal = missing and refused_missing(
+                programs, x, lambda part: self.prepared(part, device), name
+            )
+            if refusal:
+                raise ValueError(refusal)
 
     def fitted(
         self, programs: Programs, device: torch.device
