@@ -36,6 +36,8 @@ _OPTIONS = {
     "write study_template() there to start from": "ppl-vae study init writes one to start from",
     "start from study_template()": "ppl-vae study init writes one to start from",
     "make one with train_run": "make one with ppl-vae fit",
+    "choose another folder, or bring the data": "give another --out FOLDER, or bring the data",
+    "run the study into another folder": "run the study's file into another --out FOLDER",
     "run_study carries one out": "ppl-vae study run FILE carries one out",
     "run_study does the cell again": "ppl-vae study run FILE does the cell again",
     "seeds=N or levels={FACTOR: [LEVEL]}": "--seeds N or --level FACTOR=LEVEL",

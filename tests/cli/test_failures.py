@@ -59,6 +59,14 @@ def test_every_failure_is_one_short_line(error, message, capsys, monkeypatch):
         ("such as latent=(50, 20).", "such as --latent 50,20."),
         ('belongs to engine="ray".', "belongs to --engine ray."),
         ("it (missing=['it's', \"]\"]).", "it (missing=['it's', \"]\"])."),
+        (
+            "(elbo seed 0): choose another folder, or bring the data back as they were.",
+            "(elbo seed 0): give another --out FOLDER, or bring the data back as they were.",
+        ),
+        (
+            "run the study into another folder, or delete",
+            "run the study's file into another --out FOLDER, or delete",
+        ),
     ],
 )
 def test_advice_is_typed_as_options(python, typed):

@@ -140,5 +140,5 @@ def test_compare_does_not_mix_cells_of_two_data_sets(tmp_path, capsys, monkeypat
     np.save("tr.npy", rows[:60])
     line = fails(capsys, *command, "--objective", "iwae:5")
     assert "CT holds 1 of 2 cells that were trained on other data than tr.npy and te.npy" in line
-    assert "(elbo seed 0): choose another folder, or bring the data back as they were." in line
+    assert "(elbo seed 0): give another --out FOLDER, or bring the data back as they were." in line
     assert [path.name for path in (tmp_path / "CT" / "cells").iterdir()] == ["elbo-seed0"]
