@@ -603,6 +603,33 @@ class TestPlatesAndMasks:
         assert torch.equal(masked.log_weight, plain.log_weight * mask)
         assert masked.masked == {"z"}
 
+    @pytest.mark.parametrize(
+        "masks",
+        [
+            (None, False),
+            (torch.tensor([True, False, True, True, False]), None),
+            (torch.tensor([True, False, True, True, False]), True),
+            (torch.tensor([True, True, True, True, False]), torch.tensor(True)),
+        ],
+        ids=str,
+    )
+    def test_a_mask_of_one_program(self, masks):
+        """Without log q(z) alone, a draw would be weighed by p(x, z), however it was drawn."""
+        programs = [
+            program if mask is None else poutine.mask(program, mask=mask)
+            for program, mask in zip((z_model, z_guide), masks, strict=True)
+        ]
+        with pytest.raises(ValueError, match="site 'z' is under another mask in the guide"):
+            draw_particles(*programs, X, 4)
+
+    def test_masks_that_are_equal_by_value(self):
+        masks = torch.ones(5, dtype=torch.bool), True
+        programs = [
+            poutine.mask(program, mask=mask)
+            for program, mask in zip((z_model, z_guide), masks, strict=True)
+        ]
+        assert draw_particles(*programs, X, 4).masked == {"z"}
+
     def test_masked_observations_may_be_missing(self):
         seen = torch.tensor([[True, True, False]]).expand(5, 3)
         x = torch.where(seen, X, torch.zeros(()))
@@ -849,7 +876,8 @@ class TestSizes:
         ("sizes", "message"),
         [
             ({"features": 5}, r"^site 'x' is of shape \(5,\), and its data are of shape \(3,\)"),
-            ({"latent": 3}, "(site 'z' is of shape .3,., and its draws are of shape .2,.)|given 3"),
+            ({"features": 1}, r"of shape \(3,\): .* as by \.expand\(\[\.\.\., 3\]\) before"),
+            ({"latent": 3}, r"(site 'z' is of shape \(2,\) in the guide and of .*3,)|given 3"),
             ({"drawn": 3}, "needs 2 outputs of its network for each latent dimension, got 3"),
             ({"drawn": 6}, "a layer of 2 inputs was given 3"),
         ],

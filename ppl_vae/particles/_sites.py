@@ -1,7 +1,7 @@
 """Densities of sample sites, and checks that a model and a guide fit."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,10 +65,6 @@ def assemble(
     _check_sites_match(model_sites, guide_sites)
     latent = [name for name, site in model_sites.items() if not site["is_observed"]]
     observed = [name for name, site in model_sites.items() if site["is_observed"]]
-    log_prior = {name: _log_density(model_sites[name], num_dims) for name in latent}
-    first, *others = (_log_density(model_sites[name], num_dims) for name in observed)
-    log_likelihood = sum(others, first)
-    log_guide = log_densities(drawn, num_dims, anywhere=anywhere)
     for name in latent:
         # torch broadcasts (1,) and (3,), and the model alone would draw another z.
         ours, theirs = (tuple(s[name]["fn"].event_shape) for s in (guide_sites, model_sites))
@@ -77,6 +73,10 @@ def assemble(
                 f"latent site {name!r} is of shape {ours} in the guide and of shape {theirs} in "
                 "the model: give it the same shape in both, as by .expand([n]).to_event(1)."
             )
+    log_prior = {name: _log_density(model_sites[name], num_dims) for name in latent}
+    first, *others = (_log_density(model_sites[name], num_dims) for name in observed)
+    log_likelihood = sum(others, first)
+    log_guide = log_densities(drawn, num_dims, anywhere=anywhere)
     return Particles(
         latents=drawn.latents,
         log_prior=log_prior,
@@ -85,11 +85,7 @@ def assemble(
         prior={name: model_sites[name]["fn"] for name in latent},
         guide={name: site["fn"] for name, site in guide_sites.items()},
         likelihood={name: model_sites[name]["fn"] for name in observed},
-        masked=frozenset(
-            name
-            for name in latent
-            if any(sites[name]["mask"] is not None for sites in (model_sites, guide_sites))
-        ),
+        masked=_masked(latent, model_sites, guide_sites),
         scale=_common_scale(_labelled(model_sites, guide_sites)),
         paths=paths,
     )
@@ -154,19 +150,22 @@ def _labelled(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) 
 def _require_event(site: Site) -> None:
     """Check that values are of the size of the distribution's events.
 
-    torch would broadcast them: data of one column under a decoder of two would count twice.
+    torch would broadcast them: data of one column under a decoder of two would count twice, and a
+    decoder of one output would give every column of the data the same distribution.
     """
     event, shape = tuple(site["fn"].event_shape), tuple(site["value"].shape)
     rows, given = shape[: -len(event) or None], shape[-len(event) :] if event else ()
     shared = any(size == 1 != wanted for size, wanted in zip(event, given, strict=False))
-    wrong = any(size not in (1, wanted) for size, wanted in zip(event, given, strict=False))
-    if len(given) < len(event) or wrong:
+    if event != given and (rows or not shared):
         what = "data" if site["is_observed"] else "draws"
+        how = (
+            f", as by .expand([..., {given[-1]}]) before .to_event({len(event)})" if shared else ""
+        )
         raise ValueError(
             f"site {site['name']!r} is of shape {event}, and its {what} are of shape {given}: give "
-            "the prior, the networks' outputs and the data the same sizes."
+            f"the prior, the networks' outputs and the data the same sizes{how}."
         )
-    if shared and not rows:
+    if shared:
         # The data's own dimension would stand as an event, and every datum be given all of them.
         raise ValueError(
             f"site {site['name']!r} is of shape {event} for each datum, and its data, of shape "
@@ -268,6 +267,32 @@ def _common_scale(sites: Mapping[str, Site]) -> float | Tensor:
                 "log-weight needs one scale for all; shape the KL term in the objective instead."
             )
     return reference
+
+
+def _masked(
+    latent: Sequence[str], model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]
+) -> frozenset[str]:
+    """Latent sites under a mask, which has to be the same in both programs.
+
+    A draw whose log q alone is left out would be weighed by p, and one whose log p is, by 1 / q.
+    """
+    found = []
+    for name in latent:
+        ours, theirs = guide_sites[name]["mask"], model_sites[name]["mask"]
+        if ours is None and theirs is None:
+            continue
+        found.append(name)
+        # Identity first: a comparison of tensors waits for the device.
+        if ours is not theirs and not bool(torch.as_tensor(_mask(ours) == _mask(theirs)).all()):
+            raise ValueError(
+                f"latent site {name!r} is under another mask in the guide than in the model: a "
+                "log-weight needs both densities of a draw; give both the same, or none."
+            )
+    return frozenset(found)
+
+
+def _mask(given: Tensor | bool | None) -> Tensor | bool:
+    return True if given is None else given
 
 
 def _bounds_by_particle(support: Any, num_dims: int) -> list[Tensor]:

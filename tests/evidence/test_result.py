@@ -344,6 +344,6 @@ def test_rounding_that_all_data_share_is_part_of_the_whole_error():
         seconds=0.0,
         rounding=lost,
     )
-    assert found.total_error == pytest.approx(3.0 / 2)
+    assert found.total_error == pytest.approx(3.0)
     assert found.total_error >= found.monte_carlo_error
     assert found.data_error == 0.0

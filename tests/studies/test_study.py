@@ -414,6 +414,19 @@ def test_a_run_that_diverged_is_said_by_its_name(tmp_path):
     assert "training has diverged" in (tmp_path / "comparison.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("settings", "wants"),
+    [
+        ({"epochs": 3}, "a larger budget"),
+        ({"epochs": 400, "patience": 1, "learning_rate": 3e-3}, "more patience"),
+    ],
+)
+def test_a_rise_that_was_cut_off_says_what_was_short(tmp_path, settings, wants):
+    results = carry_out(tmp_path, plan(config=CONFIG.changed(**settings), seeds=(0,)))
+    (note,) = [note for note in results.warnings if "still rising" in note]
+    assert f"with {wants} the comparison" in note
+
+
 def test_an_estimated_constant_is_said_of_its_arm(tmp_path):
     """Its error is one for all data: no interval of the comparison shows it."""
     energy = {
