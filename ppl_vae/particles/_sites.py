@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from ppl_vae.identity import MEASURES
 from ppl_vae.particles._particles import OutsideSupportError, Particles, UnknownDensityError
 from ppl_vae.particles._run import (
     PARTICLES,
@@ -38,6 +39,20 @@ def log_densities(
     With ``anywhere``, -inf outside of any support.
     """
     return {name: _log_density(s, num_dims, anywhere=anywhere) for name, s in sites.sites.items()}
+
+
+def measure_of(modelled: SiteRun) -> str | None:
+    """What p(x) is, one of :data:`~ppl_vae.identity.MEASURES`, by the supports of the data.
+
+    Unknown where a distribution states no support.
+    """
+    observed = [site["fn"] for site in modelled.sites.values() if site["is_observed"]]
+    supports = [support_of(fn) for fn in observed]
+    if None in supports:
+        return None
+    kinds = {bool(support.is_discrete) for support in supports}
+    probability, density, both = MEASURES
+    return both if len(kinds) > 1 else probability if kinds == {True} else density
 
 
 def changed_density(first: SiteRun, second: SiteRun, num_dims: int) -> tuple[str, float] | None:

@@ -389,6 +389,18 @@ def test_a_density_and_a_probability_do_not_compare(tmp_path):
                  config=CONFIG.changed(binarize="static"))  # fmt: skip
     results = carry_out(tmp_path, mixed)
     assert any("do not compare" in note for note in results.warnings)
+    assert results.comparison().differences == {}
+
+
+def test_what_has_one_measure_is_compared_beside_what_has_another(tmp_path):
+    mixed = plan(factors={"objective": ("elbo", "iwae:2"), "likelihood": ("bernoulli", "normal")},
+                 seeds=(0,), config=CONFIG.changed(binarize="static"))  # fmt: skip
+    comparison = carry_out(tmp_path, mixed).comparison()
+    assert list(comparison.differences) == [
+        ("iwae:2 bernoulli", "elbo bernoulli"), ("iwae:2 normal", "elbo normal"),
+    ]  # fmt: skip
+    assert list(comparison.factors["objective"].differences) == [("iwae:2", "elbo")]
+    assert comparison.factors["likelihood"].differences == {}
 
 
 @pytest.mark.filterwarnings("ignore:training has diverged:UserWarning")
