@@ -187,6 +187,12 @@ def _require_event(site: Site) -> None:
             f"{shape}, have no dimension besides the data's: give obs=x.unsqueeze(-1), or drop "
             f".to_event({len(event)})."
         )
+    size = data_plate_size(site)
+    if site["is_observed"] and rows and rows[-1] not in (1, size):
+        raise ValueError(
+            f"site {site['name']!r} is given {rows[-1]} rows of data where its plate has {size}: "
+            "give it obs=x, the batch that the model is called with, and no other."
+        )
 
 
 def _log_density(
