@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 
 demo: $(READY)
 	$(BIN)/ppl-vae compare --data digits --objective elbo --objective iwae:50 --seeds 3 \
-	  --epochs 400 --patience 20 --learning-rate 3e-3 --hidden 100,100 --latent 20 \
+	  --epochs 400 --patience 12 --learning-rate 5e-3 --ema-decay 0.99 --hidden 100,100 --latent 20 \
 	  --engine ray --out demo
 
 test: $(READY) lint browser

@@ -94,8 +94,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be made.
     """
-    for earlier in _temporary_names(parent):
-        _is_abandoned(earlier, remove=True)
+    remove_leftovers(parent)
     # Made again where another writer took it for abandoned before it was locked.
     while (lock := _locked(folder := Path(tempfile.mkdtemp(_SUFFIX, _PREFIX, parent)))) is None:
         pass
@@ -211,6 +210,12 @@ def not_a_file(path: Path, message: str) -> OSError:
 def leftovers(folder: Path) -> list[Path]:
     """Temporary folders of this module whose process is dead."""
     return [path for path in _temporary_names(folder) if _is_abandoned(path)]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary folders of this module whose process is dead."""
+    for path in _temporary_names(folder):
+        _is_abandoned(path, remove=True)
 
 
 def require_file_name(what: str, name: str) -> None:

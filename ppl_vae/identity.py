@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 _PACKAGES = ("ppl_vae", "torch", "pyro-ppl")
-_RECORDED = ("versions", "densities")
+_RECORDED = ("versions", "densities", "measure")
 """Fields outside of the key: another version gives the same number but for rounding."""
+MEASURES = ("probability", "density", "both")
+"""Kinds of p(x): of discrete data, of continuous data, of data that are partly discrete."""
 _HASHED_ROWS = 4096
 """Rows hashed at once."""
 _SAME = 1e-3
@@ -131,6 +133,9 @@ class Identity:
         versions: Versions of this package, torch and Pyro. Recorded, not compared.
         densities: Site to its log-density at one draw of the first datum, in nats: programs whose
             code was changed have the same tensors and others. Compared where both are known.
+        measure: What p(x) is: ``"probability"``, ``"density"``, or ``"both"`` of data that are
+            partly discrete; None where it is not known. Recorded: two numbers of different
+            measures have no difference that means anything.
     """
 
     parameters: str
@@ -142,6 +147,7 @@ class Identity:
     source: Source = field(default_factory=Source)
     versions: Mapping[str, str] = field(default_factory=installed_versions)
     densities: Mapping[str, float] = field(default_factory=dict)
+    measure: str | None = None
 
     @property
     def key(self) -> str:
@@ -222,6 +228,7 @@ class Identity:
             not all(isinstance(word, str) for word in words)
             # Not isinstance: a file's true is no seed of 1.
             or not all(number is None or type(number) is int for number in numbers)
+            or identity.measure not in (None, *MEASURES)
             or not all(isinstance(value, float) for value in dict(identity.densities).values())
         ):
             raise ValueError("no complete identity of a number: an entry has another type.")
@@ -308,6 +315,11 @@ def require_same_rows(named: Mapping[str, Identity | None]) -> None:
                 f"{first.rows[:12]}; {identity.source}, hash {identity.rows[:12]}), so that they "
                 "cannot be paired: evaluate both on the same rows."
             )
+
+
+def share_measure(a: str | None, b: str | None) -> bool:
+    """Whether two numbers are of one measure, as far as is known."""
+    return a is None or b is None or a == b
 
 
 def _short(value: Any) -> str:

@@ -9,8 +9,9 @@ from pyro import poutine
 from pyro.distributions import constraints, transforms
 from pyro.infer import config_enumerate
 from significance import mean_of
+from torch import nn
 
-from ppl_vae.evidence import ImportanceSampling
+from ppl_vae.evidence import AnnealedImportanceSampling, AutomaticSampling, ImportanceSampling
 from ppl_vae.guides import DiagonalNormalEncoder
 from ppl_vae.likelihoods import BernoulliDecoder
 from ppl_vae.networks import MLP
@@ -603,6 +604,33 @@ class TestPlatesAndMasks:
         assert torch.equal(masked.log_weight, plain.log_weight * mask)
         assert masked.masked == {"z"}
 
+    @pytest.mark.parametrize(
+        "masks",
+        [
+            (None, False),
+            (torch.tensor([True, False, True, True, False]), None),
+            (torch.tensor([True, False, True, True, False]), True),
+            (torch.tensor([True, True, True, True, False]), torch.tensor(True)),
+        ],
+        ids=str,
+    )
+    def test_a_mask_of_one_program(self, masks):
+        """Without log q(z) alone, a draw would be weighed by p(x, z), however it was drawn."""
+        programs = [
+            program if mask is None else poutine.mask(program, mask=mask)
+            for program, mask in zip((z_model, z_guide), masks, strict=True)
+        ]
+        with pytest.raises(ValueError, match="site 'z' is under another mask in the guide"):
+            draw_particles(*programs, X, 4)
+
+    def test_masks_that_are_equal_by_value(self):
+        masks = torch.ones(5, dtype=torch.bool), True
+        programs = [
+            poutine.mask(program, mask=mask)
+            for program, mask in zip((z_model, z_guide), masks, strict=True)
+        ]
+        assert draw_particles(*programs, X, 4).masked == {"z"}
+
     def test_masked_observations_may_be_missing(self):
         seen = torch.tensor([[True, True, False]]).expand(5, 3)
         x = torch.where(seen, X, torch.zeros(()))
@@ -849,7 +877,8 @@ class TestSizes:
         ("sizes", "message"),
         [
             ({"features": 5}, r"^site 'x' is of shape \(5,\), and its data are of shape \(3,\)"),
-            ({"latent": 3}, "(site 'z' is of shape .3,., and its draws are of shape .2,.)|given 3"),
+            ({"features": 1}, r"of shape \(3,\): .* as by \.expand\(\[\.\.\., 3\]\) before"),
+            ({"latent": 3}, r"(site 'z' is of shape \(2,\) in the guide and of .*3,)|given 3"),
             ({"drawn": 3}, "needs 2 outputs of its network for each latent dimension, got 3"),
             ({"drawn": 6}, "a layer of 2 inputs was given 3"),
         ],
@@ -897,6 +926,47 @@ class TestSizes:
             ValueError, match=r"'z' is of shape .* and of shape \(1,\) in the model"
         ):
             draw_particles(model, guide, self.X)
+
+    def test_other_data_than_the_batch(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", normal(torch.zeros(2)))
+                mean = z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3)
+                pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=self.X)
+
+        with pytest.raises(ValueError, match=r"given \d+ rows of data where its plate has 2: give"):
+            ImportanceSampling(4)(model, z_guide, self.X[:2])
+
+    def test_a_dimension_too_many_in_an_event(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", normal(torch.zeros(2)))
+                mean = z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3)
+                pyro.sample("x", dist.Normal(mean, 1.0).to_event(2), obs=x)
+
+        with pytest.raises(ValueError, match=r"'data'\) at site x .* the dimensions of one datum"):
+            ImportanceSampling(4)(model, z_guide, self.X)
+
+    @pytest.mark.parametrize(
+        "estimator", [AutomaticSampling(), AnnealedImportanceSampling(4)], ids=type
+    )
+    def test_a_prior_of_another_type(self, estimator):
+        class Prior(nn.Module):
+            def forward(self):
+                return dist.Normal(torch.zeros(2).double(), 1.0).to_event(1)
+
+        vae = VAE(Prior(), self.vae().decoder, self.vae().encoder)
+        with pytest.raises(TypeError, match=r"'z' draws in torch\.float64 where the data"):
+            estimator(vae.model, vae.guide, self.X)
+
+    def test_a_distribution_of_torch(self):
+        class Prior(nn.Module):
+            def forward(self):
+                return torch.distributions.Normal(torch.zeros(2), 1.0)
+
+        vae = VAE(Prior(), self.vae().decoder, self.vae().encoder)
+        with pytest.raises(TypeError, match=r"^the prior returned .*from pyro\.distributions\.$"):
+            ImportanceSampling(4)(vae.model, vae.guide, self.X)
 
     def test_data_are_not_counted_twice(self):
         vae = self.vae()

@@ -18,7 +18,7 @@ from ppl_vae.comparison._crossed import (
 )
 from ppl_vae.comparison._trust import average_doubt
 from ppl_vae.evidence import Evidence, MeanDoubt, doubt_of
-from ppl_vae.identity import require_same_rows
+from ppl_vae.identity import require_same_rows, share_measure
 from ppl_vae.names import require_instance
 
 Levels = Mapping[str, Mapping[str, str]]
@@ -36,12 +36,14 @@ class Cells:
         monte_carlo_variance: Squared standard error of each, without what all data of a run share,
             which is part of the spread over seeds; 0 where it is not known.
         doubts: Doubt of the mean of each seed.
+        measure: What p(x) is, as :attr:`~ppl_vae.identity.Identity.measure`.
     """
 
     seeds: tuple[int, ...]
     values: Float[Tensor, "seeds data"]
     monte_carlo_variance: Float[Tensor, "seeds data"]
     doubts: tuple[MeanDoubt, ...]
+    measure: str | None = None
 
     @property
     def mean(self) -> CrossedMean:
@@ -57,12 +59,16 @@ class Cells:
         """Select some of the seeds."""
         rows = [self.seeds.index(seed) for seed in seeds]
         doubts = tuple(self.doubts[row] for row in rows)
-        return Cells(tuple(seeds), self.values[rows], self.monte_carlo_variance[rows], doubts)
+        variance = self.monte_carlo_variance[rows]
+        return Cells(tuple(seeds), self.values[rows], variance, doubts, self.measure)
 
     def minus(self, other: "Cells") -> "Cells | None":
-        """Subtract by seed and datum, over the seeds that both have; None if there are none."""
+        """Subtract by seed and datum, over the seeds that both have; None if there are none.
+
+        Nor is there a difference of a probability and a density.
+        """
         seeds = _shared_seeds([self, other])
-        if not seeds:
+        if not seeds or not share_measure(self.measure, other.measure):
             return None
         a, b = self.only(seeds), other.only(seeds)
         variance = a.monte_carlo_variance + b.monte_carlo_variance
@@ -127,6 +133,7 @@ def gather(evidence: Mapping[str, Mapping[int, Evidence]]) -> tuple[dict[str, Ce
                 # One particle has no standard error (NaN); its spread over data still counts.
                 torch.stack([r.own_variance.double().nan_to_num() for r in finite.values()]),
                 tuple(doubt_of(result) for result in finite.values()),
+                next((r.identity.measure for r in finite.values() if r.identity), None),
             )
         else:
             notes.append(f"{arm} is left out: none of its runs has a result.")
@@ -241,4 +248,6 @@ def _average(cells: Sequence[Cells]) -> Cells:
     variance = torch.stack([each.monte_carlo_variance for each in cells]).mean(0) / len(cells)
     doubts = tuple(map(average_doubt, zip(*(each.doubts for each in cells), strict=True)))
     values = torch.stack([each.values for each in cells]).mean(0)
-    return Cells(cells[0].seeds, values, variance, doubts)
+    measures = {each.measure for each in cells}
+    measure = measures.pop() if len(measures) == 1 else None
+    return Cells(cells[0].seeds, values, variance, doubts, measure)

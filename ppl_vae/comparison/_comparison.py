@@ -1,6 +1,6 @@
 """Comparison of several arms, each over seeds and the same data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, ClassVar, TypeVar, final
@@ -21,6 +21,7 @@ from ppl_vae.comparison._seeds import Power, RandomEffects, power_of, random_eff
 from ppl_vae.comparison._trust import Trust, trust_in, trust_line
 from ppl_vae.display import Axes, Panel, Result, Row
 from ppl_vae.evidence import Evidence
+from ppl_vae.identity import share_measure
 from ppl_vae.names import require_share
 
 K = TypeVar("K")
@@ -277,8 +278,7 @@ def compare(
             f"all arms are compared with {chosen}, which was chosen as the highest of them: "
             "that is optimistic for it; name a reference to avoid it."
         )
-    if unpaired := ", ".join(f"{a} and {b}" for a, b in pairs if (a, b) not in paired):
-        notes.append(f"no seed in common, so that they are not compared: {unpaired}.")
+    notes += _unpaired(cells, [pair for pair in pairs if pair not in paired])
     return Comparison(
         arms={arm: each.mean for arm, each in cells.items()},
         differences=differences,
@@ -306,6 +306,20 @@ def compare(
 
 def _known(values: Mapping[K, V | None]) -> dict[K, V]:
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _unpaired(cells: Mapping[str, Cells], pairs: Sequence[Pair]) -> list[str]:
+    """Why pairs of arms have no difference."""
+    apart = [(a, b) for a, b in pairs if not share_measure(cells[a].measure, cells[b].measure)]
+    reasons = {
+        "p(x) is a probability in one and a density in the other": apart,
+        "no seed in common": [pair for pair in pairs if pair not in apart],
+    }
+    return [
+        f"{reason}, so that they are not compared: {', '.join(f'{a} and {b}' for a, b in given)}."
+        for reason, given in reasons.items()
+        if given
+    ]
 
 
 def _notes(cells: Mapping[str, Cells], differences: Mapping[Pair, CrossedMean]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import NamedTuple, final
 
 from ppl_vae.evidence._doubt import NORMAL
 from ppl_vae.evidence._result import Evidence, remainder, standard_error_of_mean
+from ppl_vae.identity import share_measure
 from ppl_vae.names import require_instance
 
 
@@ -139,6 +140,11 @@ def paired_difference(a: Evidence, b: Evidence) -> PairedDifference:
         raise ValueError(
             f"paired evidence needs the same data in the same order, got {differing[0]}{sources}: "
             "evaluate both on the same rows."
+        )
+    if a.identity and b.identity and not share_measure(a.identity.measure, b.identity.measure):
+        raise ValueError(
+            f"p(x) is a {a.identity.measure} of one and a {b.identity.measure} of the other: their "
+            "log p(x) do not compare; give both models a likelihood of one kind."
         )
     difference = a.log_prob - b.log_prob
     # Two estimates have draws of their own: their Monte Carlo variances add.

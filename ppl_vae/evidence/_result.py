@@ -177,10 +177,16 @@ class Evidence(Result):
         """Standard error of the mean from the finite number of particles, the data held fixed.
 
         ``sqrt(sum_i SE_i^2) / N``: what a repetition with other particles would show. Of that, an
-        error that all data share does not fall with N.
+        error that all data share does not fall with N, nor does rounding, which may be the same
+        for all.
         """
-        own = self.own_variance.sum().sqrt().item() / len(self)
-        return math.hypot(own, self.shared_error or 0.0)
+        rounding = 0.0 if self.rounding is None else self.rounding.square()
+        drawn = (self.own_variance - rounding).clamp(min=0).sum().sqrt().item() / len(self)
+        return math.hypot(drawn, self.shared_error or 0.0, self._mean_rounding)
+
+    @property
+    def _mean_rounding(self) -> float:
+        return 0.0 if self.rounding is None else self.rounding.mean().item()
 
     @property
     def own_variance(self) -> Float[Tensor, " batch"]:
@@ -197,11 +203,7 @@ class Evidence(Result):
         and so is ``shared_error``.
         """
         spread = standard_error_of_mean(self.log_prob)
-        if self.shared_error:
-            spread = math.hypot(spread, self.shared_error)
-        if self.rounding is None:
-            return spread
-        return math.hypot(spread, self.rounding.norm().item() / len(self))
+        return math.hypot(spread, self.shared_error or 0.0, self._mean_rounding)
 
     @property
     def data_error(self) -> float:
@@ -228,18 +230,20 @@ class Evidence(Result):
     @property
     def warning(self) -> str | None:
         """Reasons not to trust the estimate, and what to try; None if nothing speaks against it."""
-        return self.caution and f"{self.caution}; {self.advice}"
+        # No draws and no guide make an exact number better.
+        advice = "" if self.direction == "exact" else f"; {self.advice}"
+        return self.caution and f"{self.caution}{advice}"
 
     @property
     def caution(self) -> str | None:
         """Reasons not to trust the estimate, without advice."""
+        rounding = torch.zeros_like(self.log_prob) if self.rounding is None else self.rounding
         if self.direction == "exact":
-            return None
+            return verdict([rounded(rounding)])
         if self.num_particles < 2:
             return "not to be trusted: one particle has no standard error"
         if bool(self.standard_error.isnan().all()):
             return "not to be trusted: one group of particles has no standard error"
-        rounding = torch.zeros_like(self.log_prob) if self.rounding is None else self.rounding
         findings = [
             outside_support(self.support_gap),
             no_weight(self.log_prob),

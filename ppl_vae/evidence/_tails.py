@@ -16,6 +16,9 @@ means something."""
 _DISTINCT = 0.9
 """Least share of a tail's values that differ where weights have a density: rounding ties fewer.
 With fewer the latents are discrete and come back, and there is no Pareto tail to fit."""
+_ROUNDINGS = 16
+"""Relative rounding errors of one log-weight, of the densities whose difference it is, by which
+equal weights may differ."""
 _FITTED_AT_ONCE = 4_000_000
 # The fit's weak prior: of the shape, 0.5 with the weight of 10 values; of the scale, 3.
 _PRIOR_SHAPE, _PRIOR_WEIGHT, _PRIOR_SCALE = 0.5, 10, 3
@@ -65,17 +68,18 @@ def pareto_tail(weights: RunningWeights) -> Tail:
             tail = largest[: size + 1, rows]
             excess = torch.exp(tail - weights.log_sum[rows])
             share[rows] = (excess[:-1] - excess[-1]).sum(0)
-            shape[rows], smoothed[:size, rows] = _fitted(tail)
+            shape[rows], smoothed[:size, rows] = _fitted(tail, weights.precision)
     return Tail(shape, share, weights.with_largest(smoothed))
 
 
 def _fitted(
-    tail: Float[Tensor, "size_and_cutoff batch"],
+    tail: Float[Tensor, "size_and_cutoff batch"], precision: float
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "size batch"]]:
     """The shape, and the log of the fitted tail's quantiles in the order of the weights."""
     values, cutoff = tail[:-1], tail[-1]
     # Equal weights have no tail to fit, and fitting one to rounding says nothing.
-    flat = values[0] - values[-1] <= 1e-9 * (1 + values[0].abs())
+    least = max(1e-9, _ROUNDINGS * precision)
+    flat = values[0] - values[-1] <= least * (1 + values[0].abs())
     distinct = (values[1:] < values[:-1]).sum(0) + 1
     discrete = distinct < _DISTINCT * len(values)
     scale = torch.exp(values - values[0])

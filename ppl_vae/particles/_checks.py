@@ -75,6 +75,8 @@ def first_run(
         if isinstance(error, ValueError):
             raise
         if x.dtype == dtype:
+            if _is_ours(error):
+                raise
             raise _not_run(x, what, error) from error
     # Data of another type than the modules', such as integers or doubles, may be all that is wrong.
     cast = require_lossless(x, dtype, what)
@@ -83,6 +85,15 @@ def first_run(
         return FirstRun(programs.modules(batch), cast, batch)
     except (RuntimeError, IndexError) as error:
         raise _not_run(x, what, error) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether a module of this package raised an error, which says what to do."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return str(module).startswith("ppl_vae.")
 
 
 def _require_no_single_datum(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Shaped
@@ -28,7 +28,7 @@ from ppl_vae.particles._particles import Particles, count_evaluations, require_d
 from ppl_vae.particles._programs import Programs
 from ppl_vae.particles._replays import Replays
 from ppl_vae.particles._run import SiteRun
-from ppl_vae.particles._sites import log_densities
+from ppl_vae.particles._sites import log_densities, measure_of
 from ppl_vae.particles._supports import support_gap
 from ppl_vae.randomness import seeded
 
@@ -176,18 +176,21 @@ class Evaluation:
         return hash_tensors(self.modules.all_tensors), rows_hash(self.x)
 
     @cached_property
-    def _densities(self) -> dict[str, float]:
-        """Log-densities at one draw of the first datum, those that are finite."""
+    def _recorded(self) -> dict[str, Any]:
+        """Log-densities at one draw of the first datum, those that are finite; what p(x) is."""
         programs, x = self.programs.rows(slice(0, 1)), self.x[:1].to(self.device)
-        densities = {}
+        densities: dict[str, float] = {}
+        measure = None
         # What does not run on one datum, or at given draws, has no densities to compare.
         with seeded(0), torch.no_grad(), suppress(RuntimeError, IndexError, ValueError):
             drawn = SiteRun({}, {}) if programs.guide is None else programs.run_guide(x, 1)
             modelled = programs.run_model(x, 1, drawn.latents)
+            measure = measure_of(modelled)
             for whose, ran in (("guide", drawn), ("model", modelled)):
                 for name, value in log_densities(ran, programs.num_dims).items():
                     densities[f"site {name!r} of the {whose}"] = float(value)
-        return {name: value for name, value in densities.items() if math.isfinite(value)}
+        known = {name: value for name, value in densities.items() if math.isfinite(value)}
+        return {"densities": known, "measure": measure}
 
     def identity(self, settings: str, seed: int | None) -> Identity:
         """Identity of a number that is computed here.
@@ -203,7 +206,7 @@ class Evaluation:
             rows, device = self.size.rows_for(self.x, torch.device(elsewhere)), elsewhere
         chunk_rows = rows if self.size.of_draws else None
         stated = Identity(parameters, data, settings, seed, chunk_rows, device, self.source)
-        return state(stated if elsewhere else replace(stated, densities=self._densities))
+        return state(stated if elsewhere else replace(stated, **self._recorded))
 
 
 @contextmanager

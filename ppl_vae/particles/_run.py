@@ -104,10 +104,11 @@ def run(
         # Which rows a plate draws decides whether the program fails at all.
         _require_few_rows(recorder, x)
         raise
-    except RuntimeError:
+    except RuntimeError as error:
         # A latent that all data share has one value for each particle, and no place for the data.
         for site in recorder.sites.values():
             data_plate_size(site)
+        _require_one_type(recorder.sites.values(), x, error)
         raise
     except ValueError as error:
         # Plates that were not announced fail in many ways, all alike to the reader.
@@ -118,7 +119,10 @@ def run(
         if used > max_plate_nesting:
             raise PlateNestingError("the programs use", used, max_plate_nesting) from error
         # A distribution prints every value that it refuses: thousands of lines.
-        raise type(error)(str(error).split(":\ntensor(", 1)[0]) from error
+        message = str(error).split(":\ntensor(", 1)[0]
+        if message.startswith("Shape mismatch inside plate"):
+            message += "; .to_event(n) takes the dimensions of one datum, no more and no fewer"
+        raise type(error)(message) from error
     return SiteRun(recorder.sites, recorder.subsamples)
 
 
@@ -182,6 +186,19 @@ def used_nesting(model: Program, guide: Program | None, x: Tensor) -> int:
 def nesting_of(sites: Iterable[Site]) -> int:
     frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
     return max((-frame.dim for frame in frames), default=1)
+
+
+def _require_one_type(sites: Iterable[Site], x: Tensor, error: RuntimeError) -> None:
+    """Name a latent of another type than the data, where torch refused to compute with both."""
+    if "dtype" not in str(error):
+        return
+    for site in sites:
+        value = site["value"]
+        if value.is_floating_point() and x.is_floating_point() and value.dtype != x.dtype:
+            raise TypeError(
+                f"site {site['name']!r} draws in {value.dtype} where the data are {x.dtype}, and "
+                "the networks take one type: give all parameters of the distribution the data's."
+            ) from error
 
 
 def data_plate_size(site: Site) -> int:

@@ -1,7 +1,7 @@
 """Densities of sample sites, and checks that a model and a guide fit."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from ppl_vae.identity import MEASURES
 from ppl_vae.particles._particles import OutsideSupportError, Particles, UnknownDensityError
 from ppl_vae.particles._run import (
     PARTICLES,
@@ -40,6 +41,20 @@ def log_densities(
     return {name: _log_density(s, num_dims, anywhere=anywhere) for name, s in sites.sites.items()}
 
 
+def measure_of(modelled: SiteRun) -> str | None:
+    """What p(x) is, one of :data:`~ppl_vae.identity.MEASURES`, by the supports of the data.
+
+    Unknown where a distribution states no support.
+    """
+    observed = [site["fn"] for site in modelled.sites.values() if site["is_observed"]]
+    supports = [support_of(fn) for fn in observed]
+    if None in supports:
+        return None
+    kinds = {bool(support.is_discrete) for support in supports}
+    probability, density, both = MEASURES
+    return both if len(kinds) > 1 else probability if kinds == {True} else density
+
+
 def changed_density(first: SiteRun, second: SiteRun, num_dims: int) -> tuple[str, float] | None:
     """First site whose log-densities differ between two runs, and by how many nats; None: none."""
     again = log_densities(second, num_dims)
@@ -65,10 +80,6 @@ def assemble(
     _check_sites_match(model_sites, guide_sites)
     latent = [name for name, site in model_sites.items() if not site["is_observed"]]
     observed = [name for name, site in model_sites.items() if site["is_observed"]]
-    log_prior = {name: _log_density(model_sites[name], num_dims) for name in latent}
-    first, *others = (_log_density(model_sites[name], num_dims) for name in observed)
-    log_likelihood = sum(others, first)
-    log_guide = log_densities(drawn, num_dims, anywhere=anywhere)
     for name in latent:
         # torch broadcasts (1,) and (3,), and the model alone would draw another z.
         ours, theirs = (tuple(s[name]["fn"].event_shape) for s in (guide_sites, model_sites))
@@ -77,6 +88,10 @@ def assemble(
                 f"latent site {name!r} is of shape {ours} in the guide and of shape {theirs} in "
                 "the model: give it the same shape in both, as by .expand([n]).to_event(1)."
             )
+    log_prior = {name: _log_density(model_sites[name], num_dims) for name in latent}
+    first, *others = (_log_density(model_sites[name], num_dims) for name in observed)
+    log_likelihood = sum(others, first)
+    log_guide = log_densities(drawn, num_dims, anywhere=anywhere)
     return Particles(
         latents=drawn.latents,
         log_prior=log_prior,
@@ -85,11 +100,7 @@ def assemble(
         prior={name: model_sites[name]["fn"] for name in latent},
         guide={name: site["fn"] for name, site in guide_sites.items()},
         likelihood={name: model_sites[name]["fn"] for name in observed},
-        masked=frozenset(
-            name
-            for name in latent
-            if any(sites[name]["mask"] is not None for sites in (model_sites, guide_sites))
-        ),
+        masked=_masked(latent, model_sites, guide_sites),
         scale=_common_scale(_labelled(model_sites, guide_sites)),
         paths=paths,
     )
@@ -154,24 +165,33 @@ def _labelled(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) 
 def _require_event(site: Site) -> None:
     """Check that values are of the size of the distribution's events.
 
-    torch would broadcast them: data of one column under a decoder of two would count twice.
+    torch would broadcast them: data of one column under a decoder of two would count twice, and a
+    decoder of one output would give every column of the data the same distribution.
     """
     event, shape = tuple(site["fn"].event_shape), tuple(site["value"].shape)
     rows, given = shape[: -len(event) or None], shape[-len(event) :] if event else ()
     shared = any(size == 1 != wanted for size, wanted in zip(event, given, strict=False))
-    wrong = any(size not in (1, wanted) for size, wanted in zip(event, given, strict=False))
-    if len(given) < len(event) or wrong:
+    if event != given and (rows or not shared):
         what = "data" if site["is_observed"] else "draws"
+        how = (
+            f", as by .expand([..., {given[-1]}]) before .to_event({len(event)})" if shared else ""
+        )
         raise ValueError(
             f"site {site['name']!r} is of shape {event}, and its {what} are of shape {given}: give "
-            "the prior, the networks' outputs and the data the same sizes."
+            f"the prior, the networks' outputs and the data the same sizes{how}."
         )
-    if shared and not rows:
+    if shared:
         # The data's own dimension would stand as an event, and every datum be given all of them.
         raise ValueError(
             f"site {site['name']!r} is of shape {event} for each datum, and its data, of shape "
             f"{shape}, have no dimension besides the data's: give obs=x.unsqueeze(-1), or drop "
             f".to_event({len(event)})."
+        )
+    size = data_plate_size(site)
+    if site["is_observed"] and rows and rows[-1] not in (1, size):
+        raise ValueError(
+            f"site {site['name']!r} is given {rows[-1]} rows of data where its plate has {size}: "
+            "give it obs=x, the batch that the model is called with, and no other."
         )
 
 
@@ -268,6 +288,32 @@ def _common_scale(sites: Mapping[str, Site]) -> float | Tensor:
                 "log-weight needs one scale for all; shape the KL term in the objective instead."
             )
     return reference
+
+
+def _masked(
+    latent: Sequence[str], model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]
+) -> frozenset[str]:
+    """Latent sites under a mask, which has to be the same in both programs.
+
+    A draw whose log q alone is left out would be weighed by p, and one whose log p is, by 1 / q.
+    """
+    found = []
+    for name in latent:
+        ours, theirs = guide_sites[name]["mask"], model_sites[name]["mask"]
+        if ours is None and theirs is None:
+            continue
+        found.append(name)
+        # Identity first: a comparison of tensors waits for the device.
+        if ours is not theirs and not bool(torch.as_tensor(_mask(ours) == _mask(theirs)).all()):
+            raise ValueError(
+                f"latent site {name!r} is under another mask in the guide than in the model: a "
+                "log-weight needs both densities of a draw; give both the same, or none."
+            )
+    return frozenset(found)
+
+
+def _mask(given: Tensor | bool | None) -> Tensor | bool:
+    return True if given is None else given
 
 
 def _bounds_by_particle(support: Any, num_dims: int) -> list[Tensor]:

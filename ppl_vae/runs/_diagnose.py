@@ -32,7 +32,7 @@ from ppl_vae.names import require_instance
 from ppl_vae.particles import Program, Programs, zero_offsets
 from ppl_vae.refinement import Refinement
 from ppl_vae.runs._diagnosis import Diagnosis, DiagnosisSettings
-from ppl_vae.runs._evaluations import unfinished_file
+from ppl_vae.runs._evaluations import remove_unfinished, unfinished_file
 from ppl_vae.runs._kept import KeptResults
 from ppl_vae.runs._run import Run, Split
 
@@ -156,6 +156,7 @@ class _Work:
         identity = identity_of(lambda: entry.compute(**call))
         result: Result | None = self.kept.read(identity)
         if result is not None:
+            remove_unfinished(self.run, identity)
             self.report(f"{entry.name}: read back")
             return result
         unfinished = unfinished_file(self.run, identity)

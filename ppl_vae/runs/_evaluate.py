@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from ppl_vae.data import Rows, in_memory
 from ppl_vae.engines import Engine, RayEngine, Task
 from ppl_vae.evidence import AutomaticSampling, Estimator, Evidence, Shard, Sharded
-from ppl_vae.files import exclusive
 from ppl_vae.identity import Identity, Source, identity_of
 from ppl_vae.names import describe, require_instance
 from ppl_vae.netcdf import save_netcdf
@@ -23,8 +22,11 @@ from ppl_vae.progress import no_bar
 from ppl_vae.runs._evaluations import (
     file_of,
     find_evaluation,
-    key_of,
+    holding_shards,
+    read_back,
+    remove_unfinished,
     save_evaluation,
+    shards_folder,
     unfinished_file,
 )
 from ppl_vae.runs._run import Run, Split, open_run
@@ -82,7 +84,7 @@ def evaluate_run(
     estimate = partial(estimator, run.vae.model, run.vae.guide, rows, device=run.device, seed=seed)
     identity = identity_of(estimate, _elsewhere(device, run))
     # Looked up before the cost: nothing but the identity has been computed yet.
-    if (kept := find_evaluation(run.folder, identity)) is not None:
+    if (kept := read_back(run, identity)) is not None:
         return kept
     if engine is not None and isinstance(estimator, Sharded):
         return _evaluate_on(engine, device, run, estimator, rows, seed, identity, progress)
@@ -93,8 +95,7 @@ def evaluate_run(
     save_evaluation(evidence, file_of(run.folder, evidence), run)
     # Only now: until the result is saved, the unfinished file is what a killed evaluation goes on
     # from.
-    for leftover in unfinished.values():
-        leftover.unlink(missing_ok=True)
+    remove_unfinished(run, identity)
     return evidence
 
 
@@ -113,7 +114,7 @@ def _own_evidence(run: Run, estimator: Estimator, rows: Rows) -> Evidence | None
             "latents know nothing: take the method auto."
         )
     assert own.identity is not None
-    if (kept := find_evaluation(run.folder, own.identity)) is not None:
+    if (kept := read_back(run, own.identity)) is not None:
         return kept
     save_evaluation(own, file_of(run.folder, own), run)
     return own
@@ -218,7 +219,7 @@ def _evaluate_on(
     identity: Identity,
     progress: bool,
 ) -> Evidence:
-    place, elsewhere = run.folder / f"shards-{key_of(identity)}", _elsewhere(device, run)
+    place, elsewhere = shards_folder(run, identity), _elsewhere(device, run)
     programs = run.vae.model, run.vae.guide
     tasks = [
         _ShardTask(
@@ -227,8 +228,7 @@ def _evaluate_on(
         )
         for shard in estimator.parts(len(rows), seed)
     ]  # fmt: skip
-    # The folder of the shards is shared by name: a second process would remove it under the first.
-    with exclusive(place / "lock", f"this evaluation of {run.folder}"):
+    with holding_shards(run, identity):
         # Rows go to workers by file, as they may be many and a task should be small.
         if not _rows_file(place).exists():
             Stored(

@@ -5,7 +5,9 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -15,6 +17,7 @@ from torch import nn
 from ppl_vae.arviz import evidence_from_datatree, load_evidence
 from ppl_vae.display import Result
 from ppl_vae.evidence import Evidence
+from ppl_vae.files import exclusive, remove_leftovers
 from ppl_vae.identity import Identity, hash_values
 from ppl_vae.netcdf import load_netcdf, save_netcdf
 from ppl_vae.runs._origin import read_config
@@ -61,9 +64,52 @@ def unfinished_file(run: "Run", identity: Identity) -> Path:
     return run.folder / f"unfinished-{key_of(identity)}.safetensors"
 
 
+def shards_folder(run: "Run", identity: Identity) -> Path:
+    """Folder in which the workers of an engine keep the shards that they have finished."""
+    return run.folder / f"shards-{key_of(identity)}"
+
+
+@contextmanager
+def holding_shards(run: "Run", identity: Identity) -> Iterator[Path]:
+    """Hold the folder of the shards, which is shared by name; a second process may not remove it.
+
+    Raises:
+        BlockingIOError: If another process is at the same evaluation.
+    """
+    place = shards_folder(run, identity)
+    with exclusive(place / "lock", f"this evaluation of {run.folder}"):
+        yield place
+
+
+def remove_unfinished(run: "Run", identity: Identity) -> None:
+    """Remove what this result went on from, and what processes have left that were killed.
+
+    Called where the result is saved, and where it is read back: the process that saved it may have
+    been killed before it came to this.
+    """
+    # A folder of somebody else, which may only be read, serves as well with what is left in it;
+    # shards that another process holds, it removes itself.
+    with suppress(OSError):
+        unfinished_file(run, identity).unlink(missing_ok=True)
+        for folder in (run.folder, run.folder / EVALUATIONS):
+            if folder.is_dir():
+                remove_leftovers(folder)
+        if shards_folder(run, identity).is_dir():
+            with holding_shards(run, identity) as place:
+                shutil.rmtree(place)
+
+
 def _words(identity: Identity) -> str:
     (name,) = re.findall(r"^\W*(\w*)", identity.settings)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower() or "evaluation"
+
+
+def read_back(run: "Run", identity: Identity) -> Evidence | None:
+    """The evaluation that a run has kept, as :func:`find_evaluation`; nothing unfinished stays."""
+    kept = find_evaluation(run.folder, identity)
+    if kept is not None:
+        remove_unfinished(run, identity)
+    return kept
 
 
 def find_evaluation(folder: Path, wanted: Identity) -> Evidence | None:

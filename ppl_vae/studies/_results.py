@@ -123,17 +123,18 @@ class StudyResults:
                 "compare."
             )
         notes += filter(None, (_estimated_constant(arm, self.of(arm)) for arm in self.study.arms))
-        rising = []
+        rising, wants = [], set()
         for arm, planned in self.study.arms.items():
             done = [cell for cell in self.of(arm) if cell.state == "done"]
             last = [cell for cell in done if _rises(cell, planned.config)]
             if last:
                 rising.append(f"{arm} ({len(last)} of {len(done)} runs)")
+                wants |= {_lacking(cell, planned.config) for cell in last}
         if rising:
             notes.append(
-                f"still rising at the last epoch were the validation data's numbers of "
+                "still rising at the last epoch, or near it, were the validation data's numbers of "
                 f"{', '.join(rising)}: "
-                "with a larger budget the comparison may come out otherwise."
+                f"with {' and '.join(sorted(wants))} the comparison may come out otherwise."
             )
         return notes
 
@@ -160,6 +161,13 @@ def _rises(cell: RunRecord, config: RunConfig) -> bool:
         return False
     # A maximum that is found at once does not rise; nor does what is not validated.
     return len(cell.history.by_epoch("validation")) > 1
+
+
+def _lacking(cell: RunRecord, config: RunConfig) -> str:
+    """What ended a run too early: its budget, or its patience, which a slow rise outlasts."""
+    patience = config.training.patience
+    stale = cell.epochs - (cell.kept_epoch or 0)
+    return "a larger budget" if patience is None or stale < patience else "more patience"
 
 
 def progress_of(study: Study, folder: Path) -> Callable[[], list[ProgressRow]]:

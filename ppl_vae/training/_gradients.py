@@ -6,9 +6,10 @@ from typing import final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae._adam import laid_out
+from ppl_vae.names import plural, warn
 from ppl_vae.objectives import Objective
 from ppl_vae.particles import Particles, Programs, share_here
 from ppl_vae.training._non_finite import checks_finite, counted_from, require_finite_gradient
@@ -37,6 +38,58 @@ class Differentiated:
         """Whether all numbers are finite; waits for the device."""
         given = [value for value in self.gradients if value is not None]
         return all(bool(value.isfinite().all()) for value in (self.sums, self.bound, *given))
+
+
+def warn_of_strays(
+    objective: Objective,
+    programs: Programs,
+    x: Float[Tensor, "batch *event"],
+    parameters: Mapping[str, Tensor],
+) -> None:
+    """Warn of parameters that the loss depends on and that nothing updates.
+
+    A parameter of no module that the programs show, such as one of a function's surroundings, asks
+    for a gradient, gets none, and stays as it is without a word.
+
+    Args:
+        objective: The bound to maximise.
+        programs: Model and guide.
+        x: Some data.
+        parameters: Name to leaf tensor, those that are updated.
+    """
+    known = {id(value) for value in parameters.values()}
+    model, guide = programs.model, programs.required_guide
+    try:
+        with torch.enable_grad():
+            loss, _ = objective.loss_of(objective.draw(model, guide, x, check_finite=False))
+    except ValueError:
+        # Of data or parameters that cannot be, which the update that comes to them names.
+        return
+    # Objectives cut graphs at latents, which are leaves then, but no parameters.
+    leaves = [leaf for leaf in _leaves(loss) if isinstance(leaf, nn.Parameter)]
+    strays = [leaf for leaf in leaves if id(leaf) not in known]
+    if strays:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in strays)
+        warn(
+            f"model or guide compute with {plural(len(strays), 'parameter')} of shape {shapes} "
+            "that no module of theirs has, and that will not be trained: make the program a "
+            "method of a module that has it, use pyro.param, or freeze it "
+            "(requires_grad_(False))."
+        )
+
+
+def _leaves(value: Tensor) -> list[Tensor]:
+    """The tensors that a gradient of this one would be accumulated in."""
+    seen, waiting, found = set(), [value.grad_fn], []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(leaf := getattr(node, "variable", None), Tensor):
+            found.append(leaf)
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def differentiate(

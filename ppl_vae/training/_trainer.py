@@ -23,6 +23,7 @@ from ppl_vae.training._average import ParameterAverage
 from ppl_vae.training._budget import Spent
 from ppl_vae.training._data import Batches, TrainingData
 from ppl_vae.training._divergence import Climb, divergence
+from ppl_vae.training._gradients import warn_of_strays
 from ppl_vae.training._history import EpochRecord, History
 from ppl_vae.training._non_finite import (
     NonFiniteError,
@@ -126,6 +127,7 @@ class Trainer:
             sample = data.training_subset(
                 Climb.rows(int(self.objective.num_particles), settings.batch_size), device
             )
+            warn_of_strays(self.objective, self._programs, sample, parameters)
         self._climb = Climb(self.step, sample, seed)
         if self.workers.size > 1:
             require_sum_over_data(self.objective, self.step, self.modules.modules)

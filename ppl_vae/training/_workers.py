@@ -1,5 +1,6 @@
 """Several processes that train one model: each has its rows of every batch, all have one model."""
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -78,6 +79,7 @@ class Workers:
             if gpus:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group(BACKEND if gpus else "gloo", timeout=_PATIENCE)
+            atexit.register(_leave)
         if dist.get_world_size() != size:
             raise ValueError(
                 f"{size} workers are asked for, and torch's process group is of "
@@ -302,6 +304,17 @@ def require_sum_over_data(
             f"{what}, and a worker has a share of each batch: train in one process, or leave it "
             "out."
         )
+
+
+def _leave() -> None:
+    """Stop gloo's threads while Python still runs.
+
+    One that lets go of its last tensor later asks for a Python that has ended, and the process
+    aborts, its work done.
+    """
+    # NCCL would wait on the GPU for what processes that have failed do not send.
+    if dist.is_initialized() and "nccl" not in dist.get_backend():
+        dist.destroy_process_group()
 
 
 def _added(tensors: Sequence[Tensor]) -> list[Tensor]:

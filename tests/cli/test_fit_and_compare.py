@@ -337,7 +337,7 @@ def test_ctrl_c_in_the_middle_keeps_the_checkpoint(trained, capsys):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     try:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -357,7 +357,7 @@ def test_a_disk_that_fills_up_keeps_earlier_files(trained, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 
     process = _ppl_vae("fit", "--out", trained, *replaced(SMALL, "--epochs", 3), preexec_fn=limit)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 1, err
     line = err.strip().splitlines()[-1]
     assert line.startswith("ppl-vae: error: could not write ")

@@ -256,7 +256,9 @@ class TestActivity:
         def model(x):
             with pyro.plate("data", len(x)):
                 z = pyro.sample("z", dist.Normal(0.0, 1.0))
-                pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+                pyro.sample(
+                    "x", dist.Normal(z[..., None].expand(*z.shape, 2), 1.0).to_event(1), obs=x
+                )
 
         def guide(x):
             with pyro.plate("data", len(x)):

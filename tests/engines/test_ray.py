@@ -109,10 +109,12 @@ class TestOutcomes:
         assert gpus == "", "a task that asks for no GPU sees none"
 
     def test_as_they_finish(self, tmp_path):
-        tasks = [Task("long", work.after, (tmp_path, "long", "bcd"))]
+        """The first of them ends when the outcomes of the others have been given."""
+        tasks = [Task("long", work.after, (tmp_path / "given", "long", "bcd"))]
         tasks += [Task(name, work.note, (tmp_path, name)) for name in "bcd"]
-        assert [outcome.name for outcome in run(tasks)][-1] == "long"
-        assert work.names(tmp_path / "done")[-1] == "long"
+        for outcome in RayEngine().run(tasks):
+            work.append(tmp_path / "given", outcome.name)
+        assert work.lines(tmp_path / "given")[-1] == "long"
 
     def test_an_evaluation_in_parts(self, tmp_path):
         config = RunConfig.of(
@@ -175,9 +177,13 @@ class TestFlow:
         assert len(taken) < 40
 
     def test_never_more_at_once_than_cpus(self, tmp_path):
-        tasks = [Task(str(n), work.note, (tmp_path, str(n), 0.2)) for n in range(6)]
-        for number, _ in enumerate(RayEngine(cpus=2).run(tasks), 1):
-            assert len(work.lines(tmp_path / "begun")) <= number + 1
+        """By what tasks of 2 CPUs note of their beginnings and ends, whenever it is looked at."""
+        tasks = [Task(str(n), work.enter_and_leave, (tmp_path / "notes", n)) for n in range(6)]
+        run(tasks, cpus=2)
+        notes = work.lines(tmp_path / "notes")
+        entered, left = notes[::2], notes[1::2]
+        assert entered == [note.replace("left", "entered") for note in left]
+        assert sorted(left) == [f"left-{n}" for n in range(6)]
 
     def test_closing_cancels_what_is_under_way(self, tmp_path, monkeypatch):
         # One whose worker is still importing misses the interruption, and is ended by force.
@@ -303,12 +309,16 @@ def test_a_cluster_of_its_own_is_started_in_silence_and_ctrl_c_leaves_nothing_ru
         told = [process.stdout.readline() for _ in range(2)]
         work.wait_for(lambda: len(work.lines(tmp_path / "begun")) >= 3)
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=100)
+        try:
+            out, err = process.communicate(timeout=600)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     assert sorted(told) == ["a\n", "b\n"]
     assert out == "interrupted\nFalse True None\n"
     assert err == ""
     # Workers end by themselves once the node that they serve is gone.
-    work.wait_for(lambda: not processes_of(process.pid), seconds=60)
+    work.wait_for(lambda: not processes_of(process.pid))
     assert processes_of(process.pid) == []
     assert sorted(work.names(tmp_path / "done")) == ["a", "b"]
 
@@ -348,11 +358,13 @@ def test_settings_that_make_no_sense(settings, message):
 
 def test_nobody_answers(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-    with pytest.raises(ConnectionError, match=rf"no Ray cluster answers at {address} \(.*refused"):
-        run([], address=address)
+    # Held, so that nobody else takes the port, and not listened at.
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        message = rf"no Ray cluster answers at {address} \(.*refused"
+        with pytest.raises(ConnectionError, match=message):
+            run([], address=address)
 
 
 def test_ray_is_not_there(monkeypatch):

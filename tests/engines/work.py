@@ -77,10 +77,17 @@ def cell(folder, name, doomed):
     return name
 
 
-def after(folder, name, others):
-    """Be done when the others are."""
-    wait_for(lambda: set(others) <= set(names(Path(folder) / "done")))
-    return note(folder, name)
+def enter_and_leave(path, name):
+    """Note that the work begins, and that it is about to end, with a while for others between."""
+    append(path, f"entered-{name}")
+    wait_for(lambda: False, 0.2)
+    append(path, f"left-{name}")
+
+
+def after(path, name, others):
+    """Be done when the others are in a file."""
+    wait_for(lambda: set(others) <= set(lines(path)))
+    return name
 
 
 def die(path, times):

@@ -32,6 +32,18 @@ def test_a_best_state_that_was_drawn_once_may_have_better_ones(times, k):
     torch.testing.assert_close(tail.smoothed.log_mean, weights.log_mean)
 
 
+def test_equal_weights_have_no_tail_whatever_their_densities_are_rounded_to():
+    """Log-weights of a guide that is exact differ by what single precision leaves of each."""
+    generator = torch.Generator().manual_seed(0)
+    prior, guide = (torch.randn(400, 20, generator=generator) * 5 for _ in range(2))
+    log_weight = (prior + guide - 9.0) - (prior + guide)
+    assert 0 < (log_weight + 9.0).abs().max() < 1e-5
+    assert (pareto_tail(RunningWeights.of(log_weight)).pareto_k == -math.inf).all()
+    # In double precision, differences as large are weights' own.
+    weights = -9 + 1e-6 * torch.randn(400, 20, generator=generator, dtype=torch.float64)
+    assert pareto_tail(RunningWeights.of(weights)).pareto_k.isfinite().all()
+
+
 def test_single_precision_ties_a_few_and_is_fitted():
     log_weight = (torch.randn(1000, 1) - 1000).double()
     assert len(log_weight.unique()) < 1000

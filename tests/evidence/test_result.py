@@ -4,13 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from programs import binary_vae
 from scipy.stats import t
 from significance import Estimate, mean_of, variance_of
 
+from ppl_vae.comparison import compare
 from ppl_vae.evidence import Evidence, ImportanceSampling, paired_difference
 from ppl_vae.evidence._weighing import measured
 from ppl_vae.identity import Identity, Source
+from ppl_vae.likelihoods import NormalDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
+from ppl_vae.networks import MLP
+from ppl_vae.priors import StandardNormalPrior
+from ppl_vae.vae import VAE
 from ppl_vae.weights import RunningWeights
 
 NOISE = 1.5
@@ -326,6 +332,26 @@ class TestPairedDifference:
         with pytest.raises(ValueError, match=message):
             paired_difference(a, b)
 
+    def test_a_probability_and_a_density_are_refused(self):
+        x = torch.randint(2, (6, 6), generator=torch.Generator().manual_seed(0)).float()
+        found = [
+            ImportanceSampling(5)(vae.model, vae.guide, x)
+            for vae in (
+                binary_vae(),
+                VAE(StandardNormalPrior(2), NormalDecoder(MLP(2, [4], 6)), binary_vae().encoder),
+            )
+        ]
+        assert [each.identity.measure for each in found] == ["probability", "density"]
+        with pytest.raises(ValueError, match=r"is a probability of one and a density of the other"):
+            paired_difference(*found)
+        arms = dict(zip(("bits", "grey"), ({0: each} for each in found), strict=True))
+        compared = compare(arms | {"again": {0: found[0]}}, replicates=100)
+        assert list(compared.differences) == [("again", "bits")]
+        note = "p(x) is a probability in one and a density in the other, so that they are not"
+        assert [each for each in compared.notes if each.startswith(note)] == [
+            f"{note} compared: grey and bits, again and grey."
+        ]
+
     def test_different_numbers_of_data(self):
         with pytest.raises(ValueError, match="the same data, got 2 and 3"):
             paired_difference(evidence_of([-1.0, -2.0], 0.1), evidence_of([-1.0] * 3, 0.1))
@@ -344,6 +370,6 @@ def test_rounding_that_all_data_share_is_part_of_the_whole_error():
         seconds=0.0,
         rounding=lost,
     )
-    assert found.total_error == pytest.approx(3.0 / 2)
+    assert found.total_error == pytest.approx(3.0)
     assert found.total_error >= found.monte_carlo_error
     assert found.data_error == 0.0

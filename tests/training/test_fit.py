@@ -450,3 +450,28 @@ class TestSettings:
         assert same_state(train(epochs=None, updates=5)[0], train(budget=Budget(updates=5))[0])
         with pytest.raises(ValueError, match=r"^a budget has exactly one limit of [^\n]*\.$"):
             train(updates=5)
+
+
+class TestParametersOfNoModule:
+    """A guide that computes with a parameter of its surroundings."""
+
+    def programs(self, weight):
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", pyro.distributions.Normal(x @ weight, 1.0).to_event(1))
+
+        vae = binary_vae()
+        vae.encoder.requires_grad_(False)
+        return vae.model, guide
+
+    @pytest.mark.parametrize("objective", [ELBO(2), IWAE(3)], ids=repr)
+    def test_they_are_told(self, objective):
+        weight = nn.Parameter(torch.zeros(6, 2))
+        with pytest.warns(UserWarning, match=r"1 parameter of shape \(6, 2\) that no module"):
+            fit(*self.programs(weight), objective, X, epochs=1, progress=False)
+        assert not weight.any()
+
+    def test_frozen_ones_are_meant_so(self):
+        """Any warning is an error here."""
+        weight = nn.Parameter(torch.zeros(6, 2), requires_grad=False)
+        fit(*self.programs(weight), ELBO(), X, epochs=1, progress=False)

@@ -3,12 +3,14 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
+from engines import work
 
 from ppl_vae.objectives import OBJECTIVES
 from ppl_vae.training import Workers
@@ -21,21 +23,43 @@ COUPLED = {"MMD", "InfoVAE", "BetaTC"}
 def found(tmp_path_factory):
     """What both processes say, in the order of their ranks."""
     folder = tmp_path_factory.mktemp("together")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    started = [
-        subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("together.py"), folder],
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port,
-                 "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
+    # A store of this process at a port that the system chose and nobody can take, as torchrun's.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with ExitStack() as stack:
+        started = []
+        for rank in range(2):
+            variables = {
+                "RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True,
+                "OMP_NUM_THREADS": 1,
+            }  # fmt: skip
+            process = subprocess.Popen(
+                [sys.executable, Path(__file__).with_name("together.py"), folder],
+                env=os.environ | {name: str(value) for name, value in variables.items()},
+                stdout=stack.enter_context((folder / f"{rank}.txt").open("w")),
+                stderr=subprocess.STDOUT,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            started.append(process)
+        # Where one fails, the other would wait for it.
+        work.wait_for(lambda: any(p.poll() for p in started) or all_ended(started), 3000)
+        codes = [process.poll() for process in started]
+    said = [(folder / f"{rank}.txt").read_text() for rank in range(2)]
+    assert codes == [0, 0], "\n".join(said)
+    return [
+        json.loads((folder / f"{rank}.json").read_text()) | {"end": said[rank].splitlines()[-1]}
         for rank in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=550)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(said)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    ]
+
+
+def all_ended(processes):
+    return all(process.poll() is not None for process in processes)
+
+
+def test_the_process_group_is_left_before_python_ends(found):
+    """A thread of gloo that lets go of a tensor afterwards aborts the process."""
+    assert [worker["end"] for worker in found] == ["joined at the end: False"] * 2
 
 
 def test_gradients_are_those_of_one_process(found):

@@ -3,6 +3,7 @@
 RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python together.py FOLDER
 """
 
+import atexit
 import json
 import sys
 import time
@@ -35,6 +36,8 @@ from ppl_vae.vae import VAE
 # As in conftest.py: half of the time of a recording.
 fake_tensor.traceback = types.SimpleNamespace(**vars(traceback) | {"extract_stack": list})
 
+# Before the workers join, so that it is called after what they leave to the end.
+atexit.register(lambda: print("joined at the end:", torch.distributed.is_initialized()))
 WORKERS = Workers.joined(2)
 X = binary_data(41).double()
 VALID = binary_data(30, seed=2).double()

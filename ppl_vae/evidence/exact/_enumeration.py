@@ -125,10 +125,11 @@ class Enumeration:
             # Sites add up in double precision: single ones would lose digits at every site.
             weights.add(sum((d.double() for d in densities[1:]), densities[0].double()))
         log_prob = (weights.log_mean + math.log(states.count)).cpu()
-        epsilon = torch.finfo(densities[0].dtype).eps
+        rounding = _ROUNDINGS * torch.finfo(densities[0].dtype).eps * log_prob.abs()
         return {
             "log_prob": log_prob,
-            "standard_error": _ROUNDINGS * epsilon * log_prob.abs(),
+            "standard_error": rounding,
+            "rounding": rounding,
             "effective_sample_size": torch.full_like(log_prob, states.count),
         }
 

@@ -147,9 +147,11 @@ class Quadrature:
         batch = AdaptiveIntegral.prepare(joint, scouts, _GUIDED, self.tolerance)
         integral = batch.integrate(self.order, self.max_nodes)
         # What the wide grid and the ascents cost is not counted: it is the same for all data.
+        rounding = joint.rounding(integral.log_value)
         columns = {
             "log_prob": integral.log_value,
-            "standard_error": integral.error.maximum(joint.rounding(integral.log_value)),
+            "standard_error": integral.error.maximum(rounding),
+            "rounding": rounding,
             "effective_sample_size": integral.evaluations,
             "evaluations": integral.evaluations,
             "disagree": integral.error > batch.tolerance,

@@ -241,7 +241,8 @@ class TestResult:
         def model(x):
             with pyro.plate("data", len(x)):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-                likelihood = dist.Normal(z.sum(-1, True).sqrt(), 1.0, validate_args=checked)
+                mean = z.sum(-1, True).sqrt().expand(*z.shape[:-1], 4)
+                likelihood = dist.Normal(mean, 1.0, validate_args=checked)
                 pyro.sample("x", likelihood.to_event(1), obs=x)
 
         def guide(x):

@@ -14,7 +14,10 @@ from ppl_vae.evidence.exact import _quadrature as quadrature
 from ppl_vae.evidence.exact._joint import SiteCoordinates, find_modes
 from ppl_vae.evidence.exact._quadrature import AdaptiveIntegral
 from ppl_vae.evidence.exact._rules import hermite_nodes
+from ppl_vae.guides import DiagonalNormalEncoder
+from ppl_vae.likelihoods import PoissonDecoder
 from ppl_vae.linear_gaussian import LinearGaussian
+from ppl_vae.networks import MLP
 from ppl_vae.particles import NonFiniteDensityError
 from ppl_vae.priors import StandardNormalPrior
 from ppl_vae.vae import VAE
@@ -335,6 +338,26 @@ class TestAgainstImportanceSampling:
         assert (difference <= single.standard_error).all()
         assert single.standard_error.max() < 1e-4
         assert difference.max() > double.standard_error.max()
+        assert single.warning is double.warning is None
+
+    def test_counts_too_large_for_single_precision_are_said(self):
+        """exp of a log-rate of 14 loses seven digits, and a log-density of 1e5 nats the first."""
+        generator = torch.Generator().manual_seed(0)
+        shared = torch.randn(100, 1, generator=generator)
+        own = torch.randn(100, 4, generator=generator)
+        x = torch.exp(14.0 + 0.3 * shared + 0.01 * own).round()
+        torch.manual_seed(0)
+        decoder = PoissonDecoder(MLP(1, [16], 4), data=x)
+        vae = VAE(StandardNormalPrior(1), decoder, DiagonalNormalEncoder(MLP(4, [8], 2)))
+        single = Quadrature()(vae.model, vae.guide, x)
+        double = Quadrature()(vae.double().model, vae.guide, x.double())
+        assert "rounding leaves up to" in single.warning
+        assert "particles" not in single.warning
+        assert double.warning is None
+        # The same network rounds alike for all data: errors do not cancel in the mean.
+        distance = abs(single.mean - double.mean)
+        assert distance > single.rounding.norm().item() / 100
+        assert distance < 2 * single.monte_carlo_error
 
 
 class TestWhatItSays:
