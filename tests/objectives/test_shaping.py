@@ -335,8 +335,9 @@ class TestTraining:
 
     @pytest.fixture
     def updates_alone(self, monkeypatch):
-        """Shapings are asked for in updates, and not before and after them to tell divergence."""
+        """Shapings are asked for in updates, and not before and after them for what is told."""
         monkeypatch.setattr(Climb, "__call__", lambda _: torch.zeros(1, 2))
+        monkeypatch.setattr("ppl_vae.training._trainer.warn_of_strays", lambda *_: None)
 
     def test_a_warm_up_is_the_same_for_every_length_of_training(self, updates_alone):
         """Four batches an epoch: after 5 updates of a warm-up of 2 epochs beta is 5/8."""
