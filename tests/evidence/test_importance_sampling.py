@@ -258,9 +258,20 @@ class TestEdges:
         assert "not to be trusted" in str(evidence)
 
     def test_a_nan_names_the_site(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                prior = dist.Normal(x.new_full((2,), math.nan), 1.0, validate_args=False)
+                z = pyro.sample("z", prior.to_event(1))
+                mean = z.sum(-1, keepdim=True).expand(*z.shape[:-1], x.shape[-1])
+                pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+        with pytest.raises(ValueError, match="log-density nan at site 'z'"):
+            ImportanceSampling(5)(model, VAE.guide, MODEL.simulate(5))
+
+    def test_a_nan_in_x_names_what_does_not_take_it(self):
         x = MODEL.simulate(5)
         x[2, 1] = math.nan
-        with pytest.raises(ValueError, match="log-density nan at site 'z'"):
+        with pytest.raises(ValueError, match="x has NaN in 1 row, the first in row 2, and the gui"):
             run(ImportanceSampling(5), x)
 
     def test_what_the_result_says_of_itself(self):
