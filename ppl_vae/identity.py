@@ -17,7 +17,7 @@ _PACKAGES = ("ppl_vae", "torch", "pyro-ppl")
 _RECORDED = ("versions", "densities", "measure")
 """Fields outside of the key: another version gives the same number but for rounding."""
 MEASURES = ("probability", "density", "both")
-"""What p(x) may be, of discrete data, of continuous data, of data that are partly discrete."""
+"""Answers to what p(x) is, for discrete data, continuous data and data that are both."""
 _HASHED_ROWS = 4096
 """Rows hashed at once."""
 _SAME = 1e-3

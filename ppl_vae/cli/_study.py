@@ -158,9 +158,8 @@ def show_results(results: Any, as_json: bool) -> None:
     comparison, summary = results.comparison(), pv.studies.comparison_summary(results)
     text = "\n".join(results.warnings)
     if comparison is not None:
-        notes = pv.studies.study_notes(comparison, results)
         title, beside = results.study.title, results.beside()
-        text = pv.comparison.format_comparison(comparison, title, notes, beside)
+        text = pv.comparison.format_comparison(comparison, title, results.warnings, beside)
     text += f"\n\nreport:   {page}"
     if pictures:
         text += f"\npictures: {', '.join(map(str, pictures))}"

@@ -26,7 +26,7 @@ def format_comparison(
     Args:
         comparison: The comparison.
         title: First line.
-        notes: Last lines.
+        notes: Last lines, after what speaks against an arm's estimates.
         beside: Label of another method to arm to its estimate, as columns beside the arm's.
     """
     arms, differences = comparison.arms, comparison.differences
@@ -82,6 +82,8 @@ def format_comparison(
             + (f" {_held(many=many, several=several)}" if comparison.doubts else ""),
             *(["low by: log p(x) minus the estimate beside it, by datum."] if beside else []),
             *comparison.notes,
+            # What the line on trust refers to.
+            *(f"{arm}: {reason}." for arm, reason in comparison.warnings.items()),
             *notes,
         ]
     )

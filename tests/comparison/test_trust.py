@@ -152,7 +152,9 @@ class TestDifference:
         assert test.verdict(pair) == "no difference shown"
         ((pair, test),) = compare({"low": low, "good": good}).tests.items()
         assert test.verdict(pair) == "no difference shown"
-        assert "in doubt: low (it cannot be bounded)" in format_comparison(found, "title")
+        text = format_comparison(found, "title")
+        assert "in doubt: low (it cannot be bounded)" in text
+        assert text.splitlines()[-1] == f"low: {found.warnings['low']}."
 
     def test_no_seeds_are_planned_where_they_cannot_close_the_interval(self):
         generator = torch.Generator().manual_seed(0)
